@@ -1,0 +1,304 @@
+//! Every way to fail: facts in, one sentence and one exit status out.
+//!
+//! `Display` is the whole sentence that the user reads behind `opta: `; [`Error::remedy`] is the second
+//! line where there is an obvious next step; [`Error::status`] the exit status; [`Error::code`] the name
+//! in `--json`.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What went wrong, for the whole process.
+#[derive(Debug)]
+pub enum Error {
+    /// The command line cannot be understood; `usage` is the line that shows how.
+    Usage { message: String, usage: String },
+    /// A system call on a file or directory failed.
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        cause: io::Error,
+    },
+    /// A system call on no file failed.
+    System {
+        doing: &'static str,
+        cause: io::Error,
+    },
+    /// The result could not be written to standard output.
+    Output(io::Error),
+    /// A file or directory exists that must not be trusted with secrets.
+    Untrusted {
+        path: PathBuf,
+        because: &'static str,
+        remedy: String,
+    },
+    /// The home directory cannot be told.
+    Home { because: String },
+    /// The user's settings cannot be used: `at` names file and line, or the variable.
+    Config { at: String, because: String },
+    /// The port that was asked for cannot be had.
+    Port {
+        port: u16,
+        cause: io::Error,
+        asked_by: &'static str,
+    },
+    /// Neither 9999 nor any of the fallback ports can be had.
+    Ports { cause: io::Error },
+    /// The daemon that was being started said why it cannot serve.
+    StartFailed { message: String, log: PathBuf },
+    /// The daemon that was being started ended without a word.
+    DiedStarting { log: PathBuf },
+    /// The daemon that was being started has said nothing in time.
+    StartTimedOut { waited: Duration, log: PathBuf },
+    /// A daemon holds the lock and does not answer.
+    Unresponsive { pid: Option<i32>, waited: Duration },
+    /// The lock is held by a process that cannot be seen from here: another host or container.
+    HeldElsewhere {
+        lock: PathBuf,
+        hostname: Option<String>,
+    },
+    /// Other starters have kept the door closed for too long.
+    Queue { lock: PathBuf, waited: Duration },
+    /// There is no daemon and the command needs one.
+    NotRunning,
+    /// The daemon is still there although it was asked to stop.
+    StillRunning { pid: i32, waited: Duration },
+    /// The daemon has work in flight and was asked to leave only if idle.
+    Busy { turns: u64 },
+    /// It was not running within the time that the user gave.
+    WaitedInVain { waited: Duration },
+    /// The daemon has crashed too often for another automatic restart.
+    CrashLoop {
+        deaths: usize,
+        cause: Option<String>,
+        log: PathBuf,
+    },
+    /// The daemon answered something that this version does not understand.
+    Reply { what: &'static str, because: String },
+    /// The daemon speaks another version of the protocol.
+    Protocol { daemon: String, ours: &'static str },
+}
+
+impl Error {
+    /// The exit status, as every manual page lists them.
+    pub fn status(&self) -> u8 {
+        match self {
+            Error::Usage { .. } => 2,
+            Error::NotRunning => 3,
+            Error::Unresponsive { .. } | Error::HeldElsewhere { .. } => 4,
+            _ => 1,
+        }
+    }
+
+    /// The name of this failure in `--json`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Usage { .. } => "USAGE",
+            Error::Io { .. } | Error::System { .. } | Error::Output(_) => "SYSTEM",
+            Error::Untrusted { .. } => "UNTRUSTED_PATH",
+            Error::Home { .. } => "NO_HOME",
+            Error::Config { .. } => "INVALID_CONFIG",
+            Error::Port { .. } | Error::Ports { .. } => "PORT_IN_USE",
+            Error::StartFailed { .. } | Error::DiedStarting { .. } => "START_FAILED",
+            Error::StartTimedOut { .. } | Error::Queue { .. } | Error::WaitedInVain { .. } => {
+                "TIMEOUT"
+            }
+            Error::Unresponsive { .. } => "UNRESPONSIVE",
+            Error::HeldElsewhere { .. } => "HELD_ELSEWHERE",
+            Error::NotRunning => "NOT_RUNNING",
+            Error::StillRunning { .. } => "STILL_RUNNING",
+            Error::Busy { .. } => "BUSY",
+            Error::CrashLoop { .. } => "CRASH_LOOP",
+            Error::Reply { .. } => "BAD_REPLY",
+            Error::Protocol { .. } => "PROTOCOL_MISMATCH",
+        }
+    }
+
+    /// The obvious next step, where there is one.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Error::Usage { usage, .. } => Some(usage.clone()),
+            Error::Untrusted { remedy, .. } => Some(remedy.clone()),
+            Error::Home { .. } => {
+                Some("set HOME or OPTA_HOME to the absolute path of a directory of yours".into())
+            }
+            Error::Port { asked_by, .. } => Some(format!(
+                "choose another port ({asked_by}), or leave it out to try 9999 and others"
+            )),
+            Error::Ports { .. } => Some("choose a free port: opta daemon start --port N".into()),
+            Error::StartFailed { log, .. }
+            | Error::DiedStarting { log }
+            | Error::StartTimedOut { log, .. }
+            | Error::CrashLoop { log, .. } => Some(format!("see the log: {}", log.display())),
+            Error::Unresponsive { .. } => {
+                Some("to end it and start afresh: opta daemon restart --force".into())
+            }
+            Error::HeldElsewhere { .. } => Some(
+                "stop it where it runs, or give this machine a place of its own: OPTA_HOME".into(),
+            ),
+            Error::NotRunning => Some("start it: opta daemon start".into()),
+            Error::StillRunning { .. } => {
+                Some("to end it at once: opta daemon stop --force".into())
+            }
+            Error::Protocol { .. } => Some("bring both to one version: opta daemon restart".into()),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Usage { message, .. } => write!(f, "{message}"),
+            Error::Io { doing, path, cause } => {
+                write!(f, "cannot {doing} {}: {}", path.display(), reason(cause))
+            }
+            Error::System { doing, cause } => write!(f, "cannot {doing}: {}", reason(cause)),
+            Error::Output(cause) => {
+                write!(f, "cannot write to standard output: {}", reason(cause))
+            }
+            Error::Untrusted { path, because, .. } => {
+                write!(f, "cannot use {}: {because}", path.display())
+            }
+            Error::Home { because } => write!(f, "cannot find your home directory: {because}"),
+            Error::Config { at, because } => write!(f, "cannot use the settings: {at}: {because}"),
+            Error::Port { port, cause, .. } => {
+                write!(f, "cannot listen on 127.0.0.1:{port}: {}", reason(cause))
+            }
+            Error::Ports { cause } => write!(
+                f,
+                "cannot listen on 127.0.0.1: port 9999 and ports 10000 to 10020 are all taken ({})",
+                reason(cause)
+            ),
+            Error::StartFailed { message, .. } => write!(f, "cannot start the daemon: {message}"),
+            Error::DiedStarting { .. } => {
+                write!(
+                    f,
+                    "cannot start the daemon: it ended while starting, without a word"
+                )
+            }
+            Error::StartTimedOut { waited, .. } => {
+                write!(
+                    f,
+                    "cannot start the daemon: not ready after {}s",
+                    waited.as_secs()
+                )
+            }
+            Error::Unresponsive { pid, waited } => {
+                write!(f, "cannot reach the daemon")?;
+                if let Some(pid) = pid {
+                    write!(f, " (pid {pid})")?;
+                }
+                write!(
+                    f,
+                    ": it is alive and has not answered in {}s",
+                    waited.as_secs()
+                )
+            }
+            Error::HeldElsewhere { lock, hostname } => {
+                write!(
+                    f,
+                    "cannot reach the daemon: {} is locked by a process",
+                    lock.display()
+                )?;
+                match hostname {
+                    Some(name) => write!(f, " that cannot be seen from here (started on {name})"),
+                    None => write!(f, " that cannot be seen from here"),
+                }
+            }
+            Error::Queue { lock, waited } => write!(
+                f,
+                "cannot start the daemon: other starters have held {} for {}s",
+                lock.display(),
+                waited.as_secs()
+            ),
+            Error::NotRunning => write!(f, "cannot reach the daemon: it is not running"),
+            Error::StillRunning { pid, waited } => write!(
+                f,
+                "cannot stop the daemon (pid {pid}): still running after {}s",
+                waited.as_secs()
+            ),
+            Error::Busy { turns } => {
+                write!(
+                    f,
+                    "cannot stop the daemon: it is busy ({turns} turns in progress)"
+                )
+            }
+            Error::WaitedInVain { waited } => {
+                write!(
+                    f,
+                    "cannot reach the daemon: not running after {}s",
+                    waited.as_secs()
+                )
+            }
+            Error::CrashLoop { deaths, cause, .. } => {
+                write!(
+                    f,
+                    "cannot restart the daemon: it has crashed {deaths} times in a minute"
+                )?;
+                cause
+                    .as_ref()
+                    .map_or(Ok(()), |cause| write!(f, ": {cause}"))
+            }
+            Error::Reply { what, because } => write!(f, "cannot {what}: {because}"),
+            Error::Protocol { daemon, ours } => write!(
+                f,
+                "cannot talk to the daemon: it speaks protocol {daemon}, this command {ours}"
+            ),
+        }
+    }
+}
+
+/// The system's own words, without the number that `io::Error` appends.
+pub fn reason(cause: &io::Error) -> String {
+    let text = cause.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text.get(..end).unwrap_or(&text).to_owned(),
+        None => text,
+    }
+}
+
+/// Names what was being done to which file when a system call failed.
+pub trait At<T> {
+    /// `fs::read(&path).at("read", &path)?` becomes "cannot read PATH: reason".
+    fn at(self, doing: &'static str, path: &Path) -> Result<T, Error>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, doing: &'static str, path: &Path) -> Result<T, Error> {
+        self.map_err(|cause| Error::Io {
+            doing,
+            path: path.to_owned(),
+            cause,
+        })
+    }
+}
+
+/// Names what was being done when a system call on no file failed.
+pub trait Doing<T> {
+    /// `sys::random(&mut bytes).doing("make a token")?` becomes "cannot make a token: reason".
+    fn doing(self, doing: &'static str) -> Result<T, Error>;
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing(self, doing: &'static str) -> Result<T, Error> {
+        self.map_err(|cause| Error::System { doing, cause })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_io_error_reads_as_a_sentence_without_a_number() {
+        let failed: io::Result<()> = Err(io::Error::from_raw_os_error(13));
+        let error = failed.at("read", Path::new("/x/state.json")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot read /x/state.json: Permission denied"
+        );
+        assert_eq!(error.status(), 1);
+    }
+}

@@ -1,0 +1,90 @@
+//! Every bound and every timeout, with its reason.
+//!
+//! Whatever a peer, a file or a user can make long, many or slow has its name here, and a test at the
+//! limit and one past it.
+
+use std::time::Duration;
+
+/// The port the manual names.
+pub const PORT_DEFAULT: u16 = 9999;
+/// Ports tried in order when another program has 9999; the same range as the earlier implementation.
+pub const PORTS_FALLBACK: std::ops::RangeInclusive<u16> = 10_000..=10_020;
+
+/// A daemon says that it serves within this time, or the start has failed.
+pub const START_MAX: Duration = Duration::from_secs(10);
+/// How long a command waits for a daemon that holds the lock and does not answer.
+pub const OWNER_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a starter queues behind other starters; each of them needs milliseconds.
+pub const QUEUE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A healthy daemon answers `GET /v3/health` in well under a millisecond.
+pub const HEALTH_MAX: Duration = Duration::from_secs(1);
+/// One whole request of the command line to the daemon.
+pub const CALL_MAX: Duration = Duration::from_secs(5);
+/// The longest answer that the command line takes from a daemon.
+pub const REPLY_BYTES_MAX: usize = 1 << 20;
+/// `opta daemon stop` waits this long for the daemon to leave, unless `--timeout` says otherwise.
+pub const STOP_WAIT_DEFAULT: Duration = Duration::from_secs(10);
+/// The longest `--timeout` and `--wait`: a day. More is a typing error.
+pub const WAIT_SECONDS_MAX: u64 = 86_400;
+/// Work in flight gets this long after SIGTERM.
+pub const GRACE_MAX: Duration = Duration::from_secs(3);
+
+/// `DEATHS_MAX` crashes within this window end automatic restarts: the fault is not a passing one.
+pub const DEATHS_WINDOW: Duration = Duration::from_secs(60);
+/// See [`DEATHS_WINDOW`].
+pub const DEATHS_MAX: usize = 3;
+/// The daemon looks after its `state.json` at most this often, and only when something happens.
+pub const STATE_CHECK_EVERY: Duration = Duration::from_secs(60);
+
+/// `state.json` is a few hundred bytes; anything longer is not ours.
+pub const STATE_BYTES_MAX: u64 = 16 * 1024;
+/// `daemon.pid` holds one decimal number.
+pub const PID_BYTES_MAX: u64 = 32;
+/// `config.json` is written by hand.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// A report of a starting daemon is one line.
+pub const REPORT_BYTES_MAX: usize = 16 * 1024;
+
+/// Nesting of JSON from outside; a reader on a small stack must survive it.
+pub const JSON_DEPTH_MAX: usize = 32;
+
+/// Open connections. A thread and a descriptor each: about 2 MiB in all when every one is taken.
+pub const CONNECTIONS_MAX: usize = 256;
+/// Stack of a connection's thread. Only the touched pages cost memory.
+pub const CONNECTION_STACK_BYTES: usize = 1 << 20;
+/// The request line and the headers together.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Headers of one request.
+pub const HEADERS_MAX: usize = 64;
+/// The body of a request.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// A connection may be silent this long between two requests.
+pub const IDLE_MAX: Duration = Duration::from_secs(15);
+/// From the first byte of a head to its last.
+pub const HEAD_MAX: Duration = Duration::from_secs(5);
+/// From the end of the head to the last byte of the body.
+pub const BODY_MAX: Duration = Duration::from_secs(10);
+/// From the first byte of an answer to its last.
+pub const WRITE_MAX: Duration = Duration::from_secs(10);
+/// After an error answer: what the peer still sends is read away this long, so that the answer is not
+/// lost to a reset.
+pub const DRAIN_MAX: Duration = Duration::from_secs(1);
+/// The pause after `accept` failed for want of a resource.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The same trouble is logged at most this often.
+pub const LOG_REPEAT_EVERY: Duration = Duration::from_secs(60);
+
+/// The log is rotated when it would grow past this (`log.maxBytes` in the config).
+pub const LOG_BYTES_DEFAULT: u64 = 10 << 20;
+/// The smallest `log.maxBytes`: below it, rotation would cost more than logging.
+pub const LOG_BYTES_MIN: u64 = 4 * 1024;
+/// Old logs kept (`log.files` in the config).
+pub const LOG_FILES_DEFAULT: u32 = 3;
+/// The most old logs that `log.files` may ask for.
+pub const LOG_FILES_MAX: u32 = 99;
+/// One field of a log line; a longer one is cut and marked.
+pub const LOG_FIELD_BYTES_MAX: usize = 4 * 1024;
+/// Lines that `opta daemon logs` shows unless `--lines` says otherwise.
+pub const LOG_LINES_DEFAULT: usize = 50;
+/// A line of the log longer than this is shown cut: reading stays in constant memory.
+pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;

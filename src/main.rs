@@ -1,0 +1,9 @@
+//! `opta`: from the arguments to an exit status.
+
+mod error;
+mod limits;
+mod log;
+mod sys;
+mod token;
+
+fn main() {}

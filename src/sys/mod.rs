@@ -1,0 +1,228 @@
+//! What the operating system offers and `std` does not: the only unsafe code of the project.
+//!
+//! Every function here is safe to call, does one thing, and turns `-1` into an [`io::Error`] in one
+//! place ([`check`]). Differences between Linux and macOS end here. It decides nothing: no paths, no
+//! policy, no output.
+
+#![expect(unsafe_code, reason = "the one room that talks to the C library")]
+
+pub mod detach;
+pub mod process;
+pub mod signal;
+pub mod watch;
+
+use std::ffi::{CStr, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+// The unwinder is linked in rather than loaded: finding and mapping `libgcc_s.so.1` would cost every
+// `opta daemon status` a sixth of its time.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[link(name = "gcc_eh", kind = "static")]
+// SAFETY: no item is declared; the block only names a library.
+unsafe extern "C" {}
+
+/// The C convention: -1 means "see errno".
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Waits until one of `files` can be read, has ended or is in error, and says which.
+///
+/// All `false` means that `timeout` is over; `None` waits for ever. Interruptions are hidden, the
+/// deadline stays what it was. poll(2).
+pub fn wait_readable<const N: usize>(
+    files: [BorrowedFd<'_>; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let mut polled = files.map(|file| libc::pollfd {
+        fd: file.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    loop {
+        let millis = deadline.map_or(-1, |deadline| {
+            // Rounded up: a wait that ends a little early would be repeated as a busy loop.
+            let left = deadline.saturating_duration_since(Instant::now());
+            i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+        });
+        // SAFETY: `polled` is a live array of N pollfd, and N is the length passed.
+        let result = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, millis) };
+        match check(result) {
+            Ok(_) => return Ok(polled.map(|one| one.revents != 0)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Fills `bytes` from the kernel's random source. A failure is final: there is no weaker fallback.
+/// getrandom(2), getentropy(3).
+pub fn random(bytes: &mut [u8; 32]) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            // SAFETY: `rest` is writable for the length passed.
+            let got = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+            match usize::try_from(got) {
+                Ok(count) => filled += count,
+                Err(_negative) => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        // SAFETY: 32 bytes are writable, below getentropy's limit of 256.
+        check(unsafe { libc::getentropy(bytes.as_mut_ptr().cast(), bytes.len()) }).map(drop)
+    }
+}
+
+/// The effective user of this process.
+pub fn effective_user() -> u32 {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// The home directory that the user database records for the effective user. getpwuid_r(3).
+pub fn home_of_user() -> Option<PathBuf> {
+    let mut buffer = vec![0_u8; 16 * 1024];
+    // SAFETY: passwd is a C struct of integers and pointers, for which all zeroes is a valid value.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let mut found = std::ptr::null_mut();
+    // SAFETY: every pointer is to live memory of the length passed.
+    let result = unsafe {
+        libc::getpwuid_r(
+            effective_user(),
+            &raw mut entry,
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            &raw mut found,
+        )
+    };
+    if result != 0 || found.is_null() || entry.pw_dir.is_null() {
+        return None;
+    }
+    // SAFETY: on success pw_dir points to a NUL-terminated string inside `buffer`, which lives.
+    let home = unsafe { CStr::from_ptr(entry.pw_dir) };
+    Some(PathBuf::from(OsStr::from_bytes(home.to_bytes())))
+}
+
+/// This machine's name, as other machines on a shared file system would know it. gethostname(2).
+pub fn hostname() -> String {
+    let mut buffer = [0_u8; 256];
+    // SAFETY: the buffer is writable for one byte more than the length passed, so it stays terminated.
+    let result = unsafe { libc::gethostname(buffer.as_mut_ptr().cast(), buffer.len() - 1) };
+    if result != 0 {
+        return String::new();
+    }
+    let name: Vec<u8> = buffer.into_iter().take_while(|byte| *byte != 0).collect();
+    OsString::from_vec(name).to_string_lossy().into_owned()
+}
+
+/// Time since some fixed moment, counting on while the machine sleeps and deaf to changes of the wall
+/// clock. clock_gettime(2).
+pub fn boot_clock() -> Duration {
+    #[cfg(target_os = "linux")]
+    const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
+    // On macOS the monotonic clock includes sleep.
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is a writable timespec; with a clock that exists the call cannot fail.
+    unsafe { libc::clock_gettime(CLOCK, &raw mut now) };
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
+    Duration::new(seconds, nanos)
+}
+
+/// Calendar fields of a moment in the user's time zone.
+pub struct LocalTime {
+    pub hour: u8,
+    pub minute: u8,
+    pub second: u8,
+}
+
+/// What the user's clock shows at `unix_seconds`. localtime_r(3).
+pub fn local_time(unix_seconds: i64) -> LocalTime {
+    // SAFETY: tm is a C struct of integers and a pointer, for which all zeroes is a valid value.
+    let mut fields: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live values of the right type.
+    unsafe { libc::localtime_r(&raw const unix_seconds, &raw mut fields) };
+    let small = |value: libc::c_int| u8::try_from(value).unwrap_or(0);
+    LocalTime {
+        hour: small(fields.tm_hour),
+        minute: small(fields.tm_min),
+        second: small(fields.tm_sec),
+    }
+}
+
+/// A date and time as the user would write it, in the user's time zone.
+pub struct WallClock {
+    pub year: i32,
+    /// 1 to 12.
+    pub month: u8,
+    /// 1 to 31.
+    pub day: u8,
+    pub hour: u8,
+    pub minute: u8,
+    pub second: u8,
+}
+
+/// The Unix time of a moment written in the user's time zone; `None` if it cannot be expressed.
+/// mktime(3).
+pub fn unix_time(clock: &WallClock) -> Option<i64> {
+    // SAFETY: tm is a C struct of integers and a pointer, for which all zeroes is a valid value.
+    let mut fields: libc::tm = unsafe { std::mem::zeroed() };
+    fields.tm_year = clock.year.checked_sub(1900)?;
+    fields.tm_mon = i32::from(clock.month) - 1;
+    fields.tm_mday = i32::from(clock.day);
+    fields.tm_hour = i32::from(clock.hour);
+    fields.tm_min = i32::from(clock.minute);
+    fields.tm_sec = i32::from(clock.second);
+    fields.tm_isdst = -1;
+    // SAFETY: `fields` is a live, initialised tm.
+    let seconds = unsafe { libc::mktime(&raw mut fields) };
+    (seconds != -1).then_some(seconds)
+}
+
+/// Files that this process creates from now on are for the user alone. umask(2).
+pub fn private_umask() {
+    // SAFETY: umask cannot fail and touches no memory.
+    unsafe { libc::umask(0o077) };
+}
+
+/// Bytes of memory that this process has in use (its resident set), 0 where that cannot be told.
+pub fn resident_bytes() -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        let pages = std::fs::read_to_string("/proc/self/statm")
+            .ok()
+            .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())
+            .unwrap_or(0);
+        // SAFETY: sysconf takes a constant and touches no memory.
+        let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        pages.saturating_mul(u64::try_from(page_size).unwrap_or(0))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        process::own_task().map_or(0, |task| task.resident_bytes)
+    }
+}

@@ -1,0 +1,233 @@
+//! Other processes: whether one exists, whether it holds a file open, a handle that cannot be fooled
+//! by a pid that is used again.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::fd::OwnedFd;
+#[cfg(target_os = "linux")]
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use super::check;
+use super::signal::Signal;
+
+/// The answer to signal zero: kill(2) with no signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Something answers to this number: a process, or a thread, a zombie, a stranger.
+    Exists,
+    /// Nothing does.
+    Dead,
+    /// Something does, and it belongs to another user.
+    NotOurs,
+}
+
+/// Asks with signal zero. The answer is a hint: the number may have been given to another process.
+pub fn probe(pid: i32) -> Probe {
+    if pid <= 0 {
+        return Probe::Dead;
+    }
+    // SAFETY: kill touches no memory; signal 0 is delivered to nobody.
+    match check(unsafe { libc::kill(pid, 0) }) {
+        Ok(_) => Probe::Exists,
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Probe::NotOurs,
+        Err(_) => Probe::Dead,
+    }
+}
+
+/// A process, held so that a signal can never reach a later process of the same number.
+///
+/// On Linux this is a pidfd (pidfd_open(2), Linux 5.3). Elsewhere it is the number alone, and the
+/// check that precedes a signal is the protection.
+pub struct Process {
+    pid: i32,
+    #[cfg(target_os = "linux")]
+    handle: OwnedFd,
+}
+
+impl Process {
+    /// Takes hold of the process that has this number now; `None` if there is none.
+    ///
+    /// Refuses the numbers that kill(2) takes for groups, this process and its parent: never is any of
+    /// them a daemon to be stopped.
+    pub fn open(pid: i32) -> io::Result<Option<Process>> {
+        // SAFETY: getppid takes nothing and cannot fail.
+        let parent = unsafe { libc::getppid() };
+        if pid <= 1 || pid == parent || u32::try_from(pid) == Ok(std::process::id()) {
+            return Ok(None);
+        }
+        #[cfg(target_os = "linux")]
+        {
+            // SAFETY: the call takes two integers.
+            let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+            match check(libc::c_int::try_from(result).unwrap_or(-1)) {
+                Ok(raw) => {
+                    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+                    let handle = unsafe { OwnedFd::from_raw_fd(raw) };
+                    Ok(Some(Process { pid, handle }))
+                }
+                Err(error) => match error.raw_os_error() {
+                    // EINVAL is the answer for a thread's number.
+                    Some(libc::ESRCH | libc::EINVAL | libc::ENOENT) => Ok(None),
+                    _ => Err(error),
+                },
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            Ok((probe(pid) == Probe::Exists).then_some(Process { pid }))
+        }
+    }
+
+    /// The number it was opened by.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Whether this very process has `file` open: proof that it is the one that keeps a lock on it,
+    /// and not a stranger that was given the number of a dead owner or counts pids in another
+    /// namespace.
+    ///
+    /// Linux: its descriptors are looked through. macOS: it began before the file was last written.
+    pub fn holds(&self, file: &Metadata) -> bool {
+        #[cfg(target_os = "linux")]
+        {
+            let Ok(descriptors) = std::fs::read_dir(format!("/proc/{}/fd", self.pid)) else {
+                return false;
+            };
+            descriptors.filter_map(Result::ok).any(|entry| {
+                // Followed: the metadata of what the descriptor is open on.
+                std::fs::metadata(entry.path())
+                    .is_ok_and(|open| open.dev() == file.dev() && open.ino() == file.ino())
+            }) && self.running()
+        }
+        #[cfg(target_os = "macos")]
+        {
+            self.running() && began(self.pid).is_some_and(|seconds| seconds <= file.mtime())
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "macos")))]
+        {
+            file.uid() == super::effective_user() && self.running()
+        }
+    }
+
+    /// Sends a signal to this very process. `Ok(false)`: it has ended already.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        self.send(signal.number())
+    }
+
+    /// Ends it at once: SIGKILL.
+    pub fn kill(&self) -> io::Result<bool> {
+        self.send(libc::SIGKILL)
+    }
+
+    fn send(&self, number: libc::c_int) -> io::Result<bool> {
+        #[cfg(target_os = "linux")]
+        let result = {
+            let none = std::ptr::null::<libc::siginfo_t>();
+            // SAFETY: the descriptor is a live pidfd; no siginfo is passed.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_pidfd_send_signal,
+                    self.handle.as_raw_fd(),
+                    number,
+                    none,
+                    0,
+                )
+            };
+            check(libc::c_int::try_from(result).unwrap_or(-1))
+        };
+        #[cfg(not(target_os = "linux"))]
+        // SAFETY: the number is positive and was verified by the caller.
+        let result = check(unsafe { libc::kill(self.pid, number) });
+        match result {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until the process has ended; `Ok(false)` means that `timeout` is over first.
+    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        #[cfg(target_os = "linux")]
+        {
+            let [ended] = super::wait_readable([self.handle.as_fd()], Some(timeout))?;
+            Ok(ended)
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            super::watch::wait_for_exit(self.pid, timeout)
+        }
+    }
+
+    fn running(&self) -> bool {
+        self.wait(Duration::ZERO).is_ok_and(|ended| !ended)
+    }
+}
+
+/// The number of threads of this process, where the system tells.
+pub fn own_threads() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        // A directory has two links and one more for each directory in it.
+        std::fs::metadata("/proc/self/task")
+            .ok()
+            .map(|tasks| tasks.nlink().saturating_sub(2))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        own_task().map(|task| task.threads)
+    }
+}
+
+/// What macOS tells of this process.
+#[cfg(not(target_os = "linux"))]
+pub struct Task {
+    pub resident_bytes: u64,
+    pub threads: u64,
+}
+
+/// See [`Task`]. proc_pidinfo(3).
+#[cfg(target_os = "macos")]
+pub fn own_task() -> Option<Task> {
+    let pid = i32::try_from(std::process::id()).ok()?;
+    // SAFETY: proc_taskinfo is a struct of integers, for which all zeroes is a valid value.
+    let mut task: libc::proc_taskinfo = unsafe { std::mem::zeroed() };
+    let size = libc::c_int::try_from(size_of_val(&task)).ok()?;
+    // SAFETY: `task` is writable for `size` bytes.
+    let got =
+        unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDTASKINFO, 0, (&raw mut task).cast(), size) };
+    (got == size).then(|| Task {
+        resident_bytes: task.pti_resident_size,
+        threads: u64::try_from(task.pti_threadnum).unwrap_or(0),
+    })
+}
+
+/// Not known how to ask.
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+pub fn own_task() -> Option<Task> {
+    None
+}
+
+/// When a process began, in Unix seconds. proc_pidinfo(3).
+#[cfg(target_os = "macos")]
+fn began(pid: i32) -> Option<i64> {
+    // SAFETY: proc_bsdinfo is a struct of integers, for which all zeroes is a valid value.
+    let mut process: libc::proc_bsdinfo = unsafe { std::mem::zeroed() };
+    let size = libc::c_int::try_from(size_of_val(&process)).ok()?;
+    // SAFETY: `process` is writable for `size` bytes.
+    let got = unsafe {
+        libc::proc_pidinfo(
+            pid,
+            libc::PROC_PIDTBSDINFO,
+            0,
+            (&raw mut process).cast(),
+            size,
+        )
+    };
+    if got != size {
+        return None;
+    }
+    i64::try_from(process.pbi_start_tvsec).ok()
+}

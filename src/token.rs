@@ -1,0 +1,83 @@
+//! The secret that opens the API: 256 bits from the kernel, fresh at every start.
+//!
+//! It is shown by `opta daemon token` and kept in `state.json`; it reaches no argument, environment,
+//! URL or log.
+
+use std::fmt;
+
+use crate::error::{Doing, Error};
+use crate::sys;
+
+const PREFIX: &str = "opta_dk_";
+
+/// `opta_dk_` and 64 hexadecimal digits.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl Token {
+    /// A new one. Fails if the kernel gives no random bytes; there is no weaker source.
+    pub fn fresh() -> Result<Token, Error> {
+        let mut bytes = [0_u8; 32];
+        sys::random(&mut bytes).doing("get random bytes for a token")?;
+        let mut text = String::with_capacity(PREFIX.len() + 64);
+        text.push_str(PREFIX);
+        for byte in bytes {
+            text.push_str(&format!("{byte:02x}"));
+        }
+        Ok(Token(text))
+    }
+
+    /// One that was read from `state.json`; `None` unless it can stand in a header unchanged.
+    pub fn parse(text: String) -> Option<Token> {
+        let plain = text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic());
+        (plain && !text.is_empty()).then_some(Token(text))
+    }
+
+    /// The secret itself, for the two places that must write it.
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `presented` is the token. Takes the same time wherever the first difference is.
+    pub fn matches(&self, presented: &[u8]) -> bool {
+        let ours = self.0.as_bytes();
+        let differences = ours
+            .iter()
+            .zip(presented)
+            .fold(0_u8, |differences, (ours, theirs)| {
+                differences | (ours ^ theirs)
+            });
+        // The length is no secret; the comparison of the bytes must not be cut short by it.
+        std::hint::black_box(differences) == 0 && ours.len() == presented.len()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_token_matches() {
+        let token = Token::fresh().unwrap();
+        let secret = token.secret().to_owned();
+        assert_eq!(secret.len(), 8 + 64);
+        assert!(token.matches(secret.as_bytes()));
+        assert!(!token.matches(secret.get(..71).unwrap().as_bytes()));
+        assert!(!token.matches(format!("{secret}0").as_bytes()));
+        assert!(!token.matches(b""));
+        assert!(!token.matches(secret.to_uppercase().as_bytes()));
+    }
+
+    #[test]
+    fn it_does_not_show_itself_and_never_repeats() {
+        let token = Token::fresh().unwrap();
+        assert_eq!(format!("{token:?}"), "Token(…)");
+        assert_ne!(token.secret(), Token::fresh().unwrap().secret());
+    }
+}
