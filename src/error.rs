@@ -65,9 +65,7 @@ pub enum Error {
     /// The daemon is still there although it was asked to stop.
     StillRunning { pid: i32, waited: Duration },
     /// The daemon has work in flight and was asked to leave only if idle.
-    Busy { turns: u64 },
-    /// It was not running within the time that the user gave.
-    WaitedInVain { waited: Duration },
+    Busy,
     /// The daemon has crashed too often for another automatic restart.
     CrashLoop {
         deaths: usize,
@@ -101,15 +99,16 @@ impl Error {
             Error::Config { .. } => "INVALID_CONFIG",
             Error::Port { .. } | Error::Ports { .. } => "PORT_IN_USE",
             Error::StartFailed { .. } | Error::DiedStarting { .. } => "START_FAILED",
-            Error::StartTimedOut { .. } | Error::Queue { .. } | Error::WaitedInVain { .. } => {
+            Error::StartTimedOut { .. } | Error::Queue { .. } => {
                 "TIMEOUT"
             }
             Error::Unresponsive { .. } => "UNRESPONSIVE",
             Error::HeldElsewhere { .. } => "HELD_ELSEWHERE",
             Error::NotRunning => "NOT_RUNNING",
             Error::StillRunning { .. } => "STILL_RUNNING",
-            Error::Busy { .. } => "BUSY",
+            Error::Busy => "BUSY",
             Error::CrashLoop { .. } => "CRASH_LOOP",
+            Error::StoppedMeanwhile => "STOPPED_MEANWHILE",
             Error::Reply { .. } => "BAD_REPLY",
             Error::Protocol { .. } => "PROTOCOL_MISMATCH",
         }
@@ -139,7 +138,7 @@ impl Error {
             ),
             Error::NotRunning => Some("start it: opta daemon start".into()),
             Error::StillRunning { .. } => {
-                Some("to end it at once: opta daemon stop --force".into())
+                Some("to end it by force: opta daemon stop --force".into())
             }
             Error::Protocol { .. } => Some("bring both to one version: opta daemon restart".into()),
             _ => None,
@@ -163,8 +162,9 @@ impl fmt::Display for Error {
             }
             Error::Home { because } => write!(f, "cannot find your home directory: {because}"),
             Error::Config { at, because } => write!(f, "cannot use the settings: {at}: {because}"),
-            Error::Port { port, cause, .. } => {
-                write!(f, "cannot listen on 127.0.0.1:{port}: {}", reason(cause))
+            Error::Port { port, cause, owner, .. } => {
+                write!(f, "cannot listen on 127.0.0.1:{port}: {}", reason(cause))?;
+                owner.as_ref().map_or(Ok(()), |owner| write!(f, " ({owner} has it)"))
             }
             Error::Ports { cause } => write!(
                 f,
@@ -257,6 +257,19 @@ pub fn reason(cause: &io::Error) -> String {
         Some(end) => text.get(..end).unwrap_or(&text).to_owned(),
         None => text,
     }
+}
+
+/// `text` on one line: control characters, which could end the line or drive a terminal, are escaped.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
 }
 
 /// Names what was being done to which file when a system call failed.

@@ -24,22 +24,24 @@ pub const CALL_MAX: Duration = Duration::from_secs(5);
 pub const REPLY_BYTES_MAX: usize = 1 << 20;
 /// `opta daemon stop` waits this long for the daemon to leave, unless `--timeout` says otherwise.
 pub const STOP_WAIT_DEFAULT: Duration = Duration::from_secs(10);
+/// The same with `--force`: long enough to leave in peace, for a daemon that can.
+pub const STOP_WAIT_FORCED: Duration = Duration::from_secs(2);
 /// The longest `--timeout` and `--wait`: a day. More is a typing error.
 pub const WAIT_SECONDS_MAX: u64 = 86_400;
 /// Work in flight gets this long after SIGTERM.
 pub const GRACE_MAX: Duration = Duration::from_secs(3);
 
-/// `DEATHS_MAX` crashes within this window end automatic restarts: the fault is not a passing one.
-pub const DEATHS_WINDOW: Duration = Duration::from_secs(60);
-/// See [`DEATHS_WINDOW`].
-pub const DEATHS_MAX: usize = 3;
+/// [`CRASHES_MAX`] crashes within this window end automatic restarts: the fault is not a passing one.
+pub const CRASHES_WINDOW: Duration = Duration::from_secs(60);
+/// See [`CRASHES_WINDOW`].
+pub const CRASHES_MAX: usize = 3;
 /// The daemon looks after its `state.json` at most this often, and only when something happens.
 pub const STATE_CHECK_EVERY: Duration = Duration::from_secs(60);
 
 /// `state.json` is a few hundred bytes; anything longer is not ours.
 pub const STATE_BYTES_MAX: u64 = 16 * 1024;
 /// `daemon.pid` holds one decimal number.
-pub const PID_BYTES_MAX: u64 = 32;
+pub const PID_BYTES_MAX: usize = 32;
 /// `config.json` is written by hand.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// A report of a starting daemon is one line.

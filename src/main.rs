@@ -1,9 +1,87 @@
-//! `opta`: from the arguments to an exit status.
+//! `opta`: from the arguments to an exit status. The only place that prints an error and ends the
+//! process.
 
+mod api;
+mod cli;
+mod client;
+mod clock;
+mod commands;
+mod completions;
+mod config;
+mod disk;
 mod error;
+mod http;
+mod json;
+mod lifecycle;
 mod limits;
+mod lock;
 mod log;
+mod paths;
+mod server;
+mod state;
 mod sys;
 mod token;
 
-fn main() {}
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use cli::{Command, Form};
+use commands::{Output, daemon};
+use error::{Error, one_line};
+use paths::Paths;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let form = cli::form_wanted(&arguments);
+    let ended = run(arguments).and_then(|status| {
+        // Here a full disk behind standard output would still be found.
+        io::stdout().flush().map_err(Error::Output).map(|()| status)
+    });
+    ended.unwrap_or_else(|error| report(&error, form))
+}
+
+fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
+    let (command, form) = cli::parse(arguments)?;
+    let output = Output { form };
+    let text = match command {
+        Command::Print(text) => text,
+        Command::Version => {
+            format!("opta {} (protocol {})\n", env!("CARGO_PKG_VERSION"), api::PROTOCOL_VERSION)
+        }
+        Command::Completions(shell) => completions::script(shell),
+        Command::Start(asked) => return daemon::start(&paths()?, &asked, &output),
+        Command::Status(asked) => return daemon::status(&paths()?, &asked, &output),
+        Command::Logs(asked) => return daemon::logs(&paths()?, &asked, &output),
+        Command::Restart(asked) => return daemon::restart(&paths()?, &asked, &output),
+        Command::Stop(asked) => return daemon::stop(&paths()?, &asked, &output),
+        Command::Token => return daemon::token(&paths()?, &output),
+    };
+    io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn paths() -> Result<Paths, Error> {
+    Paths::from_environment()
+}
+
+/// One line that says what failed, on what and why; a second one with the next step, where there is one.
+fn report(error: &Error, form: Form) -> ExitCode {
+    if let Error::Output(cause) = error
+        && cause.kind() == io::ErrorKind::BrokenPipe
+    {
+        // The reader has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    let message = one_line(&error.to_string());
+    // Nobody is left to tell if these fail.
+    if form == Form::Json {
+        drop(writeln!(io::stdout(), "{}", api::problem(error.code(), &message)));
+    } else {
+        drop(writeln!(io::stderr(), "opta: {message}"));
+        if let Some(remedy) = error.remedy() {
+            drop(writeln!(io::stderr(), "{}", one_line(&remedy)));
+        }
+    }
+    ExitCode::from(error.status())
+}

@@ -1,0 +1,199 @@
+//! Completions for bash, zsh and fish, made from the table of commands. Pure.
+
+use std::fmt::Write as _;
+
+use crate::cli::{Flag, Shell, VERBS, Value, Verb, following};
+
+/// The script for one shell.
+pub fn script(shell: Shell) -> String {
+    match shell {
+        Shell::Bash => bash(),
+        Shell::Zsh => zsh(),
+        Shell::Fish => fish(),
+    }
+}
+
+/// Every sequence of words that a command may follow, with what may come next: `daemon` → `start`, ….
+fn groups() -> Vec<(String, String)> {
+    let mut groups: Vec<(String, String)> = Vec::new();
+    for verb in VERBS {
+        for length in 0..verb.words.len() {
+            let words: Vec<String> = verb.words.iter().take(length).map(|w| (*w).into()).collect();
+            let name = words.join(" ");
+            if !groups.iter().any(|(known, _)| *known == name) {
+                groups.push((name, following(&words).join(" ")));
+            }
+        }
+    }
+    groups
+}
+
+fn options(verb: &Verb) -> String {
+    let long = verb.flags.iter().map(|flag| match flag.value {
+        Value::Optional(_) => format!("--{}=", flag.long),
+        Value::None | Value::Required(_) => format!("--{}", flag.long),
+    });
+    long.chain(["--help".to_owned()]).collect::<Vec<_>>().join(" ")
+}
+
+/// What may stand where: the operand's values first, then the options.
+fn candidates(verb: &Verb) -> String {
+    match verb.operand {
+        Some((_, values)) => format!("{} {}", values.join(" "), options(verb)),
+        None => options(verb),
+    }
+}
+
+fn bash() -> String {
+    let mut script = String::from(
+        "# bash completion for opta
+_opta() {
+    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} path='' i candidates=''
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        [[ ${COMP_WORDS[i]} == -* ]] || path+=\" ${COMP_WORDS[i]}\"
+    done
+    COMPREPLY=()
+    case $previous in
+        --level) candidates='debug info warn error' ;;
+        --lines | -n | --since | --port | --timeout) return ;;
+        *)
+            case \"${path# }\" in
+",
+    );
+    for (words, next) in groups() {
+        let next = if words.is_empty() { format!("{next} help --help --version") } else { next };
+        push(&mut script, &format!("                '{words}') candidates='{next}' ;;"));
+    }
+    for verb in VERBS {
+        // Operands and the values of options may follow the words.
+        let words = verb.words.join(" ");
+        let candidates = candidates(verb);
+        push(&mut script, &format!("                '{words}'*) candidates='{candidates}' ;;"));
+    }
+    script.push_str(
+        "            esac
+            ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W \"$candidates\" -- \"$word\")
+    [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace
+}
+complete -F _opta opta
+",
+    );
+    script
+}
+
+fn zsh() -> String {
+    let mut script = String::from(
+        "#compdef opta
+# zsh completion for opta
+_opta() {
+  local -a words_typed candidates
+  local path word
+  for word in ${words[2,CURRENT-1]}; do
+    [[ $word == -* ]] || words_typed+=($word)
+  done
+  path=\"${words_typed[*]}\"
+  case $words[CURRENT-1] in
+    --level) compadd debug info warn error; return ;;
+    --lines|-n|--since|--port|--timeout) return ;;
+  esac
+  case $path in
+",
+    );
+    for (words, _) in groups() {
+        push(&mut script, &format!("    '{words}')\n      candidates=("));
+        for (name, summary) in named(&words) {
+            push(&mut script, &format!("        '{name}:{}'", single_quoted(&summary)));
+        }
+        push(&mut script, "      )\n      _describe command candidates ;;");
+    }
+    for verb in VERBS {
+        push(&mut script, &format!("    '{}'*)\n      candidates=(", verb.words.join(" ")));
+        for value in verb.operand.map_or(&[][..], |(_, values)| values) {
+            push(&mut script, &format!("        '{value}'"));
+        }
+        for flag in verb.flags {
+            let help = single_quoted(flag.help).replace(':', "\\:");
+            push(&mut script, &format!("        '--{}:{help}'", flag.long));
+        }
+        push(&mut script, "        '--help:show help'\n      )\n      _describe option candidates ;;");
+    }
+    script.push_str("  esac\n}\n_opta \"$@\"\n");
+    script
+}
+
+fn fish() -> String {
+    let mut script = String::from(
+        "# fish completion for opta
+function __opta_at
+    set -l typed
+    for word in (commandline -opc)[2..]
+        string match -q -- '-*' $word; or set -a typed $word
+    end
+    test \"$typed\" = \"$argv\"
+end
+function __opta_in
+    set -l typed
+    for word in (commandline -opc)[2..]
+        string match -q -- '-*' $word; or set -a typed $word
+    end
+    string match -q -- \"$argv*\" \"$typed\"
+end
+complete -c opta -f
+",
+    );
+    for (words, _) in groups() {
+        for (name, summary) in named(&words) {
+            let summary = single_quoted(&summary);
+            let condition = format!("__opta_at {words}");
+            push(
+                &mut script,
+                &format!("complete -c opta -n '{}' -a {name} -d '{summary}'", condition.trim()),
+            );
+        }
+    }
+    for verb in VERBS {
+        let condition = format!("__opta_in {}", verb.words.join(" "));
+        for value in verb.operand.map_or(&[][..], |(_, values)| values) {
+            push(&mut script, &format!("complete -c opta -n '{condition}' -a {value}"));
+        }
+        for flag in verb.flags {
+            push(&mut script, &fish_flag(&condition, flag));
+        }
+    }
+    script.push_str("complete -c opta -s h -l help -d 'show help'\n");
+    script
+}
+
+fn fish_flag(condition: &str, flag: &Flag) -> String {
+    let short = flag.short.map_or(String::new(), |short| format!(" -s {short}"));
+    let value = match (flag.long, &flag.value) {
+        ("level", _) => " -x -a 'debug info warn error'",
+        (_, Value::Required(_)) => " -x",
+        (_, Value::None | Value::Optional(_)) => "",
+    };
+    let help = single_quoted(flag.help);
+    format!("complete -c opta -n '{condition}'{short} -l {}{value} -d '{help}'", flag.long)
+}
+
+/// The words that may follow `words`, each with what it is for.
+fn named(words: &str) -> Vec<(&'static str, String)> {
+    let typed: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+    let summary = |word: &str| {
+        let path: Vec<&str> = typed.iter().map(String::as_str).chain([word]).collect();
+        let verb = VERBS.iter().find(|verb| verb.words == path);
+        verb.map_or_else(|| format!("Commands of the {word}"), |verb| verb.summary.to_owned())
+    };
+    following(&typed).into_iter().map(|word| (word, summary(word))).collect()
+}
+
+/// The inside of a string in single quotes, for all three shells.
+fn single_quoted(text: &str) -> String {
+    text.replace('\'', "")
+}
+
+fn push(script: &mut String, line: &str) {
+    // Writing to a String cannot fail.
+    drop(writeln!(script, "{line}"));
+}

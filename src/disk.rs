@@ -1,0 +1,161 @@
+//! Private directories and files: for the user alone from the first byte, never through a planted link,
+//! never half written.
+//!
+//! It knows nothing of what the files mean.
+
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use crate::error::{At, Error};
+use crate::sys;
+
+/// Mode of every file that is made here.
+const FILE_MODE: u32 = 0o600;
+/// Mode of every directory that is made here.
+const DIRECTORY_MODE: u32 = 0o700;
+/// Write permission for group and others.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Makes sure that there is a directory at `path`, or behind a link there, that only this user can
+/// write to. A new one, and its missing parents, get mode 0700; an old one keeps its mode.
+pub fn own_directory(path: &Path) -> Result<(), Error> {
+    create_directory(path)?;
+    let found = path.metadata().at("inspect", path)?;
+    if !found.is_dir() {
+        return Err(untrusted(path, "it is not a directory", "move it away"));
+    }
+    check_owner(path, &found)
+}
+
+/// Makes sure that `path` is itself a directory of this user with mode 0700, for secrets.
+///
+/// Refuses one that belongs to somebody else or that others can write to: they may have put things into
+/// it already.
+pub fn private_directory(path: &Path) -> Result<(), Error> {
+    create_directory(path)?;
+    let found = path.symlink_metadata().at("inspect", path)?;
+    if found.is_symlink() {
+        return Err(untrusted(path, "it is a symbolic link", "put a real directory there"));
+    }
+    if !found.is_dir() {
+        return Err(untrusted(path, "it is not a directory", "move it away"));
+    }
+    check_owner(path, &found)?;
+    if found.mode() & 0o7777 != DIRECTORY_MODE {
+        let private = Permissions::from_mode(DIRECTORY_MODE);
+        std::fs::set_permissions(path, private).at("make private", path)?;
+    }
+    Ok(())
+}
+
+fn create_directory(path: &Path) -> Result<(), Error> {
+    match DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path) {
+        // Something that is no directory is there: the caller looks at it and says what it is.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.at("create", path),
+    }
+}
+
+/// Opens a private file for reading and writing, and makes it if it is not there.
+pub fn open_private(path: &Path) -> Result<File, Error> {
+    open(path, OpenOptions::new().read(true).write(true).create(true))
+}
+
+/// Opens a private file for appending, and makes it if it is not there.
+pub fn append_private(path: &Path) -> Result<File, Error> {
+    open(path, OpenOptions::new().append(true).create(true))
+}
+
+/// Opens a private file for reading; `None` if it is not there.
+pub fn read_private(path: &Path) -> Result<Option<File>, Error> {
+    match open(path, OpenOptions::new().read(true)) {
+        Ok(file) => Ok(Some(file)),
+        Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The bytes of a file that is open, up to `bytes_max`; `None` if there are more.
+pub fn contents(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
+    let mut bytes = Vec::with_capacity(512);
+    file.take(bytes_max + 1).read_to_end(&mut bytes).at("read", path)?;
+    Ok(u64::try_from(bytes.len()).is_ok_and(|length| length <= bytes_max).then_some(bytes))
+}
+
+/// Puts `bytes` in the place of `path` in one step: a reader sees the old file or the new one.
+///
+/// For one writer at a time: the new file is prepared under a fixed name beside the old one, so that a
+/// crash leaves at most one. Not synced: what is written so describes a living process.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let prepared = path.with_extension("new");
+    remove(&prepared)?;
+    let written = open(&prepared, OpenOptions::new().write(true).create_new(true)).and_then(|mut file| {
+        file.write_all(bytes).at("write", &prepared)?;
+        std::fs::rename(&prepared, path).at("write", path)
+    });
+    if written.is_err() {
+        // The first failure is the one to report.
+        drop(remove(&prepared));
+    }
+    written
+}
+
+/// Removes a file; `Ok(false)` if it was not there.
+pub fn remove(path: &Path) -> Result<bool, Error> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(cause).at("remove", path),
+    }
+}
+
+/// Opens without following a link and without waiting for the other end of a pipe, then checks what was
+/// opened, not what the name meant a moment before.
+fn open(path: &Path, options: &OpenOptions) -> Result<File, Error> {
+    let mut options = options.clone();
+    options.mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            return Err(untrusted(path, "it is a symbolic link", "put a real file there"));
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EISDIR) => {
+            return Err(untrusted(path, "it is not a regular file", "move it away"));
+        }
+        Err(cause) => return Err(cause).at("open", path),
+    };
+    let found = file.metadata().at("inspect", path)?;
+    if !found.is_file() {
+        return Err(untrusted(path, "it is not a regular file", "move it away"));
+    }
+    if found.nlink() > 1 {
+        return Err(untrusted(path, "it has a second name (a hard link)", "move it away"));
+    }
+    check_owner(path, &found)?;
+    Ok(file)
+}
+
+fn check_owner(path: &Path, found: &Metadata) -> Result<(), Error> {
+    let me = sys::effective_user();
+    if found.uid() != me {
+        return Err(Error::Untrusted {
+            path: path.to_owned(),
+            because: "it belongs to another user",
+            remedy: format!("give it to yourself: sudo chown {me} '{}'", path.display()),
+        });
+    }
+    if found.mode() & OTHERS_WRITE != 0 {
+        return Err(Error::Untrusted {
+            path: path.to_owned(),
+            because: "other users can write to it",
+            remedy: format!("look what is in it, then: chmod go-w '{}'", path.display()),
+        });
+    }
+    Ok(())
+}
+
+fn untrusted(path: &Path, because: &'static str, remedy: &str) -> Error {
+    Error::Untrusted { path: path.to_owned(), because, remedy: remedy.to_owned() }
+}

@@ -1,0 +1,177 @@
+//! A small blocking HTTP/1.1 client over `TcpStream`: one request, one answer, one deadline.
+//!
+//! Connects to 127.0.0.1 and nowhere else: no names are resolved, no proxy is asked, no redirect is
+//! followed. The connection is not kept.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// What is asked.
+pub struct Request<'a> {
+    pub method: &'static str,
+    /// Begins with `/`; visible ASCII.
+    pub target: &'a str,
+    pub token: &'a str,
+    /// JSON; empty for none.
+    pub body: &'a str,
+}
+
+/// What came back.
+pub struct Reply {
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+/// Sends `request` to 127.0.0.1:`port` and reads the whole answer, within `limit` in all.
+///
+/// # Errors
+/// `TimedOut` when the time is over, `InvalidData` for what is no HTTP answer, `UnexpectedEof` for one
+/// that is cut short, and whatever the system says, `ConnectionRefused` above all.
+pub fn call(port: u16, request: &Request<'_>, limit: Duration, bytes_max: usize) -> io::Result<Reply> {
+    let deadline = Instant::now() + limit;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(left(deadline)?))?;
+    stream.write_all(head_and_body(port, request).as_bytes()).map_err(as_timeout)?;
+    read_reply(&mut stream, bytes_max, |stream| stream.set_read_timeout(Some(left(deadline)?)))
+}
+
+fn head_and_body(port: u16, request: &Request<'_>) -> String {
+    let mut text = String::with_capacity(256 + request.body.len());
+    // Writing to a String cannot fail.
+    drop(write!(
+        text,
+        "{} {} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n",
+        request.method, request.target, request.token
+    ));
+    if !request.body.is_empty() {
+        drop(write!(
+            text,
+            "Content-Type: application/json\r\nContent-Length: {}\r\n",
+            request.body.len()
+        ));
+    }
+    text.push_str("\r\n");
+    text.push_str(request.body);
+    text
+}
+
+/// Reads head and body. `before_read` is called before each read: it sets what is left of the deadline.
+fn read_reply<S: Read>(
+    stream: &mut S,
+    bytes_max: usize,
+    before_read: impl Fn(&S) -> io::Result<()>,
+) -> io::Result<Reply> {
+    let mut bytes = Vec::with_capacity(1024);
+    let mut expected: Option<(usize, u16)> = None;
+    let mut chunk = [0_u8; 4096];
+    loop {
+        if expected.is_none() && let Some(end) = end_of_head(&bytes) {
+            let (status, length) = parse_head(bytes.get(..end).unwrap_or_default())?;
+            if length > bytes_max {
+                return Err(invalid("the answer is too long"));
+            }
+            expected = Some((end + length, status));
+        }
+        if let Some((total, status)) = expected
+            && bytes.len() >= total
+        {
+            let start = end_of_head(&bytes).unwrap_or(0);
+            return Ok(Reply { status, body: bytes.get(start..total).unwrap_or_default().to_vec() });
+        }
+        if expected.is_none() && bytes.len() > bytes_max {
+            return Err(invalid("the head of the answer is too long"));
+        }
+        before_read(stream)?;
+        match stream.read(&mut chunk) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => bytes.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(as_timeout(error)),
+        }
+    }
+}
+
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|start| start + 4)
+}
+
+/// The status and the length of the body. RFC 9112.
+fn parse_head(head: &[u8]) -> io::Result<(u16, usize)> {
+    let text = std::str::from_utf8(head).map_err(|_not_text| invalid("the head is not text"))?;
+    let mut lines = text.split("\r\n");
+    let status = lines.next().and_then(|line| {
+        let (version, rest) = line.split_once(' ')?;
+        matches!(version, "HTTP/1.1" | "HTTP/1.0").then_some(())?;
+        rest.get(..3)?.parse().ok()
+    });
+    let status = status.ok_or_else(|| invalid("it does not begin with a status line"))?;
+    if status == 204 {
+        return Ok((status, 0));
+    }
+    let length = lines.filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())
+    });
+    match length {
+        Some(Some(length)) => Ok((status, length)),
+        _ => Err(invalid("it does not tell its length")),
+    }
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// A socket's timeout is reported as either of two kinds, depending on the system.
+fn as_timeout(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    }
+}
+
+fn invalid(because: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, because)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> io::Result<Reply> {
+        read_reply(&mut text.as_bytes(), 100, |_| Ok(()))
+    }
+
+    #[test]
+    fn an_answer_is_taken_whole_or_not_at_all() {
+        let reply = read("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+        assert_eq!((reply.status, reply.body.as_slice()), (200, b"ok".as_slice()));
+        assert_eq!(read("HTTP/1.1 204 No Content\r\n\r\n").unwrap().status, 204);
+        for (text, kind) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", io::ErrorKind::UnexpectedEof),
+            ("HTTP/1.1 200 OK\r\nContent-Le", io::ErrorKind::UnexpectedEof),
+            ("", io::ErrorKind::UnexpectedEof),
+            ("HTTP/1.1 200 OK\r\n\r\nok", io::ErrorKind::InvalidData),
+            ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", io::ErrorKind::InvalidData),
+            ("HTTP/2 200\r\nContent-Length: 0\r\n\r\n", io::ErrorKind::InvalidData),
+            ("SSH-2.0-OpenSSH_9.2\r\n\r\n", io::ErrorKind::InvalidData),
+        ] {
+            let error = read(text).err().map(|error| error.kind());
+            assert_eq!(error, Some(kind), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_may_be_as_long_as_the_limit_and_no_longer() {
+        let with = |length: usize| {
+            read(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(length)))
+        };
+        assert_eq!(with(100).unwrap().body.len(), 100);
+        assert!(with(101).is_err());
+        assert!(read(&format!("HTTP/1.1 200 OK\r\nX: {}", "y".repeat(200))).is_err());
+    }
+}

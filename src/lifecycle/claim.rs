@@ -1,0 +1,141 @@
+//! Becoming the daemon: the lock first, then the listener, both in the process that the user started, so
+//! that whatever fails for the user's reasons fails on the user's terminal.
+
+use std::net::TcpListener;
+use std::time::Instant;
+
+use crate::config::{Config, Port};
+use crate::error::{At, Error};
+use crate::lifecycle::status::{self, Status};
+use crate::lifecycle::{crashes, port};
+use crate::lock::{self, Door, Lock, Owner};
+use crate::log::Log;
+use crate::paths::Paths;
+use crate::state::{self, Card, Found};
+use crate::sys::signal::Signal;
+use crate::{disk, limits};
+
+/// The right and the means to be the daemon: made only by taking the lock and binding the port.
+pub struct Claim {
+    pub lock: Lock,
+    pub listener: TcpListener,
+    pub log: Log,
+    /// What was left behind by a daemon that crashed, and has been removed.
+    pub crashed: Option<Crashed>,
+}
+
+/// A daemon that ended without taking leave.
+#[derive(Clone, Copy)]
+pub struct Crashed {
+    /// As its card told it; `None` if the card could not be read.
+    pub pid: Option<i32>,
+}
+
+/// What came of trying.
+pub enum Claimed {
+    Ours(Box<Claim>),
+    /// Another daemon serves, and that is as good.
+    Taken(Box<Card>),
+}
+
+/// Takes the lock, clears away what a crashed daemon has left, binds the port, opens the log. `_door`
+/// shows that no other starter is at it.
+///
+/// # Errors
+/// [`Error::Unresponsive`], [`Error::HeldElsewhere`]: somebody has the lock and does not answer.
+/// [`Error::Port`], [`Error::Ports`]: no port can be had. The lock is free again then.
+pub fn claim(paths: &Paths, config: &Config, wanted: Port, _door: &Door) -> Result<Claimed, Error> {
+    let lock = match Lock::take(paths)? {
+        Some(lock) => lock,
+        None => match wait_for_owner(paths)? {
+            Waited::Ready(card) => return Ok(Claimed::Taken(card)),
+            Waited::Gone(lock) => lock,
+        },
+    };
+    match prepare(paths, config, wanted) {
+        Ok((listener, log, crashed)) => {
+            Ok(Claimed::Ours(Box::new(Claim { lock, listener, log, crashed })))
+        }
+        Err(error) => {
+            lock.release();
+            Err(error)
+        }
+    }
+}
+
+fn prepare(
+    paths: &Paths,
+    config: &Config,
+    wanted: Port,
+) -> Result<(TcpListener, Log, Option<Crashed>), Error> {
+    let crashed = remove_stale(paths)?;
+    let listener = port::listen(wanted)?;
+    let log = Log::open(&paths.daemon(), config.rotation, config.level)?;
+    Ok((listener, log, crashed))
+}
+
+/// Removes the card of a daemon that is dead, as the lock in the caller's hand proves, and keeps count.
+pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
+    let pid = match state::read(paths)? {
+        Found::Nothing => return Ok(None),
+        Found::Damaged => None,
+        Found::Card(card) => Some(card.pid),
+    };
+    disk::remove(&paths.state())?;
+    crashes::add(paths)?;
+    Ok(Some(Crashed { pid }))
+}
+
+enum Waited {
+    Ready(Box<Card>),
+    /// The owner has ended and the lock is ours.
+    Gone(Lock),
+}
+
+/// Somebody has the lock. No starter is at it, so it is a daemon that serves, one that is leaving, one
+/// that has lost its card, one that hangs; or a command that has only looked.
+fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
+    let deadline = Instant::now() + limits::OWNER_WAIT_MAX;
+    let mut holder = None;
+    let mut elsewhere = false;
+    let mut asked = false;
+    let waited = status::watched(paths, deadline, lock::LOOK_AGAIN, || {
+        let card_lost = match status::look_once(paths)? {
+            Status::Running { card, .. } => return Ok(Some(Waited::Ready(card))),
+            Status::Unresponsive { pid, card_lost, .. } => {
+                holder = pid;
+                card_lost
+            }
+            Status::Stopped | Status::Crashed { .. } => false,
+        };
+        if let Some(lock) = Lock::take(paths)? {
+            return Ok(Some(Waited::Gone(lock)));
+        }
+        let owner = lock::owner(paths)?;
+        elsewhere = matches!(owner, Owner::Elsewhere);
+        if let Owner::Is(process) = owner
+            && card_lost
+            && !asked
+        {
+            process.signal(Signal::Hangup).at("signal the owner of", &paths.pid())?;
+            asked = true;
+        }
+        Ok(None)
+    })?;
+    waited.ok_or_else(|| {
+        if elsewhere {
+            held_elsewhere(paths)
+        } else {
+            Error::Unresponsive { pid: holder, waited: limits::OWNER_WAIT_MAX }
+        }
+    })
+}
+
+/// The lock's owner cannot be seen from here; its card, if there is one, tells its machine.
+pub fn held_elsewhere(paths: &Paths) -> Error {
+    let hostname = match state::read(paths) {
+        Ok(Found::Card(card)) => card.hostname,
+        _ => None,
+    };
+    Error::HeldElsewhere { lock: paths.pid(), hostname }
+}

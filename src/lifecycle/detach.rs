@@ -1,0 +1,121 @@
+//! Leaving the terminal, and the one word that the daemon sends back: ready, or why not.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::time::Instant;
+
+use crate::error::{At, Doing, Error, one_line};
+use crate::lifecycle::claim::Claim;
+use crate::lock::Door;
+use crate::paths::Paths;
+use crate::sys::detach::{Side, close_inherited, fork_twice};
+use crate::{limits, sys};
+
+/// Which process this is now.
+pub enum Detached {
+    /// The one that the user started: the daemon serves.
+    Parent,
+    /// The daemon, with nothing of its starter left but what it was given.
+    Daemon { claim: Box<Claim>, ready: Ready },
+}
+
+/// Where the daemon says, once, that it serves or why it cannot.
+pub enum Ready {
+    /// To the process that waits at the other end of a pipe.
+    Pipe(PipeWriter),
+    /// To the starters that queue: the door opens.
+    Door(Door),
+}
+
+impl Ready {
+    /// The daemon serves: its card is in place.
+    pub fn serving(self) {
+        self.send("ready\n");
+    }
+
+    /// The daemon cannot serve.
+    pub fn failed(self, error: &Error) {
+        self.send(&format!("failed {}\n", one_line(&error.to_string())));
+    }
+
+    fn send(self, line: &str) {
+        if let Ready::Pipe(mut pipe) = self {
+            // A starter that has been killed in the meantime does not want to know any more.
+            drop(pipe.write_all(line.as_bytes()));
+        }
+    }
+}
+
+/// Turns into two processes: the daemon goes on in the background, the parent waits for its word.
+///
+/// # Errors
+/// In the parent only: [`Error::StartFailed`] with the daemon's own reason, [`Error::DiedStarting`] as
+/// soon as it ends without one, [`Error::StartTimedOut`].
+pub fn detach(claim: Box<Claim>, door: Door, paths: &Paths) -> Result<Detached, Error> {
+    let (reader, writer) = io::pipe().doing("make a pipe")?;
+    let null = File::open("/dev/null").at("open", Path::new("/dev/null"))?;
+    match fork_twice().doing("start a background process")? {
+        Side::Foreground => {
+            // The daemon alone holds the lock and the port from here on: they go with it if it dies.
+            drop(claim);
+            drop(writer);
+            wait_for_word(reader, paths)?;
+            drop(door);
+            Ok(Detached::Parent)
+        }
+        Side::Background => {
+            drop(door);
+            drop(reader);
+            let ready = Ready::Pipe(writer);
+            match settle(&claim, &ready, null) {
+                Ok(()) => Ok(Detached::Daemon { claim, ready }),
+                Err(error) => {
+                    ready.failed(&error);
+                    claim.lock.release();
+                    super::run::end(1)
+                }
+            }
+        }
+    }
+}
+
+/// Makes the new process independent of where it came from.
+fn settle(claim: &Claim, ready: &Ready, null: File) -> Result<(), Error> {
+    let log = claim.log.descriptor();
+    claim.log.capture_stdio(&null).doing("redirect the daemon's output")?;
+    drop(null);
+    let mut kept = vec![claim.lock.descriptor(), claim.listener.as_raw_fd(), log];
+    if let Ready::Pipe(pipe) = ready {
+        kept.push(pipe.as_raw_fd());
+    }
+    close_inherited(&kept);
+    sys::private_umask();
+    std::env::set_current_dir("/").at("change to", Path::new("/"))
+}
+
+fn wait_for_word(mut pipe: PipeReader, paths: &Paths) -> Result<(), Error> {
+    let deadline = Instant::now() + limits::START_MAX;
+    let mut word = Vec::new();
+    let mut chunk = [0_u8; 512];
+    while !word.ends_with(b"\n") && word.len() < limits::REPORT_BYTES_MAX {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let [readable] = sys::wait_readable([pipe.as_fd()], Some(left)).doing("wait for the daemon")?;
+        if !readable {
+            return Err(Error::StartTimedOut { waited: limits::START_MAX, log: paths.log() });
+        }
+        match pipe.read(&mut chunk).doing("hear from the daemon")? {
+            0 => break,
+            count => word.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+        }
+    }
+    let word = String::from_utf8_lossy(&word);
+    match word.trim_end().split_once(' ') {
+        None if word.trim_end() == "ready" => Ok(()),
+        Some(("failed", message)) => {
+            Err(Error::StartFailed { message: message.to_owned(), log: paths.log() })
+        }
+        _ => Err(Error::DiedStarting { log: paths.log() }),
+    }
+}

@@ -1,0 +1,129 @@
+//! The crash guardian: whatever state the daemon was left in, afterwards one runs.
+//!
+//! 1. Detect: read the card, ask its pid with signal zero, confirm by the lock. 2. Clean up: remove a
+//! stale card, under the lock. 3. Restart: a new daemon with a new token and card. The fourth step, to
+//! retry what the user wanted, is the caller's.
+
+use crate::config::{Config, Port};
+use crate::error::Error;
+use crate::lifecycle::claim::{self, Claimed, Crashed};
+use crate::lifecycle::crashes;
+use crate::lifecycle::detach::{self, Detached, Ready};
+use crate::lifecycle::run::{self, Hangup};
+use crate::lifecycle::status::{self, Status};
+use crate::limits;
+use crate::lock::Door;
+use crate::log::{Level, tail};
+use crate::paths::Paths;
+use crate::state::{self, Card, Found};
+
+/// A daemon that runs, and how it came to.
+pub struct Ensured {
+    pub card: Box<Card>,
+    pub how: How,
+}
+
+/// How it came to run.
+pub enum How {
+    /// It did before.
+    AlreadyRunning,
+    /// It was started now.
+    Started(Past),
+}
+
+/// What the daemon before this one has left.
+pub struct Past {
+    /// It had crashed.
+    pub crashed: Option<Crashed>,
+    /// So often within a minute that it is no accident.
+    pub crash_loop: bool,
+}
+
+/// Who wants the daemon to run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// The user, in so many words: it is tried whatever has happened before.
+    User,
+    /// A command on its own account: it gives up on a daemon that crashes again and again.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for commands that start it by themselves"))]
+    Command,
+}
+
+/// Makes sure that a daemon runs, and returns when it serves.
+///
+/// However many processes call this at once, and whatever the files look like, one daemon comes of it
+/// and all of them return it.
+///
+/// # Errors
+/// [`Error::CrashLoop`] for [`Caller::Command`]; else what kept the daemon from starting.
+pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<Ensured, Error> {
+    if let Status::Running { card, .. } = status::look_once(paths)? {
+        return Ok(Ensured { card, how: How::AlreadyRunning });
+    }
+    paths.prepare()?;
+    let door = Door::enter(paths)?;
+    refuse_crash_loop(paths, caller)?;
+    start_behind(door, paths, config, config.port)
+}
+
+/// The same for a caller who has the door already, and prefers a port.
+pub fn start_behind(
+    door: Door,
+    paths: &Paths,
+    config: &Config,
+    wanted: Port,
+) -> Result<Ensured, Error> {
+    let claim = match claim::claim(paths, config, wanted, &door)? {
+        Claimed::Ours(claim) => claim,
+        Claimed::Taken(card) => return Ok(Ensured { card, how: How::AlreadyRunning }),
+    };
+    let crash_loop = crashes::recent(paths)? >= limits::CRASHES_MAX;
+    let past = Past { crashed: claim.crashed, crash_loop };
+    match detach::detach(claim, door, paths) {
+        Ok(Detached::Daemon { claim, ready }) => {
+            let served = run::serve(*claim, ready, paths, Hangup::Refresh);
+            run::end(i32::from(served.is_err()))
+        }
+        Ok(Detached::Parent) => match state::read(paths)? {
+            Found::Card(card) => Ok(Ensured { card, how: How::Started(past) }),
+            Found::Damaged | Found::Nothing => Err(Error::StoppedMeanwhile),
+        },
+        Err(error) => {
+            // The reason why the start failed is worth more than one why it cannot be counted.
+            drop(crashes::add(paths));
+            Err(error)
+        }
+    }
+}
+
+/// What came of serving in this process.
+pub enum Here {
+    /// It has served, and has been told to leave.
+    Served,
+    /// Another daemon serves.
+    Taken(Box<Card>),
+}
+
+/// Serves in this process until it is told to leave: `opta daemon start --foreground`.
+pub fn serve_here(paths: &Paths, config: &Config, hangup: Hangup) -> Result<Here, Error> {
+    paths.prepare()?;
+    let door = Door::enter(paths)?;
+    match claim::claim(paths, config, config.port, &door)? {
+        Claimed::Taken(card) => Ok(Here::Taken(card)),
+        Claimed::Ours(claim) => {
+            if hangup == Hangup::Leave {
+                claim.log.mirror();
+            }
+            run::serve(*claim, Ready::Door(door), paths, hangup).map(|()| Here::Served)
+        }
+    }
+}
+
+fn refuse_crash_loop(paths: &Paths, caller: Caller) -> Result<(), Error> {
+    let crashes = crashes::recent(paths)?;
+    if caller == Caller::User || crashes < limits::CRASHES_MAX {
+        return Ok(());
+    }
+    let cause = tail::last(&paths.daemon(), Level::Error);
+    Err(Error::CrashLoop { crashes, cause, log: paths.log() })
+}

@@ -1,0 +1,11 @@
+//! The daemon's life as a whole: claim → detach → run, and what other processes do about it: look,
+//! ensure, stop.
+
+mod claim;
+mod crashes;
+mod detach;
+pub mod guardian;
+mod port;
+pub mod run;
+pub mod status;
+pub mod stop;

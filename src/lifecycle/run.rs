@@ -1,0 +1,221 @@
+//! The daemon's life in order: from the claim to the last lock.
+
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Instant;
+
+use crate::error::{Doing, Error};
+use crate::lifecycle::claim::Claim;
+use crate::lifecycle::detach::Ready;
+use crate::lock::Lock;
+use crate::log::Log;
+use crate::paths::Paths;
+use crate::server::{App, Server};
+use crate::state::{self, Card};
+use crate::sys::signal::{self, Signal};
+use crate::token::Token;
+use crate::{clock, limits, sys};
+
+/// Why the daemon is awake.
+enum Event {
+    Signal(Signal),
+    /// A client has asked it to leave.
+    Shutdown,
+    /// A client has asked anything at all.
+    Activity,
+    /// The last connection has gone.
+    Drained,
+}
+
+/// What SIGHUP means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// Publish the card and open the log again.
+    Refresh,
+    /// The terminal has gone: leave.
+    Leave,
+}
+
+/// Serves until it is told to leave. Ready, or the reason why not, goes to `ready`.
+///
+/// Leaving runs the beginning backwards; the lock is the last thing to go.
+pub fn serve(claim: Claim, ready: Ready, paths: &Paths, hangup: Hangup) -> Result<(), Error> {
+    let Claim { mut lock, listener, log, .. } = claim;
+    let (events, inbox) = channel();
+    let begun = port_of(&listener).and_then(|port| {
+        let card = begin(&mut lock, paths, port, &log, &events)?;
+        let server = Server::start(listener, Arc::new(app(&card, &log, &events)))?;
+        state::publish(paths, &card)?;
+        Ok((card, server))
+    });
+    let (card, server) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            log.error("daemon cannot start", &[("cause", &error)]);
+            ready.failed(&error);
+            lock.release();
+            return Err(error);
+        }
+    };
+    log.info(&format!("daemon started on 127.0.0.1:{}", card.port), &[]);
+    ready.serving();
+
+    let cause = live(&inbox, paths, &card, &log, hangup);
+
+    log.info("daemon stopping", &[("cause", &cause)]);
+    drain(server, &events, &inbox, &log);
+    if let Err(error) = state::withdraw(paths, &card.daemon_id) {
+        log.warn("state.json cannot be removed", &[("cause", &error)]);
+    }
+    log.info("daemon stopped", &[]);
+    lock.release();
+    Ok(())
+}
+
+fn port_of(listener: &TcpListener) -> Result<u16, Error> {
+    Ok(listener.local_addr().doing("tell the daemon's port")?.port())
+}
+
+/// Ends the process. Only for the daemon's own: it must not go on as the command that started it.
+pub fn end(status: i32) -> ! {
+    #[expect(clippy::exit, clippy::disallowed_methods, reason = "see the function's promise")]
+    std::process::exit(status)
+}
+
+/// Everything before the first request: signals, the name in the lock, the card.
+fn begin(
+    lock: &mut Lock,
+    paths: &Paths,
+    port: u16,
+    log: &Log,
+    events: &Sender<Event>,
+) -> Result<Card, Error> {
+    // Blocked before the number is signed: a signal sent to it is neither lost nor deadly.
+    signal::reset().doing("reset signals")?;
+    signal::block().doing("block signals")?;
+    lock.sign(paths)?;
+    listen_for_signals(events.clone(), log.clone())?;
+    Ok(Card {
+        pid: i32::try_from(std::process::id()).unwrap_or(0),
+        port,
+        token: Token::fresh()?,
+        started_at: clock::rfc3339(clock::now_millis()),
+        daemon_id: fresh_id()?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        logs_path: paths.log().to_string_lossy().into_owned(),
+        hostname: Some(sys::hostname()),
+        executable: executable(),
+    })
+}
+
+fn app(card: &Card, log: &Log, events: &Sender<Event>) -> App {
+    let (shutdown, activity) = (events.clone(), events.clone());
+    App {
+        token: card.token.clone(),
+        daemon_id: card.daemon_id.clone(),
+        port: card.port,
+        started: sys::boot_clock(),
+        log: log.clone(),
+        // The receiver lives as long as the daemon.
+        on_shutdown: Box::new(move || drop(shutdown.send(Event::Shutdown))),
+        on_activity: Box::new(move || drop(activity.send(Event::Activity))),
+    }
+}
+
+/// Waits for what happens, and does what it asks for, until it is time to leave; then says why.
+fn live(
+    inbox: &Receiver<Event>,
+    paths: &Paths,
+    card: &Card,
+    log: &Log,
+    hangup: Hangup,
+) -> &'static str {
+    loop {
+        match inbox.recv() {
+            Ok(Event::Signal(Signal::Terminate)) => return "SIGTERM",
+            Ok(Event::Signal(Signal::Interrupt)) => return "SIGINT",
+            Ok(Event::Signal(Signal::Hangup)) if hangup == Hangup::Leave => return "SIGHUP",
+            Ok(Event::Signal(Signal::Hangup)) => {
+                log.reopen();
+                show_card(paths, card, log);
+            }
+            Ok(Event::Activity) => show_card(paths, card, log),
+            Ok(Event::Shutdown) => return "request",
+            Ok(Event::Drained) => {}
+            Err(_all_senders_gone) => return "no more events",
+        }
+    }
+}
+
+/// Puts the card back if it has been removed or replaced: this daemon has the lock, so no other serves.
+fn show_card(paths: &Paths, card: &Card, log: &Log) {
+    if state::is_ours(paths, &card.daemon_id) {
+        return;
+    }
+    match state::publish(paths, card) {
+        Ok(()) => log.warn("state.json was lost and has been written again", &[]),
+        Err(error) => log.error("state.json cannot be written", &[("cause", &error)]),
+    }
+}
+
+/// Lets work in flight finish, but not for ever; a second signal cuts it short.
+fn drain(server: Server, events: &Sender<Event>, inbox: &Receiver<Event>, log: &Log) {
+    let deadline = Instant::now() + limits::GRACE_MAX;
+    let drained = events.clone();
+    let stopping = server.stop(move || drop(drained.send(Event::Drained)));
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match inbox.recv_timeout(left) {
+            Ok(Event::Drained) => break,
+            Ok(Event::Signal(Signal::Terminate | Signal::Interrupt)) => {
+                log.warn("second signal: connections are cut", &[]);
+                break;
+            }
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                log.warn("connections are cut after the grace period", &[]);
+                break;
+            }
+        }
+    }
+    drop(stopping);
+}
+
+fn listen_for_signals(events: Sender<Event>, log: Log) -> Result<(), Error> {
+    let listen = move || {
+        loop {
+            match signal::wait() {
+                Ok(signal) => drop(events.send(Event::Signal(signal))),
+                Err(error) => return log.error("signals cannot be read", &[("cause", &error)]),
+            }
+        }
+    };
+    let named = thread::Builder::new().name("signals".into());
+    named.spawn(listen).doing("start a thread").map(drop)
+}
+
+/// `daemon_` and eight characters that may stand in a URL.
+fn fresh_id() -> Result<String, Error> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut bytes = [0_u8; 32];
+    sys::random(&mut bytes).doing("get random bytes for an id")?;
+    let letters = bytes.iter().take(8).filter_map(|byte| ALPHABET.get(usize::from(byte & 63)));
+    Ok("daemon_".chars().chain(letters.map(|letter| char::from(*letter))).collect())
+}
+
+/// The program that this process runs, and what tells that file from a later one of the same name.
+fn executable() -> Option<(String, String)> {
+    let path = std::env::current_exe().ok()?;
+    let id = file_id(&path)?;
+    Some((path.to_string_lossy().into_owned(), id))
+}
+
+/// Device, inode and time of change: another file, or another content, has another id.
+pub fn file_id(path: &Path) -> Option<String> {
+    let file = path.metadata().ok()?;
+    Some(format!("{}:{}:{}.{}", file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
+}

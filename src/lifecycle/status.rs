@@ -1,0 +1,145 @@
+//! What can be said of the daemon from outside. Asking changes nothing.
+
+use std::time::{Duration, Instant};
+
+use crate::client::{self, Health, Silence};
+use crate::error::{At, Error};
+use crate::paths::Paths;
+use crate::state::{self, Card, Found};
+use crate::sys::process::{self, Probe};
+use crate::sys::watch::Watch;
+use crate::{limits, lock};
+
+/// The daemon, seen from outside.
+pub enum Status {
+    /// It holds the lock and answers.
+    Running { card: Box<Card>, health: Health },
+    /// There is no daemon, and nothing of one.
+    Stopped,
+    /// There is no daemon, but the card of one: it ended without taking leave.
+    Crashed { card: Option<Box<Card>> },
+    /// Somebody holds the lock and has not answered in time.
+    Unresponsive {
+        pid: Option<i32>,
+        port: Option<u16>,
+        /// The card is missing, damaged or another daemon's: its owner would write it again if asked.
+        card_lost: bool,
+    },
+}
+
+/// Looks at the daemon; takes at most [`limits::HEALTH_MAX`], and as a rule well under a millisecond.
+///
+/// A daemon that is just coming or going is watched until it has arrived or gone.
+pub fn look(paths: &Paths) -> Result<Status, Error> {
+    let deadline = Instant::now() + limits::HEALTH_MAX;
+    let settled = watched(paths, deadline, lock::LOOK_AGAIN, || {
+        Ok(match glance(paths, deadline)? {
+            Glance::Settled(status) => Some(status),
+            Glance::Changing(_) => None,
+        })
+    })?;
+    settled.map_or_else(|| look_once(paths), Ok)
+}
+
+/// Looks at the daemon as it is at this moment, be it coming or going.
+pub fn look_once(paths: &Paths) -> Result<Status, Error> {
+    match glance(paths, Instant::now() + limits::HEALTH_MAX)? {
+        Glance::Settled(status) | Glance::Changing(status) => Ok(status),
+    }
+}
+
+/// Waits until the daemon runs, or `limit` is over; then says what it is.
+pub fn wait_until_running(paths: &Paths, limit: Duration) -> Result<Status, Error> {
+    let deadline = Instant::now() + limit;
+    let running = watched(paths, deadline, limits::HEALTH_MAX, || {
+        let status = look_once(paths)?;
+        Ok(matches!(status, Status::Running { .. }).then_some(status))
+    })?;
+    running.map_or_else(|| look(paths), Ok)
+}
+
+/// Calls `seen` until it gives something, or `deadline` is over: at once, then whenever something changes
+/// in the daemon's directory, or where that will be, and after each `interval` for what no directory
+/// shows.
+pub fn watched<T>(
+    paths: &Paths,
+    deadline: Instant,
+    interval: Duration,
+    mut seen: impl FnMut() -> Result<Option<T>, Error>,
+) -> Result<Option<T>, Error> {
+    // As a rule the first look is enough, and a watch would cost more than it.
+    if let Some(result) = seen()? {
+        return Ok(Some(result));
+    }
+    let directory = paths.daemon();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let nearest = directory.ancestors().find(|path| path.is_dir()).unwrap_or(&directory);
+        // Watched before the look: a change between the two must not be missed.
+        let watch = Watch::on(nearest).at("watch", nearest)?;
+        if let Some(result) = seen()? {
+            return Ok(Some(result));
+        }
+        watch.wait(Some(left.min(interval))).at("watch", nearest)?;
+    }
+}
+
+enum Glance {
+    Settled(Status),
+    Changing(Status),
+}
+
+fn glance(paths: &Paths, deadline: Instant) -> Result<Glance, Error> {
+    let found = state::read(paths)?;
+    // The first question: signal zero. It is never the last word, since the number may have been given
+    // to another process, or name a thread or a zombie.
+    let answers = match &found {
+        Found::Card(card) => process::probe(card.pid) == Probe::Exists,
+        Found::Damaged | Found::Nothing => false,
+    };
+    // The last word.
+    let (held, owner) = lock::look(paths)?;
+    let card = match (held, found) {
+        (false, Found::Nothing) => return Ok(Glance::Settled(Status::Stopped)),
+        (false, found) => return crashed(paths, found),
+        (true, Found::Card(card)) if answers && owner == Some(card.pid) => card,
+        (true, found) => {
+            let port = match found {
+                Found::Card(card) => Some(card.port),
+                Found::Damaged | Found::Nothing => None,
+            };
+            let status = Status::Unresponsive { pid: owner, port, card_lost: true };
+            return Ok(Glance::Changing(status));
+        }
+    };
+    let left = deadline.saturating_duration_since(Instant::now());
+    let unresponsive = |card_lost| {
+        Status::Unresponsive { pid: Some(card.pid), port: Some(card.port), card_lost }
+    };
+    Ok(match client::health(&card, left.max(Duration::from_millis(1))) {
+        Ok(health) => Glance::Settled(Status::Running { card, health }),
+        Err(Silence::Late) => Glance::Settled(unresponsive(false)),
+        Err(Silence::Refused) => Glance::Changing(unresponsive(false)),
+        Err(Silence::Stranger) => Glance::Changing(unresponsive(true)),
+    })
+}
+
+/// A card without a lock. The daemon may have left, or another come, between the two looks.
+fn crashed(paths: &Paths, found: Found) -> Result<Glance, Error> {
+    let before = match found {
+        Found::Card(card) => Some(card),
+        Found::Damaged | Found::Nothing => None,
+    };
+    let status = match (state::read(paths)?, &before) {
+        (Found::Nothing, _) => return Ok(Glance::Settled(Status::Stopped)),
+        (Found::Damaged, None) => Status::Crashed { card: None },
+        (Found::Card(now), Some(then)) if now.daemon_id == then.daemon_id => {
+            Status::Crashed { card: before }
+        }
+        _ => return Ok(Glance::Changing(Status::Crashed { card: before })),
+    };
+    Ok(Glance::Settled(status))
+}

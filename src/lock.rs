@@ -1,0 +1,181 @@
+//! Who lives: `daemon.pid`, locked by the daemon for its whole life, and `start.lock`, the door at which
+//! starters queue.
+//!
+//! The kernel drops a lock at any death of its holder, so a lock that is held is proof of life and a
+//! lock that is free is proof of death. The number in the file is a name for the holder, to be believed
+//! only while the lock is held and only after [`Process::holds`] has confirmed it. The files are never
+//! unlinked: two processes could otherwise lock two files of one name.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::error::{At, Doing, Error};
+use crate::paths::Paths;
+use crate::sys::process::Process;
+use crate::{disk, limits};
+
+/// The lock on `daemon.pid`: whoever has it is the daemon.
+///
+/// Dropping it lets go of this process's share; a forked process that has one too goes on holding it.
+pub struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock if it is free; `None` if another process has it. The file then names this process.
+    pub fn take(paths: &Paths) -> Result<Option<Lock>, Error> {
+        let path = paths.pid();
+        let file = disk::open_private(&path)?;
+        if !lock(&file, &path, File::try_lock)? {
+            return Ok(None);
+        }
+        let mut lock = Lock { file };
+        lock.sign(paths)?;
+        Ok(Some(lock))
+    }
+
+    /// Writes this process's number into the file: after the lock was taken, and again after a fork.
+    pub fn sign(&mut self, paths: &Paths) -> Result<(), Error> {
+        // Emptied first: a longer number must not shine through a shorter one.
+        self.file.set_len(0).at("write", &paths.pid())?;
+        self.file.rewind().at("write", &paths.pid())?;
+        self.file
+            .write_all(format!("{}\n", std::process::id()).as_bytes())
+            .at("write", &paths.pid())
+    }
+
+    /// Gives the lock back and wipes the number: at the clean end of a daemon's life.
+    pub fn release(self) {
+        // A number left behind is harmless: nobody believes it without the lock.
+        drop(self.file.set_len(0));
+    }
+
+    /// For the list of descriptors that survive a detachment.
+    pub fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// What the lock says of the daemon.
+pub enum Owner {
+    /// Nobody has the lock: there is no daemon.
+    Nobody,
+    /// This process has it, verified; signals to it cannot reach another.
+    Is(Process),
+    /// Somebody has it who has not signed yet, or is just leaving: look again in a moment.
+    Changing,
+    /// Whoever has it cannot be seen from here: another host, or another pid namespace.
+    Elsewhere,
+}
+
+/// Finds the process that has the lock. Changes nothing.
+pub fn owner(paths: &Paths) -> Result<Owner, Error> {
+    let path = paths.pid();
+    let Some(mut file) = disk::read_private(&path)? else {
+        return Ok(Owner::Nobody);
+    };
+    if !held(&file, &path)? {
+        return Ok(Owner::Nobody);
+    }
+    let Some(pid) = signature(&mut file, &path)? else {
+        return Ok(Owner::Changing);
+    };
+    let process = Process::open(pid).doing("look at the daemon's process")?;
+    let inode = file.metadata().at("inspect", &path)?;
+    let process = process.filter(|process| process.holds(&inode));
+    // Read again now that the process cannot slip away: a fork or a new owner may have come between.
+    let unchanged = held(&file, &path)? && signature(&mut file, &path)? == Some(pid);
+    Ok(match process {
+        Some(process) if unchanged => Owner::Is(process),
+        None if unchanged => Owner::Elsewhere,
+        _ => Owner::Changing,
+    })
+}
+
+/// Whether somebody has the lock, and the number that the file shows. Changes nothing; made for the
+/// shortest way to an answer.
+pub fn look(paths: &Paths) -> Result<(bool, Option<i32>), Error> {
+    let path = paths.pid();
+    let Some(mut file) = disk::read_private(&path)? else {
+        return Ok((false, None));
+    };
+    Ok((held(&file, &path)?, signature(&mut file, &path)?))
+}
+
+/// The exclusive right to start a daemon. Starters queue for it, so that each finds either no daemon or
+/// one that is ready.
+pub struct Door {
+    _file: File,
+}
+
+impl Door {
+    /// Waits until the starters before this one are done.
+    ///
+    /// # Errors
+    /// [`Error::Queue`] after [`limits::QUEUE_WAIT_MAX`].
+    pub fn enter(paths: &Paths) -> Result<Door, Error> {
+        let path = paths.door();
+        let file = disk::open_private(&path)?;
+        if lock(&file, &path, File::try_lock)? {
+            return Ok(Door { _file: file });
+        }
+        // flock(2) knows no deadline, so another thread waits. It has ended when this returns Ok: the
+        // process may fork then.
+        let (sender, receiver) = channel();
+        let waiting = move || {
+            let result = file.lock().map(|()| file);
+            // Nobody listens any more once the deadline is over.
+            drop(sender.send(result));
+        };
+        let named = thread::Builder::new().name("queue".into());
+        let waiter = named.spawn(waiting).doing("start a thread")?;
+        match receiver.recv_timeout(limits::QUEUE_WAIT_MAX) {
+            Ok(result) => {
+                // It has sent its last word and does nothing more but end.
+                drop(waiter.join());
+                Ok(Door { _file: result.at("lock", &path)? })
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(Error::Queue { lock: path, waited: limits::QUEUE_WAIT_MAX })
+            }
+        }
+    }
+}
+
+/// Whether somebody has the file locked. The question is asked with a shared lock, given back at once:
+/// askers do not see each other, and a starter that meets one looks again.
+fn held(file: &File, path: &Path) -> Result<bool, Error> {
+    if !lock(file, path, File::try_lock_shared)? {
+        return Ok(true);
+    }
+    file.unlock().at("unlock", path)?;
+    Ok(false)
+}
+
+fn lock(
+    file: &File,
+    path: &Path,
+    take: impl Fn(&File) -> Result<(), TryLockError>,
+) -> Result<bool, Error> {
+    match take(file) {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(cause)) => Err(cause).at("lock", path),
+    }
+}
+
+fn signature(file: &mut File, path: &Path) -> Result<Option<i32>, Error> {
+    let mut bytes = [0_u8; limits::PID_BYTES_MAX];
+    file.rewind().at("read", path)?;
+    let length = file.read(&mut bytes).at("read", path)?;
+    let text = bytes.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    Ok(text.and_then(|text| text.trim_end().parse().ok()).filter(|pid| *pid > 0))
+}
+
+/// A short wait between two looks, when there is nothing to be woken by.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(100);

@@ -1,0 +1,132 @@
+//! Where everything lives. With `config.rs`, the only reader of the environment.
+//!
+//! Every path is absolute from here on: the daemon's working directory is `/`.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{At, Error, one_line};
+use crate::{disk, sys};
+
+/// The places of one user's daemon.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    root: PathBuf,
+    home: Option<PathBuf>,
+}
+
+impl Paths {
+    /// `$OPTA_HOME`, else on Linux `$XDG_CONFIG_HOME/opta`, else `~/.config/opta`.
+    ///
+    /// An empty variable counts as unset. A relative `OPTA_HOME` or `HOME` is refused: it would mean
+    /// another place in every directory. A relative `XDG_CONFIG_HOME` is ignored, as the XDG Base
+    /// Directory Specification demands. Without `HOME`, the user database is asked.
+    pub fn from_environment() -> Result<Paths, Error> {
+        let home = variable("HOME").map(PathBuf::from);
+        if let Some(root) = variable("OPTA_HOME").map(PathBuf::from) {
+            if root.is_relative() {
+                let because = format!("OPTA_HOME is not an absolute path: '{}'", root.display());
+                return Err(Error::Home { because });
+            }
+            return Ok(Paths { root, home });
+        }
+        if cfg!(target_os = "linux") {
+            let config = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+            if let Some(config) = config.filter(|path| path.is_absolute()) {
+                return Ok(Paths { root: config.join("opta"), home });
+            }
+        }
+        let home = match home {
+            Some(home) if home.is_relative() => {
+                let because = format!("HOME is not an absolute path: '{}'", home.display());
+                return Err(Error::Home { because });
+            }
+            Some(home) => home,
+            None => sys::home_of_user().filter(|home| home.is_absolute()).ok_or_else(|| {
+                let because = "HOME is not set and the user database has none either".to_owned();
+                Error::Home { because }
+            })?,
+        };
+        Ok(Paths { root: home.join(".config/opta"), home: Some(home) })
+    }
+
+    /// The daemon's directory.
+    pub fn daemon(&self) -> PathBuf {
+        self.root.join("daemon")
+    }
+
+    /// The visiting card of a daemon that serves.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("daemon/state.json")
+    }
+
+    /// The lock that says whether its owner lives.
+    pub fn pid(&self) -> PathBuf {
+        self.root.join("daemon/daemon.pid")
+    }
+
+    /// The door at which starters queue.
+    pub fn door(&self) -> PathBuf {
+        self.root.join("daemon/start.lock")
+    }
+
+    /// When the daemon crashed of late.
+    pub fn crashes(&self) -> PathBuf {
+        self.root.join("daemon/crashes.json")
+    }
+
+    /// The daemon's log.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("daemon/daemon.log")
+    }
+
+    /// The user's settings.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.json")
+    }
+
+    /// Makes the daemon's directory, private, or says why it cannot be used.
+    ///
+    /// Root in another user's home is refused: the files it would leave there would be in that user's
+    /// way for ever.
+    pub fn prepare(&self) -> Result<(), Error> {
+        if sys::effective_user() == 0 {
+            self.refuse_root_in_a_users_home()?;
+        }
+        disk::own_directory(&self.root)?;
+        disk::private_directory(&self.daemon())
+    }
+
+    fn refuse_root_in_a_users_home(&self) -> Result<(), Error> {
+        let Some(nearest) = self.root.ancestors().find(|path| path.exists()) else {
+            return Ok(());
+        };
+        let owner = nearest.metadata().at("inspect", nearest)?.uid();
+        if owner == 0 {
+            return Ok(());
+        }
+        Err(Error::Untrusted {
+            path: nearest.to_owned(),
+            because: "it belongs to another user, and this is root",
+            remedy: format!("run opta as that user (uid {owner}), without sudo"),
+        })
+    }
+
+    /// `path` as people write it: `~` for the home directory, control characters escaped.
+    pub fn shown(&self, path: &Path) -> String {
+        let inside = self.home.as_ref().and_then(|home| path.strip_prefix(home).ok());
+        let text = match inside {
+            Some(inside) => format!("~/{}", inside.display()),
+            None => path.display().to_string(),
+        };
+        one_line(&text)
+    }
+}
+
+/// The value of a variable; an empty one counts as unset.
+fn variable(name: &str) -> Option<OsString> {
+    #[expect(clippy::disallowed_methods, reason = "this room and config.rs read the environment")]
+    env::var_os(name).filter(|value| !value.is_empty())
+}

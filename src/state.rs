@@ -1,0 +1,125 @@
+//! `state.json`, the daemon's visiting card: where it listens, and the token that opens it.
+//!
+//! Written when the daemon serves, removed when it leaves. It describes a living process and proves
+//! nothing: whether that process lives is for `lock.rs` to say. A card that cannot be read is no card.
+
+use nanoserde::{DeJson, SerJson};
+
+use crate::error::Error;
+use crate::paths::Paths;
+use crate::token::Token;
+use crate::{disk, json, limits};
+
+/// The card as other programs read it. Fields that are not known here are ignored.
+#[derive(Clone, DeJson, SerJson)]
+struct Fields {
+    pid: i32,
+    port: u16,
+    token: String,
+    #[nserde(rename = "startedAt")]
+    started_at: String,
+    host: String,
+    #[nserde(rename = "daemonId")]
+    daemon_id: String,
+    version: Option<String>,
+    #[nserde(rename = "logsPath")]
+    logs_path: String,
+    hostname: Option<String>,
+    executable: Option<String>,
+    #[nserde(rename = "executableId")]
+    executable_id: Option<String>,
+}
+
+/// What the daemon tells of itself.
+#[derive(Clone, Debug)]
+pub struct Card {
+    pub pid: i32,
+    pub port: u16,
+    pub token: Token,
+    /// RFC 3339, UTC, milliseconds.
+    pub started_at: String,
+    pub daemon_id: String,
+    /// The package's version.
+    pub version: String,
+    /// Absolute.
+    pub logs_path: String,
+    /// The machine that it runs on.
+    pub hostname: Option<String>,
+    /// The program that it runs, and what tells that file from a later one of the same name.
+    pub executable: Option<(String, String)>,
+}
+
+/// What is found in the card's place.
+pub enum Found {
+    Card(Box<Card>),
+    /// Something that is no card.
+    Damaged,
+    Nothing,
+}
+
+/// Reads the card. Damage is not an error: the daemon writes a new one when it is asked to.
+pub fn read(paths: &Paths) -> Result<Found, Error> {
+    let path = paths.state();
+    let Some(mut file) = disk::read_private(&path)? else {
+        return Ok(Found::Nothing);
+    };
+    let bytes = disk::contents(&mut file, &path, limits::STATE_BYTES_MAX)?;
+    let card = bytes.and_then(|bytes| json::parse::<Fields>(&bytes).ok()).and_then(Card::from_fields);
+    Ok(card.map_or(Found::Damaged, |card| Found::Card(Box::new(card))))
+}
+
+/// Puts the card in its place, in one step.
+pub fn publish(paths: &Paths, card: &Card) -> Result<(), Error> {
+    let mut text = json::text(&card.fields());
+    text.push('\n');
+    disk::replace(&paths.state(), text.as_bytes())
+}
+
+/// Removes the card if it is this daemon's: another one's is not to be touched.
+pub fn withdraw(paths: &Paths, daemon_id: &str) -> Result<(), Error> {
+    if is_ours(paths, daemon_id) {
+        disk::remove(&paths.state())?;
+    }
+    Ok(())
+}
+
+/// Whether the card in place is this daemon's.
+pub fn is_ours(paths: &Paths, daemon_id: &str) -> bool {
+    matches!(read(paths), Ok(Found::Card(card)) if card.daemon_id == daemon_id)
+}
+
+impl Card {
+    fn from_fields(fields: Fields) -> Option<Card> {
+        if fields.pid <= 0 || fields.port == 0 {
+            return None;
+        }
+        Some(Card {
+            pid: fields.pid,
+            port: fields.port,
+            token: Token::parse(fields.token)?,
+            started_at: fields.started_at,
+            daemon_id: fields.daemon_id,
+            version: fields.version.unwrap_or_default(),
+            logs_path: fields.logs_path,
+            hostname: fields.hostname,
+            executable: fields.executable.zip(fields.executable_id),
+        })
+    }
+
+    fn fields(&self) -> Fields {
+        let (executable, executable_id) = self.executable.clone().unzip();
+        Fields {
+            pid: self.pid,
+            port: self.port,
+            token: self.token.secret().to_owned(),
+            started_at: self.started_at.clone(),
+            host: "127.0.0.1".to_owned(),
+            daemon_id: self.daemon_id.clone(),
+            version: Some(self.version.clone()),
+            logs_path: self.logs_path.clone(),
+            hostname: self.hostname.clone(),
+            executable,
+            executable_id,
+        }
+    }
+}
