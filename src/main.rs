@@ -1,5 +1,6 @@
 //! `opta`: from the arguments to an exit status.
 
+mod clock;
 mod error;
 mod limits;
 mod log;
