@@ -2,6 +2,7 @@
 
 mod clock;
 mod error;
+mod json;
 mod limits;
 mod log;
 mod sys;
