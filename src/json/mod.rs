@@ -1,0 +1,376 @@
+//! The only door to nanoserde: strict check, then decode; encode.
+//!
+//! nanoserde is small and quick, and must never see unchecked text: some cut-off texts make it spin
+//! or panic, deep nesting overflows the stack, large integers wrap. [`parse`] therefore reads the
+//! whole text by the letter of RFC 8259 first, and what nanoserde says afterwards is put in words
+//! for the user. Nothing here knows what the values mean.
+//!
+//! Three promises are the caller's: a struct to decode has at least one field, whatever a peer may
+//! leave out or send as `null` is an `Option` or has a default, and floats to encode are finite.
+
+#[cfg(test)]
+mod fuzz;
+mod misfit;
+mod scan;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::Chars;
+
+use nanoserde::{DeJson, DeJsonErr, DeJsonState, DeJsonTok, SerJson, SerJsonState};
+
+/// Why a text cannot be used, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// A clause in our own words. Of the text it quotes, shortened, only names, numbers, and a
+    /// string where one of a few words belongs: any other could be a secret.
+    pub what: String,
+}
+
+impl Problem {
+    fn at(text: &str, offset: usize, what: String) -> Problem {
+        let before = text.get(..offset).unwrap_or(text);
+        let last_line = before.rsplit('\n').next().unwrap_or(before);
+        Problem {
+            line: before.matches('\n').count() + 1,
+            column: last_line.chars().count() + 1,
+            what,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "line {}, column {}: {}",
+            self.line, self.column, self.what
+        )
+    }
+}
+
+/// Decodes a text that is exactly one JSON value of the form of `T`.
+///
+/// Unknown fields are skipped, of fields that occur twice the last one counts. Integers outside the
+/// range of `i64` count as floats, so no integer type takes them. A number too large for `f64`,
+/// half a surrogate pair and more than [`JSON_DEPTH_MAX`](crate::limits::JSON_DEPTH_MAX) levels are
+/// refused wherever they stand. RFC 8259.
+pub fn parse<T: DeJson>(bytes: &[u8]) -> Result<T, Problem> {
+    let text = utf8(bytes)?;
+    let readable = strict(text)?;
+    let mut rest = readable.chars();
+    let mut state = DeJsonState::default();
+    state.next(&mut rest);
+    state
+        .next_tok(&mut rest)
+        .and_then(|()| T::de_json(&mut state, &mut rest))
+        .map_err(|cause| misfit::problem(text, &readable, rest.as_str(), &state, &cause.msg))
+}
+
+/// Whether `text` is exactly one JSON value that [`parse`] would look into.
+pub fn check(text: &str) -> Result<(), Problem> {
+    strict(text).map(drop)
+}
+
+fn strict(text: &str) -> Result<Cow<'_, str>, Problem> {
+    scan::strict(text).map_err(|fault| {
+        let what = match fault.at < text.len() {
+            true => fault.what.to_owned(),
+            false => format!("{}, but the text ends", fault.what),
+        };
+        Problem::at(text, fault.at, what)
+    })
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        let text = std::str::from_utf8(valid).unwrap_or_default();
+        Problem::at(text, text.len(), "this byte is not UTF-8".to_owned())
+    })
+}
+
+/// Encodes without white space. Valid JSON as long as every float is finite and every map key a
+/// string.
+pub fn text<T: SerJson>(value: &T) -> String {
+    value.serialize_json()
+}
+
+/// Appends `text` as a JSON string.
+///
+/// Control characters, C1 included, and U+2028 and U+2029 are escaped, so the result is one line to
+/// every reader and harmless to a terminal.
+pub fn quote(text: &str, out: &mut String) {
+    out.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{2028}' | '\u{2029}' => escape(character, out),
+            _ if character.is_control() => escape(character, out),
+            _ => out.push(character),
+        }
+    }
+    out.push('"');
+}
+
+fn escape(character: char, out: &mut String) {
+    out.push_str(&format!("\\u{:04x}", u32::from(character)));
+}
+
+/// Any JSON value, as text: one line, without white space between its parts.
+///
+/// The order of fields, repeated fields and the digits of numbers are kept as they came; a `+` in
+/// an exponent goes, and strings are escaped as [`quote`] does. As an `Option<Raw>`, `null` is
+/// `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raw(String);
+
+impl Raw {
+    /// Fails as [`check`] does.
+    pub fn parse(text: &str) -> Result<Raw, Problem> {
+        parse(text.as_bytes())
+    }
+
+    /// The text of the value.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl DeJson for Raw {
+    // A walk over tokens: recursion would tie the depth of foreign values to the size of our stack.
+    fn de_json(state: &mut DeJsonState, input: &mut Chars<'_>) -> Result<Raw, DeJsonErr> {
+        let mut out = String::new();
+        let mut depth = 0_usize;
+        loop {
+            match state.tok {
+                DeJsonTok::Str => quote(&state.strbuf, &mut out),
+                DeJsonTok::U64(_) | DeJsonTok::I64(_) | DeJsonTok::F64(_) => {
+                    out.push_str(scan::as_written(&state.numbuf));
+                }
+                DeJsonTok::Bool(true) => out.push_str("true"),
+                DeJsonTok::Bool(false) => out.push_str("false"),
+                DeJsonTok::Null => out.push_str("null"),
+                DeJsonTok::Colon => out.push(':'),
+                DeJsonTok::Comma => out.push(','),
+                DeJsonTok::CurlyOpen => out.push('{'),
+                DeJsonTok::CurlyClose => out.push('}'),
+                DeJsonTok::BlockOpen => out.push('['),
+                DeJsonTok::BlockClose => out.push(']'),
+                _ => return Err(state.err_parse("a value")),
+            }
+            depth = match state.tok {
+                DeJsonTok::CurlyOpen | DeJsonTok::BlockOpen => depth + 1,
+                DeJsonTok::CurlyClose | DeJsonTok::BlockClose => depth.saturating_sub(1),
+                _ => depth,
+            };
+            state.next_tok(input)?;
+            if depth == 0 {
+                return Ok(Raw(out));
+            }
+        }
+    }
+}
+
+impl SerJson for Raw {
+    fn ser_json(&self, _depth: usize, state: &mut SerJsonState) {
+        state.out.push_str(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::JSON_DEPTH_MAX;
+
+    #[derive(DeJson)]
+    struct Part {
+        parts: Vec<Part>,
+    }
+
+    #[derive(Debug, DeJson, PartialEq)]
+    struct Count {
+        q: Option<u64>,
+    }
+
+    fn refused<T: DeJson + fmt::Debug>(text: &str) -> String {
+        parse::<T>(text.as_bytes()).unwrap_err().to_string()
+    }
+
+    fn nested(depth: usize) -> String {
+        format!(
+            "{{\"zz\":{}{}}}",
+            "[".repeat(depth - 1),
+            "]".repeat(depth - 1)
+        )
+    }
+
+    #[test]
+    fn what_breaks_nanoserde_is_refused_with_its_place() {
+        let cases = [
+            (
+                "{\"q\":1,\"zz\":[",
+                "column 14: expected a value or ']', but the text ends",
+            ),
+            ("{\"q\":1,\"q\":}", "column 12: expected a value"),
+            ("{\"q\":}", "column 6: expected a value"),
+            ("{\"q\":,", "column 6: expected a value"),
+            ("{\"q\":", "column 6: expected a value, but the text ends"),
+            ("{\"q\":1}]", "column 8: nothing may follow the value"),
+            (
+                "{\"q\":1}{\"q\":2}",
+                "column 8: nothing may follow the value",
+            ),
+            ("{\"q\":1}\0", "column 8: nothing may follow the value"),
+            (
+                "{\"q\":1,\"z\":\"\0\"}",
+                "column 13: control characters in a string must be escaped",
+            ),
+            (
+                "{\"z\":\"\\ud83d\"}",
+                "column 7: half of a surrogate pair is no character",
+            ),
+            ("{\"z\":[1 2 : : ,,]}", "column 9: expected ',' or ']'"),
+            ("{\"z\":1e400}", "column 6: this number is too large"),
+            (
+                "\u{feff}{}",
+                "column 1: the text begins with a byte order mark; it must not",
+            ),
+        ];
+        for (text, problem) in cases {
+            assert_eq!(
+                refused::<Count>(text),
+                format!("line 1, {problem}"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded_and_costs_no_stack() {
+        assert_eq!(
+            parse(nested(JSON_DEPTH_MAX).as_bytes()),
+            Ok(Count { q: None })
+        );
+        // The one bracket too many stands behind `{"zz":` and 31 others.
+        for depth in [JSON_DEPTH_MAX + 1, 100_000] {
+            let problem = refused::<Count>(&nested(depth));
+            assert_eq!(problem, "line 1, column 38: nested too deeply");
+        }
+        assert!(check(&"[".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn the_deepest_type_fits_a_small_stack() {
+        let levels = JSON_DEPTH_MAX / 2;
+        let open = "{\"parts\":[".repeat(levels);
+        let text = open + &"]}".repeat(levels);
+        let thread = std::thread::Builder::new().stack_size(256 * 1024);
+        let parsed = thread
+            .spawn(move || parse::<Part>(text.as_bytes()).map(drop))
+            .unwrap();
+        assert_eq!(parsed.join().unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn numbers_neither_wrap_nor_fail_without_need() {
+        let largest = i64::MAX.to_string();
+        assert_eq!(parse::<i64>(largest.as_bytes()), Ok(i64::MAX));
+        assert_eq!(
+            parse::<u64>(largest.as_bytes()),
+            Ok(9_223_372_036_854_775_807)
+        );
+        assert_eq!(parse::<i64>(b"-9223372036854775808"), Ok(i64::MIN));
+        for wide in [
+            "9223372036854775808",
+            "18446744073709551615",
+            "-9223372036854775809",
+        ] {
+            let problem = format!("line 1, column 1: this value is out of range: {wide}");
+            assert_eq!(refused::<i64>(wide), problem);
+            assert_eq!(refused::<u64>(wide), problem);
+            assert_eq!(parse::<f64>(wide.as_bytes()), Ok(wide.parse().unwrap()));
+            let skipped = format!("{{\"z\":{wide},\"q\":7}}");
+            assert_eq!(parse(skipped.as_bytes()), Ok(Count { q: Some(7) }));
+        }
+        for (text, value) in [("1E+5", 1e5), ("1e5", 1e5), ("-0", 0.0), ("1.5e-3", 0.0015)] {
+            assert_eq!(parse::<f64>(text.as_bytes()), Ok(value), "{text}");
+        }
+        assert_eq!(parse::<i64>(b"-0"), Ok(0));
+        assert_eq!(parse::<u16>(b"65535"), Ok(65_535));
+        assert!(parse::<u16>(b"65536").is_err());
+        assert!(parse::<i64>(b"1e3").is_err());
+    }
+
+    #[test]
+    fn the_last_of_equal_fields_counts_and_unknown_ones_are_skipped() {
+        let text = " {\"q\":1,\"x\":{\"q\":[{}]},\"q\":null,\"q\":\t3}\r\n";
+        assert_eq!(parse(text.as_bytes()), Ok(Count { q: Some(3) }));
+        assert_eq!(
+            parse(b"{\"z\":\"\\u0000\",\"q\":1}"),
+            Ok(Count { q: Some(1) })
+        );
+    }
+
+    #[test]
+    fn places_count_lines_and_characters() {
+        let problem = parse::<Count>("{\n \"ü\": 1,\r\n \"öö\" 2}".as_bytes()).unwrap_err();
+        assert_eq!(problem.to_string(), "line 3, column 7: expected ':'");
+        let problem = parse::<Count>(b"{\"\xc3\xbc\":\n\"\xff\"}").unwrap_err();
+        assert_eq!(
+            problem.to_string(),
+            "line 2, column 2: this byte is not UTF-8"
+        );
+    }
+
+    #[test]
+    fn quoting_is_undone_by_parsing_and_stays_on_one_line() {
+        let all: String = ('\0'..'\u{3000}').chain(['\u{fffd}', '😀']).collect();
+        let mut quoted = String::new();
+        quote(&all, &mut quoted);
+        assert_eq!(parse::<String>(quoted.as_bytes()), Ok(all.clone()));
+        assert!(!quoted.contains(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{2029}'));
+        assert_eq!(parse::<String>(text(&all).as_bytes()), Ok(all));
+    }
+
+    #[test]
+    fn raw_values_come_back_as_they_were() {
+        let wide = "1".repeat(300);
+        let cases = [
+            (
+                " { \"x\" : [ 1.50 , -0 , 1e5 , 1E+5 ] } ",
+                "{\"x\":[1.50,-0,1e5,1E5]}",
+            ),
+            ("18446744073709551616", "18446744073709551616"),
+            ("[-9223372036854775809,5e0]", "[-9223372036854775809,5e0]"),
+            ("{\"a\":1,\"a\":{},\"\":[]}", "{\"a\":1,\"a\":{},\"\":[]}"),
+            ("[true,\nfalse,\tnull]", "[true,false,null]"),
+            ("\"\\u00e4\\/\\n\"", "\"ä/\\n\""),
+            (&wide, &wide),
+        ];
+        for (given, kept) in cases {
+            let raw = Raw::parse(given).unwrap();
+            assert_eq!(raw.as_str(), kept);
+            assert_eq!(text(&raw), kept);
+            assert_eq!(Raw::parse(kept).as_ref(), Ok(&raw));
+        }
+        let kept = |text: &str| parse::<Vec<Option<Raw>>>(text.as_bytes());
+        assert_eq!(
+            kept("[null,[null]]"),
+            Ok(vec![None, Some(Raw("[null]".into()))])
+        );
+        assert!(Raw::parse("{\"cut\":").is_err());
+        // Even on text that nobody checked it neither panics nor spins.
+        for unchecked in ["", "]", "[", "{\"a\":", "[}", ":", "}{"] {
+            drop(Raw::deserialize_json(unchecked));
+        }
+    }
+}
