@@ -209,7 +209,12 @@ pub const VERBS: &[Verb] = &[
                 value: Value::Required("TIME"),
                 help: "only lines since then: 10m, 2h, 2026-03-01, '2026-03-01 10:00'",
             },
-            Flag { long: "json", short: None, value: Value::None, help: "print the lines as stored" },
+            Flag {
+                long: "json",
+                short: None,
+                value: Value::None,
+                help: "print the lines as stored",
+            },
         ],
         summary: "Show the daemon's log",
         about: "Shows the last lines of the log, oldest first, reaching back into rotated files.",
@@ -453,7 +458,8 @@ pub fn following(words: &[String]) -> Vec<&'static str> {
     let mut next: Vec<&'static str> = Vec::new();
     for verb in VERBS {
         let rest = verb.words.iter().zip(words).all(|(word, typed)| word == typed);
-        if let Some(word) = verb.words.get(words.len()).filter(|word| rest && !next.contains(word)) {
+        if let Some(word) = verb.words.get(words.len()).filter(|word| rest && !next.contains(word))
+        {
             next.push(word);
         }
     }
@@ -540,7 +546,8 @@ fn distance(left: &str, right: &str) -> usize {
         for (j, b) in right.iter().enumerate() {
             let change = at(&row, j) + usize::from(a != b);
             let mut least = change.min(at(&row, j + 1) + 1).min(at(&next, j) + 1);
-            let swapped = i > 0 && j > 0 && left.get(i - 1) == Some(b) && right.get(j - 1) == Some(a);
+            let swapped =
+                i > 0 && j > 0 && left.get(i - 1) == Some(b) && right.get(j - 1) == Some(a);
             if swapped {
                 least = least.min(at(&before, j - 1) + 1);
             }
@@ -670,16 +677,31 @@ mod tests {
             ("daemon staus", "unknown command 'daemon staus'; did you mean 'daemon status'?"),
             ("daemon frobnicate", "unknown command 'daemon frobnicate'"),
             ("daemon start --fore", "unknown option '--fore'"),
-            ("daemon start --foregruond", "unknown option '--foregruond'; did you mean '--foreground'?"),
+            (
+                "daemon start --foregruond",
+                "unknown option '--foregruond'; did you mean '--foreground'?",
+            ),
             ("daemon status -x", "unknown option '-x'"),
-            ("daemon logs --lines -5", "--lines takes a number of lines from 0 to 4294967295, not '-5'"),
-            ("daemon logs --lines x", "--lines takes a number of lines from 0 to 4294967295, not 'x'"),
+            (
+                "daemon logs --lines -5",
+                "--lines takes a number of lines from 0 to 4294967295, not '-5'",
+            ),
+            (
+                "daemon logs --lines x",
+                "--lines takes a number of lines from 0 to 4294967295, not 'x'",
+            ),
             ("daemon logs --lines", "--lines needs a value: --lines N"),
-            ("daemon start --port 99999", "--port takes a port number from 0 to 65535, not '99999'"),
+            (
+                "daemon start --port 99999",
+                "--port takes a port number from 0 to 65535, not '99999'",
+            ),
             ("daemon start --port +5", "--port takes a port number from 0 to 65535, not '+5'"),
             ("daemon start --port 1 --port 2", "--port was given twice"),
             ("daemon start now", "unexpected argument 'now'"),
-            ("daemon stop --timeout 86401", "--timeout takes a number of seconds from 0 to 86400, not '86401'"),
+            (
+                "daemon stop --timeout 86401",
+                "--timeout takes a number of seconds from 0 to 86400, not '86401'",
+            ),
             ("daemon logs --level loud", "--level takes debug, info, warn or error, not 'loud'"),
             ("daemon restart --if-idle --force", "--if-idle and --force exclude each other"),
             ("completions tcsh", "SHELL is one of bash, zsh, fish, not 'tcsh'"),
@@ -710,7 +732,10 @@ mod tests {
         }
         assert!(matches!(parsed("--help").unwrap().0, Command::Print(_)));
         assert!(matches!(parsed("daemon --help").unwrap().0, Command::Print(_)));
-        assert_eq!(refused("help daemon strat"), "unknown command 'daemon strat'; did you mean 'daemon start'?");
+        assert_eq!(
+            refused("help daemon strat"),
+            "unknown command 'daemon strat'; did you mean 'daemon start'?"
+        );
     }
 
     #[test]

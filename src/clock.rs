@@ -157,10 +157,8 @@ impl Date {
     /// The date so many days after 1 January 1970.
     fn of(days: i64) -> Date {
         let days = days + EPOCH;
-        let (cycles, days) = (
-            days.div_euclid(DAYS_IN_400_YEARS),
-            days.rem_euclid(DAYS_IN_400_YEARS),
-        );
+        let (cycles, days) =
+            (days.div_euclid(DAYS_IN_400_YEARS), days.rem_euclid(DAYS_IN_400_YEARS));
         // The leap day that only the last century, or year, of a cycle has still belongs to it.
         let centuries = (days / DAYS_IN_CENTURY).min(3);
         let days = days - centuries * DAYS_IN_CENTURY;
@@ -168,10 +166,8 @@ impl Date {
         let years = (days / DAYS_IN_YEAR).min(3);
         let days = days - years * DAYS_IN_YEAR;
         let months = DAYS_BEFORE.into_iter().zip(0_i64..);
-        let (before, month) = months
-            .take_while(|(before, _)| *before <= days)
-            .last()
-            .unwrap_or_default();
+        let (before, month) =
+            months.take_while(|(before, _)| *before <= days).last().unwrap_or_default();
         Date {
             year: 400 * cycles + 100 * centuries + 4 * leaps + years + month / 10,
             month: (month + 2) % 12 + 1,
@@ -183,9 +179,7 @@ impl Date {
     fn days(self) -> i64 {
         let month = (self.month + 9) % 12;
         let year = self.year - month / 10;
-        let before = usize::try_from(month)
-            .ok()
-            .and_then(|month| DAYS_BEFORE.get(month));
+        let before = usize::try_from(month).ok().and_then(|month| DAYS_BEFORE.get(month));
         let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
         year * DAYS_IN_YEAR + leap_days + before.unwrap_or(&0) + self.day - 1 - EPOCH
     }
@@ -226,19 +220,10 @@ impl Reader<'_> {
         if self.one_of(".").is_none() {
             return Some(0);
         }
-        let rest = self
-            .0
-            .trim_start_matches(|digit: char| digit.is_ascii_digit());
-        let digits = self
-            .0
-            .strip_suffix(rest)
-            .filter(|digits| !digits.is_empty())?;
+        let rest = self.0.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        let digits = self.0.strip_suffix(rest).filter(|digits| !digits.is_empty())?;
         self.0 = rest;
-        let millis = digits
-            .chars()
-            .chain("00".chars())
-            .take(3)
-            .collect::<String>();
+        let millis = digits.chars().chain("00".chars()).take(3).collect::<String>();
         millis.parse().ok()
     }
 
@@ -251,11 +236,7 @@ impl Reader<'_> {
     }
 
     fn one_of(&mut self, choices: &str) -> Option<char> {
-        let first = self
-            .0
-            .chars()
-            .next()
-            .filter(|first| choices.contains(*first))?;
+        let first = self.0.chars().next().filter(|first| choices.contains(*first))?;
         self.0 = self.0.strip_prefix(first)?;
         Some(first)
     }
@@ -277,10 +258,7 @@ mod tests {
             (0, "1970-01-01T00:00:00.000Z"),
             (-1, "1969-12-31T23:59:59.999Z"),
             (TEN, "2026-03-01T10:00:00.000Z"),
-            (
-                TEN + 12 * HOUR + 34 * MINUTE + 56_789,
-                "2026-03-01T22:34:56.789Z",
-            ),
+            (TEN + 12 * HOUR + 34 * MINUTE + 56_789, "2026-03-01T22:34:56.789Z"),
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),
             (-2_203_891_200_001, "1900-02-28T23:59:59.999Z"),
             (-2_203_891_200_000, "1900-03-01T00:00:00.000Z"),
@@ -432,29 +410,14 @@ mod tests {
         assert_eq!(moment("10m", TEN), Some(TEN - 10 * MINUTE));
         assert_eq!(moment("0s", i64::MIN), Some(i64::MIN));
         assert_eq!(moment("1s", i64::MIN), None);
-        assert_eq!(
-            moment("9223372036854775s", 0),
-            Some(-9_223_372_036_854_775_000)
-        );
+        assert_eq!(moment("9223372036854775s", 0), Some(-9_223_372_036_854_775_000));
         assert_eq!(moment("9223372036854776s", 0), None);
         assert_eq!(moment("213503982334601d", TEN), None);
         assert_eq!(moment("2026-03-01T11:00:00+01:00", 0), Some(TEN));
-        for text in [
-            "",
-            "10",
-            "yesterday",
-            "10:00",
-            "2026-02-29",
-            "2026-03-01 ",
-            "2026-03-01 10",
-        ] {
+        for text in ["", "10", "yesterday", "10:00", "2026-02-29", "2026-03-01 ", "2026-03-01 10"] {
             assert_eq!(moment(text, TEN), None, "{text}");
         }
-        for text in [
-            "2026-03-01 10:00:",
-            "2026-03-01 10:00:61",
-            "2026-03-01 10:00:00.5",
-        ] {
+        for text in ["2026-03-01 10:00:", "2026-03-01 10:00:61", "2026-03-01 10:00:00.5"] {
             assert_eq!(moment(text, TEN), None, "{text}");
         }
     }
@@ -470,10 +433,7 @@ mod tests {
             // No zone is further than a day from UTC.
             assert!((millis - TEN).abs() < DAY, "{text}");
             let shown = sys::local_time(millis / SECOND);
-            assert_eq!(
-                (shown.hour, shown.minute, shown.second),
-                (hour, minute, second)
-            );
+            assert_eq!((shown.hour, shown.minute, shown.second), (hour, minute, second));
         }
         assert_eq!(moment("2026-03-01", 0), moment("2026-03-01 00:00:00", 0));
         // Years that some systems cannot express end in `None` at worst.

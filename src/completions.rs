@@ -117,7 +117,10 @@ _opta() {
             let help = single_quoted(flag.help).replace(':', "\\:");
             push(&mut script, &format!("        '--{}:{help}'", flag.long));
         }
-        push(&mut script, "        '--help:show help'\n      )\n      _describe option candidates ;;");
+        push(
+            &mut script,
+            "        '--help:show help'\n      )\n      _describe option candidates ;;",
+        );
     }
     script.push_str("  esac\n}\n_opta \"$@\"\n");
     script

@@ -100,14 +100,20 @@ impl LogKeys {
             let bytes = u64::try_from(number).ok().filter(|bytes| *bytes >= limits::LOG_BYTES_MIN);
             config.rotation.bytes = bytes.ok_or_else(|| Error::Config {
                 at: at("log.maxBytes"),
-                because: format!("at least {} bytes are needed, not {number}", limits::LOG_BYTES_MIN),
+                because: format!(
+                    "at least {} bytes are needed, not {number}",
+                    limits::LOG_BYTES_MIN
+                ),
             })?;
         }
         if let Some(number) = self.files {
             let files = u32::try_from(number).ok().filter(|files| *files <= limits::LOG_FILES_MAX);
             config.rotation.files = files.ok_or_else(|| Error::Config {
                 at: at("log.files"),
-                because: format!("a number from 0 to {} is needed, not {number}", limits::LOG_FILES_MAX),
+                because: format!(
+                    "a number from 0 to {} is needed, not {number}",
+                    limits::LOG_FILES_MAX
+                ),
             })?;
         }
         Ok(())

@@ -91,10 +91,11 @@ pub fn contents(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option<V
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let prepared = path.with_extension("new");
     remove(&prepared)?;
-    let written = open(&prepared, OpenOptions::new().write(true).create_new(true)).and_then(|mut file| {
-        file.write_all(bytes).at("write", &prepared)?;
-        std::fs::rename(&prepared, path).at("write", path)
-    });
+    let written =
+        open(&prepared, OpenOptions::new().write(true).create_new(true)).and_then(|mut file| {
+            file.write_all(bytes).at("write", &prepared)?;
+            std::fs::rename(&prepared, path).at("write", path)
+        });
     if written.is_err() {
         // The first failure is the one to report.
         drop(remove(&prepared));

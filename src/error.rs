@@ -9,40 +9,27 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::limits;
+
 /// What went wrong, for the whole process.
 #[derive(Debug)]
 pub enum Error {
     /// The command line cannot be understood; `usage` is the line that shows how.
     Usage { message: String, usage: String },
     /// A system call on a file or directory failed.
-    Io {
-        doing: &'static str,
-        path: PathBuf,
-        cause: io::Error,
-    },
+    Io { doing: &'static str, path: PathBuf, cause: io::Error },
     /// A system call on no file failed.
-    System {
-        doing: &'static str,
-        cause: io::Error,
-    },
+    System { doing: &'static str, cause: io::Error },
     /// The result could not be written to standard output.
     Output(io::Error),
     /// A file or directory exists that must not be trusted with secrets.
-    Untrusted {
-        path: PathBuf,
-        because: &'static str,
-        remedy: String,
-    },
+    Untrusted { path: PathBuf, because: &'static str, remedy: String },
     /// The home directory cannot be told.
     Home { because: String },
     /// The user's settings cannot be used: `at` names file and line, or the variable.
     Config { at: String, because: String },
-    /// The port that was asked for cannot be had.
-    Port {
-        port: u16,
-        cause: io::Error,
-        asked_by: &'static str,
-    },
+    /// The port that was asked for cannot be had; `owner` is who has it, where that can be known.
+    Port { port: u16, cause: io::Error, owner: Option<String>, asked_by: &'static str },
     /// Neither 9999 nor any of the fallback ports can be had.
     Ports { cause: io::Error },
     /// The daemon that was being started said why it cannot serve.
@@ -54,10 +41,7 @@ pub enum Error {
     /// A daemon holds the lock and does not answer.
     Unresponsive { pid: Option<i32>, waited: Duration },
     /// The lock is held by a process that cannot be seen from here: another host or container.
-    HeldElsewhere {
-        lock: PathBuf,
-        hostname: Option<String>,
-    },
+    HeldElsewhere { lock: PathBuf, hostname: Option<String> },
     /// Other starters have kept the door closed for too long.
     Queue { lock: PathBuf, waited: Duration },
     /// There is no daemon and the command needs one.
@@ -67,15 +51,11 @@ pub enum Error {
     /// The daemon has work in flight and was asked to leave only if idle.
     Busy,
     /// The daemon has crashed too often for another automatic restart.
-    CrashLoop {
-        deaths: usize,
-        cause: Option<String>,
-        log: PathBuf,
-    },
+    CrashLoop { crashes: usize, cause: Option<String>, log: PathBuf },
+    /// The daemon was started, and somebody has stopped it since.
+    StoppedMeanwhile,
     /// The daemon answered something that this version does not understand.
     Reply { what: &'static str, because: String },
-    /// The daemon speaks another version of the protocol.
-    Protocol { daemon: String, ours: &'static str },
 }
 
 impl Error {
@@ -99,9 +79,7 @@ impl Error {
             Error::Config { .. } => "INVALID_CONFIG",
             Error::Port { .. } | Error::Ports { .. } => "PORT_IN_USE",
             Error::StartFailed { .. } | Error::DiedStarting { .. } => "START_FAILED",
-            Error::StartTimedOut { .. } | Error::Queue { .. } => {
-                "TIMEOUT"
-            }
+            Error::StartTimedOut { .. } | Error::Queue { .. } => "TIMEOUT",
             Error::Unresponsive { .. } => "UNRESPONSIVE",
             Error::HeldElsewhere { .. } => "HELD_ELSEWHERE",
             Error::NotRunning => "NOT_RUNNING",
@@ -110,7 +88,6 @@ impl Error {
             Error::CrashLoop { .. } => "CRASH_LOOP",
             Error::StoppedMeanwhile => "STOPPED_MEANWHILE",
             Error::Reply { .. } => "BAD_REPLY",
-            Error::Protocol { .. } => "PROTOCOL_MISMATCH",
         }
     }
 
@@ -140,7 +117,6 @@ impl Error {
             Error::StillRunning { .. } => {
                 Some("to end it by force: opta daemon stop --force".into())
             }
-            Error::Protocol { .. } => Some("bring both to one version: opta daemon restart".into()),
             _ => None,
         }
     }
@@ -162,90 +138,66 @@ impl fmt::Display for Error {
             }
             Error::Home { because } => write!(f, "cannot find your home directory: {because}"),
             Error::Config { at, because } => write!(f, "cannot use the settings: {at}: {because}"),
-            Error::Port { port, cause, owner, .. } => {
-                write!(f, "cannot listen on 127.0.0.1:{port}: {}", reason(cause))?;
-                owner.as_ref().map_or(Ok(()), |owner| write!(f, " ({owner} has it)"))
-            }
-            Error::Ports { cause } => write!(
-                f,
-                "cannot listen on 127.0.0.1: port 9999 and ports 10000 to 10020 are all taken ({})",
-                reason(cause)
-            ),
-            Error::StartFailed { message, .. } => write!(f, "cannot start the daemon: {message}"),
-            Error::DiedStarting { .. } => {
-                write!(
-                    f,
-                    "cannot start the daemon: it ended while starting, without a word"
-                )
-            }
-            Error::StartTimedOut { waited, .. } => {
-                write!(
-                    f,
-                    "cannot start the daemon: not ready after {}s",
-                    waited.as_secs()
-                )
+            Error::Reply { what, because } => write!(f, "cannot {what}: {because}"),
+            Error::NotRunning => write!(f, "cannot reach the daemon: it is not running"),
+            Error::Busy => write!(f, "cannot stop the daemon: a turn is in progress"),
+            Error::StillRunning { pid, waited } => {
+                let seconds = waited.as_secs();
+                write!(f, "cannot stop the daemon (pid {pid}): still running after {seconds}s")
             }
             Error::Unresponsive { pid, waited } => {
-                write!(f, "cannot reach the daemon")?;
-                if let Some(pid) = pid {
-                    write!(f, " (pid {pid})")?;
-                }
-                write!(
-                    f,
-                    ": it is alive and has not answered in {}s",
-                    waited.as_secs()
-                )
+                let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+                let seconds = waited.as_secs();
+                write!(f, "cannot reach the daemon{pid}: it is alive, no answer in {seconds}s")
             }
             Error::HeldElsewhere { lock, hostname } => {
-                write!(
-                    f,
-                    "cannot reach the daemon: {} is locked by a process",
-                    lock.display()
-                )?;
-                match hostname {
-                    Some(name) => write!(f, " that cannot be seen from here (started on {name})"),
-                    None => write!(f, " that cannot be seen from here"),
-                }
+                let place = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
+                let lock = lock.display();
+                write!(f, "cannot reach the daemon: a process{place} that cannot be seen from here ")?;
+                write!(f, "has locked {lock}")
             }
-            Error::Queue { lock, waited } => write!(
-                f,
-                "cannot start the daemon: other starters have held {} for {}s",
-                lock.display(),
-                waited.as_secs()
-            ),
-            Error::NotRunning => write!(f, "cannot reach the daemon: it is not running"),
-            Error::StillRunning { pid, waited } => write!(
-                f,
-                "cannot stop the daemon (pid {pid}): still running after {}s",
-                waited.as_secs()
-            ),
-            Error::Busy { turns } => {
-                write!(
-                    f,
-                    "cannot stop the daemon: it is busy ({turns} turns in progress)"
-                )
+            Error::Port { .. }
+            | Error::Ports { .. }
+            | Error::Queue { .. }
+            | Error::StartFailed { .. }
+            | Error::DiedStarting { .. }
+            | Error::StartTimedOut { .. }
+            | Error::StoppedMeanwhile
+            | Error::CrashLoop { .. } => {
+                write!(f, "cannot start the daemon: {}", self.start_failure())
             }
-            Error::WaitedInVain { waited } => {
-                write!(
-                    f,
-                    "cannot reach the daemon: not running after {}s",
-                    waited.as_secs()
-                )
+        }
+    }
+}
+
+impl Error {
+    /// Why no daemon came of a start.
+    fn start_failure(&self) -> String {
+        match self {
+            Error::Port { port, cause, owner, .. } => {
+                let owner = owner.as_ref().map_or(String::new(), |owner| format!(" ({owner})"));
+                format!("cannot listen on 127.0.0.1:{port}: {}{owner}", reason(cause))
             }
-            Error::CrashLoop { deaths, cause, .. } => {
-                write!(
-                    f,
-                    "cannot restart the daemon: it has crashed {deaths} times in a minute"
-                )?;
-                cause
-                    .as_ref()
-                    .map_or(Ok(()), |cause| write!(f, ": {cause}"))
+            Error::Ports { cause } => {
+                let (port, others) = (limits::PORT_DEFAULT, limits::PORTS_FALLBACK);
+                let (first, last) = (others.start(), others.end());
+                let reason = reason(cause);
+                format!("cannot listen on 127.0.0.1:{port}, nor on {first} to {last}: {reason}")
             }
-            Error::Reply { what, because } => write!(f, "cannot {what}: {because}"),
-            Error::Protocol { daemon, ours } => write!(
-                f,
-                "cannot talk to the daemon: it speaks protocol {daemon}, this command {ours}"
-            ),
+            Error::Queue { lock, waited } => {
+                let seconds = waited.as_secs();
+                format!("another start has held {} for {seconds}s", lock.display())
+            }
+            Error::StartFailed { message, .. } => message.clone(),
+            Error::StartTimedOut { waited, .. } => {
+                format!("it was not ready after {}s", waited.as_secs())
+            }
+            Error::StoppedMeanwhile => "it did start, and was stopped by somebody else".to_owned(),
+            Error::CrashLoop { crashes, cause, .. } => {
+                let cause = cause.as_ref().map_or(String::new(), |cause| format!(": {cause}"));
+                format!("it has crashed {crashes} times within a minute{cause}")
+            }
+            _ => "it ended while starting, without a word".to_owned(),
         }
     }
 }
@@ -280,11 +232,7 @@ pub trait At<T> {
 
 impl<T> At<T> for io::Result<T> {
     fn at(self, doing: &'static str, path: &Path) -> Result<T, Error> {
-        self.map_err(|cause| Error::Io {
-            doing,
-            path: path.to_owned(),
-            cause,
-        })
+        self.map_err(|cause| Error::Io { doing, path: path.to_owned(), cause })
     }
 }
 
@@ -308,10 +256,7 @@ mod tests {
     fn an_io_error_reads_as_a_sentence_without_a_number() {
         let failed: io::Result<()> = Err(io::Error::from_raw_os_error(13));
         let error = failed.at("read", Path::new("/x/state.json")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "cannot read /x/state.json: Permission denied"
-        );
+        assert_eq!(error.to_string(), "cannot read /x/state.json: Permission denied");
         assert_eq!(error.status(), 1);
     }
 }

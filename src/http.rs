@@ -29,7 +29,12 @@ pub struct Reply {
 /// # Errors
 /// `TimedOut` when the time is over, `InvalidData` for what is no HTTP answer, `UnexpectedEof` for one
 /// that is cut short, and whatever the system says, `ConnectionRefused` above all.
-pub fn call(port: u16, request: &Request<'_>, limit: Duration, bytes_max: usize) -> io::Result<Reply> {
+pub fn call(
+    port: u16,
+    request: &Request<'_>,
+    limit: Duration,
+    bytes_max: usize,
+) -> io::Result<Reply> {
     let deadline = Instant::now() + limit;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
@@ -69,7 +74,9 @@ fn read_reply<S: Read>(
     let mut expected: Option<(usize, u16)> = None;
     let mut chunk = [0_u8; 4096];
     loop {
-        if expected.is_none() && let Some(end) = end_of_head(&bytes) {
+        if expected.is_none()
+            && let Some(end) = end_of_head(&bytes)
+        {
             let (status, length) = parse_head(bytes.get(..end).unwrap_or_default())?;
             if length > bytes_max {
                 return Err(invalid("the answer is too long"));
@@ -80,7 +87,10 @@ fn read_reply<S: Read>(
             && bytes.len() >= total
         {
             let start = end_of_head(&bytes).unwrap_or(0);
-            return Ok(Reply { status, body: bytes.get(start..total).unwrap_or_default().to_vec() });
+            return Ok(Reply {
+                status,
+                body: bytes.get(start..total).unwrap_or_default().to_vec(),
+            });
         }
         if expected.is_none() && bytes.len() > bytes_max {
             return Err(invalid("the head of the answer is too long"));
@@ -168,7 +178,10 @@ mod tests {
     #[test]
     fn an_answer_may_be_as_long_as_the_limit_and_no_longer() {
         let with = |length: usize| {
-            read(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(length)))
+            read(&format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}",
+                "x".repeat(length)
+            ))
         };
         assert_eq!(with(100).unwrap().body.len(), 100);
         assert!(with(101).is_err());

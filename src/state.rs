@@ -64,7 +64,8 @@ pub fn read(paths: &Paths) -> Result<Found, Error> {
         return Ok(Found::Nothing);
     };
     let bytes = disk::contents(&mut file, &path, limits::STATE_BYTES_MAX)?;
-    let card = bytes.and_then(|bytes| json::parse::<Fields>(&bytes).ok()).and_then(Card::from_fields);
+    let card =
+        bytes.and_then(|bytes| json::parse::<Fields>(&bytes).ok()).and_then(Card::from_fields);
     Ok(card.map_or(Found::Damaged, |card| Found::Card(Box::new(card))))
 }
 

@@ -44,9 +44,7 @@ impl Token {
         let differences = ours
             .iter()
             .zip(presented)
-            .fold(0_u8, |differences, (ours, theirs)| {
-                differences | (ours ^ theirs)
-            });
+            .fold(0_u8, |differences, (ours, theirs)| differences | (ours ^ theirs));
         // The length is no secret; the comparison of the bytes must not be cut short by it.
         std::hint::black_box(differences) == 0 && ours.len() == presented.len()
     }

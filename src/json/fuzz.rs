@@ -101,20 +101,14 @@ fn decoded_mutations(seed: u64) -> usize {
 /// A document with one or two random changes, which may leave it valid, or not even UTF-8.
 fn mutation(random: &mut fastrand::Rng) -> Vec<u8> {
     let splices: Vec<&str> = SPLICES.split(' ').collect();
-    let mut bytes = DOCUMENTS[random.usize(..DOCUMENTS.len())]
-        .as_bytes()
-        .to_vec();
+    let mut bytes = DOCUMENTS[random.usize(..DOCUMENTS.len())].as_bytes().to_vec();
     for _ in 0..random.usize(1..=2) {
         let at = random.usize(..=bytes.len());
         let end = (at + random.usize(..8)).min(bytes.len());
         match random.u8(..6) {
             0 => drop(bytes.drain(at..end)),
             1 => bytes.insert(at, random.u8(..128)),
-            2 => bytes
-                .iter_mut()
-                .skip(at)
-                .take(1)
-                .for_each(|byte| *byte = random.u8(..)),
+            2 => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte = random.u8(..)),
             3 => {
                 let copy = bytes[at..end].to_vec();
                 let to = random.usize(..=bytes.len());

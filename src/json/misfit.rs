@@ -143,11 +143,7 @@ fn current(readable: &str, rest: &str, state: &DeJsonState) -> usize {
         return all.len();
     }
     // One character behind the token is read ahead, but there is none behind the last.
-    let ahead = if state.cur == '\0' {
-        0
-    } else {
-        state.cur.len_utf8()
-    };
+    let ahead = if state.cur == '\0' { 0 } else { state.cur.len_utf8() };
     let end = readable.len().saturating_sub(rest.len() + ahead);
     let begun = all.iter().filter(|token| token.at < end).count();
     begun.saturating_sub(1)
@@ -168,9 +164,7 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
         let length = match rest.bytes().next() {
             Some(b'"') => string_length(rest),
             Some(b'{' | b'}' | b'[' | b']' | b',' | b':') => 1,
-            _ => rest
-                .find([' ', '\t', '\n', '\r', '}', ']', ','])
-                .unwrap_or(rest.len()),
+            _ => rest.find([' ', '\t', '\n', '\r', '}', ']', ',']).unwrap_or(rest.len()),
         };
         match rest.split_at_checked(length) {
             Some((token, after)) if length > 0 => {
@@ -225,51 +219,24 @@ mod tests {
 
     const MISFITS: &[(&str, &str)] = &[
         ("7", "1, column 1: this value must be an object, not 7"),
-        (
-            "[]",
-            "1, column 1: this value must be an object, not a list",
-        ),
+        ("[]", "1, column 1: this value must be an object, not a list"),
         ("{}", "1, column 1: the field \"port\" is missing"),
-        (
-            "\n {\"x\":{}} ",
-            "2, column 2: the field \"port\" is missing",
-        ),
+        ("\n {\"x\":{}} ", "2, column 2: the field \"port\" is missing"),
         (
             "{\n \"port\": \"x\"}",
             "2, column 10: \"port\" must be a whole number, 0 or more, not a string",
         ),
-        (
-            "{\"port\":-1}",
-            "1, column 9: \"port\" must be a whole number, 0 or more, not -1",
-        ),
-        (
-            "{\"port\":1.5}",
-            "1, column 9: \"port\" must be a whole number, 0 or more, not 1.5",
-        ),
-        (
-            "{\"port\":null}",
-            "1, column 9: \"port\" must be a whole number, 0 or more, not null",
-        ),
-        (
-            "{\"port\":65536}",
-            "1, column 9: \"port\" must be at most 65535, not 65536",
-        ),
+        ("{\"port\":-1}", "1, column 9: \"port\" must be a whole number, 0 or more, not -1"),
+        ("{\"port\":1.5}", "1, column 9: \"port\" must be a whole number, 0 or more, not 1.5"),
+        ("{\"port\":null}", "1, column 9: \"port\" must be a whole number, 0 or more, not null"),
+        ("{\"port\":65536}", "1, column 9: \"port\" must be at most 65535, not 65536"),
         (
             "{\"a\":[1E+5,9223372036854775808],\"port\":18446744073709551615}",
             "1, column 40: \"port\" is out of range: 18446744073709551615",
         ),
-        (
-            "{\"port\":1,\"on\":0}",
-            "1, column 16: \"on\" must be true or false, not 0",
-        ),
-        (
-            "{\"port\":1,\"log\":[1]}",
-            "1, column 17: \"log\" must be an object, not a list",
-        ),
-        (
-            "{\"port\":1,\"logs\":{}}",
-            "1, column 18: \"logs\" must be a list, not an object",
-        ),
+        ("{\"port\":1,\"on\":0}", "1, column 16: \"on\" must be true or false, not 0"),
+        ("{\"port\":1,\"log\":[1]}", "1, column 17: \"log\" must be an object, not a list"),
+        ("{\"port\":1,\"logs\":{}}", "1, column 18: \"logs\" must be a list, not an object"),
         (
             "{\"port\":1,\"logs\":[{},5]}",
             "1, column 22: an item of \"logs\" must be an object, not 5",
@@ -278,10 +245,7 @@ mod tests {
             "{\"port\":1,\n\"log\":{\"level\":\"loud\"}}",
             "2, column 16: \"level\" cannot be \"loud\"",
         ),
-        (
-            "{\"log\":{\"level\":1},\"port\":1}",
-            "1, column 17: \"level\" must be a string, not 1",
-        ),
+        ("{\"log\":{\"level\":1},\"port\":1}", "1, column 17: \"level\" must be a string, not 1"),
         (
             "{\"log\":{\"shift\":-129},\"port\":1}",
             "1, column 17: \"shift\" must be at least -128, not -129",
@@ -312,22 +276,13 @@ mod tests {
     fn a_missing_field_is_placed_at_its_own_object() {
         let text = "[{\"port\":1},\n {\"logs\":[{}],\"x\":[[],{}]},{\"port\":2}]";
         let found = parse::<Vec<Settings>>(text.as_bytes()).unwrap_err();
-        assert_eq!(
-            found.to_string(),
-            "line 2, column 2: the field \"port\" is missing"
-        );
+        assert_eq!(found.to_string(), "line 2, column 2: the field \"port\" is missing");
     }
 
     #[test]
     fn long_quotations_are_cut() {
-        let text = format!(
-            "{{\"port\":1,\"log\":{{\"level\":\"{}\"}}}}",
-            "é".repeat(1_000)
-        );
+        let text = format!("{{\"port\":1,\"log\":{{\"level\":\"{}\"}}}}", "é".repeat(1_000));
         let found = parse::<Settings>(text.as_bytes()).unwrap_err();
-        assert_eq!(
-            found.what,
-            format!("\"level\" cannot be \"{}…\"", "é".repeat(40))
-        );
+        assert_eq!(found.what, format!("\"level\" cannot be \"{}…\"", "é".repeat(40)));
     }
 }

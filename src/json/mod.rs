@@ -45,11 +45,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "line {}, column {}: {}",
-            self.line, self.column, self.what
-        )
+        write!(f, "line {}, column {}: {}", self.line, self.column, self.what)
     }
 }
 
@@ -206,60 +202,34 @@ mod tests {
     }
 
     fn nested(depth: usize) -> String {
-        format!(
-            "{{\"zz\":{}{}}}",
-            "[".repeat(depth - 1),
-            "]".repeat(depth - 1)
-        )
+        format!("{{\"zz\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1))
     }
 
     #[test]
     fn what_breaks_nanoserde_is_refused_with_its_place() {
         let cases = [
-            (
-                "{\"q\":1,\"zz\":[",
-                "column 14: expected a value or ']', but the text ends",
-            ),
+            ("{\"q\":1,\"zz\":[", "column 14: expected a value or ']', but the text ends"),
             ("{\"q\":1,\"q\":}", "column 12: expected a value"),
             ("{\"q\":}", "column 6: expected a value"),
             ("{\"q\":,", "column 6: expected a value"),
             ("{\"q\":", "column 6: expected a value, but the text ends"),
             ("{\"q\":1}]", "column 8: nothing may follow the value"),
-            (
-                "{\"q\":1}{\"q\":2}",
-                "column 8: nothing may follow the value",
-            ),
+            ("{\"q\":1}{\"q\":2}", "column 8: nothing may follow the value"),
             ("{\"q\":1}\0", "column 8: nothing may follow the value"),
-            (
-                "{\"q\":1,\"z\":\"\0\"}",
-                "column 13: control characters in a string must be escaped",
-            ),
-            (
-                "{\"z\":\"\\ud83d\"}",
-                "column 7: half of a surrogate pair is no character",
-            ),
+            ("{\"q\":1,\"z\":\"\0\"}", "column 13: control characters in a string must be escaped"),
+            ("{\"z\":\"\\ud83d\"}", "column 7: half of a surrogate pair is no character"),
             ("{\"z\":[1 2 : : ,,]}", "column 9: expected ',' or ']'"),
             ("{\"z\":1e400}", "column 6: this number is too large"),
-            (
-                "\u{feff}{}",
-                "column 1: the text begins with a byte order mark; it must not",
-            ),
+            ("\u{feff}{}", "column 1: the text begins with a byte order mark; it must not"),
         ];
         for (text, problem) in cases {
-            assert_eq!(
-                refused::<Count>(text),
-                format!("line 1, {problem}"),
-                "{text}"
-            );
+            assert_eq!(refused::<Count>(text), format!("line 1, {problem}"), "{text}");
         }
     }
 
     #[test]
     fn depth_is_bounded_and_costs_no_stack() {
-        assert_eq!(
-            parse(nested(JSON_DEPTH_MAX).as_bytes()),
-            Ok(Count { q: None })
-        );
+        assert_eq!(parse(nested(JSON_DEPTH_MAX).as_bytes()), Ok(Count { q: None }));
         // The one bracket too many stands behind `{"zz":` and 31 others.
         for depth in [JSON_DEPTH_MAX + 1, 100_000] {
             let problem = refused::<Count>(&nested(depth));
@@ -274,9 +244,7 @@ mod tests {
         let open = "{\"parts\":[".repeat(levels);
         let text = open + &"]}".repeat(levels);
         let thread = std::thread::Builder::new().stack_size(256 * 1024);
-        let parsed = thread
-            .spawn(move || parse::<Part>(text.as_bytes()).map(drop))
-            .unwrap();
+        let parsed = thread.spawn(move || parse::<Part>(text.as_bytes()).map(drop)).unwrap();
         assert_eq!(parsed.join().unwrap(), Ok(()));
     }
 
@@ -284,16 +252,9 @@ mod tests {
     fn numbers_neither_wrap_nor_fail_without_need() {
         let largest = i64::MAX.to_string();
         assert_eq!(parse::<i64>(largest.as_bytes()), Ok(i64::MAX));
-        assert_eq!(
-            parse::<u64>(largest.as_bytes()),
-            Ok(9_223_372_036_854_775_807)
-        );
+        assert_eq!(parse::<u64>(largest.as_bytes()), Ok(9_223_372_036_854_775_807));
         assert_eq!(parse::<i64>(b"-9223372036854775808"), Ok(i64::MIN));
-        for wide in [
-            "9223372036854775808",
-            "18446744073709551615",
-            "-9223372036854775809",
-        ] {
+        for wide in ["9223372036854775808", "18446744073709551615", "-9223372036854775809"] {
             let problem = format!("line 1, column 1: this value is out of range: {wide}");
             assert_eq!(refused::<i64>(wide), problem);
             assert_eq!(refused::<u64>(wide), problem);
@@ -314,10 +275,7 @@ mod tests {
     fn the_last_of_equal_fields_counts_and_unknown_ones_are_skipped() {
         let text = " {\"q\":1,\"x\":{\"q\":[{}]},\"q\":null,\"q\":\t3}\r\n";
         assert_eq!(parse(text.as_bytes()), Ok(Count { q: Some(3) }));
-        assert_eq!(
-            parse(b"{\"z\":\"\\u0000\",\"q\":1}"),
-            Ok(Count { q: Some(1) })
-        );
+        assert_eq!(parse(b"{\"z\":\"\\u0000\",\"q\":1}"), Ok(Count { q: Some(1) }));
     }
 
     #[test]
@@ -325,10 +283,7 @@ mod tests {
         let problem = parse::<Count>("{\n \"ü\": 1,\r\n \"öö\" 2}".as_bytes()).unwrap_err();
         assert_eq!(problem.to_string(), "line 3, column 7: expected ':'");
         let problem = parse::<Count>(b"{\"\xc3\xbc\":\n\"\xff\"}").unwrap_err();
-        assert_eq!(
-            problem.to_string(),
-            "line 2, column 2: this byte is not UTF-8"
-        );
+        assert_eq!(problem.to_string(), "line 2, column 2: this byte is not UTF-8");
     }
 
     #[test]
@@ -345,10 +300,7 @@ mod tests {
     fn raw_values_come_back_as_they_were() {
         let wide = "1".repeat(300);
         let cases = [
-            (
-                " { \"x\" : [ 1.50 , -0 , 1e5 , 1E+5 ] } ",
-                "{\"x\":[1.50,-0,1e5,1E5]}",
-            ),
+            (" { \"x\" : [ 1.50 , -0 , 1e5 , 1E+5 ] } ", "{\"x\":[1.50,-0,1e5,1E5]}"),
             ("18446744073709551616", "18446744073709551616"),
             ("[-9223372036854775809,5e0]", "[-9223372036854775809,5e0]"),
             ("{\"a\":1,\"a\":{},\"\":[]}", "{\"a\":1,\"a\":{},\"\":[]}"),
@@ -363,10 +315,7 @@ mod tests {
             assert_eq!(Raw::parse(kept).as_ref(), Ok(&raw));
         }
         let kept = |text: &str| parse::<Vec<Option<Raw>>>(text.as_bytes());
-        assert_eq!(
-            kept("[null,[null]]"),
-            Ok(vec![None, Some(Raw("[null]".into()))])
-        );
+        assert_eq!(kept("[null,[null]]"), Ok(vec![None, Some(Raw("[null]".into()))]));
         assert!(Raw::parse("{\"cut\":").is_err());
         // Even on text that nobody checked it neither panics nor spins.
         for unchecked in ["", "]", "[", "{\"a\":", "[}", ":", "}{"] {

@@ -70,9 +70,7 @@ pub fn as_written(number: &str) -> &str {
 
 /// Whether a valid number is an integer outside the range of `i64`.
 pub fn is_wide(number: &str) -> bool {
-    let integer = number
-        .bytes()
-        .all(|byte| byte == b'-' || byte.is_ascii_digit());
+    let integer = number.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit());
     integer && number.parse::<i64>().is_err()
 }
 
@@ -89,24 +87,14 @@ struct Scan<'t> {
 
 impl<'t> Scan<'t> {
     fn new(text: &'t str) -> Scan<'t> {
-        Scan {
-            text,
-            at: 0,
-            closing: Vec::new(),
-            respelled: String::new(),
-            copied: 0,
-        }
+        Scan { text, at: 0, closing: Vec::new(), respelled: String::new(), copied: 0 }
     }
 
     fn fault(&self, at: usize, what: &'static str) -> Fault {
         let marked = at == 0 && self.text.starts_with('\u{feff}');
         Fault {
             at,
-            what: if marked {
-                "the text begins with a byte order mark; it must not"
-            } else {
-                what
-            },
+            what: if marked { "the text begins with a byte order mark; it must not" } else { what },
         }
     }
 
@@ -173,10 +161,7 @@ impl<'t> Scan<'t> {
 
     fn word(&mut self) -> Result<Due, Fault> {
         let rest = self.text.get(self.at..).unwrap_or_default();
-        match ["true", "false", "null"]
-            .into_iter()
-            .find(|word| rest.starts_with(word))
-        {
+        match ["true", "false", "null"].into_iter().find(|word| rest.starts_with(word)) {
             Some(word) => {
                 self.at += word.len();
                 Ok(Due::Next)
@@ -233,9 +218,7 @@ impl<'t> Scan<'t> {
         let digits = self.text.get(at..at + 6)?.strip_prefix("\\u")?;
         // `from_str_radix` alone would take a sign.
         let all_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        u16::from_str_radix(digits, 16)
-            .ok()
-            .filter(|_| all_hexadecimal)
+        u16::from_str_radix(digits, 16).ok().filter(|_| all_hexadecimal)
     }
 
     fn number(&mut self) -> Result<Due, Fault> {
@@ -287,8 +270,7 @@ impl<'t> Scan<'t> {
 
     /// Passes `skipped` bytes at `at` and spells them as `spelling`.
     fn respell(&mut self, at: usize, skipped: usize, spelling: &str) {
-        self.respelled
-            .push_str(self.text.get(self.copied..at).unwrap_or_default());
+        self.respelled.push_str(self.text.get(self.copied..at).unwrap_or_default());
         self.respelled.push_str(spelling);
         self.copied = at + skipped;
         self.at = self.copied;
@@ -298,8 +280,7 @@ impl<'t> Scan<'t> {
         if self.copied == 0 {
             return Cow::Borrowed(self.text);
         }
-        self.respelled
-            .push_str(self.text.get(self.copied..).unwrap_or_default());
+        self.respelled.push_str(self.text.get(self.copied..).unwrap_or_default());
         Cow::Owned(self.respelled)
     }
 }
@@ -326,10 +307,7 @@ mod tests {
     const RESPELLED: [(&str, &str); 4] = [
         ("[1E+5,2,1.5e+00]", "[1E5,2,1.5e00]"),
         ("9223372036854775808", "9223372036854775808e0"),
-        (
-            "[-9223372036854775809,{\"\\n\":1e+1}]",
-            "[-9223372036854775809e0,{\"\\n\":1e1}]",
-        ),
+        ("[-9223372036854775809,{\"\\n\":1e+1}]", "[-9223372036854775809e0,{\"\\n\":1e1}]"),
         ("[\"1E+5\",1E+5]", "[\"1E+5\",1E5]"),
     ];
 

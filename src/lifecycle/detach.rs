@@ -10,7 +10,7 @@ use crate::error::{At, Doing, Error, one_line};
 use crate::lifecycle::claim::Claim;
 use crate::lock::Door;
 use crate::paths::Paths;
-use crate::sys::detach::{Side, close_inherited, fork_twice};
+use crate::sys::detach::{Side, close_inherited, fork_twice, redirect_input};
 use crate::{limits, sys};
 
 /// Which process this is now.
@@ -84,7 +84,8 @@ pub fn detach(claim: Box<Claim>, door: Door, paths: &Paths) -> Result<Detached, 
 /// Makes the new process independent of where it came from.
 fn settle(claim: &Claim, ready: &Ready, null: File) -> Result<(), Error> {
     let log = claim.log.descriptor();
-    claim.log.capture_stdio(&null).doing("redirect the daemon's output")?;
+    redirect_input(&null).doing("redirect the daemon's input")?;
+    claim.log.capture_stdio().doing("redirect the daemon's output")?;
     drop(null);
     let mut kept = vec![claim.lock.descriptor(), claim.listener.as_raw_fd(), log];
     if let Ready::Pipe(pipe) = ready {
@@ -101,7 +102,8 @@ fn wait_for_word(mut pipe: PipeReader, paths: &Paths) -> Result<(), Error> {
     let mut chunk = [0_u8; 512];
     while !word.ends_with(b"\n") && word.len() < limits::REPORT_BYTES_MAX {
         let left = deadline.saturating_duration_since(Instant::now());
-        let [readable] = sys::wait_readable([pipe.as_fd()], Some(left)).doing("wait for the daemon")?;
+        let [readable] =
+            sys::wait_readable([pipe.as_fd()], Some(left)).doing("wait for the daemon")?;
         if !readable {
             return Err(Error::StartTimedOut { waited: limits::START_MAX, log: paths.log() });
         }

@@ -121,7 +121,7 @@ fn app(card: &Card, log: &Log, events: &Sender<Event>) -> App {
         started: sys::boot_clock(),
         log: log.clone(),
         // The receiver lives as long as the daemon.
-        on_shutdown: Box::new(move || drop(shutdown.send(Event::Shutdown))),
+        on_stop: Box::new(move || drop(shutdown.send(Event::Shutdown))),
         on_activity: Box::new(move || drop(activity.send(Event::Activity))),
     }
 }

@@ -116,9 +116,8 @@ fn glance(paths: &Paths, deadline: Instant) -> Result<Glance, Error> {
         }
     };
     let left = deadline.saturating_duration_since(Instant::now());
-    let unresponsive = |card_lost| {
-        Status::Unresponsive { pid: Some(card.pid), port: Some(card.port), card_lost }
-    };
+    let unresponsive =
+        |card_lost| Status::Unresponsive { pid: Some(card.pid), port: Some(card.port), card_lost };
     Ok(match client::health(&card, left.max(Duration::from_millis(1))) {
         Ok(health) => Glance::Settled(Status::Running { card, health }),
         Err(Silence::Late) => Glance::Settled(unresponsive(false)),

@@ -61,11 +61,9 @@ fn wait_for(child: libc::pid_t) -> io::Result<()> {
     }
 }
 
-/// Makes standard input, output and error what is given, atomically for each. dup2(2).
-pub fn redirect_stdio(input: &File, output: &File) -> io::Result<()> {
-    replace(input, libc::STDIN_FILENO)?;
-    replace(output, libc::STDOUT_FILENO)?;
-    replace(output, libc::STDERR_FILENO)
+/// Makes standard input what is given. dup2(2).
+pub fn redirect_input(input: &File) -> io::Result<()> {
+    replace(input, libc::STDIN_FILENO)
 }
 
 /// Makes standard output and error what is given. dup2(2).
@@ -114,9 +112,7 @@ fn close_between(first: RawFd, last: RawFd) {
 /// The highest descriptor that may be open, as the directory of them tells, or the limit on them.
 fn highest_descriptor() -> RawFd {
     let listed = std::fs::read_dir("/dev/fd").ok().and_then(|entries| {
-        entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok())
-            .max()
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok()).max()
     });
     listed.unwrap_or_else(|| {
         // SAFETY: sysconf takes a constant.

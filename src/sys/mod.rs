@@ -27,11 +27,7 @@ unsafe extern "C" {}
 
 /// The C convention: -1 means "see errno".
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Waits until one of `files` can be read, has ended or is in error, and says which.
@@ -43,11 +39,8 @@ pub fn wait_readable<const N: usize>(
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let mut polled = files.map(|file| libc::pollfd {
-        fd: file.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    });
+    let mut polled =
+        files.map(|file| libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 });
     loop {
         let millis = deadline.map_or(-1, |deadline| {
             // Rounded up: a wait that ends a little early would be repeated as a busy loop.
@@ -142,10 +135,7 @@ pub fn boot_clock() -> Duration {
     // On macOS the monotonic clock includes sleep.
     #[cfg(not(target_os = "linux"))]
     const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a writable timespec; with a clock that exists the call cannot fail.
     unsafe { libc::clock_gettime(CLOCK, &raw mut now) };
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);

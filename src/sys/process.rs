@@ -128,13 +128,7 @@ impl Process {
             let none = std::ptr::null::<libc::siginfo_t>();
             // SAFETY: the descriptor is a live pidfd; no siginfo is passed.
             let result = unsafe {
-                libc::syscall(
-                    libc::SYS_pidfd_send_signal,
-                    self.handle.as_raw_fd(),
-                    number,
-                    none,
-                    0,
-                )
+                libc::syscall(libc::SYS_pidfd_send_signal, self.handle.as_raw_fd(), number, none, 0)
             };
             check(libc::c_int::try_from(result).unwrap_or(-1))
         };
@@ -171,9 +165,7 @@ pub fn own_threads() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
         // A directory has two links and one more for each directory in it.
-        std::fs::metadata("/proc/self/task")
-            .ok()
-            .map(|tasks| tasks.nlink().saturating_sub(2))
+        std::fs::metadata("/proc/self/task").ok().map(|tasks| tasks.nlink().saturating_sub(2))
     }
     #[cfg(not(target_os = "linux"))]
     {
@@ -218,13 +210,7 @@ fn began(pid: i32) -> Option<i64> {
     let size = libc::c_int::try_from(size_of_val(&process)).ok()?;
     // SAFETY: `process` is writable for `size` bytes.
     let got = unsafe {
-        libc::proc_pidinfo(
-            pid,
-            libc::PROC_PIDTBSDINFO,
-            0,
-            (&raw mut process).cast(),
-            size,
-        )
+        libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, 0, (&raw mut process).cast(), size)
     };
     if got != size {
         return None;

@@ -47,11 +47,7 @@ pub fn block() -> io::Result<()> {
     // SAFETY: `set` is initialised; the old mask is not asked for.
     let result =
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(result))
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 
 /// Waits for the next of the signals that [`block`] blocked. sigwait(3).
@@ -67,10 +63,7 @@ pub fn wait() -> io::Result<Signal> {
         if result != 0 {
             return Err(io::Error::from_raw_os_error(result));
         }
-        if let Some(signal) = WAITED_FOR
-            .into_iter()
-            .find(|signal| signal.number() == number)
-        {
+        if let Some(signal) = WAITED_FOR.into_iter().find(|signal| signal.number() == number) {
             return Ok(signal);
         }
     }
@@ -89,11 +82,7 @@ pub fn reset() -> io::Result<()> {
             continue;
         }
         let ignored = number == libc::SIGPIPE || number == libc::SIGXFSZ;
-        let disposition = if ignored {
-            libc::SIG_IGN
-        } else {
-            libc::SIG_DFL
-        };
+        let disposition = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: a standard disposition runs none of our code.
         unsafe { libc::signal(number, disposition) };
     }

@@ -61,11 +61,7 @@ impl Watch {
         loop {
             // SAFETY: the buffer is writable for the length passed; the descriptor does not block.
             let got = unsafe {
-                libc::read(
-                    self.queue.as_raw_fd(),
-                    buffer.as_mut_ptr().cast(),
-                    buffer.len(),
-                )
+                libc::read(self.queue.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len())
             };
             if got <= 0 {
                 return;
@@ -97,11 +93,7 @@ impl Watch {
         let opened = std::fs::File::open(directory)?;
         let changes = libc::NOTE_WRITE | libc::NOTE_DELETE | libc::NOTE_RENAME | libc::NOTE_EXTEND;
         register(&queue, vnode_event(opened.as_raw_fd(), changes))?;
-        Ok(Watch {
-            queue,
-            _directory: opened,
-            file: None,
-        })
+        Ok(Watch { queue, _directory: opened, file: None })
     }
 
     /// Also wakes when `file` itself is written; the file added before is let go.
@@ -180,20 +172,10 @@ fn next(queue: &OwnedFd, timeout: Option<Duration>) -> io::Result<bool> {
     let [ready] = super::wait_readable([queue.as_fd()], timeout)?;
     if ready {
         let mut event = vnode_event(0, 0);
-        let now = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: room for one event out; the timeout is a live timespec.
         check(unsafe {
-            libc::kevent(
-                queue.as_raw_fd(),
-                std::ptr::null(),
-                0,
-                &raw mut event,
-                1,
-                &raw const now,
-            )
+            libc::kevent(queue.as_raw_fd(), std::ptr::null(), 0, &raw mut event, 1, &raw const now)
         })?;
     }
     Ok(ready)
