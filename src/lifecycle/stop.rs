@@ -10,6 +10,7 @@ use crate::lock::{self, Lock, Owner};
 use crate::paths::Paths;
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
+use crate::{disk, limits};
 
 /// What to do when the daemon has not left in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,13 @@ pub fn stop(
         match last {
             Some(process) if patience == Patience::Kill => {
                 process.kill().doing("kill the daemon")?;
-                process.wait(limit).doing("wait for the daemon's end")?;
+                let waited = limits::STOP_WAIT_FORCED;
+                if !process.wait(waited).doing("wait for the daemon's end")? {
+                    return Err(Error::StillRunning { pid: process.pid(), waited });
+                }
+                // It was the user's wish, so it does not count as a crash.
+                clear(paths, |paths| disk::remove(&paths.state()).map(drop))?;
+                return Ok(stopped);
             }
             last => {
                 let pid = last.map_or(stopped, |process| Some(process.pid()));
@@ -67,7 +74,7 @@ pub fn stop(
             }
         }
     }
-    clear(paths)?;
+    clear(paths, |paths| remove_stale(paths).map(drop))?;
     Ok(stopped)
 }
 
@@ -103,14 +110,14 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
 
 /// Removes the card of a daemon that has not done it itself. If somebody has the lock by now, it is
 /// theirs.
-fn clear(paths: &Paths) -> Result<(), Error> {
+fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
     if !paths.state().exists() {
         return Ok(());
     }
     if let Some(lock) = Lock::take(paths)? {
-        let cleared = remove_stale(paths);
+        let cleared = remove(paths);
         lock.release();
-        cleared?;
+        return cleared;
     }
     Ok(())
 }
