@@ -197,6 +197,7 @@ fn report(status: &Status) -> Report {
 }
 
 #[derive(SerJson)]
+#[nserde(serialize_none_as_null)]
 struct Stopped {
     stopped: bool,
     #[nserde(rename = "wasRunning")]
@@ -229,6 +230,7 @@ fn end(paths: &Paths, asked: &Stop, output: &Output) -> Result<Option<i32>, Erro
 }
 
 #[derive(SerJson)]
+#[nserde(serialize_none_as_null)]
 struct Restarted {
     restarted: bool,
     pid: i32,
@@ -245,10 +247,11 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     let door = Door::enter(paths)?;
     let mut wanted = config.port;
     let mut previous = None;
-    if let Status::Running { card, .. } = status::look_once(paths)? {
-        if wanted == Port::Default {
-            wanted = Port::Preferred(card.port);
-        }
+    let status = status::look_once(paths)?;
+    if let (Some(port), Port::Default | Port::Exactly { port: 0, .. }) = (port_of(&status), wanted) {
+        wanted = Port::Preferred(port);
+    }
+    if let Status::Running { card, .. } = status {
         if asked.if_idle {
             client::shutdown_if_idle(&card)?;
             output.text(&format!("Stopping daemon (pid {})...", card.pid))?;
@@ -271,6 +274,15 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     output.line(&format!("Daemon started (pid {}, port {})", card.pid, card.port))?;
     output.line("Token rotated.")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The port that the daemon has, or had when it was last heard of.
+fn port_of(status: &Status) -> Option<u16> {
+    match status {
+        Status::Running { card, .. } | Status::Crashed { card: Some(card) } => Some(card.port),
+        Status::Unresponsive { port, .. } => *port,
+        Status::Stopped | Status::Crashed { card: None } => None,
+    }
 }
 
 #[derive(SerJson)]
