@@ -18,6 +18,7 @@ mod lock;
 mod log;
 mod paths;
 mod server;
+mod session;
 mod state;
 mod sys;
 mod token;

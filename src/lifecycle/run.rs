@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use crate::paths::Paths;
 use crate::server::{App, Server};
 use crate::state::{self, Card};
 use crate::sys::signal::{self, Signal};
-use crate::token::Token;
+use crate::token::{Token, letters};
 use crate::{clock, limits, sys};
 
 /// Why the daemon is awake.
@@ -104,7 +105,7 @@ fn begin(
         port,
         token: Token::fresh()?,
         started_at: clock::rfc3339(clock::now_millis()),
-        daemon_id: fresh_id()?,
+        daemon_id: format!("daemon_{}", letters(8)?),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         logs_path: paths.log().to_string_lossy().into_owned(),
         hostname: Some(sys::hostname()),
@@ -114,6 +115,7 @@ fn begin(
 
 fn app(card: &Card, log: &Log, events: &Sender<Event>) -> App {
     let (shutdown, activity) = (events.clone(), events.clone());
+    let looked_after = AtomicU64::new(sys::boot_clock().as_secs());
     App {
         token: card.token.clone(),
         daemon_id: card.daemon_id.clone(),
@@ -122,7 +124,15 @@ fn app(card: &Card, log: &Log, events: &Sender<Event>) -> App {
         log: log.clone(),
         // The receiver lives as long as the daemon.
         on_stop: Box::new(move || drop(shutdown.send(Event::Shutdown))),
-        on_activity: Box::new(move || drop(activity.send(Event::Activity))),
+        on_activity: Box::new(move || {
+            // In the path of every request: as a rule one load, and nobody is woken.
+            let now = sys::boot_clock().as_secs();
+            let before = looked_after.load(Ordering::Relaxed);
+            if now.saturating_sub(before) >= limits::STATE_CHECK_EVERY.as_secs() {
+                looked_after.store(now, Ordering::Relaxed);
+                drop(activity.send(Event::Activity));
+            }
+        }),
     }
 }
 
@@ -196,15 +206,6 @@ fn listen_for_signals(events: Sender<Event>, log: Log) -> Result<(), Error> {
     };
     let named = thread::Builder::new().name("signals".into());
     named.spawn(listen).doing("start a thread").map(drop)
-}
-
-/// `daemon_` and eight characters that may stand in a URL.
-fn fresh_id() -> Result<String, Error> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut bytes = [0_u8; 32];
-    sys::random(&mut bytes).doing("get random bytes for an id")?;
-    let letters = bytes.iter().take(8).filter_map(|byte| ALPHABET.get(usize::from(byte & 63)));
-    Ok("daemon_".chars().chain(letters.map(|letter| char::from(*letter))).collect())
 }
 
 /// The program that this process runs, and what tells that file from a later one of the same name.

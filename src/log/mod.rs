@@ -69,10 +69,29 @@ impl Log {
 }
 
 impl Log {
-    pub fn descriptor(&self)->i32{ use std::os::fd::AsRawFd; self.file.lock().unwrap().as_raw_fd() }
-    pub fn capture_stdio(&self)->std::io::Result<()> { crate::sys::detach::redirect_output(&self.file.lock().unwrap()) }
-    pub fn reopen(&self){}
-    pub fn mirror(&self){}
+    pub fn descriptor(&self) -> i32 {
+        use std::os::fd::AsRawFd;
+        self.file.lock().unwrap().as_raw_fd()
+    }
+    pub fn capture_stdio(&self) -> std::io::Result<()> {
+        crate::sys::detach::redirect_output(&self.file.lock().unwrap())
+    }
+    pub fn reopen(&self) {}
+    pub fn mirror(&self) {}
 }
-impl Level { pub fn parse(t:&str)->Option<Level>{ match t {"debug"=>Some(Level::Debug),"info"=>Some(Level::Info),"warn"=>Some(Level::Warn),"error"=>Some(Level::Error),_=>None} } }
-pub mod tail { pub fn last(_:&std::path::Path,_:super::Level)->Option<String>{None} }
+impl Level {
+    pub fn parse(t: &str) -> Option<Level> {
+        match t {
+            "debug" => Some(Level::Debug),
+            "info" => Some(Level::Info),
+            "warn" => Some(Level::Warn),
+            "error" => Some(Level::Error),
+            _ => None,
+        }
+    }
+}
+pub mod tail {
+    pub fn last(_: &std::path::Path, _: super::Level) -> Option<String> {
+        None
+    }
+}
