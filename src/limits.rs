@@ -69,6 +69,8 @@ pub const WRITE_MAX: Duration = Duration::from_secs(10);
 /// After an error answer: what the peer still sends is read away this long, so that the answer is not
 /// lost to a reset.
 pub const DRAIN_MAX: Duration = Duration::from_secs(1);
+/// See [`DRAIN_MAX`]; whoever sends more does not read the answer anyway.
+pub const DRAIN_BYTES_MAX: usize = 1 << 20;
 /// The pause after `accept` failed for want of a resource.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The same trouble is logged at most this often.

@@ -1,0 +1,120 @@
+//! The door: accepts connections, gives each a thread, and says so when there is no room.
+//!
+//! Nothing that `accept` can fail with ends the loop. It has no timer: a server that nobody talks to
+//! does not run.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use crate::error::reason;
+use crate::limits::{ACCEPT_PAUSE, CONNECTION_STACK_BYTES, HEAD_BYTES_MAX, LOG_REPEAT_EVERY};
+use crate::sys;
+
+use super::Deadlines;
+use super::connection;
+use super::reply::Reply;
+use super::routes::App;
+use super::table::{Seat, Table};
+
+/// The accept loop's own things.
+pub struct Door {
+    /// In non-blocking mode: a client may have left between `poll` and `accept`.
+    pub listener: TcpListener,
+    /// Becomes readable when the other end is closed, and that ends the loop.
+    pub wake: UnixStream,
+    pub table: Arc<Table>,
+    pub app: Arc<App>,
+    pub deadlines: Deadlines,
+    /// When trouble was last logged.
+    pub complained: Option<Instant>,
+}
+
+impl Door {
+    /// Accepts until woken. The listener is closed at the end.
+    pub fn run(mut self) {
+        loop {
+            match sys::wait_readable([self.wake.as_fd(), self.listener.as_fd()], None) {
+                Ok([true, _]) => return,
+                Ok(_) => self.accept(),
+                Err(error) => self.starve("cannot wait for connections", &error),
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        match self.listener.accept() {
+            Ok((stream, _)) => self.admit(stream),
+            Err(error) => match error.kind() {
+                // The client has left again.
+                ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
+                _ => self.starve("cannot accept a connection", &error),
+            },
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream) {
+        let seated = self.table.seat(stream).or_else(|stream| {
+            self.table.make_room();
+            self.table.seat(stream)
+        });
+        match seated {
+            Ok(seat) => self.serve(seat),
+            Err(stream) => refuse(&stream),
+        }
+    }
+
+    fn serve(&mut self, seat: Seat) {
+        let connection = Arc::clone(&seat.connection);
+        let (app, deadlines) = (Arc::clone(&self.app), self.deadlines);
+        let started = thread::Builder::new()
+            .name("connection".to_owned())
+            .stack_size(CONNECTION_STACK_BYTES)
+            .spawn(move || {
+                // Moved in whole: its descriptor goes before its place, after a panic as well.
+                let seat = seat;
+                connection::serve(&seat, &app, deadlines);
+            });
+        if let Err(error) = started {
+            refuse(&connection.stream);
+            drop(connection);
+            self.starve("cannot start a thread for a connection", &error);
+        }
+    }
+
+    /// The system has run out of something. Ends an idle connection if there is one, else waits a
+    /// little: the client stays in the queue.
+    fn starve(&mut self, message: &str, cause: &io::Error) {
+        let now = Instant::now();
+        let recently = |complained: Instant| now.duration_since(complained) < LOG_REPEAT_EVERY;
+        if !self.complained.is_some_and(recently) {
+            self.complained = Some(now);
+            self.app.log.error(message, &[("cause", &reason(cause))]);
+        }
+        if !self.table.make_room() {
+            drop(sys::wait_readable([self.wake.as_fd()], Some(ACCEPT_PAUSE)));
+        }
+    }
+}
+
+/// Tells a client that there is no room, without ever waiting for it.
+fn refuse(stream: &TcpStream) {
+    let reply = Reply::problem(503, "BUSY", "too many connections are open")
+        .with("Retry-After", "1")
+        .closing();
+    drop(say(stream, reply));
+}
+
+fn say(mut stream: &TcpStream, reply: Reply) -> io::Result<()> {
+    let mut text = Vec::new();
+    reply.print(&mut text)?;
+    stream.set_nonblocking(true)?;
+    stream.write_all(&text)?;
+    stream.shutdown(Shutdown::Write)?;
+    // A request that is left unread would turn the end into a reset, which can overtake the answer.
+    stream.read(&mut [0; HEAD_BYTES_MAX]).map(drop)
+}

@@ -1,0 +1,417 @@
+//! From bytes to the head of a request, strictly: what two readers could understand differently is
+//! refused (RFC 9112; request smuggling lives in the leniencies).
+//!
+//! It does no input and decides nothing about who may ask. Header fields that this server does not act
+//! on are checked for form and dropped.
+
+use tiny_http::Method;
+
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
+
+use super::reply::Reply;
+
+/// The request line, and the header fields that mean something here. It has no `Debug`: it may hold
+/// the token.
+pub struct Head {
+    pub method: Method,
+    /// As it was sent: nothing is decoded before a route is chosen.
+    pub path: String,
+    /// What stands behind the first `?`; empty without one.
+    pub query: String,
+    pub host: String,
+    pub origin: Option<String>,
+    pub authorization: Option<String>,
+    pub content_type: Option<String>,
+    /// Bytes of the body that follows; 0 if none was announced. May be beyond any limit.
+    pub content_length: u64,
+    /// The client holds the body back until it is told to go on.
+    pub expects_continue: bool,
+    /// This is the last request on its connection.
+    pub last: bool,
+}
+
+/// Where the head at the front of `bytes` ends; `None` if more has to come. The first `scanned` bytes
+/// were looked at before.
+///
+/// Fails as soon as there is a byte that no head may hold: a control character, a line break that is
+/// not CR LF, or a size beyond the limit.
+pub fn head_end(bytes: &[u8], scanned: usize) -> Result<Option<usize>, Reply> {
+    let mut before = match scanned.checked_sub(1) {
+        Some(last) => bytes.get(last).copied(),
+        None => None,
+    };
+    for (index, byte) in bytes.iter().copied().enumerate().skip(scanned) {
+        let after_return = before == Some(b'\r');
+        match byte {
+            b'\n' if !after_return => return Err(Reply::invalid("a line does not end in CR LF")),
+            b'\n' => {
+                let head = bytes.get(..=index).unwrap_or_default();
+                if head.ends_with(b"\r\n\r\n") {
+                    return within_limit(head.len()).map(Some);
+                }
+                if head == b"\r\n" {
+                    return Err(Reply::invalid("there is no request line"));
+                }
+            }
+            _ if after_return => return Err(Reply::invalid("a line does not end in CR LF")),
+            b'\r' | b'\t' => {}
+            0..0x20 | 0x7f => return Err(Reply::invalid("there is a control character")),
+            _ => {}
+        }
+        before = Some(byte);
+    }
+    // The bytes so far are not the whole head.
+    within_limit(bytes.len() + 1).map(|_| None)
+}
+
+fn within_limit(head_bytes: usize) -> Result<usize, Reply> {
+    if head_bytes <= HEAD_BYTES_MAX {
+        return Ok(head_bytes);
+    }
+    Err(too_large(format_args!(
+        "request line and headers are longer than {HEAD_BYTES_MAX} bytes"
+    )))
+}
+
+fn too_large(message: std::fmt::Arguments<'_>) -> Reply {
+    Reply::problem(431, "INVALID_REQUEST", message)
+}
+
+/// Reads a head that [`head_end`] has found the end of.
+pub fn parse(head: &[u8]) -> Result<Head, Reply> {
+    let mut lines = head
+        .strip_suffix(b"\r\n\r\n")
+        .unwrap_or(head)
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let request_line = lines.next().unwrap_or_default();
+    let (method, target, minor) = parse_request_line(request_line)?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let fields = Fields::read(lines)?;
+    if fields.transfer_encoding {
+        let message = "a body needs a Content-Length; Transfer-Encoding is not taken";
+        return Err(Reply::problem(411, "INVALID_REQUEST", message));
+    }
+    Ok(Head {
+        method,
+        path: path.to_owned(),
+        query: query.to_owned(),
+        host: fields
+            .host
+            .ok_or_else(|| Reply::invalid("there is no Host"))?,
+        origin: fields.origin,
+        authorization: fields.authorization,
+        content_type: fields.content_type,
+        content_length: fields.content_length.unwrap_or(0),
+        // A client of HTTP/1.0 would take the interim answer for the final one (RFC 9110, 10.1.1).
+        expects_continue: fields.expects_continue && minor == Minor::One,
+        last: fields.close || minor == Minor::Zero,
+    })
+}
+
+#[derive(PartialEq, Eq)]
+enum Minor {
+    Zero,
+    One,
+}
+
+fn parse_request_line(line: &[u8]) -> Result<(Method, &str, Minor), Reply> {
+    let malformed = || Reply::invalid("the request line is not METHOD /PATH HTTP/1.1");
+    let line = std::str::from_utf8(line).ok().ok_or_else(malformed)?;
+    let mut words = line.split(' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(malformed());
+    };
+    let minor = match version {
+        "HTTP/1.1" => Minor::One,
+        "HTTP/1.0" => Minor::Zero,
+        other if other.starts_with("HTTP/") => {
+            let message = "only HTTP/1.1 and HTTP/1.0 are spoken here";
+            return Err(Reply::problem(505, "INVALID_REQUEST", message));
+        }
+        _ => return Err(malformed()),
+    };
+    let visible = target.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_token(method.as_bytes()) || !target.starts_with('/') || !visible {
+        return Err(malformed());
+    }
+    let method = method.parse().ok().ok_or_else(malformed)?;
+    Ok((method, target, minor))
+}
+
+/// A method or the name of a header field (RFC 9110, 5.6.2).
+fn is_token(word: &[u8]) -> bool {
+    !word.is_empty()
+        && word
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+#[derive(Default)]
+struct Fields {
+    host: Option<String>,
+    origin: Option<String>,
+    authorization: Option<String>,
+    content_type: Option<String>,
+    content_length: Option<u64>,
+    transfer_encoding: bool,
+    expects_continue: bool,
+    close: bool,
+}
+
+impl Fields {
+    fn read<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Fields, Reply> {
+        let mut fields = Fields::default();
+        for (index, line) in lines.enumerate() {
+            if index == HEADERS_MAX {
+                let message = format_args!("there are more than {HEADERS_MAX} headers");
+                return Err(too_large(message));
+            }
+            // A folded line, a space before the colon and an empty name all fail as no token.
+            let colon = line.iter().position(|byte| *byte == b':');
+            let (name, value) = colon
+                .and_then(|at| line.split_at_checked(at))
+                .filter(|(name, _)| is_token(name))
+                .ok_or_else(|| Reply::invalid("a header is not NAME: VALUE"))?;
+            fields.take(name, value.get(1..).unwrap_or_default())?;
+        }
+        Ok(fields)
+    }
+
+    fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(), Reply> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        if is("Host") {
+            once(&mut self.host, "Host", text("Host", value)?.to_owned())
+        } else if is("Origin") {
+            let origin = text("Origin", value)?.to_owned();
+            once(&mut self.origin, "Origin", origin)
+        } else if is("Authorization") {
+            let authorization = text("Authorization", value)?.to_owned();
+            once(&mut self.authorization, "Authorization", authorization)
+        } else if is("Content-Type") {
+            let content_type = text("Content-Type", value)?.to_owned();
+            once(&mut self.content_type, "Content-Type", content_type)
+        } else if is("Content-Length") {
+            let length = parse_length(text("Content-Length", value)?)?;
+            once(&mut self.content_length, "Content-Length", length)
+        } else if is("Transfer-Encoding") {
+            self.transfer_encoding = true;
+            Ok(())
+        } else if is("Expect") {
+            self.expects_continue = true;
+            text("Expect", value)?
+                .eq_ignore_ascii_case("100-continue")
+                .then_some(())
+                .ok_or_else(|| {
+                    let message = "the only expectation that can be met is 100-continue";
+                    Reply::problem(417, "INVALID_REQUEST", message)
+                })
+        } else if is("Connection") {
+            self.close |= text("Connection", value)?
+                .split(',')
+                .any(|option| option.trim().eq_ignore_ascii_case("close"));
+            Ok(())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A field that two readers could take two values from must not occur twice.
+fn once<T>(field: &mut Option<T>, name: &str, value: T) -> Result<(), Reply> {
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Reply::invalid(format_args!("there are two {name} headers"))),
+    }
+}
+
+fn text<'a>(name: &str, value: &'a [u8]) -> Result<&'a str, Reply> {
+    let value = std::str::from_utf8(value)
+        .ok()
+        .filter(|value| value.is_ascii());
+    value
+        .map(|value| value.trim_matches([' ', '\t']))
+        .ok_or_else(|| Reply::invalid(format_args!("{name} is not plain ASCII")))
+}
+
+/// Digits and nothing else. A number that is too long for the type is too long for every limit.
+fn parse_length(digits: &str) -> Result<u64, Reply> {
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Reply::invalid("Content-Length is not a number"));
+    }
+    Ok(digits.parse().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Option<Head>, u16> {
+        match head_end(bytes, 0) {
+            Ok(Some(end)) => parse(&bytes[..end])
+                .map(Some)
+                .map_err(|reply| reply.status()),
+            Ok(None) => Ok(None),
+            Err(reply) => Err(reply.status()),
+        }
+    }
+
+    #[test]
+    fn a_plain_request_is_understood() {
+        let head = read(
+            b"POST /v3/a%2Fb?x=1?y HTTP/1.1\r\nhOST: localhost:1\r\nOrigin:\tnull \r\n\
+              Authorization: Bearer t\r\nContent-Length: 007\r\nContent-Type:application/json\r\n\
+              Expect: 100-Continue\r\nX-Other: \xc3\xa4\r\nConnection: x , CLOSE\r\n\r\nrest",
+        );
+        let head = head.ok().unwrap().unwrap();
+        assert_eq!(head.method, Method::Post);
+        assert_eq!(
+            (head.path.as_str(), head.query.as_str()),
+            ("/v3/a%2Fb", "x=1?y")
+        );
+        assert_eq!(head.host, "localhost:1");
+        assert_eq!(head.origin.as_deref(), Some("null"));
+        assert_eq!(head.authorization.as_deref(), Some("Bearer t"));
+        assert_eq!(head.content_length, 7);
+        assert_eq!(head.content_type.as_deref(), Some("application/json"));
+        assert!(head.expects_continue && head.last);
+    }
+
+    #[test]
+    fn http_1_0_is_one_request_a_connection_and_no_interim_answer() {
+        let head = read(b"GET / HTTP/1.0\r\nHost: x\r\nExpect: 100-continue\r\n\r\n");
+        let head = head.ok().unwrap().unwrap();
+        assert!(head.last && !head.expects_continue);
+    }
+
+    const REFUSED: [(&str, u16); 47] = [
+        ("\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        ("GET / HTTP/1.1\nHost: x\n\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\n\r\n", 400),
+        ("GET / HTTP/1.1\rHost: x\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\r\nHost: x\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nA: b\rc\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nA: b\0c\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nA: \x1b[31m\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nA: \x7f\r\n\r\n", 400),
+        ("\x16\x03\x01\x02", 400),
+        ("GET /\r\n\r\n", 400),
+        ("GET\r\n\r\n", 400),
+        ("GET  / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        ("GET / HTTP/1.1 \r\nHost: x\r\n\r\n", 400),
+        ("GET / HTTP/1.1 x\r\nHost: x\r\n\r\n", 400),
+        ("GET\t/\tHTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (" GET / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        ("G<>T / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        ("GET * HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        ("GET v3/health HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        ("GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        ("GET /\u{e4} HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        ("GET / http/1.1\r\nHost: x\r\n\r\n", 400),
+        ("GET / ICY/1.1\r\nHost: x\r\n\r\n", 400),
+        ("GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+        ("GET / HTTP/1.2\r\nHost: x\r\n\r\n", 505),
+        ("GET / HTTP/1.10\r\nHost: x\r\n\r\n", 505),
+        ("GET / HTTP/01.1\r\nHost: x\r\n\r\n", 505),
+        ("GET / HTTP/0.9\r\nHost: x\r\n\r\n", 505),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost : x\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\n Host: x\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\n: y\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nnothing\r\n\r\n", 400),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n",
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\n",
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\n",
+            400,
+        ),
+        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n\r\n", 400),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+            411,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\nContent-Length: 5\r\n\r\n",
+            411,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\nOrigin: b\r\n\r\n",
+            400,
+        ),
+        ("GET / HTTP/1.1\r\nHost: x\r\nExpect: 200-ok\r\n\r\n", 417),
+    ];
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for (request, status) in REFUSED {
+            assert_eq!(read(request.as_bytes()).err(), Some(status), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_every_number_is_still_a_length() {
+        let head =
+            read(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n");
+        assert_eq!(head.ok().unwrap().unwrap().content_length, u64::MAX);
+    }
+
+    fn padded(bytes: usize) -> Vec<u8> {
+        let mut head = b"GET / HTTP/1.1\r\nHost: x\r\nA: ".to_vec();
+        head.resize(bytes - 4, b'a');
+        head.extend(b"\r\n\r\n");
+        head
+    }
+
+    #[test]
+    fn a_head_of_16_kib_is_read_and_one_byte_more_is_not() {
+        assert!(read(&padded(HEAD_BYTES_MAX)).is_ok_and(|head| head.is_some()));
+        assert_eq!(read(&padded(HEAD_BYTES_MAX + 1)).err(), Some(431));
+        // Refused without waiting for an end that would come too late.
+        let endless = padded(HEAD_BYTES_MAX * 2);
+        assert_eq!(read(&endless[..HEAD_BYTES_MAX]).err(), Some(431));
+        assert!(read(&endless[..HEAD_BYTES_MAX - 1]).is_ok_and(|head| head.is_none()));
+    }
+
+    #[test]
+    fn headers_64_are_read_and_65_are_not() {
+        let with = |more: usize| {
+            format!(
+                "GET / HTTP/1.1\r\nHost: x\r\n{}\r\n",
+                "A: b\r\n".repeat(more)
+            )
+        };
+        assert!(read(with(HEADERS_MAX - 1).as_bytes()).is_ok());
+        assert_eq!(read(with(HEADERS_MAX).as_bytes()).err(), Some(431));
+    }
+
+    #[test]
+    fn the_end_is_found_however_the_bytes_arrive() {
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET";
+        for first in 0..request.len() {
+            let early = head_end(&request[..first], 0).ok().unwrap();
+            assert_eq!(early, (first >= 27).then_some(27));
+            if early.is_none() {
+                assert_eq!(head_end(request, first).ok().unwrap(), Some(27), "{first}");
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What can be asked, and the answers.
+//!
+//! A request comes here twice: with its head, to be let in ([`App::admit`]), and with its body, to be
+//! answered ([`App::answer`]). Between the two the body is read, for those only who were let in.
+
+use std::time::Duration;
+
+use crate::api;
+use crate::clock;
+use crate::json;
+use crate::log::Log;
+use crate::sys;
+use crate::token::Token;
+
+use super::gate;
+use super::reply::Reply;
+use super::request::Head;
+
+/// What the server answers from.
+pub struct App {
+    pub token: Token,
+    pub daemon_id: String,
+    /// The port that the listener has, as clients must name it in `Host`.
+    pub port: u16,
+    /// [`sys::boot_clock`] when the daemon began.
+    pub started: Duration,
+    pub log: Log,
+    /// Called for each shutdown that is granted, before its answer is written.
+    pub on_shutdown: Box<dyn Fn() + Send + Sync>,
+    /// Called for each request that is let in; must be quick.
+    pub on_activity: Box<dyn Fn() + Send + Sync>,
+}
+
+/// A request that was let in.
+pub struct Admitted {
+    route: Route,
+    caller: Caller,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Health,
+    Metrics,
+    Shutdown,
+}
+
+#[derive(PartialEq, Eq)]
+enum Caller {
+    Stranger,
+    /// Has shown the token.
+    Owner,
+}
+
+impl Route {
+    fn find(path: &str) -> Option<Route> {
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        match segments.as_slice() {
+            ["v3", "health"] => Some(Route::Health),
+            ["v3", "metrics"] => Some(Route::Metrics),
+            ["v3", "shutdown"] => Some(Route::Shutdown),
+            _ => None,
+        }
+    }
+
+    /// The methods that it takes, as the `Allow` header lists them.
+    fn methods(self) -> &'static str {
+        match self {
+            Route::Health | Route::Metrics => "GET, HEAD",
+            Route::Shutdown => "POST",
+        }
+    }
+
+    /// Whether it has something to say to those who show no token.
+    fn is_open(self) -> bool {
+        self == Route::Health
+    }
+
+    /// Whether the token may stand in the URL, where histories and logs keep it.
+    fn takes_token_in_query(self) -> bool {
+        self == Route::Health
+    }
+}
+
+impl App {
+    /// Whether the request with this head is served; `Err` is the answer that it gets instead.
+    ///
+    /// Without the token, a route that does not exist looks like one that does.
+    pub fn admit(&self, head: &Head) -> Result<Admitted, Reply> {
+        gate::check_sender(head, self.port)?;
+        let route = Route::find(&head.path);
+        let presented = gate::bearer(head).or_else(|| {
+            let in_query = route.is_some_and(Route::takes_token_in_query);
+            in_query.then(|| gate::token_in_query(head)).flatten()
+        });
+        let caller = match presented {
+            Some(token) if self.token.matches(token.as_bytes()) => Caller::Owner,
+            None if route.is_some_and(Route::is_open) => Caller::Stranger,
+            _ => return Err(gate::unauthorized()),
+        };
+        let Some(route) = route else {
+            let message = "there is nothing at this path";
+            return Err(Reply::problem(404, "NOT_FOUND", message));
+        };
+        let methods = route.methods();
+        if !methods
+            .split(", ")
+            .any(|method| method == head.method.as_str())
+        {
+            let message = format_args!("this path takes {methods}");
+            return Err(Reply::problem(405, "METHOD_NOT_ALLOWED", message).with("Allow", methods));
+        }
+        gate::check_body_type(head)?;
+        Ok(Admitted { route, caller })
+    }
+
+    /// The answer to a request that was let in.
+    pub fn answer(&self, admitted: &Admitted, body: &[u8]) -> Reply {
+        (self.on_activity)();
+        match admitted.route {
+            Route::Health => self.health(&admitted.caller),
+            Route::Metrics => self.metrics(),
+            Route::Shutdown => self.shutdown(body),
+        }
+    }
+
+    fn health(&self, caller: &Caller) -> Reply {
+        let mut health = api::Health {
+            status: "ok".to_owned(),
+            version: api::PROTOCOL_VERSION.to_owned(),
+            uptime: sys::boot_clock().saturating_sub(self.started).as_secs(),
+            daemon_id: None,
+            contract: None,
+            build: None,
+            runtime: None,
+        };
+        if *caller == Caller::Owner {
+            health.daemon_id = Some(self.daemon_id.clone());
+            health.contract = Some(api::Contract {
+                name: "opta-daemon-v3".to_owned(),
+                version: 1,
+            });
+            health.build = Some(env!("CARGO_PKG_VERSION").to_owned());
+            health.runtime = Some(api::Runtime::default());
+        }
+        Reply::json(200, &health)
+    }
+
+    fn metrics(&self) -> Reply {
+        let tenths = sys::resident_bytes() * 10 / (1 << 20);
+        let metrics = api::Metrics {
+            daemon_id: self.daemon_id.clone(),
+            runtime: api::RuntimeMetrics::default(),
+            ts: clock::now_millis(),
+            active_sessions: 0,
+            total_turns: 0,
+            memory_mb: tenths as f64 / 10.0,
+            tool_workers: api::ToolSlots::default(),
+        };
+        Reply::json(200, &metrics)
+    }
+
+    fn shutdown(&self, body: &[u8]) -> Reply {
+        // Nothing that runs here can be busy yet, so `ifIdle` never stands in the way.
+        if !body.is_empty()
+            && let Err(problem) = json::parse::<api::Shutdown>(body)
+        {
+            return Reply::invalid(problem);
+        }
+        (self.on_shutdown)();
+        Reply::json(202, &api::Done { ok: true })
+    }
+}

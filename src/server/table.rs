@@ -1,0 +1,200 @@
+//! Who is connected: how many, who is idle, and who has to go.
+//!
+//! A connection belongs to the thread that serves it. The table only knows of it, and forgets it when
+//! its socket has been closed, whatever the reason. A request that has begun is cut by [`Table::cut`]
+//! and by nothing else.
+
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::limits::{ACCEPT_PAUSE, CONNECTIONS_MAX};
+use crate::sys;
+
+/// The open connections of one server.
+pub struct Table {
+    open: Mutex<Open>,
+    one_ended: Condvar,
+    closing: AtomicBool,
+    born: Instant,
+}
+
+#[derive(Default)]
+struct Open {
+    connections: Vec<Weak<Connection>>,
+    when_empty: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Open {
+    fn connections(&self) -> impl Iterator<Item = Arc<Connection>> {
+        self.connections.iter().filter_map(Weak::upgrade)
+    }
+}
+
+/// A connection and its place in the table, which is free when the socket has been closed.
+pub struct Seat {
+    pub connection: Arc<Connection>,
+    // Dropped second: who waits for room must find the descriptor free.
+    place: Place,
+}
+
+struct Place(Arc<Table>);
+
+impl Table {
+    /// A table with nobody in it.
+    pub fn new() -> Table {
+        Table {
+            open: Mutex::default(),
+            one_ended: Condvar::new(),
+            closing: AtomicBool::new(false),
+            born: Instant::now(),
+        }
+    }
+
+    /// A place for `stream`, or `stream` back if all are taken.
+    pub fn seat(self: &Arc<Table>, stream: TcpStream) -> Result<Seat, TcpStream> {
+        let mut open = self.lock();
+        if open.connections.len() >= CONNECTIONS_MAX {
+            return Err(stream);
+        }
+        let connection = Arc::new(Connection {
+            stream,
+            born: self.born,
+            idle_since: AtomicU64::new(0),
+        });
+        connection.rest();
+        open.connections.push(Arc::downgrade(&connection));
+        Ok(Seat {
+            connection,
+            place: Place(Arc::clone(self)),
+        })
+    }
+
+    /// Ends the connection that has been idle longest and waits until it has gone. `false` if nobody
+    /// is idle.
+    pub fn make_room(&self) -> bool {
+        let open = self.lock();
+        let before = open.connections.len();
+        let mut idle: Vec<_> = open
+            .connections()
+            .filter_map(|connection| Some((connection.idle_since()?, connection)))
+            .collect();
+        idle.sort_by_key(|(since, _)| *since);
+        let evicted = idle.iter().any(|(_, connection)| connection.evict());
+        drop(idle);
+        if !evicted {
+            return false;
+        }
+        let (open, _) = self
+            .one_ended
+            .wait_timeout_while(open, ACCEPT_PAUSE, |open| open.connections.len() >= before)
+            .unwrap_or_else(PoisonError::into_inner);
+        open.connections.len() < before
+    }
+
+    /// From now on no connection outlives the request that it is busy with, and the idle ones end at
+    /// once. `when_empty` is called when the last has gone. To be called when nobody is seated any more.
+    pub fn close(&self, when_empty: Box<dyn FnOnce() + Send>) {
+        self.closing.store(true, Ordering::SeqCst);
+        let mut open = self.lock();
+        if open.connections.is_empty() {
+            drop(open);
+            return when_empty();
+        }
+        open.when_empty = Some(when_empty);
+        for connection in open.connections() {
+            connection.evict();
+        }
+    }
+
+    /// Whether [`Table::close`] was called.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// Ends every connection in the middle of whatever it is at.
+    pub fn cut(&self) {
+        for connection in self.lock().connections() {
+            // An error means that the peer was faster.
+            drop(connection.stream.shutdown(Shutdown::Both));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Whether this connection should end after the request that it is at.
+    pub fn is_closing(&self) -> bool {
+        self.place.0.is_closing()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.0.lock();
+        open.connections.retain(|one| one.strong_count() > 0);
+        let when_empty = if open.connections.is_empty() {
+            open.when_empty.take()
+        } else {
+            None
+        };
+        drop(open);
+        self.0.one_ended.notify_all();
+        if let Some(when_empty) = when_empty {
+            when_empty();
+        }
+    }
+}
+
+/// One open connection.
+pub struct Connection {
+    pub stream: TcpStream,
+    born: Instant,
+    /// Nanoseconds from the birth of the table; or [`BUSY`] or [`EVICTED`].
+    idle_since: AtomicU64,
+}
+
+const BUSY: u64 = u64::MAX;
+const EVICTED: u64 = u64::MAX - 1;
+
+impl Connection {
+    /// Nothing has been asked that is not answered: from now on it may be ended.
+    pub fn rest(&self) {
+        let now = u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(0);
+        self.idle_since.store(now, Ordering::SeqCst);
+    }
+
+    /// A request has begun. `false` if the connection was ended before.
+    pub fn wake(&self) -> bool {
+        self.idle_since.swap(BUSY, Ordering::SeqCst) != EVICTED
+    }
+
+    fn idle_since(&self) -> Option<u64> {
+        let since = self.idle_since.load(Ordering::SeqCst);
+        (since < EVICTED).then_some(since)
+    }
+
+    /// Ends it if it is idle. What has arrived and is not read yet is a request that has begun.
+    fn evict(&self) -> bool {
+        let Some(since) = self.idle_since() else {
+            return false;
+        };
+        let silent = sys::wait_readable([self.stream.as_fd()], Some(Duration::ZERO))
+            .is_ok_and(|[readable]| !readable);
+        let evicted = silent
+            && self
+                .idle_since
+                .compare_exchange(since, EVICTED, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok();
+        if evicted {
+            // Its thread, blocked in a read, finds the end there. An error means that it has already.
+            drop(self.stream.shutdown(Shutdown::Read));
+        }
+        evicted
+    }
+}
