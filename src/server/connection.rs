@@ -191,16 +191,18 @@ impl<'a> Talk<'a> {
     /// fault.
     fn read_first(&mut self) -> Result<usize, End> {
         self.seat.connection.rest();
-        // Asked after `rest`: whoever closes the table first sees that this connection is idle.
+        // Asked after `rest`: a table closed before that has passed this connection by as busy.
         if self.seat.is_closing() {
-            return Err(End::Silent);
+            self.seat.connection.evict();
         }
         let idle = self.deadlines.idle;
-        let count = self.read(idle, CHUNK_BYTES)?;
-        if count == 0 || !self.seat.connection.wake() {
-            return Err(End::Silent);
+        match self.read(idle, CHUNK_BYTES)? {
+            0 => Err(End::Silent),
+            count => {
+                self.seat.connection.wake();
+                Ok(count)
+            }
         }
-        Ok(count)
     }
 
     fn read_body(&mut self, head: &Head) -> Result<Vec<u8>, End> {

@@ -14,6 +14,8 @@ mod reply;
 mod request;
 mod routes;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
