@@ -2,11 +2,7 @@
 //!
 //! Field names are the protocol's; a field that is `None` is left out. Nothing here decides anything.
 
-#![expect(clippy::question_mark, reason = "the derives write such code")]
-
 use nanoserde::{DeJson, SerJson};
-
-use crate::json;
 
 /// The version of the protocol, not of the package: the two ends understand each other if it is equal.
 pub const PROTOCOL_VERSION: &str = "3.0.0";
@@ -53,7 +49,7 @@ pub struct Metrics {
     pub daemon_id: String,
     pub runtime: RuntimeMetrics,
     /// Unix time in milliseconds.
-    pub ts: u64,
+    pub ts: i64,
     #[nserde(rename = "activeSessions")]
     pub active_sessions: u64,
     #[nserde(rename = "totalTurns")]
@@ -133,9 +129,4 @@ pub struct Problem {
 pub struct Fault {
     pub code: String,
     pub message: String,
-}
-
-/// The body of an answer that says no.
-pub fn problem(code: &str, message: &str) -> String {
-    json::text(&Problem { error: Fault { code: code.to_owned(), message: message.to_owned() } })
 }

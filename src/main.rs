@@ -2,8 +2,6 @@
 //! process.
 
 mod api;
-mod cli;
-mod client;
 mod clock;
 mod commands;
 mod completions;
@@ -16,10 +14,7 @@ mod lifecycle;
 mod limits;
 mod lock;
 mod log;
-mod paths;
 mod server;
-mod session;
-mod state;
 mod sys;
 mod token;
 

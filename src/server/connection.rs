@@ -138,8 +138,11 @@ impl<'a> Talk<'a> {
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("unknown");
-            let fields: [(&str, &dyn std::fmt::Display); 3] =
-                [("method", &head.method), ("path", &head.path), ("cause", &cause)];
+            let fields: [(&str, &dyn std::fmt::Display); 3] = [
+                ("method", &head.method),
+                ("path", &head.path),
+                ("cause", &cause),
+            ];
             self.app.log.error("a request panicked", &fields);
             let message = "the daemon has failed at this request; its log says more";
             Reply::problem(500, "INTERNAL_ERROR", message)
@@ -149,8 +152,11 @@ impl<'a> Talk<'a> {
     fn note(&self, head: &Head, reply: &Reply) {
         // Asked first: nothing is to be paid for lines that are not written.
         if self.app.log.enabled(Level::Debug) {
-            let fields: [(&str, &dyn std::fmt::Display); 3] =
-                [("method", &head.method), ("path", &head.path), ("status", &reply.status())];
+            let fields: [(&str, &dyn std::fmt::Display); 3] = [
+                ("method", &head.method),
+                ("path", &head.path),
+                ("status", &reply.status()),
+            ];
             self.app.log.debug("request", &fields);
         }
     }
@@ -185,16 +191,18 @@ impl<'a> Talk<'a> {
     /// fault.
     fn read_first(&mut self) -> Result<usize, End> {
         self.seat.connection.rest();
-        // Asked after `rest`: whoever closes the table first sees that this connection is idle.
+        // Asked after `rest`: a table closed before that has passed this connection by as busy.
         if self.seat.is_closing() {
-            return Err(End::Silent);
+            self.seat.connection.evict();
         }
         let idle = self.deadlines.idle;
-        let count = self.read(idle, CHUNK_BYTES)?;
-        if count == 0 || !self.seat.connection.wake() {
-            return Err(End::Silent);
+        match self.read(idle, CHUNK_BYTES)? {
+            0 => Err(End::Silent),
+            count => {
+                self.seat.connection.wake();
+                Ok(count)
+            }
         }
-        Ok(count)
     }
 
     fn read_body(&mut self, head: &Head) -> Result<Vec<u8>, End> {
@@ -309,5 +317,9 @@ impl<'a> Talk<'a> {
 /// What an answer owes to its request and not to its route.
 fn finish(reply: Reply, head: &Head) -> Reply {
     let reply = gate::share(reply, head);
-    if head.method == tiny_http::Method::Head { reply.bodiless() } else { reply }
+    if head.method == tiny_http::Method::Head {
+        reply.bodiless()
+    } else {
+        reply
+    }
 }

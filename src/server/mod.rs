@@ -38,7 +38,8 @@ pub struct Server {
     wake: UnixStream,
 }
 
-/// A server that accepts no more, and whose connections are ending.
+/// A server that accepts no more, and whose connections are ending. Dropping it ends those that are
+/// left in the middle of whatever they are at.
 pub struct Stopping(Arc<Table>);
 
 /// How long a client may take; see [`limits`].
@@ -86,14 +87,21 @@ impl Server {
             deadlines,
             complained: None,
         };
-        let acceptor =
-            thread::Builder::new().name("accept".to_owned()).spawn(|| door.run()).doing(DOING)?;
-        Ok(Server { table, acceptor, wake })
+        let acceptor = thread::Builder::new()
+            .name("accept".to_owned())
+            .spawn(|| door.run())
+            .doing(DOING)?;
+        Ok(Server {
+            table,
+            acceptor,
+            wake,
+        })
     }
 
     /// Stops accepting; when this returns, the port is free. Idle connections end now, the others with
     /// the answer that they are at. `gone` is called when the last has ended, perhaps before this
     /// returns.
+    #[must_use = "dropping it cuts the connections that are busy"]
     pub fn stop(self, gone: impl FnOnce() + Send + 'static) -> Stopping {
         drop(self.wake);
         // An error would be a panic of the loop, which leaves the listener closed as well.
@@ -103,9 +111,8 @@ impl Server {
     }
 }
 
-impl Stopping {
-    /// Ends what is left in the middle of whatever it is at.
-    pub fn cut(self) {
+impl Drop for Stopping {
+    fn drop(&mut self) {
         self.0.cut();
     }
 }

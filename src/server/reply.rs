@@ -32,7 +32,10 @@ impl Reply {
 
     /// `{"error":{"code":…,"message":…}}`.
     pub fn problem(status: u16, code: &str, message: impl Display) -> Reply {
-        let error = Fault { code: code.to_owned(), message: message.to_string() };
+        let error = Fault {
+            code: code.to_owned(),
+            message: message.to_string(),
+        };
         Reply::json(status, &Problem { error })
     }
 
@@ -86,7 +89,8 @@ impl Reply {
         // The version is the server's own (RFC 9110, 6.2), the length known: nothing depends on the
         // request's headers.
         let version = HTTPVersion(1, 1);
-        self.response.raw_print(&mut *out, version, &[], self.bodiless, None)?;
+        self.response
+            .raw_print(&mut *out, version, &[], self.bodiless, None)?;
         if self.closing {
             let status_line = out.iter().skip(begin).position(|byte| *byte == b'\n');
             let at = status_line.map_or(out.len(), |length| begin + length + 1);
@@ -124,7 +128,10 @@ mod tests {
     #[test]
     fn the_last_answer_says_so_behind_its_status_line() {
         let text = printed(Reply::empty(204).closing());
-        assert!(text.starts_with("HTTP/1.1 204 No Content\r\nConnection: close\r\n"), "{text}");
+        assert!(
+            text.starts_with("HTTP/1.1 204 No Content\r\nConnection: close\r\n"),
+            "{text}"
+        );
     }
 
     #[test]

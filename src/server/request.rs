@@ -68,7 +68,9 @@ fn within_limit(head_bytes: usize) -> Result<usize, Reply> {
     if head_bytes <= HEAD_BYTES_MAX {
         return Ok(head_bytes);
     }
-    Err(too_large(format_args!("request line and headers are longer than {HEAD_BYTES_MAX} bytes")))
+    Err(too_large(format_args!(
+        "request line and headers are longer than {HEAD_BYTES_MAX} bytes"
+    )))
 }
 
 fn too_large(message: std::fmt::Arguments<'_>) -> Reply {
@@ -94,7 +96,9 @@ pub fn parse(head: &[u8]) -> Result<Head, Reply> {
         method,
         path: path.to_owned(),
         query: query.to_owned(),
-        host: fields.host.ok_or_else(|| Reply::invalid("there is no Host"))?,
+        host: fields
+            .host
+            .ok_or_else(|| Reply::invalid("there is no Host"))?,
         origin: fields.origin,
         authorization: fields.authorization,
         content_type: fields.content_type,
@@ -140,7 +144,9 @@ fn parse_request_line(line: &[u8]) -> Result<(Method, &str, Minor), Reply> {
 /// A method or the name of a header field (RFC 9110, 5.6.2).
 fn is_token(word: &[u8]) -> bool {
     !word.is_empty()
-        && word.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+        && word
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 #[derive(Default)]
@@ -195,12 +201,13 @@ impl Fields {
             Ok(())
         } else if is("Expect") {
             self.expects_continue = true;
-            text("Expect", value)?.eq_ignore_ascii_case("100-continue").then_some(()).ok_or_else(
-                || {
+            text("Expect", value)?
+                .eq_ignore_ascii_case("100-continue")
+                .then_some(())
+                .ok_or_else(|| {
                     let message = "the only expectation that can be met is 100-continue";
                     Reply::problem(417, "INVALID_REQUEST", message)
-                },
-            )
+                })
         } else if is("Connection") {
             self.close |= text("Connection", value)?
                 .split(',')
@@ -221,7 +228,9 @@ fn once<T>(field: &mut Option<T>, name: &str, value: T) -> Result<(), Reply> {
 }
 
 fn text<'a>(name: &str, value: &'a [u8]) -> Result<&'a str, Reply> {
-    let value = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
+    let value = std::str::from_utf8(value)
+        .ok()
+        .filter(|value| value.is_ascii());
     value
         .map(|value| value.trim_matches([' ', '\t']))
         .ok_or_else(|| Reply::invalid(format_args!("{name} is not plain ASCII")))
@@ -241,7 +250,9 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Option<Head>, u16> {
         match head_end(bytes, 0) {
-            Ok(Some(end)) => parse(&bytes[..end]).map(Some).map_err(|reply| reply.status()),
+            Ok(Some(end)) => parse(&bytes[..end])
+                .map(Some)
+                .map_err(|reply| reply.status()),
             Ok(None) => Ok(None),
             Err(reply) => Err(reply.status()),
         }
@@ -256,7 +267,10 @@ mod tests {
         );
         let head = head.ok().unwrap().unwrap();
         assert_eq!(head.method, Method::Post);
-        assert_eq!((head.path.as_str(), head.query.as_str()), ("/v3/a%2Fb", "x=1?y"));
+        assert_eq!(
+            (head.path.as_str(), head.query.as_str()),
+            ("/v3/a%2Fb", "x=1?y")
+        );
         assert_eq!(head.host, "localhost:1");
         assert_eq!(head.origin.as_deref(), Some("null"));
         assert_eq!(head.authorization.as_deref(), Some("Bearer t"));
@@ -310,15 +324,39 @@ mod tests {
         ("GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: x\r\n: y\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: x\r\nnothing\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\n", 400),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n",
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\n",
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\n",
+            400,
+        ),
         ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", 400),
-        ("GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
-        ("GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\nContent-Length: 5\r\n\r\n", 411),
-        ("GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\nOrigin: b\r\n\r\n", 400),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            400,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+            411,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\nContent-Length: 5\r\n\r\n",
+            411,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\nOrigin: b\r\n\r\n",
+            400,
+        ),
         ("GET / HTTP/1.1\r\nHost: x\r\nExpect: 200-ok\r\n\r\n", 417),
     ];
 
@@ -355,8 +393,12 @@ mod tests {
 
     #[test]
     fn headers_64_are_read_and_65_are_not() {
-        let with =
-            |more: usize| format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(more));
+        let with = |more: usize| {
+            format!(
+                "GET / HTTP/1.1\r\nHost: x\r\n{}\r\n",
+                "A: b\r\n".repeat(more)
+            )
+        };
         assert!(read(with(HEADERS_MAX - 1).as_bytes()).is_ok());
         assert_eq!(read(with(HEADERS_MAX).as_bytes()).err(), Some(431));
     }

@@ -3,9 +3,10 @@
 //! A request comes here twice: with its head, to be let in ([`App::admit`]), and with its body, to be
 //! answered ([`App::answer`]). Between the two the body is read, for those only who were let in.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::api;
+use crate::clock;
 use crate::json;
 use crate::log::Log;
 use crate::sys;
@@ -25,7 +26,7 @@ pub struct App {
     pub started: Duration,
     pub log: Log,
     /// Called for each shutdown that is granted, before its answer is written.
-    pub on_stop: Box<dyn Fn() + Send + Sync>,
+    pub on_shutdown: Box<dyn Fn() + Send + Sync>,
     /// Called for each request that is let in; must be quick.
     pub on_activity: Box<dyn Fn() + Send + Sync>,
 }
@@ -101,7 +102,10 @@ impl App {
             return Err(Reply::problem(404, "NOT_FOUND", message));
         };
         let methods = route.methods();
-        if !methods.split(", ").any(|method| method == head.method.as_str()) {
+        if !methods
+            .split(", ")
+            .any(|method| method == head.method.as_str())
+        {
             let message = format_args!("this path takes {methods}");
             return Err(Reply::problem(405, "METHOD_NOT_ALLOWED", message).with("Allow", methods));
         }
@@ -131,7 +135,10 @@ impl App {
         };
         if *caller == Caller::Owner {
             health.daemon_id = Some(self.daemon_id.clone());
-            health.contract = Some(api::Contract { name: "opta-daemon-v3".to_owned(), version: 1 });
+            health.contract = Some(api::Contract {
+                name: "opta-daemon-v3".to_owned(),
+                version: 1,
+            });
             health.build = Some(env!("CARGO_PKG_VERSION").to_owned());
             health.runtime = Some(api::Runtime::default());
         }
@@ -139,12 +146,11 @@ impl App {
     }
 
     fn metrics(&self) -> Reply {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let tenths = sys::resident_bytes() * 10 / (1 << 20);
         let metrics = api::Metrics {
             daemon_id: self.daemon_id.clone(),
             runtime: api::RuntimeMetrics::default(),
-            ts: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            ts: clock::now_millis(),
             active_sessions: 0,
             total_turns: 0,
             memory_mb: tenths as f64 / 10.0,
@@ -160,7 +166,7 @@ impl App {
         {
             return Reply::invalid(problem);
         }
-        (self.on_stop)();
+        (self.on_shutdown)();
         Reply::json(202, &api::Done { ok: true })
     }
 }

@@ -59,11 +59,17 @@ impl Table {
         if open.connections.len() >= CONNECTIONS_MAX {
             return Err(stream);
         }
-        let connection =
-            Arc::new(Connection { stream, born: self.born, idle_since: AtomicU64::new(0) });
+        let connection = Arc::new(Connection {
+            stream,
+            born: self.born,
+            idle_since: AtomicU64::new(0),
+        });
         connection.rest();
         open.connections.push(Arc::downgrade(&connection));
-        Ok(Seat { connection, place: Place(Arc::clone(self)) })
+        Ok(Seat {
+            connection,
+            place: Place(Arc::clone(self)),
+        })
     }
 
     /// Ends the connection that has been idle longest and waits until it has gone. `false` if nobody
@@ -132,7 +138,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.0.lock();
         open.connections.retain(|one| one.strong_count() > 0);
-        let when_empty = if open.connections.is_empty() { open.when_empty.take() } else { None };
+        let when_empty = if open.connections.is_empty() {
+            open.when_empty.take()
+        } else {
+            None
+        };
         drop(open);
         self.0.one_ended.notify_all();
         if let Some(when_empty) = when_empty {
@@ -159,9 +169,9 @@ impl Connection {
         self.idle_since.store(now, Ordering::SeqCst);
     }
 
-    /// A request has begun. `false` if the connection was ended before.
-    pub fn wake(&self) -> bool {
-        self.idle_since.swap(BUSY, Ordering::SeqCst) != EVICTED
+    /// A request has begun: it will not be cut, even if it was faster by a hair than an eviction.
+    pub fn wake(&self) {
+        self.idle_since.store(BUSY, Ordering::SeqCst);
     }
 
     fn idle_since(&self) -> Option<u64> {
@@ -170,7 +180,7 @@ impl Connection {
     }
 
     /// Ends it if it is idle. What has arrived and is not read yet is a request that has begun.
-    fn evict(&self) -> bool {
+    pub fn evict(&self) -> bool {
         let Some(since) = self.idle_since() else {
             return false;
         };
