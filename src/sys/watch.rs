@@ -86,7 +86,7 @@ impl AsFd for Watch {
 pub struct Watch {
     queue: OwnedFd,
     _directory: std::fs::File,
-    file: Option<std::fs::File>,
+    files: Vec<std::fs::File>,
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -100,16 +100,16 @@ impl Watch {
         Ok(Watch {
             queue,
             _directory: opened,
-            file: None,
+            files: Vec::new(),
         })
     }
 
-    /// Also wakes when `file` itself is written; the file added before is let go.
+    /// Also wakes when `file` itself is written.
     pub fn add_file(&mut self, file: &std::fs::File) -> io::Result<()> {
         let file = file.try_clone()?;
         let changes = libc::NOTE_WRITE | libc::NOTE_EXTEND | libc::NOTE_DELETE | libc::NOTE_RENAME;
         register(&self.queue, vnode_event(file.as_raw_fd(), changes))?;
-        self.file = Some(file);
+        self.files.push(file);
         Ok(())
     }
 
