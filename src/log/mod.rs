@@ -4,14 +4,18 @@
 //! be says how many are missing. It knows nothing of what is logged; that tokens and prompts are not is
 //! the callers' promise.
 //!
-//! What readers build on: a line is added with one write to the end of the file. Old
+//! What the readers ([`Tail`]) build on: a line is added with one write to the end of the file. Old
 //! files only move up, from `daemon.log` to `daemon.log.1` and so on, one place a rotation. Once
 //! something is in a newer file nothing is added to an older one.
 
 mod line;
+mod part;
+mod print;
+mod tail;
 mod writer;
 
 pub use line::Style;
+pub use tail::Tail;
 
 use std::fmt::{self, Display, Write};
 use std::path::{Path, PathBuf};
@@ -144,6 +148,26 @@ impl Log {
         // A thread that panicked while it logged has at worst left half a line, and that is repaired.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is wanted of the log.
+#[derive(Clone, Copy)]
+pub struct Query {
+    /// The last so many of the lines that fit the rest.
+    pub lines: usize,
+    /// Lines that matter as much as this, or more.
+    pub least: Level,
+    /// Lines from this moment on, in Unix milliseconds.
+    pub since: Option<i64>,
+    pub form: Form,
+}
+
+/// How lines are shown.
+#[derive(Clone, Copy)]
+pub enum Form {
+    Text(Style),
+    /// As they are stored. Foreign ones are put into an object, so that every line is one.
+    Json,
 }
 
 /// The file of age 0 is being written, that of age 1 was before it, and so on.
