@@ -8,6 +8,7 @@
 //! files only move up, from `daemon.log` to `daemon.log.1` and so on, one place a rotation. Once
 //! something is in a newer file nothing is added to an older one.
 
+mod follow;
 mod line;
 mod part;
 mod print;

@@ -1,7 +1,7 @@
 //! The last lines of the log, found backwards from its end and across rotated files, in constant memory.
 //!
 //! Every file is opened before anything is read, so that a rotation meanwhile costs no line and repeats
-//! none.
+//! none. Following the log as it grows is [`follow`](super::follow)'s.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
