@@ -4,6 +4,8 @@
 
 use nanoserde::{DeJson, SerJson};
 
+use crate::json;
+
 /// The version of the protocol, not of the package: the two ends understand each other if it is equal.
 pub const PROTOCOL_VERSION: &str = "3.0.0";
 
@@ -112,6 +114,39 @@ pub struct Shutdown {
     pub if_idle: Option<bool>,
 }
 
+/// A turn that is on the disk.
+#[derive(SerJson, DeJson)]
+pub struct Accepted {
+    #[nserde(rename = "turnId")]
+    pub turn_id: String,
+    pub status: String,
+    /// Turns before it that have not begun.
+    pub queued: u64,
+    /// The number of its `turn.queued`.
+    pub seq: u64,
+}
+
+/// What was cancelled. `cancelled` is a number: older clients take a boolean for none.
+#[derive(SerJson)]
+pub struct Cancelled {
+    pub ok: bool,
+    pub cancelled: u64,
+    #[nserde(rename = "cancelledQueued")]
+    pub cancelled_queued: u64,
+    #[nserde(rename = "cancelledActive")]
+    pub cancelled_active: bool,
+}
+
+/// What came of a decision.
+#[derive(SerJson)]
+pub struct Decided {
+    pub ok: bool,
+    pub conflict: bool,
+    pub resolved: bool,
+    pub message: Option<String>,
+    pub error: Option<Fault>,
+}
+
 /// An answer that only says yes.
 #[derive(SerJson)]
 pub struct Done {
@@ -129,4 +164,9 @@ pub struct Problem {
 pub struct Fault {
     pub code: String,
     pub message: String,
+}
+
+/// The body of an answer that says no.
+pub fn problem(code: &str, message: &str) -> String {
+    json::text(&Problem { error: Fault { code: code.to_owned(), message: message.to_owned() } })
 }

@@ -2,6 +2,8 @@
 //! process.
 
 mod api;
+mod cli;
+mod client;
 mod clock;
 mod commands;
 mod completions;
@@ -14,7 +16,10 @@ mod lifecycle;
 mod limits;
 mod lock;
 mod log;
+mod paths;
 mod server;
+mod session;
+mod state;
 mod sys;
 mod token;
 

@@ -123,7 +123,7 @@ fn app(card: &Card, log: &Log, events: &Sender<Event>) -> App {
         started: sys::boot_clock(),
         log: log.clone(),
         // The receiver lives as long as the daemon.
-        on_stop: Box::new(move || drop(shutdown.send(Event::Shutdown))),
+        on_shutdown: Box::new(move || drop(shutdown.send(Event::Shutdown))),
         on_activity: Box::new(move || {
             // In the path of every request: as a rule one load, and nobody is woken.
             let now = sys::boot_clock().as_secs();
@@ -150,7 +150,9 @@ fn live(
             Ok(Event::Signal(Signal::Interrupt)) => return "SIGINT",
             Ok(Event::Signal(Signal::Hangup)) if hangup == Hangup::Leave => return "SIGHUP",
             Ok(Event::Signal(Signal::Hangup)) => {
-                log.reopen();
+                if let Err(error) = log.reopen() {
+                    log.error("log cannot be opened again", &[("cause", &error)]);
+                }
                 show_card(paths, card, log);
             }
             Ok(Event::Activity) => show_card(paths, card, log),

@@ -19,6 +19,7 @@ pub use line::Style;
 pub use tail::Tail;
 
 use std::fmt::{self, Display, Write};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -143,6 +144,11 @@ impl Log {
     /// From now on every line is also shown on standard error, as people read it. For the foreground.
     pub fn mirror(&self, style: Style) {
         self.writer().mirror(style);
+    }
+
+    /// For the list of descriptors that survive a detachment.
+    pub fn descriptor(&self) -> RawFd {
+        self.writer().descriptor()
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -379,33 +385,5 @@ mod tests {
         assert!(line.len() <= LOG_LINE_BYTES_MAX, "{}", line.len());
         assert_eq!(json::check(line.trim_end()), Ok(()));
         assert!(line.ends_with(",\"cut\":\"…\"}\n"));
-    }
-}
-
-impl Log {
-    pub fn descriptor(&self) -> i32 {
-        use std::os::fd::AsRawFd;
-        self.file.lock().unwrap().as_raw_fd()
-    }
-    pub fn capture_stdio(&self) -> std::io::Result<()> {
-        crate::sys::detach::redirect_output(&self.file.lock().unwrap())
-    }
-    pub fn reopen(&self) {}
-    pub fn mirror(&self) {}
-}
-impl Level {
-    pub fn parse(t: &str) -> Option<Level> {
-        match t {
-            "debug" => Some(Level::Debug),
-            "info" => Some(Level::Info),
-            "warn" => Some(Level::Warn),
-            "error" => Some(Level::Error),
-            _ => None,
-        }
-    }
-}
-pub mod tail {
-    pub fn last(_: &std::path::Path, _: super::Level) -> Option<String> {
-        None
     }
 }

@@ -3,16 +3,17 @@
 //! Nothing here fails for good: what cannot be written is counted, a rotation that does not succeed
 //! leaves the log where it is, and a log that somebody has deleted is made anew.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::line::{Line, Style};
 use super::{Level, Rotation, name, said, stamped};
 use crate::error::{At, Doing, Error};
 use crate::limits::LOG_FILES_MAX;
-use crate::sys;
+use crate::{disk, sys};
 
 /// What standard output and error of the process have to do with the log.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub fn open(directory: &Path, rotation: Rotation) -> Result<Writer, Error> {
-        let pen = Pen::new(open(&name(directory, 0), File::options().create(true))?)?;
+        let pen = Pen::new(disk::append(&name(directory, 0), File::options().create(true))?)?;
         Ok(Writer {
             directory: directory.to_owned(),
             rotation,
@@ -90,7 +91,7 @@ impl Writer {
         let prepared = self.directory.join("daemon.log.new");
         // One that a crash has left behind. If it stays, the next line says why.
         drop(std::fs::remove_file(&prepared));
-        let file = open(&prepared, File::options().create_new(true))?;
+        let file = disk::append(&prepared, File::options().create_new(true))?;
         let moved = self
             .move_up()
             .and_then(|()| std::fs::rename(&prepared, &log).at("rename", &prepared));
@@ -129,10 +130,7 @@ impl Writer {
     }
 
     pub fn reopen(&mut self) -> Result<(), Error> {
-        let mut pen = Pen::new(open(
-            &name(&self.directory, 0),
-            File::options().create(true),
-        )?)?;
+        let mut pen = Pen::new(disk::append(&name(&self.directory, 0), File::options().create(true))?)?;
         pen.lost = self.pen.lost;
         self.go_on_in(pen);
         Ok(())
@@ -142,6 +140,10 @@ impl Writer {
         sys::detach::redirect_output(&self.pen.file).doing("redirect output to the log")?;
         self.stdio = Stdio::Captured;
         Ok(())
+    }
+
+    pub fn descriptor(&self) -> RawFd {
+        self.pen.file.as_raw_fd()
     }
 
     pub fn mirror(&mut self, style: Style) {
@@ -156,48 +158,6 @@ impl Writer {
             drop(sys::detach::redirect_output(&self.pen.file));
         }
     }
-}
-
-/// Opens the log for appending without following a link or waiting for a pipe's other end, and checks
-/// what was opened.
-fn open(path: &Path, options: &mut OpenOptions) -> Result<File, Error> {
-    let untrusted = |because, remedy: &str| Error::Untrusted {
-        path: path.to_owned(),
-        because,
-        remedy: remedy.to_owned(),
-    };
-    let options = options.read(true).append(true).mode(0o600);
-    let file = match options
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
-    {
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-            return Err(untrusted("it is a symbolic link", "move it away"));
-        }
-        Err(error) if error.raw_os_error() == Some(libc::EISDIR) => {
-            return Err(untrusted("it is not a regular file", "move it away"));
-        }
-        result => result.at("open", path)?,
-    };
-    let found = file.metadata().at("inspect", path)?;
-    if !found.is_file() {
-        return Err(untrusted("it is not a regular file", "move it away"));
-    }
-    if found.uid() != sys::effective_user() {
-        return Err(untrusted("it belongs to another user", "move it away"));
-    }
-    if found.nlink() > 1 {
-        return Err(untrusted(
-            "it has a second name (a hard link)",
-            "move it away",
-        ));
-    }
-    if found.mode() & 0o7777 != 0o600 {
-        // Made under an odd umask, or opened up since.
-        file.set_permissions(Permissions::from_mode(0o600))
-            .at("make private", path)?;
-    }
-    Ok(file)
 }
 
 /// Adds lines to the end of a file, and remembers what the last ones have left undone.

@@ -106,7 +106,7 @@ impl Store {
         if is_new {
             self.rebuild()?;
         }
-        let mut file = disk::append_private(&path)?;
+        let mut file = disk::append(&path, File::options().create(true))?;
         let entry = Entry {
             session_id: id.as_str().to_owned(),
             created_at: created_at.to_owned(),
