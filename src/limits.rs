@@ -31,6 +31,9 @@ pub const WAIT_SECONDS_MAX: u64 = 86_400;
 /// Work in flight gets this long after SIGTERM.
 pub const GRACE_MAX: Duration = Duration::from_secs(3);
 
+/// After that, answers and the last words of streams.
+pub const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
 /// [`CRASHES_MAX`] crashes within this window end automatic restarts: the fault is not a passing one.
 pub const CRASHES_WINDOW: Duration = Duration::from_secs(60);
 /// See [`CRASHES_WINDOW`].

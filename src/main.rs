@@ -1,6 +1,7 @@
 //! `opta`: from the arguments to an exit status. The only place that prints an error and ends the
 //! process.
 
+mod agent;
 mod api;
 mod cli;
 mod client;

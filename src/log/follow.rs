@@ -173,12 +173,7 @@ impl Lookout {
             watch.add_file(&part.file).at("watch", &place)?;
         }
         let files = parts.iter().map(|part| part.identity).collect();
-        Ok(Lookout {
-            watch,
-            place,
-            identity,
-            files,
-        })
+        Ok(Lookout { watch, place, identity, files })
     }
 
     /// Whether it is still the right place to watch.
@@ -188,10 +183,7 @@ impl Lookout {
     }
 
     fn covers(&self, parts: &[Part]) -> bool {
-        parts
-            .iter()
-            .map(|part| part.identity)
-            .eq(self.files.iter().copied())
+        parts.iter().map(|part| part.identity).eq(self.files.iter().copied())
     }
 
     /// Sleeps until something changes or nobody reads `out` any more.
@@ -199,9 +191,7 @@ impl Lookout {
         let woken =
             sys::wait_while_wanted(self.watch.as_fd(), out.as_fd()).doing("wait for lines")?;
         // Takes away what has woken it.
-        self.watch
-            .wait(Some(Duration::ZERO))
-            .at("watch", &self.place)?;
+        self.watch.wait(Some(Duration::ZERO)).at("watch", &self.place)?;
         Ok(woken)
     }
 }
@@ -264,18 +254,12 @@ mod tests {
         steps(
             &scratch,
             &Query { lines: 2, ..ALL },
-            &[
-                (&nothing, "b\nc\n"),
-                (&|| scratch.append("daemon.log", b"d\ne\n"), "d\ne\n"),
-            ],
+            &[(&nothing, "b\nc\n"), (&|| scratch.append("daemon.log", b"d\ne\n"), "d\ne\n")],
         );
         steps(
             &scratch,
             &Query { lines: 0, ..ALL },
-            &[
-                (&nothing, ""),
-                (&|| scratch.append("daemon.log", b"f\n"), "f\n"),
-            ],
+            &[(&nothing, ""), (&|| scratch.append("daemon.log", b"f\n"), "f\n")],
         );
     }
 
@@ -315,10 +299,7 @@ mod tests {
             &Query { lines: 1, ..ALL },
             &[
                 (&nothing, "a\n"),
-                (
-                    &|| ["b\n", "c\n", "d\n"].into_iter().for_each(rotate),
-                    "b\nc\nd\n",
-                ),
+                (&|| ["b\n", "c\n", "d\n"].into_iter().for_each(rotate), "b\nc\nd\n"),
                 (&|| scratch.append("daemon.log", b"e\n"), "e\n"),
                 (&|| (0..9).for_each(|_| rotate("f\n")), "f\nf\nf\nf\nf\nf\n"),
             ],
@@ -358,12 +339,7 @@ mod tests {
         let copy_and_cut = || {
             let log = scratch.path().join("daemon.log");
             fs::copy(&log, scratch.path().join("daemon.log.1")).unwrap();
-            fs::File::options()
-                .write(true)
-                .open(log)
-                .unwrap()
-                .set_len(0)
-                .unwrap();
+            fs::File::options().write(true).open(log).unwrap().set_len(0).unwrap();
         };
         steps(
             &scratch,
@@ -408,11 +384,7 @@ mod tests {
                 tell.send(followed).unwrap();
             };
             thread::Builder::new().spawn(follow).unwrap();
-            Following {
-                shown,
-                begun: Vec::new(),
-                ended,
-            }
+            Following { shown, begun: Vec::new(), ended }
         }
 
         fn line(&mut self) -> String {
@@ -456,21 +428,10 @@ mod tests {
             for place in ["a", "a/b", "a/b/daemon"] {
                 fs::create_dir(scratch.path().join(place)).unwrap();
             }
-            let log = Log::open(
-                &directory,
-                Rotation {
-                    bytes: 1 << 20,
-                    files: 1,
-                },
-                Level::Info,
-            );
+            let log = Log::open(&directory, Rotation { bytes: 1 << 20, files: 1 }, Level::Info);
             let log = log.unwrap();
             log.info("started", &[("round", &round)]);
-            assert!(
-                following
-                    .line()
-                    .ends_with(&format!("started round={round}"))
-            );
+            assert!(following.line().ends_with(&format!("started round={round}")));
             log.info("more", &[("round", &round)]);
             assert!(following.line().ends_with(&format!("more round={round}")));
             fs::remove_dir_all(scratch.path().join("a")).unwrap();
@@ -483,10 +444,7 @@ mod tests {
         let seed = fastrand::u64(..);
         let mut random = fastrand::Rng::with_seed(seed);
         let scratch = Scratch::new();
-        let rotation = Rotation {
-            bytes: 4096,
-            files: 60,
-        };
+        let rotation = Rotation { bytes: 4096, files: 60 };
         let open = || Log::open(scratch.path(), rotation, Level::Info).unwrap();
         let mut log = open();
         let mut following = Following::of(scratch.path().to_owned(), ALL);
@@ -504,10 +462,7 @@ mod tests {
             while seen + behind < written {
                 let line = following.line();
                 let number = format!(" line number={seen} filling=");
-                assert!(
-                    line.contains(&number),
-                    "seed {seed}: {line} instead of{number}"
-                );
+                assert!(line.contains(&number), "seed {seed}: {line} instead of{number}");
                 seen += 1;
             }
             let path = name(scratch.path(), 0);

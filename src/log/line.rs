@@ -44,12 +44,7 @@ impl<'a> Line<'a> {
             }
         }
         members.ended().then_some(())?;
-        Some(Line {
-            ts: ts?,
-            level: level?,
-            message: message?,
-            object,
-        })
+        Some(Line { ts: ts?, level: level?, message: message?, object })
     }
 
     /// As it is stored.
@@ -129,9 +124,7 @@ fn push_value(value: &str, out: &mut String) {
     }
     let mut characters = unescaped(value).peekable();
     let bare = characters.peek().is_some()
-        && characters
-            .clone()
-            .all(|c| !c.is_whitespace() && c != '"' && c != '=');
+        && characters.clone().all(|c| !c.is_whitespace() && c != '"' && c != '=');
     if bare {
         return push_visible(characters, out);
     }
@@ -184,11 +177,7 @@ enum State {
 
 impl<'a> Members<'a> {
     fn of(text: &'a str) -> Option<Members<'a>> {
-        let mut members = Members {
-            text,
-            at: 0,
-            state: State::Open,
-        };
+        let mut members = Members { text, at: 0, state: State::Open };
         members.skip_blanks();
         members.eat(b'{')?;
         Some(members)
@@ -263,10 +252,7 @@ impl<'a> Members<'a> {
 
     fn skip_while(&mut self, wanted: impl Fn(u8) -> bool) {
         let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        self.at += rest
-            .iter()
-            .position(|byte| !wanted(*byte))
-            .unwrap_or(rest.len());
+        self.at += rest.iter().position(|byte| !wanted(*byte)).unwrap_or(rest.len());
     }
 
     fn eat(&mut self, byte: u8) -> Option<()> {
@@ -300,9 +286,7 @@ fn unquoted(value: &str) -> Option<&str> {
 
 /// The characters that a JSON string stands for.
 fn unescaped(text: &str) -> Unescaped<'_> {
-    Unescaped {
-        rest: unquoted(text).unwrap_or(text).chars(),
-    }
+    Unescaped { rest: unquoted(text).unwrap_or(text).chars() }
 }
 
 #[derive(Clone)]
@@ -325,9 +309,7 @@ impl Unescaped<'_> {
         if !(0xd800..0xdc00).contains(&unit) {
             return char::from_u32(unit);
         }
-        let mut after = Unescaped {
-            rest: self.rest.as_str().strip_prefix("\\u")?.chars(),
-        };
+        let mut after = Unescaped { rest: self.rest.as_str().strip_prefix("\\u")?.chars() };
         let low = after.unit().filter(|low| (0xdc00..0xe000).contains(low))?;
         self.rest = after.rest;
         char::from_u32(0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00))
@@ -433,10 +415,7 @@ mod tests {
         assert_eq!(shown(&stored), format!("WARN  {harmless} k=1"));
         let stored = "\"level\":\"WARN\",\"msg\":\"m\",\"k\u{1b}\":{\"\u{202e}\":1}";
         assert_eq!(shown(stored), "WARN  m k\\x1b={\"\\u{202e}\":1}");
-        assert_eq!(
-            foreign(b"\tat main.rs\xff\x07"),
-            "\tat main.rs\u{fffd}\\x07"
-        );
+        assert_eq!(foreign(b"\tat main.rs\xff\x07"), "\tat main.rs\u{fffd}\\x07");
     }
 
     #[test]
@@ -475,14 +454,11 @@ mod tests {
     #[test]
     fn no_text_makes_the_reader_stumble() {
         let mut random = fastrand::Rng::with_seed(9);
-        let pieces = [
-            "{", "}", "[", "]", "\"", "\\", "\\u", "d83d", ":", ",", "é", "1", " ", "\"ts\"",
-        ];
+        let pieces =
+            ["{", "}", "[", "]", "\"", "\\", "\\u", "d83d", ":", ",", "é", "1", " ", "\"ts\""];
         for _ in 0..20_000 {
             let count = random.usize(..20);
-            let text: String = (0..count)
-                .map(|_| pieces[random.usize(..pieces.len())])
-                .collect();
+            let text: String = (0..count).map(|_| pieces[random.usize(..pieces.len())]).collect();
             let stored =
                 format!("{{\"ts\":\"2026-03-01T10:00:00Z\",\"level\":\"INFO\",\"msg\":\"{text}");
             for stored in [&text, &stored] {
@@ -500,9 +476,7 @@ mod tests {
             let moment = r#""ts":"2026-03-01T10:00:00Z""#;
             let stored = format!(r#"{{{moment},"level":"{level}","msg":"m","k":1}}"#);
             let mut out = String::new();
-            Line::parse(stored.as_bytes())
-                .unwrap()
-                .show(Style::Colour, &mut out);
+            Line::parse(stored.as_bytes()).unwrap().show(Style::Colour, &mut out);
             all.push_str(out.split_once("] ").unwrap().1);
             all.push('\n');
         }

@@ -42,9 +42,7 @@ impl Level {
 
     /// As users and stored lines write it, in either case.
     pub fn parse(text: &str) -> Option<Level> {
-        Level::ALL
-            .into_iter()
-            .find(|level| level.name().eq_ignore_ascii_case(text))
+        Level::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(text))
     }
 
     /// As stored lines write it.
@@ -89,10 +87,7 @@ impl Log {
     /// Fails if it cannot be had or must not be trusted: another user's, a link, no regular file.
     pub fn open(directory: &Path, rotation: Rotation, level: Level) -> Result<Log, Error> {
         let writer = Writer::open(directory, rotation)?;
-        Ok(Log {
-            level,
-            writer: Arc::new(Mutex::new(writer)),
-        })
+        Ok(Log { level, writer: Arc::new(Mutex::new(writer)) })
     }
 
     /// Whether a line of this level is written.
@@ -212,10 +207,7 @@ fn said(level: Level, message: &str, fields: Fields<'_>) -> String {
 
 /// The whole line, as of now.
 fn stamped(said: &str) -> String {
-    format!(
-        "{{\"ts\":\"{}\",{said}}}\n",
-        clock::rfc3339(clock::now_millis())
-    )
+    format!("{{\"ts\":\"{}\",{said}}}\n", clock::rfc3339(clock::now_millis()))
 }
 
 /// Whether JSON can have it as a number that no reader rounds.
@@ -233,10 +225,7 @@ struct Cut {
 
 impl Cut {
     fn of(value: &dyn Display) -> String {
-        let mut cut = Cut {
-            text: String::new(),
-            whole: true,
-        };
+        let mut cut = Cut { text: String::new(), whole: true };
         // The error is our own, and says that enough has been seen.
         write!(cut, "{value}").unwrap_or_default();
         cut.text
@@ -253,10 +242,7 @@ impl Write for Cut {
             self.text.push_str(more);
             return Ok(());
         }
-        let fits = (0..=room)
-            .rev()
-            .find_map(|end| more.get(..end))
-            .unwrap_or_default();
+        let fits = (0..=room).rev().find_map(|end| more.get(..end)).unwrap_or_default();
         self.text.push_str(fits);
         self.text.push('…');
         self.whole = false;
@@ -304,9 +290,8 @@ mod scratch {
         /// The names of the files, sorted.
         pub fn names(&self) -> Vec<String> {
             let entries = fs::read_dir(&self.0).unwrap();
-            let mut names: Vec<String> = entries
-                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-                .collect();
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();
             names
         }
@@ -369,10 +354,7 @@ mod tests {
         assert_eq!(Cut::of(&fits), fits);
         assert_eq!(Cut::of(&format!("{fits}y")), format!("{fits}…"));
         let split = format!("{}éé", "x".repeat(LOG_FIELD_BYTES_MAX - 1));
-        assert_eq!(
-            Cut::of(&split),
-            format!("{}…", "x".repeat(LOG_FIELD_BYTES_MAX - 1))
-        );
+        assert_eq!(Cut::of(&split), format!("{}…", "x".repeat(LOG_FIELD_BYTES_MAX - 1)));
         let in_pieces = format_args!("{fits}{}{}", "", "z").to_string();
         assert_eq!(Cut::of(&in_pieces), format!("{fits}…"));
     }

@@ -20,10 +20,7 @@ pub(super) struct Identity {
 
 impl Identity {
     pub fn of(found: &Metadata) -> Identity {
-        Identity {
-            device: found.dev(),
-            inode: found.ino(),
-        }
+        Identity { device: found.dev(), inode: found.ino() }
     }
 
     /// `None` if there is nothing of that name.
@@ -47,16 +44,10 @@ pub(super) struct Part {
 impl Part {
     fn open(path: PathBuf) -> Result<Option<Part>, Error> {
         let mut options = File::options();
-        options
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
         let untrusted = |path, because| {
             let remedy = "move it away".to_owned();
-            Err(Error::Untrusted {
-                path,
-                because,
-                remedy,
-            })
+            Err(Error::Untrusted { path, because, remedy })
         };
         let file = match options.open(&path) {
             Ok(file) => file,
@@ -70,11 +61,7 @@ impl Part {
         if !found.is_file() {
             return untrusted(path, "it is not a regular file");
         }
-        Ok(Some(Part {
-            file,
-            identity: Identity::of(&found),
-            path,
-        }))
+        Ok(Some(Part { file, identity: Identity::of(&found), path }))
     }
 
     pub fn found(&self) -> Result<Metadata, Error> {
@@ -96,9 +83,7 @@ impl Part {
         let mut block = vec![0; BLOCK_BYTES];
         let mut at = from;
         while at < until {
-            let room = block
-                .len()
-                .min(usize::try_from(until - at).unwrap_or(usize::MAX));
+            let room = block.len().min(usize::try_from(until - at).unwrap_or(usize::MAX));
             let room = block.get_mut(..room).unwrap_or_default();
             let count = self.file.read_at(room, at).at("read", &self.path)?;
             if count == 0 {
@@ -159,17 +144,11 @@ mod tests {
         let scratch = Scratch::new();
         for (age, content) in ["c", "b", "a"].into_iter().enumerate() {
             let path = name(scratch.path(), u32::try_from(age).unwrap());
-            scratch.append(
-                path.file_name().unwrap().to_str().unwrap(),
-                content.as_bytes(),
-            );
+            scratch.append(path.file_name().unwrap().to_str().unwrap(), content.as_bytes());
         }
         let rotate = |content: &str| {
             for age in (0..9).rev() {
-                drop(std::fs::rename(
-                    name(scratch.path(), age),
-                    name(scratch.path(), age + 1),
-                ));
+                drop(std::fs::rename(name(scratch.path(), age), name(scratch.path(), age + 1)));
             }
             scratch.append("daemon.log", content.as_bytes());
         };
@@ -198,25 +177,16 @@ mod tests {
             false
         });
         let said = parts.map(drop).unwrap_err().to_string();
-        assert!(
-            said.ends_with("daemon.log: it is rotated faster than it can be read"),
-            "{said}"
-        );
+        assert!(said.ends_with("daemon.log: it is rotated faster than it can be read"), "{said}");
     }
 
     #[test]
     fn only_regular_files_are_read() {
         let scratch = Scratch::new();
         std::fs::create_dir(name(scratch.path(), 0)).unwrap();
-        assert!(matches!(
-            open(scratch.path(), |_| false),
-            Err(Error::Untrusted { .. })
-        ));
+        assert!(matches!(open(scratch.path(), |_| false), Err(Error::Untrusted { .. })));
         std::fs::remove_dir(name(scratch.path(), 0)).unwrap();
         std::os::unix::fs::symlink("elsewhere", name(scratch.path(), 3)).unwrap();
-        assert!(matches!(
-            open(scratch.path(), |_| false),
-            Err(Error::Untrusted { .. })
-        ));
+        assert!(matches!(open(scratch.path(), |_| false), Err(Error::Untrusted { .. })));
     }
 }

@@ -60,12 +60,7 @@ pub(super) struct Printer<'a, W: Write + ?Sized> {
 
 impl<'a, W: Write + ?Sized> Printer<'a, W> {
     pub fn new(query: Query, out: &'a mut W) -> Printer<'a, W> {
-        Printer {
-            query,
-            out,
-            shown: String::new(),
-            begun: Vec::new(),
-        }
+        Printer { query, out, shown: String::new(), begun: Vec::new() }
     }
 
     /// From now on lines are shown whatever time they bear: they are new.
@@ -89,8 +84,7 @@ impl<'a, W: Write + ?Sized> Printer<'a, W> {
 
     fn begin(&mut self, piece: &[u8]) {
         let room = LOG_LINE_BYTES_MAX + 1 - self.begun.len();
-        self.begun
-            .extend_from_slice(piece.get(..room).unwrap_or(piece));
+        self.begun.extend_from_slice(piece.get(..room).unwrap_or(piece));
     }
 
     /// Whatever of a line there is, it will not grow any more.
@@ -128,19 +122,12 @@ impl<'a, W: Write + ?Sized> Printer<'a, W> {
             }
         }
         self.shown.push('\n');
-        if self.shown.len() > BLOCK_BYTES {
-            self.flush()
-        } else {
-            Ok(())
-        }
+        if self.shown.len() > BLOCK_BYTES { self.flush() } else { Ok(()) }
     }
 
     /// Writes out what is shown so far.
     pub fn flush(&mut self) -> Result<(), Error> {
-        let written = self
-            .out
-            .write_all(self.shown.as_bytes())
-            .and_then(|()| self.out.flush());
+        let written = self.out.write_all(self.shown.as_bytes()).and_then(|()| self.out.flush());
         self.shown.clear();
         written.map_err(Error::Output)
     }

@@ -23,10 +23,7 @@ impl Tail {
     /// Opens what there is of the log in `directory`, which need not exist.
     pub fn open(directory: &Path) -> Result<Tail, Error> {
         let parts = part::open(directory, |_| false)?;
-        Ok(Tail {
-            directory: directory.to_owned(),
-            parts,
-        })
+        Ok(Tail { directory: directory.to_owned(), parts })
     }
 
     /// Whether there is no log yet.
@@ -43,9 +40,7 @@ impl Tail {
         let mut printer = Printer::new(*query, out);
         for (age, part) in self.parts.iter().enumerate().take(start.age + 1).rev() {
             let from = if age == start.age { start.offset } else { 0 };
-            part.read(from, ends.get(age).copied().unwrap_or(0), |block| {
-                printer.add(block)
-            })?;
+            part.read(from, ends.get(age).copied().unwrap_or(0), |block| printer.add(block))?;
             printer.end_line()?;
         }
         printer.flush()
@@ -57,10 +52,7 @@ impl Tail {
 
     /// Where the last lines that are wanted begin, if the parts end at `ends`.
     pub(super) fn start(&self, query: &Query, ends: &[u64]) -> Result<Start, Error> {
-        let mut start = Start {
-            age: 0,
-            offset: ends.first().copied().unwrap_or(0),
-        };
+        let mut start = Start { age: 0, offset: ends.first().copied().unwrap_or(0) };
         let mut missing = query.lines;
         for (age, (part, end)) in self.parts.iter().zip(ends).enumerate() {
             let mut lines = Backwards::from(part, *end)?;
@@ -133,9 +125,7 @@ impl<'a> Backwards<'a> {
                 break searched;
             }
         };
-        let length = usize::try_from(end - start)
-            .unwrap_or(usize::MAX)
-            .min(LOG_LINE_BYTES_MAX + 1);
+        let length = usize::try_from(end - start).unwrap_or(usize::MAX).min(LOG_LINE_BYTES_MAX + 1);
         let inside = usize::try_from(start - self.block_start).unwrap_or(usize::MAX);
         if inside.saturating_add(length) <= self.block.len() {
             let stored = self.block.get(inside..inside + length).unwrap_or_default();
@@ -190,10 +180,7 @@ mod tests {
 
     fn shown(scratch: &Scratch, query: &Query) -> String {
         let mut out = Vec::new();
-        Tail::open(scratch.path())
-            .unwrap()
-            .show(query, &mut out)
-            .unwrap();
+        Tail::open(scratch.path()).unwrap().show(query, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -207,11 +194,7 @@ mod tests {
     #[test]
     fn no_log_is_told_from_an_empty_one() {
         let scratch = Scratch::new();
-        assert!(
-            Tail::open(&scratch.path().join("daemon"))
-                .unwrap()
-                .is_empty()
-        );
+        assert!(Tail::open(&scratch.path().join("daemon")).unwrap().is_empty());
         assert!(Tail::open(scratch.path()).unwrap().is_empty());
         assert_eq!(shown(&scratch, &ALL), "");
         scratch.append("daemon.log", b"");
@@ -226,13 +209,9 @@ mod tests {
         scratch.append("daemon.log.2", b"c\ntorn");
         scratch.append("daemon.log.1", b"");
         scratch.append("daemon.log", b"\nd\r\n\n\r\ne");
-        for (lines, wanted) in [
-            (0, ""),
-            (1, "e\n"),
-            (2, "d\ne\n"),
-            (3, "torn\nd\ne\n"),
-            (5, "b\nc\ntorn\nd\ne\n"),
-        ] {
+        for (lines, wanted) in
+            [(0, ""), (1, "e\n"), (2, "d\ne\n"), (3, "torn\nd\ne\n"), (5, "b\nc\ntorn\nd\ne\n")]
+        {
             assert_eq!(shown(&scratch, &Query { lines, ..ALL }), wanted);
         }
         assert_eq!(shown(&scratch, &ALL), "a\nb\nc\ntorn\nd\ne\n");
@@ -248,46 +227,16 @@ mod tests {
         for second in 4..60 {
             scratch.append("daemon.log", stored(second, Level::Debug).as_bytes());
         }
-        let query = Query {
-            lines: 3,
-            least: Level::Warn,
-            ..ALL
-        };
+        let query = Query { lines: 3, least: Level::Warn, ..ALL };
         let text = shown(&scratch, &query);
-        let ends: Vec<&str> = text
-            .lines()
-            .map(|line| line.rsplit(' ').next().unwrap())
-            .collect();
+        let ends: Vec<&str> = text.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
         assert_eq!(ends, ["m1", "m3", "panicked"]);
-        let since = Line::parse(stored(58, Level::Info).trim_end().as_bytes())
-            .unwrap()
-            .ts;
-        let text = shown(
-            &scratch,
-            &Query {
-                since: Some(since),
-                ..ALL
-            },
-        );
+        let since = Line::parse(stored(58, Level::Info).trim_end().as_bytes()).unwrap().ts;
+        let text = shown(&scratch, &Query { since: Some(since), ..ALL });
         assert_eq!(text.lines().count(), 2, "{text}");
-        let text = shown(
-            &scratch,
-            &Query {
-                since: Some(since + 1),
-                ..ALL
-            },
-        );
+        let text = shown(&scratch, &Query { since: Some(since + 1), ..ALL });
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert_eq!(
-            shown(
-                &scratch,
-                &Query {
-                    since: Some(since + 1001),
-                    ..ALL
-                }
-            ),
-            ""
-        );
+        assert_eq!(shown(&scratch, &Query { since: Some(since + 1001), ..ALL }), "");
     }
 
     #[test]
@@ -298,13 +247,7 @@ mod tests {
         let nearly = ours.replace("}", ",\"k\":nonsense}");
         scratch.append("daemon.log", nearly.as_bytes());
         scratch.append("daemon.log", b"at \"main\"\x1b\xff\n");
-        let text = shown(
-            &scratch,
-            &Query {
-                form: Form::Json,
-                ..ALL
-            },
-        );
+        let text = shown(&scratch, &Query { form: Form::Json, ..ALL });
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], ours.trim_end());
         assert_eq!(
@@ -319,27 +262,15 @@ mod tests {
 
     #[test]
     fn a_line_is_cut_one_past_the_limit() {
-        for (length, wanted) in [
-            (LOG_LINE_BYTES_MAX, ""),
-            (LOG_LINE_BYTES_MAX + 1, "…"),
-            (1 << 20, "…"),
-        ] {
+        for (length, wanted) in
+            [(LOG_LINE_BYTES_MAX, ""), (LOG_LINE_BYTES_MAX + 1, "…"), (1 << 20, "…")]
+        {
             let scratch = Scratch::new();
-            scratch.append(
-                "daemon.log",
-                format!("a\n{}\nb\n", "x".repeat(length)).as_bytes(),
-            );
+            scratch.append("daemon.log", format!("a\n{}\nb\n", "x".repeat(length)).as_bytes());
             let cut = format!("{}{wanted}", "x".repeat(LOG_LINE_BYTES_MAX));
-            assert_eq!(
-                shown(&scratch, &Query { lines: 2, ..ALL }),
-                format!("{cut}\nb\n")
-            );
+            assert_eq!(shown(&scratch, &Query { lines: 2, ..ALL }), format!("{cut}\nb\n"));
             assert_eq!(shown(&scratch, &ALL), format!("a\n{cut}\nb\n"));
-            let json = Query {
-                lines: 2,
-                form: Form::Json,
-                ..ALL
-            };
+            let json = Query { lines: 2, form: Form::Json, ..ALL };
             let wanted = format!("{{\"level\":\"ERROR\",\"msg\":\"{cut}\"}}");
             assert_eq!(shown(&scratch, &json).lines().next(), Some(wanted.as_str()));
         }
@@ -392,11 +323,7 @@ mod tests {
                 .collect();
             let least = *random.choice(&Level::ALL).unwrap();
             let mut all: Vec<String> = Vec::new();
-            for line in parts
-                .iter()
-                .rev()
-                .flat_map(|part| part.split(|byte| *byte == b'\n'))
-            {
+            for line in parts.iter().rev().flat_map(|part| part.split(|byte| *byte == b'\n')) {
                 let line = line.strip_suffix(b"\r").unwrap_or(line);
                 let mut out = String::new();
                 match Line::parse(line) {
@@ -413,14 +340,7 @@ mod tests {
             }
             for lines in [0, 1, random.usize(..=all.len()), all.len(), all.len() + 1] {
                 let wanted = &all[all.len().saturating_sub(lines)..];
-                let text = shown(
-                    &scratch,
-                    &Query {
-                        lines,
-                        least,
-                        ..ALL
-                    },
-                );
+                let text = shown(&scratch, &Query { lines, least, ..ALL });
                 let same = text.split_terminator('\n').eq(wanted);
                 assert!(same, "seed {seed}, round {round}, {lines} lines");
             }

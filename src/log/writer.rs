@@ -69,9 +69,7 @@ impl Writer {
             return;
         }
         let length = length + self.pen.overdue().len();
-        let grown = found
-            .len()
-            .saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        let grown = found.len().saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         if found.len() < self.rotation.bytes {
             self.bytes_max = self.rotation.bytes;
         }
@@ -92,18 +90,13 @@ impl Writer {
         // One that a crash has left behind. If it stays, the next line says why.
         drop(std::fs::remove_file(&prepared));
         let file = disk::append(&prepared, File::options().create_new(true))?;
-        let moved = self
-            .move_up()
-            .and_then(|()| std::fs::rename(&prepared, &log).at("rename", &prepared));
+        let moved =
+            self.move_up().and_then(|()| std::fs::rename(&prepared, &log).at("rename", &prepared));
         if let Err(error) = moved {
             drop(std::fs::remove_file(&prepared));
             return Err(error);
         }
-        self.go_on_in(Pen {
-            file,
-            torn: false,
-            lost: self.pen.lost,
-        });
+        self.go_on_in(Pen { file, torn: false, lost: self.pen.lost });
         Ok(())
     }
 
@@ -130,7 +123,8 @@ impl Writer {
     }
 
     pub fn reopen(&mut self) -> Result<(), Error> {
-        let mut pen = Pen::new(disk::append(&name(&self.directory, 0), File::options().create(true))?)?;
+        let mut pen =
+            Pen::new(disk::append(&name(&self.directory, 0), File::options().create(true))?)?;
         pen.lost = self.pen.lost;
         self.go_on_in(pen);
         Ok(())
@@ -175,14 +169,9 @@ impl Pen<File> {
         let length = file.metadata().doing("inspect the log")?.len();
         let mut last = *b"\n";
         if length > 0 {
-            file.read_exact_at(&mut last, length - 1)
-                .doing("read the end of the log")?;
+            file.read_exact_at(&mut last, length - 1).doing("read the end of the log")?;
         }
-        Ok(Pen {
-            file,
-            torn: last != *b"\n",
-            lost: 0,
-        })
+        Ok(Pen { file, torn: last != *b"\n", lost: 0 })
     }
 }
 
@@ -200,11 +189,7 @@ impl<W: Write> Pen<W> {
         if let Some(last) = text.as_bytes().get(..written).and_then(<[u8]>::last) {
             self.torn = *last != b'\n';
         }
-        self.lost = if overdue > 0 && written >= overdue {
-            1
-        } else {
-            self.lost + 1
-        };
+        self.lost = if overdue > 0 && written >= overdue { 1 } else { self.lost + 1 };
     }
 
     /// What must come before the next line.
@@ -241,10 +226,7 @@ mod tests {
     use super::super::scratch::Scratch;
     use super::*;
 
-    const WIDE: Rotation = Rotation {
-        bytes: 1 << 20,
-        files: 3,
-    };
+    const WIDE: Rotation = Rotation { bytes: 1 << 20, files: 3 };
 
     fn open_log(scratch: &Scratch, rotation: Rotation) -> Log {
         Log::open(scratch.path(), rotation, Level::Info).unwrap()
@@ -254,12 +236,7 @@ mod tests {
         text.lines()
             .map(|line| {
                 assert_eq!(crate::json::check(line), Ok(()), "{line}");
-                line.split("\"msg\":\"")
-                    .nth(1)
-                    .unwrap()
-                    .split('"')
-                    .next()
-                    .unwrap()
+                line.split("\"msg\":\"").nth(1).unwrap().split('"').next().unwrap()
             })
             .collect()
     }
@@ -272,10 +249,7 @@ mod tests {
         log.debug("not enabled", &[]);
         let text = scratch.read("daemon.log");
         let (stamp, rest) = text.split_at(32);
-        assert!(
-            stamp.starts_with("{\"ts\":\"20") && stamp.ends_with('"'),
-            "{stamp}"
-        );
+        assert!(stamp.starts_with("{\"ts\":\"20") && stamp.ends_with('"'), "{stamp}");
         assert_eq!(
             rest,
             ",\"level\":\"INFO\",\"msg\":\"session created\",\"id\":\"sess_abc123\"}\n"
@@ -287,13 +261,7 @@ mod tests {
         for (over, files) in [(0, 1), (1, 2)] {
             let scratch = Scratch::new();
             let length = stamped(&said(Level::Info, "xx", &[])).len() as u64;
-            let log = open_log(
-                &scratch,
-                Rotation {
-                    bytes: 2 * length - over,
-                    files: 3,
-                },
-            );
+            let log = open_log(&scratch, Rotation { bytes: 2 * length - over, files: 3 });
             log.info("xx", &[]);
             log.info("yy", &[]);
             assert_eq!(scratch.names().len(), files, "{over}");
@@ -309,15 +277,8 @@ mod tests {
         for message in ["a", "b", "c", "d"] {
             log.info(message, &[]);
         }
-        assert_eq!(
-            scratch.names(),
-            ["daemon.log", "daemon.log.1", "daemon.log.2"]
-        );
-        for (name, message) in [
-            ("daemon.log", "d"),
-            ("daemon.log.1", "c"),
-            ("daemon.log.2", "b"),
-        ] {
+        assert_eq!(scratch.names(), ["daemon.log", "daemon.log.1", "daemon.log.2"]);
+        for (name, message) in [("daemon.log", "d"), ("daemon.log.1", "c"), ("daemon.log.2", "b")] {
             assert_eq!(messages(&scratch.read(name)), [message]);
         }
         drop(log);
@@ -336,9 +297,8 @@ mod tests {
         let log = open_log(&scratch, Rotation { bytes: 1, files: 4 });
         log.info("a", &[]);
         log.info("b", &[]);
-        let old: Vec<String> = [2, 3, 4]
-            .map(|age| scratch.read(&format!("daemon.log.{age}")))
-            .into();
+        let old: Vec<String> =
+            [2, 3, 4].map(|age| scratch.read(&format!("daemon.log.{age}"))).into();
         assert_eq!(old, ["1", "2", "4"]);
     }
 
@@ -346,26 +306,14 @@ mod tests {
     fn a_rotation_that_fails_loses_nothing_and_is_not_tried_at_every_line() {
         let scratch = Scratch::new();
         std::fs::create_dir(scratch.path().join("daemon.log.1")).unwrap();
-        let log = open_log(
-            &scratch,
-            Rotation {
-                bytes: 400,
-                files: 1,
-            },
-        );
+        let log = open_log(&scratch, Rotation { bytes: 400, files: 1 });
         for _ in 0..20 {
             log.info("a", &[]);
         }
         let text = scratch.read("daemon.log");
         let messages = messages(&text);
-        assert_eq!(
-            messages.iter().filter(|message| **message == "a").count(),
-            20
-        );
-        let warnings = messages
-            .iter()
-            .filter(|message| **message == "log not rotated")
-            .count();
+        assert_eq!(messages.iter().filter(|message| **message == "a").count(), 20);
+        let warnings = messages.iter().filter(|message| **message == "log not rotated").count();
         assert!((2..=6).contains(&warnings), "{warnings}");
         assert_eq!(scratch.names(), ["daemon.log", "daemon.log.1"]);
         std::fs::remove_dir(scratch.path().join("daemon.log.1")).unwrap();
@@ -444,28 +392,17 @@ mod tests {
             let script = format!("umask {umask}; exec \"$@\"");
             let test = "log::writer::tests::every_file_of_the_log_is_private";
             let mut command = Command::new("sh");
-            command
-                .args(["-c", &script, "sh"])
-                .arg(std::env::current_exe().unwrap());
+            command.args(["-c", &script, "sh"]).arg(std::env::current_exe().unwrap());
             let output = command.args(["--exact", test]).output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout);
-            assert!(
-                output.status.success() && said.contains("1 passed"),
-                "{umask}: {said}"
-            );
+            assert!(output.status.success() && said.contains("1 passed"), "{umask}: {said}");
         }
     }
 
     #[test]
     fn lines_of_many_threads_stay_whole_and_a_panic_does_not_end_the_log() {
         let scratch = Scratch::new();
-        let log = open_log(
-            &scratch,
-            Rotation {
-                bytes: 20_000,
-                files: 99,
-            },
-        );
+        let log = open_log(&scratch, Rotation { bytes: 20_000, files: 99 });
         let broken = log.clone();
         let panicking = thread::Builder::new().spawn(move || {
             let _held = broken.writer();
@@ -514,40 +451,23 @@ mod tests {
 
     #[test]
     fn lines_that_a_full_disk_does_not_take_are_counted_and_none_is_glued() {
-        let file = Full {
-            takes: vec![None, None, Some(5), Some(0), None],
-            taken: Vec::new(),
-        };
-        let mut pen = Pen {
-            file,
-            torn: false,
-            lost: 0,
-        };
+        let file = Full { takes: vec![None, None, Some(5), Some(0), None], taken: Vec::new() };
+        let mut pen = Pen { file, torn: false, lost: 0 };
         for line in ["1\n", "2\n", "three\n", "4\n", "5\n", "6\n", "7\n"] {
             pen.write(line);
         }
         let text = String::from_utf8(pen.file.taken).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "{\"ts\"");
-        assert!(
-            lines[1].ends_with("\"msg\":\"log lines lost\",\"count\":5}"),
-            "{text}"
-        );
+        assert!(lines[1].ends_with("\"msg\":\"log lines lost\",\"count\":5}"), "{text}");
         assert_eq!(lines[2..], ["6", "7"]);
     }
 
     #[test]
     fn a_notice_that_gets_through_alone_is_not_repeated() {
         let notice = stamped(&said(Level::Warn, "log lines lost", &[("count", &1)])).len();
-        let file = Full {
-            takes: vec![None, Some(notice)],
-            taken: Vec::new(),
-        };
-        let mut pen = Pen {
-            file,
-            torn: false,
-            lost: 0,
-        };
+        let file = Full { takes: vec![None, Some(notice)], taken: Vec::new() };
+        let mut pen = Pen { file, torn: false, lost: 0 };
         for line in ["1\n", "2\n", "3\n"] {
             pen.write(line);
         }

@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use crate::limits::{BODY_BYTES_MAX, DRAIN_BYTES_MAX};
+use crate::limits::DRAIN_BYTES_MAX;
 use crate::log::Level;
 
 use super::Deadlines;
@@ -17,6 +17,7 @@ use super::gate;
 use super::reply::Reply;
 use super::request::{self, Head};
 use super::routes::{Admitted, App};
+use super::sessions::Answer;
 use super::table::Seat;
 
 /// Serves the connection in `seat` until it ends.
@@ -103,7 +104,7 @@ impl<'a> Talk<'a> {
     /// One request and its answer.
     fn exchange(&mut self) -> Result<(), End> {
         let head = self.read_head()?;
-        let outcome = self.answer(&head);
+        let outcome = self.answer(&head).and_then(|answer| self.settle(answer));
         let finish = |reply| finish(reply, &head);
         let reply = outcome.map(finish).map_err(|end| match end {
             End::Refusal(reply) => End::Refusal(finish(reply)),
@@ -117,46 +118,52 @@ impl<'a> Talk<'a> {
         Ok(self.send(reply)?)
     }
 
-    fn answer(&mut self, head: &Head) -> Result<Reply, End> {
+    /// Waits for an answer that takes its time. After a stream there is nothing more to say.
+    fn settle(&mut self, answer: Answer) -> Result<Reply, End> {
+        match answer {
+            Answer::Now(reply) => Ok(reply),
+            Answer::Poll(poll) => poll.run(self.stream)?.ok_or(End::Silent),
+            Answer::Stream(stream) => {
+                stream.run(self.stream)?;
+                Err(End::Silent)
+            }
+        }
+    }
+
+    fn answer(&mut self, head: &Head) -> Result<Answer, End> {
         match self.app.admit(head) {
             Ok(admitted) => {
-                let body = self.read_body(head)?;
+                let body = self.read_body(head, admitted.body_max())?;
                 Ok(self.answer_safely(head, &admitted, &body))
             }
             // The body stands between this request and the next.
             Err(reply) if head.content_length > 0 => Err(End::Refusal(reply)),
-            Err(reply) => Ok(reply),
+            Err(reply) => Ok(Answer::Now(reply)),
         }
     }
 
     /// A fault in one answer is that request's misfortune and nobody else's.
-    fn answer_safely(&self, head: &Head, admitted: &Admitted, body: &[u8]) -> Reply {
-        let answered = catch_unwind(AssertUnwindSafe(|| self.app.answer(admitted, body)));
+    fn answer_safely(&self, head: &Head, admitted: &Admitted, body: &[u8]) -> Answer {
+        let answered = catch_unwind(AssertUnwindSafe(|| self.app.answer(admitted, head, body)));
         answered.unwrap_or_else(|panic| {
             let cause = panic
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("unknown");
-            let fields: [(&str, &dyn std::fmt::Display); 3] = [
-                ("method", &head.method),
-                ("path", &head.path),
-                ("cause", &cause),
-            ];
+            let fields: [(&str, &dyn std::fmt::Display); 3] =
+                [("method", &head.method), ("path", &head.path), ("cause", &cause)];
             self.app.log.error("a request panicked", &fields);
             let message = "the daemon has failed at this request; its log says more";
-            Reply::problem(500, "INTERNAL_ERROR", message)
+            Answer::Now(Reply::problem(500, "INTERNAL_ERROR", message))
         })
     }
 
     fn note(&self, head: &Head, reply: &Reply) {
         // Asked first: nothing is to be paid for lines that are not written.
         if self.app.log.enabled(Level::Debug) {
-            let fields: [(&str, &dyn std::fmt::Display); 3] = [
-                ("method", &head.method),
-                ("path", &head.path),
-                ("status", &reply.status()),
-            ];
+            let fields: [(&str, &dyn std::fmt::Display); 3] =
+                [("method", &head.method), ("path", &head.path), ("status", &reply.status())];
             self.app.log.debug("request", &fields);
         }
     }
@@ -205,10 +212,10 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn read_body(&mut self, head: &Head) -> Result<Vec<u8>, End> {
+    fn read_body(&mut self, head: &Head, bytes_max: usize) -> Result<Vec<u8>, End> {
         let length = usize::try_from(head.content_length).unwrap_or(usize::MAX);
-        if length > BODY_BYTES_MAX {
-            let message = format_args!("the body is longer than {BODY_BYTES_MAX} bytes");
+        if length > bytes_max {
+            let message = format_args!("the body is longer than {bytes_max} bytes");
             return Err(Reply::problem(413, "PAYLOAD_TOO_LARGE", message).into());
         }
         let here = length.min(self.inbox.len());
@@ -317,9 +324,5 @@ impl<'a> Talk<'a> {
 /// What an answer owes to its request and not to its route.
 fn finish(reply: Reply, head: &Head) -> Reply {
     let reply = gate::share(reply, head);
-    if head.method == tiny_http::Method::Head {
-        reply.bodiless()
-    } else {
-        reply
-    }
+    if head.method == tiny_http::Method::Head { reply.bodiless() } else { reply }
 }

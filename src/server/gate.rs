@@ -33,16 +33,18 @@ pub fn check_sender(head: &Head, port: u16) -> Result<(), Reply> {
 
 /// The same answer, readable for the page that asked if it is one that may.
 pub fn share(reply: Reply, head: &Head) -> Reply {
-    match head
-        .origin
-        .as_deref()
-        .filter(|origin| is_local_origin(origin))
-    {
-        Some(origin) => reply
-            .with("Access-Control-Allow-Origin", origin)
-            .with("Vary", "Origin"),
+    match head.origin.as_deref().filter(|origin| is_local_origin(origin)) {
+        Some(origin) => reply.with("Access-Control-Allow-Origin", origin).with("Vary", "Origin"),
         None => reply,
     }
+}
+
+/// The same for an answer that is written by hand: each header with its line end.
+pub fn shared_headers(head: &Head) -> String {
+    let origin = head.origin.as_deref().filter(|origin| is_local_origin(origin));
+    origin.map_or_else(String::new, |origin| {
+        format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
+    })
 }
 
 /// The token in the `Authorization` header. Credentials of another scheme are an empty token, which is
@@ -58,9 +60,7 @@ pub fn bearer(head: &Head) -> Option<&str> {
 
 /// The token in the query. Only for routes that a browser must open without being able to set headers.
 pub fn token_in_query(head: &Head) -> Option<&str> {
-    head.query
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("token="))
+    head.query.split('&').find_map(|pair| pair.strip_prefix("token="))
 }
 
 /// The answer to a token that is missing or not ours.
@@ -83,9 +83,7 @@ pub fn check_body_type(head: &Head) -> Result<(), Reply> {
 
 fn is_our_host(host: &str, port: u16) -> bool {
     ["127.0.0.1", "localhost", "[::1]"].iter().any(|name| {
-        let named = host
-            .get(..name.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(name));
+        let named = host.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
         named
             && match host.get(name.len()..) {
                 Some("") => true,
@@ -97,19 +95,13 @@ fn is_our_host(host: &str, port: u16) -> bool {
 
 /// Compared as browsers write it: in small letters, without a path.
 fn is_local_origin(origin: &str) -> bool {
-    if matches!(
-        origin,
-        "tauri://localhost" | "http://tauri.localhost" | "https://tauri.localhost"
-    ) {
+    if matches!(origin, "tauri://localhost" | "http://tauri.localhost" | "https://tauri.localhost")
+    {
         return true;
     }
-    let address = origin
-        .strip_prefix("http://")
-        .or_else(|| origin.strip_prefix("https://"));
+    let address = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     let rest = address.and_then(|address| {
-        ["127.0.0.1", "localhost", "[::1]"]
-            .iter()
-            .find_map(|name| address.strip_prefix(name))
+        ["127.0.0.1", "localhost", "[::1]"].iter().find_map(|name| address.strip_prefix(name))
     });
     rest.is_some_and(|rest| {
         rest.is_empty() || rest.strip_prefix(':').and_then(parse_port).is_some()
@@ -135,6 +127,7 @@ mod tests {
             origin: None,
             authorization: None,
             content_type: None,
+            last_event_id: None,
             content_length: 0,
             expects_continue: false,
             last: false,
@@ -143,14 +136,9 @@ mod tests {
 
     #[test]
     fn only_names_of_the_loopback_with_our_port_or_none_are_our_host() {
-        for ours in [
-            "127.0.0.1:9999",
-            "127.0.0.1",
-            "localhost:9999",
-            "LocalHost",
-            "[::1]:9999",
-            "[::1]",
-        ] {
+        for ours in
+            ["127.0.0.1:9999", "127.0.0.1", "localhost:9999", "LocalHost", "[::1]:9999", "[::1]"]
+        {
             assert!(is_our_host(ours, 9999), "{ours}");
         }
         for foreign in [

@@ -13,6 +13,8 @@ mod listener;
 mod reply;
 mod request;
 mod routes;
+mod sessions;
+mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -87,15 +89,9 @@ impl Server {
             deadlines,
             complained: None,
         };
-        let acceptor = thread::Builder::new()
-            .name("accept".to_owned())
-            .spawn(|| door.run())
-            .doing(DOING)?;
-        Ok(Server {
-            table,
-            acceptor,
-            wake,
-        })
+        let acceptor =
+            thread::Builder::new().name("accept".to_owned()).spawn(|| door.run()).doing(DOING)?;
+        Ok(Server { table, acceptor, wake })
     }
 
     /// Stops accepting; when this returns, the port is free. Idle connections end now, the others with

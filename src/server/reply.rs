@@ -22,7 +22,12 @@ pub struct Reply {
 impl Reply {
     /// `body` as JSON.
     pub fn json(status: u16, body: &impl SerJson) -> Reply {
-        Reply::new(status, json::text(body).into_bytes()).with("Content-Type", "application/json")
+        Reply::json_text(status, json::text(body))
+    }
+
+    /// A body that is JSON already.
+    pub fn json_text(status: u16, body: String) -> Reply {
+        Reply::new(status, body.into_bytes()).with("Content-Type", "application/json")
     }
 
     /// No body at all.
@@ -32,10 +37,7 @@ impl Reply {
 
     /// `{"error":{"code":…,"message":…}}`.
     pub fn problem(status: u16, code: &str, message: impl Display) -> Reply {
-        let error = Fault {
-            code: code.to_owned(),
-            message: message.to_string(),
-        };
+        let error = Fault { code: code.to_owned(), message: message.to_string() };
         Reply::json(status, &Problem { error })
     }
 
@@ -89,8 +91,7 @@ impl Reply {
         // The version is the server's own (RFC 9110, 6.2), the length known: nothing depends on the
         // request's headers.
         let version = HTTPVersion(1, 1);
-        self.response
-            .raw_print(&mut *out, version, &[], self.bodiless, None)?;
+        self.response.raw_print(&mut *out, version, &[], self.bodiless, None)?;
         if self.closing {
             let status_line = out.iter().skip(begin).position(|byte| *byte == b'\n');
             let at = status_line.map_or(out.len(), |length| begin + length + 1);
@@ -128,10 +129,7 @@ mod tests {
     #[test]
     fn the_last_answer_says_so_behind_its_status_line() {
         let text = printed(Reply::empty(204).closing());
-        assert!(
-            text.starts_with("HTTP/1.1 204 No Content\r\nConnection: close\r\n"),
-            "{text}"
-        );
+        assert!(text.starts_with("HTTP/1.1 204 No Content\r\nConnection: close\r\n"), "{text}");
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Head {
     pub origin: Option<String>,
     pub authorization: Option<String>,
     pub content_type: Option<String>,
+    /// Where a stream that broke off was (Server-Sent Events).
+    pub last_event_id: Option<String>,
     /// Bytes of the body that follows; 0 if none was announced. May be beyond any limit.
     pub content_length: u64,
     /// The client holds the body back until it is told to go on.
@@ -68,9 +70,7 @@ fn within_limit(head_bytes: usize) -> Result<usize, Reply> {
     if head_bytes <= HEAD_BYTES_MAX {
         return Ok(head_bytes);
     }
-    Err(too_large(format_args!(
-        "request line and headers are longer than {HEAD_BYTES_MAX} bytes"
-    )))
+    Err(too_large(format_args!("request line and headers are longer than {HEAD_BYTES_MAX} bytes")))
 }
 
 fn too_large(message: std::fmt::Arguments<'_>) -> Reply {
@@ -96,12 +96,11 @@ pub fn parse(head: &[u8]) -> Result<Head, Reply> {
         method,
         path: path.to_owned(),
         query: query.to_owned(),
-        host: fields
-            .host
-            .ok_or_else(|| Reply::invalid("there is no Host"))?,
+        host: fields.host.ok_or_else(|| Reply::invalid("there is no Host"))?,
         origin: fields.origin,
         authorization: fields.authorization,
         content_type: fields.content_type,
+        last_event_id: fields.last_event_id,
         content_length: fields.content_length.unwrap_or(0),
         // A client of HTTP/1.0 would take the interim answer for the final one (RFC 9110, 10.1.1).
         expects_continue: fields.expects_continue && minor == Minor::One,
@@ -144,9 +143,7 @@ fn parse_request_line(line: &[u8]) -> Result<(Method, &str, Minor), Reply> {
 /// A method or the name of a header field (RFC 9110, 5.6.2).
 fn is_token(word: &[u8]) -> bool {
     !word.is_empty()
-        && word
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+        && word.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 #[derive(Default)]
@@ -155,6 +152,7 @@ struct Fields {
     origin: Option<String>,
     authorization: Option<String>,
     content_type: Option<String>,
+    last_event_id: Option<String>,
     content_length: Option<u64>,
     transfer_encoding: bool,
     expects_continue: bool,
@@ -193,6 +191,9 @@ impl Fields {
         } else if is("Content-Type") {
             let content_type = text("Content-Type", value)?.to_owned();
             once(&mut self.content_type, "Content-Type", content_type)
+        } else if is("Last-Event-ID") {
+            let id = text("Last-Event-ID", value)?.to_owned();
+            once(&mut self.last_event_id, "Last-Event-ID", id)
         } else if is("Content-Length") {
             let length = parse_length(text("Content-Length", value)?)?;
             once(&mut self.content_length, "Content-Length", length)
@@ -201,13 +202,12 @@ impl Fields {
             Ok(())
         } else if is("Expect") {
             self.expects_continue = true;
-            text("Expect", value)?
-                .eq_ignore_ascii_case("100-continue")
-                .then_some(())
-                .ok_or_else(|| {
+            text("Expect", value)?.eq_ignore_ascii_case("100-continue").then_some(()).ok_or_else(
+                || {
                     let message = "the only expectation that can be met is 100-continue";
                     Reply::problem(417, "INVALID_REQUEST", message)
-                })
+                },
+            )
         } else if is("Connection") {
             self.close |= text("Connection", value)?
                 .split(',')
@@ -228,9 +228,7 @@ fn once<T>(field: &mut Option<T>, name: &str, value: T) -> Result<(), Reply> {
 }
 
 fn text<'a>(name: &str, value: &'a [u8]) -> Result<&'a str, Reply> {
-    let value = std::str::from_utf8(value)
-        .ok()
-        .filter(|value| value.is_ascii());
+    let value = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
     value
         .map(|value| value.trim_matches([' ', '\t']))
         .ok_or_else(|| Reply::invalid(format_args!("{name} is not plain ASCII")))
@@ -250,9 +248,7 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Option<Head>, u16> {
         match head_end(bytes, 0) {
-            Ok(Some(end)) => parse(&bytes[..end])
-                .map(Some)
-                .map_err(|reply| reply.status()),
+            Ok(Some(end)) => parse(&bytes[..end]).map(Some).map_err(|reply| reply.status()),
             Ok(None) => Ok(None),
             Err(reply) => Err(reply.status()),
         }
@@ -267,10 +263,7 @@ mod tests {
         );
         let head = head.ok().unwrap().unwrap();
         assert_eq!(head.method, Method::Post);
-        assert_eq!(
-            (head.path.as_str(), head.query.as_str()),
-            ("/v3/a%2Fb", "x=1?y")
-        );
+        assert_eq!((head.path.as_str(), head.query.as_str()), ("/v3/a%2Fb", "x=1?y"));
         assert_eq!(head.host, "localhost:1");
         assert_eq!(head.origin.as_deref(), Some("null"));
         assert_eq!(head.authorization.as_deref(), Some("Bearer t"));
@@ -324,39 +317,15 @@ mod tests {
         ("GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: x\r\n: y\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: x\r\nnothing\r\n\r\n", 400),
-        (
-            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n",
-            400,
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-            400,
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\n",
-            400,
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\n",
-            400,
-        ),
+        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n\r\n", 400),
-        (
-            "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
-            400,
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
-            411,
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\nContent-Length: 5\r\n\r\n",
-            411,
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\nOrigin: b\r\n\r\n",
-            400,
-        ),
+        ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
+        ("GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\nContent-Length: 5\r\n\r\n", 411),
+        ("GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\nOrigin: b\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: x\r\nExpect: 200-ok\r\n\r\n", 417),
     ];
 
@@ -393,12 +362,8 @@ mod tests {
 
     #[test]
     fn headers_64_are_read_and_65_are_not() {
-        let with = |more: usize| {
-            format!(
-                "GET / HTTP/1.1\r\nHost: x\r\n{}\r\n",
-                "A: b\r\n".repeat(more)
-            )
-        };
+        let with =
+            |more: usize| format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(more));
         assert!(read(with(HEADERS_MAX - 1).as_bytes()).is_ok());
         assert_eq!(read(with(HEADERS_MAX).as_bytes()).err(), Some(431));
     }

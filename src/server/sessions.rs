@@ -109,7 +109,7 @@ pub fn answer(
             runtime.delete(&parse_id(id)?).map_err(refuse)?;
             Ok(Reply::empty(204).into())
         }
-        (Route::One(id), _) => show(runtime, &find(runtime, id)?).map(Answer::Now),
+        (Route::One(id), _) => show(&find(runtime, id)?).map(Answer::Now),
         (Route::Turns(id), _) => submit(runtime, &find(runtime, id)?, asked.body).map(Answer::Now),
         (Route::Events(id), _) => poll(find(runtime, id)?, asked.query).map(Answer::Poll),
         (Route::Cancel(id), _) => cancel(runtime, &find(runtime, id)?, asked.body).map(Answer::Now),
@@ -216,9 +216,8 @@ fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
     Ok(Reply::json_text(200, body))
 }
 
-fn show(runtime: &Runtime, session: &Session) -> Result<Reply, Reply> {
+fn show(session: &Arc<Session>) -> Result<Reply, Reply> {
     let conversation = session.conversation().map_err(|error| refuse(error.into()))?;
-    let _ = runtime;
     let mut body = json::text(&session.summary());
     // Its last brace makes room for one more field.
     body.pop();
@@ -307,9 +306,8 @@ fn stream(
         Some(after) => after,
         None => number(asked.query, "afterSeq", 0, u64::MAX)?.unwrap_or(0),
     };
-    let full = || {
-        Reply::problem(503, "BUSY", "too many event streams are open").with("Retry-After", "1")
-    };
+    let full =
+        || Reply::problem(503, "BUSY", "too many event streams are open").with("Retry-After", "1");
     let ticket = Ticket::take(streams).ok_or_else(full)?;
     let follower = Follower::new(session, after).map_err(|error: Error| refuse(error.into()))?;
     Ok(Answer::Stream(Box::new(Stream { follower, _ticket: ticket, headers: asked.headers })))
@@ -323,7 +321,7 @@ struct Cancel {
     writer_id: Option<String>,
 }
 
-fn cancel(runtime: &Runtime, session: &Session, body: &[u8]) -> Result<Reply, Reply> {
+fn cancel(runtime: &Runtime, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
     let asked: Cancel = parse(body)?;
     let selector = Selector { turn_id: asked.turn_id, writer_id: asked.writer_id };
     let cancelled = runtime.cancel(session, &selector).map_err(refuse)?;
@@ -348,7 +346,7 @@ struct Decide {
     decided_by: Option<String>,
 }
 
-fn decide(session: &Session, in_path: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
+fn decide(session: &Arc<Session>, in_path: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
     let asked: Decide = parse(body)?;
     let request_id = match (in_path, asked.request_id.as_deref()) {
         (Some(path), Some(body)) if path != body => {
@@ -362,11 +360,12 @@ fn decide(session: &Session, in_path: Option<&str>, body: &[u8]) -> Result<Reply
         _ => return Err(Reply::invalid("decision is \"allow\" or \"deny\"")),
     };
     let by = asked.decided_by.as_deref().unwrap_or("anonymous");
-    let (status, conflict, message) = match session.decide(request_id, approved, by).map_err(refuse)? {
-        Decision::Won => (200, false, None),
-        Decision::TooLate => (409, true, Some("it has been decided already")),
-        Decision::Unknown => (404, false, Some("nothing waits for this decision")),
-    };
+    let (status, conflict, message) =
+        match session.decide(request_id, approved, by).map_err(refuse)? {
+            Decision::Won => (200, false, None),
+            Decision::TooLate => (409, true, Some("it has been decided already")),
+            Decision::Unknown => (404, false, Some("nothing waits for this decision")),
+        };
     let code = if conflict { "CONFLICT" } else { "NOT_FOUND" };
     let fault = |message: &str| api::Fault { code: code.to_owned(), message: message.to_owned() };
     Ok(Reply::json(

@@ -45,6 +45,8 @@ pub struct Follower {
     reader: Reader,
     bell: Arc<Bell>,
     after: u64,
+    /// The client has sent what is not ours to read now: its leaving cannot be seen any more.
+    deaf: bool,
 }
 
 /// What came of waiting.
@@ -63,21 +65,32 @@ impl Follower {
         // The bell first: what is appended from now on rings it.
         let bell = session.subscribe()?;
         let reader = session.reader();
-        Ok(Follower { session, reader, bell, after })
+        Ok(Follower { session, reader, bell, after, deaf: false })
     }
 
-    fn wait(&self, client: &TcpStream, limit: Duration) -> io::Result<Waited> {
+    fn wait(&mut self, client: &TcpStream, limit: Duration) -> io::Result<Waited> {
         self.bell.await_next();
         if self.reader.last_seq() > self.after || self.session.is_closed() {
             return Ok(Waited::Look);
         }
-        let [spoke, rang] = sys::wait_readable([client.as_fd(), self.bell.as_fd()], Some(limit))?;
+        let (bell, client_fd) = (self.bell.as_fd(), client.as_fd());
+        let watched = if self.deaf { bell } else { client_fd };
+        let [spoke, rang] = sys::wait_readable([watched, bell], Some(limit))?;
         if rang {
             self.bell.silence();
             return Ok(Waited::Look);
         }
-        // A client has nothing to say here: what can be read is the end of the connection.
-        Ok(if spoke { Waited::Gone } else { Waited::Silence })
+        if !spoke {
+            return Ok(Waited::Silence);
+        }
+        match client.peek(&mut [0]) {
+            // The next request, before this one is answered.
+            Ok(count) if count > 0 => {
+                self.deaf = true;
+                Ok(Waited::Look)
+            }
+            _ => Ok(Waited::Gone),
+        }
     }
 }
 

@@ -59,17 +59,11 @@ impl Table {
         if open.connections.len() >= CONNECTIONS_MAX {
             return Err(stream);
         }
-        let connection = Arc::new(Connection {
-            stream,
-            born: self.born,
-            idle_since: AtomicU64::new(0),
-        });
+        let connection =
+            Arc::new(Connection { stream, born: self.born, idle_since: AtomicU64::new(0) });
         connection.rest();
         open.connections.push(Arc::downgrade(&connection));
-        Ok(Seat {
-            connection,
-            place: Place(Arc::clone(self)),
-        })
+        Ok(Seat { connection, place: Place(Arc::clone(self)) })
     }
 
     /// Ends the connection that has been idle longest and waits until it has gone. `false` if nobody
@@ -138,11 +132,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.0.lock();
         open.connections.retain(|one| one.strong_count() > 0);
-        let when_empty = if open.connections.is_empty() {
-            open.when_empty.take()
-        } else {
-            None
-        };
+        let when_empty = if open.connections.is_empty() { open.when_empty.take() } else { None };
         drop(open);
         self.0.one_ended.notify_all();
         if let Some(when_empty) = when_empty {

@@ -7,7 +7,10 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 const TABLES: [[u32; 256]; 8] = tables();
 
-#[expect(clippy::indexing_slicing, reason = "runs in the compiler, which would stop at a bad index")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "runs in the compiler, which would stop at a bad index"
+)]
 #[expect(clippy::cast_possible_truncation, reason = "the index is below 256")]
 const fn tables() -> [[u32; 256]; 8] {
     let mut tables = [[0_u32; 256]; 8];

@@ -83,7 +83,8 @@ mod tests {
     use super::*;
 
     fn written() -> Vec<u8> {
-        let draft = Draft { event: "turn.token", payload: r#"{"turnId":"t","text":"\",\"seq\":9"}"# };
+        let draft =
+            Draft { event: "turn.token", payload: r#"{"turnId":"t","text":"\",\"seq\":9"}"# };
         let origin = Origin { daemon_id: "daemon_x", session_id: "sess_1" };
         record(&draft, &origin, 42, "2026-03-01T10:00:00.000Z")
     }

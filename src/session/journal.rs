@@ -225,7 +225,8 @@ impl Journal {
     /// Removes what a failed append has left of its record.
     fn cut_back(&mut self, end: u64, cause: io::Error) -> Refused {
         if let Err(second) = self.file().and_then(|file| file.set_len(end)) {
-            let because = format!("{}; it could not be cut back: {second}", crate::error::reason(&cause));
+            let because =
+                format!("{}; it could not be cut back: {second}", crate::error::reason(&cause));
             self.broken = Some(because.clone());
             return Refused::Broken(because);
         }

@@ -247,8 +247,14 @@ pub enum Message {
     /// One that was brought along when the session was created, as it was given.
     Given(String),
     User(String),
-    Assistant { text: String, calls: Vec<ToolCall> },
-    Tool { call_id: String, result: String },
+    Assistant {
+        text: String,
+        calls: Vec<ToolCall>,
+    },
+    Tool {
+        call_id: String,
+        result: String,
+    },
 }
 
 /// A tool call that the model asked for.

@@ -464,9 +464,9 @@ impl Runtime {
     /// Asking for a session that does not exist must leave nothing in memory.
     fn forget_empty(&self, id: &SessionId) {
         let mut places = lock(&self.places);
-        let empty = places.get(id).is_some_and(|place| {
-            Arc::strong_count(place) == 1 && lock(&place.session).is_none()
-        });
+        let empty = places
+            .get(id)
+            .is_some_and(|place| Arc::strong_count(place) == 1 && lock(&place.session).is_none());
         if empty {
             places.remove(id);
         }
@@ -644,7 +644,8 @@ impl Runtime {
             Ok(stats) => ("turn.done", done_payload(head, stats)),
             Err(fault) => ("turn.error", error_payload(head, fault)),
         };
-        let appended = session.append(&mut desk, &Draft { event, payload: &payload }, Durability::Synced);
+        let appended =
+            session.append(&mut desk, &Draft { event, payload: &payload }, Durability::Synced);
         if let Err(problem) = appended {
             self.complain(&session.id, &problem);
             desk.state.forget(&head.turn_id);
@@ -891,7 +892,8 @@ impl Desk {
         struct Content {
             content: String,
         }
-        let unreadable = |because: &str| Problem::Storage(format!("the turn cannot be read: {because}"));
+        let unreadable =
+            |because: &str| Problem::Storage(format!("the turn cannot be read: {because}"));
         let Some((Stage::Queued, seq)) = self.state.stage(turn_id) else {
             return Err(unreadable("it is not in the queue"));
         };

@@ -107,10 +107,7 @@ impl Store {
             self.rebuild()?;
         }
         let mut file = disk::append(&path, File::options().create(true))?;
-        let entry = Entry {
-            session_id: id.as_str().to_owned(),
-            created_at: created_at.to_owned(),
-        };
+        let entry = Entry { session_id: id.as_str().to_owned(), created_at: created_at.to_owned() };
         let line = format!("{}\n", json::text(&entry));
         file.write_all(line.as_bytes()).at("write", &path)?;
         file.sync_data().at("sync", &path)?;
@@ -248,7 +245,8 @@ impl Summary {
     /// What `state` says of the session.
     pub fn of(id: &SessionId, state: &State) -> Summary {
         let unfinished = state.unfinished();
-        let mut writers: Vec<&str> = unfinished.iter().map(|turn| turn.writer_id.as_str()).collect();
+        let mut writers: Vec<&str> =
+            unfinished.iter().map(|turn| turn.writer_id.as_str()).collect();
         writers.sort_unstable();
         writers.dedup();
         let status = match (&state.active, state.queue.is_empty()) {

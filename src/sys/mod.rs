@@ -58,28 +58,18 @@ pub fn wait_while_wanted(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::R
     const LOST: libc::c_short = 0;
     #[cfg(not(target_os = "linux"))]
     const LOST: libc::c_short = libc::POLLHUP;
-    let kind = File::from(output.try_clone_to_owned()?)
-        .metadata()?
-        .file_type();
+    let kind = File::from(output.try_clone_to_owned()?).metadata()?.file_type();
     let mut output = polled(output, LOST);
     if !kind.is_fifo() && !kind.is_socket() {
         // poll(2) passes over negative descriptors.
         output.fd = -1;
     }
     let [_, unwanted] = poll([polled(input, libc::POLLIN), output], None)?;
-    Ok(if unwanted {
-        Woken::Unwanted
-    } else {
-        Woken::Readable
-    })
+    Ok(if unwanted { Woken::Unwanted } else { Woken::Readable })
 }
 
 fn polled(file: BorrowedFd<'_>, events: libc::c_short) -> libc::pollfd {
-    libc::pollfd {
-        fd: file.as_raw_fd(),
-        events,
-        revents: 0,
-    }
+    libc::pollfd { fd: file.as_raw_fd(), events, revents: 0 }
 }
 
 fn poll<const N: usize>(

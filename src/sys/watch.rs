@@ -93,11 +93,7 @@ impl Watch {
         let opened = std::fs::File::open(directory)?;
         let changes = libc::NOTE_WRITE | libc::NOTE_DELETE | libc::NOTE_RENAME | libc::NOTE_EXTEND;
         register(&queue, vnode_event(opened.as_raw_fd(), changes))?;
-        Ok(Watch {
-            queue,
-            _directory: opened,
-            files: Vec::new(),
-        })
+        Ok(Watch { queue, _directory: opened, files: Vec::new() })
     }
 
     /// Also wakes when `file` itself is written.

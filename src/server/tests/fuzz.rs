@@ -18,14 +18,8 @@ fn no_mutated_request_leaves_a_trace() {
         HEALTH.to_owned(),
         daemon.request("GET", "/v3/metrics", ""),
         daemon.request("POST", "/v3/shutdown", r#"{"ifIdle":true}"#),
-        HEALTH.replace(
-            "\r\n\r\n",
-            "\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
-        ),
-        HEALTH.replace(
-            "\r\n\r\n",
-            "\r\nOrigin: http://localhost:1\r\nConnection: close\r\n\r\n",
-        ),
+        HEALTH.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"),
+        HEALTH.replace("\r\n\r\n", "\r\nOrigin: http://localhost:1\r\nConnection: close\r\n\r\n"),
         HEALTH.repeat(3),
     ];
     let before = Resources::count();
@@ -33,11 +27,7 @@ fn no_mutated_request_leaves_a_trace() {
         let request = mutated(&seeds[random.usize(..seeds.len())], &mut random);
         let all = exchange(&daemon, &request);
         let sound = all.is_empty() || all.starts_with(b"HTTP/1.1 ");
-        assert!(
-            sound,
-            "round {round}, seed {seed}: {:?}",
-            request.escape_ascii().to_string()
-        );
+        assert!(sound, "round {round}, seed {seed}: {:?}", request.escape_ascii().to_string());
     }
     before.come_back();
     assert!(daemon.is_healthy());

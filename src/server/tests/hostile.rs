@@ -31,10 +31,7 @@ fn http_2_is_refused_and_leaves_nothing_behind() {
     let daemon = Daemon::start();
     let before = Resources::count();
     for _ in 0..50 {
-        for request in [
-            "GET / HTTP/2.0\r\nHost: x\r\n\r\n",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        ] {
+        for request in ["GET / HTTP/2.0\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
             let answer = daemon.ask(request);
             assert_eq!((answer.status, answer.closes()), (505, true));
         }
@@ -46,73 +43,36 @@ fn http_2_is_refused_and_leaves_nothing_behind() {
 fn what_is_hidden_behind_an_ambiguous_request_is_not_served() {
     let daemon = Daemon::start();
     let ambiguous = [
-        (
-            "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            411,
-        ),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
         (
             "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\
              Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             411,
         ),
-        (
-            "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n",
-            400,
-        ),
-        (
-            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: +5\r\n\r\nHELLO",
-            400,
-        ),
-        (
-            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-            400,
-        ),
-        (
-            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5, 5\r\n\r\nHELLO",
-            400,
-        ),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: +5\r\n\r\nHELLO", 400),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5, 5\r\n\r\nHELLO", 400),
         (
             "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\
              Content-Length: 5\r\n\r\nHELLO",
             400,
         ),
-        (
-            "GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
-            400,
-        ),
-        (
-            "GET / HTTP/1.1\r\nHost: localhost\r\n folded: x\r\n\r\n",
-            400,
-        ),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\n folded: x\r\n\r\n", 400),
         ("GET / HTTP/1.1\nHost: localhost\n\n", 400),
         ("GET / HTTP/1.1\r\nHost: localhost\r\nA: b\0\r\n\r\n", 400),
-        (
-            "GET / HTTP/1.1\r\nHost: localhost\r\nA: b\rContent-Length: 9\r\n\r\n",
-            400,
-        ),
-        (
-            "GET http://localhost/v3/health HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            400,
-        ),
-        (
-            "GET //localhost/v3/health HTTP/1.1\r\nHost: evil.com\r\nContent-Length: 1\r\n\r\n",
-            421,
-        ),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nA: b\rContent-Length: 9\r\n\r\n", 400),
+        ("GET http://localhost/v3/health HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        ("GET //localhost/v3/health HTTP/1.1\r\nHost: evil.com\r\nContent-Length: 1\r\n\r\n", 421),
         // A body that was not read, because nobody may send it.
-        (
-            "POST /v3/metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n",
-            401,
-        ),
+        ("POST /v3/metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n", 401),
     ];
     for (request, status) in ambiguous {
         let mut client = daemon.connect();
         client.send(&(request.to_owned() + HEALTH));
         let answer = client.answer();
-        assert_eq!(
-            (answer.status, answer.closes()),
-            (status, true),
-            "{request}"
-        );
+        assert_eq!((answer.status, answer.closes()), (status, true), "{request}");
         assert!(client.is_ended(), "{request}");
     }
     assert!(daemon.is_healthy());
@@ -120,10 +80,7 @@ fn what_is_hidden_behind_an_ambiguous_request_is_not_served() {
 
 #[test]
 fn pipelined_requests_are_answered_in_turn_by_one_thread() {
-    if !alone(
-        "hostile::pipelined_requests_are_answered_in_turn_by_one_thread",
-        256,
-    ) {
+    if !alone("hostile::pipelined_requests_are_answered_in_turn_by_one_thread", 256) {
         return;
     }
     const COUNT: usize = 5000;
@@ -149,10 +106,7 @@ fn pipelined_requests_are_answered_in_turn_by_one_thread() {
 
 #[test]
 fn a_request_line_without_end_is_refused_in_bounded_memory() {
-    if !alone(
-        "hostile::a_request_line_without_end_is_refused_in_bounded_memory",
-        256,
-    ) {
+    if !alone("hostile::a_request_line_without_end_is_refused_in_bounded_memory", 256) {
         return;
     }
     let daemon = Daemon::start();
@@ -180,16 +134,10 @@ fn the_refusal_reaches_who_is_still_sending() {
 
 #[test]
 fn when_200_dribblers_have_left_nothing_is_left_of_them() {
-    if !alone(
-        "hostile::when_200_dribblers_have_left_nothing_is_left_of_them",
-        1024,
-    ) {
+    if !alone("hostile::when_200_dribblers_have_left_nothing_is_left_of_them", 1024) {
         return;
     }
-    let deadlines = Deadlines {
-        head: Duration::from_secs(2),
-        ..Deadlines::default()
-    };
+    let deadlines = Deadlines { head: Duration::from_secs(2), ..Deadlines::default() };
     let daemon = Daemon::start_with(deadlines, || {});
     let before = Resources::count();
     let mut clients: Vec<Client> = (0..200).map(|_| daemon.connect()).collect();

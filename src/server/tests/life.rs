@@ -86,10 +86,7 @@ fn what_does_not_end_is_cut() {
 
 #[test]
 fn a_stopped_server_leaves_no_thread_and_no_descriptor() {
-    if !alone(
-        "life::a_stopped_server_leaves_no_thread_and_no_descriptor",
-        256,
-    ) {
+    if !alone("life::a_stopped_server_leaves_no_thread_and_no_descriptor", 256) {
         return;
     }
     let before = Resources::count();

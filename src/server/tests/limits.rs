@@ -10,13 +10,7 @@ use super::*;
 const SHORT: Duration = Duration::from_millis(300);
 
 fn short() -> Deadlines {
-    Deadlines {
-        idle: SHORT,
-        head: SHORT,
-        body: SHORT,
-        write: SHORT,
-        drain: SHORT,
-    }
+    Deadlines { idle: SHORT, head: SHORT, body: SHORT, write: SHORT, drain: SHORT }
 }
 
 #[test]
@@ -54,11 +48,7 @@ fn a_body_of_1_mib_is_read_and_one_byte_more_is_not() {
 #[test]
 fn a_declared_length_is_never_believed() {
     let daemon = Daemon::start();
-    for length in [
-        "1000000000000000",
-        "18446744073709551615",
-        "99999999999999999999999",
-    ] {
+    for length in ["1000000000000000", "18446744073709551615", "99999999999999999999999"] {
         let request = daemon.request("POST", "/v3/shutdown", "{}");
         let request = request.replace("Content-Length: 2", &format!("Content-Length: {length}"));
         let answer = daemon.ask(&request);
@@ -130,10 +120,7 @@ fn dribbling_does_not_stretch_the_deadline_of_a_body() {
 
 #[test]
 fn a_slow_request_does_not_shorten_the_patience_with_the_next() {
-    let deadlines = Deadlines {
-        idle: PATIENCE,
-        ..short()
-    };
+    let deadlines = Deadlines { idle: PATIENCE, ..short() };
     let daemon = Daemon::start_with(deadlines, || {});
     let mut client = daemon.connect();
     client.send("GET /v3/hea");
@@ -147,10 +134,7 @@ fn a_slow_request_does_not_shorten_the_patience_with_the_next() {
 
 #[test]
 fn who_does_not_read_the_answers_is_cut_off() {
-    let deadlines = Deadlines {
-        write: SHORT,
-        ..Deadlines::default()
-    };
+    let deadlines = Deadlines { write: SHORT, ..Deadlines::default() };
     let mut daemon = Daemon::start_with(deadlines, || {});
     let client = daemon.connect();
     client.stream.set_write_timeout(Some(SHORT)).unwrap();
@@ -176,10 +160,7 @@ impl Barrier {
         if *waiting != Barrier::OPEN {
             *waiting += 1;
             self.changed.notify_all();
-            drop(
-                self.changed
-                    .wait_while(waiting, |waiting| *waiting != Barrier::OPEN),
-            );
+            drop(self.changed.wait_while(waiting, |waiting| *waiting != Barrier::OPEN));
         }
     }
 
@@ -198,10 +179,7 @@ impl Barrier {
 
 #[test]
 fn when_256_are_connected_the_longest_idle_makes_room() {
-    if !alone(
-        "limits::when_256_are_connected_the_longest_idle_makes_room",
-        1024,
-    ) {
+    if !alone("limits::when_256_are_connected_the_longest_idle_makes_room", 1024) {
         return;
     }
     let daemon = Daemon::start();
@@ -227,10 +205,7 @@ fn when_256_are_connected_the_longest_idle_makes_room() {
 
 #[test]
 fn when_256_are_busy_the_next_is_told_to_come_back() {
-    if !alone(
-        "limits::when_256_are_busy_the_next_is_told_to_come_back",
-        1024,
-    ) {
+    if !alone("limits::when_256_are_busy_the_next_is_told_to_come_back", 1024) {
         return;
     }
     let barrier = Arc::new(Barrier::default());
@@ -275,10 +250,7 @@ fn out_of_descriptors_the_longest_idle_makes_room() {
 
 #[test]
 fn out_of_descriptors_a_connection_waits_until_there_are_some() {
-    if !alone(
-        "limits::out_of_descriptors_a_connection_waits_until_there_are_some",
-        65,
-    ) {
+    if !alone("limits::out_of_descriptors_a_connection_waits_until_there_are_some", 65) {
         return;
     }
     let daemon = Daemon::start();

@@ -19,7 +19,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::agent::Nobody;
 use crate::log::{Level, Log, Rotation};
+use crate::session::runtime::Runtime;
+use crate::session::store::Store;
 use crate::sys;
 use crate::token::Token;
 
@@ -50,20 +53,21 @@ impl Daemon {
         let name = format!("opta-server-{}-{count}", process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir(&directory).unwrap();
-        let rotation = Rotation {
-            bytes: crate::limits::LOG_BYTES_DEFAULT,
-            files: 1,
-        };
+        let rotation = Rotation { bytes: crate::limits::LOG_BYTES_DEFAULT, files: 1 };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let token = Token::fresh().unwrap();
         let (shutdown, shutdowns) = channel();
+        let log = Log::open(&directory, rotation, Level::Debug).unwrap();
+        let store = Store::new(directory.join("sessions"));
         let app = App {
+            sessions: Runtime::new(store, "daemon_12345678", log.clone(), Box::new(Nobody)),
+            streams: Arc::default(),
             token: token.clone(),
             daemon_id: "daemon_12345678".into(),
             port,
             started: sys::boot_clock(),
-            log: Log::open(&directory, rotation, Level::Debug).unwrap(),
+            log,
             on_shutdown: Box::new(move || shutdown.send(()).unwrap()),
             on_activity: Box::new(activity),
         };
@@ -80,10 +84,7 @@ impl Daemon {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Client {
-            stream,
-            unread: Vec::new(),
-        }
+        Client { stream, unread: Vec::new() }
     }
 
     /// The answer to one request on a connection of its own.
@@ -100,10 +101,7 @@ impl Daemon {
     /// A request with the token, and with a body if there is one.
     fn request(&self, method: &str, path: &str, body: &str) -> String {
         let token = self.token.secret();
-        let mut text = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n",
-            self.port
-        );
+        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n", self.port);
         text += &format!("Authorization: Bearer {token}\r\n");
         if !body.is_empty() {
             text += &format!("Content-Length: {}\r\n", body.len());
@@ -115,11 +113,7 @@ impl Daemon {
     /// Stops accepting. The channel tells when the last connection has gone.
     fn stop(&mut self) -> (Stopping, Receiver<()>) {
         let (gone, all_gone) = channel();
-        let stopping = self
-            .server
-            .take()
-            .unwrap()
-            .stop(move || gone.send(()).unwrap());
+        let stopping = self.server.take().unwrap().stop(move || gone.send(()).unwrap());
         (stopping, all_gone)
     }
 }
@@ -147,10 +141,7 @@ struct Answer {
 
 impl Answer {
     fn header(&self, name: &str) -> Option<&str> {
-        let line = |line: &&str| {
-            line.split_once(": ")
-                .is_some_and(|(field, _)| field == name)
-        };
+        let line = |line: &&str| line.split_once(": ").is_some_and(|(field, _)| field == name);
         Some(self.head.lines().find(line)?.split_once(": ")?.1)
     }
 
@@ -173,14 +164,9 @@ impl Client {
         loop {
             if let Some(end) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
                 let head = String::from_utf8(self.unread[..end].to_vec()).unwrap();
-                let mut answer = Answer {
-                    status: head[9..12].parse().unwrap(),
-                    head,
-                    body: String::new(),
-                };
-                let length = answer
-                    .header("Content-Length")
-                    .map_or(0, |n| n.parse().unwrap());
+                let mut answer =
+                    Answer { status: head[9..12].parse().unwrap(), head, body: String::new() };
+                let length = answer.header("Content-Length").map_or(0, |n| n.parse().unwrap());
                 if self.unread.len() >= end + 4 + length {
                     let all: Vec<u8> = self.unread.drain(..end + 4 + length).collect();
                     answer.body = String::from_utf8(all[end + 4..].to_vec()).unwrap();
@@ -206,16 +192,9 @@ impl Client {
     /// Whether the server stays silent, and the connection open, for `span`.
     fn is_silent_for(&mut self, span: Duration) -> bool {
         self.stream.set_read_timeout(Some(span)).unwrap();
-        let kind = self
-            .stream
-            .read(&mut [0; 1])
-            .err()
-            .map(|error| error.kind());
+        let kind = self.stream.read(&mut [0; 1]).err().map(|error| error.kind());
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        matches!(
-            kind,
-            Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-        )
+        matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
     }
 
     fn finish_sending(&mut self) {

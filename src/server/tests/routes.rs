@@ -7,10 +7,7 @@ fn health_without_a_token_is_three_fields_in_this_order() {
     let daemon = Daemon::start();
     let answer = daemon.ask(HEALTH);
     assert_eq!(answer.status, 200);
-    assert_eq!(
-        answer.body,
-        r#"{"status":"ok","version":"3.0.0","uptime":0}"#
-    );
+    assert_eq!(answer.body, r#"{"status":"ok","version":"3.0.0","uptime":0}"#);
     assert_eq!(answer.header("Content-Type"), Some("application/json"));
     assert_eq!(answer.header("Server"), Some("opta"));
     assert!(!answer.closes());
@@ -29,10 +26,7 @@ fn health_with_the_token_says_more() {
     let answer = daemon.ask(&daemon.request("GET", "/v3/health", ""));
     assert_eq!((answer.status, &answer.body), (200, &more));
     assert_eq!(answer.header("Cache-Control"), Some("no-store"));
-    let query = HEALTH.replace(
-        "health",
-        &format!("health?x=y&token={}", daemon.token.secret()),
-    );
+    let query = HEALTH.replace("health", &format!("health?x=y&token={}", daemon.token.secret()));
     assert_eq!(daemon.ask(&query).body, more);
 }
 
@@ -56,14 +50,7 @@ fn a_wrong_token_is_refused_even_where_none_is_needed() {
 fn without_the_token_every_other_path_looks_the_same() {
     let daemon = Daemon::start();
     let in_query = format!("/v3/metrics?token={}", daemon.token.secret());
-    for path in [
-        "/",
-        "/v3/metrics",
-        "/v3/shutdown",
-        "/v3/nothing",
-        "/v3/health/",
-        &in_query,
-    ] {
+    for path in ["/", "/v3/metrics", "/v3/shutdown", "/v3/nothing", "/v3/health/", &in_query] {
         for method in ["GET", "POST", "DELETE", "OPTIONS", "ODD"] {
             let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             assert_eq!(daemon.ask(&request).status, 401, "{method} {path}");
@@ -74,15 +61,9 @@ fn without_the_token_every_other_path_looks_the_same() {
 #[test]
 fn paths_are_exact_and_methods_are_listed() {
     let daemon = Daemon::start();
-    for path in [
-        "/",
-        "/v3",
-        "/v3/health/",
-        "/V3/health",
-        "/v3//health",
-        "/v3/%68ealth",
-        "/v3/../v3/health",
-    ] {
+    for path in
+        ["/", "/v3", "/v3/health/", "/V3/health", "/v3//health", "/v3/%68ealth", "/v3/../v3/health"]
+    {
         let answer = daemon.ask(&daemon.request("GET", path, ""));
         assert_eq!(answer.status, 404, "{path}");
         assert!(answer.body.contains(r#""code":"NOT_FOUND""#));
@@ -121,19 +102,11 @@ fn metrics_hold_both_known_forms() {
 #[test]
 fn shutdown_is_granted_with_and_without_a_body() {
     let daemon = Daemon::start();
-    for body in [
-        "",
-        "{}",
-        r#"{"ifIdle":true}"#,
-        r#"{"ifIdle":false,"other":[1]}"#,
-        r#"{"ifIdle":null}"#,
-    ] {
+    for body in
+        ["", "{}", r#"{"ifIdle":true}"#, r#"{"ifIdle":false,"other":[1]}"#, r#"{"ifIdle":null}"#]
+    {
         let answer = daemon.ask(&daemon.request("POST", "/v3/shutdown", body));
-        assert_eq!(
-            (answer.status, answer.body.as_str()),
-            (202, r#"{"ok":true}"#),
-            "{body}"
-        );
+        assert_eq!((answer.status, answer.body.as_str()), (202, r#"{"ok":true}"#), "{body}");
         daemon.shutdowns.recv_timeout(PATIENCE).unwrap();
     }
     for body in ["{", "[]", r#"{"ifIdle":1}"#, r#"{"ifIdle":tru}"#] {
@@ -154,10 +127,7 @@ fn head_is_get_without_the_body() {
     client.stream.read_to_string(&mut all).unwrap();
     let heads: Vec<&str> = all.split("\r\n\r\n").collect();
     assert!(heads[0].contains("Content-Length: 44"), "{all}");
-    assert!(
-        heads[1].starts_with("HTTP/1.1 200 OK\r\nConnection: close\r\n"),
-        "{all}"
-    );
+    assert!(heads[1].starts_with("HTTP/1.1 200 OK\r\nConnection: close\r\n"), "{all}");
     assert_eq!(heads[2], r#"{"status":"ok","version":"3.0.0","uptime":0}"#);
 }
 
@@ -183,16 +153,10 @@ fn who_is_not_let_in_is_told_before_the_body_is_sent() {
     let bearer = format!("Authorization: Bearer {}\r\n", daemon.token.secret());
     for (lines, status) in [
         ("Host: evil.com\r\n".to_owned() + &bearer, 421),
-        (
-            "Host: localhost\r\nOrigin: http://evil.com\r\n".to_owned() + &bearer,
-            403,
-        ),
+        ("Host: localhost\r\nOrigin: http://evil.com\r\n".to_owned() + &bearer, 403),
         ("Host: localhost\r\n".to_owned(), 401),
         ("Host: localhost\r\n".to_owned() + &bearer, 415),
-        (
-            "Host: localhost\r\nContent-Type: text/plain\r\n".to_owned() + &bearer,
-            415,
-        ),
+        ("Host: localhost\r\nContent-Type: text/plain\r\n".to_owned() + &bearer, 415),
     ] {
         let mut client = daemon.connect();
         client.send(&with(&lines));
@@ -211,29 +175,13 @@ fn a_local_page_can_ask_first_and_read_the_answer() {
                  Access-Control-Request-Method: POST\r\n\r\n";
     let answer = daemon.ask(asked);
     assert_eq!(answer.status, 204);
-    assert_eq!(
-        answer.header("Access-Control-Allow-Origin"),
-        Some("tauri://localhost")
-    );
+    assert_eq!(answer.header("Access-Control-Allow-Origin"), Some("tauri://localhost"));
     assert_eq!(answer.header("Vary"), Some("Origin"));
-    assert!(
-        answer
-            .header("Access-Control-Allow-Methods")
-            .unwrap()
-            .contains("POST")
-    );
-    assert!(
-        answer
-            .header("Access-Control-Allow-Headers")
-            .unwrap()
-            .contains("Authorization")
-    );
+    assert!(answer.header("Access-Control-Allow-Methods").unwrap().contains("POST"));
+    assert!(answer.header("Access-Control-Allow-Headers").unwrap().contains("Authorization"));
     let refused = daemon.ask(&asked.replace("OPTIONS", "POST"));
     assert_eq!(refused.status, 401);
-    assert_eq!(
-        refused.header("Access-Control-Allow-Origin"),
-        Some("tauri://localhost")
-    );
+    assert_eq!(refused.header("Access-Control-Allow-Origin"), Some("tauri://localhost"));
     let foreign = daemon.ask(&asked.replace("tauri://localhost", "null"));
     assert_eq!(foreign.status, 403);
     assert_eq!(foreign.header("Access-Control-Allow-Origin"), None);
