@@ -2,8 +2,6 @@
 //!
 //! Field names are the protocol's; a field that is `None` is left out. Nothing here decides anything.
 
-#![expect(clippy::question_mark, reason = "the derives write such code")]
-
 use nanoserde::{DeJson, SerJson};
 
 use crate::json;
@@ -53,7 +51,7 @@ pub struct Metrics {
     pub daemon_id: String,
     pub runtime: RuntimeMetrics,
     /// Unix time in milliseconds.
-    pub ts: u64,
+    pub ts: i64,
     #[nserde(rename = "activeSessions")]
     pub active_sessions: u64,
     #[nserde(rename = "totalTurns")]
@@ -114,6 +112,39 @@ pub struct Latency {
 pub struct Shutdown {
     #[nserde(rename = "ifIdle")]
     pub if_idle: Option<bool>,
+}
+
+/// A turn that is on the disk.
+#[derive(SerJson, DeJson)]
+pub struct Accepted {
+    #[nserde(rename = "turnId")]
+    pub turn_id: String,
+    pub status: String,
+    /// Turns before it that have not begun.
+    pub queued: u64,
+    /// The number of its `turn.queued`.
+    pub seq: u64,
+}
+
+/// What was cancelled. `cancelled` is a number: older clients take a boolean for none.
+#[derive(SerJson)]
+pub struct Cancelled {
+    pub ok: bool,
+    pub cancelled: u64,
+    #[nserde(rename = "cancelledQueued")]
+    pub cancelled_queued: u64,
+    #[nserde(rename = "cancelledActive")]
+    pub cancelled_active: bool,
+}
+
+/// What came of a decision.
+#[derive(SerJson)]
+pub struct Decided {
+    pub ok: bool,
+    pub conflict: bool,
+    pub resolved: bool,
+    pub message: Option<String>,
+    pub error: Option<Fault>,
 }
 
 /// An answer that only says yes.

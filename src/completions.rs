@@ -1,7 +1,5 @@
 //! Completions for bash, zsh and fish, made from the table of commands. Pure.
 
-use std::fmt::Write as _;
-
 use crate::cli::{Flag, Shell, VERBS, Value, Verb, following};
 
 /// The script for one shell.
@@ -197,6 +195,6 @@ fn single_quoted(text: &str) -> String {
 }
 
 fn push(script: &mut String, line: &str) {
-    // Writing to a String cannot fail.
-    drop(writeln!(script, "{line}"));
+    script.push_str(line);
+    script.push('\n');
 }

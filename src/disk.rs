@@ -60,12 +60,12 @@ fn create_directory(path: &Path) -> Result<(), Error> {
 
 /// Opens a private file for reading and writing, and makes it if it is not there.
 pub fn open_private(path: &Path) -> Result<File, Error> {
-    open(path, OpenOptions::new().read(true).write(true).create(true))
+    own(path, OpenOptions::new().read(true).write(true).create(true))
 }
 
-/// Opens a private file for appending, and makes it if it is not there.
-pub fn append_private(path: &Path) -> Result<File, Error> {
-    open(path, OpenOptions::new().append(true).create(true))
+/// Opens a private file for reading and for writing at its end; `options` say whether it is made.
+pub fn append(path: &Path, options: &mut OpenOptions) -> Result<File, Error> {
+    own(path, options.read(true).append(true))
 }
 
 /// Opens a private file for reading; `None` if it is not there.
@@ -110,6 +110,17 @@ pub fn remove(path: &Path) -> Result<bool, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(cause) => Err(cause).at("remove", path),
     }
+}
+
+/// Opens for writing, and takes away what others may do: the file was made under an odd umask, or opened
+/// up since.
+fn own(path: &Path, options: &OpenOptions) -> Result<File, Error> {
+    let file = open(path, options)?;
+    let found = file.metadata().at("inspect", path)?;
+    if found.mode() & 0o7777 != FILE_MODE {
+        file.set_permissions(Permissions::from_mode(FILE_MODE)).at("make private", path)?;
+    }
+    Ok(file)
 }
 
 /// Opens without following a link and without waiting for the other end of a pipe, then checks what was

@@ -153,7 +153,10 @@ impl fmt::Display for Error {
             Error::HeldElsewhere { lock, hostname } => {
                 let place = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
                 let lock = lock.display();
-                write!(f, "cannot reach the daemon: a process{place} that cannot be seen from here ")?;
+                write!(
+                    f,
+                    "cannot reach the daemon: a process{place} that cannot be seen from here "
+                )?;
                 write!(f, "has locked {lock}")
             }
             Error::Port { .. }

@@ -3,7 +3,6 @@
 //! Connects to 127.0.0.1 and nowhere else: no names are resolved, no proxy is asked, no redirect is
 //! followed. The connection is not kept.
 
-use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -45,22 +44,18 @@ pub fn call(
 }
 
 fn head_and_body(port: u16, request: &Request<'_>) -> String {
-    let mut text = String::with_capacity(256 + request.body.len());
-    // Writing to a String cannot fail.
-    drop(write!(
-        text,
-        "{} {} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n",
-        request.method, request.target, request.token
-    ));
-    if !request.body.is_empty() {
-        drop(write!(
-            text,
-            "Content-Type: application/json\r\nContent-Length: {}\r\n",
-            request.body.len()
-        ));
+    let Request { method, target, token, body } = request;
+    let mut text = format!(
+        "{method} {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\
+         Connection: close\r\n"
+    );
+    if !body.is_empty() {
+        let length = body.len();
+        text.push_str("Content-Type: application/json\r\n");
+        text.push_str(&format!("Content-Length: {length}\r\n"));
     }
     text.push_str("\r\n");
-    text.push_str(request.body);
+    text.push_str(body);
     text
 }
 

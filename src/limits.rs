@@ -31,6 +31,9 @@ pub const WAIT_SECONDS_MAX: u64 = 86_400;
 /// Work in flight gets this long after SIGTERM.
 pub const GRACE_MAX: Duration = Duration::from_secs(3);
 
+/// After that, answers and the last words of streams.
+pub const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
 /// [`CRASHES_MAX`] crashes within this window end automatic restarts: the fault is not a passing one.
 pub const CRASHES_WINDOW: Duration = Duration::from_secs(60);
 /// See [`CRASHES_WINDOW`].
@@ -92,3 +95,41 @@ pub const LOG_FIELD_BYTES_MAX: usize = 4 * 1024;
 pub const LOG_LINES_DEFAULT: usize = 50;
 /// A line of the log longer than this is shown cut: reading stays in constant memory.
 pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// The name of a session or a turn.
+pub const ID_BYTES_MAX: usize = 64;
+/// A title made of a session's first input.
+pub const TITLE_CHARS_MAX: usize = 60;
+/// Turns of a session whose ids are remembered, so that a turn that is sent again is not run again.
+pub const TURN_IDS_MAX: usize = 10_000;
+/// The body of a submitted turn.
+pub const TURN_BODY_BYTES_MAX: usize = 4 << 20;
+/// One record of a journal. A turn's input is the longest thing that a client can put into one, and
+/// escaping can make it six times as long.
+pub const RECORD_BYTES_MAX: usize = 32 << 20;
+/// A journal's index has an entry for about as many bytes: finding an event reads no more than that.
+pub const INDEX_EVERY_BYTES: u64 = 64 * 1024;
+/// Turns of one session that wait.
+pub const QUEUE_MAX: usize = 1_000;
+/// Turns that run at the same time, over all sessions.
+pub const ACTIVE_TURNS_MAX: usize = 16;
+/// A session that nobody has used for so long leaves memory.
+pub const SESSION_IDLE_MAX: Duration = Duration::from_secs(30 * 60);
+/// Events in one answer, unless `limit` asks for fewer.
+pub const EVENTS_MAX: usize = 1_000;
+/// Bytes of events in one answer; at least one event is always given.
+pub const EVENTS_BYTES_MAX: usize = 1 << 20;
+/// The longest wait that a poll for events may ask for.
+pub const POLL_MAX: Duration = Duration::from_secs(60);
+/// Sessions in one page of a list.
+pub const SESSIONS_PAGE_MAX: usize = 250;
+/// Sessions in a page unless `limit` says otherwise.
+pub const SESSIONS_PAGE_DEFAULT: usize = 50;
+/// Connections that are event streams.
+pub const STREAMS_MAX: usize = 64;
+/// A stream with nothing to say shows this often that it is alive.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+/// The summary beside a journal.
+pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
+/// The name that a client gives itself or its writer.
+pub const NAME_BYTES_MAX: usize = 256;

@@ -1,6 +1,7 @@
 //! `opta`: from the arguments to an exit status. The only place that prints an error and ends the
 //! process.
 
+mod agent;
 mod api;
 mod cli;
 mod client;
@@ -18,6 +19,7 @@ mod lock;
 mod log;
 mod paths;
 mod server;
+mod session;
 mod state;
 mod sys;
 mod token;

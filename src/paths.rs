@@ -82,6 +82,11 @@ impl Paths {
         self.root.join("daemon/daemon.log")
     }
 
+    /// The sessions.
+    pub fn sessions(&self) -> PathBuf {
+        self.root.join("sessions")
+    }
+
     /// The user's settings.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.json")

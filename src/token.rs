@@ -50,6 +50,15 @@ impl Token {
     }
 }
 
+/// `count` letters that may stand in a URL, six bits of randomness each: for names that nobody can guess.
+pub fn letters(count: usize) -> Result<String, Error> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut bytes = [0_u8; 32];
+    sys::random(&mut bytes).doing("get random bytes for a name")?;
+    let letters = bytes.iter().take(count).filter_map(|byte| ALPHABET.get(usize::from(byte & 63)));
+    Ok(letters.map(|letter| char::from(*letter)).collect())
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token(…)")

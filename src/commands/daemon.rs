@@ -9,16 +9,16 @@ use nanoserde::SerJson;
 use crate::cli::{Form, Logs, Restart, Start, Stop};
 use crate::commands::Output;
 use crate::config::{Config, Port};
-use crate::error::{Error, one_line};
+use crate::error::Error;
 use crate::lifecycle::guardian::{self, Caller, Ensured, Here, How, Past};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, Patience};
 use crate::lock::Door;
-use crate::log::tail;
+use crate::log::{self, Query, Style, Tail};
 use crate::paths::Paths;
 use crate::state::Card;
-use crate::{cli, client, clock, json};
+use crate::{cli, client, clock, config, json};
 
 /// `opta daemon start`
 pub fn start(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, Error> {
@@ -29,7 +29,9 @@ pub fn start(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, 
     if asked.foreground {
         let terminal = io::stderr().is_terminal();
         let hangup = if terminal { Hangup::Leave } else { Hangup::Refresh };
-        if let Here::Taken(card) = guardian::serve_here(paths, &config, hangup)? {
+        let colour = terminal && config::colour_allowed();
+        let style = if colour { Style::Colour } else { Style::Plain };
+        if let Here::Taken(card) = guardian::serve_here(paths, &config, hangup, style)? {
             started(&card, &How::AlreadyRunning, paths, output)?;
         }
         return Ok(ExitCode::SUCCESS);
@@ -307,4 +309,22 @@ pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn logs(_:&Paths,_:&Logs,_:&Output)->Result<ExitCode,Error>{ Ok(ExitCode::SUCCESS) }
+/// `opta daemon logs`
+pub fn logs(paths: &Paths, asked: &Logs, output: &Output) -> Result<ExitCode, Error> {
+    let form = match output.form {
+        Form::Text => log::Form::Text(output.style()),
+        Form::Json => log::Form::Json,
+    };
+    let (lines, least, since) = (asked.lines, asked.level, asked.since);
+    let query = Query { lines, least, since, form };
+    let tail = Tail::open(&paths.daemon())?;
+    if tail.is_empty() {
+        output.say(&format!("there is no log yet at {}", paths.shown(&paths.log())));
+    }
+    if asked.follow {
+        tail.follow(&query, &mut io::stdout())?;
+    } else {
+        tail.show(&query, &mut io::stdout().lock())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use crate::cli::Form;
 use crate::config;
 use crate::error::Error;
+use crate::log::Style;
 
 /// Where a command's results and words go.
 ///
@@ -31,6 +32,11 @@ impl Output {
     /// A line that is no result: what happened on the way.
     pub fn say(&self, text: &str) {
         drop(writeln!(io::stderr(), "opta: {text}"));
+    }
+
+    /// How the log looks on standard output.
+    pub fn style(&self) -> Style {
+        if self.coloured() { Style::Colour } else { Style::Plain }
     }
 
     /// Whether standard output may be coloured.

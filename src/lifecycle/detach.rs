@@ -85,7 +85,7 @@ pub fn detach(claim: Box<Claim>, door: Door, paths: &Paths) -> Result<Detached, 
 fn settle(claim: &Claim, ready: &Ready, null: File) -> Result<(), Error> {
     let log = claim.log.descriptor();
     redirect_input(&null).doing("redirect the daemon's input")?;
-    claim.log.capture_stdio().doing("redirect the daemon's output")?;
+    claim.log.capture_stdio()?;
     drop(null);
     let mut kept = vec![claim.lock.descriptor(), claim.listener.as_raw_fd(), log];
     if let Ready::Pipe(pipe) = ready {

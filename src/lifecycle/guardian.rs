@@ -13,7 +13,7 @@ use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::status::{self, Status};
 use crate::limits;
 use crate::lock::Door;
-use crate::log::{Level, tail};
+use crate::log::{Form, Level, Query, Style, Tail};
 use crate::paths::Paths;
 use crate::state::{self, Card, Found};
 
@@ -105,14 +105,21 @@ pub enum Here {
 }
 
 /// Serves in this process until it is told to leave: `opta daemon start --foreground`.
-pub fn serve_here(paths: &Paths, config: &Config, hangup: Hangup) -> Result<Here, Error> {
+///
+/// With [`Hangup::Leave`], on a terminal, its log is also shown there in `style`.
+pub fn serve_here(
+    paths: &Paths,
+    config: &Config,
+    hangup: Hangup,
+    style: Style,
+) -> Result<Here, Error> {
     paths.prepare()?;
     let door = Door::enter(paths)?;
     match claim::claim(paths, config, config.port, &door)? {
         Claimed::Taken(card) => Ok(Here::Taken(card)),
         Claimed::Ours(claim) => {
             if hangup == Hangup::Leave {
-                claim.log.mirror();
+                claim.log.mirror(style);
             }
             run::serve(*claim, Ready::Door(door), paths, hangup).map(|()| Here::Served)
         }
@@ -124,6 +131,15 @@ fn refuse_crash_loop(paths: &Paths, caller: Caller) -> Result<(), Error> {
     if caller == Caller::User || crashes < limits::CRASHES_MAX {
         return Ok(());
     }
-    let cause = tail::last(&paths.daemon(), Level::Error);
-    Err(Error::CrashLoop { crashes, cause, log: paths.log() })
+    Err(Error::CrashLoop { crashes, cause: last_error(paths), log: paths.log() })
+}
+
+/// The last thing that the log complains about, if it can be read.
+fn last_error(paths: &Paths) -> Option<String> {
+    let form = Form::Text(Style::Plain);
+    let query = Query { lines: 1, least: Level::Error, since: None, form };
+    let mut text = Vec::new();
+    Tail::open(&paths.daemon()).ok()?.show(&query, &mut text).ok()?;
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    (!text.is_empty()).then_some(text)
 }

@@ -4,10 +4,12 @@ use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
+use crate::agent::Nobody;
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::Claim;
 use crate::lifecycle::detach::Ready;
@@ -15,9 +17,11 @@ use crate::lock::Lock;
 use crate::log::Log;
 use crate::paths::Paths;
 use crate::server::{App, Server};
+use crate::session::runtime::Runtime;
+use crate::session::store::Store;
 use crate::state::{self, Card};
 use crate::sys::signal::{self, Signal};
-use crate::token::Token;
+use crate::token::{Token, letters};
 use crate::{clock, limits, sys};
 
 /// Why the daemon is awake.
@@ -27,6 +31,8 @@ enum Event {
     Shutdown,
     /// A client has asked anything at all.
     Activity,
+    /// No turn is running any more.
+    Rested,
     /// The last connection has gone.
     Drained,
 }
@@ -48,11 +54,13 @@ pub fn serve(claim: Claim, ready: Ready, paths: &Paths, hangup: Hangup) -> Resul
     let (events, inbox) = channel();
     let begun = port_of(&listener).and_then(|port| {
         let card = begin(&mut lock, paths, port, &log, &events)?;
-        let server = Server::start(listener, Arc::new(app(&card, &log, &events)))?;
+        let store = Store::new(paths.sessions());
+        let sessions = Runtime::new(store, &card.daemon_id, log.clone(), Box::new(Nobody));
+        let server = Server::start(listener, Arc::new(app(&card, &sessions, &log, &events)))?;
         state::publish(paths, &card)?;
-        Ok((card, server))
+        Ok((card, sessions, server))
     });
-    let (card, server) = match begun {
+    let (card, sessions, server) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             log.error("daemon cannot start", &[("cause", &error)]);
@@ -67,7 +75,7 @@ pub fn serve(claim: Claim, ready: Ready, paths: &Paths, hangup: Hangup) -> Resul
     let cause = live(&inbox, paths, &card, &log, hangup);
 
     log.info("daemon stopping", &[("cause", &cause)]);
-    drain(server, &events, &inbox, &log);
+    drain(server, &sessions, &events, &inbox, &log);
     if let Err(error) = state::withdraw(paths, &card.daemon_id) {
         log.warn("state.json cannot be removed", &[("cause", &error)]);
     }
@@ -104,7 +112,7 @@ fn begin(
         port,
         token: Token::fresh()?,
         started_at: clock::rfc3339(clock::now_millis()),
-        daemon_id: fresh_id()?,
+        daemon_id: format!("daemon_{}", letters(8)?),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         logs_path: paths.log().to_string_lossy().into_owned(),
         hostname: Some(sys::hostname()),
@@ -112,17 +120,28 @@ fn begin(
     })
 }
 
-fn app(card: &Card, log: &Log, events: &Sender<Event>) -> App {
+fn app(card: &Card, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Event>) -> App {
     let (shutdown, activity) = (events.clone(), events.clone());
+    let looked_after = AtomicU64::new(sys::boot_clock().as_secs());
     App {
         token: card.token.clone(),
         daemon_id: card.daemon_id.clone(),
         port: card.port,
         started: sys::boot_clock(),
         log: log.clone(),
+        sessions: Arc::clone(sessions),
+        streams: Arc::default(),
         // The receiver lives as long as the daemon.
-        on_stop: Box::new(move || drop(shutdown.send(Event::Shutdown))),
-        on_activity: Box::new(move || drop(activity.send(Event::Activity))),
+        on_shutdown: Box::new(move || drop(shutdown.send(Event::Shutdown))),
+        on_activity: Box::new(move || {
+            // In the path of every request: as a rule one load, and nobody is woken.
+            let now = sys::boot_clock().as_secs();
+            let before = looked_after.load(Ordering::Relaxed);
+            if now.saturating_sub(before) >= limits::STATE_CHECK_EVERY.as_secs() {
+                looked_after.store(now, Ordering::Relaxed);
+                drop(activity.send(Event::Activity));
+            }
+        }),
     }
 }
 
@@ -140,12 +159,14 @@ fn live(
             Ok(Event::Signal(Signal::Interrupt)) => return "SIGINT",
             Ok(Event::Signal(Signal::Hangup)) if hangup == Hangup::Leave => return "SIGHUP",
             Ok(Event::Signal(Signal::Hangup)) => {
-                log.reopen();
+                if let Err(error) = log.reopen() {
+                    log.error("log cannot be opened again", &[("cause", &error)]);
+                }
                 show_card(paths, card, log);
             }
             Ok(Event::Activity) => show_card(paths, card, log),
             Ok(Event::Shutdown) => return "request",
-            Ok(Event::Drained) => {}
+            Ok(Event::Rested | Event::Drained) => {}
             Err(_all_senders_gone) => return "no more events",
         }
     }
@@ -162,27 +183,42 @@ fn show_card(paths: &Paths, card: &Card, log: &Log) {
     }
 }
 
-/// Lets work in flight finish, but not for ever; a second signal cuts it short.
-fn drain(server: Server, events: &Sender<Event>, inbox: &Receiver<Event>, log: &Log) {
+/// Lets work in flight finish, but not for ever; a second signal cuts it short. First the turns, then
+/// the streams that show their end, then the connections.
+fn drain(
+    server: Server,
+    sessions: &Runtime,
+    events: &Sender<Event>,
+    inbox: &Receiver<Event>,
+    log: &Log,
+) {
     let deadline = Instant::now() + limits::GRACE_MAX;
-    let drained = events.clone();
+    let (rested, drained) = (events.clone(), events.clone());
     let stopping = server.stop(move || drop(drained.send(Event::Drained)));
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match inbox.recv_timeout(left) {
-            Ok(Event::Drained) => break,
-            Ok(Event::Signal(Signal::Terminate | Signal::Interrupt)) => {
-                log.warn("second signal: connections are cut", &[]);
-                break;
-            }
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                log.warn("connections are cut after the grace period", &[]);
-                break;
-            }
+    sessions.leave(move || drop(rested.send(Event::Rested)));
+    let mut connected = true;
+    let mut working = true;
+    while working && let Some(event) = next_before(deadline, inbox) {
+        match event {
+            Event::Rested => working = false,
+            Event::Drained => connected = false,
+            Event::Signal(Signal::Terminate | Signal::Interrupt) => break,
+            _ => {}
         }
     }
+    sessions.close();
+    let deadline = Instant::now() + limits::FAREWELL_MAX;
+    while connected && let Some(event) = next_before(deadline, inbox) {
+        connected = !matches!(event, Event::Drained);
+    }
+    if working || connected {
+        log.warn("what was in flight was cut", &[("turns", &working), ("connections", &connected)]);
+    }
     drop(stopping);
+}
+
+fn next_before(deadline: Instant, inbox: &Receiver<Event>) -> Option<Event> {
+    inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
 }
 
 fn listen_for_signals(events: Sender<Event>, log: Log) -> Result<(), Error> {
@@ -196,15 +232,6 @@ fn listen_for_signals(events: Sender<Event>, log: Log) -> Result<(), Error> {
     };
     let named = thread::Builder::new().name("signals".into());
     named.spawn(listen).doing("start a thread").map(drop)
-}
-
-/// `daemon_` and eight characters that may stand in a URL.
-fn fresh_id() -> Result<String, Error> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut bytes = [0_u8; 32];
-    sys::random(&mut bytes).doing("get random bytes for an id")?;
-    let letters = bytes.iter().take(8).filter_map(|byte| ALPHABET.get(usize::from(byte & 63)));
-    Ok("daemon_".chars().chain(letters.map(|letter| char::from(*letter))).collect())
 }
 
 /// The program that this process runs, and what tells that file from a later one of the same name.

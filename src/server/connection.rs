@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use crate::limits::{BODY_BYTES_MAX, DRAIN_BYTES_MAX};
+use crate::limits::DRAIN_BYTES_MAX;
 use crate::log::Level;
 
 use super::Deadlines;
@@ -17,6 +17,7 @@ use super::gate;
 use super::reply::Reply;
 use super::request::{self, Head};
 use super::routes::{Admitted, App};
+use super::sessions::Answer;
 use super::table::Seat;
 
 /// Serves the connection in `seat` until it ends.
@@ -103,7 +104,7 @@ impl<'a> Talk<'a> {
     /// One request and its answer.
     fn exchange(&mut self) -> Result<(), End> {
         let head = self.read_head()?;
-        let outcome = self.answer(&head);
+        let outcome = self.answer(&head).and_then(|answer| self.settle(answer));
         let finish = |reply| finish(reply, &head);
         let reply = outcome.map(finish).map_err(|end| match end {
             End::Refusal(reply) => End::Refusal(finish(reply)),
@@ -117,21 +118,33 @@ impl<'a> Talk<'a> {
         Ok(self.send(reply)?)
     }
 
-    fn answer(&mut self, head: &Head) -> Result<Reply, End> {
+    /// Waits for an answer that takes its time. After a stream there is nothing more to say.
+    fn settle(&mut self, answer: Answer) -> Result<Reply, End> {
+        match answer {
+            Answer::Now(reply) => Ok(reply),
+            Answer::Poll(poll) => poll.run(self.stream)?.ok_or(End::Silent),
+            Answer::Stream(stream) => {
+                stream.run(self.stream)?;
+                Err(End::Silent)
+            }
+        }
+    }
+
+    fn answer(&mut self, head: &Head) -> Result<Answer, End> {
         match self.app.admit(head) {
             Ok(admitted) => {
-                let body = self.read_body(head)?;
+                let body = self.read_body(head, admitted.body_max())?;
                 Ok(self.answer_safely(head, &admitted, &body))
             }
             // The body stands between this request and the next.
             Err(reply) if head.content_length > 0 => Err(End::Refusal(reply)),
-            Err(reply) => Ok(reply),
+            Err(reply) => Ok(Answer::Now(reply)),
         }
     }
 
     /// A fault in one answer is that request's misfortune and nobody else's.
-    fn answer_safely(&self, head: &Head, admitted: &Admitted, body: &[u8]) -> Reply {
-        let answered = catch_unwind(AssertUnwindSafe(|| self.app.answer(admitted, body)));
+    fn answer_safely(&self, head: &Head, admitted: &Admitted, body: &[u8]) -> Answer {
+        let answered = catch_unwind(AssertUnwindSafe(|| self.app.answer(admitted, head, body)));
         answered.unwrap_or_else(|panic| {
             let cause = panic
                 .downcast_ref::<String>()
@@ -142,7 +155,7 @@ impl<'a> Talk<'a> {
                 [("method", &head.method), ("path", &head.path), ("cause", &cause)];
             self.app.log.error("a request panicked", &fields);
             let message = "the daemon has failed at this request; its log says more";
-            Reply::problem(500, "INTERNAL_ERROR", message)
+            Answer::Now(Reply::problem(500, "INTERNAL_ERROR", message))
         })
     }
 
@@ -185,22 +198,24 @@ impl<'a> Talk<'a> {
     /// fault.
     fn read_first(&mut self) -> Result<usize, End> {
         self.seat.connection.rest();
-        // Asked after `rest`: whoever closes the table first sees that this connection is idle.
+        // Asked after `rest`: a table closed before that has passed this connection by as busy.
         if self.seat.is_closing() {
-            return Err(End::Silent);
+            self.seat.connection.evict();
         }
         let idle = self.deadlines.idle;
-        let count = self.read(idle, CHUNK_BYTES)?;
-        if count == 0 || !self.seat.connection.wake() {
-            return Err(End::Silent);
+        match self.read(idle, CHUNK_BYTES)? {
+            0 => Err(End::Silent),
+            count => {
+                self.seat.connection.wake();
+                Ok(count)
+            }
         }
-        Ok(count)
     }
 
-    fn read_body(&mut self, head: &Head) -> Result<Vec<u8>, End> {
+    fn read_body(&mut self, head: &Head, bytes_max: usize) -> Result<Vec<u8>, End> {
         let length = usize::try_from(head.content_length).unwrap_or(usize::MAX);
-        if length > BODY_BYTES_MAX {
-            let message = format_args!("the body is longer than {BODY_BYTES_MAX} bytes");
+        if length > bytes_max {
+            let message = format_args!("the body is longer than {bytes_max} bytes");
             return Err(Reply::problem(413, "PAYLOAD_TOO_LARGE", message).into());
         }
         let here = length.min(self.inbox.len());

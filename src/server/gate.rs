@@ -39,6 +39,14 @@ pub fn share(reply: Reply, head: &Head) -> Reply {
     }
 }
 
+/// The same for an answer that is written by hand: each header with its line end.
+pub fn shared_headers(head: &Head) -> String {
+    let origin = head.origin.as_deref().filter(|origin| is_local_origin(origin));
+    origin.map_or_else(String::new, |origin| {
+        format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
+    })
+}
+
 /// The token in the `Authorization` header. Credentials of another scheme are an empty token, which is
 /// no daemon's.
 pub fn bearer(head: &Head) -> Option<&str> {
@@ -119,6 +127,7 @@ mod tests {
             origin: None,
             authorization: None,
             content_type: None,
+            last_event_id: None,
             content_length: 0,
             expects_continue: false,
             last: false,

@@ -13,6 +13,8 @@ mod listener;
 mod reply;
 mod request;
 mod routes;
+mod sessions;
+mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -38,7 +40,8 @@ pub struct Server {
     wake: UnixStream,
 }
 
-/// A server that accepts no more, and whose connections are ending.
+/// A server that accepts no more, and whose connections are ending. Dropping it ends those that are
+/// left in the middle of whatever they are at.
 pub struct Stopping(Arc<Table>);
 
 /// How long a client may take; see [`limits`].
@@ -94,6 +97,7 @@ impl Server {
     /// Stops accepting; when this returns, the port is free. Idle connections end now, the others with
     /// the answer that they are at. `gone` is called when the last has ended, perhaps before this
     /// returns.
+    #[must_use = "dropping it cuts the connections that are busy"]
     pub fn stop(self, gone: impl FnOnce() + Send + 'static) -> Stopping {
         drop(self.wake);
         // An error would be a panic of the loop, which leaves the listener closed as well.
@@ -103,9 +107,8 @@ impl Server {
     }
 }
 
-impl Stopping {
-    /// Ends what is left in the middle of whatever it is at.
-    pub fn cut(self) {
+impl Drop for Stopping {
+    fn drop(&mut self) {
         self.0.cut();
     }
 }

@@ -22,7 +22,12 @@ pub struct Reply {
 impl Reply {
     /// `body` as JSON.
     pub fn json(status: u16, body: &impl SerJson) -> Reply {
-        Reply::new(status, json::text(body).into_bytes()).with("Content-Type", "application/json")
+        Reply::json_text(status, json::text(body))
+    }
+
+    /// A body that is JSON already.
+    pub fn json_text(status: u16, body: String) -> Reply {
+        Reply::new(status, body.into_bytes()).with("Content-Type", "application/json")
     }
 
     /// No body at all.

@@ -22,6 +22,8 @@ pub struct Head {
     pub origin: Option<String>,
     pub authorization: Option<String>,
     pub content_type: Option<String>,
+    /// Where a stream that broke off was (Server-Sent Events).
+    pub last_event_id: Option<String>,
     /// Bytes of the body that follows; 0 if none was announced. May be beyond any limit.
     pub content_length: u64,
     /// The client holds the body back until it is told to go on.
@@ -98,6 +100,7 @@ pub fn parse(head: &[u8]) -> Result<Head, Reply> {
         origin: fields.origin,
         authorization: fields.authorization,
         content_type: fields.content_type,
+        last_event_id: fields.last_event_id,
         content_length: fields.content_length.unwrap_or(0),
         // A client of HTTP/1.0 would take the interim answer for the final one (RFC 9110, 10.1.1).
         expects_continue: fields.expects_continue && minor == Minor::One,
@@ -149,6 +152,7 @@ struct Fields {
     origin: Option<String>,
     authorization: Option<String>,
     content_type: Option<String>,
+    last_event_id: Option<String>,
     content_length: Option<u64>,
     transfer_encoding: bool,
     expects_continue: bool,
@@ -187,6 +191,9 @@ impl Fields {
         } else if is("Content-Type") {
             let content_type = text("Content-Type", value)?.to_owned();
             once(&mut self.content_type, "Content-Type", content_type)
+        } else if is("Last-Event-ID") {
+            let id = text("Last-Event-ID", value)?.to_owned();
+            once(&mut self.last_event_id, "Last-Event-ID", id)
         } else if is("Content-Length") {
             let length = parse_length(text("Content-Length", value)?)?;
             once(&mut self.content_length, "Content-Length", length)

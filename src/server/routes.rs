@@ -3,17 +3,23 @@
 //! A request comes here twice: with its head, to be let in ([`App::admit`]), and with its body, to be
 //! answered ([`App::answer`]). Between the two the body is read, for those only who were let in.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use crate::api;
+use crate::clock;
 use crate::json;
+use crate::limits;
 use crate::log::Log;
+use crate::session::runtime::Runtime;
 use crate::sys;
 use crate::token::Token;
 
 use super::gate;
 use super::reply::Reply;
 use super::request::Head;
+use super::sessions::{self, Answer, Asked};
 
 /// What the server answers from.
 pub struct App {
@@ -24,8 +30,11 @@ pub struct App {
     /// [`sys::boot_clock`] when the daemon began.
     pub started: Duration,
     pub log: Log,
+    pub sessions: Arc<Runtime>,
+    /// Open event streams.
+    pub streams: Arc<AtomicUsize>,
     /// Called for each shutdown that is granted, before its answer is written.
-    pub on_stop: Box<dyn Fn() + Send + Sync>,
+    pub on_shutdown: Box<dyn Fn() + Send + Sync>,
     /// Called for each request that is let in; must be quick.
     pub on_activity: Box<dyn Fn() + Send + Sync>,
 }
@@ -36,11 +45,12 @@ pub struct Admitted {
     caller: Caller,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Route {
     Health,
     Metrics,
     Shutdown,
+    Sessions(sessions::Route),
 }
 
 #[derive(PartialEq, Eq)]
@@ -57,26 +67,28 @@ impl Route {
             ["v3", "health"] => Some(Route::Health),
             ["v3", "metrics"] => Some(Route::Metrics),
             ["v3", "shutdown"] => Some(Route::Shutdown),
+            ["v3", rest @ ..] => sessions::Route::find(rest).map(Route::Sessions),
             _ => None,
         }
     }
 
     /// The methods that it takes, as the `Allow` header lists them.
-    fn methods(self) -> &'static str {
+    fn methods(&self) -> &'static str {
         match self {
             Route::Health | Route::Metrics => "GET, HEAD",
             Route::Shutdown => "POST",
+            Route::Sessions(route) => route.methods(),
         }
     }
 
     /// Whether it has something to say to those who show no token.
-    fn is_open(self) -> bool {
-        self == Route::Health
+    fn is_open(&self) -> bool {
+        *self == Route::Health
     }
 
     /// Whether the token may stand in the URL, where histories and logs keep it.
-    fn takes_token_in_query(self) -> bool {
-        self == Route::Health
+    fn takes_token_in_query(&self) -> bool {
+        matches!(self, Route::Health | Route::Sessions(sessions::Route::Sse))
     }
 }
 
@@ -88,12 +100,12 @@ impl App {
         gate::check_sender(head, self.port)?;
         let route = Route::find(&head.path);
         let presented = gate::bearer(head).or_else(|| {
-            let in_query = route.is_some_and(Route::takes_token_in_query);
+            let in_query = route.as_ref().is_some_and(Route::takes_token_in_query);
             in_query.then(|| gate::token_in_query(head)).flatten()
         });
         let caller = match presented {
             Some(token) if self.token.matches(token.as_bytes()) => Caller::Owner,
-            None if route.is_some_and(Route::is_open) => Caller::Stranger,
+            None if route.as_ref().is_some_and(Route::is_open) => Caller::Stranger,
             _ => return Err(gate::unauthorized()),
         };
         let Some(route) = route else {
@@ -109,13 +121,24 @@ impl App {
         Ok(Admitted { route, caller })
     }
 
-    /// The answer to a request that was let in.
-    pub fn answer(&self, admitted: &Admitted, body: &[u8]) -> Reply {
+    /// The answer to a request that was let in, or something that will answer it.
+    pub fn answer(&self, admitted: &Admitted, head: &Head, body: &[u8]) -> Answer {
         (self.on_activity)();
-        match admitted.route {
-            Route::Health => self.health(&admitted.caller),
-            Route::Metrics => self.metrics(),
-            Route::Shutdown => self.shutdown(body),
+        match &admitted.route {
+            Route::Health => self.health(&admitted.caller).into(),
+            Route::Metrics => self.metrics().into(),
+            Route::Shutdown => self.shutdown(body).into(),
+            Route::Sessions(route) => {
+                let asked = Asked {
+                    method: head.method.as_str(),
+                    query: &head.query,
+                    last_event_id: head.last_event_id.as_deref(),
+                    body,
+                    headers: gate::shared_headers(head),
+                };
+                let answer = sessions::answer(&self.sessions, &self.streams, route, asked);
+                answer.unwrap_or_else(Answer::Now)
+            }
         }
     }
 
@@ -133,34 +156,69 @@ impl App {
             health.daemon_id = Some(self.daemon_id.clone());
             health.contract = Some(api::Contract { name: "opta-daemon-v3".to_owned(), version: 1 });
             health.build = Some(env!("CARGO_PKG_VERSION").to_owned());
-            health.runtime = Some(api::Runtime::default());
+            health.runtime = Some(self.runtime());
         }
         Reply::json(200, &health)
     }
 
     fn metrics(&self) -> Reply {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let tenths = sys::resident_bytes() * 10 / (1 << 20);
+        let counts = self.sessions.counts();
+        let runtime = self.runtime();
         let metrics = api::Metrics {
             daemon_id: self.daemon_id.clone(),
-            runtime: api::RuntimeMetrics::default(),
-            ts: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-            active_sessions: 0,
-            total_turns: 0,
+            runtime: api::RuntimeMetrics {
+                session_count: runtime.session_count,
+                active_turn_count: runtime.active_turn_count,
+                queued_turn_count: runtime.queued_turn_count,
+                subscriber_count: runtime.subscriber_count,
+                ingress_seq: counts.turns,
+                ..api::RuntimeMetrics::default()
+            },
+            ts: clock::now_millis(),
+            active_sessions: counts.sessions,
+            total_turns: counts.turns,
             memory_mb: tenths as f64 / 10.0,
             tool_workers: api::ToolSlots::default(),
         };
         Reply::json(200, &metrics)
     }
 
-    fn shutdown(&self, body: &[u8]) -> Reply {
-        // Nothing that runs here can be busy yet, so `ifIdle` never stands in the way.
-        if !body.is_empty()
-            && let Err(problem) = json::parse::<api::Shutdown>(body)
-        {
-            return Reply::invalid(problem);
+    fn runtime(&self) -> api::Runtime {
+        let counts = self.sessions.counts();
+        api::Runtime {
+            session_count: counts.sessions,
+            active_turn_count: counts.active_turns,
+            queued_turn_count: counts.queued_turns,
+            subscriber_count: counts.subscribers,
         }
-        (self.on_stop)();
+    }
+
+    /// Decided in one step: once this has said yes to `ifIdle`, no turn can begin.
+    fn shutdown(&self, body: &[u8]) -> Reply {
+        let asked = match body {
+            [] => api::Shutdown::default(),
+            body => match json::parse::<api::Shutdown>(body) {
+                Ok(asked) => asked,
+                Err(problem) => return Reply::invalid(problem),
+            },
+        };
+        if asked.if_idle == Some(true)
+            && let Err(problem) = self.sessions.leave_if_idle()
+        {
+            return Reply::problem(409, "BUSY", problem);
+        }
+        (self.on_shutdown)();
         Reply::json(202, &api::Done { ok: true })
+    }
+}
+
+impl Admitted {
+    /// The longest body that this request may have.
+    pub fn body_max(&self) -> usize {
+        match &self.route {
+            Route::Sessions(route) => route.body_max(),
+            _ => limits::BODY_BYTES_MAX,
+        }
     }
 }

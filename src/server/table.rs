@@ -159,9 +159,9 @@ impl Connection {
         self.idle_since.store(now, Ordering::SeqCst);
     }
 
-    /// A request has begun. `false` if the connection was ended before.
-    pub fn wake(&self) -> bool {
-        self.idle_since.swap(BUSY, Ordering::SeqCst) != EVICTED
+    /// A request has begun: it will not be cut, even if it was faster by a hair than an eviction.
+    pub fn wake(&self) {
+        self.idle_since.store(BUSY, Ordering::SeqCst);
     }
 
     fn idle_since(&self) -> Option<u64> {
@@ -170,7 +170,7 @@ impl Connection {
     }
 
     /// Ends it if it is idle. What has arrived and is not read yet is a request that has begun.
-    fn evict(&self) -> bool {
+    pub fn evict(&self) -> bool {
         let Some(since) = self.idle_since() else {
             return false;
         };

@@ -12,9 +12,11 @@ pub mod signal;
 pub mod watch;
 
 use std::ffi::{CStr, OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,9 +40,43 @@ pub fn wait_readable<const N: usize>(
     files: [BorrowedFd<'_>; N],
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
+    poll(files.map(|file| polled(file, libc::POLLIN)), timeout)
+}
+
+/// Why [`wait_while_wanted`] has returned.
+pub enum Woken {
+    Readable,
+    /// Nobody is left to read the output.
+    Unwanted,
+}
+
+/// Waits until `input` can be read, or until the other end of `output` is closed. Only pipes and sockets
+/// have another end. poll(2).
+pub fn wait_while_wanted(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<Woken> {
+    // Linux reports a lost reader whatever is asked for; macOS only if it is asked for a hang-up.
+    #[cfg(target_os = "linux")]
+    const LOST: libc::c_short = 0;
+    #[cfg(not(target_os = "linux"))]
+    const LOST: libc::c_short = libc::POLLHUP;
+    let kind = File::from(output.try_clone_to_owned()?).metadata()?.file_type();
+    let mut output = polled(output, LOST);
+    if !kind.is_fifo() && !kind.is_socket() {
+        // poll(2) passes over negative descriptors.
+        output.fd = -1;
+    }
+    let [_, unwanted] = poll([polled(input, libc::POLLIN), output], None)?;
+    Ok(if unwanted { Woken::Unwanted } else { Woken::Readable })
+}
+
+fn polled(file: BorrowedFd<'_>, events: libc::c_short) -> libc::pollfd {
+    libc::pollfd { fd: file.as_raw_fd(), events, revents: 0 }
+}
+
+fn poll<const N: usize>(
+    mut polled: [libc::pollfd; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let mut polled =
-        files.map(|file| libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 });
     loop {
         let millis = deadline.map_or(-1, |deadline| {
             // Rounded up: a wait that ends a little early would be repeated as a busy loop.

@@ -82,7 +82,7 @@ impl AsFd for Watch {
 pub struct Watch {
     queue: OwnedFd,
     _directory: std::fs::File,
-    file: Option<std::fs::File>,
+    files: Vec<std::fs::File>,
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -93,15 +93,15 @@ impl Watch {
         let opened = std::fs::File::open(directory)?;
         let changes = libc::NOTE_WRITE | libc::NOTE_DELETE | libc::NOTE_RENAME | libc::NOTE_EXTEND;
         register(&queue, vnode_event(opened.as_raw_fd(), changes))?;
-        Ok(Watch { queue, _directory: opened, file: None })
+        Ok(Watch { queue, _directory: opened, files: Vec::new() })
     }
 
-    /// Also wakes when `file` itself is written; the file added before is let go.
+    /// Also wakes when `file` itself is written.
     pub fn add_file(&mut self, file: &std::fs::File) -> io::Result<()> {
         let file = file.try_clone()?;
         let changes = libc::NOTE_WRITE | libc::NOTE_EXTEND | libc::NOTE_DELETE | libc::NOTE_RENAME;
         register(&self.queue, vnode_event(file.as_raw_fd(), changes))?;
-        self.file = Some(file);
+        self.files.push(file);
         Ok(())
     }
 

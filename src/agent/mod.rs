@@ -1,0 +1,13 @@
+//! What answers turns.
+
+use crate::session::runtime::{Agent, Fault, Stats, Turn};
+
+/// Answers no turn: there is no model to ask. Every turn ends by saying so.
+pub struct Nobody;
+
+impl Agent for Nobody {
+    fn run(&self, _turn: &Turn<'_>) -> Result<Stats, Fault> {
+        let message = "no model server is known: this daemon keeps sessions and cannot answer yet";
+        Err(Fault { code: "model-unreachable", message: message.to_owned() })
+    }
+}

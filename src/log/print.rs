@@ -1,0 +1,134 @@
+//! Which lines of the log are wanted, and how they come out.
+//!
+//! A line is what is stored up to a line feed. Empty ones are neither shown nor counted. Foreign ones,
+//! which the daemon has not written as it writes lines (a panic's text), count as errors of no known
+//! time. No line is kept longer than the limit, whatever is in the file.
+
+use std::io::Write;
+
+use super::line::{self, Line};
+use super::part::BLOCK_BYTES;
+use super::{Form, Level, Query};
+use crate::error::Error;
+use crate::json;
+use crate::limits::LOG_LINE_BYTES_MAX;
+
+pub(super) enum Verdict {
+    Wanted,
+    Passed,
+    /// Neither this one nor any before it.
+    TooOld,
+}
+
+impl Query {
+    /// Looks at a line as it is stored, without its end; one byte more than is shown of a line will
+    /// do.
+    pub(super) fn verdict(&self, stored: &[u8]) -> Verdict {
+        let (text, whole) = text_of(stored);
+        if text.is_empty() {
+            return Verdict::Passed;
+        }
+        if self.least == Level::Debug && self.since.is_none() {
+            return Verdict::Wanted;
+        }
+        match whole.then(|| Line::parse(text)).flatten() {
+            Some(line) if self.since.is_some_and(|since| line.ts < since) => Verdict::TooOld,
+            Some(line) if line.level < self.least => Verdict::Passed,
+            _ => Verdict::Wanted,
+        }
+    }
+}
+
+/// The text of a line without a carriage return at its end, or as much of it as is shown, and whether
+/// that is all.
+fn text_of(stored: &[u8]) -> (&[u8], bool) {
+    match stored.get(..LOG_LINE_BYTES_MAX) {
+        Some(shown) if stored.len() > LOG_LINE_BYTES_MAX => (shown, false),
+        _ => (stored.strip_suffix(b"\r").unwrap_or(stored), true),
+    }
+}
+
+/// Turns stored bytes into shown lines.
+pub(super) struct Printer<'a, W: Write + ?Sized> {
+    query: Query,
+    pub out: &'a mut W,
+    /// Shown, and not yet written out.
+    shown: String,
+    /// The beginning of a line whose end has not come, at most one byte more than is shown of it.
+    begun: Vec<u8>,
+}
+
+impl<'a, W: Write + ?Sized> Printer<'a, W> {
+    pub fn new(query: Query, out: &'a mut W) -> Printer<'a, W> {
+        Printer { query, out, shown: String::new(), begun: Vec::new() }
+    }
+
+    /// From now on lines are shown whatever time they bear: they are new.
+    pub fn forget_since(&mut self) {
+        self.query.since = None;
+    }
+
+    pub fn add(&mut self, stored: &[u8]) -> Result<(), Error> {
+        for piece in stored.split_inclusive(|byte| *byte == b'\n') {
+            match piece.strip_suffix(b"\n") {
+                Some(line) if self.begun.is_empty() => self.print(line)?,
+                Some(rest) => {
+                    self.begin(rest);
+                    self.end_line()?;
+                }
+                None => self.begin(piece),
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, piece: &[u8]) {
+        let room = LOG_LINE_BYTES_MAX + 1 - self.begun.len();
+        self.begun.extend_from_slice(piece.get(..room).unwrap_or(piece));
+    }
+
+    /// Whatever of a line there is, it will not grow any more.
+    pub fn end_line(&mut self) -> Result<(), Error> {
+        let line = std::mem::take(&mut self.begun);
+        self.print(&line)?;
+        self.begun = line;
+        self.begun.clear();
+        Ok(())
+    }
+
+    fn print(&mut self, stored: &[u8]) -> Result<(), Error> {
+        if !matches!(self.query.verdict(stored), Verdict::Wanted) {
+            return Ok(());
+        }
+        let (text, whole) = text_of(stored);
+        let line = whole.then(|| Line::parse(text)).flatten();
+        match (self.query.form, line) {
+            (Form::Text(style), Some(line)) => line.show(style, &mut self.shown),
+            (Form::Text(_), None) => {
+                line::show_foreign(text, &mut self.shown);
+                self.shown.push_str(if whole { "" } else { "…" });
+            }
+            (Form::Json, Some(line)) if json::check(line.stored()).is_ok() => {
+                self.shown.push_str(line.stored());
+            }
+            (Form::Json, _) => {
+                let mut text = String::from_utf8_lossy(text);
+                if !whole {
+                    text.to_mut().push('…');
+                }
+                self.shown.push_str("{\"level\":\"ERROR\",\"msg\":");
+                json::quote(&text, &mut self.shown);
+                self.shown.push('}');
+            }
+        }
+        self.shown.push('\n');
+        if self.shown.len() > BLOCK_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes out what is shown so far.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        let written = self.out.write_all(self.shown.as_bytes()).and_then(|()| self.out.flush());
+        self.shown.clear();
+        written.map_err(Error::Output)
+    }
+}

@@ -1,0 +1,478 @@
+//! The writing end of the log: appending, repairing, rotating.
+//!
+//! Nothing here fails for good: what cannot be written is counted, a rotation that does not succeed
+//! leaves the log where it is, and a log that somebody has deleted is made anew.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::line::{Line, Style};
+use super::{Level, Rotation, name, said, stamped};
+use crate::error::{At, Doing, Error};
+use crate::limits::LOG_FILES_MAX;
+use crate::{disk, sys};
+
+/// What standard output and error of the process have to do with the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stdio {
+    Apart,
+    /// They end up in it.
+    Captured,
+    /// Its lines are shown there.
+    Mirror(Style),
+}
+
+pub(super) struct Writer {
+    directory: PathBuf,
+    rotation: Rotation,
+    pen: Pen<File>,
+    /// A line that would make the file longer causes a rotation. Raised while none succeeds, so that
+    /// it is tried once per `rotation.bytes` and not at every line.
+    bytes_max: u64,
+    stdio: Stdio,
+}
+
+impl Writer {
+    pub fn open(directory: &Path, rotation: Rotation) -> Result<Writer, Error> {
+        let pen = Pen::new(disk::append(&name(directory, 0), File::options().create(true))?)?;
+        Ok(Writer {
+            directory: directory.to_owned(),
+            rotation,
+            pen,
+            bytes_max: rotation.bytes,
+            stdio: Stdio::Apart,
+        })
+    }
+
+    /// Stamps and stores one line, and shows it where that was asked for.
+    pub fn write(&mut self, said: &str) {
+        // The time is taken under the lock, so that lines are stored in its order.
+        let line = stamped(said);
+        self.make_room(line.len());
+        self.pen.write(&line);
+        if let Stdio::Mirror(style) = self.stdio {
+            show(&line, style);
+        }
+    }
+
+    /// Sees to it that `length` more bytes belong into the file that is open.
+    fn make_room(&mut self, length: usize) {
+        let Ok(found) = self.pen.file.metadata() else {
+            return;
+        };
+        if found.nlink() == 0 {
+            // Deleted: what is written there, nobody could read. No luck now is luck with a later line.
+            drop(self.reopen());
+            return;
+        }
+        let length = length + self.pen.overdue().len();
+        let grown = found.len().saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        if found.len() < self.rotation.bytes {
+            self.bytes_max = self.rotation.bytes;
+        }
+        if found.len() == 0 || grown <= self.bytes_max {
+            return;
+        }
+        if let Err(error) = self.rotate() {
+            self.bytes_max = found.len().saturating_add(self.rotation.bytes);
+            let said = said(Level::Warn, "log not rotated", &[("cause", &error)]);
+            self.pen.write(&stamped(&said));
+        }
+    }
+
+    /// Puts a new file in the log's place. On failure the old one is still being written.
+    fn rotate(&mut self) -> Result<(), Error> {
+        let log = name(&self.directory, 0);
+        let prepared = self.directory.join("daemon.log.new");
+        // One that a crash has left behind. If it stays, the next line says why.
+        drop(std::fs::remove_file(&prepared));
+        let file = disk::append(&prepared, File::options().create_new(true))?;
+        let moved =
+            self.move_up().and_then(|()| std::fs::rename(&prepared, &log).at("rename", &prepared));
+        if let Err(error) = moved {
+            drop(std::fs::remove_file(&prepared));
+            return Err(error);
+        }
+        self.go_on_in(Pen { file, torn: false, lost: self.pen.lost });
+        Ok(())
+    }
+
+    /// Moves every file up one age, as far as the first gap; the oldest goes.
+    fn move_up(&self) -> Result<(), Error> {
+        let kept = self.rotation.files;
+        for age in kept + 1..=LOG_FILES_MAX {
+            // Left from a time when more were kept.
+            if std::fs::remove_file(name(&self.directory, age)).is_err() {
+                break;
+            }
+        }
+        // A rotation that was cut short has left a gap; to fill it costs no old lines.
+        let is_gap = |age: &u32| name(&self.directory, *age).symlink_metadata().is_err();
+        let last = (1..kept).find(is_gap).unwrap_or(kept);
+        for age in (0..last).rev() {
+            let from = name(&self.directory, age);
+            match std::fs::rename(&from, name(&self.directory, age + 1)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.at("rename", &from)?,
+            }
+        }
+        Ok(())
+    }
+
+    pub fn reopen(&mut self) -> Result<(), Error> {
+        let mut pen =
+            Pen::new(disk::append(&name(&self.directory, 0), File::options().create(true))?)?;
+        pen.lost = self.pen.lost;
+        self.go_on_in(pen);
+        Ok(())
+    }
+
+    pub fn capture_stdio(&mut self) -> Result<(), Error> {
+        sys::detach::redirect_output(&self.pen.file).doing("redirect output to the log")?;
+        self.stdio = Stdio::Captured;
+        Ok(())
+    }
+
+    pub fn descriptor(&self) -> RawFd {
+        self.pen.file.as_raw_fd()
+    }
+
+    pub fn mirror(&mut self, style: Style) {
+        self.stdio = Stdio::Mirror(style);
+    }
+
+    fn go_on_in(&mut self, pen: Pen<File>) {
+        self.pen = pen;
+        self.bytes_max = self.rotation.bytes;
+        if self.stdio == Stdio::Captured {
+            // On failure output goes where it went before, which loses nothing yet.
+            drop(sys::detach::redirect_output(&self.pen.file));
+        }
+    }
+}
+
+/// Adds lines to the end of a file, and remembers what the last ones have left undone.
+struct Pen<W> {
+    file: W,
+    /// The last line has no end; the next one must not be glued to it.
+    torn: bool,
+    /// Lines that could not be written since the last one that could.
+    lost: u64,
+}
+
+impl Pen<File> {
+    /// Goes on behind what is in `file`, which a crash may have cut off in the middle of a line.
+    fn new(file: File) -> Result<Pen<File>, Error> {
+        let length = file.metadata().doing("inspect the log")?.len();
+        let mut last = *b"\n";
+        if length > 0 {
+            file.read_exact_at(&mut last, length - 1).doing("read the end of the log")?;
+        }
+        Ok(Pen { file, torn: last != *b"\n", lost: 0 })
+    }
+}
+
+impl<W: Write> Pen<W> {
+    fn write(&mut self, line: &str) {
+        let mut text = self.overdue();
+        let overdue = text.len();
+        text.push_str(line);
+        let written = self.file.write(text.as_bytes()).unwrap_or(0);
+        if written == text.len() {
+            self.torn = false;
+            self.lost = 0;
+            return;
+        }
+        if let Some(last) = text.as_bytes().get(..written).and_then(<[u8]>::last) {
+            self.torn = *last != b'\n';
+        }
+        self.lost = if overdue > 0 && written >= overdue { 1 } else { self.lost + 1 };
+    }
+
+    /// What must come before the next line.
+    fn overdue(&self) -> String {
+        let mut text = String::new();
+        if self.torn {
+            text.push('\n');
+        }
+        if self.lost > 0 {
+            let said = said(Level::Warn, "log lines lost", &[("count", &self.lost)]);
+            text.push_str(&stamped(&said));
+        }
+        text
+    }
+}
+
+/// Shows a line on standard error; that nobody can see it there is no reason to fail.
+fn show(line: &str, style: Style) {
+    if let Some(line) = Line::parse(line.trim_end().as_bytes()) {
+        let mut text = String::new();
+        line.show(style, &mut text);
+        text.push('\n');
+        drop(io::stderr().write_all(text.as_bytes()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+    use std::thread;
+
+    use super::super::Log;
+    use super::super::scratch::Scratch;
+    use super::*;
+
+    const WIDE: Rotation = Rotation { bytes: 1 << 20, files: 3 };
+
+    fn open_log(scratch: &Scratch, rotation: Rotation) -> Log {
+        Log::open(scratch.path(), rotation, Level::Info).unwrap()
+    }
+
+    fn messages(text: &str) -> Vec<&str> {
+        text.lines()
+            .map(|line| {
+                assert_eq!(crate::json::check(line), Ok(()), "{line}");
+                line.split("\"msg\":\"").nth(1).unwrap().split('"').next().unwrap()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_line_is_one_compact_object() {
+        let scratch = Scratch::new();
+        let log = open_log(&scratch, WIDE);
+        log.info("session created", &[("id", &"sess_abc123")]);
+        log.debug("not enabled", &[]);
+        let text = scratch.read("daemon.log");
+        let (stamp, rest) = text.split_at(32);
+        assert!(stamp.starts_with("{\"ts\":\"20") && stamp.ends_with('"'), "{stamp}");
+        assert_eq!(
+            rest,
+            ",\"level\":\"INFO\",\"msg\":\"session created\",\"id\":\"sess_abc123\"}\n"
+        );
+    }
+
+    #[test]
+    fn a_line_that_reaches_the_limit_stays_and_one_past_it_rotates() {
+        for (over, files) in [(0, 1), (1, 2)] {
+            let scratch = Scratch::new();
+            let length = stamped(&said(Level::Info, "xx", &[])).len() as u64;
+            let log = open_log(&scratch, Rotation { bytes: 2 * length - over, files: 3 });
+            log.info("xx", &[]);
+            log.info("yy", &[]);
+            assert_eq!(scratch.names().len(), files, "{over}");
+            assert_eq!(messages(&scratch.read("daemon.log")).last(), Some(&"yy"));
+        }
+    }
+
+    #[test]
+    fn old_files_move_up_and_the_oldest_goes() {
+        let scratch = Scratch::new();
+        scratch.append("daemon.log.3", b"from a time when more were kept\n");
+        let log = open_log(&scratch, Rotation { bytes: 1, files: 2 });
+        for message in ["a", "b", "c", "d"] {
+            log.info(message, &[]);
+        }
+        assert_eq!(scratch.names(), ["daemon.log", "daemon.log.1", "daemon.log.2"]);
+        for (name, message) in [("daemon.log", "d"), ("daemon.log.1", "c"), ("daemon.log.2", "b")] {
+            assert_eq!(messages(&scratch.read(name)), [message]);
+        }
+        drop(log);
+        let log = open_log(&scratch, Rotation { bytes: 1, files: 0 });
+        log.info("e", &[]);
+        assert_eq!(scratch.names(), ["daemon.log"]);
+        assert_eq!(messages(&scratch.read("daemon.log")), ["e"]);
+    }
+
+    #[test]
+    fn a_gap_is_filled_before_anything_is_given_up() {
+        let scratch = Scratch::new();
+        for age in [1, 2, 4] {
+            scratch.append(&format!("daemon.log.{age}"), age.to_string().as_bytes());
+        }
+        let log = open_log(&scratch, Rotation { bytes: 1, files: 4 });
+        log.info("a", &[]);
+        log.info("b", &[]);
+        let old: Vec<String> =
+            [2, 3, 4].map(|age| scratch.read(&format!("daemon.log.{age}"))).into();
+        assert_eq!(old, ["1", "2", "4"]);
+    }
+
+    #[test]
+    fn a_rotation_that_fails_loses_nothing_and_is_not_tried_at_every_line() {
+        let scratch = Scratch::new();
+        std::fs::create_dir(scratch.path().join("daemon.log.1")).unwrap();
+        let log = open_log(&scratch, Rotation { bytes: 400, files: 1 });
+        for _ in 0..20 {
+            log.info("a", &[]);
+        }
+        let text = scratch.read("daemon.log");
+        let messages = messages(&text);
+        assert_eq!(messages.iter().filter(|message| **message == "a").count(), 20);
+        let warnings = messages.iter().filter(|message| **message == "log not rotated").count();
+        assert!((2..=6).contains(&warnings), "{warnings}");
+        assert_eq!(scratch.names(), ["daemon.log", "daemon.log.1"]);
+        std::fs::remove_dir(scratch.path().join("daemon.log.1")).unwrap();
+        for _ in 0..8 {
+            log.info("b", &[]);
+        }
+        assert!(scratch.read("daemon.log").len() <= 400);
+    }
+
+    #[test]
+    fn a_deleted_log_is_made_anew_and_a_moved_one_is_left_on_request() {
+        let scratch = Scratch::new();
+        let log = open_log(&scratch, WIDE);
+        log.info("a", &[]);
+        std::fs::remove_file(scratch.path().join("daemon.log")).unwrap();
+        log.info("b", &[]);
+        assert_eq!(messages(&scratch.read("daemon.log")), ["b"]);
+        scratch.rename("daemon.log", "mine");
+        log.info("c", &[]);
+        log.reopen().unwrap();
+        log.info("d", &[]);
+        assert_eq!(messages(&scratch.read("mine")), ["b", "c"]);
+        assert_eq!(messages(&scratch.read("daemon.log")), ["d"]);
+    }
+
+    #[test]
+    fn a_cut_off_line_is_never_glued_to_the_next() {
+        let scratch = Scratch::new();
+        scratch.append("daemon.log", b"{\"ts\":\"20");
+        open_log(&scratch, WIDE).info("a", &[]);
+        let text = scratch.read("daemon.log");
+        let (torn, rest) = text.split_once('\n').unwrap();
+        assert_eq!(torn, "{\"ts\":\"20");
+        assert_eq!(messages(rest), ["a"]);
+    }
+
+    #[test]
+    fn what_must_not_be_trusted_is_not_opened() {
+        let refused =
+            |scratch: &Scratch| match Log::open(scratch.path(), WIDE, Level::Info).map(drop) {
+                Err(Error::Untrusted { because, .. }) => because,
+                other => panic!("{other:?}"),
+            };
+        let scratch = Scratch::new();
+        let log = scratch.path().join("daemon.log");
+        symlink("elsewhere", &log).unwrap();
+        assert_eq!(refused(&scratch), "it is a symbolic link");
+        std::fs::remove_file(&log).unwrap();
+        std::fs::create_dir(&log).unwrap();
+        assert_eq!(refused(&scratch), "it is not a regular file");
+        std::fs::remove_dir(&log).unwrap();
+        assert!(Command::new("mkfifo").arg(&log).status().unwrap().success());
+        assert_eq!(refused(&scratch), "it is not a regular file");
+        std::fs::remove_file(&log).unwrap();
+        scratch.append("other", b"");
+        std::fs::hard_link(scratch.path().join("other"), &log).unwrap();
+        assert_eq!(refused(&scratch), "it has a second name (a hard link)");
+        assert_eq!(scratch.read("other"), "");
+    }
+
+    #[test]
+    fn every_file_of_the_log_is_private() {
+        let scratch = Scratch::new();
+        let log = open_log(&scratch, Rotation { bytes: 1, files: 1 });
+        log.info("a", &[]);
+        log.info("b", &[]);
+        for name in ["daemon.log", "daemon.log.1"] {
+            let mode = scratch.path().join(name).metadata().unwrap().mode();
+            assert_eq!(mode & 0o7777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_umask_makes_a_difference() {
+        for umask in ["000", "777"] {
+            let script = format!("umask {umask}; exec \"$@\"");
+            let test = "log::writer::tests::every_file_of_the_log_is_private";
+            let mut command = Command::new("sh");
+            command.args(["-c", &script, "sh"]).arg(std::env::current_exe().unwrap());
+            let output = command.args(["--exact", test]).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{umask}: {said}");
+        }
+    }
+
+    #[test]
+    fn lines_of_many_threads_stay_whole_and_a_panic_does_not_end_the_log() {
+        let scratch = Scratch::new();
+        let log = open_log(&scratch, Rotation { bytes: 20_000, files: 99 });
+        let broken = log.clone();
+        let panicking = thread::Builder::new().spawn(move || {
+            let _held = broken.writer();
+            panic!("while holding the lock");
+        });
+        assert!(panicking.unwrap().join().is_err());
+        thread::scope(|scope| {
+            for number in 0..8 {
+                let log = log.clone();
+                scope.spawn(move || {
+                    for count in 0..250 {
+                        log.info("x", &[("thread", &number), ("count", &count)]);
+                    }
+                });
+            }
+        });
+        let mut lines = 0;
+        for name in scratch.names() {
+            let text = scratch.read(&name);
+            assert!(text.len() <= 20_000);
+            lines += messages(&text).len();
+        }
+        assert_eq!(lines, 2000);
+    }
+
+    /// Takes so many bytes of each write, as a full disk would; then everything.
+    struct Full {
+        takes: Vec<Option<usize>>,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = match self.takes.is_empty() {
+                true => bytes.len(),
+                false => self.takes.remove(0).ok_or(io::ErrorKind::StorageFull)?,
+            };
+            self.taken.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_does_not_take_are_counted_and_none_is_glued() {
+        let file = Full { takes: vec![None, None, Some(5), Some(0), None], taken: Vec::new() };
+        let mut pen = Pen { file, torn: false, lost: 0 };
+        for line in ["1\n", "2\n", "three\n", "4\n", "5\n", "6\n", "7\n"] {
+            pen.write(line);
+        }
+        let text = String::from_utf8(pen.file.taken).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "{\"ts\"");
+        assert!(lines[1].ends_with("\"msg\":\"log lines lost\",\"count\":5}"), "{text}");
+        assert_eq!(lines[2..], ["6", "7"]);
+    }
+
+    #[test]
+    fn a_notice_that_gets_through_alone_is_not_repeated() {
+        let notice = stamped(&said(Level::Warn, "log lines lost", &[("count", &1)])).len();
+        let file = Full { takes: vec![None, Some(notice)], taken: Vec::new() };
+        let mut pen = Pen { file, torn: false, lost: 0 };
+        for line in ["1\n", "2\n", "3\n"] {
+            pen.write(line);
+        }
+        let text = String::from_utf8(pen.file.taken).unwrap();
+        assert_eq!(text.matches("\"count\":1}").count(), 2, "{text}");
+        assert!(text.ends_with("}\n3\n"));
+    }
+}

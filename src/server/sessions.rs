@@ -1,0 +1,425 @@
+//! The routes of sessions: from a request's parts to a call of the runtime, and back.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use nanoserde::DeJson;
+
+use crate::api;
+use crate::error::Error;
+use crate::json::{self, Raw};
+use crate::limits;
+use crate::session::rules::{Founding, SessionId};
+use crate::session::runtime::{Decision, Problem, Runtime, Selector, Session, Submission};
+
+use super::reply::Reply;
+use super::stream::{Follower, Poll, Stream, Ticket};
+
+/// What can be done with sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `/v3/sessions`
+    All,
+    /// `/v3/sessions/:id`
+    One(String),
+    Turns(String),
+    Events(String),
+    Cancel(String),
+    /// With the request's id, if it stands in the path.
+    Permission(String, Option<String>),
+    /// `/v3/sse/events`
+    Sse,
+}
+
+impl Route {
+    /// The route that the segments behind `/v3/` name.
+    pub fn find(segments: &[&str]) -> Option<Route> {
+        let own = |id: &&str| (*id).to_owned();
+        Some(match segments {
+            ["sessions"] => Route::All,
+            ["sessions", id] => Route::One(own(id)),
+            ["sessions", id, "turns"] => Route::Turns(own(id)),
+            ["sessions", id, "events"] => Route::Events(own(id)),
+            ["sessions", id, "cancel"] => Route::Cancel(own(id)),
+            ["sessions", id, "permissions"] => Route::Permission(own(id), None),
+            ["sessions", id, "permissions", request] => {
+                Route::Permission(own(id), Some(own(request)))
+            }
+            ["sse", "events"] => Route::Sse,
+            _ => return None,
+        })
+    }
+
+    /// The methods that it takes, as the `Allow` header lists them.
+    pub fn methods(&self) -> &'static str {
+        match self {
+            Route::All => "GET, HEAD, POST",
+            Route::One(_) => "GET, HEAD, DELETE",
+            Route::Events(_) | Route::Sse => "GET",
+            Route::Turns(_) | Route::Cancel(_) | Route::Permission(..) => "POST",
+        }
+    }
+
+    /// The longest body that it takes.
+    pub fn body_max(&self) -> usize {
+        match self {
+            Route::Turns(_) | Route::All => limits::TURN_BODY_BYTES_MAX,
+            _ => limits::BODY_BYTES_MAX,
+        }
+    }
+}
+
+/// A request, taken apart.
+pub struct Asked<'a> {
+    pub method: &'a str,
+    pub query: &'a str,
+    /// Of the header `Last-Event-ID`.
+    pub last_event_id: Option<&'a str>,
+    pub body: &'a [u8],
+    /// Headers that a stream must carry.
+    pub headers: String,
+}
+
+/// An answer, or something that answers in time.
+pub enum Answer {
+    Now(Reply),
+    Poll(Poll),
+    Stream(Box<Stream>),
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Answer {
+        Answer::Now(reply)
+    }
+}
+
+/// Answers a request about sessions.
+pub fn answer(
+    runtime: &Arc<Runtime>,
+    streams: &Arc<AtomicUsize>,
+    route: &Route,
+    asked: Asked<'_>,
+) -> Result<Answer, Reply> {
+    runtime.sweep();
+    match (route, asked.method) {
+        (Route::All, "POST") => create(runtime, asked.body).map(Answer::Now),
+        (Route::All, _) => list(runtime, asked.query).map(Answer::Now),
+        (Route::One(id), "DELETE") => {
+            runtime.delete(&parse_id(id)?).map_err(refuse)?;
+            Ok(Reply::empty(204).into())
+        }
+        (Route::One(id), _) => show(&find(runtime, id)?).map(Answer::Now),
+        (Route::Turns(id), _) => submit(runtime, &find(runtime, id)?, asked.body).map(Answer::Now),
+        (Route::Events(id), _) => poll(find(runtime, id)?, asked.query).map(Answer::Poll),
+        (Route::Cancel(id), _) => cancel(runtime, &find(runtime, id)?, asked.body).map(Answer::Now),
+        (Route::Permission(id, request), _) => {
+            decide(&find(runtime, id)?, request.as_deref(), asked.body).map(Answer::Now)
+        }
+        (Route::Sse, _) => stream(runtime, streams, asked),
+    }
+}
+
+fn find(runtime: &Runtime, id: &str) -> Result<Arc<Session>, Reply> {
+    runtime.session(&parse_id(id)?).map_err(refuse)
+}
+
+fn parse_id(id: &str) -> Result<SessionId, Reply> {
+    let why = "a session's id is 1 to 64 letters, digits, '-' and '_'";
+    SessionId::parse(id).ok_or_else(|| Reply::invalid(why))
+}
+
+/// The reply that tells a client why not.
+fn refuse(problem: Problem) -> Reply {
+    let (status, code) = match &problem {
+        Problem::NoSession(_) => (404, "SESSION_NOT_FOUND"),
+        Problem::Invalid(_) => (400, "INVALID_REQUEST"),
+        Problem::Conflict(_) => (409, "CONFLICT"),
+        Problem::Busy(_) => (409, "BUSY"),
+        Problem::Leaving => (503, "BUSY"),
+        Problem::Storage(_) => (507, "STORAGE_FULL"),
+        Problem::Failed(_) => (500, "INTERNAL_ERROR"),
+    };
+    Reply::problem(status, code, problem)
+}
+
+fn parse<T: DeJson + Default>(body: &[u8]) -> Result<T, Reply> {
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    json::parse(body).map_err(Reply::invalid)
+}
+
+#[derive(DeJson, Default)]
+struct Create {
+    #[nserde(rename = "sessionId")]
+    session_id: Option<String>,
+    title: Option<String>,
+    model: Option<String>,
+    mode: Option<String>,
+    #[nserde(rename = "systemPrompt")]
+    system_prompt: Option<String>,
+    metadata: Option<Raw>,
+    messages: Option<Vec<Raw>>,
+}
+
+#[derive(DeJson)]
+struct Metadata {
+    workspace: Option<String>,
+}
+
+#[derive(DeJson)]
+struct Role {
+    #[expect(dead_code, reason = "only whether it is there")]
+    role: String,
+}
+
+fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
+    let asked: Create = parse(body)?;
+    let id = asked.session_id.as_deref().map(parse_id).transpose()?;
+    let metadata = asked.metadata.as_ref();
+    let metadata = metadata.and_then(|raw| json::parse::<Metadata>(raw.as_str().as_bytes()).ok());
+    let has_role = |raw: &Raw| json::parse::<Role>(raw.as_str().as_bytes()).is_ok();
+    let messages = asked.messages.map(|messages| messages.into_iter().filter(has_role).collect());
+    let founding = Founding {
+        title: asked.title,
+        model: asked.model,
+        mode: asked.mode,
+        system_prompt: asked.system_prompt,
+        workspace: metadata.and_then(|metadata| metadata.workspace),
+        metadata: asked.metadata,
+        messages,
+    };
+    let session = runtime.create(id, &founding).map_err(refuse)?;
+    Ok(Reply::json(201, &session.summary()))
+}
+
+fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
+    let count = number(query, "limit", 1, limits::SESSIONS_PAGE_MAX as u64)?;
+    let count = count.and_then(|count| usize::try_from(count).ok());
+    let before = number(query, "before", 0, u64::MAX)?;
+    let page = runtime
+        .store()
+        .page(before, count.unwrap_or(limits::SESSIONS_PAGE_DEFAULT))
+        .map_err(|error| refuse(error.into()))?;
+    let mut body = String::from("{\"sessions\":[");
+    for id in &page.ids {
+        // One that cannot be read, or has just been deleted, must not hide the others.
+        if let Ok(summary) = runtime.summary(id) {
+            body.push_str(if body.ends_with('[') { "" } else { "," });
+            body.push_str(&json::text(&summary));
+        }
+    }
+    body.push_str("],\"next\":");
+    body.push_str(&page.next.map_or("null".to_owned(), |next| format!("\"{next}\"")));
+    body.push('}');
+    Ok(Reply::json_text(200, body))
+}
+
+fn show(session: &Arc<Session>) -> Result<Reply, Reply> {
+    let conversation = session.conversation().map_err(|error| refuse(error.into()))?;
+    let mut body = json::text(&session.summary());
+    // Its last brace makes room for one more field.
+    body.pop();
+    body.push_str(",\"messages\":[");
+    for (index, message) in conversation.messages().iter().enumerate() {
+        body.push_str(if index == 0 { "" } else { "," });
+        message.json(&mut body);
+    }
+    body.push_str("]}");
+    Ok(Reply::json_text(200, body))
+}
+
+#[derive(DeJson)]
+struct Submit {
+    content: String,
+    #[nserde(rename = "turnId")]
+    turn_id: Option<String>,
+    #[nserde(rename = "clientId")]
+    client_id: Option<String>,
+    #[nserde(rename = "writerId")]
+    writer_id: Option<String>,
+    mode: Option<String>,
+    #[nserde(rename = "lastSeenSeq")]
+    last_seen_seq: Option<u64>,
+    metadata: Option<Raw>,
+}
+
+fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
+    let asked: Submit = json::parse(body).map_err(Reply::invalid)?;
+    if asked.content.is_empty() {
+        return Err(Reply::invalid("content is empty"));
+    }
+    if asked.turn_id.as_deref().is_some_and(|id| SessionId::parse(id).is_none()) {
+        return Err(Reply::invalid("a turn's id is 1 to 64 letters, digits, '-' and '_'"));
+    }
+    let named = |name: Option<String>, what: &str| match name {
+        None => Ok("anonymous".to_owned()),
+        Some(name) if (1..=limits::NAME_BYTES_MAX).contains(&name.len()) => Ok(name),
+        Some(_) => {
+            let message = format_args!("{what} is 1 to {} bytes long", limits::NAME_BYTES_MAX);
+            Err(Reply::invalid(message))
+        }
+    };
+    let submission = Submission {
+        turn_id: asked.turn_id,
+        client_id: named(asked.client_id, "clientId")?,
+        writer_id: named(asked.writer_id, "writerId")?,
+        content: asked.content,
+        mode: asked.mode,
+        last_seen_seq: asked.last_seen_seq,
+        metadata: asked.metadata,
+    };
+    let accepted = runtime.submit(session, &submission).map_err(refuse)?;
+    Ok(Reply::json(
+        202,
+        &api::Accepted {
+            turn_id: accepted.turn_id,
+            status: "queued".to_owned(),
+            queued: accepted.queued,
+            seq: accepted.seq,
+        },
+    ))
+}
+
+fn poll(session: Arc<Session>, query: &str) -> Result<Poll, Reply> {
+    let after = number(query, "afterSeq", 0, u64::MAX)?.unwrap_or(0);
+    let most = number(query, "limit", 1, limits::EVENTS_MAX as u64)?;
+    let limit = number(query, "timeout", 0, u64::MAX)?.unwrap_or(0);
+    let follower = Follower::new(session, after).map_err(|error| refuse(error.into()))?;
+    let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(limits::EVENTS_MAX);
+    let limit = Duration::from_millis(limit).min(limits::POLL_MAX);
+    Ok(Poll { follower, events_max: most, limit })
+}
+
+fn stream(
+    runtime: &Runtime,
+    streams: &Arc<AtomicUsize>,
+    asked: Asked<'_>,
+) -> Result<Answer, Reply> {
+    let id = value(asked.query, "sessionId")?;
+    let id = id.ok_or_else(|| Reply::invalid("sessionId is missing in the query"))?;
+    let session = find(runtime, &id)?;
+    // A browser that comes back by itself says where it was in the header; the URL is still the old one.
+    let resumed = asked.last_event_id.and_then(|id| id.trim().parse().ok());
+    let after = match resumed {
+        Some(after) => after,
+        None => number(asked.query, "afterSeq", 0, u64::MAX)?.unwrap_or(0),
+    };
+    let full =
+        || Reply::problem(503, "BUSY", "too many event streams are open").with("Retry-After", "1");
+    let ticket = Ticket::take(streams).ok_or_else(full)?;
+    let follower = Follower::new(session, after).map_err(|error: Error| refuse(error.into()))?;
+    Ok(Answer::Stream(Box::new(Stream { follower, _ticket: ticket, headers: asked.headers })))
+}
+
+#[derive(DeJson, Default)]
+struct Cancel {
+    #[nserde(rename = "turnId")]
+    turn_id: Option<String>,
+    #[nserde(rename = "writerId")]
+    writer_id: Option<String>,
+}
+
+fn cancel(runtime: &Runtime, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
+    let asked: Cancel = parse(body)?;
+    let selector = Selector { turn_id: asked.turn_id, writer_id: asked.writer_id };
+    let cancelled = runtime.cancel(session, &selector).map_err(refuse)?;
+    Ok(Reply::json(
+        200,
+        &api::Cancelled {
+            ok: true,
+            cancelled: cancelled.queued + u64::from(cancelled.active),
+            cancelled_queued: cancelled.queued,
+            cancelled_active: cancelled.active,
+        },
+    ))
+}
+
+#[derive(DeJson, Default)]
+struct Decide {
+    #[nserde(rename = "requestId")]
+    request_id: Option<String>,
+    decision: Option<String>,
+    approved: Option<bool>,
+    #[nserde(rename = "decidedBy")]
+    decided_by: Option<String>,
+}
+
+fn decide(session: &Arc<Session>, in_path: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
+    let asked: Decide = parse(body)?;
+    let request_id = match (in_path, asked.request_id.as_deref()) {
+        (Some(path), Some(body)) if path != body => {
+            return Err(Reply::invalid("the requestId in the body is not the one in the path"));
+        }
+        (path, body) => path.or(body).ok_or_else(|| Reply::invalid("requestId is missing"))?,
+    };
+    let approved = match (asked.decision.as_deref(), asked.approved) {
+        (Some("allow"), None | Some(true)) | (None, Some(true)) => true,
+        (Some("deny"), None | Some(false)) | (None, Some(false)) => false,
+        _ => return Err(Reply::invalid("decision is \"allow\" or \"deny\"")),
+    };
+    let by = asked.decided_by.as_deref().unwrap_or("anonymous");
+    let (status, conflict, message) =
+        match session.decide(request_id, approved, by).map_err(refuse)? {
+            Decision::Won => (200, false, None),
+            Decision::TooLate => (409, true, Some("it has been decided already")),
+            Decision::Unknown => (404, false, Some("nothing waits for this decision")),
+        };
+    let code = if conflict { "CONFLICT" } else { "NOT_FOUND" };
+    let fault = |message: &str| api::Fault { code: code.to_owned(), message: message.to_owned() };
+    Ok(Reply::json(
+        status,
+        &api::Decided {
+            ok: message.is_none(),
+            conflict,
+            resolved: message.is_none(),
+            message: message.map(str::to_owned),
+            error: message.map(fault),
+        },
+    ))
+}
+
+/// A number in the query; `None` if it is not there.
+fn number(query: &str, name: &str, min: u64, max: u64) -> Result<Option<u64>, Reply> {
+    let Some(text) = value(query, name)? else {
+        return Ok(None);
+    };
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|number| plain && (min..=max).contains(number));
+    let refused = || {
+        let most = if max == u64::MAX { String::new() } else { format!(" to {max}") };
+        Reply::invalid(format_args!("{name} is a whole number from {min}{most}"))
+    };
+    number.map(Some).ok_or_else(refused)
+}
+
+/// A value in the query, decoded once; `None` if it is not there. RFC 3986, 2.1.
+fn value(query: &str, name: &str) -> Result<Option<String>, Reply> {
+    let found = query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then_some(value)
+    });
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    let decoded = decode(found);
+    decoded.map(Some).ok_or_else(|| Reply::invalid(format_args!("{name} is not well encoded")))
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                let hex = digits.iter().all(u8::is_ascii_hexdigit);
+                hex.then(|| u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok())??
+            }
+            b'+' => b' ',
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}

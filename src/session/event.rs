@@ -1,0 +1,121 @@
+//! One numbered fact of a session: the envelope that every channel carries, and the record that the
+//! journal keeps of it. Pure.
+//!
+//! A record is the envelope with its checksum as the last field, one line, so that `jq` reads it:
+//! `{"v":"3","event":…,"seq":42,…,"payload":{…},"crc":"xxxxxxxx"}`. The checksum is CRC-32C over the bytes
+//! before `,"crc"`. The fields stand in this order and without blanks, as they are written here.
+
+use crate::json;
+
+use super::crc::crc32c;
+
+/// `,"crc":"xxxxxxxx"}`: what a record has in place of the envelope's last brace.
+const SEAL_BYTES: usize = 18;
+
+/// The parts of an event that differ from one to the next; the payload is a JSON object.
+pub struct Draft<'a> {
+    pub event: &'a str,
+    pub payload: &'a str,
+}
+
+/// What all events of one session, written by one daemon, have in common.
+pub struct Origin<'a> {
+    pub daemon_id: &'a str,
+    pub session_id: &'a str,
+}
+
+/// The record of an event, with its line end.
+pub fn record(draft: &Draft<'_>, origin: &Origin<'_>, seq: u64, ts: &str) -> Vec<u8> {
+    let mut text = String::with_capacity(draft.payload.len() + 256);
+    text.push_str("{\"v\":\"3\",\"event\":");
+    json::quote(draft.event, &mut text);
+    text.push_str(",\"daemonId\":");
+    json::quote(origin.daemon_id, &mut text);
+    text.push_str(",\"sessionId\":");
+    json::quote(origin.session_id, &mut text);
+    text.push_str(&format!(",\"seq\":{seq},\"ts\":\"{ts}\",\"payload\":"));
+    text.push_str(draft.payload);
+    let crc = crc32c(text.as_bytes());
+    text.push_str(&format!(",\"crc\":\"{crc:08x}\"}}\n"));
+    text.into_bytes()
+}
+
+/// A record that has been read and found whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The envelope but for its closing brace.
+    open_envelope: &'a str,
+    pub event: &'a str,
+    pub seq: u64,
+    pub ts: &'a str,
+    /// A JSON object.
+    pub payload: &'a str,
+}
+
+impl<'a> Record<'a> {
+    /// The record in `line`, which has no line end; `None` if it is not whole.
+    pub fn read(line: &'a [u8]) -> Option<Record<'a>> {
+        let (body, seal) = line.split_at_checked(line.len().checked_sub(SEAL_BYTES)?)?;
+        let digits = seal.strip_prefix(b",\"crc\":\"")?.strip_suffix(b"\"}")?;
+        // Compared as written: there is one spelling of a checksum.
+        if format!("{:08x}", crc32c(body)).as_bytes() != digits {
+            return None;
+        }
+        // Whole, so written by `record`: its fields are where that function puts them.
+        let open_envelope = std::str::from_utf8(body).ok()?;
+        let rest = open_envelope.strip_prefix("{\"v\":\"3\",\"event\":\"")?;
+        let (event, rest) = rest.split_once("\",\"daemonId\":\"")?;
+        let (_, rest) = rest.split_once("\",\"seq\":")?;
+        let (seq, rest) = rest.split_once(",\"ts\":\"")?;
+        let (ts, payload) = rest.split_once("\",\"payload\":")?;
+        Some(Record { open_envelope, event, seq: seq.parse().ok()?, ts, payload })
+    }
+
+    /// Appends the envelope as clients get it.
+    pub fn envelope(&self, out: &mut String) {
+        out.push_str(self.open_envelope);
+        out.push('}');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written() -> Vec<u8> {
+        let draft =
+            Draft { event: "turn.token", payload: r#"{"turnId":"t","text":"\",\"seq\":9"}"# };
+        let origin = Origin { daemon_id: "daemon_x", session_id: "sess_1" };
+        record(&draft, &origin, 42, "2026-03-01T10:00:00.000Z")
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let line = written();
+        let record = Record::read(line.strip_suffix(b"\n").unwrap()).unwrap();
+        assert_eq!((record.event, record.seq), ("turn.token", 42));
+        assert_eq!(record.ts, "2026-03-01T10:00:00.000Z");
+        assert_eq!(record.payload, r#"{"turnId":"t","text":"\",\"seq\":9"}"#);
+        let mut envelope = String::new();
+        record.envelope(&mut envelope);
+        json::check(&envelope).unwrap();
+        assert!(envelope.starts_with(r#"{"v":"3","event":"turn.token","daemonId":"daemon_x","#));
+        json::check(std::str::from_utf8(&line).unwrap().trim_end()).unwrap();
+    }
+
+    #[test]
+    fn no_part_of_a_record_is_a_record() {
+        let line = written();
+        let line = line.strip_suffix(b"\n").unwrap();
+        for length in 0..line.len() {
+            assert_eq!(Record::read(&line[..length]), None, "{length} bytes");
+            assert_eq!(Record::read(&line[length + 1..]), None, "from byte {length}");
+        }
+        let mut flipped = line.to_vec();
+        for bit in 0..line.len() * 8 {
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Record::read(&flipped), None, "bit {bit}");
+            flipped[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}

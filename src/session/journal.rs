@@ -1,0 +1,478 @@
+//! A session's file of events: durable appends, and recovery of whatever a crash has left.
+//!
+//! Invariants. Only whole records are ever read. Nothing is acknowledged before it is synced, and nothing
+//! that must be synced is seen by a reader before it is. A write that fails is cut back, so that the file
+//! ends with a whole record; a sync that fails ends the journal's trust in the file, and a later sync
+//! that succeeds does not restore it. What recovery cuts off is copied aside first.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{At, Error};
+use crate::{clock, disk, limits};
+
+use super::event::{self, Draft, Origin, Record};
+use super::rules::{SessionId, State};
+
+/// The file in a session's directory.
+pub const FILE_NAME: &str = "journal.jsonl";
+
+/// Whether an append is on the disk when it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It is, and survives a power cut.
+    Synced,
+    /// It survives the end of the process; the next synced append takes it along.
+    Cached,
+}
+
+/// Why an append was refused. Nothing has changed then.
+#[derive(Debug)]
+pub enum Refused {
+    /// The disk is full. It may work again later.
+    Full(io::Error),
+    /// The file can no longer be trusted; not before it has been opened anew.
+    Broken(String),
+}
+
+/// The writing end of a journal: one for each session, in the daemon.
+pub struct Journal {
+    path: PathBuf,
+    id: SessionId,
+    daemon_id: String,
+    /// Closed while the session rests: there may be more sessions than descriptors.
+    file: Option<File>,
+    end: u64,
+    /// Up to here the disk has it.
+    synced: u64,
+    seq: u64,
+    broken: Option<String>,
+    view: Arc<Mutex<View>>,
+}
+
+/// What readers may see of a journal, and where to find it.
+#[derive(Default)]
+struct View {
+    end: u64,
+    seq: u64,
+    /// The number and the place of one record in each stretch of the file, in order.
+    marks: Vec<(u64, u64)>,
+}
+
+impl View {
+    fn add(&mut self, seq: u64, start: u64, end: u64) {
+        let due = self.marks.last().is_none_or(|(_, at)| start - at >= limits::INDEX_EVERY_BYTES);
+        if due {
+            self.marks.push((seq, start));
+        }
+        self.seq = seq;
+        self.end = end;
+    }
+}
+
+/// What an examination of a journal has found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Whole records.
+    pub records: u64,
+    /// Lines before the last whole record that are no records.
+    pub damaged: u64,
+    /// Bytes behind the last whole record.
+    pub torn_bytes: u64,
+    /// Bytes up to the end of the last whole record.
+    pub sound_bytes: u64,
+}
+
+impl Journal {
+    /// Makes the journal of a new session and its first event, which are durable when this returns.
+    ///
+    /// `directory` may be there already, left by a crash before anything was acknowledged.
+    pub fn create(
+        directory: &Path,
+        id: &SessionId,
+        daemon_id: &str,
+        first: &Draft<'_>,
+    ) -> Result<(Journal, State), Error> {
+        disk::private_directory(directory)?;
+        let (mut journal, mut state, _) = Journal::open(directory, id, daemon_id)?;
+        journal.append(&mut state, first, Durability::Synced).map_err(|refused| {
+            let cause = match refused {
+                Refused::Full(cause) => cause,
+                Refused::Broken(because) => io::Error::other(because),
+            };
+            Error::Io { doing: "write", path: journal.path.clone(), cause }
+        })?;
+        sync_directory(directory)?;
+        if let Some(parent) = directory.parent() {
+            sync_directory(parent)?;
+        }
+        Ok((journal, state))
+    }
+
+    /// Opens a journal for appending: reads it through, copies a torn tail aside and cuts it off.
+    pub fn open(
+        directory: &Path,
+        id: &SessionId,
+        daemon_id: &str,
+    ) -> Result<(Journal, State, Findings), Error> {
+        let path = directory.join(FILE_NAME);
+        let file = disk::open_private(&path)?;
+        let mut state = State::default();
+        let mut view = View::default();
+        let findings = examine(&file, &path, |record, start, end| {
+            state.apply(record);
+            view.add(record.seq, start, end);
+        })?;
+        if findings.torn_bytes > 0 {
+            set_aside(directory, &file, &path, &findings)?;
+        }
+        let journal = Journal {
+            path,
+            id: id.clone(),
+            daemon_id: daemon_id.to_owned(),
+            file: Some(file),
+            end: findings.sound_bytes,
+            // What a process that crashed had not synced may still be on its way to the disk.
+            synced: 0,
+            seq: state.seq,
+            broken: None,
+            view: Arc::new(Mutex::new(view)),
+        };
+        Ok((journal, state, findings))
+    }
+
+    /// Adds the next event and gives its number. `state` takes it in.
+    pub fn append(
+        &mut self,
+        state: &mut State,
+        draft: &Draft<'_>,
+        durability: Durability,
+    ) -> Result<u64, Refused> {
+        if let Some(because) = &self.broken {
+            return Err(Refused::Broken(because.clone()));
+        }
+        let seq = self.seq + 1;
+        let origin = Origin { daemon_id: &self.daemon_id, session_id: self.id.as_str() };
+        let record = event::record(draft, &origin, seq, &clock::rfc3339(clock::now_millis()));
+        let start = self.end;
+        self.write(&record)?;
+        self.end += record.len() as u64;
+        if durability == Durability::Synced {
+            self.sync(start)?;
+        }
+        self.seq = seq;
+        if let Some(read) = record.strip_suffix(b"\n").and_then(Record::read) {
+            state.apply(&read);
+        }
+        // Last: from now on readers see it.
+        lock(&self.view).add(seq, start, self.end);
+        Ok(seq)
+    }
+
+    /// Syncs what was appended and is only cached.
+    pub fn settle(&mut self) -> Result<(), Refused> {
+        if self.file.is_some() && self.synced < self.end && self.broken.is_none() {
+            let end = self.end;
+            self.sync(end)?;
+        }
+        Ok(())
+    }
+
+    /// Closes the file until the next append.
+    pub fn rest(&mut self) {
+        self.file = None;
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.end
+    }
+
+    /// A reading end.
+    pub fn reader(&self) -> Reader {
+        Reader { path: self.path.clone(), view: Arc::clone(&self.view), file: None }
+    }
+
+    fn write(&mut self, record: &[u8]) -> Result<(), Refused> {
+        let end = self.end;
+        let written = self.file().and_then(|file| file.write_all_at(record, end));
+        written.map_err(|cause| self.cut_back(end, cause))
+    }
+
+    /// On failure the file is cut back to `start`, the end of the record before.
+    fn sync(&mut self, start: u64) -> Result<(), Refused> {
+        let synced = self.file().and_then(|file| file.sync_data());
+        let Err(cause) = synced else {
+            self.synced = self.end;
+            return Ok(());
+        };
+        self.end = start;
+        let unseen_only = self.synced == start;
+        let refused = self.cut_back(start, cause);
+        if !(unseen_only && matches!(refused, Refused::Full(_))) {
+            // The kernel may have dropped what it could not write and call the next sync a success.
+            self.broken = Some(match &refused {
+                Refused::Full(cause) => crate::error::reason(cause),
+                Refused::Broken(because) => because.clone(),
+            });
+        }
+        Err(refused)
+    }
+
+    /// Removes what a failed append has left of its record.
+    fn cut_back(&mut self, end: u64, cause: io::Error) -> Refused {
+        if let Err(second) = self.file().and_then(|file| file.set_len(end)) {
+            let because =
+                format!("{}; it could not be cut back: {second}", crate::error::reason(&cause));
+            self.broken = Some(because.clone());
+            return Refused::Broken(because);
+        }
+        match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Refused::Full(cause),
+            _ => Refused::Broken(crate::error::reason(&cause)),
+        }
+    }
+
+    fn file(&mut self) -> io::Result<&File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::options()
+                .read(true)
+                .write(true)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&self.path)?,
+        };
+        Ok(self.file.insert(file))
+    }
+}
+
+/// The reading end of a journal: sees what may be seen, in order, each event once.
+pub struct Reader {
+    path: PathBuf,
+    view: Arc<Mutex<View>>,
+    file: Option<File>,
+}
+
+/// Some events in a row.
+#[derive(Default)]
+pub struct Batch {
+    /// Each event's number and the end of its envelope in `text`.
+    pub events: Vec<(u64, usize)>,
+    /// The envelopes, one behind the other.
+    pub text: String,
+}
+
+impl Batch {
+    /// The envelopes with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &str)> {
+        let mut start = 0;
+        self.events.iter().map(move |(seq, end)| {
+            let envelope = self.text.get(start..*end).unwrap_or_default();
+            start = *end;
+            (*seq, envelope)
+        })
+    }
+}
+
+impl Reader {
+    /// The number of the last event that may be seen.
+    pub fn last_seq(&self) -> u64 {
+        lock(&self.view).seq
+    }
+
+    /// The events after number `after`, at most `events_max` of them and about
+    /// [`limits::EVENTS_BYTES_MAX`]; at least one if there is one. Reads no more of the file than a
+    /// stretch of the index and what it gives.
+    pub fn after(&mut self, after: u64, events_max: usize) -> io::Result<Batch> {
+        let (start, end) = self.stretch(after);
+        let mut batch = Batch::default();
+        if start == end || events_max == 0 {
+            return Ok(batch);
+        }
+        self.each_line(start, end, |line| {
+            if let Some(record) = Record::read(line)
+                && record.seq > after
+            {
+                record.envelope(&mut batch.text);
+                batch.events.push((record.seq, batch.text.len()));
+            }
+            batch.events.len() < events_max && batch.text.len() < limits::EVENTS_BYTES_MAX
+        })?;
+        Ok(batch)
+    }
+
+    /// Shows every event that may be seen to `visit`.
+    pub fn all(&mut self, mut visit: impl FnMut(&Record<'_>)) -> io::Result<()> {
+        let end = lock(&self.view).end;
+        self.each_line(0, end, |line| {
+            if let Some(record) = Record::read(line) {
+                visit(&record);
+            }
+            true
+        })
+    }
+
+    fn stretch(&self, after: u64) -> (u64, u64) {
+        let view = lock(&self.view);
+        if after >= view.seq {
+            return (view.end, view.end);
+        }
+        let beyond = view.marks.partition_point(|(seq, _)| *seq <= after + 1);
+        let mark = beyond.checked_sub(1).and_then(|index| view.marks.get(index));
+        (mark.map_or(0, |(_, at)| *at), view.end)
+    }
+
+    fn each_line(
+        &mut self,
+        start: u64,
+        end: u64,
+        mut visit: impl FnMut(&[u8]) -> bool,
+    ) -> io::Result<()> {
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(File::open(&self.path)?),
+        };
+        let mut window = Window::new(start, end);
+        while let Some((line, _)) = window.next(file)? {
+            if !visit(line) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lines of a stretch of a file, through a buffer that grows only for a long line.
+struct Window {
+    buffer: Vec<u8>,
+    /// Where in the file the buffer begins, and where the stretch ends.
+    offset: u64,
+    end: u64,
+    /// The line that is next begins here in the buffer; up to `searched` it has no end.
+    start: usize,
+    searched: usize,
+}
+
+const READ_BYTES: usize = 128 * 1024;
+
+impl Window {
+    fn new(start: u64, end: u64) -> Window {
+        Window { buffer: Vec::new(), offset: start, end, start: 0, searched: 0 }
+    }
+
+    /// The next line that has a line end, without it, and where it begins in the file.
+    fn next(&mut self, file: &File) -> io::Result<Option<(&[u8], u64)>> {
+        loop {
+            let rest = self.buffer.get(self.searched..).unwrap_or_default();
+            if let Some(length) = rest.iter().position(|byte| *byte == b'\n') {
+                let (start, stop) = (self.start, self.searched + length);
+                self.start = stop + 1;
+                self.searched = self.start;
+                let line = self.buffer.get(start..stop).unwrap_or_default();
+                return Ok(Some((line, self.offset + start as u64)));
+            }
+            self.searched = self.buffer.len();
+            if !self.fill(file)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads on; `false` at the end.
+    fn fill(&mut self, file: &File) -> io::Result<bool> {
+        self.buffer.drain(..self.start);
+        self.offset += self.start as u64;
+        self.searched -= self.start;
+        self.start = 0;
+        let at = self.offset + self.buffer.len() as u64;
+        let want = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX);
+        let want = want.min(READ_BYTES.max(self.buffer.len()));
+        let old = self.buffer.len();
+        self.buffer.resize(old + want, 0);
+        let got = match self.buffer.get_mut(old..) {
+            Some(room) if !room.is_empty() => read_at(file, room, at)?,
+            _ => 0,
+        };
+        self.buffer.truncate(old + got);
+        Ok(got > 0)
+    }
+}
+
+fn read_at(file: &File, room: &mut [u8], at: u64) -> io::Result<usize> {
+    loop {
+        match file.read_at(room, at) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Reads a journal through and shows each whole record with its place. Changes nothing.
+pub fn examine(
+    file: &File,
+    path: &Path,
+    mut visit: impl FnMut(&Record<'_>, u64, u64),
+) -> Result<Findings, Error> {
+    let length = file.metadata().at("inspect", path)?.len();
+    let mut findings = Findings::default();
+    let mut window = Window::new(0, length);
+    let (mut last_seq, mut doubtful) = (0, 0);
+    while let Some((line, start)) = window.next(file).at("read", path)? {
+        // A number that does not rise belongs to a record that was written twice, or to another file.
+        match Record::read(line).filter(|record| record.seq > last_seq) {
+            Some(record) => {
+                last_seq = record.seq;
+                findings.records += 1;
+                findings.damaged += std::mem::take(&mut doubtful);
+                findings.sound_bytes = start + line.len() as u64 + 1;
+                visit(&record, start, findings.sound_bytes);
+            }
+            None => doubtful += 1,
+        }
+    }
+    findings.torn_bytes = length - findings.sound_bytes;
+    Ok(findings)
+}
+
+/// Copies what is behind the last whole record to `journal.torn-N`, durably, then cuts it off.
+fn set_aside(directory: &Path, file: &File, path: &Path, found: &Findings) -> Result<(), Error> {
+    let (mut copy, copy_path) = torn_file(directory)?;
+    let mut at = found.sound_bytes;
+    let mut buffer = vec![0_u8; READ_BYTES];
+    loop {
+        let count = read_at(file, &mut buffer, at).at("read", path)?;
+        if count == 0 {
+            break;
+        }
+        copy.write_all(buffer.get(..count).unwrap_or_default()).at("write", &copy_path)?;
+        at += count as u64;
+    }
+    copy.sync_all().at("sync", &copy_path)?;
+    sync_directory(directory)?;
+    file.set_len(found.sound_bytes).at("repair", path)?;
+    file.sync_all().at("sync", path)
+}
+
+fn torn_file(directory: &Path) -> Result<(File, PathBuf), Error> {
+    let mut number = 1_u32;
+    loop {
+        let path = directory.join(format!("journal.torn-{number}"));
+        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            result => return Ok((result.at("create", &path)?, path)),
+        }
+    }
+}
+
+/// Makes the names in a directory durable.
+pub fn sync_directory(directory: &Path) -> Result<(), Error> {
+    let opened = File::open(directory).at("open", directory)?;
+    opened.sync_all().at("sync", directory)
+}
+
+fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
+    view.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,9 @@
+//! Sessions: what they are, how they are kept, and the life of their turns.
+
+mod crc;
+pub mod event;
+pub mod journal;
+pub mod rules;
+pub mod runtime;
+pub mod store;
+pub mod wake;

@@ -1,0 +1,1057 @@
+//! The sessions in memory and the life of their turns: submitted, queued, run, ended.
+//!
+//! Each session has one serial writer, its desk: whoever holds it assigns the number, appends and lets
+//! readers see, in this order. Readers read the journal and are only told that there is more, so none can
+//! see a gap, an order or an event that the disk does not have. Sessions never wait for each other.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use nanoserde::SerJson;
+
+use crate::error::{Doing, Error, reason};
+use crate::json::{self, Raw};
+use crate::log::Log;
+use crate::{clock, limits, sys};
+
+use super::event::Draft;
+use super::journal::{Durability, Journal, Reader, Refused};
+use super::rules::{Conversation, Founding, SessionId, Stage, State, TurnHead};
+use super::store::{Store, Summary};
+use super::wake::Bell;
+
+/// What answers turns.
+pub trait Agent: Send + Sync {
+    /// Runs one turn to its end. What it does on the way it tells through `turn`.
+    fn run(&self, turn: &Turn<'_>) -> Result<Stats, Fault>;
+}
+
+/// How a turn went.
+#[derive(Clone, Debug, Default, SerJson)]
+pub struct Stats {
+    pub tokens: u64,
+    #[nserde(rename = "promptTokens")]
+    pub prompt_tokens: u64,
+    #[nserde(rename = "completionTokens")]
+    pub completion_tokens: u64,
+    #[nserde(rename = "toolCalls")]
+    pub tool_calls: u64,
+    /// Milliseconds.
+    pub elapsed: u64,
+    /// Completion tokens a second.
+    pub speed: f64,
+    #[nserde(rename = "firstTokenLatencyMs")]
+    pub first_token_latency_ms: Option<u64>,
+}
+
+/// Why a turn did not get done: `code` for programs, `message` for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub code: &'static str,
+    pub message: String,
+}
+
+/// Why a request about sessions is refused.
+#[derive(Debug)]
+pub enum Problem {
+    NoSession(String),
+    Invalid(String),
+    /// It was right once and is not any more.
+    Conflict(String),
+    /// A turn stands in the way.
+    Busy(String),
+    /// The daemon is leaving.
+    Leaving,
+    /// The disk is full, or cannot be trusted.
+    Storage(String),
+    Failed(Error),
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        let full = matches!(&error, Error::Io { cause, .. }
+            if matches!(cause.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded));
+        if full { Problem::Storage(error.to_string()) } else { Problem::Failed(error) }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Problem {
+        Problem::Storage(match refused {
+            Refused::Full(cause) => format!("the session cannot be written: {}", reason(&cause)),
+            Refused::Broken(because) => format!("the session cannot be written: {because}"),
+        })
+    }
+}
+
+/// A turn as a client submits it.
+pub struct Submission {
+    /// The same id is the same turn, however often it is sent.
+    pub turn_id: Option<String>,
+    pub client_id: String,
+    pub writer_id: String,
+    pub content: String,
+    pub mode: Option<String>,
+    /// Refused if the session has gone on since.
+    pub last_seen_seq: Option<u64>,
+    pub metadata: Option<Raw>,
+}
+
+/// The promise that a turn is on the disk.
+pub struct Accepted {
+    pub turn_id: String,
+    /// Turns before it that have not begun.
+    pub queued: u64,
+    /// Of its `turn.queued`.
+    pub seq: u64,
+}
+
+/// Which turns to cancel; with neither, the active one.
+#[derive(Default)]
+pub struct Selector {
+    pub turn_id: Option<String>,
+    pub writer_id: Option<String>,
+}
+
+/// What was cancelled.
+pub struct Cancelled {
+    pub queued: u64,
+    pub active: bool,
+}
+
+/// What the daemon is busy with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Sessions in memory: used since the daemon began, and within the last half hour.
+    pub sessions: u64,
+    pub active_turns: u64,
+    pub queued_turns: u64,
+    pub subscribers: u64,
+    /// Turns submitted since the daemon began.
+    pub turns: u64,
+}
+
+/// All sessions of the daemon.
+pub struct Runtime {
+    store: Store,
+    daemon_id: String,
+    log: Log,
+    agent: Box<dyn Agent>,
+    places: Mutex<HashMap<SessionId, Arc<Place>>>,
+    floor: Mutex<Floor>,
+    submitted: AtomicU64,
+    swept: AtomicU64,
+}
+
+/// Where a session is, or is being read from the disk: one at a time for each name.
+#[derive(Default)]
+struct Place {
+    session: Mutex<Option<Arc<Session>>>,
+}
+
+/// The turns of all sessions.
+#[derive(Default)]
+struct Floor {
+    /// Turns that are submitted and not ended.
+    unfinished: u64,
+    /// Threads that run turns.
+    workers: usize,
+    /// Sessions with a turn to run and no worker, in the order in which they came.
+    waiting: VecDeque<Arc<Session>>,
+    leaving: bool,
+    /// Called when the last worker has ended.
+    on_rest: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// One session in memory.
+pub struct Session {
+    pub id: SessionId,
+    desk: Mutex<Desk>,
+    /// Notified, with the desk, when a permission was decided or the turn was cancelled.
+    decided: Condvar,
+    bells: Mutex<Vec<Weak<Bell>>>,
+    /// Its streams are to end.
+    closed: AtomicBool,
+    /// Seconds of the boot clock when it was last asked for.
+    used: AtomicU64,
+}
+
+/// What came of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It counts.
+    Won,
+    /// Another one was faster.
+    TooLate,
+    /// Nothing waits for it, or no longer.
+    Unknown,
+}
+
+/// Something that a turn must not do before somebody allows it.
+struct Permission {
+    turn_id: String,
+    decided: Option<bool>,
+}
+
+/// The serial writer.
+struct Desk {
+    journal: Journal,
+    state: State,
+    /// A worker has it, or it waits for one.
+    scheduled: bool,
+    cancel: Arc<AtomicBool>,
+    /// Asked for by the active turn, by the request's id; forgotten when it ends.
+    permissions: HashMap<String, Permission>,
+    /// Nothing more is to be written: it was deleted, or the daemon has left.
+    shut: bool,
+}
+
+impl Runtime {
+    /// The sessions in `store`; none is read before it is asked for.
+    pub fn new(store: Store, daemon_id: &str, log: Log, agent: Box<dyn Agent>) -> Arc<Runtime> {
+        Arc::new(Runtime {
+            store,
+            daemon_id: daemon_id.to_owned(),
+            log,
+            agent,
+            places: Mutex::default(),
+            floor: Mutex::default(),
+            submitted: AtomicU64::new(0),
+            swept: AtomicU64::new(sys::boot_clock().as_secs()),
+        })
+    }
+
+    /// Where the sessions lie.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Makes a session, durable when this returns; or gives the one that has this id already.
+    pub fn create(
+        &self,
+        id: Option<SessionId>,
+        founding: &Founding,
+    ) -> Result<Arc<Session>, Problem> {
+        let id = match id {
+            Some(id) => id,
+            None => fresh_id("sess_")?,
+        };
+        let place = self.place(&id);
+        let mut found = lock(&place.session);
+        if let Some(session) = self.find(&id, &mut found)? {
+            return Ok(session);
+        }
+        if lock(&self.floor).leaving {
+            return Err(Problem::Leaving);
+        }
+        self.store.prepare()?;
+        self.store.enter(&id, &clock::rfc3339(clock::now_millis()))?;
+        let payload = founding_payload(&id, founding);
+        let first = Draft { event: "session.snapshot", payload: &payload };
+        let directory = self.store.directory(&id);
+        let (journal, state) = Journal::create(&directory, &id, &self.daemon_id, &first)?;
+        self.keep(&id, &state, journal.bytes());
+        self.log.info("session created", &[("id", &id.as_str())]);
+        let session = Arc::new(Session::new(id, journal, state));
+        *found = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// The session of this name, read from the disk if need be.
+    pub fn session(&self, id: &SessionId) -> Result<Arc<Session>, Problem> {
+        let place = self.place(id);
+        let mut found = lock(&place.session);
+        let session = self.find(id, &mut found)?;
+        if session.is_none() {
+            drop(found);
+            drop(place);
+            self.forget_empty(id);
+        }
+        session.ok_or_else(|| Problem::NoSession(id.as_str().to_owned()))
+    }
+
+    /// Submits a turn. It is on the disk when this returns `Ok`, and will be run or reported as
+    /// interrupted.
+    pub fn submit(
+        self: &Arc<Runtime>,
+        session: &Arc<Session>,
+        submission: &Submission,
+    ) -> Result<Accepted, Problem> {
+        let mut desk = lock(&session.desk);
+        let turn_id = match &submission.turn_id {
+            Some(turn_id) => turn_id.clone(),
+            None => fresh_id("turn_")?.as_str().to_owned(),
+        };
+        if let Some((_, seq)) = desk.state.stage(&turn_id) {
+            return Ok(Accepted { turn_id, queued: desk.state.queue.len() as u64, seq });
+        }
+        desk.check(submission)?;
+        // Counted before it is written: from here on the daemon is not idle.
+        {
+            let mut floor = lock(&self.floor);
+            if floor.leaving {
+                return Err(Problem::Leaving);
+            }
+            floor.unfinished += 1;
+        }
+        let payload = queued_payload(&turn_id, submission, desk.state.queue.len() as u64);
+        let draft = Draft { event: "turn.queued", payload: &payload };
+        let seq = session.append(&mut desk, &draft, Durability::Synced).inspect_err(|_| {
+            lock(&self.floor).unfinished -= 1;
+        })?;
+        self.submitted.fetch_add(1, Ordering::Relaxed);
+        let idle = !std::mem::replace(&mut desk.scheduled, true);
+        let queued = desk.state.queue.len() as u64 - 1;
+        drop(desk);
+        if idle {
+            self.schedule(Arc::clone(session));
+        }
+        Ok(Accepted { turn_id, queued, seq })
+    }
+
+    /// Cancels turns; what was decided is on the disk when this returns.
+    pub fn cancel(&self, session: &Session, selector: &Selector) -> Result<Cancelled, Problem> {
+        let mut desk = lock(&session.desk);
+        let none = selector.turn_id.is_none() && selector.writer_id.is_none();
+        let chosen = |turn: &TurnHead| {
+            let by_turn = selector.turn_id.as_ref().is_none_or(|id| *id == turn.turn_id);
+            by_turn && selector.writer_id.as_ref().is_none_or(|id| *id == turn.writer_id)
+        };
+        let active = desk.state.active.as_ref().is_some_and(chosen);
+        let queued: Vec<TurnHead> = match none {
+            true => Vec::new(),
+            false => desk.state.queue.iter().filter(|turn| chosen(turn)).cloned().collect(),
+        };
+        if !active && queued.is_empty() {
+            return Ok(Cancelled { queued: 0, active: false });
+        }
+        for turn in &queued {
+            let payload = error_payload(turn, &cancelled());
+            let draft = Draft { event: "turn.error", payload: &payload };
+            session.append(&mut desk, &draft, Durability::Cached)?;
+            lock(&self.floor).unfinished -= 1;
+        }
+        let count = queued.len() as u64;
+        let payload = json::text(&SessionCancelled {
+            cancelled: count + u64::from(active),
+            turn_id: selector.turn_id.clone(),
+            writer_id: selector.writer_id.clone(),
+        });
+        let draft = Draft { event: "session.cancelled", payload: &payload };
+        session.append(&mut desk, &draft, Durability::Synced)?;
+        if active {
+            desk.cancel.store(true, Ordering::SeqCst);
+            session.decided.notify_all();
+        }
+        Ok(Cancelled { queued: count, active })
+    }
+
+    /// Deletes a session for ever.
+    pub fn delete(&self, id: &SessionId) -> Result<(), Problem> {
+        let session = self.session(id)?;
+        let place = self.place(id);
+        let mut found = lock(&place.session);
+        let mut desk = lock(&session.desk);
+        if !desk.state.unfinished().is_empty() {
+            return Err(Problem::Busy("a turn of the session is in progress".to_owned()));
+        }
+        self.store.delete(id)?;
+        desk.shut = true;
+        session.close();
+        *found = None;
+        drop(found);
+        drop(place);
+        // Not before nobody else has the place at hand: there must never be two for one name.
+        self.forget_empty(id);
+        self.log.info("session deleted", &[("id", &id.as_str())]);
+        Ok(())
+    }
+
+    /// What a list shows of a session.
+    pub fn summary(&self, id: &SessionId) -> Result<Summary, Problem> {
+        let place = lock(&self.places).get(id).cloned();
+        let session = place.and_then(|place| lock(&place.session).clone());
+        match session {
+            Some(session) => Ok(session.summary()),
+            None => Ok(self.store.summary(id)?),
+        }
+    }
+
+    /// What the daemon is busy with.
+    pub fn counts(&self) -> Counts {
+        let sessions = self.sessions();
+        let subscribers: usize = sessions.iter().map(|session| session.subscribers()).sum();
+        let floor = lock(&self.floor);
+        let active = floor.workers as u64;
+        Counts {
+            sessions: sessions.len() as u64,
+            active_turns: active,
+            queued_turns: floor.unfinished.saturating_sub(active),
+            subscribers: subscribers as u64,
+            turns: self.submitted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Decides to leave, if nothing is in progress; in one step, so that no turn can slip in.
+    pub fn leave_if_idle(&self) -> Result<(), Problem> {
+        let mut floor = lock(&self.floor);
+        if floor.unfinished > 0 {
+            let turns = floor.unfinished;
+            return Err(Problem::Busy(format!("{turns} turns are in progress")));
+        }
+        floor.leaving = true;
+        Ok(())
+    }
+
+    /// Takes no more turns. `on_rest` is called when none is running any more, perhaps at once.
+    pub fn leave(&self, on_rest: impl FnOnce() + Send + 'static) {
+        let mut floor = lock(&self.floor);
+        floor.leaving = true;
+        floor.waiting.clear();
+        if floor.workers > 0 {
+            floor.on_rest = Some(Box::new(on_rest));
+        } else {
+            drop(floor);
+            on_rest();
+        }
+    }
+
+    /// The end: what has not finished is marked as interrupted, everything is synced, streams end.
+    pub fn close(&self) {
+        for session in self.sessions() {
+            let mut desk = lock(&session.desk);
+            self.interrupt(&session, &mut desk, "the daemon was stopped");
+            if let Err(refused) = desk.journal.settle() {
+                self.complain(&session.id, &Problem::from(refused));
+            }
+            self.keep(&session.id, &desk.state, desk.journal.bytes());
+            desk.cancel.store(true, Ordering::SeqCst);
+            desk.shut = true;
+            session.decided.notify_all();
+            session.close();
+        }
+    }
+
+    /// Lets sessions that nobody has used for long leave memory. Cheap to call often.
+    pub fn sweep(&self) {
+        let now = sys::boot_clock().as_secs();
+        let before = self.swept.load(Ordering::Relaxed);
+        if now.saturating_sub(before) < limits::STATE_CHECK_EVERY.as_secs() {
+            return;
+        }
+        self.swept.store(now, Ordering::Relaxed);
+        let mut places = lock(&self.places);
+        places.retain(|_, place| {
+            // A place that somebody else has at hand is in use.
+            Arc::strong_count(place) > 1
+                || !lock(&place.session).as_ref().is_some_and(|session| session.is_idle(now))
+        });
+    }
+
+    fn sessions(&self) -> Vec<Arc<Session>> {
+        let places: Vec<Arc<Place>> = lock(&self.places).values().cloned().collect();
+        places.iter().filter_map(|place| lock(&place.session).clone()).collect()
+    }
+
+    fn place(&self, id: &SessionId) -> Arc<Place> {
+        Arc::clone(lock(&self.places).entry(id.clone()).or_default())
+    }
+
+    /// Asking for a session that does not exist must leave nothing in memory.
+    fn forget_empty(&self, id: &SessionId) {
+        let mut places = lock(&self.places);
+        let empty = places
+            .get(id)
+            .is_some_and(|place| Arc::strong_count(place) == 1 && lock(&place.session).is_none());
+        if empty {
+            places.remove(id);
+        }
+    }
+
+    fn find(
+        &self,
+        id: &SessionId,
+        found: &mut Option<Arc<Session>>,
+    ) -> Result<Option<Arc<Session>>, Problem> {
+        if found.is_none() && self.store.has(id) {
+            *found = self.open(id)?;
+        }
+        if let Some(session) = found {
+            session.used.store(sys::boot_clock().as_secs(), Ordering::Relaxed);
+        }
+        Ok(found.clone())
+    }
+
+    /// Reads a session from the disk; what a crash has cut off is marked as interrupted. `None` if
+    /// nothing in the journal was ever acknowledged.
+    fn open(&self, id: &SessionId) -> Result<Option<Arc<Session>>, Problem> {
+        let directory = self.store.directory(id);
+        let (journal, state, findings) = Journal::open(&directory, id, &self.daemon_id)?;
+        if findings.damaged > 0 || findings.torn_bytes > 0 {
+            let (damaged, torn) = (findings.damaged, findings.torn_bytes);
+            let fields: [(&str, &dyn std::fmt::Display); 3] =
+                [("id", &id.as_str()), ("damaged", &damaged), ("torn_bytes", &torn)];
+            self.log.warn("session repaired", &fields);
+        }
+        if findings.records == 0 {
+            return Ok(None);
+        }
+        let session = Arc::new(Session::new(id.clone(), journal, state));
+        let mut desk = lock(&session.desk);
+        self.interrupt(&session, &mut desk, "the daemon ended while the turn was in progress");
+        desk.journal.rest();
+        drop(desk);
+        let seq = session.summary().seq;
+        self.log.info("session resumed", &[("id", &id.as_str()), ("seq", &seq)]);
+        Ok(Some(session))
+    }
+
+    fn interrupt(&self, session: &Session, desk: &mut Desk, message: &str) {
+        for turn in desk.state.unfinished() {
+            let fault = Fault { code: "interrupted", message: message.to_owned() };
+            let payload = error_payload(&turn, &fault);
+            let draft = Draft { event: "turn.error", payload: &payload };
+            if let Err(problem) = session.append(desk, &draft, Durability::Synced) {
+                // It will be marked when the session is opened next.
+                return self.complain(&session.id, &problem);
+            }
+            let fields: [(&str, &dyn std::fmt::Display); 2] =
+                [("session", &session.id.as_str()), ("id", &turn.turn_id)];
+            self.log.warn("turn interrupted", &fields);
+        }
+    }
+
+    fn schedule(self: &Arc<Runtime>, session: Arc<Session>) {
+        let mut floor = lock(&self.floor);
+        if floor.leaving {
+            return;
+        }
+        floor.waiting.push_back(session);
+        if floor.workers >= limits::ACTIVE_TURNS_MAX {
+            return;
+        }
+        floor.workers += 1;
+        drop(floor);
+        let runtime = Arc::clone(self);
+        let started = thread::Builder::new().name("turn".into()).spawn(move || runtime.work());
+        if let Err(error) = started.doing("start a thread") {
+            self.log.error("turns cannot run", &[("cause", &error)]);
+            self.retire();
+        }
+    }
+
+    /// Runs turns as long as there are any: one of each session in its turn.
+    fn work(self: Arc<Runtime>) {
+        loop {
+            let next = lock(&self.floor).waiting.pop_front();
+            let Some(session) = next else {
+                if self.retire() {
+                    return;
+                }
+                continue;
+            };
+            self.run_next(&session);
+            let mut desk = lock(&session.desk);
+            if desk.state.queue.is_empty() || desk.shut {
+                desk.scheduled = false;
+                desk.journal.rest();
+                continue;
+            }
+            drop(desk);
+            let mut floor = lock(&self.floor);
+            if !floor.leaving {
+                floor.waiting.push_back(session);
+            }
+        }
+    }
+
+    /// Ends this worker, unless work has come in the meantime.
+    fn retire(&self) -> bool {
+        let mut floor = lock(&self.floor);
+        if !floor.waiting.is_empty() {
+            return false;
+        }
+        floor.workers -= 1;
+        let on_rest = if floor.workers == 0 { floor.on_rest.take() } else { None };
+        drop(floor);
+        if let Some(on_rest) = on_rest {
+            on_rest();
+        }
+        true
+    }
+
+    /// Runs the turn that is first in the session's queue.
+    fn run_next(&self, session: &Arc<Session>) {
+        let begun = self.begin_turn(session);
+        let (head, content, cancel, number) = match begun {
+            Ok(Some(begun)) => begun,
+            Ok(None) => return,
+            Err(problem) => return self.abandon(session, &problem),
+        };
+        let fields: [(&str, &dyn std::fmt::Display); 2] =
+            [("session", &session.id.as_str()), ("turn", &number)];
+        self.log.info("turn started", &fields);
+        let began = sys::boot_clock();
+        let turn = Turn { session, head: &head, content: &content, cancel: &cancel };
+        let ran = catch_unwind(AssertUnwindSafe(|| self.agent.run(&turn)));
+        let outcome = ran.unwrap_or_else(|_panic| {
+            self.log.error("a turn panicked", &fields);
+            let message = "the daemon has failed at this turn; its log says more".to_owned();
+            Err(Fault { code: "internal-error", message })
+        });
+        self.end_turn(session, &head, outcome, &cancel, sys::boot_clock() - began);
+    }
+
+    #[expect(clippy::type_complexity, reason = "the parts of a turn, taken apart at once")]
+    fn begin_turn(
+        &self,
+        session: &Session,
+    ) -> Result<Option<(TurnHead, String, Arc<AtomicBool>, u64)>, Problem> {
+        let mut desk = lock(&session.desk);
+        let Some(head) = desk.state.queue.front().cloned().filter(|_| !desk.shut) else {
+            return Ok(None);
+        };
+        let content = desk.content_of(&head.turn_id)?;
+        let payload = json::text(&head);
+        let draft = Draft { event: "turn.start", payload: &payload };
+        session.append(&mut desk, &draft, Durability::Cached)?;
+        desk.cancel = Arc::new(AtomicBool::new(false));
+        let number = desk.state.turns - desk.state.queue.len() as u64;
+        Ok(Some((head, content, Arc::clone(&desk.cancel), number)))
+    }
+
+    fn end_turn(
+        &self,
+        session: &Session,
+        head: &TurnHead,
+        outcome: Result<Stats, Fault>,
+        cancel: &AtomicBool,
+        elapsed: Duration,
+    ) {
+        let mut desk = lock(&session.desk);
+        desk.permissions.clear();
+        if desk.shut {
+            lock(&self.floor).unfinished -= 1;
+            return;
+        }
+        // A turn that was cancelled ends as cancelled, even if it was done a moment before.
+        let outcome = if cancel.load(Ordering::SeqCst) { Err(cancelled()) } else { outcome };
+        let (event, payload) = match &outcome {
+            Ok(stats) => ("turn.done", done_payload(head, stats)),
+            Err(fault) => ("turn.error", error_payload(head, fault)),
+        };
+        let appended =
+            session.append(&mut desk, &Draft { event, payload: &payload }, Durability::Synced);
+        if let Err(problem) = appended {
+            self.complain(&session.id, &problem);
+            desk.state.forget(&head.turn_id);
+        }
+        self.keep(&session.id, &desk.state, desk.journal.bytes());
+        drop(desk);
+        lock(&self.floor).unfinished -= 1;
+        let result = outcome.as_ref().map_or_else(|fault| fault.code, |_| "done");
+        let ms = format!("{}ms", elapsed.as_millis());
+        let fields: [(&str, &dyn std::fmt::Display); 3] =
+            [("session", &session.id.as_str()), ("result", &result), ("duration", &ms)];
+        self.log.info("turn ended", &fields);
+    }
+
+    /// A turn that cannot even begin, because its session cannot be written or read.
+    fn abandon(&self, session: &Session, problem: &Problem) {
+        self.complain(&session.id, problem);
+        let mut desk = lock(&session.desk);
+        if let Some(head) = desk.state.queue.front().cloned() {
+            desk.state.forget(&head.turn_id);
+            lock(&self.floor).unfinished -= 1;
+        }
+    }
+
+    fn keep(&self, id: &SessionId, state: &State, bytes: u64) {
+        if let Err(error) = self.store.keep(id, state, bytes) {
+            self.log.debug("no summary was kept", &[("id", &id.as_str()), ("cause", &error)]);
+        }
+    }
+
+    fn complain(&self, id: &SessionId, problem: &Problem) {
+        let cause = problem.to_string();
+        self.log.error("session cannot be written", &[("id", &id.as_str()), ("cause", &cause)]);
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Problem::NoSession(id) => write!(f, "No session with id '{id}'"),
+            Problem::Invalid(message)
+            | Problem::Conflict(message)
+            | Problem::Busy(message)
+            | Problem::Storage(message) => write!(f, "{message}"),
+            Problem::Leaving => write!(f, "the daemon is stopping"),
+            Problem::Failed(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// A turn that is being run: what was asked, and where to tell what happens.
+pub struct Turn<'a> {
+    session: &'a Session,
+    pub head: &'a TurnHead,
+    pub content: &'a str,
+    cancel: &'a AtomicBool,
+}
+
+impl Turn<'_> {
+    /// Whether it should end as soon as it can.
+    pub fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::SeqCst)
+    }
+
+    /// Asks whether the turn may do something, and waits for the answer: `false` after `limit`, or when
+    /// the turn is cancelled. The request and the answer are events of the session.
+    pub fn may(&self, tool: &str, input: &Raw, limit: Duration) -> Result<bool, Problem> {
+        let request_id = fresh_id("perm_")?.as_str().to_owned();
+        let payload = json::text(&PermissionRequest {
+            turn_id: self.head.turn_id.clone(),
+            request_id: request_id.clone(),
+            tool_name: tool.to_owned(),
+            args: input.clone(),
+            input: input.clone(),
+            expires_at: clock::rfc3339(
+                clock::now_millis().saturating_add(i64::try_from(limit.as_millis()).unwrap_or(0)),
+            ),
+        });
+        let mut desk = lock(&self.session.desk);
+        let turn_id = self.head.turn_id.clone();
+        desk.permissions.insert(request_id.clone(), Permission { turn_id, decided: None });
+        let draft = Draft { event: "permission.request", payload: &payload };
+        self.session.append(&mut desk, &draft, Durability::Synced)?;
+        let undecided = |desk: &mut Desk| {
+            let permission = desk.permissions.get(&request_id);
+            permission.is_some_and(|permission| permission.decided.is_none()) && !self.cancelled()
+        };
+        let waited = self.session.decided.wait_timeout_while(desk, limit, undecided);
+        let (desk, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let decided = desk.permissions.get(&request_id).and_then(|permission| permission.decided);
+        drop(desk);
+        match decided {
+            Some(allowed) => Ok(allowed),
+            // Nobody has decided: it is decided now, so that every client learns of it.
+            None => match self.session.decide(&request_id, false, "daemon")? {
+                Decision::Won | Decision::Unknown => Ok(false),
+                Decision::TooLate => {
+                    let desk = lock(&self.session.desk);
+                    let permission = desk.permissions.get(&request_id);
+                    Ok(permission.is_some_and(|permission| permission.decided == Some(true)))
+                }
+            },
+        }
+    }
+
+    /// Adds an event to the session.
+    pub fn tell(&self, draft: &Draft<'_>, durability: Durability) -> Result<u64, Problem> {
+        self.session.append(&mut lock(&self.session.desk), draft, durability)
+    }
+}
+
+impl Session {
+    fn new(id: SessionId, journal: Journal, state: State) -> Session {
+        Session {
+            id,
+            desk: Mutex::new(Desk {
+                journal,
+                state,
+                scheduled: false,
+                cancel: Arc::default(),
+                permissions: HashMap::new(),
+                shut: false,
+            }),
+            decided: Condvar::new(),
+            bells: Mutex::default(),
+            closed: AtomicBool::new(false),
+            used: AtomicU64::new(sys::boot_clock().as_secs()),
+        }
+    }
+
+    /// What a list shows of it.
+    pub fn summary(&self) -> Summary {
+        Summary::of(&self.id, &lock(&self.desk).state)
+    }
+
+    /// Its events, from any place.
+    pub fn reader(&self) -> Reader {
+        lock(&self.desk).journal.reader()
+    }
+
+    /// What has been said in it, read from its journal.
+    pub fn conversation(&self) -> Result<Conversation, Error> {
+        let mut conversation = Conversation::default();
+        let mut reader = self.reader();
+        reader.all(|record| conversation.apply(record)).doing("read a session")?;
+        Ok(conversation)
+    }
+
+    /// Decides about something that a turn waits for; exactly one decision wins. It is on the disk when
+    /// this returns, and not acted on before.
+    pub fn decide(&self, request: &str, allow: bool, by: &str) -> Result<Decision, Problem> {
+        let mut desk = lock(&self.desk);
+        let Some(permission) = desk.permissions.get(request) else {
+            return Ok(Decision::Unknown);
+        };
+        if permission.decided.is_some() {
+            return Ok(Decision::TooLate);
+        }
+        let payload = json::text(&PermissionResolved {
+            turn_id: permission.turn_id.clone(),
+            request_id: request.to_owned(),
+            decision: if allow { "allow" } else { "deny" }.to_owned(),
+            approved: allow,
+            decided_by: by.to_owned(),
+        });
+        let draft = Draft { event: "permission.resolved", payload: &payload };
+        self.append(&mut desk, &draft, Durability::Synced)?;
+        if let Some(permission) = desk.permissions.get_mut(request) {
+            permission.decided = Some(allow);
+        }
+        drop(desk);
+        self.decided.notify_all();
+        Ok(Decision::Won)
+    }
+
+    /// A bell that rings when there are more events, or when there will be none.
+    pub fn subscribe(&self) -> Result<Arc<Bell>, Error> {
+        let bell = Arc::new(Bell::new().doing("watch a session")?);
+        lock(&self.bells).push(Arc::downgrade(&bell));
+        Ok(bell)
+    }
+
+    /// Whether there will be no more events: streams end.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn append(
+        &self,
+        desk: &mut Desk,
+        draft: &Draft<'_>,
+        durability: Durability,
+    ) -> Result<u64, Problem> {
+        if desk.shut {
+            return Err(Problem::Leaving);
+        }
+        let Desk { journal, state, .. } = desk;
+        let seq = journal.append(state, draft, durability)?;
+        self.ring();
+        Ok(seq)
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        lock(&self.bells).retain(|bell| bell.upgrade().is_some_and(|bell| bell.ring()));
+    }
+
+    fn subscribers(&self) -> usize {
+        lock(&self.bells).iter().filter(|bell| bell.strong_count() > 0).count()
+    }
+
+    fn is_idle(&self, now: u64) -> bool {
+        let unused = now.saturating_sub(self.used.load(Ordering::Relaxed));
+        unused >= limits::SESSION_IDLE_MAX.as_secs()
+            && self.subscribers() == 0
+            && lock(&self.desk).state.unfinished().is_empty()
+    }
+}
+
+impl Desk {
+    /// Whether a turn may be submitted now.
+    fn check(&self, submission: &Submission) -> Result<(), Problem> {
+        if self.shut {
+            return Err(Problem::Leaving);
+        }
+        if self.state.queue.len() >= limits::QUEUE_MAX {
+            return Err(Problem::Busy(format!("{} turns are waiting already", limits::QUEUE_MAX)));
+        }
+        if let Some(seen) = submission.last_seen_seq.filter(|seen| *seen < self.state.seq) {
+            let seq = self.state.seq;
+            let message = format!("Session state conflict: you have seen {seen}, it is at {seq}");
+            return Err(Problem::Conflict(message));
+        }
+        Ok(())
+    }
+
+    /// What the user said; it stays on the disk until it is wanted.
+    fn content_of(&self, turn_id: &str) -> Result<String, Problem> {
+        #[derive(nanoserde::DeJson)]
+        struct Content {
+            content: String,
+        }
+        let unreadable =
+            |because: &str| Problem::Storage(format!("the turn cannot be read: {because}"));
+        let Some((Stage::Queued, seq)) = self.state.stage(turn_id) else {
+            return Err(unreadable("it is not in the queue"));
+        };
+        let batch = self.journal.reader().after(seq - 1, 1);
+        let batch = batch.map_err(|error| unreadable(&reason(&error)))?;
+        // The envelope is the record but for its seal; its payload is its last field.
+        let payload = batch.text.split_once("\"payload\":").map(|(_, rest)| rest);
+        let payload = payload.and_then(|rest| rest.strip_suffix('}'));
+        let content = payload.and_then(|text| json::parse::<Content>(text.as_bytes()).ok());
+        content.map(|content| content.content).ok_or_else(|| unreadable("its record is damaged"))
+    }
+}
+
+#[derive(SerJson)]
+struct SessionCancelled {
+    cancelled: u64,
+    #[nserde(rename = "turnId")]
+    turn_id: Option<String>,
+    #[nserde(rename = "writerId")]
+    writer_id: Option<String>,
+}
+
+fn cancelled() -> Fault {
+    Fault { code: "cancelled", message: "the turn was cancelled".to_owned() }
+}
+
+#[derive(SerJson)]
+struct PermissionRequest {
+    #[nserde(rename = "turnId")]
+    turn_id: String,
+    #[nserde(rename = "requestId")]
+    request_id: String,
+    #[nserde(rename = "toolName")]
+    tool_name: String,
+    args: Raw,
+    input: Raw,
+    #[nserde(rename = "expiresAt")]
+    expires_at: String,
+}
+
+#[derive(SerJson)]
+struct PermissionResolved {
+    #[nserde(rename = "turnId")]
+    turn_id: String,
+    #[nserde(rename = "requestId")]
+    request_id: String,
+    decision: String,
+    approved: bool,
+    #[nserde(rename = "decidedBy")]
+    decided_by: String,
+}
+
+#[derive(SerJson)]
+struct FirstEvent {
+    snapshot: Summary,
+    messages: Vec<Raw>,
+    #[nserde(rename = "sessionId")]
+    session_id: String,
+    mode: String,
+    model: String,
+    status: String,
+    turns: u64,
+    founding: Founding,
+}
+
+fn founding_payload(id: &SessionId, founding: &Founding) -> String {
+    let now = clock::rfc3339(clock::now_millis());
+    let state = State::founded(founding.clone(), &now);
+    let snapshot = Summary::of(id, &state);
+    json::text(&FirstEvent {
+        messages: founding.messages.clone().unwrap_or_default(),
+        session_id: snapshot.session_id.clone(),
+        mode: snapshot.mode.clone(),
+        model: snapshot.model.clone(),
+        status: snapshot.status.clone(),
+        turns: 0,
+        snapshot,
+        founding: founding.clone(),
+    })
+}
+
+#[derive(SerJson)]
+struct TurnQueued {
+    #[nserde(rename = "turnId")]
+    turn_id: String,
+    #[nserde(rename = "writerId")]
+    writer_id: String,
+    #[nserde(rename = "clientId")]
+    client_id: String,
+    mode: Option<String>,
+    #[nserde(rename = "queueSize")]
+    queue_size: u64,
+    position: u64,
+    metadata: Option<Raw>,
+    content: String,
+}
+
+fn queued_payload(turn_id: &str, submission: &Submission, before: u64) -> String {
+    json::text(&TurnQueued {
+        turn_id: turn_id.to_owned(),
+        writer_id: submission.writer_id.clone(),
+        client_id: submission.client_id.clone(),
+        mode: submission.mode.clone(),
+        queue_size: before + 1,
+        position: before,
+        metadata: submission.metadata.clone(),
+        content: submission.content.clone(),
+    })
+}
+
+#[derive(SerJson)]
+struct TurnDone {
+    #[nserde(rename = "turnId")]
+    turn_id: String,
+    #[nserde(rename = "writerId")]
+    writer_id: String,
+    #[nserde(rename = "clientId")]
+    client_id: String,
+    stats: Stats,
+}
+
+fn done_payload(head: &TurnHead, stats: &Stats) -> String {
+    json::text(&TurnDone {
+        turn_id: head.turn_id.clone(),
+        writer_id: head.writer_id.clone(),
+        client_id: head.client_id.clone(),
+        stats: stats.clone(),
+    })
+}
+
+#[derive(SerJson)]
+struct TurnError {
+    #[nserde(rename = "turnId")]
+    turn_id: String,
+    #[nserde(rename = "writerId")]
+    writer_id: String,
+    #[nserde(rename = "clientId")]
+    client_id: String,
+    code: String,
+    message: String,
+}
+
+fn error_payload(head: &TurnHead, fault: &Fault) -> String {
+    json::text(&TurnError {
+        turn_id: head.turn_id.clone(),
+        writer_id: head.writer_id.clone(),
+        client_id: head.client_id.clone(),
+        code: fault.code.to_owned(),
+        message: fault.message.clone(),
+    })
+}
+
+/// `prefix` and twelve letters that may stand in a URL, too many to guess.
+fn fresh_id(prefix: &str) -> Result<SessionId, Problem> {
+    let text = format!("{prefix}{}", crate::token::letters(12)?);
+    SessionId::parse(&text).ok_or(Problem::Invalid(text))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
