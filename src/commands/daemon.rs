@@ -18,7 +18,7 @@ use crate::lock::Door;
 use crate::log::{self, Query, Style, Tail};
 use crate::paths::Paths;
 use crate::state::Card;
-use crate::{cli, client, clock, config, json};
+use crate::{cli, client, clock, config, json, limits};
 
 /// `opta daemon start`
 pub fn start(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, Error> {
@@ -209,7 +209,7 @@ struct Stopped {
 
 /// `opta daemon stop`
 pub fn stop(paths: &Paths, asked: &Stop, output: &Output) -> Result<ExitCode, Error> {
-    let stopped = end(paths, asked, output)?;
+    let stopped = end(None, paths, asked, output)?;
     if stopped.is_none() {
         output.text("Daemon is not running.")?;
     }
@@ -221,10 +221,15 @@ pub fn stop(paths: &Paths, asked: &Stop, output: &Output) -> Result<ExitCode, Er
 }
 
 /// Stops a daemon that runs, with the words of the manual.
-fn end(paths: &Paths, asked: &Stop, output: &Output) -> Result<Option<i32>, Error> {
+fn end(
+    door: Option<&Door>,
+    paths: &Paths,
+    asked: &Stop,
+    output: &Output,
+) -> Result<Option<i32>, Error> {
     let patience = if asked.force { Patience::Kill } else { Patience::Report };
     let announce = |pid| output.text(&format!("Stopping daemon (pid {pid})..."));
-    let stopped = stop::stop(paths, asked.timeout, patience, announce)?;
+    let stopped = stop::stop(door, paths, asked.timeout, patience, announce)?;
     if stopped.is_some() {
         output.text("Daemon stopped.")?;
     }
@@ -246,11 +251,12 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     // Everything that can go wrong before the old daemon is stopped should.
     let config = Config::load(&paths.config())?;
     paths.prepare()?;
-    let door = Door::enter(paths)?;
+    let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     let mut wanted = config.port;
     let mut previous = None;
     let status = status::look_once(paths)?;
-    if let (Some(port), Port::Default | Port::Exactly { port: 0, .. }) = (port_of(&status), wanted) {
+    if let (Some(port), Port::Default | Port::Exactly { port: 0, .. }) = (port_of(&status), wanted)
+    {
         wanted = Port::Preferred(port);
     }
     if let Status::Running { card, .. } = status {
@@ -262,7 +268,7 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
             previous = Some(card.pid);
         }
     }
-    previous = previous.or(end(paths, &asked.stop, output)?);
+    previous = previous.or(end(Some(&door), paths, &asked.stop, output)?);
     let Ensured { card, how } = guardian::start_behind(door, paths, &config, wanted)?;
     if let How::Started(past) = &how {
         tell_past(past, output);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::{held_elsewhere, remove_stale};
 use crate::lifecycle::status;
-use crate::lock::{self, Lock, Owner};
+use crate::lock::{self, Door, Lock, Owner};
 use crate::paths::Paths;
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
@@ -21,8 +21,8 @@ pub enum Patience {
     Kill,
 }
 
-/// Stops the daemon, if there is one, and gives its pid. `announce` is called with the pid before the
-/// daemon is asked to leave.
+/// Stops the daemon, if there is one, and gives its pid. `door` is the caller's, if it is at the door
+/// already. `announce` is called with the pid before the daemon is asked to leave.
 ///
 /// Returns when the process has ended, its lock and its port are free, and its card is gone; also the
 /// card of one that had crashed.
@@ -30,20 +30,31 @@ pub enum Patience {
 /// # Errors
 /// [`Error::StillRunning`] after `limit`; [`Error::HeldElsewhere`] if the daemon is out of reach.
 pub fn stop(
+    door: Option<&Door>,
     paths: &Paths,
     limit: Duration,
     patience: Patience,
     mut announce: impl FnMut(i32) -> Result<(), Error>,
 ) -> Result<Option<i32>, Error> {
-    let deadline = Instant::now() + limit;
+    if matches!(lock::owner(paths)?, Owner::Nobody) && !paths.state().exists() {
+        return Ok(None);
+    }
+    let began = Instant::now();
+    let deadline = began + limit;
+    // Behind the door no starter is met half-way, and no daemon that comes later is taken for this one.
+    // It may stay shut, if a starter hangs or nothing can be written here: then it has to go without.
+    let _door = if door.is_none() { Door::enter(paths, limit).ok() } else { None };
     let mut stopped = None;
     let mut last = None;
     let done = status::watched(paths, deadline, lock::LOOK_AGAIN, || {
         // Several processes may pass through the lock while a daemon is being born: all must go.
         let process = match lock::owner(paths)? {
             Owner::Nobody => return Ok(Some(())),
-            Owner::Elsewhere => return Err(held_elsewhere(paths)),
-            Owner::Changing => return Ok(None),
+            // A daemon that is being born has the lock for a moment under the name of its starter.
+            Owner::Elsewhere if began.elapsed() >= limits::HEALTH_MAX.min(limit) => {
+                return Err(held_elsewhere(paths));
+            }
+            Owner::Elsewhere | Owner::Changing => return Ok(None),
             Owner::Is(process) => process,
         };
         if stopped.is_none() {
