@@ -14,3 +14,5 @@ mod support;
 
 /// Start, status, stop, restart, token: what they say, what they leave.
 mod daemon;
+/// Whatever state the daemon was left in, one command later one daemon runs, and never two.
+mod guardian;

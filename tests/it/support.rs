@@ -55,7 +55,7 @@ macro_rules! skip {
 macro_rules! need {
     ($($what:literal),+) => {
         $(if !$crate::support::has($what) {
-            skip!("it needs {}", $what);
+            $crate::support::skip!("it needs {}", $what);
         })+
     };
 }
@@ -594,6 +594,10 @@ impl Running {
         self.process.pid
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.process.wait(Duration::ZERO).is_some()
+    }
+
     /// What it has written to standard output so far.
     pub fn output(&self) -> String {
         read_text(&self.output)
@@ -714,13 +718,13 @@ pub fn state_of(pid: i32) -> Option<char> {
     text.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Waits for what the system tells nobody: asks again and again, for as long as [`DEADLINE`].
+/// Waits for what the system tells nobody about: asks a thousand times a second, until [`DEADLINE`].
 #[track_caller]
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !is_so() {
         assert!(Instant::now() < deadline, "still not: {what}");
-        thread::yield_now();
+        thread::park_timeout(Duration::from_millis(1));
     }
 }
 
