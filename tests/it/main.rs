@@ -16,3 +16,5 @@ mod support;
 mod daemon;
 /// Whatever state the daemon was left in, one command later one daemon runs, and never two.
 mod guardian;
+/// What scripts, pipes and terminals may rely on.
+mod scripts;
