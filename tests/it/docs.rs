@@ -473,10 +473,35 @@ fn bash_completes_what_the_table_has() {
 }
 
 #[test]
-fn zsh_can_read_its_completions() {
-    if there_is("zsh") {
-        assert_eq!(in_shell("zsh", "syntax", "zsh -n \"$1\""), "");
+fn zsh_completes_what_the_table_has() {
+    if !there_is("zsh") {
+        return;
     }
+    assert_eq!(in_shell("zsh", "syntax", "zsh -n \"$1\""), "");
+    // What chooses among the candidates is zsh's own; here it only says what it was offered.
+    let script = r#"
+        _describe() { print -r -- ${${(P)2}%%:*} }
+        compadd() { print -r -- $@ }
+        _opta() { }
+        while IFS= read -r line; do
+            words=(${(s: :)line}) CURRENT=$#words
+            [[ $line == *' ' ]] && (( CURRENT++ ))
+            source "$1"
+        done <"${1:h}/typed"
+    "#;
+    let cases = [
+        ("opta ", "daemon completions"),
+        ("opta da", "daemon completions"),
+        ("opta daemon st", "start status logs restart stop token"),
+        ("opta daemon start --json ", "--foreground --port --json --help"),
+        ("opta daemon logs --level ", "debug info warn error"),
+        ("opta completions ", "bash zsh fish --help"),
+    ];
+    let typed: String = cases.iter().map(|(line, _)| format!("{line}\n")).collect();
+    let script = format!("printf '{typed}' >\"${{1:h}}/typed\"\n{script}");
+    let answers = in_shell("zsh", "words", &script);
+    let expected: Vec<&str> = cases.iter().map(|(_, words)| *words).collect();
+    assert_eq!(answers.lines().collect::<Vec<_>>(), expected);
 }
 
 #[test]
