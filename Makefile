@@ -38,6 +38,7 @@ check:
 	@$(TRY) cargo-clippy $(CARGO) clippy --locked --all-targets -- -D warnings
 	@$(TRY) mandoc mandoc -Tlint -W warning $(PAGES)
 	@$(TRY) shellcheck shellcheck $(SCRIPTS)
+	@$(TRY) python3 python3 -c "compile(open('benches/run').read(), 'benches/run', 'exec')"
 
 test:
 	$(CARGO) test --locked
