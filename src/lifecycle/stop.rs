@@ -1,5 +1,5 @@
-//! Ending the daemon: asked in peace, waited for until it has really gone, forced only if the user says
-//! so, and only the process that the lock proves to be it.
+//! Ending the daemon: asked in peace, waited for until it has really gone, forced only if the user
+//! says so, and only the process that the lock proves to be it.
 
 use std::time::{Duration, Instant};
 
@@ -20,11 +20,11 @@ pub enum Patience {
     Kill,
 }
 
-/// Stops the daemon, if there is one, and gives its pid. `announce` is called with the pid before the
-/// daemon is asked to leave.
+/// Stops the daemon, if there is one, and gives its pid. `announce` is called with the pid before
+/// the daemon is asked to leave.
 ///
-/// Returns when the process has ended, its lock and its port are free, and its card is gone; also the
-/// card of one that had crashed.
+/// Returns when the process has ended, its lock and its port are free, and its card is gone; also
+/// the card of one that had crashed.
 ///
 /// # Errors
 /// [`Error::StillRunning`] after `limit`; [`Error::HeldElsewhere`] if the daemon is out of reach.

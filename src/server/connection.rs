@@ -1,8 +1,8 @@
 //! One connection: request after request, each read, admitted and answered by the connection's own
 //! thread.
 //!
-//! All deadlines are absolute. The socket's timeout is what enforces them; it is only changed when a
-//! request comes in pieces, so that a request that comes whole costs one read and one write.
+//! All deadlines are absolute. The socket's timeout is what enforces them; it is only changed when
+//! a request comes in pieces, so that a request that comes whole costs one read and one write.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -194,8 +194,8 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Waits for the first bytes of a request. Silence, and an end between two requests, are nobody's
-    /// fault.
+    /// Waits for the first bytes of a request. Silence, and an end between two requests, are
+    /// nobody's fault.
     fn read_first(&mut self) -> Result<usize, End> {
         self.seat.connection.rest();
         // Asked after `rest`: a table closed before that has passed this connection by as busy.
@@ -303,8 +303,8 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// Reads away what the peer still sends: closing on unread bytes would reset the connection, and
-    /// the reset can overtake the answer.
+    /// Reads away what the peer still sends: closing on unread bytes would reset the connection,
+    /// and the reset can overtake the answer.
     fn drain(&mut self) {
         if self.stream.shutdown(Shutdown::Write).is_err() {
             return;

@@ -1,7 +1,7 @@
 //! The door: accepts connections, gives each a thread, and says so when there is no room.
 //!
-//! Nothing that `accept` can fail with ends the loop. It has no timer: a server that nobody talks to
-//! does not run.
+//! Nothing that `accept` can fail with ends the loop. It has no timer: a server that nobody talks
+//! to does not run.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -1,8 +1,8 @@
 //! Who is connected: how many, who is idle, and who has to go.
 //!
-//! A connection belongs to the thread that serves it. The table only knows of it, and forgets it when
-//! its socket has been closed, whatever the reason. A request that has begun is cut by [`Table::cut`]
-//! and by nothing else.
+//! A connection belongs to the thread that serves it. The table only knows of it, and forgets it
+//! when its socket has been closed, whatever the reason. A request that has begun is cut by
+//! [`Table::cut`] and by nothing else.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
@@ -66,8 +66,8 @@ impl Table {
         Ok(Seat { connection, place: Place(Arc::clone(self)) })
     }
 
-    /// Ends the connection that has been idle longest and waits until it has gone. `false` if nobody
-    /// is idle.
+    /// Ends the connection that has been idle longest and waits until it has gone. `false` if
+    /// nobody is idle.
     pub fn make_room(&self) -> bool {
         let open = self.lock();
         let before = open.connections.len();
@@ -88,8 +88,9 @@ impl Table {
         open.connections.len() < before
     }
 
-    /// From now on no connection outlives the request that it is busy with, and the idle ones end at
-    /// once. `when_empty` is called when the last has gone. To be called when nobody is seated any more.
+    /// From now on no connection outlives the request that it is busy with, and the idle ones end
+    /// at once. `when_empty` is called when the last has gone. To be called when nobody is seated
+    /// any more.
     pub fn close(&self, when_empty: Box<dyn FnOnce() + Send>) {
         self.closing.store(true, Ordering::SeqCst);
         let mut open = self.lock();
@@ -182,7 +183,8 @@ impl Connection {
                 .compare_exchange(since, EVICTED, Ordering::SeqCst, Ordering::SeqCst)
                 .is_ok();
         if evicted {
-            // Its thread, blocked in a read, finds the end there. An error means that it has already.
+            // Its thread, blocked in a read, finds the end there. An error means that it has
+            // already.
             drop(self.stream.shutdown(Shutdown::Read));
         }
         evicted

@@ -1,5 +1,5 @@
-//! The server on real sockets: every limit at the limit and one past it, every attack that is known to
-//! have worked on something else.
+//! The server on real sockets: every limit at the limit and one past it, every attack that is known
+//! to have worked on something else.
 //!
 //! Nothing sleeps: a test that has to wait reads from a socket or a channel, with a deadline.
 
@@ -241,8 +241,8 @@ impl Resources {
         }
     }
 
-    /// Waits until everything is as it was. There is no event to wait for: a thread ends a little after
-    /// the last that it can tell.
+    /// Waits until everything is as it was. There is no event to wait for: a thread ends a little
+    /// after the last that it can tell.
     fn come_back(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
