@@ -57,6 +57,8 @@ pub const JSON_DEPTH_MAX: usize = 32;
 
 /// Open connections. A thread and a descriptor each: about 2 MiB in all when every one is taken.
 pub const CONNECTIONS_MAX: usize = 256;
+/// Threads that wait for a next connection, for the commands that come one after the other.
+pub const THREADS_SPARE_MAX: usize = 4;
 /// Stack of a connection's thread. Only the touched pages cost memory.
 pub const CONNECTION_STACK_BYTES: usize = 1 << 20;
 /// The request line and the headers together.

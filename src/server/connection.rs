@@ -7,6 +7,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::limits::DRAIN_BYTES_MAX;
@@ -115,7 +116,11 @@ impl<'a> Talk<'a> {
             self.send(reply.closing())?;
             return Err(End::Silent);
         }
-        Ok(self.send(reply)?)
+        self.send(reply)?;
+        // When many are served, the next request is often there when this thread's turn comes
+        // again: then it need not be put to sleep and woken, which costs more than the request.
+        thread::yield_now();
+        Ok(())
     }
 
     /// Waits for an answer that takes its time. After a stream there is nothing more to say.

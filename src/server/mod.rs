@@ -8,6 +8,7 @@
 //! and something to answer from.
 
 mod connection;
+mod crew;
 mod gate;
 mod listener;
 mod reply;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use crate::error::{Doing, Error};
 use crate::limits;
 
+use crew::Crew;
 use listener::Door;
 pub use routes::App;
 use table::Table;
@@ -85,8 +87,8 @@ impl Server {
             listener,
             wake: woken,
             table: Arc::clone(&table),
-            app,
-            deadlines,
+            log: app.log.clone(),
+            crew: Arc::new(Crew::new(app, deadlines)),
             complained: None,
         };
         let acceptor =

@@ -40,7 +40,10 @@ pub struct Seat {
     place: Place,
 }
 
-struct Place(Arc<Table>);
+struct Place {
+    table: Arc<Table>,
+    connection: Weak<Connection>,
+}
 
 impl Table {
     /// A table with nobody in it.
@@ -62,8 +65,9 @@ impl Table {
         let connection =
             Arc::new(Connection { stream, born: self.born, idle_since: AtomicU64::new(0) });
         connection.rest();
-        open.connections.push(Arc::downgrade(&connection));
-        Ok(Seat { connection, place: Place(Arc::clone(self)) })
+        let place = Place { table: Arc::clone(self), connection: Arc::downgrade(&connection) };
+        open.connections.push(Weak::clone(&place.connection));
+        Ok(Seat { connection, place })
     }
 
     /// Ends the connection that has been idle longest and waits until it has gone. `false` if
@@ -125,17 +129,17 @@ impl Table {
 impl Seat {
     /// Whether this connection should end after the request that it is at.
     pub fn is_closing(&self) -> bool {
-        self.place.0.is_closing()
+        self.place.table.is_closing()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.0.lock();
-        open.connections.retain(|one| one.strong_count() > 0);
+        let mut open = self.table.lock();
+        open.connections.retain(|one| !Weak::ptr_eq(one, &self.connection));
         let when_empty = if open.connections.is_empty() { open.when_empty.take() } else { None };
         drop(open);
-        self.0.one_ended.notify_all();
+        self.table.one_ended.notify_all();
         if let Some(when_empty) = when_empty {
             when_empty();
         }
@@ -188,5 +192,47 @@ impl Connection {
             drop(self.stream.shutdown(Shutdown::Read));
         }
         evicted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A seat, and the client's end of its connection.
+    fn seated(table: &Arc<Table>, listener: &TcpListener) -> (Seat, TcpStream) {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        (table.seat(stream).ok().unwrap(), client)
+    }
+
+    fn is_evicted(seat: &Seat) -> bool {
+        let readable = sys::wait_readable([seat.connection.stream.as_fd()], Some(Duration::ZERO));
+        readable.unwrap() == [true] && (&seat.connection.stream).read(&mut [0; 1]).unwrap() == 0
+    }
+
+    #[test]
+    fn the_longest_idle_goes_first_and_who_is_busy_never() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let table = Arc::new(Table::new());
+        let (busy, _a) = seated(&table, &listener);
+        let (asked_again, _b) = seated(&table, &listener);
+        let (idle, _c) = seated(&table, &listener);
+        let (asking, mut client) = seated(&table, &listener);
+        busy.connection.wake();
+        asked_again.connection.wake();
+        asked_again.connection.rest();
+        client.write_all(b"G").unwrap();
+        // Nobody serves these, so nobody ends.
+        assert!(!table.make_room());
+        assert!(is_evicted(&idle) && !is_evicted(&asked_again));
+        assert!(!table.make_room());
+        assert!(is_evicted(&asked_again) && !is_evicted(&busy));
+        assert!(!table.make_room());
+        assert_eq!((&asking.connection.stream).read(&mut [0; 2]).unwrap(), 1);
+        assert!(!is_evicted(&asking) && !is_evicted(&busy));
     }
 }
