@@ -18,7 +18,7 @@ use crate::lock::Door;
 use crate::log::{self, Query, Style, Tail};
 use crate::paths::Paths;
 use crate::state::Card;
-use crate::{cli, client, clock, config, json};
+use crate::{cli, client, clock, config, json, limits};
 
 /// `opta daemon start`
 pub fn start(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, Error> {
@@ -199,6 +199,7 @@ fn report(status: &Status) -> Report {
 }
 
 #[derive(SerJson)]
+#[nserde(serialize_none_as_null)]
 struct Stopped {
     stopped: bool,
     #[nserde(rename = "wasRunning")]
@@ -208,7 +209,7 @@ struct Stopped {
 
 /// `opta daemon stop`
 pub fn stop(paths: &Paths, asked: &Stop, output: &Output) -> Result<ExitCode, Error> {
-    let stopped = end(paths, asked, output)?;
+    let stopped = end(None, paths, asked, output)?;
     if stopped.is_none() {
         output.text("Daemon is not running.")?;
     }
@@ -220,10 +221,15 @@ pub fn stop(paths: &Paths, asked: &Stop, output: &Output) -> Result<ExitCode, Er
 }
 
 /// Stops a daemon that runs, with the words of the manual.
-fn end(paths: &Paths, asked: &Stop, output: &Output) -> Result<Option<i32>, Error> {
+fn end(
+    door: Option<&Door>,
+    paths: &Paths,
+    asked: &Stop,
+    output: &Output,
+) -> Result<Option<i32>, Error> {
     let patience = if asked.force { Patience::Kill } else { Patience::Report };
     let announce = |pid| output.text(&format!("Stopping daemon (pid {pid})..."));
-    let stopped = stop::stop(paths, asked.timeout, patience, announce)?;
+    let stopped = stop::stop(door, paths, asked.timeout, patience, announce)?;
     if stopped.is_some() {
         output.text("Daemon stopped.")?;
     }
@@ -231,6 +237,7 @@ fn end(paths: &Paths, asked: &Stop, output: &Output) -> Result<Option<i32>, Erro
 }
 
 #[derive(SerJson)]
+#[nserde(serialize_none_as_null)]
 struct Restarted {
     restarted: bool,
     pid: i32,
@@ -244,13 +251,15 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     // Everything that can go wrong before the old daemon is stopped should.
     let config = Config::load(&paths.config())?;
     paths.prepare()?;
-    let door = Door::enter(paths)?;
+    let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     let mut wanted = config.port;
     let mut previous = None;
-    if let Status::Running { card, .. } = status::look_once(paths)? {
-        if wanted == Port::Default {
-            wanted = Port::Preferred(card.port);
-        }
+    let status = status::look_once(paths)?;
+    if let (Some(port), Port::Default | Port::Exactly { port: 0, .. }) = (port_of(&status), wanted)
+    {
+        wanted = Port::Preferred(port);
+    }
+    if let Status::Running { card, .. } = status {
         if asked.if_idle {
             client::shutdown_if_idle(&card)?;
             output.text(&format!("Stopping daemon (pid {})...", card.pid))?;
@@ -259,7 +268,7 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
             previous = Some(card.pid);
         }
     }
-    previous = previous.or(end(paths, &asked.stop, output)?);
+    previous = previous.or(end(Some(&door), paths, &asked.stop, output)?);
     let Ensured { card, how } = guardian::start_behind(door, paths, &config, wanted)?;
     if let How::Started(past) = &how {
         tell_past(past, output);
@@ -273,6 +282,15 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     output.line(&format!("Daemon started (pid {}, port {})", card.pid, card.port))?;
     output.line("Token rotated.")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The port that the daemon has, or had when it was last heard of.
+fn port_of(status: &Status) -> Option<u16> {
+    match status {
+        Status::Running { card, .. } | Status::Crashed { card: Some(card) } => Some(card.port),
+        Status::Unresponsive { port, .. } => *port,
+        Status::Stopped | Status::Crashed { card: None } => None,
+    }
 }
 
 #[derive(SerJson)]

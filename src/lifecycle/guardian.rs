@@ -1,8 +1,8 @@
 //! The crash guardian: whatever state the daemon was left in, afterwards one runs.
 //!
-//! First it detects: it reads the card, asks its pid with signal zero, and confirms by the lock. Then it
-//! cleans up, under the lock: a stale card goes. Then it restarts: a new daemon with a new token and a
-//! new card. To retry what the user wanted is the caller's part.
+//! First it detects: it reads the card, asks its pid with signal zero, and confirms by the lock.
+//! Then it cleans up, under the lock: a stale card goes. Then it restarts: a new daemon with a new
+//! token and a new card. To retry what the user wanted is the caller's part.
 
 use crate::config::{Config, Port};
 use crate::error::Error;
@@ -61,7 +61,7 @@ pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<
         return Ok(Ensured { card, how: How::AlreadyRunning });
     }
     paths.prepare()?;
-    let door = Door::enter(paths)?;
+    let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     refuse_crash_loop(paths, caller)?;
     start_behind(door, paths, config, config.port)
 }
@@ -114,7 +114,7 @@ pub fn serve_here(
     style: Style,
 ) -> Result<Here, Error> {
     paths.prepare()?;
-    let door = Door::enter(paths)?;
+    let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     match claim::claim(paths, config, config.port, &door)? {
         Claimed::Taken(card) => Ok(Here::Taken(card)),
         Claimed::Ours(claim) => {

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::{held_elsewhere, remove_stale};
 use crate::lifecycle::status;
-use crate::lock::{self, Lock, Owner};
+use crate::lock::{self, Door, Lock, Owner};
 use crate::paths::Paths;
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
+use crate::{disk, limits};
 
 /// What to do when the daemon has not left in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +21,8 @@ pub enum Patience {
     Kill,
 }
 
-/// Stops the daemon, if there is one, and gives its pid. `announce` is called with the pid before
-/// the daemon is asked to leave.
+/// Stops the daemon, if there is one, and gives its pid. `door` is the caller's, if it is at the
+/// door already. `announce` is called with the pid before the daemon is asked to leave.
 ///
 /// Returns when the process has ended, its lock and its port are free, and its card is gone; also
 /// the card of one that had crashed.
@@ -29,20 +30,32 @@ pub enum Patience {
 /// # Errors
 /// [`Error::StillRunning`] after `limit`; [`Error::HeldElsewhere`] if the daemon is out of reach.
 pub fn stop(
+    door: Option<&Door>,
     paths: &Paths,
     limit: Duration,
     patience: Patience,
     mut announce: impl FnMut(i32) -> Result<(), Error>,
 ) -> Result<Option<i32>, Error> {
-    let deadline = Instant::now() + limit;
+    if matches!(lock::owner(paths)?, Owner::Nobody) && !paths.state().exists() {
+        return Ok(None);
+    }
+    let began = Instant::now();
+    let deadline = began + limit;
+    // Behind the door no starter is met half-way, and no daemon that comes later is taken for this
+    // one. It may stay shut, if a starter hangs or nothing can be written here: then it has to go
+    // without.
+    let _door = if door.is_none() { Door::enter(paths, limit).ok() } else { None };
     let mut stopped = None;
     let mut last = None;
     let done = status::watched(paths, deadline, lock::LOOK_AGAIN, || {
         // Several processes may pass through the lock while a daemon is being born: all must go.
         let process = match lock::owner(paths)? {
             Owner::Nobody => return Ok(Some(())),
-            Owner::Elsewhere => return Err(held_elsewhere(paths)),
-            Owner::Changing => return Ok(None),
+            // A daemon that is being born has the lock for a moment under the name of its starter.
+            Owner::Elsewhere if began.elapsed() >= limits::HEALTH_MAX.min(limit) => {
+                return Err(held_elsewhere(paths));
+            }
+            Owner::Elsewhere | Owner::Changing => return Ok(None),
             Owner::Is(process) => process,
         };
         if stopped.is_none() {
@@ -57,7 +70,13 @@ pub fn stop(
         match last {
             Some(process) if patience == Patience::Kill => {
                 process.kill().doing("kill the daemon")?;
-                process.wait(limit).doing("wait for the daemon's end")?;
+                let waited = limits::STOP_WAIT_FORCED;
+                if !process.wait(waited).doing("wait for the daemon's end")? {
+                    return Err(Error::StillRunning { pid: process.pid(), waited });
+                }
+                // It was the user's wish, so it does not count as a crash.
+                clear(paths, |paths| disk::remove(&paths.state()).map(drop))?;
+                return Ok(stopped);
             }
             last => {
                 let pid = last.map_or(stopped, |process| Some(process.pid()));
@@ -67,7 +86,7 @@ pub fn stop(
             }
         }
     }
-    clear(paths)?;
+    clear(paths, |paths| remove_stale(paths).map(drop))?;
     Ok(stopped)
 }
 
@@ -103,14 +122,14 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
 
 /// Removes the card of a daemon that has not done it itself. If somebody has the lock by now, it is
 /// theirs.
-fn clear(paths: &Paths) -> Result<(), Error> {
+fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
     if !paths.state().exists() {
         return Ok(());
     }
     if let Some(lock) = Lock::take(paths)? {
-        let cleared = remove_stale(paths);
+        let cleared = remove(paths);
         lock.release();
-        cleared?;
+        return cleared;
     }
     Ok(())
 }

@@ -1,10 +1,13 @@
-//! The promises, each held by driving the real program: a file for each kind.
+//! The promises of `opta`, each tested on the real binary in a throw-away home.
+//!
+//! No test needs another one, an order, a free port 9999 or a quiet machine.
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test that meets the unexpected should end there"
+    reason = "a test fails by panicking"
 )]
 #![expect(
     clippy::disallowed_methods,
@@ -12,7 +15,16 @@
 )]
 #![expect(clippy::print_stderr, reason = "a test that cannot run here says why")]
 
-mod docs;
-mod install;
 mod page;
+mod support;
+
+/// Start, status, stop, restart, token: what they say, what they leave.
+mod daemon;
+/// Manual, help and sources say the same.
+mod docs;
+/// Whatever state the daemon was left in, one command later one daemon runs, and never two.
+mod guardian;
+/// What `make install` puts where, and what `make uninstall` leaves.
+mod install;
+/// The rules of the house.
 mod tidy;
