@@ -26,5 +26,7 @@ mod docs;
 mod guardian;
 /// What `make install` puts where, and what `make uninstall` leaves.
 mod install;
+/// The log, as the daemon writes it and as people read it.
+mod logs;
 /// The rules of the house.
 mod tidy;
