@@ -11,7 +11,8 @@ pub fn script(shell: Shell) -> String {
     }
 }
 
-/// Every sequence of words that a command may follow, with what may come next: `daemon` → `start`, ….
+/// Every sequence of words that a command may follow, with what may come next: `daemon` → `start`,
+/// ….
 fn groups() -> Vec<(String, String)> {
     let mut groups: Vec<(String, String)> = Vec::new();
     for verb in VERBS {
@@ -46,16 +47,17 @@ fn bash() -> String {
     let mut script = String::from(
         "# bash completion for opta
 _opta() {
-    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} path='' i candidates=''
+    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+    local typed='' i candidates=''
     for ((i = 1; i < COMP_CWORD; i++)); do
-        [[ ${COMP_WORDS[i]} == -* ]] || path+=\" ${COMP_WORDS[i]}\"
+        [[ ${COMP_WORDS[i]} == -* ]] || typed+=\" ${COMP_WORDS[i]}\"
     done
     COMPREPLY=()
     case $previous in
         --level) candidates='debug info warn error' ;;
         --lines | -n | --since | --port | --timeout) return ;;
         *)
-            case \"${path# }\" in
+            case \"${typed# }\" in
 ",
     );
     for (words, next) in groups() {
@@ -72,8 +74,10 @@ _opta() {
         "            esac
             ;;
     esac
-    mapfile -t COMPREPLY < <(compgen -W \"$candidates\" -- \"$word\")
-    [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace
+    while IFS= read -r i; do
+        COMPREPLY+=(\"$i\")
+    done < <(compgen -W \"$candidates\" -- \"$word\")
+    [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace 2>/dev/null
 }
 complete -F _opta opta
 ",
@@ -86,17 +90,16 @@ fn zsh() -> String {
         "#compdef opta
 # zsh completion for opta
 _opta() {
-  local -a words_typed candidates
-  local path word
+  local -a typed candidates
+  local word
   for word in ${words[2,CURRENT-1]}; do
-    [[ $word == -* ]] || words_typed+=($word)
+    [[ $word == -* ]] || typed+=($word)
   done
-  path=\"${words_typed[*]}\"
   case $words[CURRENT-1] in
     --level) compadd debug info warn error; return ;;
     --lines|-n|--since|--port|--timeout) return ;;
   esac
-  case $path in
+  case \"${typed[*]}\" in
 ",
     );
     for (words, _) in groups() {

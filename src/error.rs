@@ -1,8 +1,8 @@
 //! Every way to fail: facts in, one sentence and one exit status out.
 //!
-//! `Display` is the whole sentence that the user reads behind `opta: `; [`Error::remedy`] is the second
-//! line where there is an obvious next step; [`Error::status`] the exit status; [`Error::code`] the name
-//! in `--json`.
+//! `Display` is the whole sentence that the user reads behind `opta: `; [`Error::remedy`] is the
+//! second line where there is an obvious next step; [`Error::status`] the exit status;
+//! [`Error::code`] the name in `--json`.
 
 use std::fmt;
 use std::io;
@@ -214,7 +214,8 @@ pub fn reason(cause: &io::Error) -> String {
     }
 }
 
-/// `text` on one line: control characters, which could end the line or drive a terminal, are escaped.
+/// `text` on one line: control characters, which could end the line or drive a terminal, are
+/// escaped.
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -20,9 +20,9 @@ pub struct Paths {
 impl Paths {
     /// `$OPTA_HOME`, else on Linux `$XDG_CONFIG_HOME/opta`, else `~/.config/opta`.
     ///
-    /// An empty variable counts as unset. A relative `OPTA_HOME` or `HOME` is refused: it would mean
-    /// another place in every directory. A relative `XDG_CONFIG_HOME` is ignored, as the XDG Base
-    /// Directory Specification demands. Without `HOME`, the user database is asked.
+    /// An empty variable counts as unset. A relative `OPTA_HOME` or `HOME` is refused: it would
+    /// mean another place in every directory. A relative `XDG_CONFIG_HOME` is ignored, as the XDG
+    /// Base Directory Specification demands. Without `HOME`, the user database is asked.
     pub fn from_environment() -> Result<Paths, Error> {
         let home = variable("HOME").map(PathBuf::from);
         if let Some(root) = variable("OPTA_HOME").map(PathBuf::from) {
@@ -94,8 +94,8 @@ impl Paths {
 
     /// Makes the daemon's directory, private, or says why it cannot be used.
     ///
-    /// Root in another user's home is refused: the files it would leave there would be in that user's
-    /// way for ever.
+    /// Root in another user's home is refused: the files it would leave there would be in that
+    /// user's way for ever.
     pub fn prepare(&self) -> Result<(), Error> {
         if sys::effective_user() == 0 {
             self.refuse_root_in_a_users_home()?;

@@ -1,5 +1,5 @@
-//! Ending the daemon: asked in peace, waited for until it has really gone, forced only if the user says
-//! so, and only the process that the lock proves to be it.
+//! Ending the daemon: asked in peace, waited for until it has really gone, forced only if the user
+//! says so, and only the process that the lock proves to be it.
 
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,11 @@ pub enum Patience {
     Kill,
 }
 
-/// Stops the daemon, if there is one, and gives its pid. `door` is the caller's, if it is at the door
-/// already. `announce` is called with the pid before the daemon is asked to leave.
+/// Stops the daemon, if there is one, and gives its pid. `door` is the caller's, if it is at the
+/// door already. `announce` is called with the pid before the daemon is asked to leave.
 ///
-/// Returns when the process has ended, its lock and its port are free, and its card is gone; also the
-/// card of one that had crashed.
+/// Returns when the process has ended, its lock and its port are free, and its card is gone; also
+/// the card of one that had crashed.
 ///
 /// # Errors
 /// [`Error::StillRunning`] after `limit`; [`Error::HeldElsewhere`] if the daemon is out of reach.
@@ -41,8 +41,9 @@ pub fn stop(
     }
     let began = Instant::now();
     let deadline = began + limit;
-    // Behind the door no starter is met half-way, and no daemon that comes later is taken for this one.
-    // It may stay shut, if a starter hangs or nothing can be written here: then it has to go without.
+    // Behind the door no starter is met half-way, and no daemon that comes later is taken for this
+    // one. It may stay shut, if a starter hangs or nothing can be written here: then it has to go
+    // without.
     let _door = if door.is_none() { Door::enter(paths, limit).ok() } else { None };
     let mut stopped = None;
     let mut last = None;

@@ -1,20 +1,21 @@
 //! An answer, and how it becomes bytes.
 //!
-//! `tiny_http::Response` prints it. What that crate cannot say (`Connection: close`) or lets through
-//! (line breaks in a header's value) is put right here.
+//! `tiny_http::Response` prints it. What that crate cannot say (`Connection: close`) or lets
+//! through (line breaks in a header's value) is put right here.
 
 use std::fmt::Display;
-use std::io::{self, Cursor};
+use std::io;
 
 use nanoserde::SerJson;
-use tiny_http::{HTTPVersion, Header, Response};
+use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
-use crate::api::{Fault, Problem};
-use crate::json;
+use crate::{api, json};
 
 /// A whole answer, not yet written.
 pub struct Reply {
-    response: Response<Cursor<Vec<u8>>>,
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
     closing: bool,
     bodiless: bool,
 }
@@ -27,18 +28,20 @@ impl Reply {
 
     /// A body that is JSON already.
     pub fn json_text(status: u16, body: String) -> Reply {
-        Reply::new(status, body.into_bytes()).with("Content-Type", "application/json")
+        let mut reply = Reply::empty(status).with("Content-Type", "application/json");
+        reply.body = body.into_bytes();
+        reply
     }
 
     /// No body at all.
     pub fn empty(status: u16) -> Reply {
-        Reply::new(status, Vec::new())
+        let (headers, body) = (Vec::new(), Vec::new());
+        Reply { status, headers, body, closing: false, bodiless: false }
     }
 
     /// `{"error":{"code":…,"message":…}}`.
     pub fn problem(status: u16, code: &str, message: impl Display) -> Reply {
-        let error = Fault { code: code.to_owned(), message: message.to_string() };
-        Reply::json(status, &Problem { error })
+        Reply::json_text(status, api::problem(code, &message.to_string()))
     }
 
     /// The request itself is wrong.
@@ -46,25 +49,9 @@ impl Reply {
         Reply::problem(400, "INVALID_REQUEST", message)
     }
 
-    fn new(status: u16, body: Vec<u8>) -> Reply {
-        Reply {
-            // A known length is never sent in chunks.
-            response: Response::from_data(body)
-                .with_status_code(status)
-                .with_chunked_threshold(usize::MAX),
-            closing: false,
-            bodiless: false,
-        }
-        .with("Server", "opta")
-        .with("Cache-Control", "no-store")
-    }
-
-    /// The same answer with one more header, unless the value could be read as more than one line.
+    /// The same answer with one more header.
     pub fn with(mut self, name: &'static str, value: &str) -> Reply {
-        let plain = !value.bytes().any(|byte| byte.is_ascii_control());
-        if let (true, Ok(header)) = (plain, Header::from_bytes(name, value)) {
-            self.response.add_header(header);
-        }
+        self.headers.push((name, value.to_owned()));
         self
     }
 
@@ -82,16 +69,26 @@ impl Reply {
 
     /// The status code.
     pub fn status(&self) -> u16 {
-        self.response.status_code().0
+        self.status
     }
 
-    /// Appends the answer to `out` as it goes over the wire.
+    /// Appends the answer to `out` as it goes over the wire. A header whose value could be read as
+    /// more than one line is left out.
     pub fn print(self, out: &mut Vec<u8>) -> io::Result<()> {
         let begin = out.len();
-        // The version is the server's own (RFC 9110, 6.2), the length known: nothing depends on the
-        // request's headers.
-        let version = HTTPVersion(1, 1);
-        self.response.raw_print(&mut *out, version, &[], self.bodiless, None)?;
+        let common = [("Server", "opta"), ("Cache-Control", "no-store")];
+        let own = self.headers.iter().map(|(name, value)| (*name, value.as_str()));
+        let headers = common.into_iter().chain(own).filter_map(|(name, value)| {
+            let plain = !value.bytes().any(|byte| byte.is_ascii_control());
+            Header::from_bytes(name, value).ok().filter(|_| plain)
+        });
+        let (status, headers, length) =
+            (StatusCode(self.status), headers.collect(), self.body.len());
+        // A known length is never sent in chunks. The version is the server's own (RFC 9110, 6.2),
+        // so nothing depends on the request's headers.
+        Response::new(status, headers, self.body.as_slice(), Some(length), None)
+            .with_chunked_threshold(usize::MAX)
+            .raw_print(&mut *out, HTTPVersion(1, 1), &[], self.bodiless, None)?;
         if self.closing {
             let status_line = out.iter().skip(begin).position(|byte| *byte == b'\n');
             let at = status_line.map_or(out.len(), |length| begin + length + 1);

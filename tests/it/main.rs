@@ -9,12 +9,28 @@
     clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "files are prepared as anybody may leave them, and UPDATE is read"
+)]
+#![expect(clippy::print_stderr, reason = "a test that cannot run here says why")]
 
+mod page;
 mod support;
 
 /// Start, status, stop, restart, token: what they say, what they leave.
 mod daemon;
+/// Manual, help and sources say the same.
+mod docs;
 /// Whatever state the daemon was left in, one command later one daemon runs, and never two.
 mod guardian;
+/// What `make install` puts where, and what `make uninstall` leaves.
+mod install;
+/// Whatever the files say: no stranger is ever signalled.
+mod liveness;
+/// The log, as the daemon writes it and as people read it.
+mod logs;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
+/// The rules of the house.
+mod tidy;

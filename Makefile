@@ -1,0 +1,70 @@
+# make && make install PREFIX="$HOME/.local"
+#
+# For GNU make and BSD make. A path may contain spaces.
+
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+MANDIR ?= $(PREFIX)/share/man
+BASH_COMPLETIONS = $(PREFIX)/share/bash-completion/completions
+ZSH_COMPLETIONS = $(PREFIX)/share/zsh/site-functions
+FISH_COMPLETIONS = $(PREFIX)/share/fish/vendor_completions.d
+
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= target
+# What 'make build' makes, and all that 'make install' takes.
+OPTA = $(CARGO_TARGET_DIR)/release/opta
+COMPLETIONS = $(CARGO_TARGET_DIR)/completions
+
+SCRIPTS = .ci/run
+PAGES = man/opta.1 man/opta-daemon.1
+
+# put MODE FILE PLACE: in one step, so that a program can be replaced while it runs.
+PUT = put() { install -d "$${3%/*}" && install -m "$$1" "$$2" "$$3.new" && mv -f "$$3.new" "$$3"; }; put
+# try TOOL COMMAND...: nothing but a word about it where the tool is missing.
+TRY = try() { command -v "$$1" >/dev/null 2>&1 || { echo "skipped, no $$1"; return 0; }; \
+	shift; echo "$$*"; "$$@"; }; try
+
+all: build
+
+build:
+	$(CARGO) build --release --locked
+	@mkdir -p "$(COMPLETIONS)"
+	"$(OPTA)" completions bash >"$(COMPLETIONS)/opta"
+	"$(OPTA)" completions zsh >"$(COMPLETIONS)/_opta"
+	"$(OPTA)" completions fish >"$(COMPLETIONS)/opta.fish"
+
+check:
+	@$(TRY) cargo-fmt $(CARGO) fmt --check
+	@$(TRY) cargo-clippy $(CARGO) clippy --locked --all-targets -- -D warnings
+	@$(TRY) mandoc mandoc -Tlint -W warning $(PAGES)
+	@$(TRY) shellcheck shellcheck $(SCRIPTS)
+	@$(TRY) python3 python3 -c "compile(open('benches/run').read(), 'benches/run', 'exec')"
+
+test:
+	$(CARGO) test --locked
+
+bench: build
+	benches/run --opta "$(OPTA)"
+
+install:
+	@for file in "$(OPTA)" "$(COMPLETIONS)/opta" "$(COMPLETIONS)/_opta" "$(COMPLETIONS)/opta.fish"; do \
+		test -e "$$file" || { echo "nothing to install, no $$file: run make first" >&2; exit 1; }; \
+	done
+	@$(PUT) 755 "$(OPTA)" "$(DESTDIR)$(BINDIR)/opta"
+	@$(PUT) 644 man/opta.1 "$(DESTDIR)$(MANDIR)/man1/opta.1"
+	@$(PUT) 644 man/opta-daemon.1 "$(DESTDIR)$(MANDIR)/man1/opta-daemon.1"
+	@$(PUT) 644 "$(COMPLETIONS)/opta" "$(DESTDIR)$(BASH_COMPLETIONS)/opta"
+	@$(PUT) 644 "$(COMPLETIONS)/_opta" "$(DESTDIR)$(ZSH_COMPLETIONS)/_opta"
+	@$(PUT) 644 "$(COMPLETIONS)/opta.fish" "$(DESTDIR)$(FISH_COMPLETIONS)/opta.fish"
+	@echo "Installed $(DESTDIR)$(BINDIR)/opta, its manual pages and completions."
+
+uninstall:
+	rm -f "$(DESTDIR)$(BINDIR)/opta"
+	rm -f "$(DESTDIR)$(MANDIR)/man1/opta.1" "$(DESTDIR)$(MANDIR)/man1/opta-daemon.1"
+	rm -f "$(DESTDIR)$(BASH_COMPLETIONS)/opta" "$(DESTDIR)$(ZSH_COMPLETIONS)/_opta"
+	rm -f "$(DESTDIR)$(FISH_COMPLETIONS)/opta.fish"
+
+clean:
+	$(CARGO) clean
+
+.PHONY: all build check test bench install uninstall clean

@@ -1,0 +1,525 @@
+//! The documents say what the program does: manual, help, completions, README and sources are held
+//! together, in both directions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::page::Page;
+
+const OPTA: &str = env!("CARGO_BIN_EXE_opta");
+const PAGES: [&str; 2] = ["opta.1", "opta-daemon.1"];
+
+fn opta(arguments: &str) -> Output {
+    Command::new(OPTA).args(arguments.split_whitespace()).output().unwrap()
+}
+
+fn printed(arguments: &str) -> String {
+    let output = opta(arguments);
+    assert!(output.status.success(), "opta {arguments}: {output:?}");
+    assert_eq!(output.stderr, b"", "opta {arguments}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn document(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Every command with words and operand, as `opta --help` lists them.
+fn commands() -> Vec<String> {
+    let help = printed("--help");
+    let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    list.lines().map(|line| columns(line).0).collect()
+}
+
+/// The words alone: `completions` for `completions SHELL`.
+fn words(command: &str) -> String {
+    let lower = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
+    command.split(' ').take_while(lower).collect::<Vec<_>>().join(" ")
+}
+
+/// A line of help: what is described, and the description.
+fn columns(line: &str) -> (String, String) {
+    let line = line.strip_prefix("  ").unwrap();
+    let (left, right) = line.split_once("  ").unwrap();
+    (left.to_owned(), right.trim_start().to_owned())
+}
+
+/// The options of a command with their descriptions, without `-h, --help`.
+fn options(command: &str) -> BTreeMap<String, String> {
+    let help = printed(&format!("{command} --help"));
+    let list = help.split("Options:\n").nth(1).unwrap();
+    let options = list.lines().take_while(|line| line.starts_with("  ")).map(columns);
+    options.filter(|(spelling, _)| spelling != "-h, --help").collect()
+}
+
+fn daemon_commands() -> Vec<String> {
+    commands().into_iter().filter(|command| command.starts_with("daemon ")).collect()
+}
+
+fn set<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> {
+    items.into_iter().map(|item| item.as_ref().to_owned()).collect()
+}
+
+/// What stands between `before` and the next `after`, everywhere in `text`.
+fn between(text: &str, before: &str, after: char) -> BTreeSet<String> {
+    set(text.split(before).skip(1).filter_map(|rest| rest.split(after).next()))
+}
+
+fn numbers(text: &str) -> Vec<&str> {
+    text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).collect()
+}
+
+#[test]
+fn the_version_is_that_of_the_package_and_of_the_protocol() {
+    let package = env!("CARGO_PKG_VERSION");
+    let expected = format!("opta {package} (protocol 3.0.0)\n");
+    assert_eq!(printed("--version"), expected);
+    assert_eq!(printed("-V"), expected);
+    assert!(document("CHANGELOG.md").contains(&format!("\n## {package}\n")));
+}
+
+#[test]
+fn page_and_help_list_the_same_options() {
+    let page = Page::read("opta-daemon.1");
+    for command in daemon_commands() {
+        let section = page.section(&format!("opta {command}"));
+        let in_page = set(section.items().iter().map(|item| &item.head));
+        assert_eq!(set(options(&command).keys()), in_page, "opta {command}");
+    }
+}
+
+#[test]
+fn page_and_help_call_commands_the_same_way() {
+    let usage = |command: &String| {
+        let help = printed(&format!("{command} --help"));
+        help.lines().next().unwrap().strip_prefix("Usage: ").unwrap().to_owned()
+    };
+    let usages: Vec<String> = daemon_commands().iter().map(usage).collect();
+    assert_eq!(usages, Page::read("opta-daemon.1").synopsis());
+}
+
+#[test]
+fn page_and_help_state_the_same_defaults() {
+    let page = Page::read("opta-daemon.1");
+    for command in daemon_commands() {
+        let options = options(&command);
+        for item in page.section(&format!("opta {command}")).items() {
+            let help = &options[&item.head];
+            let place = format!("opta {command} {}: '{}' and '{help}'", item.head, item.body);
+            let Some((_, default)) = help.split_once("(default ") else {
+                assert!(!item.body.contains("default"), "{place}");
+                continue;
+            };
+            let first = default.split([',', ')']).next().unwrap();
+            assert!(item.body.contains(&format!("The default is {first}")), "{place}");
+            for number in numbers(default) {
+                assert!(numbers(&item.body).contains(&number), "{place}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pages_mention_no_option_that_does_not_exist() {
+    let mut known = set(["--help", "--version"]);
+    for command in commands() {
+        for spelling in options(&words(&command)).into_keys() {
+            let long = spelling.split([' ', '[']).find(|word| word.starts_with("--")).unwrap();
+            known.insert(long.to_owned());
+        }
+    }
+    // Words of the general description, not options.
+    known.insert("--option".to_owned());
+    for name in PAGES {
+        let text = Page::read(name).text();
+        let running = text.split(" EXAMPLES ").next().unwrap();
+        let mentioned = running.split_whitespace().filter_map(|word| {
+            let word = word.trim_start_matches(['[', '"', '(']);
+            let letters = |c: char| c.is_ascii_lowercase() || c == '-';
+            word.starts_with("--").then(|| word.split(|c: char| !letters(c)).next().unwrap())
+        });
+        // The option of another program, in an example.
+        let unknown: Vec<&str> = mentioned
+            .filter(|option| !known.contains(*option))
+            .filter(|option| !["--silent", "--header"].contains(option))
+            .collect();
+        assert_eq!(unknown, Vec::<&str>::new(), "{name}");
+    }
+}
+
+#[test]
+fn documents_name_every_command_and_no_other() {
+    let commands: Vec<String> = commands().iter().map(|command| words(command)).collect();
+    for name in ["README.md", "CHANGELOG.md"] {
+        let text = document(name);
+        for command in &commands {
+            assert!(text.contains(&format!("opta {command}")), "{name}: opta {command}");
+        }
+    }
+    let groups = set(commands.iter().filter_map(|command| command.split_once(' ')).map(|c| c.0));
+    for name in ["README", "CHANGELOG", "ARCHITECTURE", "CONTRIBUTING", "SECURITY"] {
+        let text = document(&format!("{name}.md"));
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            // Shown in order to show the answer.
+            let wrong = lines.get(index + 1).is_some_and(|next| next.contains("unknown command"));
+            for call in ["`opta ", "$ opta ", "& opta ", "| opta ", "(opta "]
+                .iter()
+                .flat_map(|before| line.split(before).skip(1))
+                .filter(|_| !wrong)
+            {
+                let call = words(call.split(['`', ';', ')', '|', '&']).next().unwrap().trim());
+                let known = commands.contains(&call) || groups.contains(&call) || call.is_empty();
+                assert!(known, "{name}.md: opta {call}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pages_and_readme_list_the_exit_statuses_of_the_program() {
+    let from_source = |path: &str, function: &str| {
+        let source = document(path);
+        let body = source.split(function).nth(1).unwrap().split("\n    }").next().unwrap();
+        numbers(body).into_iter().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let mut used = from_source("src/error.rs", "pub fn status(&self) -> u8 {");
+    used.extend(from_source("src/commands/daemon.rs", "Ok(ExitCode::from(match status {"));
+    // What the shell makes of a command that SIGINT has ended.
+    used.insert("130".to_owned());
+    for name in PAGES {
+        let items = Page::read(name).section("EXIT STATUS").items();
+        assert_eq!(set(items.iter().map(|item| &item.head)), used, "{name}");
+    }
+    let readme = document("README.md");
+    let table = readme.split("| exit status |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let rows = table.lines().skip(2).filter_map(|row| row.split('|').nth(1));
+    assert_eq!(set(rows.map(str::trim)), used);
+}
+
+#[test]
+fn the_page_lists_the_variables_that_are_read() {
+    let mut read = between(&document("src/paths.rs"), "variable(\"", '"');
+    read.extend(between(&document("src/config.rs"), "variable(\"", '"'));
+    let listed = |name: &str| {
+        set(Page::read(name).section("ENVIRONMENT").items().iter().map(|item| &item.head))
+    };
+    assert_eq!(listed("opta-daemon.1"), read);
+    assert!(listed("opta.1").is_subset(&read));
+}
+
+#[test]
+fn the_page_lists_the_settings_that_are_read() {
+    let placed = between(&document("src/config.rs"), "at(\"", '"');
+    let read = set(placed.iter().filter(|key| key.contains('.')));
+    let section = Page::read("opta-daemon.1").section("Configuration");
+    assert_eq!(set(section.items().iter().map(|item| &item.head)), read);
+}
+
+#[test]
+fn the_page_lists_the_files_and_the_fields_of_the_card() {
+    let source = document("src/paths.rs");
+    let mut files = between(&source, "join(\"daemon/", '"');
+    files.extend(between(&source, "join(\"config", '"').iter().map(|rest| format!("config{rest}")));
+    let items = Page::read("opta-daemon.1").section("FILES").items();
+    let listed = items.iter().map(|item| item.head.rsplit('/').next().unwrap());
+    // One example for all rotated logs.
+    assert_eq!(set(listed.filter(|name| *name != "daemon.log.1")), files);
+
+    let source = document("src/state.rs");
+    let body = source.split("struct Fields {\n").nth(1).unwrap().split("\n}").next().unwrap();
+    let mut fields = Vec::new();
+    let mut renamed = None;
+    for line in body.lines().map(str::trim) {
+        match line.split_once(':') {
+            None => renamed = line.split('"').nth(1),
+            Some((name, _)) => fields.push(renamed.take().unwrap_or(name)),
+        }
+    }
+    let card = items.iter().find(|item| item.head.ends_with("/state.json")).unwrap();
+    let list = card.body.split("an object with ").nth(1).unwrap().split('.').next().unwrap();
+    let listed: Vec<&str> =
+        list.split([',', ' ']).filter(|word| !word.is_empty() && *word != "and").collect();
+    assert_eq!(listed, fields);
+}
+
+#[test]
+fn the_page_lists_the_codes_of_failures() {
+    /// In the program, and not to be met with the commands that there are.
+    const UNSEEN: [&str; 1] = ["CRASH_LOOP"];
+    let source = document("src/error.rs");
+    let body = source.split("pub fn code(").nth(1).unwrap().split("\n    }\n").next().unwrap();
+    let codes = between(body, "=> \"", '"').into_iter();
+    let codes: BTreeSet<String> = codes.filter(|code| !UNSEEN.contains(&code.as_str())).collect();
+    assert_eq!(set(Page::read("opta-daemon.1").section("DIAGNOSTICS").marked("Er")), codes);
+
+    let mut sources = String::new();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server")).unwrap() {
+        sources.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+    let mut codes = set(["INVALID_REQUEST"]);
+    let mut statuses = set(["400"]);
+    for call in sources.split("problem(").skip(1) {
+        let mut arguments = call.split(',').map(str::trim);
+        let (status, code) = (arguments.next().unwrap(), arguments.next().unwrap_or(""));
+        if status.len() == 3 && status.bytes().all(|byte| byte.is_ascii_digit()) {
+            statuses.insert(status.to_owned());
+            codes.insert(code.trim_matches('"').to_owned());
+        }
+    }
+    let section = Page::read("opta-daemon.1").section("HTTP API");
+    assert_eq!(set(section.marked("Er")), codes);
+    let text = section.text();
+    let list = text.split("The codes are").nth(1).unwrap().split("The limits").next().unwrap();
+    let listed = set(numbers(list));
+    let missing: Vec<_> = statuses.difference(&listed).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// The constants of `src/limits.rs`, as a document would write them: seconds, bytes, `1 to 2`.
+fn limits() -> BTreeMap<String, String> {
+    fn product(expression: &str) -> u64 {
+        let term = |text: &str| text.trim().replace('_', "").parse::<u64>().unwrap();
+        match expression.split_once("<<") {
+            Some((number, bits)) => term(number) << term(bits),
+            None => expression.split('*').map(term).product(),
+        }
+    }
+    let source = document("src/limits.rs");
+    let mut limits = BTreeMap::new();
+    for constant in source.split("pub const ").skip(1) {
+        let (name, rest) = constant.split_once(':').unwrap();
+        let (_, value) = rest.split_once('=').unwrap();
+        let value = value.split(';').next().unwrap().trim();
+        let seconds = value.strip_prefix("Duration::from_secs(");
+        let written = match (seconds, value.split_once("..=")) {
+            (Some(seconds), _) => product(seconds.trim_end_matches(')')).to_string(),
+            (None, Some((first, last))) => format!("{} to {}", product(first), product(last)),
+            (None, None) if value.starts_with("Duration::from_millis(") => continue,
+            (None, None) => product(value).to_string(),
+        };
+        limits.insert(name.to_owned(), written);
+    }
+    limits
+}
+
+#[test]
+fn the_page_states_the_limits_as_they_are() {
+    const STATED: &[(&str, &str)] = &[
+        ("PORT_DEFAULT", "The default is {} or,"),
+        ("PORTS_FALLBACK", "the first free one of {}."),
+        ("START_MAX", "says nothing for {} seconds has failed"),
+        ("START_MAX", "The default is {} seconds."),
+        ("OWNER_WAIT_MAX", "waits {} seconds for it"),
+        ("QUEUE_WAIT_MAX", "others wait for it, up to {} seconds"),
+        ("HEALTH_MAX", "(no answer in {}s)"),
+        ("STOP_WAIT_DEFAULT", "The default is {}, with --force"),
+        ("STOP_WAIT_FORCED", "with --force {}."),
+        ("WAIT_SECONDS_MAX", "takes at most {}."),
+        ("GRACE_MAX", "give requests in flight {} seconds"),
+        ("CRASHES_MAX", "if there were {} crashes"),
+        ("CRASHES_WINDOW", "crashes within {} seconds"),
+        ("CONNECTIONS_MAX", "The limits are {} connections"),
+        ("HEAD_BYTES_MAX", "; {} bytes and"),
+        ("HEADERS_MAX", "and {} headers in a request's head"),
+        ("BODY_BYTES_MAX", "; {} bytes in its body"),
+        ("IDLE_MAX", "may be idle for {} seconds"),
+        ("HEAD_MAX", "complete {} seconds after its first byte"),
+        ("BODY_MAX", "a body {} seconds after the head"),
+        ("WRITE_MAX", "taken after {} seconds"),
+        ("LOG_BYTES_DEFAULT", "The default is {}, the least"),
+        ("LOG_BYTES_MIN", "the least {}."),
+        ("LOG_FILES_DEFAULT", "The default is {}, the most"),
+        ("LOG_FILES_MAX", "the most {}."),
+        ("LOG_LINES_DEFAULT", "The default is {}."),
+    ];
+    let limits = limits();
+    let text = Page::read("opta-daemon.1").text();
+    for (name, phrase) in STATED {
+        let phrase = phrase.replace("{}", &limits[*name]);
+        assert!(text.contains(&phrase), "{name}: the page does not say '{phrase}'");
+    }
+}
+
+/// A throw-away home, and a daemon there that listens where nobody else does.
+struct Home {
+    path: PathBuf,
+}
+
+impl Home {
+    fn new(name: &str) -> Home {
+        let path = std::env::temp_dir().join(format!("opta docs {} {name}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Home { path }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let bin = Path::new(OPTA).parent().unwrap().to_str().unwrap();
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("HOME", &self.path)
+            .env("TMPDIR", &self.path)
+            .env("PATH", format!("{bin}:/usr/local/bin:/usr/bin:/bin"))
+            .env("OPTA_DAEMON_PORT", "0")
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let stopped = self.command(OPTA).args(["daemon", "stop", "--force"]).output();
+        let removed = fs::remove_dir_all(&self.path);
+        if !std::thread::panicking() {
+            assert!(stopped.unwrap().status.success());
+            removed.unwrap();
+        }
+    }
+}
+
+/// Whether `program` can be run here; says so if not.
+fn there_is(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !found {
+        eprintln!("skipped: there is no {program} here");
+    }
+    found
+}
+
+#[test]
+fn the_examples_of_the_manual_work_when_pasted() {
+    if !there_is("curl") || !there_is("bash") {
+        return;
+    }
+    let home = Home::new("examples");
+    for name in PAGES {
+        for example in Page::read(name).section("EXAMPLES").literals() {
+            let output = home.command("bash").args(["-uc", &example]).output().unwrap();
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{example}{complaint}");
+            assert_eq!(complaint, "", "{example}");
+            if example.contains("/v3/metrics") {
+                let answer = String::from_utf8_lossy(&output.stdout);
+                assert!(answer.contains("\"daemonId\":\"daemon_"), "{example}{answer}");
+            }
+        }
+    }
+}
+
+/// Runs `script` in a shell that knows nothing of its user, with the completions as `$1`.
+fn in_shell(shell: &str, name: &str, script: &str) -> String {
+    let home = Home::new(&format!("{shell} {name}"));
+    let completions = home.path.join("completions");
+    fs::write(&completions, printed(&format!("completions {shell}"))).unwrap();
+    let bare: &[&str] = match shell {
+        "bash" => &["--norc", "--noprofile"],
+        "zsh" => &["-f"],
+        _ => &["--no-config"],
+    };
+    let mut command = home.command(shell);
+    command.args(bare).args(["-c", script]);
+    if shell != "fish" {
+        command.arg(shell);
+    }
+    let output = command.arg(&completions).output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{shell}: {complaint}");
+    assert_eq!(complaint, "", "{shell}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What is typed, and the words that may come next.
+const TYPED: &[(&str, &str)] = &[
+    ("opta ", "daemon completions help --help --version"),
+    ("opta da", "daemon"),
+    ("opta daemon ", "start status logs restart stop token"),
+    ("opta daemon st", "start status stop"),
+    ("opta daemon start --", "--foreground --port --json --help"),
+    ("opta daemon start --port ", ""),
+    ("opta daemon start --json --f", "--foreground"),
+    ("opta daemon status --w", "--wait="),
+    ("opta daemon logs --level ", "debug info warn error"),
+    ("opta daemon logs --level w", "warn"),
+    ("opta daemon logs --lines 5 --fo", "--follow"),
+    ("opta completions ", "bash zsh fish --help"),
+];
+
+#[test]
+fn bash_completes_what_the_table_has() {
+    if !there_is("bash") {
+        return;
+    }
+    // compopt works only while a completion is really asked for.
+    let script = r#"
+        source "$1"
+        compopt() { :; }
+        while IFS= read -r line; do
+            read -ra COMP_WORDS <<<"$line"
+            [[ $line == *' ' ]] && COMP_WORDS+=('')
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            _opta opta "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+            echo "${COMPREPLY[*]-}"
+        done <"$(dirname "$1")/typed"
+    "#;
+    let typed: String = TYPED.iter().map(|(line, _)| format!("{line}\n")).collect();
+    let script = format!("printf '{typed}' >\"$(dirname \"$1\")/typed\"\n{script}");
+    let answers = in_shell("bash", "words", &script);
+    let expected: Vec<&str> = TYPED.iter().map(|(_, words)| *words).collect();
+    assert_eq!(answers.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn zsh_completes_what_the_table_has() {
+    if !there_is("zsh") {
+        return;
+    }
+    assert_eq!(in_shell("zsh", "syntax", "zsh -n \"$1\""), "");
+    // What chooses among the candidates is zsh's own; here it only says what it was offered.
+    let script = r#"
+        _describe() { print -r -- ${${(P)2}%%:*} }
+        compadd() { print -r -- $@ }
+        _opta() { }
+        while IFS= read -r line; do
+            words=(${(s: :)line}) CURRENT=$#words
+            [[ $line == *' ' ]] && (( CURRENT++ ))
+            source "$1"
+        done <"${1:h}/typed"
+    "#;
+    let cases = [
+        ("opta ", "daemon completions"),
+        ("opta da", "daemon completions"),
+        ("opta daemon st", "start status logs restart stop token"),
+        ("opta daemon start --json ", "--foreground --port --json --help"),
+        ("opta daemon logs --level ", "debug info warn error"),
+        ("opta completions ", "bash zsh fish --help"),
+    ];
+    let typed: String = cases.iter().map(|(line, _)| format!("{line}\n")).collect();
+    let script = format!("printf '{typed}' >\"${{1:h}}/typed\"\n{script}");
+    let answers = in_shell("zsh", "words", &script);
+    let expected: Vec<&str> = cases.iter().map(|(_, words)| *words).collect();
+    assert_eq!(answers.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn fish_completes_what_the_table_has() {
+    if !there_is("fish") {
+        return;
+    }
+    assert_eq!(in_shell("fish", "syntax", "fish --no-execute $argv[1]"), "");
+    for (typed, expected) in [
+        ("opta da", "daemon"),
+        ("opta daemon st", "start status stop"),
+        ("opta daemon start --fo", "--foreground"),
+        ("opta daemon logs --level w", "warn"),
+        ("opta completions z", "zsh"),
+    ] {
+        let script = format!("source $argv[1]; complete -C '{typed}'");
+        let answers = in_shell("fish", "words", &script);
+        let words: BTreeSet<&str> =
+            answers.lines().filter_map(|line| line.split('\t').next()).collect();
+        assert_eq!(words, expected.split(' ').collect(), "{typed}");
+    }
+}

@@ -1,0 +1,274 @@
+//! The rules of ARCHITECTURE.md and CONTRIBUTING.md, as far as a machine can hold them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Files that may be longer than [`LINES_MAX`]: how long, and why.
+const LONGER: &[(&str, usize, &str)] = &[("src/cli.rs", 700, "a third of it is a table")];
+/// Without the unit tests at the foot of a file.
+const LINES_MAX: usize = 500;
+const COLUMNS_MAX: usize = 100;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// The files under `folder`, by their path from the root.
+fn files(folder: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+            if matches!(name.as_str(), ".git" | "target") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(name);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The Rust sources under `folder`, each with its text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let names = files(folder).into_iter().filter(|name| name.ends_with(".rs"));
+    names.map(|name| (name.clone(), read(&name))).collect()
+}
+
+/// A source without its comments, which may speak of anything.
+fn code(text: &str) -> String {
+    let without = |line: &str| match line.find("//") {
+        // Not within a string, as in a URL.
+        Some(at) if at == 0 || line[..at].ends_with(char::is_whitespace) => line[..at].to_owned(),
+        _ => line.to_owned(),
+    };
+    text.lines().map(without).collect::<Vec<_>>().join("\n")
+}
+
+/// The room that a file belongs to: `src/log/tail.rs` to `log`.
+fn room(file: &str) -> &str {
+    let inside = file.strip_prefix("src/").unwrap();
+    inside.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+/// The floors, from the table in ARCHITECTURE.md.
+fn floors() -> BTreeMap<String, u32> {
+    let document = read("ARCHITECTURE.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| "));
+    let cells = rows.map(|row| row.split(" | ").collect::<Vec<_>>());
+    let floors = cells.filter_map(|cells| {
+        Some((cells.get(1)?.trim_matches('`').to_owned(), cells.first()?.parse().ok()?))
+    });
+    floors.collect()
+}
+
+/// The names directly behind each `prefix` in `code`, those in braces one by one.
+fn named(code: &str, prefix: &str) -> BTreeSet<String> {
+    let first = |text: &str| {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        text.trim_start().split(|c| !word(c)).next().unwrap().to_owned()
+    };
+    let mut names = BTreeSet::new();
+    for rest in code.split(prefix).skip(1) {
+        let Some(group) = rest.strip_prefix('{') else {
+            names.insert(first(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut begin = 0;
+        for (at, c) in group.char_indices() {
+            let ends = depth == 0 && matches!(c, ',' | '}');
+            if ends {
+                names.insert(first(&group[begin..at]));
+                begin = at + 1;
+            }
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+#[test]
+fn rooms_use_only_rooms_on_lower_floors() {
+    let floors = floors();
+    let sources = sources("src");
+    let rooms: BTreeSet<&str> = sources.iter().map(|(file, _)| room(file)).collect();
+    assert_eq!(rooms, floors.keys().map(String::as_str).collect(), "the table is not complete");
+    for (file, text) in &sources {
+        let here = room(file);
+        let code = code(text);
+        let mut used = named(&code, "crate::");
+        // The way to the top of the crate that does not say so.
+        let inside = file.matches('/').count() == 2 && !file.ends_with("/mod.rs");
+        let top = if inside { "super::super::" } else { "super::" };
+        used.extend(named(&code, top).into_iter().filter(|name| floors.contains_key(name)));
+        for other in used.iter().filter(|other| *other != here) {
+            let floor = floors.get(other).unwrap_or_else(|| panic!("{file}: no room {other}"));
+            assert!(*floor < floors[here], "{file} uses {other}, which is not below {here}");
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_sys_and_nowhere_else() {
+    for (file, text) in sources("src") {
+        let code = code(&text).replace("unsafe_code", "");
+        assert!(room(&file) == "sys" || !code.contains("unsafe"), "{file}");
+    }
+}
+
+#[test]
+fn systems_differ_in_sys_and_in_paths_alone() {
+    for (file, text) in sources("src") {
+        let differs = ["target_os", "cfg(unix", "target_env", "target_vendor"]
+            .iter()
+            .any(|word| code(&text).contains(word));
+        assert!(matches!(room(&file), "sys" | "paths") || !differs, "{file}");
+    }
+}
+
+#[test]
+fn nothing_is_left_undone_asleep_or_ignored() {
+    // In two halves each, so that this file does not find itself.
+    let undone = ["todo!", "unimplemented!", "dbg!", "FIXME", "TODO"];
+    let sleeping = [concat!("thread::", "sleep"), concat!("#[", "ignore")];
+    for (file, text) in sources("src") {
+        for word in undone.iter().chain(&sleeping) {
+            assert!(!text.contains(word), "{file}: {word}");
+        }
+    }
+    for (file, text) in sources("tests") {
+        for word in sleeping {
+            assert!(!text.contains(word), "{file}: {word}");
+        }
+    }
+}
+
+#[test]
+fn sources_say_what_they_are_for() {
+    let silent = |(file, text): (String, String)| (!text.starts_with("//! ")).then_some(file);
+    let silent: Vec<String> =
+        sources("src").into_iter().chain(sources("tests")).filter_map(silent).collect();
+    assert!(silent.is_empty(), "no word about the purpose: {silent:?}");
+}
+
+#[test]
+fn sources_can_be_read_in_one_sitting() {
+    for (file, text) in sources("src") {
+        let longer = LONGER.iter().find(|(name, _, _)| *name == file);
+        let most = longer.map_or(LINES_MAX, |(_, most, _)| *most);
+        let program = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
+        let lines = program.lines().count();
+        assert!(lines <= most, "{file}: {lines} lines");
+        assert!(longer.is_none() || lines > LINES_MAX, "{file}: is no exception any more");
+    }
+}
+
+#[test]
+fn lines_fit_on_a_screen() {
+    let mut longer = Vec::new();
+    for (file, text) in sources("src").into_iter().chain(sources("tests")) {
+        for (number, line) in (1..).zip(text.lines()) {
+            // A sentence in a string stays whole, so that it can be searched for.
+            if line.chars().count() > COLUMNS_MAX && !line.contains('"') {
+                longer.push(format!("{file}:{number}"));
+            }
+        }
+    }
+    assert!(longer.is_empty(), "more than {COLUMNS_MAX} columns: {longer:#?}");
+}
+
+#[test]
+fn files_are_plain_text() {
+    for file in files("") {
+        // Inputs of tests may be as odd as they like.
+        if file.starts_with("tests/data/") {
+            continue;
+        }
+        let text = String::from_utf8(fs::read(root().join(&file)).unwrap());
+        let text = text.unwrap_or_else(|_| panic!("{file}: is not UTF-8"));
+        assert!(text.is_empty() || text.ends_with('\n'), "{file}: has no end of line at its end");
+        assert!(!text.ends_with("\n\n"), "{file}: ends with an empty line");
+        for (index, line) in text.lines().enumerate() {
+            let place = format!("{file}:{}", index + 1);
+            let odd = |c: char| c.is_control() && !(c == '\t' && file == "Makefile");
+            assert!(!line.contains(odd), "{place}: a control character");
+            assert!(!line.ends_with(' ') && !line.ends_with('\t'), "{place}: a blank at its end");
+        }
+    }
+}
+
+/// A package of Cargo.lock: `name version`, and the names of what it needs.
+struct Package {
+    title: String,
+    needs: Vec<String>,
+}
+
+fn locked() -> BTreeMap<String, Package> {
+    let lock = read("Cargo.lock");
+    let field = |section: &str, name: &str| {
+        let line = section.lines().find_map(|line| line.strip_prefix(&format!("{name} = \"")));
+        line.map(|rest| rest.trim_end_matches('"').to_owned())
+    };
+    let packages = lock.split("[[package]]\n").skip(1).map(|section| {
+        let name = field(section, "name").unwrap();
+        let title = format!("{name} {}", field(section, "version").unwrap());
+        let list = section.split("dependencies = [\n").nth(1).unwrap_or_default();
+        let needs = list.lines().take_while(|line| *line != "]");
+        let needs = needs.map(|line| line.trim().trim_matches([',', '"']).to_owned());
+        (name, Package { title, needs: needs.collect() })
+    });
+    packages.collect()
+}
+
+fn branch(name: &str, depth: usize, packages: &BTreeMap<String, Package>, tree: &mut String) {
+    let package = &packages[name];
+    tree.push_str(&format!("{}{}\n", "  ".repeat(depth), package.title));
+    for need in &package.needs {
+        branch(need, depth + 1, packages, tree);
+    }
+}
+
+#[test]
+fn the_dependencies_are_these() {
+    let packages = locked();
+    let mut tree = String::new();
+    branch("opta", 0, &packages, &mut tree);
+    golden("dependencies.txt", &tree);
+
+    let direct = ["fastrand", "lexopt", "libc", "nanoserde", "tiny_http"];
+    assert_eq!(packages["opta"].needs, direct);
+    let manifest = read("Cargo.toml");
+    for section in ["dev-dependencies", "build-dependencies", "[target"] {
+        assert!(!manifest.contains(section), "Cargo.toml: {section}");
+    }
+}
+
+/// Compares `found` with the golden file; `UPDATE=1` rewrites the file instead.
+fn golden(name: &str, found: &str) {
+    let path = root().join("tests/golden").join(name);
+    let update = std::env::var_os("UPDATE").is_some_and(|value| value == "1");
+    if update {
+        fs::write(path, found).unwrap();
+        return;
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(found, golden, "tests/golden/{name} differs; UPDATE=1 rewrites it");
+}
