@@ -38,9 +38,10 @@ impl Ready {
     /// The daemon cannot serve. The starter waits for the end of this process as well: when it
     /// reports the failure, nothing of it is left.
     pub fn failed(self, error: &Error) {
-        let pipe = self.send(&format!("failed {}\n", one_line(&error.to_string())));
-        // The kernel closes it, and it alone at the very end.
-        drop(pipe.map(IntoRawFd::into_raw_fd));
+        if let Some(pipe) = self.send(&format!("failed {}\n", one_line(&error.to_string()))) {
+            // Left to the kernel, which closes it at the very end.
+            let _left_open = pipe.into_raw_fd();
+        }
     }
 
     fn send(self, line: &str) -> Option<PipeWriter> {

@@ -403,7 +403,8 @@ fn hangup_is_no_end_without_a_terminal() {
 
 #[test]
 fn hangup_brings_a_lost_card_back() {
-    let damages: [(&str, fn(&Home)); 3] = [
+    type Damage = fn(&Home);
+    let damages: [(&str, Damage); 3] = [
         ("removed", |home| fs::remove_file(home.file("state.json")).unwrap()),
         ("damaged", |home| home.write(&home.file("state.json"), "{\"pid\":")),
         ("another's", |home| home.write(&home.file("state.json"), ANOTHERS_CARD)),

@@ -9,8 +9,11 @@ use std::path::Path;
 
 use crate::support::{
     ALREADY, ANYTHING, Bystander, Home, NONE, NOT_RUNNING, RESTARTED_AFRESH, RUNNING, Run, Running,
-    STARTED, STOPPED, eventually, fifo, namespace, need, signal, skip, state_of,
+    STARTED, STOPPED, eventually, fifo, http, line_of, namespace, need, signal, skip, state_of,
 };
+
+/// Puts something where it does not belong.
+type Plant = fn(&Path);
 
 /// The card of a daemon that would have this pid.
 fn card_of(pid: i32) -> String {
@@ -210,7 +213,7 @@ fn a_damaged_card_is_no_card() {
 
 #[test]
 fn what_is_no_file_in_the_cards_place_is_refused_and_kept() {
-    let plants: [(&str, fn(&Path)); 4] = [
+    let plants: [(&str, Plant); 4] = [
         ("it is not a regular file", |path| fs::create_dir(path).unwrap()),
         ("it is not a regular file", fifo),
         ("it is a symbolic link", |path| symlink("/etc/passwd", path).unwrap()),
@@ -337,13 +340,13 @@ fn a_daemon_in_a_container_is_out_of_reach_and_left_alone() {
     fifo(&word);
     let script = r#"opta daemon start >/dev/null; echo up >"$WORD"; exec sleep 1000"#;
     let container = home.sh(script).env("WORD", &word).within(private).status(-9).spawn();
-    assert_eq!(crate::support::line_of(&word), "up");
+    assert_eq!(line_of(&word), "up");
     // Its number means another process out here, or none.
     let far = "opta: cannot reach the daemon: a process on {host} that cannot be seen from here has \
                locked {*}";
     home.opta("daemon stop --force --timeout 1").stderr(far).status(4).run();
     let inside = home.card();
-    let answer = crate::support::http(inside.port(), "GET", "/v3/health", None);
+    let answer = http(inside.port(), "GET", "/v3/health", None);
     assert_eq!(answer.0, 200, "it is still there");
     signal(container.pid(), "KILL");
     container.finish();

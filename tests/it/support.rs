@@ -484,6 +484,7 @@ impl<'h> Run<'h> {
     }
 
     /// What a name in the patterns stands for.
+    #[expect(clippy::needless_pass_by_value, reason = "numbers read better without a `&`")]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.known.insert(name.to_owned(), value.to_string());
         self
