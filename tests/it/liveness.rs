@@ -324,7 +324,7 @@ fn a_lock_of_another_machine_is_called_so() {
         home.opta("daemon start").stderr(far).status(4),
         home.opta("daemon stop").stderr(far).status(4),
     ];
-    commands.map(Run::spawn).map(Running::finish);
+    commands.map(Run::spawn).into_iter().for_each(|command| drop(command.finish()));
     home.opta("daemon restart").stderr(far).status(4).run();
     assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card_of(99_999_999));
 }

@@ -69,7 +69,7 @@ fn a_failure_of_the_daemon_is_told_by_the_command() {
 fn a_start_that_takes_too_long_leaves_nothing() {
     need!("/proc", "strace");
     let home = Home::new();
-    let slow = "inject=socketpair:delay_enter=30000000";
+    let slow = "inject=socketpair:delay_enter=12000000";
     let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", slow];
     let late = "{*}opta: cannot start the daemon: it was not ready after 10s\n\
                 see the log: {home}/.config/opta/daemon/daemon.log\n";

@@ -556,7 +556,10 @@ impl Process {
     fn watch(mut child: Child) -> Process {
         let pid = i32::try_from(child.id()).unwrap();
         let (sender, ended) = channel();
-        let waiting = move || drop(sender.send(child.wait().unwrap()));
+        let waiting = move || {
+            // Nobody listens any more if the test has ended before its child.
+            sender.send(child.wait().unwrap()).unwrap_or(());
+        };
         drop(thread::Builder::new().name("wait for a child".into()).spawn(waiting).unwrap());
         Process { pid, ended, status: None }
     }
@@ -574,7 +577,7 @@ impl Drop for Process {
         if self.wait(Duration::ZERO).is_none() {
             // Its whole group: it may be a script.
             signal(-self.pid, "KILL");
-            drop(self.wait(DEADLINE));
+            self.wait(DEADLINE);
         }
     }
 }
@@ -707,7 +710,7 @@ pub fn signal(pid: i32, name: &str) {
     let mut kill = Command::new("sh");
     kill.args(["-c", r#"kill -s "$1" -- "$2""#, "sh", name, &pid.to_string()]);
     kill.stderr(Stdio::null());
-    drop(kill.status().unwrap());
+    kill.status().unwrap();
 }
 
 /// Stops a process and waits until it has stopped.
