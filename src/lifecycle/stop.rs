@@ -128,7 +128,7 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
 /// Removes the card of a daemon that has not done it itself. If another daemon has the lock by now, it
 /// is theirs; whoever only looks has it for a moment and is waited for.
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
-    let deadline = Instant::now() + limits::HEALTH_MAX;
+    let deadline = Instant::now() + limits::OWNER_WAIT_MAX;
     status::watched(paths, deadline, lock::LOOK_AGAIN, || {
         if !paths.state().exists() {
             return Ok(Some(()));
