@@ -145,6 +145,7 @@ fn stop_ends_a_daemon_whose_starter_was_killed() {
 
 #[test]
 fn a_start_that_had_to_queue_starts_the_daemon_itself() {
+    need!("/proc");
     for _ in 0..rounds(20, 200) {
         let home = Home::new();
         home.write(&home.file("start.lock"), "");

@@ -254,7 +254,7 @@ fn asking_changes_nothing() {
         assert_eq!(home.snapshot(), before, "status {status}");
     };
     ask(3);
-    let daemon = home.start();
+    home.start();
     // The log of the daemon itself has settled by now: it has answered.
     home.opta("daemon status -q").run();
     ask(0);
@@ -262,7 +262,6 @@ fn asking_changes_nothing() {
     ask(1);
     home.opta("daemon stop").stdout(ANYTHING).run();
     ask(3);
-    assert!(matches!(state_of(daemon.pid), None | Some('Z')));
 }
 
 #[test]
