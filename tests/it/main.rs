@@ -32,5 +32,7 @@ mod liveness;
 mod logs;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
+/// What was said in sessions, read without a daemon; and how one is deleted.
+mod sessions_cmd;
 /// The rules of the house.
 mod tidy;
