@@ -128,7 +128,7 @@ pub const CALL_CHARS_MAX: usize = 160;
 /// Candidates that are named when the beginning of an id fits several sessions.
 pub const CANDIDATES_MAX: usize = 5;
 /// A record that is being written is whole after this time; one that is not by then is torn.
-pub const TORN_WAIT_MAX: Duration = Duration::from_millis(100);
+pub const TORN_WAIT_MAX: Duration = Duration::from_millis(200);
 /// Sessions in one page of a list.
 pub const SESSIONS_PAGE_MAX: usize = 250;
 /// Sessions in a page unless `limit` says otherwise.

@@ -137,7 +137,8 @@ impl Transcript {
 
     fn heading(&self) -> String {
         let summary = &self.summary;
-        let title = summary.title.as_ref().map(|title| format!(": {title}")).unwrap_or_default();
+        let title = summary.title.as_ref().filter(|title| !title.is_empty());
+        let title = title.map_or(String::new(), |title| format!(": {title}"));
         let place = summary.workspace.as_ref().map(|path| format!(", in {path}"));
         let turns = turns(summary.turns);
         one_line(&format!(

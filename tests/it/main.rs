@@ -36,5 +36,7 @@ mod logs;
 mod robust;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
+/// What was said in sessions, read without a daemon; and how one is deleted.
+mod sessions_cmd;
 /// The rules of the house.
 mod tidy;
