@@ -4,8 +4,12 @@ mod crc;
 pub mod desk;
 pub mod event;
 pub mod journal;
+mod lines;
 pub mod rules;
 pub mod runtime;
 pub mod store;
 pub mod turn;
 pub mod wake;
+
+#[cfg(test)]
+mod tests;

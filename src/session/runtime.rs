@@ -106,7 +106,6 @@ impl Runtime {
         if lock(&self.floor).leaving {
             return Err(Problem::Leaving);
         }
-        self.store.prepare()?;
         self.store.enter(&id, &clock::rfc3339(clock::now_millis()))?;
         let payload = founding_payload(&id, founding);
         let first = Draft { event: "session.snapshot", payload: &payload };
