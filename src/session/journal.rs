@@ -332,7 +332,12 @@ impl Reader {
     ) -> io::Result<()> {
         let file = match &self.file {
             Some(file) => file,
-            None => self.file.insert(File::open(&self.path)?),
+            None => match File::open(&self.path) {
+                Ok(file) => self.file.insert(file),
+                // It has been deleted: nothing is left to be seen.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            },
         };
         let mut window = Window::new(start, end);
         let mut last = after;
