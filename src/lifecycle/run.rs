@@ -50,7 +50,7 @@ pub enum Hangup {
 ///
 /// Leaving runs the beginning backwards; the lock is the last thing to go.
 pub fn serve(claim: Claim, ready: Ready, paths: &Paths, hangup: Hangup) -> Result<(), Error> {
-    let Claim { mut lock, listener, log, .. } = claim;
+    let Claim { mut lock, listener, log, crashed } = claim;
     let (events, inbox) = channel();
     let begun = port_of(&listener).and_then(|port| {
         let card = begin(&mut lock, paths, port, &log, &events)?;
@@ -69,6 +69,10 @@ pub fn serve(claim: Claim, ready: Ready, paths: &Paths, hangup: Hangup) -> Resul
             return Err(error);
         }
     };
+    if let Some(crashed) = crashed {
+        let pid = crashed.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+        log.warn("the daemon before this one had crashed", &[("pid", &pid)]);
+    }
     log.info(&format!("daemon started on 127.0.0.1:{}", card.port), &[]);
     ready.serving();
 
