@@ -8,6 +8,7 @@ mod lines;
 pub mod rules;
 pub mod runtime;
 pub mod store;
+pub mod transcript;
 pub mod turn;
 pub mod wake;
 
