@@ -15,6 +15,7 @@
 )]
 #![expect(clippy::print_stderr, reason = "a test that cannot run here says why")]
 
+mod api;
 mod page;
 mod support;
 
@@ -36,5 +37,7 @@ mod logs;
 mod robust;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
+/// Sessions over HTTP.
+mod sessions;
 /// The rules of the house.
 mod tidy;
