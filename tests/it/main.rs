@@ -15,6 +15,7 @@
 )]
 #![expect(clippy::print_stderr, reason = "a test that cannot run here says why")]
 
+mod api;
 mod page;
 mod support;
 
@@ -36,6 +37,8 @@ mod logs;
 mod robust;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
+/// Sessions over HTTP.
+mod sessions;
 /// What was said in sessions, read without a daemon; and how one is deleted.
 mod sessions_cmd;
 /// The rules of the house.
