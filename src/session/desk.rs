@@ -206,7 +206,10 @@ impl Session {
     /// A bell that rings when there are more events, or when there will be none.
     pub fn subscribe(&self) -> Result<Arc<Bell>, Error> {
         let bell = Arc::new(Bell::new().doing("watch a session")?);
-        lock(&self.bells).push(Arc::downgrade(&bell));
+        let mut bells = lock(&self.bells);
+        bells.retain(|bell| bell.strong_count() > 0);
+        bells.push(Arc::downgrade(&bell));
+        drop(bells);
         Ok(bell)
     }
 
@@ -307,6 +310,9 @@ impl Desk {
         };
         let batch = self.journal.reader().after(seq - 1, 1);
         let batch = batch.map_err(|error| unreadable(&reason(&error)))?;
+        if batch.events.first().is_none_or(|(found, _)| *found != seq) {
+            return Err(unreadable("its record is damaged"));
+        }
         // The envelope is the record but for its seal; its payload is its last field.
         let payload = batch.text.split_once("\"payload\":").map(|(_, rest)| rest);
         let payload = payload.and_then(|rest| rest.strip_suffix('}'));

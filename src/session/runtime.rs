@@ -116,8 +116,12 @@ impl Runtime {
         if lock(&self.floor).leaving {
             return Err(Problem::Leaving);
         }
-        self.store.enter(id, &clock::rfc3339(clock::now_millis()))?;
         let payload = founding_payload(id, founding);
+        if let Err(problem) = json::check(&payload) {
+            // What came with it lies a level deeper now than it did in the request.
+            return Err(Problem::Invalid(format!("metadata or messages: {}", problem.what)));
+        }
+        self.store.enter(id, &clock::rfc3339(clock::now_millis()))?;
         let first = Draft { event: "session.snapshot", payload: &payload };
         let directory = self.store.directory(id);
         let (journal, state) = Journal::create(&directory, id, &self.daemon_id, &first)?;
