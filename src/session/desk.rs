@@ -224,9 +224,19 @@ impl Session {
         draft: &Draft<'_>,
         durability: Durability,
     ) -> Result<u64, Problem> {
+        self.append_all(desk, std::slice::from_ref(draft), durability)
+    }
+
+    /// All of them or none; gives the number of the last.
+    pub(super) fn append_all(
+        &self,
+        desk: &mut Desk,
+        drafts: &[Draft<'_>],
+        durability: Durability,
+    ) -> Result<u64, Problem> {
         self.check_open(desk)?;
         let Desk { journal, state, .. } = desk;
-        let seq = journal.append(state, draft, durability)?;
+        let seq = journal.append_all(state, drafts, durability)?;
         self.ring();
         Ok(seq)
     }
@@ -239,26 +249,31 @@ impl Session {
         }
     }
 
-    /// Ends a turn by an error, now or, when it cannot be written now, later: it is never run again.
+    /// Ends turns by an error, now or, when it cannot be written now, later: they are never run again.
     pub(super) fn fail(
         &self,
         desk: &mut Desk,
-        head: &TurnHead,
-        fault: Fault,
+        heads: &[TurnHead],
+        fault: &Fault,
     ) -> Result<(), Problem> {
-        desk.state.forget(&head.turn_id);
-        desk.owed.push_back((head.clone(), fault));
+        for head in heads {
+            desk.state.forget(&head.turn_id);
+            desk.owed.push_back((head.clone(), fault.clone()));
+        }
         self.pay(desk)
     }
 
     /// Writes the ends of turns that are owed.
     pub(super) fn pay(&self, desk: &mut Desk) -> Result<(), Problem> {
-        while let Some((head, fault)) = desk.owed.front() {
-            let payload = error_payload(head, fault);
-            let draft = Draft { event: "turn.error", payload: &payload };
-            self.append(desk, &draft, Durability::Synced)?;
-            desk.owed.pop_front();
+        if desk.owed.is_empty() {
+            return Ok(());
         }
+        let ends = desk.owed.iter().map(|(head, fault)| error_payload(head, fault));
+        let payloads: Vec<String> = ends.collect();
+        let drafts: Vec<Draft<'_>> =
+            payloads.iter().map(|payload| Draft { event: "turn.error", payload }).collect();
+        self.append_all(desk, &drafts, Durability::Synced)?;
+        desk.owed.clear();
         Ok(())
     }
 
