@@ -207,7 +207,8 @@ impl Store {
         std::fs::remove_dir_all(&doomed).at("remove", &doomed)
     }
 
-    /// The sessions whose names begin with `beginning`, in the order of their names. Needs no index.
+    /// The sessions whose names begin with `beginning`, in the order of their names. Needs no
+    /// index.
     pub fn beginning_with(&self, beginning: &str) -> Result<Vec<SessionId>, Error> {
         let mut ids = Vec::new();
         for entry in self.entries()? {

@@ -240,21 +240,55 @@ fn the_page_lists_the_files_and_the_fields_of_the_card() {
     // One example for all rotated logs.
     assert_eq!(set(listed.filter(|name| *name != "daemon.log.1")), files);
 
-    let source = document("src/state.rs");
-    let body = source.split("struct Fields {\n").nth(1).unwrap().split("\n}").next().unwrap();
+    let card = items.iter().find(|item| item.head.ends_with("/state.json")).unwrap();
+    assert_eq!(listing(&card.body, "an object with "), fields("src/state.rs", "struct Fields {"));
+}
+
+#[test]
+fn the_page_lists_the_files_and_the_fields_of_sessions() {
+    let page = Page::read("opta-sessions.1");
+    let list = page.section("opta sessions list").items();
+    let json = list.iter().find(|item| item.head == "--json").unwrap();
+    assert_eq!(
+        listing(&json.body, "each session, with "),
+        fields("src/session/store.rs", "pub struct Summary {")
+    );
+
+    let items = page.section("FILES").items();
+    let listed = set(items.iter().map(|item| item.head.rsplit('/').next().unwrap()));
+    assert_eq!(listed, set(["", "index.jsonl", "journal.jsonl", "summary.json", "journal.torn-1"]));
+    let journal = items.iter().find(|item| item.head.ends_with("/journal.jsonl")).unwrap();
+    let source = document("src/session/event.rs");
+    let written = source.split("pub fn record(").nth(1).unwrap().split("\n}").next().unwrap();
+    let quoted: Vec<&str> = written.split("\\\"").collect();
+    let names = quoted.windows(2).filter(|pair| pair[1].starts_with(':')).map(|pair| pair[0]);
+    assert_eq!(listing(&journal.body, "a JSON object with "), names.collect::<Vec<_>>());
+}
+
+/// The names in a sentence that lists them, from `before` to the full stop.
+fn listing(text: &str, before: &str) -> Vec<String> {
+    let list = text.split(before).nth(1).unwrap().split('.').next().unwrap();
+    let words = list.split([',', ' ']).filter(|word| !word.is_empty() && *word != "and");
+    words.map(str::to_owned).collect()
+}
+
+/// The fields of a struct in a source, by their names in JSON.
+fn fields(path: &str, begin: &str) -> Vec<String> {
+    let source = document(path);
+    let body = source.split(begin).nth(1).unwrap().split("\n}").next().unwrap();
     let mut fields = Vec::new();
     let mut renamed = None;
-    for line in body.lines().map(str::trim) {
+    let lines = body.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+    for line in lines.filter(|line| !line.is_empty()) {
         match line.split_once(':') {
             None => renamed = line.split('"').nth(1),
-            Some((name, _)) => fields.push(renamed.take().unwrap_or(name)),
+            Some((name, _)) => {
+                let name = name.strip_prefix("pub ").unwrap_or(name);
+                fields.push(renamed.take().unwrap_or(name).to_owned());
+            }
         }
     }
-    let card = items.iter().find(|item| item.head.ends_with("/state.json")).unwrap();
-    let list = card.body.split("an object with ").nth(1).unwrap().split('.').next().unwrap();
-    let listed: Vec<&str> =
-        list.split([',', ' ']).filter(|word| !word.is_empty() && *word != "and").collect();
-    assert_eq!(listed, fields);
+    fields
 }
 
 #[test]
@@ -351,12 +385,30 @@ fn the_page_states_the_limits_as_they_are() {
         ("LOG_FILES_DEFAULT", "The default is {}, the most"),
         ("LOG_FILES_MAX", "the most {}."),
         ("LOG_LINES_DEFAULT", "The default is {}."),
+        ("ID_BYTES_MAX", "An id is 1 to {} letters"),
+        ("SESSIONS_PAGE_MAX", "from 1 to {}; without it"),
+        ("SESSIONS_PAGE_DEFAULT", "without it there are {}."),
+        ("QUEUE_MAX", "or {} turns are waiting already"),
+        ("ACTIVE_TURNS_MAX", "at most {} at the same time"),
+        ("EVENTS_MAX", "of them, from 1 to {}:"),
+        ("POLL_MAX", "milliseconds, at most {} seconds"),
+        ("HEARTBEAT_EVERY", "a comment every {} seconds"),
+        ("TURN_BODY_BYTES_MAX", "{} in that of a session or a turn"),
+        ("STREAMS_MAX", "and {} streams"),
+    ];
+    const STATED_OF_SESSIONS: &[(&str, &str)] = &[
+        ("TITLE_CHARS_MAX", "the first {} characters of its title"),
+        ("SESSIONS_PAGE_DEFAULT", "The default is {}."),
+        ("CRASHES_MAX", "has crashed {} times"),
+        ("CRASHES_WINDOW", "times within {} seconds"),
     ];
     let limits = limits();
-    let text = Page::read("opta-daemon.1").text();
-    for (name, phrase) in STATED {
-        let phrase = phrase.replace("{}", &limits[*name]);
-        assert!(text.contains(&phrase), "{name}: the page does not say '{phrase}'");
+    for (page, stated) in [("opta-daemon.1", STATED), ("opta-sessions.1", STATED_OF_SESSIONS)] {
+        let text = Page::read(page).text();
+        for (name, phrase) in stated {
+            let phrase = phrase.replace("{}", &limits[*name]);
+            assert!(text.contains(&phrase), "{name}: {page} does not say '{phrase}'");
+        }
     }
 }
 
