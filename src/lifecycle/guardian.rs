@@ -4,6 +4,8 @@
 //! Then it cleans up, under the lock: a stale card goes. Then it restarts: a new daemon with a new
 //! token and a new card. To try again what the user wanted is up to `reach`.
 
+use std::time::Duration;
+
 use crate::config::{Config, Port};
 use crate::error::Error;
 use crate::lifecycle::claim::{self, Claimed, Crashed};
@@ -11,6 +13,7 @@ use crate::lifecycle::crashes;
 use crate::lifecycle::detach::{self, Detached, Ready};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::status::{self, Status};
+use crate::lifecycle::stop::{self, Patience};
 use crate::limits;
 use crate::lock::Door;
 use crate::log::{Form, Level, Query, Style, Tail};
@@ -92,8 +95,10 @@ pub fn start_behind(
             Found::Damaged | Found::Nothing => Err(Error::StoppedMeanwhile),
         },
         Err(error) => {
-            // The reason why the start failed is worth more than one why it cannot be counted.
-            drop(crashes::add(paths));
+            if let Error::StartTimedOut { .. } = error {
+                // It may come to itself later, when nobody expects it any more.
+                drop(stop::stop(None, paths, Duration::ZERO, Patience::Kill, |_| Ok(())));
+            }
             Err(error)
         }
     }
