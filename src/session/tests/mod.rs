@@ -72,7 +72,7 @@ fn record(seq: u64, size: usize) -> Vec<u8> {
 
 fn append(journal: &mut Journal, state: &mut State) -> u64 {
     let draft = Draft { event: "turn.token", payload: r#"{"turnId":"t","text":"y"}"# };
-    journal.append(state, &draft, Durability::Cached).unwrap()
+    journal.append_all(state, &[draft], Durability::Cached).unwrap()
 }
 
 /// The numbers of all events after `after` that a reader sees, in batches of `most`.
