@@ -386,8 +386,8 @@ enum Answer {
     Nothing,
 }
 
-/// Plays the daemon of `home`, as far as its lock, its card and these answers go, while the lock that
-/// is given back is held.
+/// Plays the daemon of `home`, as far as its lock, its card and these answers go, while the lock
+/// that is given back is held.
 fn false_daemon(home: &Home, version: &str, answers: &'static [Answer]) -> File {
     // What the false daemon before this one has left is no crash.
     drop(fs::remove_file(home.file("state.json")));
