@@ -236,7 +236,8 @@ impl Session {
         }
     }
 
-    /// Ends a turn by an error, now or, when it cannot be written now, later: it is never run again.
+    /// Ends a turn by an error, now or, when it cannot be written now, later: it is never run
+    /// again.
     pub(super) fn fail(
         &self,
         desk: &mut Desk,

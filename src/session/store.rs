@@ -119,7 +119,8 @@ impl Store {
     pub fn enter(&self, id: &SessionId, created_at: &str) -> Result<(), Error> {
         let mut file = self.open_index()?;
         let entry = Entry { session_id: id.as_str().to_owned(), created_at: created_at.to_owned() };
-        // A crash or a full disk may have left a part of an entry; it must not take this one with it.
+        // A crash or a full disk may have left a part of an entry; it must not take this one with
+        // it.
         let length = file.metadata().at("inspect", &self.index())?.len();
         let mut last = *b"\n";
         if let Some(before) = length.checked_sub(1) {
@@ -239,7 +240,8 @@ impl Store {
         Ok(())
     }
 
-    /// The sessions whose names begin with `beginning`, in the order of their names. Needs no index.
+    /// The sessions whose names begin with `beginning`, in the order of their names. Needs no
+    /// index.
     pub fn beginning_with(&self, beginning: &str) -> Result<Vec<SessionId>, Error> {
         let mut ids = Vec::new();
         for entry in self.entries()? {
