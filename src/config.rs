@@ -36,8 +36,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads `path`, then the variables, which win. A missing file is an empty one; keys that are not
-    /// known here belong to others.
+    /// Reads `path`, then the variables, which win. A missing file is an empty one; keys that are
+    /// not known here belong to others.
     pub fn load(path: &Path) -> Result<Config, Error> {
         let file = read(path)?;
         let at = |key: &str| format!("{}: {key}", path.display());

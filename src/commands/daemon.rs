@@ -259,14 +259,14 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     {
         wanted = Port::Preferred(port);
     }
-    if let Status::Running { card, .. } = status {
-        if asked.if_idle {
-            client::shutdown_if_idle(&card)?;
-            output.text(&format!("Stopping daemon (pid {})...", card.pid))?;
-            stop::wait_for_end(paths, asked.stop.timeout)?;
-            output.text("Daemon stopped.")?;
-            previous = Some(card.pid);
-        }
+    if let Status::Running { card, .. } = status
+        && asked.if_idle
+    {
+        client::shutdown_if_idle(&card)?;
+        output.text(&format!("Stopping daemon (pid {})...", card.pid))?;
+        stop::wait_for_end(paths, asked.stop.timeout)?;
+        output.text("Daemon stopped.")?;
+        previous = Some(card.pid);
     }
     previous = previous.or(end(Some(&door), paths, &asked.stop, output)?);
     let Ensured { card, how } = guardian::start_behind(door, paths, &config, wanted)?;

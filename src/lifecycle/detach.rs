@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::error::{At, Doing, Error, one_line};
 use crate::lifecycle::claim::Claim;
+use crate::lifecycle::crashes;
 use crate::lock::Door;
 use crate::paths::Paths;
 use crate::sys::detach::{Side, close_inherited, fork_twice, redirect_input};
@@ -38,9 +39,10 @@ impl Ready {
     /// The daemon cannot serve. The starter waits for the end of this process as well: when it
     /// reports the failure, nothing of it is left.
     pub fn failed(self, error: &Error) {
-        let pipe = self.send(&format!("failed {}\n", one_line(&error.to_string())));
-        // The kernel closes it, and it alone at the very end.
-        drop(pipe.map(IntoRawFd::into_raw_fd));
+        if let Some(pipe) = self.send(&format!("failed {}\n", one_line(&error.to_string()))) {
+            // Left to the kernel, which closes it at the very end.
+            let _left_open = pipe.into_raw_fd();
+        }
     }
 
     fn send(self, line: &str) -> Option<PipeWriter> {
@@ -65,9 +67,14 @@ pub fn detach(claim: Box<Claim>, door: Door, paths: &Paths) -> Result<Detached, 
             // dies.
             drop(claim);
             drop(writer);
-            wait_for_word(reader, paths)?;
+            let word = wait_for_word(reader, paths);
+            if word.is_err() {
+                // Counted behind the door. The reason why the start failed is worth more than one
+                // why it cannot be counted.
+                drop(crashes::add(paths));
+            }
             drop(door);
-            Ok(Detached::Parent)
+            word.map(|()| Detached::Parent)
         }
         Side::Background => {
             drop(door);

@@ -125,16 +125,20 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
     process.wait(left).doing("wait for the daemon's end")
 }
 
-/// Removes the card of a daemon that has not done it itself. If somebody has the lock by now, it is
-/// theirs.
+/// Removes the card of a daemon that has not done it itself. If another daemon has the lock by now, it
+/// is theirs; whoever only looks has it for a moment and is waited for.
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
-    if !paths.state().exists() {
-        return Ok(());
-    }
-    if let Some(lock) = Lock::take(paths)? {
-        let cleared = remove(paths);
-        lock.release();
-        return cleared;
-    }
-    Ok(())
+    let deadline = Instant::now() + limits::HEALTH_MAX;
+    status::watched(paths, deadline, lock::LOOK_AGAIN, || {
+        if !paths.state().exists() {
+            return Ok(Some(()));
+        }
+        if let Some(lock) = Lock::take(paths)? {
+            let cleared = remove(paths);
+            lock.release();
+            return cleared.map(Some);
+        }
+        Ok(matches!(lock::owner(paths)?, Owner::Is(_)).then_some(()))
+    })
+    .map(drop)
 }

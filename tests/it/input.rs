@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -12,6 +12,9 @@ use crate::support::{
     ALREADY, ANYTHING, Home, NONE, NOT_RUNNING, RUNNING, Run, STARTED, STOPPED, Seen, namespace,
     need, skip,
 };
+
+/// Puts something where it does not belong.
+type Plant = fn(&Path);
 
 /// One line of the reason, and perhaps one of the remedy.
 const REFUSED: &str = "opta: cannot {why}\n{*}";
@@ -167,7 +170,7 @@ fn what_cannot_be_the_daemons_directory_is_refused_and_kept() {
     let directory = ".config/opta/daemon";
     // What `start` meets first, when it looks for a card, and what is the matter.
     let (link, open) = ("it is a symbolic link", "other users can write to it");
-    let plants: [(&str, &str, fn(&Path)); 5] = [
+    let plants: [(&str, &str, Plant); 5] = [
         ("Not a directory", "it is not a directory", |path| drop(File::create(path).unwrap())),
         (link, link, |path| symlink("/tmp", path).unwrap()),
         (link, link, |path| symlink("nowhere", path).unwrap()),

@@ -41,5 +41,7 @@ mod robust;
 mod scripts;
 /// Sessions over HTTP.
 mod sessions;
+/// What was said in sessions, read without a daemon; and how one is deleted.
+mod sessions_cmd;
 /// The rules of the house.
 mod tidy;

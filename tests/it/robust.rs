@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::{
     ALREADY, DEADLINE, Daemon, Home, NONE, RUNNING, STARTED, STOPPED, eventually, http, is_locked,
-    need,
+    need, signal,
 };
 
 /// Starts a daemon while this call fails, which is expected to be told as `why`, and leaves
@@ -69,7 +69,7 @@ fn a_failure_of_the_daemon_is_told_by_the_command() {
 fn a_start_that_takes_too_long_leaves_nothing() {
     need!("/proc", "strace");
     let home = Home::new();
-    let slow = "inject=socketpair:delay_enter=30000000";
+    let slow = "inject=socketpair:delay_enter=12000000";
     let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", slow];
     let late = "{*}opta: cannot start the daemon: it was not ready after 10s\n\
                 see the log: {home}/.config/opta/daemon/daemon.log\n";
@@ -164,8 +164,8 @@ fn a_second_signal_cuts_the_grace_short() {
     let mut half = TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port)).unwrap();
     half.write_all(b"POST /v3/shutdown HTTP/1.1\r\n").unwrap();
     assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
-    crate::support::signal(daemon.pid, "TERM");
-    crate::support::signal(daemon.pid, "INT");
+    signal(daemon.pid, "TERM");
+    signal(daemon.pid, "INT");
     home.wait_for_end();
     home.opta("daemon status").stdout(NONE).status(3).run();
 }
@@ -195,8 +195,8 @@ fn a_removed_directory_takes_nothing_else_with_it() {
     // Nothing proves whose it is any more: it is not found, and not touched.
     home.opta("daemon stop").stdout("Daemon is not running.\n").run();
     assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
-    crate::support::signal(daemon.pid, "TERM");
-    crate::support::eventually("it leaves", || home.processes().is_empty());
+    signal(daemon.pid, "TERM");
+    eventually("it leaves", || home.processes().is_empty());
 }
 
 #[test]

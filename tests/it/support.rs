@@ -260,7 +260,12 @@ impl Home {
         let Ok(file) = File::open(&path) else { return };
         let (sender, receiver) = channel();
         let waiter = thread::Builder::new().name("wait for the lock".into());
-        let waiting = move || drop(sender.send(file.lock_shared()));
+        let waiting = move || {
+            let locked = file.lock_shared();
+            // Given back before anybody hears of it.
+            drop(file);
+            drop(sender.send(locked));
+        };
         drop(waiter.spawn(waiting).unwrap());
         let locked = receiver.recv_timeout(DEADLINE).expect("the lock is still held");
         locked.unwrap();
@@ -484,6 +489,7 @@ impl<'h> Run<'h> {
     }
 
     /// What a name in the patterns stands for.
+    #[expect(clippy::needless_pass_by_value, reason = "numbers read better without a `&`")]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.known.insert(name.to_owned(), value.to_string());
         self
@@ -555,7 +561,10 @@ impl Process {
     fn watch(mut child: Child) -> Process {
         let pid = i32::try_from(child.id()).unwrap();
         let (sender, ended) = channel();
-        let waiting = move || drop(sender.send(child.wait().unwrap()));
+        let waiting = move || {
+            // Nobody listens any more if the test has ended before its child.
+            sender.send(child.wait().unwrap()).unwrap_or(());
+        };
         drop(thread::Builder::new().name("wait for a child".into()).spawn(waiting).unwrap());
         Process { pid, ended, status: None }
     }
@@ -573,7 +582,7 @@ impl Drop for Process {
         if self.wait(Duration::ZERO).is_none() {
             // Its whole group: it may be a script.
             signal(-self.pid, "KILL");
-            drop(self.wait(DEADLINE));
+            self.wait(DEADLINE);
         }
     }
 }
@@ -706,7 +715,7 @@ pub fn signal(pid: i32, name: &str) {
     let mut kill = Command::new("sh");
     kill.args(["-c", r#"kill -s "$1" -- "$2""#, "sh", name, &pid.to_string()]);
     kill.stderr(Stdio::null());
-    drop(kill.status().unwrap());
+    kill.status().unwrap();
 }
 
 /// Stops a process and waits until it has stopped.
