@@ -34,7 +34,7 @@ pub fn stop(
     paths: &Paths,
     limit: Duration,
     patience: Patience,
-    mut announce: impl FnMut(i32) -> Result<(), Error>,
+    mut announce: impl FnMut(i32),
 ) -> Result<Option<i32>, Error> {
     if matches!(lock::owner(paths)?, Owner::Nobody) && !paths.state().exists() {
         return Ok(None);
@@ -63,7 +63,7 @@ pub fn stop(
         };
         elsewhere = false;
         if stopped.is_none() {
-            announce(process.pid())?;
+            announce(process.pid());
         }
         stopped = Some(process.pid());
         let gone = ask(&process, deadline)?;
