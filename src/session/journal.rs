@@ -347,8 +347,8 @@ impl Reader {
         (mark.map_or(0, |(_, at)| *at), view.end)
     }
 
-    /// Shows the records with rising numbers above `after` that are in a stretch of the file, as long
-    /// as `visit` wants more.
+    /// Shows the records with rising numbers above `after` that are in a stretch of the file, as
+    /// long as `visit` wants more.
     fn each_record(
         &mut self,
         start: u64,

@@ -139,7 +139,8 @@ impl Store {
     pub fn enter(&self, id: &SessionId, created_at: &str) -> Result<(), Error> {
         let mut file = self.open_index()?;
         let entry = Entry { session_id: id.as_str().to_owned(), created_at: created_at.to_owned() };
-        // A crash or a full disk may have left a part of an entry; it must not take this one with it.
+        // A crash or a full disk may have left a part of an entry; it must not take this one with
+        // it.
         let length = file.metadata().at("inspect", &self.index())?.len();
         let mut last = *b"\n";
         if let Some(before) = length.checked_sub(1) {

@@ -1,5 +1,5 @@
-//! Whatever is left of a journal, everything whole in it is read, once and in order; nothing is deleted;
-//! and it goes on without a hole.
+//! Whatever is left of a journal, everything whole in it is read, once and in order; nothing is
+//! deleted; and it goes on without a hole.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Sessions on a real disk and with agents of all kinds: whatever a crash, a fault or a race can do to
-//! them.
+//! Sessions on a real disk and with agents of all kinds: whatever a crash, a fault or a race can do
+//! to them.
 //!
 //! Nothing sleeps: what has to wait, waits for an event, with a deadline.
 
