@@ -278,8 +278,8 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// Has a daemon that runs decide whether it is idle, and waits for its end if it is. One that does not
-/// answer cannot be asked.
+/// Has a daemon that runs decide whether it is idle, and waits for its end if it is. One that does
+/// not answer cannot be asked.
 fn end_if_idle(
     status: &Status,
     paths: &Paths,
