@@ -4,13 +4,11 @@
 //! A damaged file is refused with its line, never repaired and never replaced by defaults.
 
 use std::env;
-use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use nanoserde::DeJson;
 
-use crate::error::{At, Error};
+use crate::error::Error;
 use crate::log::{Level, Rotation};
 use crate::{disk, json, limits};
 
@@ -36,8 +34,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads `path`, then the variables, which win. A missing file is an empty one; keys that are not
-    /// known here belong to others.
+    /// Reads `path`, then the variables, which win. A missing file is an empty one; keys that are
+    /// not known here belong to others.
     pub fn load(path: &Path) -> Result<Config, Error> {
         let file = read(path)?;
         let at = |key: &str| format!("{}: {key}", path.display());
@@ -125,10 +123,8 @@ impl LogKeys {
 
 fn read(path: &Path) -> Result<ConfigFile, Error> {
     // Unlike the daemon's own files it may be a link: people keep their settings in other places.
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ConfigFile::default()),
-        Err(cause) => return Err(cause).at("read", path),
+    let Some(mut file) = disk::read_plain(path)? else {
+        return Ok(ConfigFile::default());
     };
     let bytes = disk::contents(&mut file, path, limits::CONFIG_BYTES_MAX)?;
     let bytes = bytes.ok_or_else(|| Error::Config {

@@ -128,7 +128,7 @@ pub const CALL_CHARS_MAX: usize = 160;
 /// Candidates that are named when the beginning of an id fits several sessions.
 pub const CANDIDATES_MAX: usize = 5;
 /// A record that is being written is whole after this time; one that is not by then is torn.
-pub const TORN_WAIT_MAX: Duration = Duration::from_millis(100);
+pub const TORN_WAIT_MAX: Duration = Duration::from_millis(200);
 /// Sessions in one page of a list.
 pub const SESSIONS_PAGE_MAX: usize = 250;
 /// Sessions in a page unless `limit` says otherwise.
@@ -141,3 +141,7 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
 /// The name that a client gives itself or its writer.
 pub const NAME_BYTES_MAX: usize = 256;
+/// The title that a client gives a session.
+pub const TITLE_BYTES_MAX: usize = 1024;
+/// A path: what Linux takes.
+pub const PATH_BYTES_MAX: usize = 4096;

@@ -228,10 +228,10 @@ fn end(
     output: &Output,
 ) -> Result<Option<i32>, Error> {
     let patience = if asked.force { Patience::Kill } else { Patience::Report };
-    let announce = |pid| output.text(&format!("Stopping daemon (pid {pid})..."));
+    let announce = |pid| output.progress(&format!("Stopping daemon (pid {pid})..."));
     let stopped = stop::stop(door, paths, asked.timeout, patience, announce)?;
     if stopped.is_some() {
-        output.text("Daemon stopped.")?;
+        output.progress("Daemon stopped.");
     }
     Ok(stopped)
 }
@@ -259,14 +259,8 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     {
         wanted = Port::Preferred(port);
     }
-    if let Status::Running { card, .. } = status
-        && asked.if_idle
-    {
-        client::shutdown_if_idle(&card)?;
-        output.text(&format!("Stopping daemon (pid {})...", card.pid))?;
-        stop::wait_for_end(paths, asked.stop.timeout)?;
-        output.text("Daemon stopped.")?;
-        previous = Some(card.pid);
+    if asked.if_idle {
+        previous = end_if_idle(&status, paths, asked, output)?;
     }
     previous = previous.or(end(Some(&door), paths, &asked.stop, output)?);
     let Ensured { card, how } = guardian::start_behind(door, paths, &config, wanted)?;
@@ -282,6 +276,29 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     output.line(&format!("Daemon started (pid {}, port {})", card.pid, card.port))?;
     output.line("Token rotated.")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has a daemon that runs decide whether it is idle, and waits for its end if it is. One that does
+/// not answer cannot be asked.
+fn end_if_idle(
+    status: &Status,
+    paths: &Paths,
+    asked: &Restart,
+    output: &Output,
+) -> Result<Option<i32>, Error> {
+    match status {
+        Status::Stopped | Status::Crashed { .. } => Ok(None),
+        Status::Unresponsive { pid, .. } => {
+            Err(Error::Unresponsive { pid: *pid, waited: limits::HEALTH_MAX })
+        }
+        Status::Running { card, .. } => {
+            client::shutdown_if_idle(card)?;
+            output.progress(&format!("Stopping daemon (pid {})...", card.pid));
+            stop::wait_for_end(paths, asked.stop.timeout)?;
+            output.progress("Daemon stopped.");
+            Ok(Some(card.pid))
+        }
+    }
 }
 
 /// The port that the daemon has, or had when it was last heard of.

@@ -57,8 +57,8 @@ pub enum Caller {
 /// it and all of them return it.
 ///
 /// # Errors
-/// For [`Caller::Command`], [`Error::CrashLoop`], and [`Error::NotRunning`] if the settings forbid it
-/// to start a daemon; else what kept the daemon from starting.
+/// For [`Caller::Command`], [`Error::CrashLoop`], and [`Error::NotRunning`] if the settings forbid
+/// it to start a daemon; else what kept the daemon from starting.
 pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<Ensured, Error> {
     if let Status::Running { card, .. } = status::look_once(paths)? {
         return Ok(Ensured { card, how: How::AlreadyRunning });
@@ -97,10 +97,8 @@ pub fn start_behind(
         Err(error) => {
             if let Error::StartTimedOut { .. } = error {
                 // It may come to itself later, when nobody expects it any more.
-                drop(stop::stop(None, paths, Duration::ZERO, Patience::Kill, |_| Ok(())));
+                drop(stop::stop(None, paths, Duration::ZERO, Patience::Kill, |_| ()));
             }
-            // The reason why the start failed is worth more than one why it cannot be counted.
-            drop(crashes::add(paths));
             Err(error)
         }
     }

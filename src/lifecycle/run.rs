@@ -76,7 +76,7 @@ pub fn serve(claim: Claim, ready: Ready, paths: &Paths, hangup: Hangup) -> Resul
     log.info(&format!("daemon started on 127.0.0.1:{}", card.port), &[]);
     ready.serving();
 
-    let cause = live(&inbox, paths, &card, &log, hangup);
+    let cause = live(&inbox, paths, &lock, &card, &log, hangup);
 
     log.info("daemon stopping", &[("cause", &cause)]);
     drain(server, &sessions, &events, &inbox, &log);
@@ -153,6 +153,7 @@ fn app(card: &Card, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Event>) 
 fn live(
     inbox: &Receiver<Event>,
     paths: &Paths,
+    lock: &Lock,
     card: &Card,
     log: &Log,
     hangup: Hangup,
@@ -166,8 +167,14 @@ fn live(
                 if let Err(error) = log.reopen() {
                     log.error("log cannot be opened again", &[("cause", &error)]);
                 }
+                if !lock.is_in_place(paths) {
+                    return "daemon.pid was removed";
+                }
                 show_card(paths, card, log);
             }
+            // A daemon that nobody can find any more has no reason to stay, and another may have
+            // come.
+            Ok(Event::Activity) if !lock.is_in_place(paths) => return "daemon.pid was removed",
             Ok(Event::Activity) => show_card(paths, card, log),
             Ok(Event::Shutdown) => return "request",
             Ok(Event::Rested | Event::Drained) => {}
@@ -176,10 +183,10 @@ fn live(
     }
 }
 
-/// Puts the card back if it has been removed or replaced: this daemon has the lock, so no other
+/// Puts the card back if it has been removed or changed: this daemon has the lock, so no other
 /// serves.
 fn show_card(paths: &Paths, card: &Card, log: &Log) {
-    if state::is_ours(paths, &card.daemon_id) {
+    if state::shows(paths, card) {
         return;
     }
     match state::publish(paths, card) {

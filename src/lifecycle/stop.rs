@@ -34,7 +34,7 @@ pub fn stop(
     paths: &Paths,
     limit: Duration,
     patience: Patience,
-    mut announce: impl FnMut(i32) -> Result<(), Error>,
+    mut announce: impl FnMut(i32),
 ) -> Result<Option<i32>, Error> {
     if matches!(lock::owner(paths)?, Owner::Nobody) && !paths.state().exists() {
         return Ok(None);
@@ -63,7 +63,7 @@ pub fn stop(
         };
         elsewhere = false;
         if stopped.is_none() {
-            announce(process.pid())?;
+            announce(process.pid());
         }
         stopped = Some(process.pid());
         let gone = ask(&process, deadline)?;
@@ -125,8 +125,8 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
     process.wait(left).doing("wait for the daemon's end")
 }
 
-/// Removes the card of a daemon that has not done it itself. If another daemon has the lock by now, it
-/// is theirs; whoever only looks has it for a moment and is waited for.
+/// Removes the card of a daemon that has not done it itself. If another daemon has the lock by now,
+/// it is theirs; whoever only looks has it for a moment and is waited for.
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
     let deadline = Instant::now() + limits::OWNER_WAIT_MAX;
     status::watched(paths, deadline, lock::LOOK_AGAIN, || {

@@ -1,7 +1,7 @@
-//! A session as people read it: for a terminal, or in Markdown. And as programs do: one JSON object.
+//! A session as people read it, for a terminal or in Markdown; and as programs do, one JSON object.
 //!
-//! What was said comes from models and tools, who may say anything. No control character leaves here
-//! but line ends and tabs.
+//! What was said comes from models and tools, who may say anything. No control character leaves
+//! here but line ends and tabs.
 
 use nanoserde::DeJson;
 
@@ -137,7 +137,8 @@ impl Transcript {
 
     fn heading(&self) -> String {
         let summary = &self.summary;
-        let title = summary.title.as_ref().map(|title| format!(": {title}")).unwrap_or_default();
+        let title = summary.title.as_ref().filter(|title| !title.is_empty());
+        let title = title.map_or(String::new(), |title| format!(": {title}"));
         let place = summary.workspace.as_ref().map(|path| format!(", in {path}"));
         let turns = turns(summary.turns);
         one_line(&format!(

@@ -15,9 +15,12 @@
 )]
 #![expect(clippy::print_stderr, reason = "a test that cannot run here says why")]
 
+mod api;
 mod page;
 mod support;
 
+/// What was acknowledged stays, whatever happens.
+mod crash;
 /// Start, status, stop, restart, token: what they say, what they leave.
 mod daemon;
 /// Manual, help and sources say the same.
@@ -36,5 +39,9 @@ mod logs;
 mod robust;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
+/// Sessions over HTTP.
+mod sessions;
+/// What was said in sessions, read without a daemon; and how one is deleted.
+mod sessions_cmd;
 /// The rules of the house.
 mod tidy;
