@@ -105,7 +105,9 @@ impl Store {
     /// Whether an entry of the index is about the session that has this name now, and not about one
     /// that was deleted before it. An index that was made anew does not tell.
     fn is_of(&self, entry: &Entry, id: &SessionId) -> bool {
-        entry.created_at.is_empty() || self.created_at(id).as_ref() == Some(&entry.created_at)
+        // One that cannot be read is not hidden: who reads it says why.
+        let same = |created_at: String| created_at == entry.created_at;
+        entry.created_at.is_empty() || self.created_at(id).is_none_or(same)
     }
 
     /// When a session was created, from the beginning of its first event.

@@ -290,7 +290,7 @@ fn a_stream_shows_what_was_and_what_comes_and_resumes_where_it_is_told() {
     for line in [
         "HTTP/1.1 200 OK\r\n",
         "\r\nContent-Type: text/event-stream\r\n",
-        "\r\nCache-Control: no-cache, no-transform\r\n",
+        "\r\nCache-Control: no-store, no-transform\r\n",
         "\r\nAccess-Control-Allow-Origin: http://localhost:3000\r\n",
     ] {
         assert!(stream.head.contains(line), "{}", stream.head);
