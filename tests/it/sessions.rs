@@ -388,6 +388,25 @@ fn a_stop_ends_streams_with_a_last_word_and_polls_with_an_answer() {
     }
 }
 
+/// One that reads nothing keeps nobody from leaving.
+#[test]
+fn a_stop_does_not_wait_for_a_reader_that_does_not_read() {
+    let (home, api) = started();
+    api.create("s");
+    let lazy = api.send("GET", "/v3/sse/events?sessionId=s", "", b"").unwrap();
+    let filler = "x".repeat(1 << 20);
+    for turn in 0..8 {
+        let body = format!(r#"{{"turnId":"t{turn}","content":"{filler}"}}"#);
+        api.post("/v3/sessions/s/turns", &body).expect(202);
+    }
+    api.wait_for("s", "turn.error", "t7");
+    let begun = Instant::now();
+    home.opta("daemon stop").stdout(ANYTHING).run();
+    // Well before its write would have been given up.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    drop(lazy);
+}
+
 #[test]
 fn a_subscriber_sees_every_event_once_in_order_over_restarts_and_crashes() {
     let (home, api) = started();
