@@ -59,6 +59,9 @@ pub const JSON_DEPTH_MAX: usize = 32;
 pub const CONNECTIONS_MAX: usize = 256;
 /// Threads that wait for a next connection, for the commands that come one after the other.
 pub const THREADS_SPARE_MAX: usize = 4;
+/// Descriptors that the daemon asks the system for: each connection may take four while it waits
+/// for events (its socket, the two ends of its bell, the journal), and each active turn one.
+pub const DESCRIPTORS: u64 = 2_048;
 /// Stack of a connection's thread. Only the touched pages cost memory.
 pub const CONNECTION_STACK_BYTES: usize = 1 << 20;
 /// The request line and the headers together.

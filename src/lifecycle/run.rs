@@ -110,6 +110,9 @@ fn begin(
     signal::reset().doing("reset signals")?;
     signal::block().doing("block signals")?;
     lock.sign(paths)?;
+    if let Err(error) = sys::allow_descriptors(limits::DESCRIPTORS) {
+        log.warn("few descriptors", &[("cause", &error)]);
+    }
     listen_for_signals(events.clone(), log.clone())?;
     Ok(Card {
         pid: i32::try_from(std::process::id()).unwrap_or(0),

@@ -223,8 +223,9 @@ impl Journal {
     /// On failure the file is cut back to `start`.
     fn write(&mut self, record: &[u8], start: u64) -> Result<(), Refused> {
         let end = self.end;
-        let written = self.file().and_then(|file| file.write_all_at(record, end));
-        written.map_err(|cause| {
+        // A file that cannot be opened, for want of a descriptor perhaps, has not been touched.
+        let file = self.file().map_err(|cause| Refused::Broken(crate::error::reason(&cause)))?;
+        file.write_all_at(record, end).map_err(|cause| {
             self.end = start;
             self.cut_back(start, cause)
         })

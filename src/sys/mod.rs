@@ -236,6 +236,20 @@ pub fn private_umask() {
     unsafe { libc::umask(0o077) };
 }
 
+/// Lets this process have `wanted` descriptors, or as many as it may without asking anybody.
+/// setrlimit(2).
+pub fn allow_descriptors(wanted: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes to the struct that it is given, which lives for the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur >= wanted {
+        return Ok(());
+    }
+    limit.rlim_cur = wanted.min(limit.rlim_max);
+    // SAFETY: setrlimit reads the struct that it is given, which lives for the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
 /// Bytes of memory that this process has in use (its resident set), 0 where that cannot be told.
 pub fn resident_bytes() -> u64 {
     #[cfg(target_os = "linux")]

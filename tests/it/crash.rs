@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::api::{Api, Event};
+use crate::api::{Api, Event, answer};
 use crate::support::{ANYTHING, Home, eventually, need, rounds, signal, skip};
 
 fn journal(home: &Home, session: &str) -> PathBuf {
@@ -308,6 +308,38 @@ fn nothing_is_acknowledged_before_it_is_synced() {
     let synced = position(&accepted, "fdatasync", "sessions/s/journal.jsonl>)").unwrap();
     assert!(written < synced, "{accepted:#?}");
     assert_eq!(accepted.len(), synced + 1, "one write, one sync, the answer: {accepted:#?}");
+}
+
+/// One disk is slow, or one journal's part of it: whoever does not need it does not wait for it.
+#[test]
+fn no_session_waits_for_the_sync_of_another() {
+    need!("/proc", "strace");
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    api.create("slow");
+    api.create("quick");
+    let slow = "inject=fdatasync:delay_enter=3s";
+    let words = ["-e", "trace=fdatasync", "-e", slow];
+    let strace = Strace::attach(&home, &words, Some(&journal(&home, "slow")));
+    let mut waiting = api.send(
+        "POST",
+        "/v3/sessions/slow/turns",
+        "Content-Type: application/json\r\n",
+        br#"{"turnId":"t","content":"x"}"#,
+    );
+    let begun = Instant::now();
+    api.submit("quick", "t").expect(202);
+    api.wait_for("quick", "turn.error", "t");
+    api.create("another");
+    api.get("/v3/health").expect(200);
+    api.get("/v3/metrics").expect(200);
+    api.ask("DELETE", "/v3/sessions/another", "").expect(204);
+    let others = begun.elapsed();
+    answer(waiting.take().unwrap()).unwrap().expect(202);
+    assert!(begun.elapsed() > Duration::from_secs(2), "it was not slow");
+    assert!(others < Duration::from_secs(2), "{others:?}");
+    drop(strace);
 }
 
 /// A file system that is mounted for this test.

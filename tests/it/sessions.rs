@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::api::{Api, Event, Shown, answer};
-use crate::support::{ANYTHING, DEADLINE, Home, eventually};
+use crate::support::{ANYTHING, DEADLINE, Home, eventually, need};
 
 fn started() -> (Home, Api) {
     let home = Home::new();
@@ -388,6 +388,25 @@ fn a_stop_ends_streams_with_a_last_word_and_polls_with_an_answer() {
     }
 }
 
+/// One that reads nothing keeps nobody from leaving.
+#[test]
+fn a_stop_does_not_wait_for_a_reader_that_does_not_read() {
+    let (home, api) = started();
+    api.create("s");
+    let lazy = api.send("GET", "/v3/sse/events?sessionId=s", "", b"").unwrap();
+    let filler = "x".repeat(1 << 20);
+    for turn in 0..8 {
+        let body = format!(r#"{{"turnId":"t{turn}","content":"{filler}"}}"#);
+        api.post("/v3/sessions/s/turns", &body).expect(202);
+    }
+    api.wait_for("s", "turn.error", "t7");
+    let begun = Instant::now();
+    home.opta("daemon stop").stdout(ANYTHING).run();
+    // Well before its write would have been given up.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    drop(lazy);
+}
+
 #[test]
 fn a_subscriber_sees_every_event_once_in_order_over_restarts_and_crashes() {
     let (home, api) = started();
@@ -485,6 +504,51 @@ fn sessions_cost_no_descriptors_while_they_rest() {
     }
     eventually("all rest", || count() <= before + 3);
     assert_eq!(api.get("/v3/metrics").number("sessionCount"), 100);
+}
+
+/// Every connection waits for events; then everybody gets them.
+#[test]
+fn as_many_polls_as_connections_are_all_answered() {
+    let (_home, api) = started();
+    api.create("s");
+    let poll = "/v3/sessions/s/events?afterSeq=1&timeout=60000";
+    let polls: Vec<_> = (0..250).map(|_| api.send("GET", poll, "", b"").unwrap()).collect();
+    eventually("all are there", || api.get("/v3/metrics").number("subscriberCount") == 250);
+    api.submit("s", "t").expect(202);
+    for poll in polls {
+        assert_eq!(answer(poll).unwrap().expect(200).events()[0].name, "turn.queued");
+    }
+    api.wait_for("s", "turn.error", "t");
+}
+
+/// Want of descriptors passes; it must not cost a session its life.
+#[test]
+fn a_session_outlives_a_time_without_descriptors() {
+    need!("/proc", "prlimit");
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    api.create("s");
+    api.submit("s", "before").expect(202);
+    api.wait_for("s", "turn.error", "before");
+    let pid = home.card().pid();
+    let limit = |count: &str| {
+        let mut prlimit = std::process::Command::new("prlimit");
+        prlimit.args(["--pid", &pid.to_string(), &format!("--nofile={count}:4096")]);
+        assert!(prlimit.status().unwrap().success());
+    };
+    let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    // Exactly one more, for the connection that asks.
+    let rest = open();
+    eventually("a turn is refused for want of a descriptor", || {
+        limit(&(rest + 1).to_string());
+        let reply = api.try_ask("POST", "/v3/sessions/s/turns", r#"{"content":"x"}"#);
+        limit("1024");
+        reply.is_some_and(|reply| reply.status == 507)
+    });
+    api.submit("s", "after").expect(202);
+    let events = api.wait_for("s", "turn.error", "after");
+    assert_whole(&events);
 }
 
 #[test]

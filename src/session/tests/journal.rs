@@ -265,9 +265,8 @@ fn a_reader_beside_the_writer_misses_nothing_and_sees_nothing_twice() {
     });
 }
 
-/// A copy that cannot be made must not leave a part of itself, again at each attempt.
 #[test]
-fn a_file_that_cannot_be_written_refuses_and_changes_nothing() {
+fn a_file_that_cannot_be_opened_refuses_until_it_can_be() {
     let (bytes, _) = recorded(&[5, 5]);
     let scratch = Scratch::new();
     let directory = scratch.session("gone", &bytes);
@@ -281,4 +280,5 @@ fn a_file_that_cannot_be_written_refuses_and_changes_nothing() {
     fs::rename(directory.join("away"), &path).unwrap();
     assert_eq!((state.seq, seen(&journal, 0, 9)), (2, vec![1, 2]));
     assert_eq!(fs::read(&path).unwrap(), bytes);
+    assert_eq!(append(&mut journal, &mut state), 3);
 }
