@@ -54,6 +54,16 @@ pub enum Error {
     CrashLoop { crashes: usize, cause: Option<String>, log: PathBuf },
     /// The daemon was started, and somebody has stopped it since.
     StoppedMeanwhile,
+    /// Another daemon serves, and this process was to be the only one.
+    Taken { pid: i32, port: u16 },
+    /// What kept the service from starting, for systemd: the exit status tells it whether to try again.
+    Supervised { cause: Box<Error> },
+    /// A service manager's program has failed; `said` is its own words.
+    Manager { call: String, said: String },
+    /// The service's file was not written by opta.
+    Foreign { path: PathBuf },
+    /// The manager could not use this path in a service.
+    Unservable { path: PathBuf, because: &'static str },
     /// The daemon answered something that this version does not understand.
     Reply { what: &'static str, because: String },
 }
@@ -65,8 +75,23 @@ impl Error {
             Error::Usage { .. } => 2,
             Error::NotRunning => 3,
             Error::Unresponsive { .. } | Error::HeldElsewhere { .. } => 4,
+            // EX_TEMPFAIL and EX_CONFIG of sysexits.h: the unit lists them as not worth a restart.
+            Error::Supervised { cause } if cause.lock_is_held() => 75,
+            Error::Supervised { cause } if matches!(**cause, Error::Config { .. }) => 78,
+            Error::Supervised { cause } => cause.status(),
             _ => 1,
         }
+    }
+
+    /// Whether another daemon, or somebody who is about to be one, is in the way.
+    pub fn lock_is_held(&self) -> bool {
+        matches!(
+            self,
+            Error::Taken { .. }
+                | Error::Unresponsive { .. }
+                | Error::HeldElsewhere { .. }
+                | Error::Queue { .. }
+        )
     }
 
     /// The name of this failure in `--json`.
@@ -88,6 +113,11 @@ impl Error {
             Error::CrashLoop { .. } => "CRASH_LOOP",
             Error::StoppedMeanwhile => "STOPPED_MEANWHILE",
             Error::Reply { .. } => "BAD_REPLY",
+            Error::Taken { .. } => "ALREADY_RUNNING",
+            Error::Supervised { cause } => cause.code(),
+            Error::Manager { .. } => "SERVICE_MANAGER",
+            Error::Foreign { .. } => "FOREIGN_FILE",
+            Error::Unservable { .. } => "UNSERVABLE_PATH",
         }
     }
 
@@ -116,6 +146,10 @@ impl Error {
             Error::NotRunning => Some("start it: opta daemon start".into()),
             Error::StillRunning { .. } => {
                 Some("to end it by force: opta daemon stop --force".into())
+            }
+            Error::Supervised { cause } => cause.remedy(),
+            Error::Foreign { .. } => {
+                Some("to replace or remove it all the same: the same command with --force".into())
             }
             _ => None,
         }
@@ -159,7 +193,16 @@ impl fmt::Display for Error {
                 )?;
                 write!(f, "has locked {lock}")
             }
+            Error::Supervised { cause } => write!(f, "{cause}"),
+            Error::Manager { call, said } => write!(f, "cannot run {call}: {said}"),
+            Error::Foreign { path } => {
+                write!(f, "cannot change {}: opta has not written it", path.display())
+            }
+            Error::Unservable { path, because } => {
+                write!(f, "cannot make a service of {}: {because}", path.display())
+            }
             Error::Port { .. }
+            | Error::Taken { .. }
             | Error::Ports { .. }
             | Error::Queue { .. }
             | Error::StartFailed { .. }
@@ -190,6 +233,9 @@ impl Error {
             Error::Queue { lock, waited } => {
                 let seconds = waited.as_secs();
                 format!("another start has held {} for {seconds}s", lock.display())
+            }
+            Error::Taken { pid, port } => {
+                format!("one is running already (pid {pid}, port {port})")
             }
             Error::StartFailed { message, .. } => message.clone(),
             Error::StartTimedOut { waited, .. } => {

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::Manager;
 use crate::error::{At, Error, one_line};
 use crate::{disk, sys};
 
@@ -15,6 +16,8 @@ use crate::{disk, sys};
 pub struct Paths {
     root: PathBuf,
     home: Option<PathBuf>,
+    /// `$XDG_CONFIG_HOME`
+    config_home: Option<PathBuf>,
 }
 
 impl Paths {
@@ -24,32 +27,36 @@ impl Paths {
     /// another place in every directory. A relative `XDG_CONFIG_HOME` is ignored, as the XDG Base
     /// Directory Specification demands. Without `HOME`, the user database is asked.
     pub fn from_environment() -> Result<Paths, Error> {
-        let home = variable("HOME").map(PathBuf::from);
-        if let Some(root) = variable("OPTA_HOME").map(PathBuf::from) {
-            if root.is_relative() {
+        let home = variable("HOME").map(PathBuf::from).or_else(sys::home_of_user);
+        let config_home = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+        let config_home = config_home.filter(|path| path.is_absolute());
+        let root = match variable("OPTA_HOME").map(PathBuf::from) {
+            Some(root) if root.is_relative() => {
                 let because = format!("OPTA_HOME is not an absolute path: '{}'", root.display());
                 return Err(Error::Home { because });
             }
-            return Ok(Paths { root, home });
-        }
-        if cfg!(target_os = "linux") {
-            let config = variable("XDG_CONFIG_HOME").map(PathBuf::from);
-            if let Some(config) = config.filter(|path| path.is_absolute()) {
-                return Ok(Paths { root: config.join("opta"), home });
-            }
-        }
-        let home = match home {
-            Some(home) if home.is_relative() => {
-                let because = format!("HOME is not an absolute path: '{}'", home.display());
-                return Err(Error::Home { because });
-            }
-            Some(home) => home,
-            None => sys::home_of_user().filter(|home| home.is_absolute()).ok_or_else(|| {
-                let because = "HOME is not set and the user database has none either".to_owned();
-                Error::Home { because }
-            })?,
+            Some(root) => root,
+            None => match config_home.as_ref().filter(|_| cfg!(target_os = "linux")) {
+                Some(config_home) => config_home.join("opta"),
+                None => absolute(home.as_deref())?.join(".config/opta"),
+            },
         };
-        Ok(Paths { root: home.join(".config/opta"), home: Some(home) })
+        Ok(Paths { root, home, config_home })
+    }
+
+    /// The directory of everything: settings, sessions, and the daemon's own.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the user's service is described: systemd.unit(5), launchd.plist(5).
+    pub fn service(&self, manager: Manager) -> Result<PathBuf, Error> {
+        let home = || absolute(self.home.as_deref());
+        Ok(match (manager, &self.config_home) {
+            (Manager::Systemd, Some(config)) => config.join("systemd/user/opta-daemon.service"),
+            (Manager::Systemd, None) => home()?.join(".config/systemd/user/opta-daemon.service"),
+            (Manager::Launchd, _) => home()?.join("Library/LaunchAgents/com.opta.daemon.plist"),
+        })
     }
 
     /// The daemon's directory.
@@ -127,6 +134,20 @@ impl Paths {
             None => path.display().to_string(),
         };
         one_line(&text)
+    }
+}
+
+fn absolute(home: Option<&Path>) -> Result<&Path, Error> {
+    match home {
+        Some(home) if home.is_absolute() => Ok(home),
+        Some(home) => {
+            let because = format!("HOME is not an absolute path: '{}'", home.display());
+            Err(Error::Home { because })
+        }
+        None => {
+            let because = "HOME is not set and the user database has none either".to_owned();
+            Err(Error::Home { because })
+        }
     }
 }
 

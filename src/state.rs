@@ -5,6 +5,7 @@
 
 use nanoserde::{DeJson, SerJson};
 
+use crate::config::Manager;
 use crate::error::Error;
 use crate::paths::Paths;
 use crate::token::Token;
@@ -28,6 +29,8 @@ struct Fields {
     executable: Option<String>,
     #[nserde(rename = "executableId")]
     executable_id: Option<String>,
+    #[nserde(rename = "managedBy")]
+    managed_by: Option<String>,
 }
 
 /// What the daemon tells of itself.
@@ -47,6 +50,8 @@ pub struct Card {
     pub hostname: Option<String>,
     /// The program that it runs, and what tells that file from a later one of the same name.
     pub executable: Option<(String, String)>,
+    /// The service manager that has started it and watches over it.
+    pub managed_by: Option<Manager>,
 }
 
 /// What is found in the card's place.
@@ -104,6 +109,7 @@ impl Card {
             logs_path: fields.logs_path,
             hostname: fields.hostname,
             executable: fields.executable.zip(fields.executable_id),
+            managed_by: fields.managed_by.and_then(|name| Manager::parse(&name)),
         })
     }
 
@@ -121,6 +127,7 @@ impl Card {
             hostname: self.hostname.clone(),
             executable,
             executable_id,
+            managed_by: self.managed_by.map(|manager| manager.name().to_owned()),
         }
     }
 }

@@ -7,5 +7,6 @@ mod detach;
 pub mod guardian;
 mod port;
 pub mod run;
+pub mod service;
 pub mod status;
 pub mod stop;

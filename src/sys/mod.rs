@@ -229,6 +229,20 @@ pub fn unix_time(clock: &WallClock) -> Option<i64> {
     (seconds != -1).then_some(seconds)
 }
 
+/// Takes variables out of this process's environment, so that no process below it gets them.
+///
+/// Refused in a process with more than one thread: another could be reading the environment.
+pub fn forget_variables(names: &[&str]) -> io::Result<()> {
+    if process::own_threads().is_some_and(|threads| threads != 1) {
+        return Err(io::Error::other("the process has more than one thread"));
+    }
+    for name in names {
+        // SAFETY: this process has one thread, so nobody reads the environment at the same time.
+        unsafe { std::env::remove_var(name) };
+    }
+    Ok(())
+}
+
 /// Files that this process creates from now on are for the user alone. umask(2).
 pub fn private_umask() {
     // SAFETY: umask cannot fail and touches no memory.
