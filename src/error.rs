@@ -52,6 +52,8 @@ pub enum Error {
     Busy,
     /// The daemon has crashed too often for another automatic restart.
     CrashLoop { crashes: usize, cause: Option<String>, log: PathBuf },
+    /// The service has failed so often that its manager restarts it no more.
+    GaveUp { words: String, log: PathBuf },
     /// The daemon was started, and somebody has stopped it since.
     StoppedMeanwhile,
     /// Another daemon serves, and this process was to be the only one.
@@ -110,7 +112,7 @@ impl Error {
             Error::NotRunning => "NOT_RUNNING",
             Error::StillRunning { .. } => "STILL_RUNNING",
             Error::Busy => "BUSY",
-            Error::CrashLoop { .. } => "CRASH_LOOP",
+            Error::CrashLoop { .. } | Error::GaveUp { .. } => "CRASH_LOOP",
             Error::StoppedMeanwhile => "STOPPED_MEANWHILE",
             Error::Reply { .. } => "BAD_REPLY",
             Error::Taken { .. } => "ALREADY_RUNNING",
@@ -136,6 +138,7 @@ impl Error {
             Error::StartFailed { log, .. }
             | Error::DiedStarting { log }
             | Error::StartTimedOut { log, .. }
+            | Error::GaveUp { log, .. }
             | Error::CrashLoop { log, .. } => Some(format!("see the log: {}", log.display())),
             Error::Unresponsive { .. } => {
                 Some("to end it and start afresh: opta daemon restart --force".into())
@@ -209,6 +212,7 @@ impl fmt::Display for Error {
             | Error::DiedStarting { .. }
             | Error::StartTimedOut { .. }
             | Error::StoppedMeanwhile
+            | Error::GaveUp { .. }
             | Error::CrashLoop { .. } => {
                 write!(f, "cannot start the daemon: {}", self.start_failure())
             }
@@ -234,6 +238,7 @@ impl Error {
                 let seconds = waited.as_secs();
                 format!("another start has held {} for {seconds}s", lock.display())
             }
+            Error::GaveUp { words, .. } => words.clone(),
             Error::Taken { pid, port } => {
                 format!("one is running already (pid {pid}, port {port})")
             }

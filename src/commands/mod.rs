@@ -1,6 +1,7 @@
 //! What the user asks for: ask the rooms below, print, choose the exit status. A file for each noun.
 
 pub mod daemon;
+pub mod service;
 
 use std::io::{self, IsTerminal, Write};
 

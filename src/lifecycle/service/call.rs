@@ -33,8 +33,7 @@ pub fn ask(program: &'static str, arguments: &[&str], limit: Duration) -> Result
     let spawned = command.spawn();
     // It has the other end of the pipe, which would never seem to be closed.
     drop(command);
-    let mut child =
-        spawned.map_err(|cause| failure(program, arguments, reason(&cause)))?;
+    let mut child = spawned.map_err(|cause| failure(program, arguments, reason(&cause)))?;
     let text = listen(reader, deadline).doing(WHAT)?;
     let pid = i32::try_from(child.id()).unwrap_or(0);
     let left = deadline.saturating_duration_since(Instant::now());
@@ -119,7 +118,11 @@ mod tests {
     #[test]
     fn a_call_that_does_not_end_is_ended() {
         let limit = Duration::from_millis(50);
-        for script in ["exec cat /dev/zero >/dev/null", "exec cat /dev/zero >/dev/null 2>&1", "while :; do :; done"] {
+        for script in [
+            "exec cat /dev/zero >/dev/null",
+            "exec cat /dev/zero >/dev/null 2>&1",
+            "while :; do :; done",
+        ] {
             let asked = ask("sh", &["-c", script], limit).unwrap();
             assert!(matches!(asked, Answer::Late), "{script}");
         }

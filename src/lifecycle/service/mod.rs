@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use crate::config::{self, Manager};
 use crate::error::{At, Error};
-use crate::lifecycle::service::supervision::inside_service;
 use crate::paths::Paths;
 use crate::state::{self, Found};
 use crate::{disk, limits};
@@ -276,9 +275,9 @@ pub fn of_home(paths: &Paths) -> Result<Option<(Service, Standing)>, Error> {
         (None, None) => return Ok(None),
     };
     Ok(match service.standing() {
-        Ok(Standing::Active { pid }) if !installed && pid != card => None,
-        Ok(standing) => Some((service, standing)),
-        Err(_unreachable) => None,
+        Ok(Standing::Active { pid }) if pid == card => Some((service, Standing::Active { pid })),
+        Ok(standing) if installed => Some((service, standing)),
+        _ => None,
     })
 }
 
@@ -294,13 +293,15 @@ pub fn trouble(paths: &Paths) -> Result<Option<Trouble>, Error> {
     })
 }
 
-/// Asks for a restart of the service from inside it: `Ok(false)` if this process is not inside. The
-/// caller ends with the daemon of before.
-pub fn restart_from_inside() -> Result<bool, Error> {
-    if !inside_service() {
-        return Ok(false);
-    }
-    systemd::restart_later().map(|()| true)
+/// Whether this process runs inside the service, as what a session runs does.
+pub fn inside() -> bool {
+    supervision::inside_service()
+}
+
+/// Asks for a restart of the service from inside it, where waiting for it is no use: the caller ends with
+/// the daemon of before.
+pub fn restart_from_inside() -> Result<(), Error> {
+    systemd::restart_later()
 }
 
 /// What the service is to run, and with what: checked text, so that both kinds of file can hold it.

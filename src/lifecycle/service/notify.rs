@@ -3,6 +3,8 @@
 
 use std::ffi::OsStr;
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -22,9 +24,7 @@ impl Notify {
     pub fn to(name: &OsStr) -> io::Result<Notify> {
         let address = match name.as_bytes() {
             #[cfg(target_os = "linux")]
-            [b'@', rest @ ..] => {
-                std::os::linux::net::SocketAddrExt::from_abstract_name(rest)?
-            }
+            [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
             [b'/', ..] => SocketAddr::from_pathname(name)?,
             _ => return Err(io::Error::other("it names no socket that is known here")),
         };
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn so_does_an_abstract_one() {
         let name = format!("opta-notify-{}", std::process::id());
-        let address = std::os::linux::net::SocketAddrExt::from_abstract_name(&name).unwrap();
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
         let socket = UnixDatagram::bind_addr(&address).unwrap();
         Notify::to(OsStr::new(&format!("@{name}"))).unwrap().ready("serving").unwrap();
         assert_eq!(heard(&socket), "READY=1\nSTATUS=serving\n");

@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn places_that_are_swept_are_known() {
-        for path in ["/tmp/opta", "/home/u/opta/target/release/opta", "/private/var/folders/x/opta"] {
+        for path in ["/tmp/opta", "/home/u/opta/target/release/opta", "/private/var/folders/x/opta"]
+        {
             assert!(will_not_last(Path::new(path)), "{path}");
         }
         for path in ["/usr/local/bin/opta", "/home/u/targets/opta", "/home/tmp/opta"] {

@@ -55,11 +55,7 @@ fn manager(handed: &Handed, pid: u32, parent: u32, cgroup: &str) -> Option<Manag
         None => handed.notify_socket.is_some() && in_unit(cgroup),
     };
     let by_launchd = || handed.label.as_deref() == Some(launchd::LABEL) && parent == 1;
-    if by_systemd {
-        Some(Manager::Systemd)
-    } else {
-        by_launchd().then_some(Manager::Launchd)
-    }
+    if by_systemd { Some(Manager::Systemd) } else { by_launchd().then_some(Manager::Launchd) }
 }
 
 /// Whether /proc/self/cgroup (cgroups(7)) names the unit: `0::/user.slice/…/opta-daemon.service`.

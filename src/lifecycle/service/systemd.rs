@@ -3,7 +3,6 @@
 //! The text is pure. No sandboxing: in a user manager most of it does nothing, and the rest would be
 //! inherited by every command that a session runs.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,20 +25,26 @@ pub fn text(plan: &Plan) -> Result<String, Error> {
     }
     // In a program's path, unlike in arguments, `$` stands for itself.
     let program = plan.program.replace('%', "%%");
-    let mut text = format!("# {}\n", plan.mark());
-    text.push_str("# Changes of your own outlive an upgrade here: systemctl --user edit opta-daemon\n");
-    text.push_str(UNIT_SECTION);
-    // Writing to a String cannot fail.
-    drop(writeln!(text, "ExecStart=\"{program}\" daemon start --foreground"));
-    text.push_str(SERVICE_SECTION);
-    drop(writeln!(text, "{}", variable("PATH", &plan.search_path)));
-    drop(writeln!(text, "{}", home_line(&plan.root)));
-    text.push_str("\n[Install]\nWantedBy=default.target\n");
-    Ok(text)
+    let (mark, path, home) =
+        (plan.mark(), variable("PATH", &plan.search_path), home_line(&plan.root));
+    Ok(format!(
+        "\
+# {mark}
+# Changes of your own outlive an upgrade here: systemctl --user edit opta-daemon
+{READY}
+ExecStart=\"{program}\" daemon start --foreground
+{LIFE}
+{path}
+{home}
+
+[Install]
+WantedBy=default.target
+"
+    ))
 }
 
-/// The limits of a crash loop belong to the unit, and ready is what the daemon itself says it is.
-const UNIT_SECTION: &str = "
+/// Ready is what the daemon itself says it is. The limits of a crash loop belong to the unit.
+const READY: &str = "
 [Unit]
 Description=Opta daemon
 StartLimitIntervalSec=60
@@ -47,21 +52,19 @@ StartLimitBurst=5
 
 [Service]
 Type=notify
-NotifyAccess=main
-";
+NotifyAccess=main";
 
 /// 75: another daemon holds the lock; 78: the settings are bad. Neither gets better by trying again.
 /// `mixed`: the daemon ends its tools itself, what is left is killed. OOMPolicy: a tool that takes too
 /// much memory is not to take the daemon along.
-const SERVICE_SECTION: &str = "\
+const LIFE: &str = "\
 Restart=on-failure
 RestartSec=2
 RestartPreventExitStatus=75 78
 TimeoutStartSec=30
 TimeoutStopSec=20
 KillMode=mixed
-OOMPolicy=continue
-";
+OOMPolicy=continue";
 
 /// The line by which a unit serves this home and no other.
 pub fn home_line(root: &str) -> String {
@@ -135,9 +138,7 @@ pub fn standing() -> Result<Standing, Error> {
 }
 
 fn unit() -> Result<Unit, Error> {
-    const WANTED: &str = "--property=LoadState,ActiveState,MainPID,Result,NRestarts,\
-                          ExecMainStatus,FragmentPath,NeedDaemonReload";
-    systemctl(&["show", WANTED, UNIT]).map(|answer| Unit::parse(&answer))
+    systemctl(&["show", UNIT]).map(|answer| Unit::parse(&answer))
 }
 
 /// Makes systemd read the unit's file, and makes sure that it did.
