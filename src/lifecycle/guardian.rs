@@ -1,8 +1,9 @@
 //! The crash guardian: whatever state the daemon was left in, afterwards one runs.
 //!
-//! 1. Detect: read the card, ask its pid with signal zero, confirm by the lock. 2. Clean up: remove a
-//! stale card, under the lock. 3. Restart: a new daemon with a new token and card. The fourth step, to
-//! retry what the user wanted, is the caller's.
+//! 1. Detect: read the card, ask its pid with signal zero, confirm by the lock.
+//! 2. Clean up: remove a stale card, under the lock.
+//! 3. Restart: a new daemon with a new token and card.
+//! 4. Retry what the user wanted: for the caller to do.
 
 use crate::config::{Config, Port};
 use crate::error::Error;

@@ -200,12 +200,11 @@ impl Service {
             return Ok(false);
         }
         match (self.manager, &standing) {
-            (_, None) => {}
             (Manager::Systemd, Some(_)) => systemd::unregister()?,
             (Manager::Launchd, Some(Standing::Active { .. })) => {
                 launchd::unregister(limits::MANAGER_MAX)?;
             }
-            (Manager::Launchd, Some(_)) => {}
+            _ => {}
         }
         disk::remove(&self.file)?;
         if self.manager == Manager::Systemd {
