@@ -87,32 +87,6 @@ pub fn colour_allowed() -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// A service manager: the program of the system that starts, watches and ends services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manager {
-    Systemd,
-    Launchd,
-}
-
-impl Manager {
-    /// The one of this system. `OPTA_SERVICE_MANAGER` chooses another, for tests.
-    pub fn of_this_system() -> Manager {
-        let usual = if cfg!(target_os = "macos") { Manager::Launchd } else { Manager::Systemd };
-        variable("OPTA_SERVICE_MANAGER").and_then(|name| Manager::parse(&name)).unwrap_or(usual)
-    }
-
-    pub fn parse(name: &str) -> Option<Manager> {
-        [Manager::Systemd, Manager::Launchd].into_iter().find(|manager| manager.name() == name)
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Manager::Systemd => "systemd",
-            Manager::Launchd => "launchd",
-        }
-    }
-}
-
 /// What a service manager hands to a process that it starts.
 pub struct Handed {
     /// The process that systemd has started as the service (`SYSTEMD_EXEC_PID`, systemd.exec(5)).

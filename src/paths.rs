@@ -7,9 +7,35 @@ use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::Manager;
 use crate::error::{At, Error, one_line};
 use crate::{disk, sys};
+
+/// A service manager: the program of the system that starts, watches and ends services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manager {
+    Systemd,
+    Launchd,
+}
+
+impl Manager {
+    /// The one of this system. `OPTA_SERVICE_MANAGER` chooses another, for tests.
+    pub fn of_this_system() -> Manager {
+        let usual = if cfg!(target_os = "macos") { Manager::Launchd } else { Manager::Systemd };
+        let asked = variable("OPTA_SERVICE_MANAGER");
+        asked.and_then(|name| Manager::parse(name.to_str()?)).unwrap_or(usual)
+    }
+
+    pub fn parse(name: &str) -> Option<Manager> {
+        [Manager::Systemd, Manager::Launchd].into_iter().find(|manager| manager.name() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Manager::Systemd => "systemd",
+            Manager::Launchd => "launchd",
+        }
+    }
+}
 
 /// The places of one user's daemon.
 #[derive(Clone, Debug)]
@@ -92,6 +118,16 @@ impl Paths {
     /// The sessions.
     pub fn sessions(&self) -> PathBuf {
         self.root.join("sessions")
+    }
+
+    /// Where launchd puts what the daemon prints: nothing, as a rule, since it logs by itself.
+    pub fn output(&self) -> PathBuf {
+        self.root.join("daemon/daemon.out.log")
+    }
+
+    /// The same for what it prints as an error: why it could not start.
+    pub fn errors(&self) -> PathBuf {
+        self.root.join("daemon/daemon.err.log")
     }
 
     /// The user's settings.

@@ -5,9 +5,8 @@
 
 use nanoserde::{DeJson, SerJson};
 
-use crate::config::Manager;
 use crate::error::Error;
-use crate::paths::Paths;
+use crate::paths::{Manager, Paths};
 use crate::token::Token;
 use crate::{disk, json, limits};
 

@@ -8,7 +8,7 @@ use nanoserde::SerJson;
 
 use crate::cli::{Form, Logs, Restart, Start, Stop};
 use crate::commands::Output;
-use crate::config::{Config, Manager, Port};
+use crate::config::{Config, Port};
 use crate::error::Error;
 use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Here, How, Past};
 use crate::lifecycle::run::{self, Hangup};
@@ -18,7 +18,7 @@ use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, Ended, Patience};
 use crate::lock::{self, Door};
 use crate::log::{self, Level, Log, Query, Style, Tail};
-use crate::paths::Paths;
+use crate::paths::{Manager, Paths};
 use crate::state::Card;
 use crate::{cli, client, clock, config, json};
 

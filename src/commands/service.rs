@@ -6,13 +6,13 @@ use nanoserde::SerJson;
 
 use crate::cli::{Form, Install, Uninstall};
 use crate::commands::{Output, daemon};
-use crate::config::{Config, Manager};
+use crate::config::Config;
 use crate::error::Error;
 use crate::lifecycle::guardian::{self, Caller, How};
 use crate::lifecycle::service::{Force, Installed, Service};
 use crate::lifecycle::stop::{self, Patience};
 use crate::lock::{self, Owner};
-use crate::paths::Paths;
+use crate::paths::{Manager, Paths};
 use crate::{json, limits};
 
 #[derive(SerJson)]
@@ -125,7 +125,9 @@ pub fn uninstall(paths: &Paths, asked: &Uninstall, output: &Output) -> Result<Ex
             stopped,
         }))?;
     }
-    output.say(&format!("sessions, settings and logs stay in {}", paths.shown(paths.root())));
+    if uninstalled {
+        output.say(&format!("sessions, settings and logs stay in {}", paths.shown(paths.root())));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

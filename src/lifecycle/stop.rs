@@ -3,14 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::Manager;
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::{held_elsewhere, remove_stale};
 use crate::lifecycle::service::{self, Standing};
 use crate::lifecycle::status;
 use crate::limits;
 use crate::lock::{self, Lock, Owner};
-use crate::paths::Paths;
+use crate::paths::{Manager, Paths};
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
 

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -227,6 +228,20 @@ pub fn unix_time(clock: &WallClock) -> Option<i64> {
     // SAFETY: `fields` is a live, initialised tm.
     let seconds = unsafe { libc::mktime(&raw mut fields) };
     (seconds != -1).then_some(seconds)
+}
+
+/// The address of a socket with a name that is no file. unix(7); only Linux has them.
+pub fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::linux::net::SocketAddrExt;
+        SocketAddr::from_abstract_name(name)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let name = String::from_utf8_lossy(name);
+        Err(io::Error::other(format!("there are no abstract sockets here: {name}")))
+    }
 }
 
 /// Takes variables out of this process's environment, so that no process below it gets them.

@@ -18,9 +18,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::{self, Manager};
+use crate::config;
 use crate::error::{At, Error};
-use crate::paths::Paths;
+use crate::paths::{Manager, Paths};
 use crate::state::{self, Found};
 use crate::{disk, limits};
 
@@ -317,13 +317,12 @@ const MARK: &str = "Written by opta ";
 
 impl Plan {
     fn make(paths: &Paths) -> Result<Plan, Error> {
-        let directory = paths.daemon();
         Ok(Plan {
             program: plain(&program::path()?)?,
             search_path: search_path(&config::search_path()),
             root: plain(paths.root())?,
-            output: plain(&directory.join("daemon.out.log"))?,
-            errors: plain(&directory.join("daemon.err.log"))?,
+            output: plain(&paths.output())?,
+            errors: plain(&paths.errors())?,
         })
     }
 

@@ -3,10 +3,10 @@
 
 use std::ffi::OsStr;
 use std::io;
-#[cfg(target_os = "linux")]
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use crate::sys;
 
 /// Where to tell it, if anywhere.
 pub struct Notify {
@@ -23,8 +23,7 @@ impl Notify {
     /// No socket can have that name.
     pub fn to(name: &OsStr) -> io::Result<Notify> {
         let address = match name.as_bytes() {
-            #[cfg(target_os = "linux")]
-            [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
+            [b'@', rest @ ..] => sys::abstract_address(rest)?,
             [b'/', ..] => SocketAddr::from_pathname(name)?,
             _ => return Err(io::Error::other("it names no socket that is known here")),
         };
@@ -71,11 +70,12 @@ mod tests {
         std::fs::remove_file(path).unwrap();
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn so_does_an_abstract_one() {
         let name = format!("opta-notify-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let Ok(address) = sys::abstract_address(name.as_bytes()) else {
+            return; // Only Linux has them.
+        };
         let socket = UnixDatagram::bind_addr(&address).unwrap();
         Notify::to(OsStr::new(&format!("@{name}"))).unwrap().ready("serving").unwrap();
         assert_eq!(heard(&socket), "READY=1\nSTATUS=serving\n");

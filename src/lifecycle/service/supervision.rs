@@ -8,8 +8,9 @@ use std::os::unix::process::parent_id;
 use super::launchd;
 use super::notify::Notify;
 use super::systemd;
-use crate::config::{self, Handed, Manager};
+use crate::config::{self, Handed};
 use crate::error::{Doing, Error};
+use crate::paths::Manager;
 
 /// Who watches over this process, and how to talk to it.
 pub struct Supervision {
