@@ -127,8 +127,8 @@ impl Door {
     /// Waits until the starters before this one are done.
     ///
     /// # Errors
-    /// [`Error::Queue`] after [`limits::QUEUE_WAIT_MAX`].
-    pub fn enter(paths: &Paths) -> Result<Door, Error> {
+    /// [`Error::Queue`] after `limit`.
+    pub fn enter(paths: &Paths, limit: Duration) -> Result<Door, Error> {
         let path = paths.door();
         let file = disk::open_private(&path)?;
         if lock(&file, &path, File::try_lock)? {
@@ -144,14 +144,14 @@ impl Door {
         };
         let named = thread::Builder::new().name("queue".into());
         let waiter = named.spawn(waiting).doing("start a thread")?;
-        match receiver.recv_timeout(limits::QUEUE_WAIT_MAX) {
+        match receiver.recv_timeout(limit) {
             Ok(result) => {
                 // It has sent its last word and does nothing more but end.
                 drop(waiter.join());
                 Ok(Door { _file: result.at("lock", &path)? })
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                Err(Error::Queue { lock: path, waited: limits::QUEUE_WAIT_MAX })
+                Err(Error::Queue { lock: path, waited: limit })
             }
         }
     }

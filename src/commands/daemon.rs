@@ -20,7 +20,7 @@ use crate::lock::{self, Door};
 use crate::log::{self, Level, Log, Query, Style, Tail};
 use crate::paths::{Manager, Paths};
 use crate::state::Card;
-use crate::{cli, client, clock, config, json};
+use crate::{cli, client, clock, config, json, limits};
 
 /// `opta daemon start`
 pub fn start(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, Error> {
@@ -160,8 +160,7 @@ pub fn status(paths: &Paths, asked: &cli::Status, output: &Output) -> Result<Exi
         None => status::look(paths)?,
     };
     let trouble = match status {
-        // Whatever keeps it from being told is no reason not to tell the rest.
-        Status::Stopped | Status::Crashed { .. } => service::trouble(paths).unwrap_or(None),
+        Status::Stopped | Status::Crashed { .. } => service::trouble(paths),
         Status::Running { .. } | Status::Unresponsive { .. } => None,
     };
     let trouble = trouble.map(|trouble| trouble.words);
@@ -265,6 +264,7 @@ fn report(status: &Status, trouble: Option<String>) -> Report {
 }
 
 #[derive(SerJson)]
+#[nserde(serialize_none_as_null)]
 struct Stopped {
     stopped: bool,
     #[nserde(rename = "wasRunning")]
@@ -274,7 +274,7 @@ struct Stopped {
 
 /// `opta daemon stop`
 pub fn stop(paths: &Paths, asked: &Stop, output: &Output) -> Result<ExitCode, Error> {
-    let stopped = end(paths, asked, output)?;
+    let stopped = end(None, paths, asked, output)?;
     if stopped.is_none() {
         output.text("Daemon is not running.")?;
     }
@@ -286,9 +286,15 @@ pub fn stop(paths: &Paths, asked: &Stop, output: &Output) -> Result<ExitCode, Er
 }
 
 /// Stops a daemon that runs, with the words of the manual.
-fn end(paths: &Paths, asked: &Stop, output: &Output) -> Result<Option<i32>, Error> {
+fn end(
+    door: Option<&Door>,
+    paths: &Paths,
+    asked: &Stop,
+    output: &Output,
+) -> Result<Option<i32>, Error> {
+    let patience = patience(asked);
     let announce = |pid| output.text(&format!("Stopping daemon (pid {pid})..."));
-    let Ended { pid, through } = stop::stop(paths, asked.timeout, patience(asked), announce)?;
+    let Ended { pid, through } = stop::stop(door, paths, asked.timeout, patience, announce)?;
     if pid.is_some() {
         output.text("Daemon stopped.")?;
     }
@@ -303,6 +309,7 @@ fn patience(asked: &Stop) -> Patience {
 }
 
 #[derive(SerJson)]
+#[nserde(serialize_none_as_null)]
 struct Restarted {
     restarted: bool,
     pid: i32,
@@ -316,16 +323,14 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     // Everything that can go wrong before the old daemon is stopped should.
     let config = Config::load(&paths.config())?;
     paths.prepare()?;
-    let door = Door::enter(paths)?;
+    let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     let mut wanted = config.port;
-    let card = match status::look_once(paths)? {
-        Status::Running { card, .. } => Some(card),
-        _ => None,
-    };
-    if let (Port::Default, Some(card)) = (wanted, &card) {
-        wanted = Port::Preferred(card.port);
+    let status = status::look_once(paths)?;
+    if let (Some(port), Port::Default | Port::Exactly { port: 0, .. }) = (port_of(&status), wanted)
+    {
+        wanted = Port::Preferred(port);
     }
-    let previous = make_way(paths, asked, card.as_deref(), output)?;
+    let previous = make_way(&door, paths, asked, &status, output)?;
     let Ensured { card, how } = guardian::start_behind(door, paths, &config, wanted, Caller::User)?;
     if let How::Started(past) = &how {
         tell_past(past, output);
@@ -343,15 +348,20 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
 
 /// Ends the daemon that is to be replaced, and gives its pid.
 fn make_way(
+    door: &Door,
     paths: &Paths,
     asked: &Restart,
-    card: Option<&Card>,
+    status: &Status,
     output: &Output,
 ) -> Result<Option<i32>, Error> {
     let limit = asked.stop.timeout;
     let announce = |pid| output.text(&format!("Stopping daemon (pid {pid})..."));
     let active = match service::of_home(paths)? {
         Some((service, Standing::Active { .. })) => Some(service.manager),
+        _ => None,
+    };
+    let card = match status {
+        Status::Running { card, .. } => Some(card),
         _ => None,
     };
     let ended = match (card, active) {
@@ -371,12 +381,21 @@ fn make_way(
             stop::wait_for_end(paths, card.pid, limit)?;
             Some(card.pid)
         }
-        _ => return end(paths, &asked.stop, output),
+        _ => return end(Some(door), paths, &asked.stop, output),
     };
     if ended.is_some() {
         output.text("Daemon stopped.")?;
     }
     Ok(ended)
+}
+
+/// The port that the daemon has, or had when it was last heard of.
+fn port_of(status: &Status) -> Option<u16> {
+    match status {
+        Status::Running { card, .. } | Status::Crashed { card: Some(card) } => Some(card.port),
+        Status::Unresponsive { port, .. } => *port,
+        Status::Stopped | Status::Crashed { card: None } => None,
+    }
 }
 
 #[derive(SerJson)]

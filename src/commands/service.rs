@@ -112,7 +112,7 @@ pub fn uninstall(paths: &Paths, asked: &Uninstall, output: &Output) -> Result<Ex
     }
     // One that was started by hand.
     let quietly = |_pid| Ok(());
-    let ended = stop::stop(paths, limits::STOP_WAIT_DEFAULT, Patience::Report, quietly)?;
+    let ended = stop::stop(None, paths, limits::STOP_WAIT_DEFAULT, Patience::Report, quietly)?;
     let stopped = ran || ended.pid.is_some();
     if stopped {
         output.text("Daemon stopped.")?;

@@ -92,7 +92,6 @@ fn settle(claim: &Claim, ready: &Ready, null: File) -> Result<(), Error> {
         kept.push(pipe.as_raw_fd());
     }
     close_inherited(&kept);
-    sys::private_umask();
     std::env::set_current_dir("/").at("change to", Path::new("/"))
 }
 

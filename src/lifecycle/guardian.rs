@@ -64,7 +64,7 @@ pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<
         return Ok(Ensured { card, how: How::AlreadyRunning });
     }
     paths.prepare()?;
-    let door = Door::enter(paths)?;
+    let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     refuse_crash_loop(paths, caller)?;
     start_behind(door, paths, config, config.port, caller)
 }
@@ -80,7 +80,7 @@ pub fn start_behind(
     wanted: Port,
     caller: Caller,
 ) -> Result<Ensured, Error> {
-    if wanted.reaches_service()
+    if config.port.reaches_service()
         && let Some((service, standing)) = service::of_home(paths)?
     {
         // The service will come through it.
@@ -167,7 +167,7 @@ pub struct Foreground {
 /// Serves in this process until it is told to leave: `opta daemon start --foreground`.
 pub fn serve_here(paths: &Paths, config: &Config, here: &Foreground) -> Result<Here, Error> {
     paths.prepare()?;
-    let door = Door::enter(paths)?;
+    let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     match claim::claim(paths, config, config.port, &door)? {
         Claimed::Taken(card) => Ok(Here::Taken(card)),
         Claimed::Ours(claim) => {

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::{held_elsewhere, remove_stale};
-use crate::lifecycle::service::{self, Standing};
+use crate::lifecycle::service::{self, Service, Standing};
 use crate::lifecycle::status;
-use crate::limits;
-use crate::lock::{self, Lock, Owner};
+use crate::lock::{self, Door, Lock, Owner};
 use crate::paths::{Manager, Paths};
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
+use crate::{disk, limits};
 
 /// What to do when the daemon has not left in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,8 @@ pub struct Ended {
 }
 
 /// Stops the daemon, if there is one: a service through its manager, which would start it again
-/// otherwise. `announce` is called with the pid before the daemon is asked to leave.
+/// otherwise. `door` is the caller's, if it is at the door already. `announce` is called with the pid
+/// before the daemon is asked to leave.
 ///
 /// Returns when the process has ended, its lock and its port are free, and its card is gone; also the
 /// card of one that had crashed.
@@ -39,36 +40,42 @@ pub struct Ended {
 /// # Errors
 /// [`Error::StillRunning`] after `limit`; [`Error::HeldElsewhere`] if the daemon is out of reach.
 pub fn stop(
+    door: Option<&Door>,
     paths: &Paths,
     limit: Duration,
     patience: Patience,
     mut announce: impl FnMut(i32) -> Result<(), Error>,
 ) -> Result<Ended, Error> {
-    let deadline = Instant::now() + limit;
+    let service = active_service(paths)?;
+    let through = service.as_ref().map(|service| service.manager);
+    let nobody = matches!(lock::owner(paths)?, Owner::Nobody) && !paths.state().exists();
+    if nobody && service.is_none() {
+        return Ok(Ended { pid: None, through });
+    }
+    let began = Instant::now();
+    let deadline = began + limit;
+    // Behind the door no starter is met half-way, and no daemon that comes later is taken for this one.
+    // It may stay shut, if a starter hangs or nothing can be written here: then it has to go without.
+    let _door = if door.is_none() { Door::enter(paths, limit).ok() } else { None };
     let mut stopped = None;
     let mut last = None;
-    let service = match service::of_home(paths)? {
-        Some((service, Standing::Active { .. })) => Some(service),
-        Some((service, Standing::Failed(_))) => {
-            service.forgive();
-            None
-        }
-        Some((_, Standing::Idle)) | None => None,
-    };
     if let Some(service) = &service {
         if let Owner::Is(process) = lock::owner(paths)? {
             announce(process.pid())?;
             stopped = Some(process.pid());
         }
-        // What it has not ended in time is left to what follows.
+        // What it does not get done in time is left to what follows.
         service.stop(limit)?;
     }
     let done = status::watched(paths, deadline, lock::LOOK_AGAIN, || {
         // Several processes may pass through the lock while a daemon is being born: all must go.
         let process = match lock::owner(paths)? {
             Owner::Nobody => return Ok(Some(())),
-            Owner::Elsewhere => return Err(held_elsewhere(paths)),
-            Owner::Changing => return Ok(None),
+            // A daemon that is being born has the lock for a moment under the name of its starter.
+            Owner::Elsewhere if began.elapsed() >= limits::HEALTH_MAX.min(limit) => {
+                return Err(held_elsewhere(paths));
+            }
+            Owner::Elsewhere | Owner::Changing => return Ok(None),
             Owner::Is(process) => process,
         };
         if stopped.is_none() {
@@ -82,12 +89,13 @@ pub fn stop(
     if done.is_none() {
         match last {
             Some(process) if patience == Patience::Kill => {
-                process.kill().doing("kill the daemon")?;
-                process.wait(limit).doing("wait for the daemon's end")?;
+                kill(&process, paths)?;
                 if let Some(service) = &service {
+                    // The manager still waits for what has just been killed, and takes it for a failure.
                     service.stop(limits::MANAGER_MAX)?;
                     service.forgive();
                 }
+                return Ok(Ended { pid: stopped, through });
             }
             last => {
                 let pid = last.map_or(stopped, |process| Some(process.pid()));
@@ -97,12 +105,25 @@ pub fn stop(
             }
         }
     }
-    clear(paths)?;
-    Ok(Ended { pid: stopped, through: service.map(|service| service.manager) })
+    clear(paths, |paths| remove_stale(paths).map(drop))?;
+    Ok(Ended { pid: stopped, through })
 }
 
-/// Ends the daemon of this moment by signal, and gives its pid. For a service that its manager starts
-/// again by itself.
+/// The service that its manager runs, or is about to.
+fn active_service(paths: &Paths) -> Result<Option<Service>, Error> {
+    Ok(match service::of_home(paths)? {
+        Some((service, Standing::Active { .. })) => Some(service),
+        Some((service, Standing::Failed(_))) => {
+            // To stop it is to have taken note.
+            service.forgive();
+            None
+        }
+        Some((_, Standing::Idle)) | None => None,
+    })
+}
+
+/// Ends the daemon of this moment by signal, and gives its pid: for a service that its manager starts
+/// again by itself. Otherwise as [`stop`].
 pub fn end_this_one(
     paths: &Paths,
     limit: Duration,
@@ -120,10 +141,19 @@ pub fn end_this_one(
         if patience == Patience::Report {
             return Err(Error::StillRunning { pid, waited: limit });
         }
-        process.kill().doing("kill the daemon")?;
-        process.wait(limit).doing("wait for the daemon's end")?;
+        kill(&process, paths)?;
     }
     Ok(Some(pid))
+}
+
+/// Ends it at once. It is the user's wish, so it does not count as a crash.
+fn kill(process: &Process, paths: &Paths) -> Result<(), Error> {
+    process.kill().doing("kill the daemon")?;
+    let waited = limits::STOP_WAIT_FORCED;
+    if !process.wait(waited).doing("wait for the daemon's end")? {
+        return Err(Error::StillRunning { pid: process.pid(), waited });
+    }
+    clear(paths, |paths| disk::remove(&paths.state()).map(drop))
 }
 
 /// Waits for the end of a daemon that has already been asked to leave. Another may have come since.
@@ -152,14 +182,14 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
 
 /// Removes the card of a daemon that has not done it itself. If somebody has the lock by now, it is
 /// theirs.
-fn clear(paths: &Paths) -> Result<(), Error> {
+fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
     if !paths.state().exists() {
         return Ok(());
     }
     if let Some(lock) = Lock::take(paths)? {
-        let cleared = remove_stale(paths);
+        let cleared = remove(paths);
         lock.release();
-        cleared?;
+        return cleared;
     }
     Ok(())
 }

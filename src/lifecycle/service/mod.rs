@@ -76,17 +76,19 @@ impl Service {
         Ok(Service { manager, file: paths.service(manager)? })
     }
 
-    /// The service if it is installed and serves this home.
-    pub fn installed(paths: &Paths) -> Result<Option<Service>, Error> {
-        let service = Service::of(paths)?;
-        let serves = match (present(&service.file)?, paths.root().to_str()) {
-            (Present::Ours(text), Some(root)) => text.contains(&match service.manager {
-                Manager::Systemd => systemd::home_line(root),
-                Manager::Launchd => launchd::home_entry(root),
-            }),
-            _ => false,
+    /// The service if it is installed and serves this home. A file that cannot be found or read serves
+    /// nobody.
+    pub fn installed(paths: &Paths) -> Option<Service> {
+        let service = Service::of(paths).ok()?;
+        let root = paths.root().to_str()?;
+        let entry = match service.manager {
+            Manager::Systemd => systemd::home_line(root),
+            Manager::Launchd => launchd::home_entry(root),
         };
-        Ok(serves.then_some(service))
+        match present(&service.file) {
+            Ok(Present::Ours(text)) if text.contains(&entry) => Some(service),
+            _ => None,
+        }
     }
 
     /// As its manager knows it: `opta-daemon`, `com.opta.daemon`.
@@ -268,7 +270,7 @@ pub fn of_home(paths: &Paths) -> Result<Option<(Service, Standing)>, Error> {
         Found::Damaged | Found::Nothing => None,
     };
     // Installed by another version, or for the home by another name: then the card knows.
-    let (service, installed) = match (Service::installed(paths)?, card) {
+    let (service, installed) = match (Service::installed(paths), card) {
         (Some(service), _) => (service, true),
         (None, Some(_)) => (Service::of(paths)?, false),
         (None, None) => return Ok(None),
@@ -281,15 +283,12 @@ pub fn of_home(paths: &Paths) -> Result<Option<(Service, Standing)>, Error> {
 }
 
 /// Why the manager has given up on the installed service, if it has.
-pub fn trouble(paths: &Paths) -> Result<Option<Trouble>, Error> {
-    let Some(service) = Service::installed(paths)? else {
-        return Ok(None);
-    };
-    Ok(match service.standing() {
+pub fn trouble(paths: &Paths) -> Option<Trouble> {
+    match Service::installed(paths)?.standing() {
         Ok(Standing::Failed(trouble)) if !trouble.passing => Some(trouble),
         // That the manager cannot be asked is no news of the daemon.
         _ => None,
-    })
+    }
 }
 
 /// Whether this process runs inside the service, as what a session runs does.

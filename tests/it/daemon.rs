@@ -1,0 +1,548 @@
+//! Start, status, stop, restart, token: what they say, what they leave.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use crate::support::{
+    ALREADY, ANYTHING, Daemon, Home, NONE, NOT_RUNNING, RESTARTED, RESTARTED_AFRESH, RUNNING,
+    STARTED, STOPPED, eventually, freeze, http, is_locked, is_refused, mode, namespace, need,
+    signal, skip, state_of,
+};
+
+const FROZEN: &str = "◐ unresponsive  pid={pid}  port={port}  (no answer in 1s)\n";
+
+#[test]
+fn start_tells_pid_and_port_and_where_the_token_is() {
+    let home = Home::new();
+    let started = home.opta("daemon start").stdout(STARTED).run();
+    let card = home.card();
+    assert_eq!((card.pid(), card.port()), (started.pid(), started.port()));
+    assert_eq!(home.owner(), Some(started.pid()), "the lock names the daemon");
+    assert_eq!(fs::read_to_string(home.file("daemon.pid")).unwrap(), format!("{}\n", card.pid()));
+}
+
+#[test]
+fn second_start_reports_the_first() {
+    let home = Home::new();
+    let daemon = home.start();
+    let before = home.snapshot();
+    home.opta("daemon start").stdout(ALREADY).of(daemon).run();
+    assert_eq!(home.snapshot(), before);
+}
+
+#[test]
+fn a_start_on_a_port_does_not_move_a_running_daemon() {
+    let home = Home::new();
+    let daemon = home.start();
+    let keeps = "opta: it keeps port {port}; to move it: opta daemon stop, then start\n";
+    home.opta("daemon start --port 1").stdout(ALREADY).stderr(keeps).of(daemon).run();
+}
+
+#[test]
+fn status_of_a_running_daemon_is_one_line() {
+    let home = Home::new();
+    let daemon = home.start();
+    let seen = home.opta("daemon status").stdout(RUNNING).of(daemon).run();
+    let age = seen.get("age").strip_suffix('s').unwrap();
+    assert!(age.parse::<u32>().is_ok(), "{age}");
+    home.opta("daemon status --quiet").run();
+    home.opta("daemon status --wait").stdout(RUNNING).of(daemon).run();
+}
+
+#[test]
+fn status_without_a_daemon_is_3_and_makes_nothing() {
+    let home = Home::new();
+    let before = home.snapshot();
+    home.opta("daemon status").stdout(NONE).status(3).run();
+    home.opta("daemon status -q").status(3).run();
+    home.opta("daemon status --wait=0").stdout(NONE).status(3).run();
+    home.opta("daemon stop").stdout(NOT_RUNNING).run();
+    assert_eq!(home.snapshot(), before);
+}
+
+#[test]
+fn status_after_a_crash_is_1_and_removes_nothing() {
+    let home = Home::new();
+    home.start();
+    home.crash();
+    let before = home.snapshot();
+    home.opta("daemon status").stdout(NONE).status(1).run();
+    home.opta("daemon status --quiet").status(1).run();
+    assert_eq!(home.snapshot(), before);
+}
+
+#[test]
+fn status_can_wait_for_a_daemon() {
+    let home = Home::new();
+    let waiting = home.opta("daemon status --wait=60").stdout(RUNNING).spawn();
+    let daemon = home.start();
+    let seen = waiting.finish();
+    assert_eq!(Daemon { pid: seen.pid(), port: seen.port() }, daemon);
+}
+
+#[test]
+fn stop_returns_when_nothing_of_the_daemon_is_left() {
+    let home = Home::new();
+    let daemon = home.start();
+    home.opta("daemon stop").stdout(STOPPED).of(daemon).run();
+    home.assert_nothing_left();
+    assert!(is_refused(daemon.port));
+    assert_eq!(fs::read(home.file("daemon.pid")).unwrap(), b"");
+    home.opta("daemon stop").stdout(NOT_RUNNING).run();
+    home.opta("daemon status").stdout(NONE).status(3).run();
+}
+
+#[test]
+fn stop_after_a_crash_clears_the_card() {
+    let home = Home::new();
+    home.start();
+    home.crash();
+    home.opta("daemon stop").stdout(NOT_RUNNING).run();
+    home.assert_nothing_left();
+    home.opta("daemon status").stdout(NONE).status(3).run();
+}
+
+#[test]
+fn restart_keeps_the_port_and_rotates_the_token() {
+    let home = Home::new();
+    let first = home.start();
+    let token = home.card().token().to_owned();
+    let again = home.opta("daemon restart").stdout(RESTARTED).with("old", first.pid).run();
+    assert_ne!(again.pid(), first.pid);
+    assert_eq!(again.port(), first.port);
+    let card = home.card();
+    assert_eq!(card.pid(), again.pid());
+    assert_ne!(card.token(), token);
+    assert_eq!(http(first.port, "GET", "/v3/metrics", Some(&token)).0, 401);
+    assert_eq!(http(first.port, "GET", "/v3/metrics", Some(card.token())).0, 200);
+}
+
+#[test]
+fn restart_starts_a_stopped_daemon() {
+    let home = Home::new();
+    let seen = home.opta("daemon restart").stdout(RESTARTED_AFRESH).run();
+    assert_eq!(home.owner(), Some(seen.pid()));
+}
+
+#[test]
+fn an_idle_daemon_is_restarted_if_idle() {
+    let home = Home::new();
+    let first = home.start();
+    let restart = home.opta("daemon restart --if-idle").stdout(RESTARTED);
+    let again = restart.with("old", first.pid).with("port", first.port).run();
+    assert_eq!(home.owner(), Some(again.pid()));
+}
+
+#[test]
+fn token_prints_the_token_and_nothing_else() {
+    let home = Home::new();
+    let unknown = "opta: cannot reach the daemon: it is not running\n\
+                   start it: opta daemon start\n";
+    home.opta("daemon token").stderr(unknown).status(3).run();
+    home.start();
+    let token = home.card().token().to_owned();
+    assert_eq!(token.len(), 8 + 64);
+    let digits = token.strip_prefix("opta_dk_").unwrap();
+    assert!(digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    home.opta("daemon token").stdout("{token}\n").with("token", &token).run();
+    home.opta("daemon token --json").stdout(r#"{"token":"{token}"}{*}"#).with("token", token).run();
+}
+
+#[test]
+fn the_token_reaches_neither_arguments_nor_environment_nor_log() {
+    need!("/proc");
+    let home = Home::new();
+    let daemon = home.start();
+    let secret = home.card().token().to_owned();
+    assert_eq!(http(daemon.port, "GET", "/v3/metrics", Some(&secret)).0, 200);
+    for place in ["cmdline", "environ"] {
+        let bytes = fs::read(format!("/proc/{}/{place}", daemon.pid)).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains(&secret[8..]), "{place}");
+    }
+    home.opta("daemon stop").stdout(STOPPED).of(daemon).run();
+    let log = fs::read_to_string(home.file("daemon.log")).unwrap();
+    assert!(!log.contains(&secret[8..]));
+}
+
+#[test]
+fn json_says_the_same_in_one_object_a_line() {
+    const START: &str = concat!(
+        r#"{"started":{new},"alreadyRunning":{old},"pid":{pid},"port":{port},"daemonId":"{id}","#,
+        r#""startedAt":"{time}","version":"{version}","#,
+        r#""statePath":"{home}/.config/opta/daemon/state.json","#,
+        r#""logsPath":"{home}/.config/opta/daemon/daemon.log"}"#,
+        "\n"
+    );
+    let start = START.replace("{old}", "{already}");
+    let home = Home::new();
+    let seen = home.opta("daemon start --json").stdout(&start).with("new", true).run();
+    let daemon = Daemon { pid: seen.pid(), port: seen.port() };
+    assert_eq!(seen.get("already"), "false");
+    let again = home.opta("daemon start --json").stdout(&start).of(daemon);
+    assert_eq!(again.with("new", false).run().get("already"), "true");
+    let status = concat!(
+        r#"{"state":"running","running":true,"pid":{pid},"port":{port},"uptime":{age},"sessions":0,"#,
+        r#""version":"{version}","startedAt":"{time}","#,
+        r#""logsPath":"{home}/.config/opta/daemon/daemon.log","#,
+        r#""managedBy":null,"staleBinary":false}"#,
+        "\n"
+    );
+    let running = home.opta("daemon status --json").stdout(status).of(daemon);
+    running.with("time", seen.get("time")).with("version", seen.get("version")).run();
+    let restarted = r#"{"restarted":true,"pid":{pid},"port":{port},"previousPid":{old}}"#;
+    let restart = home.opta("daemon restart --json").stdout(&format!("{restarted}\n"));
+    let pid = restart.with("old", daemon.pid).run().pid();
+    let stopped = r#"{"stopped":true,"wasRunning":true,"pid":{pid}}"#;
+    home.opta("daemon stop --json").stdout(&format!("{stopped}\n")).with("pid", pid).run();
+    let idle = "{\"stopped\":true,\"wasRunning\":false,\"pid\":null}\n";
+    home.opta("daemon stop --json").stdout(idle.trim_start()).run();
+}
+
+#[test]
+fn json_has_the_same_keys_in_every_state() {
+    let home = Home::new();
+    let keys = |text: &str| {
+        let mut parts: Vec<&str> = text.split("\":").collect();
+        parts.pop();
+        let names = parts.iter().map(|part| part.rsplit('"').next().unwrap().to_owned());
+        names.collect::<Vec<String>>()
+    };
+    let status =
+        |code| home.opta("daemon status --json").stdout(ANYTHING).status(code).run().stdout;
+    let stopped = status(3);
+    assert!(stopped.starts_with(r#"{"state":"stopped","running":false,"pid":null,"#), "{stopped}");
+    let daemon = home.start();
+    let running = status(0);
+    freeze(daemon.pid);
+    let frozen = status(4);
+    let begin = format!(r#"{{"state":"unresponsive","running":false,"pid":{},"#, daemon.pid);
+    assert!(frozen.starts_with(&begin), "{frozen}");
+    home.crash();
+    let crashed = status(1);
+    let begin = format!(r#"{{"state":"crashed","running":false,"pid":{},"#, daemon.pid);
+    assert!(crashed.starts_with(&begin), "{crashed}");
+    for text in [&stopped, &running, &frozen, &crashed] {
+        assert_eq!(keys(text), keys(&running));
+        assert_eq!(text.matches('\n').count(), 1);
+    }
+}
+
+#[test]
+fn json_is_the_form_of_errors_as_well() {
+    let home = Home::new();
+    let error = r#"{"error":{"code":"{code}","message":"{message}"}}"#;
+    let error = &format!("{error}\n");
+    home.opta("daemon token --json").stdout(error).with("code", "NOT_RUNNING").status(3).run();
+    home.opta("daemon --json strat").stdout(error).with("code", "USAGE").status(2).run();
+    home.opta("daemon stop --jsn --json").stdout(error).with("code", "USAGE").status(2).run();
+    home.write(&home.config(), "{");
+    let refused = home.opta("daemon start --json").stdout(error);
+    refused.with("code", "INVALID_CONFIG").status(1).run();
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_owner_and_leaves_nothing() {
+    need!("/proc");
+    let (first, second) = (Home::new(), Home::new());
+    let owner = first.start();
+    let taken = "opta: cannot start the daemon: cannot listen on 127.0.0.1:{port}: \
+                 Address already in use (opta, pid {pid}, uid {uid})\n\
+                 choose another port (--port N), or leave it out to try 9999 and others\n";
+    let start = second.opta("daemon start").arg("--port").arg(owner.port.to_string());
+    start.stderr(taken).of(owner).status(1).run();
+    second.assert_nothing_left();
+    second.opta("daemon status").stdout(NONE).status(3).run();
+    second.start();
+}
+
+#[test]
+fn the_variable_beats_the_settings_and_the_option_beats_both() {
+    need!("/proc");
+    let (taken, home) = (Home::new(), Home::new());
+    let port = taken.start().port;
+    let refused = format!("{{*}}127.0.0.1:{port}: {{*}}");
+    home.write(&home.config(), format!(r#"{{"daemon":{{"port":{port}}}}}"#));
+    let start = home.opta("daemon start").unset("OPTA_DAEMON_PORT");
+    let by = format!("{refused}(daemon.port in config.json){{*}}");
+    start.stderr(&by).status(1).run();
+    home.start();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    home.write(&home.config(), r#"{"daemon":{"port":0}}"#);
+    let start = home.opta("daemon start").env("OPTA_DAEMON_PORT", port.to_string());
+    start.stderr(&format!("{refused}(OPTA_DAEMON_PORT){{*}}")).status(1).run();
+    let start = home.opta("daemon start --port 0").env("OPTA_DAEMON_PORT", port.to_string());
+    start.stdout(STARTED).run();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    home.opta("daemon start").unset("OPTA_DAEMON_PORT").stdout(STARTED).run();
+}
+
+#[test]
+fn each_daemon_takes_the_next_port_until_all_are_taken() {
+    let Some(private) = namespace(&["--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+    else {
+        skip!("it needs a private network");
+    };
+    let home = Home::new();
+    let script = r#"
+        unset OPTA_DAEMON_PORT
+        ip link set lo up
+        for number in $(seq 22); do
+            OPTA_HOME="$HOME/$number" opta daemon start | head -1
+        done
+        OPTA_HOME="$HOME/one too many" opta daemon start || echo "status $?"
+        ls -A "$HOME/one too many/daemon"
+        OPTA_HOME="$HOME/22" opta daemon stop
+        OPTA_HOME="$HOME/3" opta daemon restart
+        OPTA_HOME="$HOME/one too many" opta daemon start | head -1
+    "#;
+    let mut expected = String::from("Daemon started (pid {pid}, port 9999)\n");
+    for (index, port) in (10_000..=10_020).enumerate() {
+        expected.push_str(&format!("Daemon started (pid {{{}}}, port {port})\n", letters(index)));
+    }
+    expected.push_str("status 1\ndaemon.pid\nstart.lock\n");
+    expected.push_str("Stopping daemon (pid {last})...\nDaemon stopped.\n");
+    expected.push_str("Stopping daemon (pid {third})...\nDaemon stopped.\n");
+    expected.push_str("Daemon started (pid {again}, port 10001)\nToken rotated.\n");
+    expected.push_str("Daemon started (pid {more}, port 10020)\n");
+    let none = "opta: cannot start the daemon: cannot listen on 127.0.0.1:9999, \
+                nor on 10000 to 10020: Address already in use\n\
+                choose a free port: opta daemon start --port N\n";
+    home.sh(script).within(private).stdout(&expected).stderr(none).run();
+}
+
+/// A name for a pattern.
+fn letters(index: usize) -> String {
+    "x".repeat(index + 1)
+}
+
+#[test]
+fn everything_is_private_whatever_the_umask() {
+    for umask in ["000", "077", "777"] {
+        // Root may do anything with any mode: this promise is for people.
+        let home = if crate::support::has("root") && crate::support::has("setpriv") {
+            Home::of_another_user()
+        } else {
+            Home::new()
+        };
+        let script = format!("umask {umask}; opta daemon start");
+        home.sh(&script).stdout(STARTED).run();
+        home.opta("daemon status").stdout(RUNNING).run();
+        home.sh(&format!("umask {umask}; opta daemon restart")).stdout(RESTARTED).run();
+        for directory in [".config", ".config/opta", ".config/opta/daemon"] {
+            assert_eq!(mode(&home.path().join(directory)), 0o700, "{umask}: {directory}");
+        }
+        for entry in fs::read_dir(home.file("")).unwrap() {
+            let path = entry.unwrap().path();
+            assert_eq!(mode(&path), 0o600, "{umask}: {}", path.display());
+        }
+        home.opta("daemon stop").stdout(STOPPED).run();
+    }
+}
+
+#[test]
+fn health_says_that_it_is_well_and_no_more() {
+    let home = Home::new();
+    let daemon = home.start();
+    let (status, body) = http(daemon.port, "GET", "/v3/health", None);
+    assert_eq!(status, 200);
+    let uptime = body.trim_end().strip_prefix(r#"{"status":"ok","version":"3.0.0","uptime":"#);
+    let uptime = uptime.and_then(|rest| rest.strip_suffix('}')).unwrap_or_else(|| panic!("{body}"));
+    assert!(uptime.parse::<u32>().is_ok(), "{body}");
+    assert_eq!(http(daemon.port, "GET", "/v3/metrics", None).0, 401);
+    assert_eq!(http(daemon.port, "POST", "/v3/shutdown", Some("opta_dk_0")).0, 401);
+    home.opta("daemon status").stdout(RUNNING).of(daemon).run();
+}
+
+#[test]
+fn a_client_with_the_token_can_end_it() {
+    let home = Home::new();
+    let daemon = home.start();
+    let token = home.card().token().to_owned();
+    assert_eq!(http(daemon.port, "POST", "/v3/shutdown", Some(&token)).0, 202);
+    home.wait_for_end();
+    home.opta("daemon status").stdout(NONE).status(3).run();
+}
+
+#[test]
+fn the_foreground_serves_until_it_is_told_to_leave() {
+    for (name, number) in [("TERM", 15), ("INT", 2)] {
+        let home = Home::new();
+        let serving = home.opta("daemon start --foreground").spawn();
+        let seen = home.opta("daemon status --wait=60").stdout(RUNNING).run();
+        assert_eq!(seen.pid(), serving.pid(), "no fork");
+        let daemon = Daemon { pid: seen.pid(), port: seen.port() };
+        home.opta("daemon start").stdout(ALREADY).of(daemon).run();
+        home.opta("daemon start --foreground").stdout(ALREADY).of(daemon).run();
+        signal(serving.pid(), name);
+        serving.finish();
+        home.assert_nothing_left();
+        assert!(is_refused(daemon.port), "after signal {number}");
+    }
+}
+
+#[test]
+fn stop_ends_one_in_the_foreground() {
+    let home = Home::new();
+    let serving = home.opta("daemon start --foreground").spawn();
+    home.opta("daemon status --wait=60 --quiet").run();
+    home.opta("daemon stop").stdout(STOPPED).with("pid", serving.pid()).run();
+    serving.finish();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn hangup_is_no_end_without_a_terminal() {
+    let home = Home::new();
+    let serving = home.opta("daemon start --foreground").spawn();
+    home.opta("daemon status --wait=60 --quiet").run();
+    signal(serving.pid(), "HUP");
+    home.opta("daemon status").stdout(RUNNING).with("pid", serving.pid()).run();
+    home.opta("daemon stop").stdout(STOPPED).with("pid", serving.pid()).run();
+    serving.finish();
+}
+
+#[test]
+fn hangup_brings_a_lost_card_back() {
+    let damages: [(&str, fn(&Home)); 3] = [
+        ("removed", |home| fs::remove_file(home.file("state.json")).unwrap()),
+        ("damaged", |home| home.write(&home.file("state.json"), "{\"pid\":")),
+        ("another's", |home| home.write(&home.file("state.json"), ANOTHERS_CARD)),
+    ];
+    for (name, damage) in damages {
+        let home = Home::new();
+        let daemon = home.start();
+        let card = fs::read_to_string(home.file("state.json")).unwrap();
+        damage(&home);
+        signal(daemon.pid, "HUP");
+        home.opta("daemon status --wait=60").stdout(RUNNING).of(daemon).run();
+        assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card, "{name}");
+    }
+}
+
+#[test]
+fn start_heals_a_lost_card() {
+    let home = Home::new();
+    let daemon = home.start();
+    let card = fs::read_to_string(home.file("state.json")).unwrap();
+    fs::remove_file(home.file("state.json")).unwrap();
+    let lost = "◐ unresponsive  pid={pid}  (no answer in 1s)\n";
+    home.opta("daemon status").stdout(lost).with("pid", daemon.pid).status(4).run();
+    assert!(!home.file("state.json").exists(), "status changes nothing");
+    home.opta("daemon start").stdout(ALREADY).of(daemon).run();
+    assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card);
+    home.write(&home.file("state.json"), ANOTHERS_CARD);
+    home.opta("daemon start").stdout(ALREADY).of(daemon).run();
+    assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card);
+}
+
+/// A card of a daemon that is not there.
+const ANOTHERS_CARD: &str = concat!(
+    r#"{"pid":2147483647,"port":1,"token":"opta_dk_0","startedAt":"2026-03-01T10:00:00.000Z","#,
+    r#""host":"127.0.0.1","daemonId":"daemon_00000000","version":"0.0.0","logsPath":"/dev/null"}"#
+);
+
+#[test]
+fn stop_works_without_a_card() {
+    let home = Home::new();
+    let daemon = home.start();
+    fs::remove_file(home.file("state.json")).unwrap();
+    home.opta("daemon stop").stdout(STOPPED).with("pid", daemon.pid).run();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn a_start_that_is_interrupted_in_the_queue_leaves_nothing() {
+    let home = Home::new();
+    home.write(&home.file("start.lock"), "");
+    let door = fs::File::open(home.file("start.lock")).unwrap();
+    door.lock().unwrap();
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("KILL", 9)] {
+        let queueing = home.opta("daemon start").status(-number).spawn();
+        signal(queueing.pid(), name);
+        queueing.finish();
+        home.assert_nothing_left();
+    }
+    drop(door);
+    home.start();
+}
+
+#[test]
+fn a_frozen_daemon_is_reported_and_never_killed_unasked() {
+    need!("/proc");
+    let home = Home::new();
+    let daemon = home.start();
+    freeze(daemon.pid);
+    let silent = "opta: cannot reach the daemon (pid {pid}): it is alive, no answer in {time}\n\
+                  to end it and start afresh: opta daemon restart --force\n";
+    let stays = "opta: cannot stop the daemon (pid {pid}): still running after 1s\n\
+                 to end it by force: opta daemon stop --force\n";
+    let stopping = "Stopping daemon (pid {pid})...\n";
+    let commands = [
+        home.opta("daemon start").stderr(silent).status(4),
+        home.opta("daemon status").stdout(FROZEN).status(4),
+        home.opta("daemon token").stderr(silent).status(4),
+    ];
+    let running = commands.map(|command| command.of(daemon).spawn());
+    running.map(|running| running.finish());
+    assert_eq!(state_of(daemon.pid), Some('T'));
+    let stop = home.opta("daemon stop --timeout 1").stdout(stopping).stderr(stays);
+    stop.of(daemon).status(1).run();
+    assert_eq!(state_of(daemon.pid), Some('T'));
+    assert!(is_locked(&home.file("daemon.pid")));
+    home.opta("daemon stop --force --timeout 1").stdout(STOPPED).of(daemon).run();
+    home.assert_nothing_left();
+    home.start();
+}
+
+#[test]
+fn a_frozen_daemon_leaves_when_it_goes_on() {
+    need!("/proc");
+    let home = Home::new();
+    let daemon = home.start();
+    freeze(daemon.pid);
+    let stopping = home.opta("daemon stop").stdout(STOPPED).of(daemon).spawn();
+    eventually("it is announced", || stopping.output().contains("Stopping"));
+    signal(daemon.pid, "CONT");
+    stopping.finish();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn restart_by_force_replaces_a_frozen_daemon() {
+    need!("/proc");
+    let home = Home::new();
+    let daemon = home.start();
+    freeze(daemon.pid);
+    let restart = home.opta("daemon restart --force --timeout 1").stdout(RESTARTED);
+    let seen = restart.with("old", daemon.pid).run();
+    assert_eq!(home.owner(), Some(seen.pid()));
+    assert_eq!(seen.port(), daemon.port);
+    assert!(matches!(state_of(daemon.pid), None | Some('Z')));
+}
+
+#[test]
+fn ending_a_daemon_by_force_is_no_crash() {
+    need!("/proc");
+    let home = Home::new();
+    for _ in 0..4 {
+        let daemon = home.start();
+        freeze(daemon.pid);
+        home.opta("daemon stop --force --timeout 0").stdout(STOPPED).of(daemon).run();
+    }
+    home.start();
+}
+
+#[test]
+fn the_lock_file_is_never_replaced() {
+    let home = Home::new();
+    home.start();
+    let inode = fs::metadata(home.file("daemon.pid")).unwrap().ino();
+    home.opta("daemon restart").stdout(RESTARTED).run();
+    home.crash();
+    home.opta("daemon start")
+        .stdout(STARTED)
+        .stderr("opta: the daemon had crashed (pid {old})\n")
+        .run();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    assert_eq!(fs::metadata(home.file("daemon.pid")).unwrap().ino(), inode);
+}
