@@ -1,12 +1,14 @@
 //! The wire: what requests and replies of the v3 API hold. Both ends use it.
 //!
-//! Field names are the protocol's; a field that is `None` is left out. Nothing here decides anything.
+//! Field names are the protocol's; a field that is `None` is left out. Nothing here decides
+//! anything.
 
 use nanoserde::{DeJson, SerJson};
 
 use crate::json;
 
-/// The version of the protocol, not of the package: the two ends understand each other if it is equal.
+/// The version of the protocol, not of the package: the two ends understand each other if it is
+/// equal.
 pub const PROTOCOL_VERSION: &str = "3.0.0";
 
 /// `GET /v3/health`. Without a token, the first three fields and nothing else.

@@ -1,5 +1,5 @@
-//! What the user can type: one table, from which come the parser, the help, the completions, and the
-//! test that holds the manual to it. Pure: arguments in, [`Command`] out.
+//! What the user can type: one table, from which come the parser, the help, the completions, and
+//! the test that holds the manual to it. Pure: arguments in, [`Command`] out.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -584,6 +584,11 @@ fn unknown_option(name: &str, known: &[String], usage: String) -> Error {
 
 /// The word among `known` that `typed` is most likely a slip of.
 fn nearest<'k>(typed: &str, known: &'k [String]) -> Option<&'k str> {
+    if typed.len() >= 4
+        && let Some(word) = known.iter().find(|word| word.starts_with(typed))
+    {
+        return Some(word);
+    }
     let allowed = 1 + typed.chars().count() / 4;
     let by_distance = known.iter().map(|word| (distance(typed, word), word));
     let (least, word) = by_distance.min_by_key(|(distance, _)| *distance)?;
@@ -735,7 +740,7 @@ mod tests {
             ("deamon", "unknown command 'deamon'; did you mean 'daemon'?"),
             ("daemon staus", "unknown command 'daemon staus'; did you mean 'daemon status'?"),
             ("daemon frobnicate", "unknown command 'daemon frobnicate'"),
-            ("daemon start --fore", "unknown option '--fore'"),
+            ("daemon start --fore", "unknown option '--fore'; did you mean '--foreground'?"),
             (
                 "daemon start --foregruond",
                 "unknown option '--foregruond'; did you mean '--foreground'?",

@@ -1,7 +1,7 @@
 //! The command line's view of a running daemon: one request, one deadline.
 //!
-//! The token goes only to the port that a card names, and callers hold a card only while the lock says
-//! that its daemon lives.
+//! The token goes only to the port that a card names, and callers hold a card only while the lock
+//! says that its daemon lives.
 
 use std::io;
 use std::time::Duration;
@@ -15,8 +15,6 @@ use crate::{http, json, limits};
 /// What a daemon says of itself when it is asked for its health.
 #[derive(DeJson)]
 pub struct Health {
-    /// The protocol's version.
-    pub version: String,
     /// Seconds since it began to serve.
     pub uptime: u64,
     #[nserde(rename = "daemonId")]

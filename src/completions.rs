@@ -11,7 +11,8 @@ pub fn script(shell: Shell) -> String {
     }
 }
 
-/// Every sequence of words that a command may follow, with what may come next: `daemon` → `start`, ….
+/// Every sequence of words that a command may follow, with what may come next: `daemon` → `start`,
+/// ….
 fn groups() -> Vec<(String, String)> {
     let mut groups: Vec<(String, String)> = Vec::new();
     for verb in VERBS {

@@ -30,8 +30,8 @@ pub enum Port {
 const BY_FILE: &str = "daemon.port in config.json";
 
 impl Port {
-    /// Whether a service would choose the same port: it reads `config.json`, but neither this command's
-    /// options nor its environment.
+    /// Whether a service would choose the same port: it reads `config.json`, but neither this
+    /// command's options nor its environment.
     pub fn reaches_service(self) -> bool {
         match self {
             Port::Default | Port::Preferred(_) => true,
@@ -56,8 +56,8 @@ impl Config {
         rotation: Rotation { bytes: limits::LOG_BYTES_DEFAULT, files: limits::LOG_FILES_DEFAULT },
     };
 
-    /// Reads `path`, then the variables `OPTA_DAEMON_PORT` and `OPTA_LOG`, which win. A missing file is
-    /// an empty one; keys that are not known here belong to others.
+    /// Reads `path`, then the variables `OPTA_DAEMON_PORT` and `OPTA_LOG`, which win. A missing
+    /// file is an empty one; keys that are not known here belong to others.
     pub fn load(path: &Path) -> Result<Config, Error> {
         let file = read(path)?;
         let at = |key: &str| format!("{}: {key}", path.display());

@@ -1,5 +1,5 @@
-//! Private directories and files: for the user alone from the first byte, never through a planted link,
-//! never half written.
+//! Private directories and files: for the user alone from the first byte, never through a planted
+//! link, never half written.
 //!
 //! It knows nothing of what the files mean.
 
@@ -33,8 +33,8 @@ pub fn own_directory(path: &Path) -> Result<(), Error> {
 
 /// Makes sure that `path` is itself a directory of this user with mode 0700, for secrets.
 ///
-/// Refuses one that belongs to somebody else or that others can write to: they may have put things into
-/// it already.
+/// Refuses one that belongs to somebody else or that others can write to: they may have put things
+/// into it already.
 pub fn private_directory(path: &Path) -> Result<(), Error> {
     create_directory(path)?;
     let found = path.symlink_metadata().at("inspect", path)?;
@@ -88,14 +88,14 @@ pub fn contents(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option<V
 
 /// Puts `bytes` in the place of `path` in one step: a reader sees the old file or the new one.
 ///
-/// For one writer at a time: the new file is prepared under a fixed name beside the old one, so that a
-/// crash leaves at most one. Not synced: what is written so describes a living process.
+/// For one writer at a time: the new file is prepared under a fixed name beside the old one, so
+/// that a crash leaves at most one. Not synced: what is written so describes a living process.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     replace_with(path, |mut file, prepared| file.write_all(bytes).at("write", prepared))
 }
 
-/// The same for a file without secrets that other programs read and that is to outlive a power cut: mode
-/// 0644, synced. Missing directories are made as the user's umask has it.
+/// The same for a file without secrets that other programs read and that is to outlive a power cut:
+/// mode 0644, synced. Missing directories are made as the user's umask has it.
 pub fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).at("create", directory)?;
@@ -133,8 +133,8 @@ pub fn remove(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Opens for writing, and takes away what others may do: the file was made under an odd umask, or opened
-/// up since.
+/// Opens for writing, and takes away what others may do: the file was made under an odd umask, or
+/// opened up since.
 fn own(path: &Path, options: &OpenOptions) -> Result<File, Error> {
     let file = open(path, options)?;
     let found = file.metadata().at("inspect", path)?;
@@ -144,8 +144,8 @@ fn own(path: &Path, options: &OpenOptions) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Opens without following a link and without waiting for the other end of a pipe, then checks what was
-/// opened, not what the name meant a moment before.
+/// Opens without following a link and without waiting for the other end of a pipe, then checks what
+/// was opened, not what the name meant a moment before.
 fn open(path: &Path, options: &OpenOptions) -> Result<File, Error> {
     let mut options = options.clone();
     options.mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);

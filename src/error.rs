@@ -1,8 +1,8 @@
 //! Every way to fail: facts in, one sentence and one exit status out.
 //!
-//! `Display` is the whole sentence that the user reads behind `opta: `; [`Error::remedy`] is the second
-//! line where there is an obvious next step; [`Error::status`] the exit status; [`Error::code`] the name
-//! in `--json`.
+//! `Display` is the whole sentence that the user reads behind `opta: `; [`Error::remedy`] is the
+//! second line where there is an obvious next step; [`Error::status`] the exit status;
+//! [`Error::code`] the name in `--json`.
 
 use std::fmt;
 use std::io;
@@ -58,7 +58,8 @@ pub enum Error {
     StoppedMeanwhile,
     /// Another daemon serves, and this process was to be the only one.
     Taken { pid: i32, port: u16 },
-    /// What kept the service from starting, for systemd: the exit status tells it whether to try again.
+    /// What kept the service from starting, for systemd: the exit status tells it whether to try
+    /// again.
     Supervised { cause: Box<Error> },
     /// A service manager's program has failed; `said` is its own words.
     Manager { call: String, said: String },
@@ -265,7 +266,8 @@ pub fn reason(cause: &io::Error) -> String {
     }
 }
 
-/// `text` on one line: control characters, which could end the line or drive a terminal, are escaped.
+/// `text` on one line: control characters, which could end the line or drive a terminal, are
+/// escaped.
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {

@@ -26,8 +26,8 @@ pub struct Reply {
 /// Sends `request` to 127.0.0.1:`port` and reads the whole answer, within `limit` in all.
 ///
 /// # Errors
-/// `TimedOut` when the time is over, `InvalidData` for what is no HTTP answer, `UnexpectedEof` for one
-/// that is cut short, and whatever the system says, `ConnectionRefused` above all.
+/// `TimedOut` when the time is over, `InvalidData` for what is no HTTP answer, `UnexpectedEof` for
+/// one that is cut short, and whatever the system says, `ConnectionRefused` above all.
 pub fn call(
     port: u16,
     request: &Request<'_>,
@@ -59,7 +59,8 @@ fn head_and_body(port: u16, request: &Request<'_>) -> String {
     text
 }
 
-/// Reads head and body. `before_read` is called before each read: it sets what is left of the deadline.
+/// Reads head and body. `before_read` is called before each read: it sets what is left of the
+/// deadline.
 fn read_reply<S: Read>(
     stream: &mut S,
     bytes_max: usize,

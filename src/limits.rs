@@ -1,13 +1,14 @@
 //! Every bound and every timeout, with its reason.
 //!
-//! Whatever a peer, a file or a user can make long, many or slow has its name here, and a test at the
-//! limit and one past it.
+//! Whatever a peer, a file or a user can make long, many or slow has its name here, and a test at
+//! the limit and one past it.
 
 use std::time::Duration;
 
 /// The port the manual names.
 pub const PORT_DEFAULT: u16 = 9999;
-/// Ports tried in order when another program has 9999; the same range as the earlier implementation.
+/// Ports tried in order when another program has 9999; the same range as the earlier
+/// implementation.
 pub const PORTS_FALLBACK: std::ops::RangeInclusive<u16> = 10_000..=10_020;
 
 /// A daemon says that it serves within this time, or the start has failed.
@@ -34,18 +35,20 @@ pub const GRACE_MAX: Duration = Duration::from_secs(3);
 /// After that, answers and the last words of streams.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
-/// One call of `systemctl` or `launchctl`: they answer in milliseconds, and wait for a daemon that needs
-/// [`START_MAX`] at most to come and [`GRACE_MAX`] to go.
+/// One call of `systemctl` or `launchctl`: they answer in milliseconds, and wait for a daemon that
+/// needs [`START_MAX`] at most to come and [`GRACE_MAX`] to go.
 pub const MANAGER_MAX: Duration = Duration::from_secs(15);
 /// What a manager says beyond this is not read: `launchctl print` fills some ten kilobytes.
 pub const MANAGER_WORDS_BYTES_MAX: usize = 64 * 1024;
 /// launchd takes a moment to forget a job, says so with a plain "5: Input/output error", and offers
 /// nothing to wait on: it is asked again this often,
 pub const LAUNCHD_TRIES: u32 = 8;
-/// after a pause that begins with this and doubles each time. In all 6.35 s, within [`MANAGER_MAX`].
+/// after a pause that begins with this and doubles each time. In all 6.35 s, within
+/// [`MANAGER_MAX`].
 pub const LAUNCHD_PAUSE: Duration = Duration::from_millis(50);
 
-/// [`CRASHES_MAX`] crashes within this window end automatic restarts: the fault is not a passing one.
+/// [`CRASHES_MAX`] crashes within this window end automatic restarts: the fault is not a passing
+/// one.
 pub const CRASHES_WINDOW: Duration = Duration::from_secs(60);
 /// See [`CRASHES_WINDOW`].
 pub const CRASHES_MAX: usize = 3;
@@ -66,6 +69,8 @@ pub const JSON_DEPTH_MAX: usize = 32;
 
 /// Open connections. A thread and a descriptor each: about 2 MiB in all when every one is taken.
 pub const CONNECTIONS_MAX: usize = 256;
+/// Threads that wait for a next connection, for the commands that come one after the other.
+pub const THREADS_SPARE_MAX: usize = 4;
 /// Stack of a connection's thread. Only the touched pages cost memory.
 pub const CONNECTION_STACK_BYTES: usize = 1 << 20;
 /// The request line and the headers together.
@@ -82,8 +87,8 @@ pub const HEAD_MAX: Duration = Duration::from_secs(5);
 pub const BODY_MAX: Duration = Duration::from_secs(10);
 /// From the first byte of an answer to its last.
 pub const WRITE_MAX: Duration = Duration::from_secs(10);
-/// After an error answer: what the peer still sends is read away this long, so that the answer is not
-/// lost to a reset.
+/// After an error answer: what the peer still sends is read away this long, so that the answer is
+/// not lost to a reset.
 pub const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// See [`DRAIN_MAX`]; whoever sends more does not read the answer anyway.
 pub const DRAIN_BYTES_MAX: usize = 1 << 20;
@@ -115,10 +120,8 @@ pub const TITLE_CHARS_MAX: usize = 60;
 pub const TURN_IDS_MAX: usize = 10_000;
 /// The body of a submitted turn.
 pub const TURN_BODY_BYTES_MAX: usize = 4 << 20;
-/// One record of a journal. A turn's input is the longest thing that a client can put into one, and
-/// escaping can make it six times as long.
-pub const RECORD_BYTES_MAX: usize = 32 << 20;
-/// A journal's index has an entry for about as many bytes: finding an event reads no more than that.
+/// A journal's index has an entry for about as many bytes: finding an event reads no more than
+/// that.
 pub const INDEX_EVERY_BYTES: u64 = 64 * 1024;
 /// Turns of one session that wait.
 pub const QUEUE_MAX: usize = 1_000;

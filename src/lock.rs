@@ -1,10 +1,10 @@
-//! Who lives: `daemon.pid`, locked by the daemon for its whole life, and `start.lock`, the door at which
-//! starters queue.
+//! Who lives: `daemon.pid`, locked by the daemon for its whole life, and `start.lock`, the door at
+//! which starters queue.
 //!
-//! The kernel drops a lock at any death of its holder, so a lock that is held is proof of life and a
-//! lock that is free is proof of death. The number in the file is a name for the holder, to be believed
-//! only while the lock is held and only after [`Process::holds`] has confirmed it. The files are never
-//! unlinked: two processes could otherwise lock two files of one name.
+//! The kernel drops a lock at any death of its holder, so a lock that is held is proof of life and
+//! a lock that is free is proof of death. The number in the file is a name for the holder, to be
+//! believed only while the lock is held and only after [`Process::holds`] has confirmed it. The
+//! files are never unlinked: two processes could otherwise lock two files of one name.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -21,13 +21,15 @@ use crate::{disk, limits};
 
 /// The lock on `daemon.pid`: whoever has it is the daemon.
 ///
-/// Dropping it lets go of this process's share; a forked process that has one too goes on holding it.
+/// Dropping it lets go of this process's share; a forked process that has one too goes on holding
+/// it.
 pub struct Lock {
     file: File,
 }
 
 impl Lock {
-    /// Takes the lock if it is free; `None` if another process has it. The file then names this process.
+    /// Takes the lock if it is free; `None` if another process has it. The file then names this
+    /// process.
     pub fn take(paths: &Paths) -> Result<Option<Lock>, Error> {
         let path = paths.pid();
         let file = disk::open_private(&path)?;
@@ -39,7 +41,8 @@ impl Lock {
         Ok(Some(lock))
     }
 
-    /// Writes this process's number into the file: after the lock was taken, and again after a fork.
+    /// Writes this process's number into the file: after the lock was taken, and again after a
+    /// fork.
     pub fn sign(&mut self, paths: &Paths) -> Result<(), Error> {
         // Emptied first: a longer number must not shine through a shorter one.
         self.file.set_len(0).at("write", &paths.pid())?;
@@ -88,7 +91,8 @@ pub fn owner(paths: &Paths) -> Result<Owner, Error> {
     let process = Process::open(pid).doing("look at the daemon's process")?;
     let inode = file.metadata().at("inspect", &path)?;
     let process = process.filter(|process| process.holds(&inode));
-    // Read again now that the process cannot slip away: a fork or a new owner may have come between.
+    // Read again now that the process cannot slip away: a fork or a new owner may have come
+    // between.
     let unchanged = held(&file, &path)? && signature(&mut file, &path)? == Some(pid);
     Ok(match process {
         Some(process) if unchanged => Owner::Is(process),
@@ -117,8 +121,8 @@ pub fn look(paths: &Paths) -> Result<(bool, Option<i32>), Error> {
     Ok((held(&file, &path)?, signature(&mut file, &path)?))
 }
 
-/// The exclusive right to start a daemon. Starters queue for it, so that each finds either no daemon or
-/// one that is ready.
+/// The exclusive right to start a daemon. Starters queue for it, so that each finds either no
+/// daemon or one that is ready.
 pub struct Door {
     _file: File,
 }
@@ -134,8 +138,8 @@ impl Door {
         if lock(&file, &path, File::try_lock)? {
             return Ok(Door { _file: file });
         }
-        // flock(2) knows no deadline, so another thread waits. It has ended when this returns Ok: the
-        // process may fork then.
+        // flock(2) knows no deadline, so another thread waits. It has ended when this returns Ok:
+        // the process may fork then.
         let (sender, receiver) = channel();
         let waiting = move || {
             let result = file.lock().map(|()| file);
@@ -157,8 +161,8 @@ impl Door {
     }
 }
 
-/// Whether somebody has the file locked. The question is asked with a shared lock, given back at once:
-/// askers do not see each other, and a starter that meets one looks again.
+/// Whether somebody has the file locked. The question is asked with a shared lock, given back at
+/// once: askers do not see each other, and a starter that meets one looks again.
 fn held(file: &File, path: &Path) -> Result<bool, Error> {
     if !lock(file, path, File::try_lock_shared)? {
         return Ok(true);

@@ -69,7 +69,8 @@ fn paths() -> Result<Paths, Error> {
     Paths::from_environment()
 }
 
-/// One line that says what failed, on what and why; a second one with the next step, where there is one.
+/// One line that says what failed, on what and why; a second one with the next step, where there is
+/// one.
 fn report(error: &Error, form: Form) -> ExitCode {
     if let Error::Output(cause) = error
         && cause.kind() == io::ErrorKind::BrokenPipe

@@ -49,9 +49,9 @@ pub struct Paths {
 impl Paths {
     /// `$OPTA_HOME`, else on Linux `$XDG_CONFIG_HOME/opta`, else `~/.config/opta`.
     ///
-    /// An empty variable counts as unset. A relative `OPTA_HOME` or `HOME` is refused: it would mean
-    /// another place in every directory. A relative `XDG_CONFIG_HOME` is ignored, as the XDG Base
-    /// Directory Specification demands. Without `HOME`, the user database is asked.
+    /// An empty variable counts as unset. A relative `OPTA_HOME` or `HOME` is refused: it would
+    /// mean another place in every directory. A relative `XDG_CONFIG_HOME` is ignored, as the XDG
+    /// Base Directory Specification demands. Without `HOME`, the user database is asked.
     pub fn from_environment() -> Result<Paths, Error> {
         let home = variable("HOME").map(PathBuf::from).or_else(sys::home_of_user);
         let config_home = variable("XDG_CONFIG_HOME").map(PathBuf::from);
@@ -137,13 +137,14 @@ impl Paths {
 
     /// Makes the daemon's directory, private, or says why it cannot be used.
     ///
-    /// Root in another user's home is refused: the files it would leave there would be in that user's
-    /// way for ever.
+    /// Root in another user's home is refused: the files it would leave there would be in that
+    /// user's way for ever.
     pub fn prepare(&self) -> Result<(), Error> {
         if sys::effective_user() == 0 {
             self.refuse_root_in_a_users_home()?;
         }
-        // Whatever mask the caller has: one that takes the user's own rights would lock the user out.
+        // Whatever mask the caller has: one that takes the user's own rights would lock the user
+        // out.
         sys::private_umask();
         disk::own_directory(&self.root)?;
         disk::private_directory(&self.daemon())

@@ -1,7 +1,8 @@
 //! `state.json`, the daemon's visiting card: where it listens, and the token that opens it.
 //!
 //! Written when the daemon serves, removed when it leaves. It describes a living process and proves
-//! nothing: whether that process lives is for `lock.rs` to say. A card that cannot be read is no card.
+//! nothing: whether that process lives is for `lock.rs` to say. A card that cannot be read is no
+//! card.
 
 use nanoserde::{DeJson, SerJson};
 

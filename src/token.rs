@@ -1,7 +1,7 @@
 //! The secret that opens the API: 256 bits from the kernel, fresh at every start.
 //!
-//! It is shown by `opta daemon token` and kept in `state.json`; it reaches no argument, environment,
-//! URL or log.
+//! It is shown by `opta daemon token` and kept in `state.json`; it reaches no argument,
+//! environment, URL or log.
 
 use std::fmt;
 
@@ -50,7 +50,8 @@ impl Token {
     }
 }
 
-/// `count` letters that may stand in a URL, six bits of randomness each: for names that nobody can guess.
+/// `count` letters that may stand in a URL, six bits of randomness each: for names that nobody can
+/// guess.
 pub fn letters(count: usize) -> Result<String, Error> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut bytes = [0_u8; 32];

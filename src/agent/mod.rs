@@ -1,6 +1,7 @@
 //! What answers turns.
 
-use crate::session::runtime::{Agent, Fault, Stats, Turn};
+use crate::session::desk::Turn;
+use crate::session::turn::{Agent, Fault, Stats};
 
 /// Answers no turn: there is no model to ask. Every turn ends by saying so.
 pub struct Nobody;

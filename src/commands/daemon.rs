@@ -50,8 +50,8 @@ fn settings(paths: &Paths, asked: &Start) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// `opta daemon start --foreground`: by hand, and what a service runs. A manager reads the exit status:
-/// systemd is told when another try is no use, launchd would try again whatever it is.
+/// `opta daemon start --foreground`: by hand, and what a service runs. A manager reads the exit
+/// status: systemd is told when another try is no use, launchd would try again whatever it is.
 fn foreground(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, Error> {
     let supervision = Supervision::take()?;
     let manager = supervision.manager;
@@ -371,7 +371,8 @@ fn make_way(
             stop::wait_for_end(paths, card.pid, limit)?;
             Some(card.pid)
         }
-        // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one has left.
+        // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one has
+        // left.
         (_, Some(Manager::Launchd)) => {
             stop::end_this_one(paths, limit, patience(&asked.stop), announce)?
         }

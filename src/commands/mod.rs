@@ -1,4 +1,5 @@
-//! What the user asks for: ask the rooms below, print, choose the exit status. A file for each noun.
+//! What the user asks for: ask the rooms below, print, choose the exit status. A file for each
+//! noun.
 
 pub mod daemon;
 pub mod service;
@@ -12,9 +13,9 @@ use crate::log::Style;
 
 /// Where a command's results and words go.
 ///
-/// Results go to standard output and nothing else does; a reader that has gone is no error here but in
-/// `main`, where it ends the command quietly. Words go to standard error, where failures are ignored:
-/// there is nobody left to tell.
+/// Results go to standard output and nothing else does; a reader that has gone is no error here but
+/// in `main`, where it ends the command quietly. Words go to standard error, where failures are
+/// ignored: there is nobody left to tell.
 pub struct Output {
     pub form: Form,
 }

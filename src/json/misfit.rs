@@ -200,6 +200,7 @@ mod tests {
         Info,
     }
 
+    #[expect(dead_code, reason = "only whether it can be decoded")]
     #[derive(Debug, DeJson)]
     struct Log {
         level: Option<Level>,
@@ -209,6 +210,7 @@ mod tests {
         ratio: Option<f64>,
     }
 
+    #[expect(dead_code, reason = "only whether it can be decoded")]
     #[derive(Debug, DeJson)]
     struct Settings {
         port: u16,

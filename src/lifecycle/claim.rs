@@ -1,5 +1,5 @@
-//! Becoming the daemon: the lock first, then the listener, both in the process that the user started, so
-//! that whatever fails for the user's reasons fails on the user's terminal.
+//! Becoming the daemon: the lock first, then the listener, both in the process that the user
+//! started, so that whatever fails for the user's reasons fails on the user's terminal.
 
 use std::net::TcpListener;
 use std::time::Instant;
@@ -38,8 +38,8 @@ pub enum Claimed {
     Taken(Box<Card>),
 }
 
-/// Takes the lock, clears away what a crashed daemon has left, binds the port, opens the log. `_door`
-/// shows that no other starter is at it.
+/// Takes the lock, clears away what a crashed daemon has left, binds the port, opens the log.
+/// `_door` shows that no other starter is at it.
 ///
 /// # Errors
 /// [`Error::Unresponsive`], [`Error::HeldElsewhere`]: somebody has the lock and does not answer.
@@ -74,7 +74,8 @@ fn prepare(
     Ok((listener, log, crashed))
 }
 
-/// Removes the card of a daemon that is dead, as the lock in the caller's hand proves, and keeps count.
+/// Removes the card of a daemon that is dead, as the lock in the caller's hand proves, and keeps
+/// count.
 pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
     let pid = match state::read(paths)? {
         Found::Nothing => return Ok(None),
@@ -92,8 +93,8 @@ enum Waited {
     Gone(Lock),
 }
 
-/// Somebody has the lock. No starter is at it, so it is a daemon that serves, one that is leaving, one
-/// that has lost its card, one that hangs; or a command that has only looked.
+/// Somebody has the lock. No starter is at it, so it is a daemon that serves, one that is leaving,
+/// one that has lost its card, one that hangs; or a command that has only looked.
 fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
     let deadline = Instant::now() + limits::OWNER_WAIT_MAX;
     let mut holder = None;

@@ -1,5 +1,5 @@
-//! How often the daemon has crashed of late: a sliding window over every unclean end, on disk because
-//! each command that restarts it is a new process.
+//! How often the daemon has crashed of late: a sliding window over every unclean end, on disk
+//! because each command that restarts it is a new process.
 
 use nanoserde::{DeJson, SerJson};
 

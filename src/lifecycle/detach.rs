@@ -26,7 +26,7 @@ pub enum Ready {
     /// To the process that waits at the other end of a pipe.
     Pipe(PipeWriter),
     /// To the starters that queue: the door opens.
-    Door(Door),
+    Door(#[expect(dead_code, reason = "held until it is dropped")] Door),
 }
 
 impl Ready {
@@ -51,14 +51,15 @@ impl Ready {
 /// Turns into two processes: the daemon goes on in the background, the parent waits for its word.
 ///
 /// # Errors
-/// In the parent only: [`Error::StartFailed`] with the daemon's own reason, [`Error::DiedStarting`] as
-/// soon as it ends without one, [`Error::StartTimedOut`].
+/// In the parent only: [`Error::StartFailed`] with the daemon's own reason, [`Error::DiedStarting`]
+/// as soon as it ends without one, [`Error::StartTimedOut`].
 pub fn detach(claim: Box<Claim>, door: Door, paths: &Paths) -> Result<Detached, Error> {
     let (reader, writer) = io::pipe().doing("make a pipe")?;
     let null = File::open("/dev/null").at("open", Path::new("/dev/null"))?;
     match fork_twice().doing("start a background process")? {
         Side::Foreground => {
-            // The daemon alone holds the lock and the port from here on: they go with it if it dies.
+            // The daemon alone holds the lock and the port from here on: they go with it if it
+            // dies.
             drop(claim);
             drop(writer);
             wait_for_word(reader, paths)?;

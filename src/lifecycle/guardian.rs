@@ -1,9 +1,8 @@
 //! The crash guardian: whatever state the daemon was left in, afterwards one runs.
 //!
-//! 1. Detect: read the card, ask its pid with signal zero, confirm by the lock.
-//! 2. Clean up: remove a stale card, under the lock.
-//! 3. Restart: a new daemon with a new token and card.
-//! 4. Retry what the user wanted: for the caller to do.
+//! First it detects: it reads the card, asks its pid with signal zero, and confirms by the lock.
+//! Then it cleans up, under the lock: a stale card goes. Then it restarts: a new daemon with a new
+//! token and a new card. To retry what the user wanted is the caller's part.
 
 use crate::config::{Config, Port};
 use crate::error::Error;
@@ -48,14 +47,14 @@ pub enum Caller {
     /// The user, in so many words: it is tried whatever has happened before.
     User,
     /// A command on its own account: it gives up on a daemon that crashes again and again.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for commands that start it by themselves"))]
+    #[expect(dead_code, reason = "for commands that start it by themselves")]
     Command,
 }
 
 /// Makes sure that a daemon runs, and returns when it serves.
 ///
-/// However many processes call this at once, and whatever the files look like, one daemon comes of it
-/// and all of them return it.
+/// However many processes call this at once, and whatever the files look like, one daemon comes of
+/// it and all of them return it.
 ///
 /// # Errors
 /// [`Error::CrashLoop`] for [`Caller::Command`]; else what kept the daemon from starting.
@@ -71,8 +70,8 @@ pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<
 
 /// The same for a caller who has the door already, and prefers a port.
 ///
-/// An installed service is started through its manager, if that can be reached: a daemon beside it would
-/// be in its way.
+/// An installed service is started through its manager, if that can be reached: a daemon beside it
+/// would be in its way.
 pub fn start_behind(
     door: Door,
     paths: &Paths,

@@ -8,12 +8,12 @@ use crate::config::Port;
 use crate::error::Error;
 use crate::limits;
 
-/// Listens on the port that is wanted. Only 127.0.0.1 is ever bound; `std` sets SO_REUSEADDR, so that a
-/// connection of a daemon that has just left is not in the way, and never SO_REUSEPORT.
+/// Listens on the port that is wanted. Only 127.0.0.1 is ever bound; `std` sets SO_REUSEADDR, so
+/// that a connection of a daemon that has just left is not in the way, and never SO_REUSEPORT.
 ///
 /// # Errors
-/// [`Error::Port`] names the port and, where it can be known, its owner; [`Error::Ports`] when none of
-/// the default ports is free.
+/// [`Error::Port`] names the port and, where it can be known, its owner; [`Error::Ports`] when none
+/// of the default ports is free.
 pub fn listen(wanted: Port) -> Result<TcpListener, Error> {
     match wanted {
         Port::Exactly { port, by } => bind(port).map_err(|cause| {
@@ -34,8 +34,8 @@ fn bind(port: u16) -> io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
 }
 
-/// The process that listens on `port`, as a person would name it: `nginx, pid 812, uid 33`. Only where
-/// the system shows its tables as files, as Linux does (proc(5)).
+/// The process that listens on `port`, as a person would name it: `nginx, pid 812, uid 33`. Only
+/// where the system shows its tables as files, as Linux does (proc(5)).
 fn owner_of(port: u16) -> Option<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
     let (uid, inode) = table.lines().skip(1).find_map(|line| {

@@ -191,7 +191,8 @@ fn live(
     }
 }
 
-/// Puts the card back if it has been removed or replaced: this daemon has the lock, so no other serves.
+/// Puts the card back if it has been removed or replaced: this daemon has the lock, so no other
+/// serves.
 fn show_card(paths: &Paths, card: &Card, log: &Log) {
     if state::is_ours(paths, &card.daemon_id) {
         return;
@@ -202,8 +203,8 @@ fn show_card(paths: &Paths, card: &Card, log: &Log) {
     }
 }
 
-/// Lets work in flight finish, but not for ever; a second signal cuts it short. First the turns, then
-/// the streams that show their end, then the connections.
+/// Lets work in flight finish, but not for ever; a second signal cuts it short. First the turns,
+/// then the streams that show their end, then the connections.
 fn drain(
     server: Server,
     sessions: &Runtime,

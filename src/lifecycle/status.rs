@@ -22,12 +22,14 @@ pub enum Status {
     Unresponsive {
         pid: Option<i32>,
         port: Option<u16>,
-        /// The card is missing, damaged or another daemon's: its owner would write it again if asked.
+        /// The card is missing, damaged or another daemon's: its owner would write it again if
+        /// asked.
         card_lost: bool,
     },
 }
 
-/// Looks at the daemon; takes at most [`limits::HEALTH_MAX`], and as a rule well under a millisecond.
+/// Looks at the daemon; takes at most [`limits::HEALTH_MAX`], and as a rule well under a
+/// millisecond.
 ///
 /// A daemon that is just coming or going is watched until it has arrived or gone.
 pub fn look(paths: &Paths) -> Result<Status, Error> {
@@ -58,9 +60,9 @@ pub fn wait_until_running(paths: &Paths, limit: Duration) -> Result<Status, Erro
     running.map_or_else(|| look(paths), Ok)
 }
 
-/// Calls `seen` until it gives something, or `deadline` is over: at once, then whenever something changes
-/// in the daemon's directory, or where that will be, and after each `interval` for what no directory
-/// shows.
+/// Calls `seen` until it gives something, or `deadline` is over: at once, then whenever something
+/// changes in the daemon's directory, or where that will be, and after each `interval` for what no
+/// directory shows.
 pub fn watched<T>(
     paths: &Paths,
     deadline: Instant,
@@ -94,8 +96,8 @@ enum Glance {
 
 fn glance(paths: &Paths, deadline: Instant) -> Result<Glance, Error> {
     let found = state::read(paths)?;
-    // The first question: signal zero. It is never the last word, since the number may have been given
-    // to another process, or name a thread or a zombie.
+    // The first question: signal zero. It is never the last word, since the number may have been
+    // given to another process, or name a thread or a zombie.
     let answers = match &found {
         Found::Card(card) => process::probe(card.pid) == Probe::Exists,
         Found::Damaged | Found::Nothing => false,

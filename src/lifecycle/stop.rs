@@ -1,5 +1,5 @@
-//! Ending the daemon: asked in peace, waited for until it has really gone, forced only if the user says
-//! so, and only the process that the lock proves to be it.
+//! Ending the daemon: asked in peace, waited for until it has really gone, forced only if the user
+//! says so, and only the process that the lock proves to be it.
 
 use std::time::{Duration, Instant};
 
@@ -31,11 +31,11 @@ pub struct Ended {
 }
 
 /// Stops the daemon, if there is one: a service through its manager, which would start it again
-/// otherwise. `door` is the caller's, if it is at the door already. `announce` is called with the pid
-/// before the daemon is asked to leave.
+/// otherwise. `door` is the caller's, if it is at the door already. `announce` is called with the
+/// pid before the daemon is asked to leave.
 ///
-/// Returns when the process has ended, its lock and its port are free, and its card is gone; also the
-/// card of one that had crashed.
+/// Returns when the process has ended, its lock and its port are free, and its card is gone; also
+/// the card of one that had crashed.
 ///
 /// # Errors
 /// [`Error::StillRunning`] after `limit`; [`Error::HeldElsewhere`] if the daemon is out of reach.
@@ -54,8 +54,9 @@ pub fn stop(
     }
     let began = Instant::now();
     let deadline = began + limit;
-    // Behind the door no starter is met half-way, and no daemon that comes later is taken for this one.
-    // It may stay shut, if a starter hangs or nothing can be written here: then it has to go without.
+    // Behind the door no starter is met half-way, and no daemon that comes later is taken for this
+    // one. It may stay shut, if a starter hangs or nothing can be written here: then it has to go
+    // without.
     let _door = if door.is_none() { Door::enter(paths, limit).ok() } else { None };
     let mut stopped = None;
     let mut last = None;
@@ -91,7 +92,8 @@ pub fn stop(
             Some(process) if patience == Patience::Kill => {
                 kill(&process, paths)?;
                 if let Some(service) = &service {
-                    // The manager still waits for what has just been killed, and takes it for a failure.
+                    // The manager still waits for what has just been killed, and takes it for a
+                    // failure.
                     service.stop(limits::MANAGER_MAX)?;
                     service.forgive();
                 }
@@ -122,8 +124,8 @@ fn active_service(paths: &Paths) -> Result<Option<Service>, Error> {
     })
 }
 
-/// Ends the daemon of this moment by signal, and gives its pid: for a service that its manager starts
-/// again by itself. Otherwise as [`stop`].
+/// Ends the daemon of this moment by signal, and gives its pid: for a service that its manager
+/// starts again by itself. Otherwise as [`stop`].
 pub fn end_this_one(
     paths: &Paths,
     limit: Duration,

@@ -1,12 +1,12 @@
-//! `opta daemon logs -f`: the log as it grows, by name, through rotation, deletion, truncation and the
-//! daemon's restart.
+//! `opta daemon logs -f`: the log as it grows, by name, through rotation, deletion, truncation and
+//! the daemon's restart.
 //!
 //! No line is lost and none repeated, as long as the files that hold them are found before they are
 //! deleted. It sleeps until something changes; nothing is looked at in between.
 //!
-//! The files that were seen stay open, so that their identities cannot be given to new ones. The one
-//! that is being read is left only when there is something in a newer one: the daemon never goes back,
-//! so what is there then is all that there will be.
+//! The files that were seen stay open, so that their identities cannot be given to new ones. The
+//! one that is being read is left only when there is something in a newer one: the daemon never
+//! goes back, so what is there then is all that there will be.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -22,9 +22,9 @@ use crate::sys;
 use crate::sys::watch::Watch;
 
 impl Tail {
-    /// Writes the last lines that are wanted to `out`, then every new one as it comes; also if there is
-    /// no log yet. A line that has no end is held back until it has one, or until the daemon has gone
-    /// on to another file.
+    /// Writes the last lines that are wanted to `out`, then every new one as it comes; also if
+    /// there is no log yet. A line that has no end is held back until it has one, or until the
+    /// daemon has gone on to another file.
     ///
     /// Returns when nobody reads `out` any more.
     pub fn follow(self, query: &Query, out: &mut (impl Write + AsFd)) -> Result<(), Error> {
@@ -84,7 +84,8 @@ impl<'a, W: Write> Follower<'a, W> {
     fn catch_up(&mut self) -> Result<(), Error> {
         self.look_for_new_parts()?;
         loop {
-            // Before the reading: what is in a newer part was written after all that is in this one.
+            // Before the reading: what is in a newer part was written after all that is in this
+            // one.
             let left = self.has_newer_lines()?;
             self.read_on()?;
             if !left {

@@ -1,8 +1,8 @@
 //! A stored line of the log: what it says, and how people are shown it.
 //!
 //! It reads what the writer writes, and tolerates more: any flat JSON object with `ts`, `level` and
-//! `msg` somewhere in it. Nothing is copied to find out. Whether the rest of the object is JSON by the
-//! letter is not its business.
+//! `msg` somewhere in it. Nothing is copied to find out. Whether the rest of the object is JSON by
+//! the letter is not its business.
 //!
 //! What it shows cannot drive a terminal: control characters and those that reorder text come out
 //! escaped, wherever they stand.
@@ -30,7 +30,8 @@ pub struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Looks into a line as it is stored, without its end; `None` if the daemon has not written it so.
+    /// Looks into a line as it is stored, without its end; `None` if the daemon has not written it
+    /// so.
     pub fn parse(stored: &'a [u8]) -> Option<Line<'a>> {
         let object = std::str::from_utf8(stored).ok()?;
         let mut members = Members::of(object)?;
@@ -52,8 +53,8 @@ impl<'a> Line<'a> {
         self.object
     }
 
-    /// Appends `[10:00:02] INFO  session created id=sess_abc123`, without an end of line: local time,
-    /// fields in their stored order.
+    /// Appends `[10:00:02] INFO  session created id=sess_abc123`, without an end of line: local
+    /// time, fields in their stored order.
     pub fn show(&self, style: Style, out: &mut String) {
         let time = sys::local_time(self.ts.div_euclid(1000));
         let (hour, minute, second) = (time.hour, time.minute, time.second);
@@ -141,7 +142,8 @@ fn push_value(value: &str, out: &mut String) {
 fn push_visible(text: impl Iterator<Item = char>, out: &mut String) {
     for character in text {
         match character {
-            // Marks and overrides of direction, and separators that some terminals take for line ends.
+            // Marks and overrides of direction, and separators that some terminals take for line
+            // ends.
             '\u{61c}'
             | '\u{200e}'
             | '\u{200f}'
@@ -157,7 +159,8 @@ fn push_visible(text: impl Iterator<Item = char>, out: &mut String) {
     }
 }
 
-/// The members of one JSON object, as they are stored: keys without their quotes, escapes unresolved.
+/// The members of one JSON object, as they are stored: keys without their quotes, escapes
+/// unresolved.
 #[derive(Clone)]
 struct Members<'a> {
     text: &'a str,

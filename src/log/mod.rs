@@ -1,8 +1,8 @@
 //! The daemon's structured log: one JSON object a line, kept small by rotation.
 //!
-//! Logging never fails its caller: a line that cannot be written is counted, and the next one that can
-//! be says how many are missing. It knows nothing of what is logged; that tokens and prompts are not is
-//! the callers' promise.
+//! Logging never fails its caller: a line that cannot be written is counted, and the next one that
+//! can be says how many are missing. It knows nothing of what is logged; that tokens and prompts
+//! are not is the callers' promise.
 //!
 //! What the readers ([`Tail`]) build on: a line is added with one write to the end of the file. Old
 //! files only move up, from `daemon.log` to `daemon.log.1` and so on, one place a rotation. Once
@@ -70,8 +70,8 @@ pub struct Rotation {
     pub files: u32,
 }
 
-/// What a line says beyond its message. A value that is a plain integer is stored as a number, every
-/// other one as a string.
+/// What a line says beyond its message. A value that is a plain integer is stored as a number,
+/// every other one as a string.
 pub type Fields<'a> = &'a [(&'a str, &'a dyn Display)];
 
 /// The open log. Clones share one file.
@@ -124,19 +124,20 @@ impl Log {
         self.write(Level::Error, message, fields);
     }
 
-    /// Goes on in the file that has the log's name now, for those who move it away themselves. If that
-    /// fails, the log stays where it is.
+    /// Goes on in the file that has the log's name now, for those who move it away themselves. If
+    /// that fails, the log stays where it is.
     pub fn reopen(&self) -> Result<(), Error> {
         self.writer().reopen()
     }
 
-    /// From now on standard output and error of the process are the log, wherever it moves, so that a
-    /// panic's text is not lost. For the background; ends [`Log::mirror`].
+    /// From now on standard output and error of the process are the log, wherever it moves, so that
+    /// a panic's text is not lost. For the background; ends [`Log::mirror`].
     pub fn capture_stdio(&self) -> Result<(), Error> {
         self.writer().capture_stdio()
     }
 
-    /// From now on every line is also shown on standard error, as people read it. For the foreground.
+    /// From now on every line is also shown on standard error, as people read it. For the
+    /// foreground.
     pub fn mirror(&self, style: Style) {
         self.writer().mirror(style);
     }
@@ -147,7 +148,8 @@ impl Log {
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        // A thread that panicked while it logged has at worst left half a line, and that is repaired.
+        // A thread that panicked while it logged has at worst left half a line, and that is
+        // repaired.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -98,15 +98,15 @@ impl Part {
 
 /// Read at a time.
 pub(super) const BLOCK_BYTES: usize = 64 * 1024;
-/// Looks at something that may change meanwhile. A change at just that moment is rare; so many in a row
-/// do not happen.
+/// Looks at something that may change meanwhile. A change at just that moment is rare; so many in a
+/// row do not happen.
 pub(super) const LOOKS_MAX: usize = 100;
 
 /// Opens the files of the log from the newest to the oldest, up to the first that is `known`.
 ///
-/// Files only move up, so going up misses none and may meet one twice. It could still meet a newer one
-/// behind an older one, if that has moved up by two or more meanwhile. Then the first one has moved as
-/// well, and that is checked in the end.
+/// Files only move up, so going up misses none and may meet one twice. It could still meet a newer
+/// one behind an older one, if that has moved up by two or more meanwhile. Then the first one has
+/// moved as well, and that is checked in the end.
 pub(super) fn open(directory: &Path, known: impl Fn(Identity) -> bool) -> Result<Vec<Part>, Error> {
     for _ in 0..LOOKS_MAX {
         let mut parts: Vec<Part> = Vec::new();

@@ -1,8 +1,8 @@
 //! Which lines of the log are wanted, and how they come out.
 //!
-//! A line is what is stored up to a line feed. Empty ones are neither shown nor counted. Foreign ones,
-//! which the daemon has not written as it writes lines (a panic's text), count as errors of no known
-//! time. No line is kept longer than the limit, whatever is in the file.
+//! A line is what is stored up to a line feed. Empty ones are neither shown nor counted. Foreign
+//! ones, which the daemon has not written as it writes lines (a panic's text), count as errors of
+//! no known time. No line is kept longer than the limit, whatever is in the file.
 
 use std::io::Write;
 
@@ -39,8 +39,8 @@ impl Query {
     }
 }
 
-/// The text of a line without a carriage return at its end, or as much of it as is shown, and whether
-/// that is all.
+/// The text of a line without a carriage return at its end, or as much of it as is shown, and
+/// whether that is all.
 fn text_of(stored: &[u8]) -> (&[u8], bool) {
     match stored.get(..LOG_LINE_BYTES_MAX) {
         Some(shown) if stored.len() > LOG_LINE_BYTES_MAX => (shown, false),

@@ -1,7 +1,8 @@
-//! The last lines of the log, found backwards from its end and across rotated files, in constant memory.
+//! The last lines of the log, found backwards from its end and across rotated files, in constant
+//! memory.
 //!
-//! Every file is opened before anything is read, so that a rotation meanwhile costs no line and repeats
-//! none. Following the log as it grows is [`follow`](super::follow)'s.
+//! Every file is opened before anything is read, so that a rotation meanwhile costs no line and
+//! repeats none. Following the log as it grows is [`follow`](super::follow)'s.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -31,10 +32,11 @@ impl Tail {
         self.parts.is_empty()
     }
 
-    /// Writes the last lines that are wanted to `out`, oldest first. A line without an end, which is
-    /// being written or was cut off by a crash, is a line too.
+    /// Writes the last lines that are wanted to `out`, oldest first. A line without an end, which
+    /// is being written or was cut off by a crash, is a line too.
     pub fn show(&self, query: &Query, out: &mut dyn Write) -> Result<(), Error> {
-        // What is written from here on is not part of the answer, so a busy daemon cannot prolong it.
+        // What is written from here on is not part of the answer, so a busy daemon cannot prolong
+        // it.
         let ends = self.lengths()?;
         let start = self.start(query, &ends)?;
         let mut printer = Printer::new(*query, out);
@@ -107,8 +109,8 @@ impl<'a> Backwards<'a> {
         Ok(lines)
     }
 
-    /// The line before the last one given, and where it begins. At most one byte more than is shown of
-    /// a line, which says that it is longer.
+    /// The line before the last one given, and where it begins. At most one byte more than is shown
+    /// of a line, which says that it is longer.
     fn line(&mut self) -> Result<Option<(u64, &[u8])>, Error> {
         let Some(end) = self.end else {
             return Ok(None);
@@ -276,7 +278,8 @@ mod tests {
         }
     }
 
-    /// Some lines, not all with an end: of the daemon and of others, some long, some with odd bytes.
+    /// Some lines, not all with an end: of the daemon and of others, some long, some with odd
+    /// bytes.
     fn random_part(random: &mut fastrand::Rng) -> Vec<u8> {
         let mut part = Vec::new();
         let typical = *random.choice(&[3, 100, 5_000, 70_000]).unwrap();

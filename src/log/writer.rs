@@ -29,8 +29,8 @@ pub(super) struct Writer {
     directory: PathBuf,
     rotation: Rotation,
     pen: Pen<File>,
-    /// A line that would make the file longer causes a rotation. Raised while none succeeds, so that
-    /// it is tried once per `rotation.bytes` and not at every line.
+    /// A line that would make the file longer causes a rotation. Raised while none succeeds, so
+    /// that it is tried once per `rotation.bytes` and not at every line.
     bytes_max: u64,
     stdio: Stdio,
 }
@@ -64,7 +64,8 @@ impl Writer {
             return;
         };
         if found.nlink() == 0 {
-            // Deleted: what is written there, nobody could read. No luck now is luck with a later line.
+            // Deleted: what is written there, nobody could read. No luck now is luck with a later
+            // line.
             drop(self.reopen());
             return;
         }

@@ -1,12 +1,13 @@
 //! One connection: request after request, each read, admitted and answered by the connection's own
 //! thread.
 //!
-//! All deadlines are absolute. The socket's timeout is what enforces them; it is only changed when a
-//! request comes in pieces, so that a request that comes whole costs one read and one write.
+//! All deadlines are absolute. The socket's timeout is what enforces them; it is only changed when
+//! a request comes in pieces, so that a request that comes whole costs one read and one write.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::limits::DRAIN_BYTES_MAX;
@@ -115,7 +116,11 @@ impl<'a> Talk<'a> {
             self.send(reply.closing())?;
             return Err(End::Silent);
         }
-        Ok(self.send(reply)?)
+        self.send(reply)?;
+        // When many are served, the next request is often there when this thread's turn comes
+        // again: then it need not be put to sleep and woken, which costs more than the request.
+        thread::yield_now();
+        Ok(())
     }
 
     /// Waits for an answer that takes its time. After a stream there is nothing more to say.
@@ -194,8 +199,8 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Waits for the first bytes of a request. Silence, and an end between two requests, are nobody's
-    /// fault.
+    /// Waits for the first bytes of a request. Silence, and an end between two requests, are
+    /// nobody's fault.
     fn read_first(&mut self) -> Result<usize, End> {
         self.seat.connection.rest();
         // Asked after `rest`: a table closed before that has passed this connection by as busy.
@@ -303,8 +308,8 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// Reads away what the peer still sends: closing on unread bytes would reset the connection, and
-    /// the reset can overtake the answer.
+    /// Reads away what the peer still sends: closing on unread bytes would reset the connection,
+    /// and the reset can overtake the answer.
     fn drain(&mut self) {
         if self.stream.shutdown(Shutdown::Write).is_err() {
             return;

@@ -1,8 +1,8 @@
 //! Who is let in, decided from the head alone, before any body is read.
 //!
 //! A web page must not reach the daemon through its user's browser, neither under a foreign name
-//! (DNS rebinding: `Host`) nor from a foreign site (`Origin`); and nobody is served without the token.
-//! Pure: which routes are open is the caller's business.
+//! (DNS rebinding: `Host`) nor from a foreign site (`Origin`); and nobody is served without the
+//! token. Pure: which routes are open is the caller's business.
 
 use tiny_http::Method;
 
@@ -12,8 +12,9 @@ use super::request::Head;
 const METHODS: &str = "GET, HEAD, POST, DELETE";
 const HEADERS: &str = "Authorization, Content-Type, If-None-Match";
 
-/// Whether the request comes from this machine and from a page that may talk to it; `Err` is the answer
-/// to give instead. That is a refusal, or what a browser wants to know before it sends the request.
+/// Whether the request comes from this machine and from a page that may talk to it; `Err` is the
+/// answer to give instead. That is a refusal, or what a browser wants to know before it sends the
+/// request.
 pub fn check_sender(head: &Head, port: u16) -> Result<(), Reply> {
     if !is_our_host(&head.host, port) {
         let message = "the Host is not this daemon's address";
@@ -47,8 +48,8 @@ pub fn shared_headers(head: &Head) -> String {
     })
 }
 
-/// The token in the `Authorization` header. Credentials of another scheme are an empty token, which is
-/// no daemon's.
+/// The token in the `Authorization` header. Credentials of another scheme are an empty token, which
+/// is no daemon's.
 pub fn bearer(head: &Head) -> Option<&str> {
     let credentials = head.authorization.as_deref()?;
     let token = credentials
@@ -58,7 +59,8 @@ pub fn bearer(head: &Head) -> Option<&str> {
     Some(token.unwrap_or_default())
 }
 
-/// The token in the query. Only for routes that a browser must open without being able to set headers.
+/// The token in the query. Only for routes that a browser must open without being able to set
+/// headers.
 pub fn token_in_query(head: &Head) -> Option<&str> {
     head.query.split('&').find_map(|pair| pair.strip_prefix("token="))
 }

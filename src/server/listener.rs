@@ -1,24 +1,22 @@
 //! The door: accepts connections, gives each a thread, and says so when there is no room.
 //!
-//! Nothing that `accept` can fail with ends the loop. It has no timer: a server that nobody talks to
-//! does not run.
+//! Nothing that `accept` can fail with ends the loop. It has no timer: a server that nobody talks
+//! to does not run.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use crate::error::reason;
-use crate::limits::{ACCEPT_PAUSE, CONNECTION_STACK_BYTES, HEAD_BYTES_MAX, LOG_REPEAT_EVERY};
+use crate::limits::{ACCEPT_PAUSE, HEAD_BYTES_MAX, LOG_REPEAT_EVERY};
+use crate::log::Log;
 use crate::sys;
 
-use super::Deadlines;
-use super::connection;
+use super::crew::Crew;
 use super::reply::Reply;
-use super::routes::App;
 use super::table::{Seat, Table};
 
 /// The accept loop's own things.
@@ -28,8 +26,8 @@ pub struct Door {
     /// Becomes readable when the other end is closed, and that ends the loop.
     pub wake: UnixStream,
     pub table: Arc<Table>,
-    pub app: Arc<App>,
-    pub deadlines: Deadlines,
+    pub crew: Arc<Crew>,
+    pub log: Log,
     /// When trouble was last logged.
     pub complained: Option<Instant>,
 }
@@ -39,11 +37,12 @@ impl Door {
     pub fn run(mut self) {
         loop {
             match sys::wait_readable([self.wake.as_fd(), self.listener.as_fd()], None) {
-                Ok([true, _]) => return,
+                Ok([true, _]) => break,
                 Ok(_) => self.accept(),
                 Err(error) => self.starve("cannot wait for connections", &error),
             }
         }
+        self.crew.dismiss();
     }
 
     fn accept(&mut self) {
@@ -70,16 +69,7 @@ impl Door {
 
     fn serve(&mut self, seat: Seat) {
         let connection = Arc::clone(&seat.connection);
-        let (app, deadlines) = (Arc::clone(&self.app), self.deadlines);
-        let started = thread::Builder::new()
-            .name("connection".to_owned())
-            .stack_size(CONNECTION_STACK_BYTES)
-            .spawn(move || {
-                // Moved in whole: its descriptor goes before its place, after a panic as well.
-                let seat = seat;
-                connection::serve(&seat, &app, deadlines);
-            });
-        if let Err(error) = started {
+        if let Err(error) = self.crew.serve(seat) {
             refuse(&connection.stream);
             drop(connection);
             self.starve("cannot start a thread for a connection", &error);
@@ -93,7 +83,7 @@ impl Door {
         let recently = |complained: Instant| now.duration_since(complained) < LOG_REPEAT_EVERY;
         if !self.complained.is_some_and(recently) {
             self.complained = Some(now);
-            self.app.log.error(message, &[("cause", &reason(cause))]);
+            self.log.error(message, &[("cause", &reason(cause))]);
         }
         if !self.table.make_room() {
             drop(sys::wait_readable([self.wake.as_fd()], Some(ACCEPT_PAUSE)));

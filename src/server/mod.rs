@@ -1,13 +1,14 @@
 //! The HTTP server: one thread a connection, answering in place, under fixed limits.
 //!
-//! The sockets, the accept loop and the reading of requests are its own; `tiny_http` lends the words of
-//! HTTP and prints the answers. Its `Server` is not used: it has no limits and no timeouts, and several
-//! ordinary requests leave it with fewer threads than before.
+//! The sockets, the accept loop and the reading of requests are its own; `tiny_http` lends the
+//! words of HTTP and prints the answers. Its `Server` is not used: it has no limits and no
+//! timeouts, and several ordinary requests leave it with fewer threads than before.
 //!
-//! It does not bind, and it knows nothing of processes, files and signals: it is given a listener and
-//! something to answer from.
+//! It does not bind, and it knows nothing of processes, files and signals: it is given a listener
+//! and something to answer from.
 
 mod connection;
+mod crew;
 mod gate;
 mod listener;
 mod reply;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use crate::error::{Doing, Error};
 use crate::limits;
 
+use crew::Crew;
 use listener::Door;
 pub use routes::App;
 use table::Table;
@@ -85,8 +87,8 @@ impl Server {
             listener,
             wake: woken,
             table: Arc::clone(&table),
-            app,
-            deadlines,
+            log: app.log.clone(),
+            crew: Arc::new(Crew::new(app, deadlines)),
             complained: None,
         };
         let acceptor =
@@ -94,9 +96,9 @@ impl Server {
         Ok(Server { table, acceptor, wake })
     }
 
-    /// Stops accepting; when this returns, the port is free. Idle connections end now, the others with
-    /// the answer that they are at. `gone` is called when the last has ended, perhaps before this
-    /// returns.
+    /// Stops accepting; when this returns, the port is free. Idle connections end now, the others
+    /// with the answer that they are at. `gone` is called when the last has ended, perhaps before
+    /// this returns.
     #[must_use = "dropping it cuts the connections that are busy"]
     pub fn stop(self, gone: impl FnOnce() + Send + 'static) -> Stopping {
         drop(self.wake);

@@ -1,7 +1,7 @@
 //! An answer, and how it becomes bytes.
 //!
-//! `tiny_http::Response` prints it. What that crate cannot say (`Connection: close`) or lets through
-//! (line breaks in a header's value) is put right here.
+//! `tiny_http::Response` prints it. What that crate cannot say (`Connection: close`) or lets
+//! through (line breaks in a header's value) is put right here.
 
 use std::fmt::Display;
 use std::io;
@@ -72,8 +72,8 @@ impl Reply {
         self.status
     }
 
-    /// Appends the answer to `out` as it goes over the wire. A header whose value could be read as more
-    /// than one line is left out.
+    /// Appends the answer to `out` as it goes over the wire. A header whose value could be read as
+    /// more than one line is left out.
     pub fn print(self, out: &mut Vec<u8>) -> io::Result<()> {
         let begin = out.len();
         let common = [("Server", "opta"), ("Cache-Control", "no-store")];
@@ -84,8 +84,8 @@ impl Reply {
         });
         let (status, headers, length) =
             (StatusCode(self.status), headers.collect(), self.body.len());
-        // A known length is never sent in chunks. The version is the server's own (RFC 9110, 6.2), so
-        // nothing depends on the request's headers.
+        // A known length is never sent in chunks. The version is the server's own (RFC 9110, 6.2),
+        // so nothing depends on the request's headers.
         Response::new(status, headers, self.body.as_slice(), Some(length), None)
             .with_chunked_threshold(usize::MAX)
             .raw_print(&mut *out, HTTPVersion(1, 1), &[], self.bodiless, None)?;

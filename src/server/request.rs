@@ -1,8 +1,8 @@
 //! From bytes to the head of a request, strictly: what two readers could understand differently is
 //! refused (RFC 9112; request smuggling lives in the leniencies).
 //!
-//! It does no input and decides nothing about who may ask. Header fields that this server does not act
-//! on are checked for form and dropped.
+//! It does no input and decides nothing about who may ask. Header fields that this server does not
+//! act on are checked for form and dropped.
 
 use tiny_http::Method;
 
@@ -32,11 +32,11 @@ pub struct Head {
     pub last: bool,
 }
 
-/// Where the head at the front of `bytes` ends; `None` if more has to come. The first `scanned` bytes
-/// were looked at before.
+/// Where the head at the front of `bytes` ends; `None` if more has to come. The first `scanned`
+/// bytes were looked at before.
 ///
-/// Fails as soon as there is a byte that no head may hold: a control character, a line break that is
-/// not CR LF, or a size beyond the limit.
+/// Fails as soon as there is a byte that no head may hold: a control character, a line break that
+/// is not CR LF, or a size beyond the limit.
 pub fn head_end(bytes: &[u8], scanned: usize) -> Result<Option<usize>, Reply> {
     let mut before = match scanned.checked_sub(1) {
         Some(last) => bytes.get(last).copied(),

@@ -1,7 +1,7 @@
 //! What can be asked, and the answers.
 //!
-//! A request comes here twice: with its head, to be let in ([`App::admit`]), and with its body, to be
-//! answered ([`App::answer`]). Between the two the body is read, for those only who were let in.
+//! A request comes here twice: with its head, to be let in ([`App::admit`]), and with its body, to
+//! be answered ([`App::answer`]). Between the two the body is read, for those only who were let in.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

@@ -10,8 +10,10 @@ use crate::api;
 use crate::error::Error;
 use crate::json::{self, Raw};
 use crate::limits;
+use crate::session::desk::{Decision, Problem, Session};
 use crate::session::rules::{Founding, SessionId};
-use crate::session::runtime::{Decision, Problem, Runtime, Selector, Session, Submission};
+use crate::session::runtime::Runtime;
+use crate::session::turn::{Selector, Submission};
 
 use super::reply::Reply;
 use super::stream::{Follower, Poll, Stream, Ticket};
@@ -300,7 +302,8 @@ fn stream(
     let id = value(asked.query, "sessionId")?;
     let id = id.ok_or_else(|| Reply::invalid("sessionId is missing in the query"))?;
     let session = find(runtime, &id)?;
-    // A browser that comes back by itself says where it was in the header; the URL is still the old one.
+    // A browser that comes back by itself says where it was in the header; the URL is still the old
+    // one.
     let resumed = asked.last_event_id.and_then(|id| id.trim().parse().ok());
     let after = match resumed {
         Some(after) => after,

@@ -1,9 +1,10 @@
 //! Answers that take their time: a stream of events (SSE), and a poll that waits for one.
 //!
-//! Both read the session's journal and wait on two things at once, the client's socket and the session's
-//! bell: a client that leaves is seen at once, and nothing ticks in between but the heartbeat. There is
-//! no queue that could overflow: a client that is slow is further behind in the journal, and one that
-//! takes nothing for [`limits::WRITE_MAX`] is let go, to come back where it was.
+//! Both read the session's journal and wait on two things at once, the client's socket and the
+//! session's bell: a client that leaves is seen at once, and nothing ticks in between but the
+//! heartbeat. There is no queue that could overflow: a client that is slow is further behind in the
+//! journal, and one that takes nothing for [`limits::WRITE_MAX`] is let go, to come back where it
+//! was.
 //!
 //! <https://html.spec.whatwg.org/multipage/server-sent-events.html>
 
@@ -14,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::session::desk::Session;
 use crate::session::journal::{Batch, Reader};
-use crate::session::runtime::Session;
 use crate::session::wake::Bell;
 use crate::{limits, sys};
 

@@ -1,8 +1,8 @@
 //! Who is connected: how many, who is idle, and who has to go.
 //!
-//! A connection belongs to the thread that serves it. The table only knows of it, and forgets it when
-//! its socket has been closed, whatever the reason. A request that has begun is cut by [`Table::cut`]
-//! and by nothing else.
+//! A connection belongs to the thread that serves it. The table only knows of it, and forgets it
+//! when its socket has been closed, whatever the reason. A request that has begun is cut by
+//! [`Table::cut`] and by nothing else.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
@@ -40,7 +40,10 @@ pub struct Seat {
     place: Place,
 }
 
-struct Place(Arc<Table>);
+struct Place {
+    table: Arc<Table>,
+    connection: Weak<Connection>,
+}
 
 impl Table {
     /// A table with nobody in it.
@@ -62,12 +65,13 @@ impl Table {
         let connection =
             Arc::new(Connection { stream, born: self.born, idle_since: AtomicU64::new(0) });
         connection.rest();
-        open.connections.push(Arc::downgrade(&connection));
-        Ok(Seat { connection, place: Place(Arc::clone(self)) })
+        let place = Place { table: Arc::clone(self), connection: Arc::downgrade(&connection) };
+        open.connections.push(Weak::clone(&place.connection));
+        Ok(Seat { connection, place })
     }
 
-    /// Ends the connection that has been idle longest and waits until it has gone. `false` if nobody
-    /// is idle.
+    /// Ends the connection that has been idle longest and waits until it has gone. `false` if
+    /// nobody is idle.
     pub fn make_room(&self) -> bool {
         let open = self.lock();
         let before = open.connections.len();
@@ -88,8 +92,9 @@ impl Table {
         open.connections.len() < before
     }
 
-    /// From now on no connection outlives the request that it is busy with, and the idle ones end at
-    /// once. `when_empty` is called when the last has gone. To be called when nobody is seated any more.
+    /// From now on no connection outlives the request that it is busy with, and the idle ones end
+    /// at once. `when_empty` is called when the last has gone. To be called when nobody is seated
+    /// any more.
     pub fn close(&self, when_empty: Box<dyn FnOnce() + Send>) {
         self.closing.store(true, Ordering::SeqCst);
         let mut open = self.lock();
@@ -124,17 +129,17 @@ impl Table {
 impl Seat {
     /// Whether this connection should end after the request that it is at.
     pub fn is_closing(&self) -> bool {
-        self.place.0.is_closing()
+        self.place.table.is_closing()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.0.lock();
-        open.connections.retain(|one| one.strong_count() > 0);
+        let mut open = self.table.lock();
+        open.connections.retain(|one| !Weak::ptr_eq(one, &self.connection));
         let when_empty = if open.connections.is_empty() { open.when_empty.take() } else { None };
         drop(open);
-        self.0.one_ended.notify_all();
+        self.table.one_ended.notify_all();
         if let Some(when_empty) = when_empty {
             when_empty();
         }
@@ -182,9 +187,52 @@ impl Connection {
                 .compare_exchange(since, EVICTED, Ordering::SeqCst, Ordering::SeqCst)
                 .is_ok();
         if evicted {
-            // Its thread, blocked in a read, finds the end there. An error means that it has already.
+            // Its thread, blocked in a read, finds the end there. An error means that it has
+            // already.
             drop(self.stream.shutdown(Shutdown::Read));
         }
         evicted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A seat, and the client's end of its connection.
+    fn seated(table: &Arc<Table>, listener: &TcpListener) -> (Seat, TcpStream) {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        (table.seat(stream).ok().unwrap(), client)
+    }
+
+    fn is_evicted(seat: &Seat) -> bool {
+        let readable = sys::wait_readable([seat.connection.stream.as_fd()], Some(Duration::ZERO));
+        readable.unwrap() == [true] && (&seat.connection.stream).read(&mut [0; 1]).unwrap() == 0
+    }
+
+    #[test]
+    fn the_longest_idle_goes_first_and_who_is_busy_never() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let table = Arc::new(Table::new());
+        let (busy, _a) = seated(&table, &listener);
+        let (asked_again, _b) = seated(&table, &listener);
+        let (idle, _c) = seated(&table, &listener);
+        let (asking, mut client) = seated(&table, &listener);
+        busy.connection.wake();
+        asked_again.connection.wake();
+        asked_again.connection.rest();
+        client.write_all(b"G").unwrap();
+        // Nobody serves these, so nobody ends.
+        assert!(!table.make_room());
+        assert!(is_evicted(&idle) && !is_evicted(&asked_again));
+        assert!(!table.make_room());
+        assert!(is_evicted(&asked_again) && !is_evicted(&busy));
+        assert!(!table.make_room());
+        assert_eq!((&asking.connection.stream).read(&mut [0; 2]).unwrap(), 1);
+        assert!(!is_evicted(&asking) && !is_evicted(&busy));
     }
 }

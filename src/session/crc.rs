@@ -1,7 +1,7 @@
 //! CRC-32C (Castagnoli), the checksum behind each record of a journal.
 //!
-//! Polynomial 0x1EDC6F41, reflected, as in RFC 3720 (iSCSI), B.4. Eight bytes a step from tables that the
-//! compiler makes: a journal is checked as fast as it is read.
+//! Polynomial 0x1EDC6F41, reflected, as in RFC 3720 (iSCSI), B.4. Eight bytes a step from tables
+//! that the compiler makes: a journal is checked as fast as it is read.
 
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 

@@ -2,8 +2,9 @@
 //! journal keeps of it. Pure.
 //!
 //! A record is the envelope with its checksum as the last field, one line, so that `jq` reads it:
-//! `{"v":"3","event":…,"seq":42,…,"payload":{…},"crc":"xxxxxxxx"}`. The checksum is CRC-32C over the bytes
-//! before `,"crc"`. The fields stand in this order and without blanks, as they are written here.
+//! `{"v":"3","event":…,"seq":42,…,"payload":{…},"crc":"xxxxxxxx"}`. The checksum is CRC-32C over
+//! the bytes before `,"crc"`. The fields stand in this order and without blanks, as they are
+//! written here.
 
 use crate::json;
 

@@ -1,9 +1,10 @@
 //! A session's file of events: durable appends, and recovery of whatever a crash has left.
 //!
-//! Invariants. Only whole records are ever read. Nothing is acknowledged before it is synced, and nothing
-//! that must be synced is seen by a reader before it is. A write that fails is cut back, so that the file
-//! ends with a whole record; a sync that fails ends the journal's trust in the file, and a later sync
-//! that succeeds does not restore it. What recovery cuts off is copied aside first.
+//! Invariants. Only whole records are ever read. Nothing is acknowledged before it is synced, and
+//! nothing that must be synced is seen by a reader before it is. A write that fails is cut back, so
+//! that the file ends with a whole record; a sync that fails ends the journal's trust in the file,
+//! and a later sync that succeeds does not restore it. What recovery cuts off is copied aside
+//! first.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -421,7 +422,8 @@ pub fn examine(
     let mut window = Window::new(0, length);
     let (mut last_seq, mut doubtful) = (0, 0);
     while let Some((line, start)) = window.next(file).at("read", path)? {
-        // A number that does not rise belongs to a record that was written twice, or to another file.
+        // A number that does not rise belongs to a record that was written twice, or to another
+        // file.
         match Record::read(line).filter(|record| record.seq > last_seq) {
             Some(record) => {
                 last_seq = record.seq;

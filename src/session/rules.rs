@@ -1,7 +1,7 @@
 //! What a session is, as its events tell it, and which changes are legal. Pure: no clock, no disk.
 //!
-//! The journal is the truth; everything here can be made again from it. What is kept is small, however
-//! long the session: the text of the conversation stays on disk.
+//! The journal is the truth; everything here can be made again from it. What is kept is small,
+//! however long the session: the text of the conversation stays on disk.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -12,7 +12,8 @@ use crate::limits;
 
 use super::event::Record;
 
-/// The name of a session: `[A-Za-z0-9_-]{1,64}`, so that it can stand in a path and in a URL unchanged.
+/// The name of a session: `[A-Za-z0-9_-]{1,64}`, so that it can stand in a path and in a URL
+/// unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(String);
 
@@ -86,8 +87,8 @@ pub struct State {
     submitted: Submitted,
 }
 
-/// The ids of the latest turns with the number of the event that queued each: the same id is the same
-/// turn, however often it is sent.
+/// The ids of the latest turns with the number of the event that queued each: the same id is the
+/// same turn, however often it is sent.
 #[derive(Clone, Debug, Default)]
 struct Submitted {
     seqs: HashMap<String, u64>,
@@ -190,7 +191,8 @@ impl State {
         state
     }
 
-    /// Takes a turn out whose end could not be written. The journal will say so when it is opened next.
+    /// Takes a turn out whose end could not be written. The journal will say so when it is opened
+    /// next.
     pub fn forget(&mut self, turn_id: &str) {
         self.end(turn_id);
     }

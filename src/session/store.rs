@@ -1,5 +1,6 @@
-//! Where sessions lie on disk, and how they are found without reading them: `sessions/index.jsonl`, a line
-//! for each session that was ever created, oldest first, and beside each journal a summary of it.
+//! Where sessions lie on disk, and how they are found without reading them: `sessions/index.jsonl`,
+//! a line for each session that was ever created, oldest first, and beside each journal a summary
+//! of it.
 //!
 //! The journals are the truth. A summary that does not fit its journal is ignored, an index that is
 //! missing is made again; neither is needed to read a session.
@@ -98,8 +99,8 @@ impl Store {
         disk::private_directory(&self.root)
     }
 
-    /// Adds a session to the index, durably; before its journal is made, so that no session that was
-    /// acknowledged can be missing from it.
+    /// Adds a session to the index, durably; before its journal is made, so that no session that
+    /// was acknowledged can be missing from it.
     pub fn enter(&self, id: &SessionId, created_at: &str) -> Result<(), Error> {
         let path = self.index();
         let is_new = !path.exists();
@@ -143,7 +144,8 @@ impl Store {
         Ok(Page { ids, next: None })
     }
 
-    /// What a list shows of a session; from its summary if that fits its journal, else from the journal.
+    /// What a list shows of a session; from its summary if that fits its journal, else from the
+    /// journal.
     pub fn summary(&self, id: &SessionId) -> Result<Summary, Error> {
         let path = self.directory(id).join(journal::FILE_NAME);
         let bytes = path.metadata().at("inspect", &path)?.len();
@@ -189,7 +191,8 @@ impl Store {
         examine(&file, &path, |record, _, _| visit(record))
     }
 
-    /// Deletes a session, durably. First its name changes, in one step, to one that is no session's.
+    /// Deletes a session, durably. First its name changes, in one step, to one that is no
+    /// session's.
     pub fn delete(&self, id: &SessionId) -> Result<(), Error> {
         let directory = self.directory(id);
         let doomed = self.root.join(format!(".deleted.{}", id.as_str()));

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rung by writers, waited for by one reader, with poll(2) on its descriptor.
 ///
-/// Ringing costs a system call only if the reader has said that it is about to wait: a reader that is
-/// busy looks again by itself.
+/// Ringing costs a system call only if the reader has said that it is about to wait: a reader that
+/// is busy looks again by itself.
 pub struct Bell {
     ringer: UnixStream,
     listener: UnixStream,

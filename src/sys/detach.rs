@@ -10,8 +10,8 @@ use super::check;
 pub enum Side {
     /// The process that the user started.
     Foreground,
-    /// The process that goes on in the background: in a session of its own, not its leader, so that it
-    /// can never get a terminal.
+    /// The process that goes on in the background: in a session of its own, not its leader, so that
+    /// it can never get a terminal.
     Background,
 }
 
@@ -77,8 +77,9 @@ fn replace(file: &File, standard: RawFd) -> io::Result<()> {
     check(unsafe { libc::dup2(file.as_raw_fd(), standard) }).map(drop)
 }
 
-/// Closes every descriptor from 3 up but those in `kept`: whatever the caller's shell, ssh or CI had
-/// open would otherwise stay open as long as the daemon lives. close_range(2) where there is one.
+/// Closes every descriptor from 3 up but those in `kept`: whatever the caller's shell, ssh or CI
+/// had open would otherwise stay open as long as the daemon lives. close_range(2) where there is
+/// one.
 ///
 /// Only for the moment after a fork: no Rust value may own a descriptor that is not in `kept`.
 pub fn close_inherited(kept: &[RawFd]) {

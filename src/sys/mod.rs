@@ -1,8 +1,8 @@
 //! What the operating system offers and `std` does not: the only unsafe code of the project.
 //!
 //! Every function here is safe to call, does one thing, and turns `-1` into an [`io::Error`] in one
-//! place ([`check`]). Differences between Linux and macOS end here. It decides nothing: no paths, no
-//! policy, no output.
+//! place ([`check`]). Differences between Linux and macOS end here. It decides nothing: no paths,
+//! no policy, no output.
 
 #![expect(unsafe_code, reason = "the one room that talks to the C library")]
 
@@ -21,8 +21,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-// The unwinder is linked in rather than loaded: finding and mapping `libgcc_s.so.1` would cost every
-// `opta daemon status` a sixth of its time.
+// The unwinder is linked in rather than loaded: finding and mapping `libgcc_s.so.1` would cost
+// every `opta daemon status` a sixth of its time.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[link(name = "gcc_eh", kind = "static")]
 // SAFETY: no item is declared; the block only names a library.
@@ -51,8 +51,8 @@ pub enum Woken {
     Unwanted,
 }
 
-/// Waits until `input` can be read, or until the other end of `output` is closed. Only pipes and sockets
-/// have another end. poll(2).
+/// Waits until `input` can be read, or until the other end of `output` is closed. Only pipes and
+/// sockets have another end. poll(2).
 pub fn wait_while_wanted(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<Woken> {
     // Linux reports a lost reader whatever is asked for; macOS only if it is asked for a hang-up.
     #[cfg(target_os = "linux")]
@@ -155,7 +155,8 @@ pub fn home_of_user() -> Option<PathBuf> {
 /// This machine's name, as other machines on a shared file system would know it. gethostname(2).
 pub fn hostname() -> String {
     let mut buffer = [0_u8; 256];
-    // SAFETY: the buffer is writable for one byte more than the length passed, so it stays terminated.
+    // SAFETY: the buffer is writable for one byte more than the length passed, so it stays
+    // terminated.
     let result = unsafe { libc::gethostname(buffer.as_mut_ptr().cast(), buffer.len() - 1) };
     if result != 0 {
         return String::new();
@@ -164,8 +165,8 @@ pub fn hostname() -> String {
     OsString::from_vec(name).to_string_lossy().into_owned()
 }
 
-/// Time since some fixed moment, counting on while the machine sleeps and deaf to changes of the wall
-/// clock. clock_gettime(2).
+/// Time since some fixed moment, counting on while the machine sleeps and deaf to changes of the
+/// wall clock. clock_gettime(2).
 pub fn boot_clock() -> Duration {
     #[cfg(target_os = "linux")]
     const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;

@@ -1,5 +1,5 @@
-//! Other processes: whether one exists, whether it holds a file open, a handle that cannot be fooled
-//! by a pid that is used again.
+//! Other processes: whether one exists, whether it holds a file open, a handle that cannot be
+//! fooled by a pid that is used again.
 
 use std::fs::Metadata;
 use std::io;
@@ -49,8 +49,8 @@ pub struct Process {
 impl Process {
     /// Takes hold of the process that has this number now; `None` if there is none.
     ///
-    /// Refuses the numbers that kill(2) takes for groups, this process and its parent: never is any of
-    /// them a daemon to be stopped.
+    /// Refuses the numbers that kill(2) takes for groups, this process and its parent: never is any
+    /// of them a daemon to be stopped.
     pub fn open(pid: i32) -> io::Result<Option<Process>> {
         // SAFETY: getppid takes nothing and cannot fail.
         let parent = unsafe { libc::getppid() };

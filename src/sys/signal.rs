@@ -11,7 +11,8 @@ pub enum Signal {
     Terminate,
     /// SIGINT: Ctrl-C in the foreground.
     Interrupt,
-    /// SIGHUP: publish `state.json` and open the log again; in the foreground the terminal has gone.
+    /// SIGHUP: publish `state.json` and open the log again; in the foreground the terminal has
+    /// gone.
     Hangup,
 }
 
@@ -69,9 +70,9 @@ pub fn wait() -> io::Result<Signal> {
     }
 }
 
-/// Gives every signal its default disposition and unblocks all, as a new program expects, but ignores
-/// SIGPIPE and SIGXFSZ: a reader that has gone and a file that may not grow are errors of one write,
-/// not the end of the process. sigaction(2).
+/// Gives every signal its default disposition and unblocks all, as a new program expects, but
+/// ignores SIGPIPE and SIGXFSZ: a reader that has gone and a file that may not grow are errors of
+/// one write, not the end of the process. sigaction(2).
 pub fn reset() -> io::Result<()> {
     for number in 1..32 {
         if number == libc::SIGKILL || number == libc::SIGSTOP {

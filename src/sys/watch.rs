@@ -1,7 +1,7 @@
 //! Waking up when something changes in a directory: inotify(7) on Linux, kqueue(2) elsewhere.
 //!
-//! A watch only says "look again"; what has changed is for the caller to find out. So a lost detail,
-//! an overflow or a spurious event can cost a look, never a result.
+//! A watch only says "look again"; what has changed is for the caller to find out. So a lost
+//! detail, an overflow or a spurious event can cost a look, never a result.
 
 use std::ffi::CString;
 use std::io;

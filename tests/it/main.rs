@@ -1,4 +1,4 @@
-//! The promises of `opta`, each held by driving the real program in a throw-away home.
+//! The promises of `opta`, each tested on the real binary in a throw-away home.
 //!
 //! No test needs another one, an order, a free port 9999 or a quiet machine.
 
@@ -7,7 +7,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test that meets the unexpected should end there"
+    reason = "a test fails by panicking"
 )]
 #![expect(
     clippy::disallowed_methods,
@@ -15,15 +15,20 @@
 )]
 #![expect(clippy::print_stderr, reason = "a test that cannot run here says why")]
 
+mod page;
 mod support;
 
 /// Start, status, stop, restart, token: what they say, what they leave.
 mod daemon;
+/// Manual, help and sources say the same.
 mod docs;
 /// Whatever state the daemon was left in, one command later one daemon runs, and never two.
 mod guardian;
-mod install;
-mod page;
-/// As a service of systemd and of launchd.
+/// As a service of systemd, and of launchd.
 mod service;
+/// What `make install` puts where, and what `make uninstall` leaves.
+mod install;
+/// The log, as the daemon writes it and as people read it.
+mod logs;
+/// The rules of the house.
 mod tidy;

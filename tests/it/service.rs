@@ -41,7 +41,8 @@ fn session<'h>(home: &'h Home, tools: &Path, script: &str) -> Run<'h> {
         .unset("OPTA_DAEMON_PORT")
 }
 
-/// With a systemd that is the user's alone; elsewhere the real one of this machine is not to be met.
+/// With a systemd that is the user's alone; elsewhere the real one of this machine is not to be
+/// met.
 fn under_systemd<'h>(home: &'h Home, user: &str, script: &str) -> Run<'h> {
     let tool = tools().join("with-user-systemd");
     // No tools of ours on the PATH: systemctl is the real one.

@@ -1,7 +1,7 @@
 //! The service as a job of the user's launchd: its text, and what is asked of `launchctl`.
 //!
-//! `KeepAlive` is true, so launchd starts the job again after any exit, whatever its status. To stop it
-//! is to unload it, until the next login.
+//! `KeepAlive` is true, so launchd starts the job again after any exit, whatever its status. To
+//! stop it is to unload it, until the next login.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -128,11 +128,12 @@ pub fn start(file: &Path) -> Result<(), Error> {
     launchctl(&["kickstart", &target()]).map(drop)
 }
 
-/// Unloads it, which ends it and keeps it from being started again before the next login; false if it
-/// has not gone within `limit`.
+/// Unloads it, which ends it and keeps it from being started again before the next login; false if
+/// it has not gone within `limit`.
 pub fn unregister(limit: Duration) -> Result<bool, Error> {
     let deadline = Instant::now() + limit;
-    // What it ends with is no news: a job that is slow to end, or has gone already, makes it fail too.
+    // What it ends with is no news: a job that is slow to end, or has gone already, makes it fail
+    // too.
     if let Answer::Late = call::ask("launchctl", &["bootout", &target()], limit)? {
         return Ok(false);
     }

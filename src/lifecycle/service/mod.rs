@@ -1,10 +1,12 @@
 //! The daemon as a service of the user's own: installed as a file, run by systemd or launchd.
 //!
-//! What the file says is pure and the same on every platform ([`systemd::text`], [`launchd::text`]); what
-//! is asked of a manager goes through one small door ([`call`]). A manager that cannot be reached is
-//! nothing unusual (containers, ssh without a session) and no reason to fail: the daemon runs without.
+//! What the file says is pure and the same on every platform ([`systemd::text`],
+//! [`launchd::text`]); what is asked of a manager goes through one small door ([`call`]). A manager
+//! that cannot be reached is nothing unusual (containers, ssh without a session) and no reason to
+//! fail: the daemon runs without.
 //!
-//! A file serves one home, the one that its installer saw. Files that opta has not written are left alone.
+//! A file serves one home, the one that its installer saw. Files that opta has not written are left
+//! alone.
 
 mod call;
 mod launchd;
@@ -76,8 +78,8 @@ impl Service {
         Ok(Service { manager, file: paths.service(manager)? })
     }
 
-    /// The service if it is installed and serves this home. A file that cannot be found or read serves
-    /// nobody.
+    /// The service if it is installed and serves this home. A file that cannot be found or read
+    /// serves nobody.
     pub fn installed(paths: &Paths) -> Option<Service> {
         let service = Service::of(paths).ok()?;
         let root = paths.root().to_str()?;
@@ -122,8 +124,8 @@ impl Service {
     /// refuses, the file is as it was before.
     ///
     /// # Errors
-    /// [`Error::Foreign`] for a file that opta has not written, unless `force` is [`Force::Replace`];
-    /// [`Error::Unservable`] for paths that the manager cannot express.
+    /// [`Error::Foreign`] for a file that opta has not written, unless `force` is
+    /// [`Force::Replace`]; [`Error::Unservable`] for paths that the manager cannot express.
     pub fn install(&self, paths: &Paths, force: Force) -> Result<Installed, Error> {
         paths.prepare()?;
         let plan = Plan::make(paths)?;
@@ -188,11 +190,13 @@ impl Service {
         }
     }
 
-    /// Ends the service, makes the manager forget it and removes its file; false if there was nothing to
-    /// remove. In this order: a file that goes first would leave a service that runs and is restarted.
+    /// Ends the service, makes the manager forget it and removes its file; false if there was
+    /// nothing to remove. In this order: a file that goes first would leave a service that runs and
+    /// is restarted.
     ///
     /// # Errors
-    /// [`Error::Foreign`] for a file that opta has not written, unless `force` is [`Force::Replace`].
+    /// [`Error::Foreign`] for a file that opta has not written, unless `force` is
+    /// [`Force::Replace`].
     pub fn uninstall(&self, force: Force) -> Result<bool, Error> {
         let there = !matches!(self.touchable(force)?, Present::Nothing);
         // A manager that cannot be reached runs nothing of this user's.
@@ -260,8 +264,8 @@ pub enum Force {
     Replace,
 }
 
-/// The service of this home, and how its manager sees it: while it is active, the daemon is to be ended
-/// through the manager.
+/// The service of this home, and how its manager sees it: while it is active, the daemon is to be
+/// ended through the manager.
 ///
 /// `None` if there is none, or its manager cannot be reached.
 pub fn of_home(paths: &Paths) -> Result<Option<(Service, Standing)>, Error> {
@@ -296,8 +300,8 @@ pub fn inside() -> bool {
     supervision::inside_service()
 }
 
-/// Asks for a restart of the service from inside it, where waiting for it is no use: the caller ends with
-/// the daemon of before.
+/// Asks for a restart of the service from inside it, where waiting for it is no use: the caller
+/// ends with the daemon of before.
 pub fn restart_from_inside() -> Result<(), Error> {
     systemd::restart_later()
 }

@@ -1,5 +1,5 @@
-//! What a daemon tells systemd of itself: sd_notify(3), a datagram of lines to a socket that systemd has
-//! named. Where none is named, nothing is told.
+//! What a daemon tells systemd of itself: sd_notify(3), a datagram of lines to a socket that
+//! systemd has named. Where none is named, nothing is told.
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,7 +1,7 @@
 //! The program that the service is to run: this one, by the name under which the user calls it.
 //!
-//! Not by what that name leads to: a package or version manager changes the link at every upgrade, and
-//! the place behind it goes away.
+//! Not by what that name leads to: a package or version manager changes the link at every upgrade,
+//! and the place behind it goes away.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -1,7 +1,8 @@
-//! Who has started this process: a service manager, or somebody by hand. Decided once, at the start.
+//! Who has started this process: a service manager, or somebody by hand. Decided once, at the
+//! start.
 //!
-//! Every variable that could tell is inherited, so none of them is believed alone: a shell in a terminal
-//! that systemd has started has an INVOCATION_ID too.
+//! Every variable that could tell is inherited, so none of them is believed alone: a shell in a
+//! terminal that systemd has started has an INVOCATION_ID too.
 
 use std::os::unix::process::parent_id;
 
@@ -28,22 +29,24 @@ impl Supervision {
         let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let manager = manager(&handed, std::process::id(), parent_id(), &cgroup);
         let notify = match &handed.notify_socket {
-            // Whoever has set it waits for the word, be it this service or a unit of the user's own.
+            // Whoever has set it waits for the word, be it this service or a unit of the user's
+            // own.
             Some(name) => Notify::to(name).doing("use NOTIFY_SOCKET")?,
             None => Notify::NOBODY,
         };
         Ok(Supervision { manager, notify })
     }
 
-    /// For a daemon in the background: nobody watches over it, whatever its starter's environment says.
+    /// For a daemon in the background: nobody watches over it, whatever its starter's environment
+    /// says.
     pub fn none() -> Result<Supervision, Error> {
         config::take_handed()?;
         Ok(Supervision { manager: None, notify: Notify::NOBODY })
     }
 }
 
-/// Whether this process runs inside the service, as what the daemon starts does: a manager that ends the
-/// service ends it too.
+/// Whether this process runs inside the service, as what the daemon starts does: a manager that
+/// ends the service ends it too.
 pub fn inside_service() -> bool {
     in_unit(&std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
 }
@@ -51,8 +54,8 @@ pub fn inside_service() -> bool {
 fn manager(handed: &Handed, pid: u32, parent: u32, cgroup: &str) -> Option<Manager> {
     let by_systemd = match &handed.service_pid {
         Some(service_pid) => *service_pid == pid.to_string(),
-        // Before systemd 248 only the cgroup tells, and that only of the unit: a process below the daemon
-        // is in it too, but has no NOTIFY_SOCKET.
+        // Before systemd 248 only the cgroup tells, and that only of the unit: a process below the
+        // daemon is in it too, but has no NOTIFY_SOCKET.
         None => handed.notify_socket.is_some() && in_unit(cgroup),
     };
     let by_launchd = || handed.label.as_deref() == Some(launchd::LABEL) && parent == 1;

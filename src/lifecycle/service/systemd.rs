@@ -1,7 +1,7 @@
 //! The service as a unit of the user's systemd: its text, and what is asked of `systemctl --user`.
 //!
-//! The text is pure. No sandboxing: in a user manager most of it does nothing, and the rest would be
-//! inherited by every command that a session runs.
+//! The text is pure. No sandboxing: in a user manager most of it does nothing, and the rest would
+//! be inherited by every command that a session runs.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,9 +54,9 @@ StartLimitBurst=5
 Type=notify
 NotifyAccess=main";
 
-/// 75: another daemon holds the lock; 78: the settings are bad. Neither gets better by trying again.
-/// `mixed`: the daemon ends its tools itself, what is left is killed. OOMPolicy: a tool that takes too
-/// much memory is not to take the daemon along.
+/// 75: another daemon holds the lock; 78: the settings are bad. Neither gets better by trying
+/// again. `mixed`: the daemon ends its tools itself, what is left is killed. OOMPolicy: a tool that
+/// takes too much memory is not to take the daemon along.
 const LIFE: &str = "\
 Restart=on-failure
 RestartSec=2
@@ -168,7 +168,8 @@ pub fn start() -> Result<(), Error> {
 }
 
 /// Stops it, also when it is waiting to be restarted; false if that has not come to an end within
-/// `limit`. From inside the service it is only asked for: the end of the service is the caller's too.
+/// `limit`. From inside the service it is only asked for: the end of the service is the caller's
+/// too.
 pub fn stop(limit: Duration) -> Result<bool, Error> {
     let mut arguments = vec!["--user", "stop", UNIT];
     if supervision::inside_service() {

@@ -98,5 +98,5 @@ fn a_stopped_server_leaves_no_thread_and_no_descriptor() {
         drop(clients);
         drop(daemon);
     }
-    before.come_back();
+    before.come_back_with(0);
 }

@@ -188,19 +188,20 @@ fn when_256_are_connected_the_longest_idle_makes_room() {
         client.send(HEALTH);
         assert_eq!(client.answer().status, 200);
     }
-    // Number 0 was idle longest until it began a request; number 1 has asked again.
+    // One has begun a request, one has just had an answer; any of the others may have to go.
     clients[0].send("GET /v3/hea");
     clients[1].send(HEALTH);
     assert_eq!(clients[1].answer().status, 200);
     assert!(daemon.is_healthy());
-    assert!(clients[2].is_ended());
     clients[0].send("lth HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    clients.remove(2);
     assert_eq!(clients[0].answer().status, 200);
+    let mut served = 0;
     for client in clients.iter_mut().skip(1) {
-        client.send(HEALTH);
-        assert_eq!(client.answer().status, 200);
+        // Fails if the server has ended the connection.
+        drop(client.stream.write_all(HEALTH.as_bytes()));
+        served += usize::from(client.try_answer().is_ok());
     }
+    assert_eq!(served, CONNECTIONS_MAX - 2);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The server on real sockets: every limit at the limit and one past it, every attack that is known to
-//! have worked on something else.
+//! The server on real sockets: every limit at the limit and one past it, every attack that is known
+//! to have worked on something else.
 //!
 //! Nothing sleeps: a test that has to wait reads from a socket or a channel, with a deadline.
 
@@ -20,6 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::agent::Nobody;
+use crate::limits::THREADS_SPARE_MAX;
 use crate::log::{Level, Log, Rotation};
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
@@ -241,13 +242,19 @@ impl Resources {
         }
     }
 
-    /// Waits until everything is as it was. There is no event to wait for: a thread ends a little after
-    /// the last that it can tell.
+    /// Waits until everything is as it was, but for the threads that a server keeps.
     fn come_back(&self) {
+        self.come_back_with(THREADS_SPARE_MAX as u64);
+    }
+
+    /// Waits until everything is as it was, but for so many threads. There is no event to wait for:
+    /// a thread ends a little after the last that it can tell.
+    fn come_back_with(&self, spare: u64) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let now = Resources::count();
-            if now == *self {
+            let threads = self.threads.map(|threads| threads + spare);
+            if now.descriptors == self.descriptors && now.threads <= threads {
                 return;
             }
             assert!(Instant::now() < deadline, "{now:?} instead of {self:?}");

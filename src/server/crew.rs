@@ -1,0 +1,81 @@
+//! The threads that serve connections: one each, and a few that wait for the next.
+//!
+//! Starting a thread takes longer than answering a request. A thread that waits has a channel of
+//! its own and is taken off the list before it is given work, so no connection can be left with a
+//! thread that has another.
+
+use std::io;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::limits::{CONNECTION_STACK_BYTES, THREADS_SPARE_MAX};
+
+use super::Deadlines;
+use super::connection;
+use super::routes::App;
+use super::table::Seat;
+
+/// See the module.
+pub struct Crew {
+    app: Arc<App>,
+    deadlines: Deadlines,
+    /// Those who wait for work; `None` when there will be no more.
+    spare: Mutex<Option<Vec<Sender<Seat>>>>,
+}
+
+impl Crew {
+    /// A crew of nobody.
+    pub fn new(app: Arc<App>, deadlines: Deadlines) -> Crew {
+        Crew { app, deadlines, spare: Mutex::new(Some(Vec::new())) }
+    }
+
+    /// Has the connection in `seat` served until it ends. Fails if no thread can be started.
+    pub fn serve(self: &Arc<Crew>, seat: Seat) -> io::Result<()> {
+        let Some(seat) = self.hand_over(seat) else {
+            return Ok(());
+        };
+        let crew = Arc::clone(self);
+        thread::Builder::new()
+            .name("connection".to_owned())
+            .stack_size(CONNECTION_STACK_BYTES)
+            .spawn(move || crew.work(seat))
+            .map(drop)
+    }
+
+    /// Lets those go who wait, and the others after the connection that they are at.
+    pub fn dismiss(&self) {
+        self.lock().take();
+    }
+
+    /// Gives `seat` to a thread that waits, or back if none does.
+    fn hand_over(&self, seat: Seat) -> Option<Seat> {
+        let waiting = self.lock().as_mut().and_then(Vec::pop);
+        match waiting {
+            Some(thread) => thread.send(seat).err().map(|unsent| unsent.0),
+            None => Some(seat),
+        }
+    }
+
+    fn work(&self, first: Seat) {
+        let mut next = Some(first);
+        while let Some(seat) = next {
+            connection::serve(&seat, &self.app, self.deadlines);
+            drop(seat);
+            next = self.wait();
+        }
+    }
+
+    /// The next connection for this thread; `None` if enough others wait, or there will be no more.
+    fn wait(&self) -> Option<Seat> {
+        let (thread, seats) = channel();
+        let mut spare = self.lock();
+        spare.as_mut().filter(|spare| spare.len() < THREADS_SPARE_MAX)?.push(thread);
+        drop(spare);
+        seats.recv().ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Sender<Seat>>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

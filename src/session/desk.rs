@@ -1,0 +1,336 @@
+//! One session in memory, and its serial writer.
+//!
+//! Whoever holds the desk assigns the number, appends and lets readers see, in this order. Readers read the
+//! journal and are only told that there is more, so none can see a gap, an order or an event that the disk
+//! does not have.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use crate::error::{Doing, Error, reason};
+use crate::json::{self, Raw};
+use crate::{clock, limits, sys};
+
+use super::event::Draft;
+use super::journal::{Durability, Journal, Reader, Refused};
+use super::rules::{Conversation, SessionId, Stage, State, TurnHead};
+use super::store::Summary;
+use super::turn::{PermissionRequest, PermissionResolved, Submission};
+use super::wake::Bell;
+
+/// One session in memory.
+pub struct Session {
+    pub id: SessionId,
+    pub(super) desk: Mutex<Desk>,
+    /// Notified, with the desk, when a permission was decided or the turn was cancelled.
+    pub(super) decided: Condvar,
+    pub(super) bells: Mutex<Vec<Weak<Bell>>>,
+    /// Its streams are to end.
+    pub(super) closed: AtomicBool,
+    /// Seconds of the boot clock when it was last asked for.
+    pub(super) used: AtomicU64,
+}
+
+/// What came of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It counts.
+    Won,
+    /// Another one was faster.
+    TooLate,
+    /// Nothing waits for it, or no longer.
+    Unknown,
+}
+
+/// Something that a turn must not do before somebody allows it.
+pub(super) struct Permission {
+    turn_id: String,
+    decided: Option<bool>,
+}
+
+/// The serial writer.
+pub(super) struct Desk {
+    pub(super) journal: Journal,
+    pub(super) state: State,
+    /// A worker has it, or it waits for one.
+    pub(super) scheduled: bool,
+    pub(super) cancel: Arc<AtomicBool>,
+    /// Asked for by the active turn, by the request's id; forgotten when it ends.
+    pub(super) permissions: HashMap<String, Permission>,
+    /// Nothing more is to be written: it was deleted, or the daemon has left.
+    pub(super) shut: bool,
+}
+
+/// A turn that is being run: what was asked, and where to tell what happens.
+#[cfg_attr(not(test), expect(dead_code, reason = "for an agent that answers"))]
+pub struct Turn<'a> {
+    pub(super) session: &'a Session,
+    pub head: &'a TurnHead,
+    pub content: &'a str,
+    pub(super) cancel: &'a AtomicBool,
+}
+
+#[cfg_attr(not(test), expect(dead_code, reason = "for an agent that answers"))]
+impl Turn<'_> {
+    /// Whether it should end as soon as it can.
+    pub fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::SeqCst)
+    }
+
+    /// Asks whether the turn may do something, and waits for the answer: `false` after `limit`, or
+    /// when the turn is cancelled. The request and the answer are events of the session.
+    pub fn may(&self, tool: &str, input: &Raw, limit: Duration) -> Result<bool, Problem> {
+        let request_id = fresh_id("perm_")?.as_str().to_owned();
+        let payload = json::text(&PermissionRequest {
+            turn_id: self.head.turn_id.clone(),
+            request_id: request_id.clone(),
+            tool_name: tool.to_owned(),
+            args: input.clone(),
+            input: input.clone(),
+            expires_at: clock::rfc3339(
+                clock::now_millis().saturating_add(i64::try_from(limit.as_millis()).unwrap_or(0)),
+            ),
+        });
+        let mut desk = lock(&self.session.desk);
+        let turn_id = self.head.turn_id.clone();
+        desk.permissions.insert(request_id.clone(), Permission { turn_id, decided: None });
+        let draft = Draft { event: "permission.request", payload: &payload };
+        self.session.append(&mut desk, &draft, Durability::Synced)?;
+        let undecided = |desk: &mut Desk| {
+            let permission = desk.permissions.get(&request_id);
+            permission.is_some_and(|permission| permission.decided.is_none()) && !self.cancelled()
+        };
+        let waited = self.session.decided.wait_timeout_while(desk, limit, undecided);
+        let (desk, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let decided = desk.permissions.get(&request_id).and_then(|permission| permission.decided);
+        drop(desk);
+        match decided {
+            Some(allowed) => Ok(allowed),
+            // Nobody has decided: it is decided now, so that every client learns of it.
+            None => match self.session.decide(&request_id, false, "daemon")? {
+                Decision::Won | Decision::Unknown => Ok(false),
+                Decision::TooLate => {
+                    let desk = lock(&self.session.desk);
+                    let permission = desk.permissions.get(&request_id);
+                    Ok(permission.is_some_and(|permission| permission.decided == Some(true)))
+                }
+            },
+        }
+    }
+
+    /// Adds an event to the session.
+    pub fn tell(&self, draft: &Draft<'_>, durability: Durability) -> Result<u64, Problem> {
+        self.session.append(&mut lock(&self.session.desk), draft, durability)
+    }
+}
+
+impl Session {
+    pub(super) fn new(id: SessionId, journal: Journal, state: State) -> Session {
+        Session {
+            id,
+            desk: Mutex::new(Desk {
+                journal,
+                state,
+                scheduled: false,
+                cancel: Arc::default(),
+                permissions: HashMap::new(),
+                shut: false,
+            }),
+            decided: Condvar::new(),
+            bells: Mutex::default(),
+            closed: AtomicBool::new(false),
+            used: AtomicU64::new(sys::boot_clock().as_secs()),
+        }
+    }
+
+    /// What a list shows of it.
+    pub fn summary(&self) -> Summary {
+        Summary::of(&self.id, &lock(&self.desk).state)
+    }
+
+    /// Its events, from any place.
+    pub fn reader(&self) -> Reader {
+        lock(&self.desk).journal.reader()
+    }
+
+    /// What has been said in it, read from its journal.
+    pub fn conversation(&self) -> Result<Conversation, Error> {
+        let mut conversation = Conversation::default();
+        let mut reader = self.reader();
+        reader.all(|record| conversation.apply(record)).doing("read a session")?;
+        Ok(conversation)
+    }
+
+    /// Decides about something that a turn waits for; exactly one decision wins. It is on the disk
+    /// when this returns, and not acted on before.
+    pub fn decide(&self, request: &str, allow: bool, by: &str) -> Result<Decision, Problem> {
+        let mut desk = lock(&self.desk);
+        let Some(permission) = desk.permissions.get(request) else {
+            return Ok(Decision::Unknown);
+        };
+        if permission.decided.is_some() {
+            return Ok(Decision::TooLate);
+        }
+        let payload = json::text(&PermissionResolved {
+            turn_id: permission.turn_id.clone(),
+            request_id: request.to_owned(),
+            decision: if allow { "allow" } else { "deny" }.to_owned(),
+            approved: allow,
+            decided_by: by.to_owned(),
+        });
+        let draft = Draft { event: "permission.resolved", payload: &payload };
+        self.append(&mut desk, &draft, Durability::Synced)?;
+        if let Some(permission) = desk.permissions.get_mut(request) {
+            permission.decided = Some(allow);
+        }
+        drop(desk);
+        self.decided.notify_all();
+        Ok(Decision::Won)
+    }
+
+    /// A bell that rings when there are more events, or when there will be none.
+    pub fn subscribe(&self) -> Result<Arc<Bell>, Error> {
+        let bell = Arc::new(Bell::new().doing("watch a session")?);
+        lock(&self.bells).push(Arc::downgrade(&bell));
+        Ok(bell)
+    }
+
+    /// Whether there will be no more events: streams end.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn append(
+        &self,
+        desk: &mut Desk,
+        draft: &Draft<'_>,
+        durability: Durability,
+    ) -> Result<u64, Problem> {
+        if desk.shut {
+            return Err(Problem::Leaving);
+        }
+        let Desk { journal, state, .. } = desk;
+        let seq = journal.append(state, draft, durability)?;
+        self.ring();
+        Ok(seq)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    pub(super) fn ring(&self) {
+        lock(&self.bells).retain(|bell| bell.upgrade().is_some_and(|bell| bell.ring()));
+    }
+
+    pub(super) fn subscribers(&self) -> usize {
+        lock(&self.bells).iter().filter(|bell| bell.strong_count() > 0).count()
+    }
+
+    pub(super) fn is_idle(&self, now: u64) -> bool {
+        let unused = now.saturating_sub(self.used.load(Ordering::Relaxed));
+        unused >= limits::SESSION_IDLE_MAX.as_secs()
+            && self.subscribers() == 0
+            && lock(&self.desk).state.unfinished().is_empty()
+    }
+}
+
+impl Desk {
+    /// Whether a turn may be submitted now.
+    pub(super) fn check(&self, submission: &Submission) -> Result<(), Problem> {
+        if self.shut {
+            return Err(Problem::Leaving);
+        }
+        if self.state.queue.len() >= limits::QUEUE_MAX {
+            return Err(Problem::Busy(format!("{} turns are waiting already", limits::QUEUE_MAX)));
+        }
+        if let Some(seen) = submission.last_seen_seq.filter(|seen| *seen < self.state.seq) {
+            let seq = self.state.seq;
+            let message = format!("Session state conflict: you have seen {seen}, it is at {seq}");
+            return Err(Problem::Conflict(message));
+        }
+        Ok(())
+    }
+
+    /// What the user said; it stays on the disk until it is wanted.
+    pub(super) fn content_of(&self, turn_id: &str) -> Result<String, Problem> {
+        #[derive(nanoserde::DeJson)]
+        struct Content {
+            content: String,
+        }
+        let unreadable =
+            |because: &str| Problem::Storage(format!("the turn cannot be read: {because}"));
+        let Some((Stage::Queued, seq)) = self.state.stage(turn_id) else {
+            return Err(unreadable("it is not in the queue"));
+        };
+        let batch = self.journal.reader().after(seq - 1, 1);
+        let batch = batch.map_err(|error| unreadable(&reason(&error)))?;
+        // The envelope is the record but for its seal; its payload is its last field.
+        let payload = batch.text.split_once("\"payload\":").map(|(_, rest)| rest);
+        let payload = payload.and_then(|rest| rest.strip_suffix('}'));
+        let content = payload.and_then(|text| json::parse::<Content>(text.as_bytes()).ok());
+        content.map(|content| content.content).ok_or_else(|| unreadable("its record is damaged"))
+    }
+}
+
+/// Why a request about sessions is refused.
+#[derive(Debug)]
+pub enum Problem {
+    NoSession(String),
+    Invalid(String),
+    /// It was right once and is not any more.
+    Conflict(String),
+    /// A turn stands in the way.
+    Busy(String),
+    /// The daemon is leaving.
+    Leaving,
+    /// The disk is full, or cannot be trusted.
+    Storage(String),
+    Failed(Error),
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        let full = matches!(&error, Error::Io { cause, .. }
+            if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded));
+        if full { Problem::Storage(error.to_string()) } else { Problem::Failed(error) }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Problem {
+        Problem::Storage(match refused {
+            Refused::Full(cause) => format!("the session cannot be written: {}", reason(&cause)),
+            Refused::Broken(because) => format!("the session cannot be written: {because}"),
+        })
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::NoSession(id) => write!(f, "No session with id '{id}'"),
+            Problem::Invalid(message)
+            | Problem::Conflict(message)
+            | Problem::Busy(message)
+            | Problem::Storage(message) => write!(f, "{message}"),
+            Problem::Leaving => write!(f, "the daemon is stopping"),
+            Problem::Failed(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// `prefix` and twelve letters that may stand in a URL, too many to guess.
+pub(super) fn fresh_id(prefix: &str) -> Result<SessionId, Problem> {
+    let text = format!("{prefix}{}", crate::token::letters(12)?);
+    SessionId::parse(&text).ok_or(Problem::Invalid(text))
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
