@@ -24,11 +24,11 @@ mod daemon;
 mod docs;
 /// Whatever state the daemon was left in, one command later one daemon runs, and never two.
 mod guardian;
-/// As a service of systemd, and of launchd.
-mod service;
 /// What `make install` puts where, and what `make uninstall` leaves.
 mod install;
 /// The log, as the daemon writes it and as people read it.
 mod logs;
+/// As a service of systemd, and of launchd.
+mod service;
 /// The rules of the house.
 mod tidy;

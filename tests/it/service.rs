@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{ANYTHING, Home, NONE, Run, has, namespace, need, skip};
+use crate::support::{ANYTHING, Home, NONE, Run, namespace, need, skip};
 
 /// Everywhere first: `opta` by a name of its own, a free port, and the answer to "how did it end".
 const PREAMBLE: &str = r#"
@@ -196,9 +196,11 @@ fn systemd_starts_a_crashed_daemon_again_with_a_fresh_token() {
             [ "$token" != "$(opta daemon token)" ]
             managed
             # One that waits to be started again is stopped, too.
+            mkdir "$unit.d"
+            printf '[Service]\nRestartSec=1h\n' >"$unit.d/slow.conf"
+            systemctl --user daemon-reload
             kill -9 "$(owner)"
-            until [ "$(systemctl --user show --property=SubState opta-daemon)" = SubState=auto-restart ]
-            do :; done
+            until [ "$(systemctl --user is-active opta-daemon)" = activating ]; do :; done
             opta daemon stop
             systemctl --user is-active opta-daemon || :
             try opta daemon status
