@@ -67,7 +67,7 @@ pub const REPORT_BYTES_MAX: usize = 16 * 1024;
 /// Nesting of JSON from outside; a reader on a small stack must survive it.
 pub const JSON_DEPTH_MAX: usize = 32;
 
-/// Open connections. A thread and a descriptor each: about 2 MiB in all when every one is taken.
+/// Open connections. A thread, a descriptor and some 25 KiB each.
 pub const CONNECTIONS_MAX: usize = 256;
 /// Threads that wait for a next connection, for the commands that come one after the other.
 pub const THREADS_SPARE_MAX: usize = 4;

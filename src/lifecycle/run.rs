@@ -58,7 +58,7 @@ pub fn serve(
     hangup: Hangup,
     supervision: &Supervision,
 ) -> Result<(), Error> {
-    let Claim { mut lock, listener, log, .. } = claim;
+    let Claim { mut lock, listener, log, crashed } = claim;
     let (events, inbox) = channel();
     let begun = port_of(&listener).and_then(|port| {
         let mut card = begin(&mut lock, paths, port, &log, &events)?;
@@ -78,6 +78,10 @@ pub fn serve(
             return Err(error);
         }
     };
+    if let Some(crashed) = crashed {
+        let pid = crashed.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+        log.warn("the daemon before this one had crashed", &[("pid", &pid)]);
+    }
     log.info(&format!("daemon started on 127.0.0.1:{}", card.port), &[]);
     ready.serving();
     told(supervision.notify.ready(&format!("serving on 127.0.0.1:{}", card.port)), &log);

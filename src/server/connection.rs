@@ -93,6 +93,8 @@ impl<'a> Talk<'a> {
                 Ok(()) => {}
                 Err(End::Silent) => return,
                 Err(End::Refusal(reply)) => {
+                    let status = reply.status();
+                    self.app.log.debug("request refused", &[("status", &status)]);
                     if self.send(reply.closing()).is_ok() {
                         self.drain();
                     }

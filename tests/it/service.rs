@@ -254,7 +254,8 @@ fn a_service_and_a_daemon_started_by_hand_do_not_fight() {
             opta daemon install >/dev/null 2>&1
             systemctl --user start opta-daemon 2>/dev/null || echo "not started"
             systemctl --user show --property=ExecMainStatus,NRestarts,ActiveState opta-daemon | sort
-            until journalctl --quiet --user-unit opta-daemon --output=cat | grep '^opta: '; do :; done
+            journal() { journalctl --quiet --user-unit opta-daemon --output=cat; }
+            until journal | grep '^opta: '; do :; done
             managed
             opta daemon install --now 2>&1 | tail -n 2
             opta daemon restart
@@ -642,8 +643,8 @@ fn without_a_desktop_install_explains_and_start_needs_none() {
         "{INSTALLED_AGENT}{SHORT_LIVED}\
          opta: cannot run launchctl print gui/{{uid}}/com.opta.daemon: \
          Bootstrap failed: 125: Domain does not support specified action\n\
-         opta: the service will be known at the next login; opta daemon start needs no service\n= 0\n\
-         null\nStopping daemon (pid {{pid}})...\nDaemon stopped.\n\
+         opta: the service will be known at the next login; opta daemon start needs no service\n\
+         = 0\nnull\nStopping daemon (pid {{pid}})...\nDaemon stopped.\n\
          Removed launchd service: com.opta.daemon\n"
     );
     under_launchd(&home, script).unwrap().stdout(&expected).run();
