@@ -241,7 +241,11 @@ impl Runtime {
 
     /// What the daemon is busy with.
     pub fn counts(&self) -> Counts {
-        let sessions = self.sessions();
+        // Those that are just being read are not waited for: a long journal takes its time, and
+        // whoever asks how the daemon is must not.
+        let places: Vec<Arc<Place>> = lock(&self.places).values().cloned().collect();
+        let known = places.iter().filter_map(|place| place.session.try_lock().ok()?.clone());
+        let sessions: Vec<Arc<Session>> = known.collect();
         let subscribers: usize = sessions.iter().map(|session| session.subscribers()).sum();
         let floor = lock(&self.floor);
         let active = floor.workers as u64;
