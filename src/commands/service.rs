@@ -8,7 +8,7 @@ use crate::cli::{Form, Install, Uninstall};
 use crate::commands::{Output, daemon};
 use crate::config::Config;
 use crate::error::Error;
-use crate::lifecycle::guardian::{self, Caller, How};
+use crate::lifecycle::guardian::{self, Caller, Ensured, How, Past};
 use crate::lifecycle::service::{Force, Installed, Service};
 use crate::lifecycle::stop::{self, Patience};
 use crate::lock::{self, Owner};
@@ -82,9 +82,12 @@ fn start(
     }
     service.enable()?;
     let config = Config::load(&paths.config())?;
-    let ensured = guardian::ensure_running(paths, &config, Caller::User)?;
-    daemon::started(&ensured.card, &ensured.how, paths, output)?;
-    if matches!(ensured.how, How::AlreadyRunning) && ensured.card.managed_by.is_none() {
+    let Ensured { card, how } = guardian::ensure_running(paths, &config, Caller::User)?;
+    let by_hand = matches!(how, How::AlreadyRunning) && card.managed_by.is_none();
+    // Where installing starts it, the daemon may have been quicker than the look at it.
+    let how = if installed.started && !by_hand { How::Started(Past::NOTHING) } else { how };
+    daemon::started(&card, &how, paths, output)?;
+    if by_hand {
         output.say("it was started by hand; to hand it over to the service: opta daemon restart");
     }
     Ok(())

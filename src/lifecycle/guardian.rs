@@ -41,6 +41,10 @@ pub struct Past {
     pub crash_loop: bool,
 }
 
+impl Past {
+    pub const NOTHING: Past = Past { crashed: None, crash_loop: false };
+}
+
 /// Who wants the daemon to run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Caller {

@@ -68,17 +68,21 @@ pub fn stop(
         // What it does not get done in time is left to what follows.
         service.stop(limit)?;
     }
+    let mut elsewhere = false;
     let done = status::watched(paths, deadline, lock::LOOK_AGAIN, || {
         // Several processes may pass through the lock while a daemon is being born: all must go.
         let process = match lock::owner(paths)? {
             Owner::Nobody => return Ok(Some(())),
             // A daemon that is being born has the lock for a moment under the name of its starter.
-            Owner::Elsewhere if began.elapsed() >= limits::HEALTH_MAX.min(limit) => {
-                return Err(held_elsewhere(paths));
+            Owner::Elsewhere if began.elapsed() < limits::HEALTH_MAX => {
+                elsewhere = true;
+                return Ok(None);
             }
-            Owner::Elsewhere | Owner::Changing => return Ok(None),
+            Owner::Elsewhere => return Err(held_elsewhere(paths)),
+            Owner::Changing => return Ok(None),
             Owner::Is(process) => process,
         };
+        elsewhere = false;
         if stopped.is_none() {
             announce(process.pid())?;
         }
@@ -99,6 +103,7 @@ pub fn stop(
                 }
                 return Ok(Ended { pid: stopped, through });
             }
+            _ if elsewhere => return Err(held_elsewhere(paths)),
             last => {
                 let pid = last.map_or(stopped, |process| Some(process.pid()));
                 return Err(pid.map_or(Error::Unresponsive { pid, waited: limit }, |pid| {

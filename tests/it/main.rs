@@ -26,8 +26,12 @@ mod docs;
 mod guardian;
 /// What `make install` puts where, and what `make uninstall` leaves.
 mod install;
+/// Whatever the files say: no stranger is ever signalled.
+mod liveness;
 /// The log, as the daemon writes it and as people read it.
 mod logs;
+/// What scripts, pipes and terminals may rely on.
+mod scripts;
 /// As a service of systemd, and of launchd.
 mod service;
 /// The rules of the house.

@@ -56,6 +56,8 @@ pub struct Trouble {
 pub struct Installed {
     /// The file was not there before.
     pub new: bool,
+    /// The manager has been told to run it: what installing means to launchd.
+    pub started: bool,
     /// What the service runs.
     pub program: PathBuf,
     /// The program lies where files do not last.
@@ -142,32 +144,33 @@ impl Service {
         if changed {
             disk::replace_public(&self.file, text.as_bytes())?;
         }
-        let unreachable = match self.standing() {
-            Err(error) => Some(error),
-            Ok(standing) => {
-                if let Err(error) = self.register(&standing, changed) {
+        let (started, unreachable) = match self.standing() {
+            Err(error) => (false, Some(error)),
+            Ok(standing) => match self.register(&standing, changed) {
+                Ok(started) => (started, None),
+                Err(error) => {
                     self.put_back(before.as_deref())?;
                     return Err(error);
                 }
-                None
-            }
+            },
         };
         let program = PathBuf::from(plan.program);
         let will_not_last = program::will_not_last(&program);
-        Ok(Installed { new: before.is_none(), program, will_not_last, unreachable })
+        Ok(Installed { new: before.is_none(), started, program, will_not_last, unreachable })
     }
 
-    fn register(&self, standing: &Standing, changed: bool) -> Result<(), Error> {
+    /// Makes the manager read the file; true if that has started the service.
+    fn register(&self, standing: &Standing, changed: bool) -> Result<bool, Error> {
         match (self.manager, standing) {
-            (Manager::Systemd, _) => systemd::register(&self.file),
-            (Manager::Launchd, Standing::Active { .. }) if !changed => Ok(()),
+            (Manager::Systemd, _) => return systemd::register(&self.file).map(|()| false),
+            (Manager::Launchd, Standing::Active { .. }) if !changed => return Ok(false),
             (Manager::Launchd, Standing::Active { .. }) => {
                 // launchd reads a file only once.
                 launchd::unregister(limits::MANAGER_MAX)?;
-                launchd::register(&self.file)
             }
-            (Manager::Launchd, _) => launchd::register(&self.file),
+            (Manager::Launchd, _) => {}
         }
+        launchd::register(&self.file).map(|()| true)
     }
 
     fn put_back(&self, before: Option<&[u8]>) -> Result<(), Error> {

@@ -1,0 +1,372 @@
+//! Whatever the files say: no stranger is ever signalled, and nothing that is left behind is in the way.
+//!
+//! A stranger here is a process that any signal would end.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::support::{
+    ALREADY, ANYTHING, Bystander, Home, NONE, NOT_RUNNING, RESTARTED_AFRESH, RUNNING, Run, Running,
+    STARTED, STOPPED, eventually, fifo, namespace, need, signal, skip, state_of,
+};
+
+/// The card of a daemon that would have this pid.
+fn card_of(pid: i32) -> String {
+    format!(
+        r#"{{"pid":{pid},"port":1,"token":"opta_dk_0","startedAt":"2026-03-01T10:00:00.000Z","host":"127.0.0.1","daemonId":"daemon_00000000","version":"0.1.0","logsPath":"/dev/null","hostname":"elsewhere"}}"#
+    )
+}
+
+/// Runs every command in a home where a dead daemon's files name `pid`, and lets none of them be impressed.
+fn survives_the_files_of(pid: i32) {
+    let leave = |home: &Home| {
+        home.write(&home.file("daemon.pid"), format!("{pid}\n"));
+        home.write(&home.file("state.json"), card_of(pid));
+    };
+    let crashed = format!("opta: the daemon had crashed (pid {pid})\n");
+    let home = Home::new();
+    leave(&home);
+    home.opta("daemon status").stdout(NONE).status(1).run();
+    home.opta("daemon token").stderr(ANYTHING).status(3).run();
+    home.opta("daemon start").stdout(STARTED).stderr(&crashed).run();
+    home.opta("daemon status").stdout(RUNNING).run();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    leave(&home);
+    home.opta("daemon stop --force --timeout 0").stdout(NOT_RUNNING).run();
+    home.assert_nothing_left();
+    leave(&home);
+    home.opta("daemon restart --force --timeout 0").stdout(RESTARTED_AFRESH).stderr(ANYTHING).run();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn a_pid_that_is_a_strangers_is_not_signalled() {
+    let mut stranger = Bystander::new();
+    survives_the_files_of(stranger.pid());
+    stranger.assert_unharmed();
+}
+
+#[test]
+fn a_pid_that_is_the_callers_own_is_not_signalled() {
+    survives_the_files_of(i32::try_from(std::process::id()).unwrap());
+}
+
+#[test]
+fn a_pid_that_is_dead_or_impossible_is_no_obstacle() {
+    for pid in [1, 2, 99_999_999, i32::MAX] {
+        survives_the_files_of(pid);
+    }
+}
+
+#[test]
+fn the_number_of_a_thread_is_no_process() {
+    need!("/proc");
+    let other = Home::new();
+    let daemon = other.start();
+    let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid)).unwrap();
+    let threads =
+        threads.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
+    let thread = threads.into_iter().find(|thread: &i32| *thread != daemon.pid).unwrap();
+    survives_the_files_of(thread);
+    other.opta("daemon status").stdout(RUNNING).of(daemon).run();
+}
+
+#[test]
+fn a_pid_that_was_given_to_a_stranger_is_not_signalled() {
+    need!("root");
+    let Some(private) = namespace(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
+        skip!("it needs private processes");
+    };
+    let home = Home::new();
+    // The next process gets the number after the last one. The shell itself reaps what it inherits.
+    let script = r#"
+        cd "$HOME"
+        daemon="$HOME/.config/opta/daemon"
+        stranger=
+        crash() {
+            opta daemon start 2>&1 | grep -c started
+            pid=$(cat "$daemon/daemon.pid")
+            kill -9 "$pid"
+            flock "$daemon/daemon.pid" true
+            while test "$stranger" != "$pid"; do
+                while test -e "/proc/$pid"; do true; done
+                echo $((pid - 1)) >/proc/sys/kernel/ns_last_pid
+                sleep 1000 & stranger=$!
+            done
+        }
+        unharmed() { kill -0 "$stranger"; test "$(cut -d' ' -f3 "/proc/$stranger/stat")" = S; }
+        crash; opta daemon status || echo "status $?"; unharmed
+        opta daemon stop --force --timeout 0; unharmed
+        crash; opta daemon start; unharmed
+        opta daemon status -q; opta daemon stop; unharmed
+        crash; opta daemon restart --force --timeout 0; unharmed
+        opta daemon status -q; opta daemon stop; unharmed
+    "#;
+    let expected = "1\n○ stopped  (no daemon process found)\nstatus 1\nDaemon is not running.\n\
+                    1\nDaemon started (pid {a}, port {b})\n\
+                    Token written to ~/.config/opta/daemon/state.json\n\
+                    Stopping daemon (pid {a})...\nDaemon stopped.\n\
+                    1\nDaemon started (pid {c}, port {d})\nToken rotated.\n\
+                    Stopping daemon (pid {c})...\nDaemon stopped.\n";
+    home.sh(script).within(private).stdout(expected).stderr(ANYTHING).run();
+}
+
+#[test]
+fn a_zombie_is_dead() {
+    need!("root", "nsenter");
+    let Some(private) = namespace(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
+        skip!("it needs private processes");
+    };
+    let home = Home::new();
+    // The first process of a container that reaps nobody.
+    let container = home.sh("exec sleep 1000").within(private).status(-9).spawn();
+    let children = format!("/proc/{0}/task/{0}/children", container.pid());
+    let first = || fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+    let is_sleep = || {
+        let name = fs::read_to_string(format!("/proc/{}/comm", first())).unwrap_or_default();
+        name == "sleep\n"
+    };
+    eventually("the container runs", is_sleep);
+    let target = first();
+    let inside = ["nsenter", "--target", &target, "--pid", "--mount", "--"];
+    let opta = |words: &str| home.opta(words).within(inside);
+    let old = opta("daemon start").stdout(STARTED).run().pid();
+    let kill = r#"kill -9 "$PID"; flock "$HOME/.config/opta/daemon/daemon.pid" cut -d' ' -f3 "/proc/$PID/stat""#;
+    home.sh(kill).within(inside).env("PID", old.to_string()).stdout("Z\n").run();
+    opta("daemon status").stdout(NONE).status(1).run();
+    let crashed = "opta: the daemon had crashed (pid {old})\n";
+    opta("daemon start").stdout(STARTED).stderr(crashed).with("old", old).run();
+    opta("daemon status").stdout(RUNNING).run();
+    opta("daemon restart").stdout("{*}Token rotated.\n").run();
+    opta("daemon stop").stdout(STOPPED).run();
+    opta("daemon status").stdout(NONE).status(3).run();
+    signal(container.pid(), "KILL");
+    container.finish();
+}
+
+#[test]
+fn a_pid_of_another_user_is_no_obstacle() {
+    need!("root", "setpriv");
+    let home = Home::of_another_user();
+    let mut stranger = Bystander::new();
+    let leave = || {
+        home.write(&home.file("daemon.pid"), format!("{}\n", stranger.pid()));
+        home.write(&home.file("state.json"), card_of(stranger.pid()));
+    };
+    leave();
+    home.opta("daemon status").stdout(NONE).status(1).run();
+    home.opta("daemon start").stdout(STARTED).stderr(ANYTHING).run();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    leave();
+    home.opta("daemon stop").stdout(NOT_RUNNING).run();
+    home.assert_nothing_left();
+    stranger.assert_unharmed();
+}
+
+#[test]
+fn a_damaged_card_is_no_card() {
+    let huge = "x".repeat(1 << 20);
+    let deep = "[".repeat(100_000);
+    let damages: &[&[u8]] = &[
+        b"",
+        b"{\"pid\":123,\"port\":99",
+        b"\x7fELF\x02\x01\x01\x00\xff\xfe",
+        b"\0\0\0\0\0\0\0\0",
+        b"null",
+        b"[]",
+        b"{\"pid\":\"123\",\"port\":9999,\"token\":7}",
+        b"{\"pid\":-1,\"port\":0,\"token\":\"\"}",
+        b"{\"pid\":99999999999999999999,\"port\":9999}",
+        huge.as_bytes(),
+        deep.as_bytes(),
+    ];
+    let home = Home::new();
+    let daemon = home.start();
+    let card = fs::read(home.file("state.json")).unwrap();
+    for damage in damages {
+        let shown = String::from_utf8_lossy(&damage[..damage.len().min(40)]).into_owned();
+        home.write(&home.file("state.json"), damage);
+        home.opta("daemon start").stdout(ALREADY).of(daemon).run();
+        assert_eq!(fs::read(home.file("state.json")).unwrap(), card, "{shown}");
+    }
+    home.opta("daemon stop").stdout(STOPPED).run();
+    for damage in damages {
+        home.write(&home.file("state.json"), damage);
+        home.opta("daemon status").stdout(NONE).status(1).run();
+        assert_eq!(fs::read(home.file("state.json")).unwrap(), *damage);
+        let told =
+            home.opta("daemon start").stdout(STARTED).stderr("opta: the daemon had crashed{*}\n");
+        told.run();
+        home.opta("daemon stop").stdout(STOPPED).run();
+        home.write(&home.file("state.json"), damage);
+        home.opta("daemon stop").stdout(NOT_RUNNING).run();
+        home.assert_nothing_left();
+    }
+}
+
+#[test]
+fn what_is_no_file_in_the_cards_place_is_refused_and_kept() {
+    let plants: [(&str, fn(&Path)); 4] = [
+        ("it is not a regular file", |path| fs::create_dir(path).unwrap()),
+        ("it is not a regular file", fifo),
+        ("it is a symbolic link", |path| symlink("/etc/passwd", path).unwrap()),
+        ("it has a second name (a hard link)", |path| {
+            let other = path.with_extension("other");
+            drop(File::create(&other).unwrap());
+            fs::hard_link(other, path).unwrap();
+        }),
+    ];
+    for (because, plant) in plants {
+        let home = Home::new();
+        home.write(&home.file("start.lock"), "");
+        plant(&home.file("state.json"));
+        let before = home.snapshot();
+        let refusal = "opta: cannot use {home}/.config/opta/daemon/state.json: {because}\n{what}\n";
+        for words in ["daemon start", "daemon status", "daemon restart", "daemon token"] {
+            home.opta(words).stderr(refusal).with("because", because).status(1).run();
+        }
+        let after = home.snapshot();
+        let kept = |line: &&String| before.contains(line);
+        let changed: Vec<_> = after.iter().filter(|line| !kept(line)).collect();
+        let only_the_lock =
+            |line: &&&String| line.contains("daemon.pid") || line.contains("/daemon ");
+        assert!(changed.iter().all(|line| only_the_lock(&line)), "{changed:?}");
+    }
+}
+
+#[test]
+fn a_file_of_another_user_is_refused() {
+    need!("root", "setpriv");
+    for name in ["state.json", "daemon.pid", "start.lock"] {
+        let home = Home::of_another_user();
+        home.write(&home.file(name), "");
+        std::os::unix::fs::chown(home.file(name), Some(0), Some(0)).unwrap();
+        fs::set_permissions(home.file(name), mode_of(0o666)).unwrap();
+        let refusal = "opta: cannot use {home}/.config/opta/daemon/{name}: it belongs to another user\n\
+                       give it to yourself: sudo chown {uid} '{home}/.config/opta/daemon/{name}'\n";
+        let start = home.opta("daemon start").stderr(refusal).status(1);
+        start.with("name", name).with("uid", home.user().unwrap()).run();
+    }
+}
+
+fn mode_of(bits: u32) -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(bits)
+}
+
+/// What may stand in `daemon.pid`.
+fn contents_of_the_lock(stranger: &Bystander) -> Vec<String> {
+    let own = std::process::id();
+    let fixed = ["", "\n", "garbage\n", "-1\n", "0\n", "1\n", "+7\n", "99999999999\n", "12 34\n"];
+    let fixed = fixed.into_iter().map(str::to_owned);
+    fixed.chain([format!("{}\n", stranger.pid()), format!("-{own}\n"), "9".repeat(100)]).collect()
+}
+
+#[test]
+fn the_contents_of_a_free_lock_do_not_matter() {
+    let mut stranger = Bystander::new();
+    for text in contents_of_the_lock(&stranger) {
+        let home = Home::new();
+        home.write(&home.file("daemon.pid"), &text);
+        home.opta("daemon status").stdout(NONE).status(3).run();
+        home.opta("daemon stop").stdout(NOT_RUNNING).run();
+        let daemon = home.start();
+        assert_eq!(home.owner(), Some(daemon.pid), "{text:?}");
+    }
+    stranger.assert_unharmed();
+}
+
+#[test]
+fn a_lock_that_somebody_else_holds_is_reported_and_nobody_is_signalled() {
+    let mut stranger = Bystander::new();
+    let homes: Vec<(Home, String)> =
+        contents_of_the_lock(&stranger).into_iter().map(|text| (Home::new(), text)).collect();
+    let mut locks = Vec::new();
+    let mut running: Vec<Running> = Vec::new();
+    for (home, text) in &homes {
+        home.write(&home.file("daemon.pid"), text);
+        // Held by this process, whose number is not in it.
+        let lock = File::open(home.file("daemon.pid")).unwrap();
+        lock.lock().unwrap();
+        locks.push(lock);
+        let refusal = "opta: cannot reach the daemon{*}\n{what}\n";
+        running.push(home.opta("daemon start").stderr(refusal).status(4).spawn());
+        running.push(home.opta("daemon status").stdout("◐ unresponsive{*}").status(4).spawn());
+        let stop = home.opta("daemon stop --force --timeout 1").stderr(refusal);
+        running.push(stop.status(4).spawn());
+    }
+    running.into_iter().for_each(|command| drop(command.finish()));
+    for (home, text) in &homes {
+        assert_eq!(fs::read_to_string(home.file("daemon.pid")).unwrap(), *text);
+    }
+    stranger.assert_unharmed();
+    drop(locks);
+    homes[0].0.start();
+}
+
+#[test]
+fn a_lock_of_another_machine_is_called_so() {
+    let home = Home::new();
+    home.write(&home.file("daemon.pid"), "99999999\n");
+    home.write(&home.file("state.json"), card_of(99_999_999));
+    let lock = File::open(home.file("daemon.pid")).unwrap();
+    lock.lock().unwrap();
+    let far = "opta: cannot reach the daemon: a process on elsewhere that cannot be seen from here \
+               has locked {home}/.config/opta/daemon/daemon.pid\n\
+               stop it where it runs, or give this machine a place of its own: OPTA_HOME\n";
+    let commands = [
+        home.opta("daemon start").stderr(far).status(4),
+        home.opta("daemon stop").stderr(far).status(4),
+    ];
+    commands.map(Run::spawn).map(Running::finish);
+    home.opta("daemon restart").stderr(far).status(4).run();
+    assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card_of(99_999_999));
+}
+
+#[test]
+fn a_daemon_in_a_container_is_out_of_reach_and_left_alone() {
+    need!("root");
+    let Some(private) = namespace(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
+        skip!("it needs private processes");
+    };
+    let home = Home::new();
+    let word = home.beside("word");
+    fifo(&word);
+    let script = r#"opta daemon start >/dev/null; echo up >"$WORD"; exec sleep 1000"#;
+    let container = home.sh(script).env("WORD", &word).within(private).status(-9).spawn();
+    assert_eq!(crate::support::line_of(&word), "up");
+    // Its number means another process out here, or none.
+    let far = "opta: cannot reach the daemon: a process on {host} that cannot be seen from here has \
+               locked {*}";
+    home.opta("daemon stop --force --timeout 1").stderr(far).status(4).run();
+    let inside = home.card();
+    let answer = crate::support::http(inside.port(), "GET", "/v3/health", None);
+    assert_eq!(answer.0, 200, "it is still there");
+    signal(container.pid(), "KILL");
+    container.finish();
+    home.wait_for_end();
+}
+
+#[test]
+fn files_from_before_a_reboot_are_no_obstacle() {
+    // After a reboot the number is likely to be somebody's, and the count of crashes is of another time.
+    let mut stranger = Bystander::new();
+    let home = Home::new();
+    home.write(
+        &home.file("crashes.json"),
+        r#"{"crashes":[9999999999999,9999999999998,9999999999997]}"#,
+    );
+    home.write(&home.file("daemon.pid"), format!("{}\n", stranger.pid()));
+    home.write(&home.file("state.json"), card_of(stranger.pid()));
+    home.write(&home.file("state.new"), "half a ca");
+    let told = home
+        .opta("daemon start")
+        .stdout(STARTED)
+        .stderr("opta: the daemon had crashed (pid {old})\n");
+    told.with("old", stranger.pid()).run();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    home.assert_nothing_left();
+    stranger.assert_unharmed();
+    assert_ne!(state_of(stranger.pid()), None);
+}
