@@ -46,6 +46,8 @@ pub struct Config {
     pub port: Port,
     pub level: Level,
     pub rotation: Rotation,
+    /// Whether commands may start the daemon on their own account.
+    pub autostart: bool,
 }
 
 impl Config {
@@ -54,14 +56,16 @@ impl Config {
         port: Port::Default,
         level: Level::Info,
         rotation: Rotation { bytes: limits::LOG_BYTES_DEFAULT, files: limits::LOG_FILES_DEFAULT },
+        autostart: true,
     };
 
-    /// Reads `path`, then the variables `OPTA_DAEMON_PORT` and `OPTA_LOG`, which win. A missing
-    /// file is an empty one; keys that are not known here belong to others.
+    /// Reads `path`, then the variables, which win. A missing file is an empty one; keys that are
+    /// not known here belong to others.
     pub fn load(path: &Path) -> Result<Config, Error> {
         let file = read(path)?;
         let at = |key: &str| format!("{}: {key}", path.display());
-        let mut config = Config::DEFAULT;
+        let autostart = variable("OPTA_NO_AUTOSTART").is_none();
+        let mut config = Config { autostart, ..Config::DEFAULT };
         if let Some(number) = file.daemon.and_then(|daemon| daemon.port) {
             let port = u16::try_from(number).ok();
             let port = port.ok_or_else(|| port_refused(at("daemon.port"), &number.to_string()))?;

@@ -69,6 +69,14 @@ pub enum Error {
     Unservable { path: PathBuf, because: &'static str },
     /// The daemon answered something that this version does not understand.
     Reply { what: &'static str, because: String },
+    /// No session's id begins so.
+    NoSession { typed: String },
+    /// The ids of several sessions begin so: some of them, and how many there are.
+    AmbiguousSession { typed: String, some: Vec<String>, count: usize },
+    /// The session has work in flight and was to be deleted.
+    SessionBusy { id: String },
+    /// The daemon is of another version and speaks another protocol.
+    Protocol { version: String, protocol: String, ours: &'static str },
 }
 
 impl Error {
@@ -112,7 +120,7 @@ impl Error {
             Error::HeldElsewhere { .. } => "HELD_ELSEWHERE",
             Error::NotRunning => "NOT_RUNNING",
             Error::StillRunning { .. } => "STILL_RUNNING",
-            Error::Busy => "BUSY",
+            Error::Busy | Error::SessionBusy { .. } => "BUSY",
             Error::CrashLoop { .. } | Error::GaveUp { .. } => "CRASH_LOOP",
             Error::StoppedMeanwhile => "STOPPED_MEANWHILE",
             Error::Reply { .. } => "BAD_REPLY",
@@ -121,6 +129,9 @@ impl Error {
             Error::Manager { .. } => "SERVICE_MANAGER",
             Error::Foreign { .. } => "FOREIGN_FILE",
             Error::Unservable { .. } => "UNSERVABLE_PATH",
+            Error::NoSession { .. } => "SESSION_NOT_FOUND",
+            Error::AmbiguousSession { .. } => "AMBIGUOUS_ID",
+            Error::Protocol { .. } => "VERSION_SKEW",
         }
     }
 
@@ -155,6 +166,10 @@ impl Error {
             Error::Foreign { .. } => {
                 Some("to replace or remove it all the same: the same command with --force".into())
             }
+            Error::NoSession { .. } => Some("to see which there are: opta sessions list".into()),
+            Error::Protocol { .. } => {
+                Some("to move it to this version: opta daemon restart".into())
+            }
             _ => None,
         }
     }
@@ -178,6 +193,27 @@ impl fmt::Display for Error {
             Error::Config { at, because } => write!(f, "cannot use the settings: {at}: {because}"),
             Error::Reply { what, because } => write!(f, "cannot {what}: {because}"),
             Error::NotRunning => write!(f, "cannot reach the daemon: it is not running"),
+            Error::NoSession { typed } => {
+                write!(f, "cannot find the session: no id begins with '{typed}'")
+            }
+            Error::AmbiguousSession { typed, some, count } => {
+                write!(f, "cannot tell which session '{typed}' is: {}", some.join(", "))?;
+                match count.saturating_sub(some.len()) {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more begin so"),
+                }
+            }
+            Error::SessionBusy { id } => {
+                write!(f, "cannot delete the session {id}: a turn of it is in progress")
+            }
+            Error::Protocol { version, protocol, ours } => {
+                let this = env!("CARGO_PKG_VERSION");
+                write!(
+                    f,
+                    "cannot talk to the daemon: it is opta {version} (protocol {protocol}), "
+                )?;
+                write!(f, "this is opta {this} (protocol {ours})")
+            }
             Error::Busy => write!(f, "cannot stop the daemon: a turn is in progress"),
             Error::StillRunning { pid, waited } => {
                 let seconds = waited.as_secs();
@@ -189,21 +225,14 @@ impl fmt::Display for Error {
                 write!(f, "cannot reach the daemon{pid}: it is alive, no answer in {seconds}s")
             }
             Error::HeldElsewhere { lock, hostname } => {
-                let place = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
+                let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
                 let lock = lock.display();
-                write!(
-                    f,
-                    "cannot reach the daemon: a process{place} that cannot be seen from here "
-                )?;
+                write!(f, "cannot reach the daemon: a process{on} that cannot be seen from here ")?;
                 write!(f, "has locked {lock}")
             }
             Error::Supervised { cause } => write!(f, "{cause}"),
-            Error::Manager { call, said } => write!(f, "cannot run {call}: {said}"),
-            Error::Foreign { path } => {
-                write!(f, "cannot change {}: opta has not written it", path.display())
-            }
-            Error::Unservable { path, because } => {
-                write!(f, "cannot make a service of {}: {because}", path.display())
+            Error::Manager { .. } | Error::Foreign { .. } | Error::Unservable { .. } => {
+                write!(f, "cannot {}", self.service_failure())
             }
             Error::Port { .. }
             | Error::Taken { .. }
@@ -222,6 +251,20 @@ impl fmt::Display for Error {
 }
 
 impl Error {
+    /// What could not be done about a service, and why.
+    fn service_failure(&self) -> String {
+        match self {
+            Error::Manager { call, said } => format!("run {call}: {said}"),
+            Error::Unservable { path, because } => {
+                format!("make a service of {}: {because}", path.display())
+            }
+            Error::Foreign { path } => {
+                format!("change {}: opta has not written it", path.display())
+            }
+            _ => String::new(),
+        }
+    }
+
     /// Why no daemon came of a start.
     fn start_failure(&self) -> String {
         match self {

@@ -29,7 +29,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::{Command, Form};
-use commands::{Output, daemon, service};
+use commands::{Output, daemon, service, sessions};
 use error::{Error, one_line};
 use paths::Paths;
 
@@ -59,6 +59,7 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
         Command::Stop(asked) => return daemon::stop(&paths()?, &asked, &output),
         Command::Install(asked) => return service::install(&paths()?, &asked, &output),
         Command::Uninstall(asked) => return service::uninstall(&paths()?, &asked, &output),
+        Command::Sessions(asked) => return sessions::run(&paths()?, &asked, &output),
         Command::Token => return daemon::token(&paths()?, &output),
     };
     io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;

@@ -406,13 +406,7 @@ struct TokenReport {
 
 /// `opta daemon token`
 pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
-    let card = match status::look(paths)? {
-        Status::Running { card, .. } => card,
-        Status::Stopped | Status::Crashed { .. } => return Err(Error::NotRunning),
-        Status::Unresponsive { pid, .. } => {
-            return Err(Error::Unresponsive { pid, waited: Duration::from_secs(1) });
-        }
-    };
+    let card = status::running(paths)?;
     let token = card.token.secret();
     match output.form {
         Form::Text => output.line(token)?,

@@ -1,10 +1,10 @@
 //! One session in memory, and its serial writer.
 //!
-//! Whoever holds the desk assigns the number, appends and lets readers see, in this order. Readers read the
-//! journal and are only told that there is more, so none can see a gap, an order or an event that the disk
-//! does not have.
+//! Whoever holds the desk assigns the number, appends and lets readers see, in this order. Readers
+//! read the journal and are only told that there is more, so none can see a gap, an order or an
+//! event that the disk does not have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use super::event::Draft;
 use super::journal::{Durability, Journal, Reader, Refused};
 use super::rules::{Conversation, SessionId, Stage, State, TurnHead};
 use super::store::Summary;
-use super::turn::{PermissionRequest, PermissionResolved, Submission};
+use super::turn::{Fault, PermissionRequest, PermissionResolved, Submission, error_payload};
 use super::wake::Bell;
 
 /// One session in memory.
@@ -61,8 +61,18 @@ pub(super) struct Desk {
     pub(super) cancel: Arc<AtomicBool>,
     /// Asked for by the active turn, by the request's id; forgotten when it ends.
     pub(super) permissions: HashMap<String, Permission>,
-    /// Nothing more is to be written: it was deleted, or the daemon has left.
-    pub(super) shut: bool,
+    /// Ends of turns that could not be written when they ended; written as soon as there is room.
+    pub(super) owed: VecDeque<(TurnHead, Fault)>,
+    pub(super) shut: Option<Shut>,
+}
+
+/// Why nothing more is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shut {
+    /// The session was deleted.
+    Deleted,
+    /// The daemon has left.
+    Left,
 }
 
 /// A turn that is being run: what was asked, and where to tell what happens.
@@ -138,7 +148,8 @@ impl Session {
                 scheduled: false,
                 cancel: Arc::default(),
                 permissions: HashMap::new(),
-                shut: false,
+                owed: VecDeque::new(),
+                shut: None,
             }),
             decided: Condvar::new(),
             bells: Mutex::default(),
@@ -210,13 +221,42 @@ impl Session {
         draft: &Draft<'_>,
         durability: Durability,
     ) -> Result<u64, Problem> {
-        if desk.shut {
-            return Err(Problem::Leaving);
-        }
+        self.check_open(desk)?;
         let Desk { journal, state, .. } = desk;
         let seq = journal.append(state, draft, durability)?;
         self.ring();
         Ok(seq)
+    }
+
+    pub(super) fn check_open(&self, desk: &Desk) -> Result<(), Problem> {
+        match desk.shut {
+            None => Ok(()),
+            Some(Shut::Deleted) => Err(Problem::NoSession(self.id.as_str().to_owned())),
+            Some(Shut::Left) => Err(Problem::Leaving),
+        }
+    }
+
+    /// Ends a turn by an error, now or, when it cannot be written now, later: it is never run again.
+    pub(super) fn fail(
+        &self,
+        desk: &mut Desk,
+        head: &TurnHead,
+        fault: Fault,
+    ) -> Result<(), Problem> {
+        desk.state.forget(&head.turn_id);
+        desk.owed.push_back((head.clone(), fault));
+        self.pay(desk)
+    }
+
+    /// Writes the ends of turns that are owed.
+    pub(super) fn pay(&self, desk: &mut Desk) -> Result<(), Problem> {
+        while let Some((head, fault)) = desk.owed.front() {
+            let payload = error_payload(head, fault);
+            let draft = Draft { event: "turn.error", payload: &payload };
+            self.append(desk, &draft, Durability::Synced)?;
+            desk.owed.pop_front();
+        }
+        Ok(())
     }
 
     pub(super) fn close(&self) {
@@ -243,9 +283,6 @@ impl Session {
 impl Desk {
     /// Whether a turn may be submitted now.
     pub(super) fn check(&self, submission: &Submission) -> Result<(), Problem> {
-        if self.shut {
-            return Err(Problem::Leaving);
-        }
         if self.state.queue.len() >= limits::QUEUE_MAX {
             return Err(Problem::Busy(format!("{} turns are waiting already", limits::QUEUE_MAX)));
         }
