@@ -153,3 +153,7 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
 /// The name that a client gives itself or its writer.
 pub const NAME_BYTES_MAX: usize = 256;
+/// The title that a client gives a session.
+pub const TITLE_BYTES_MAX: usize = 1024;
+/// A path: what Linux takes.
+pub const PATH_BYTES_MAX: usize = 4096;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::error::{At, Doing, Error, one_line};
 use crate::lifecycle::claim::Claim;
+use crate::lifecycle::crashes;
 use crate::lock::Door;
 use crate::paths::Paths;
 use crate::sys::detach::{Side, close_inherited, fork_twice, redirect_input};
@@ -66,9 +67,14 @@ pub fn detach(claim: Box<Claim>, door: Door, paths: &Paths) -> Result<Detached, 
             // dies.
             drop(claim);
             drop(writer);
-            wait_for_word(reader, paths)?;
+            let word = wait_for_word(reader, paths);
+            if word.is_err() {
+                // Counted behind the door. The reason why the start failed is worth more than one
+                // why it cannot be counted.
+                drop(crashes::add(paths));
+            }
             drop(door);
-            Ok(Detached::Parent)
+            word.map(|()| Detached::Parent)
         }
         Side::Background => {
             drop(door);

@@ -117,8 +117,6 @@ pub fn start_behind(
                 // It may come to itself later, when nobody expects it any more.
                 drop(stop::stop(None, paths, Duration::ZERO, Patience::Kill, |_| Ok(())));
             }
-            // The reason why the start failed is worth more than one why it cannot be counted.
-            drop(crashes::add(paths));
             Err(error)
         }
     }

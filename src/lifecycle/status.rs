@@ -8,7 +8,7 @@ use crate::paths::Paths;
 use crate::state::{self, Card, Found};
 use crate::sys::process::{self, Probe};
 use crate::sys::watch::Watch;
-use crate::{limits, lock};
+use crate::{limits, lock, sys};
 
 /// The daemon, seen from outside.
 pub enum Status {
@@ -95,11 +95,16 @@ pub fn watched<T>(
         }
         let nearest = directory.ancestors().find(|path| path.is_dir()).unwrap_or(&directory);
         // Watched before the look: a change between the two must not be missed.
-        let watch = Watch::on(nearest).at("watch", nearest)?;
+        let watch = Watch::on(nearest);
         if let Some(result) = seen()? {
             return Ok(Some(result));
         }
-        watch.wait(Some(left.min(interval))).at("watch", nearest)?;
+        let limit = Some(left.min(interval));
+        match watch {
+            Ok(watch) => watch.wait(limit).at("watch", nearest).map(drop)?,
+            // The system has no more of them, or the place has just gone.
+            Err(_) => sys::wait_readable([], limit).at("watch", nearest).map(drop)?,
+        }
     }
 }
 

@@ -131,6 +131,14 @@ fn parse_id(id: &str) -> Result<SessionId, Reply> {
     SessionId::parse(id).ok_or_else(|| Reply::invalid(why))
 }
 
+/// Refuses a text that is longer than `bytes_max`.
+fn at_most(name: &str, text: Option<&str>, bytes_max: usize) -> Result<(), Reply> {
+    if text.is_none_or(|text| text.len() <= bytes_max) {
+        return Ok(());
+    }
+    Err(Reply::invalid(format_args!("{name} is longer than {bytes_max} bytes")))
+}
+
 /// The reply that tells a client why not.
 fn refuse(problem: Problem) -> Reply {
     let (status, code) = match &problem {
@@ -178,9 +186,14 @@ struct Role {
 
 fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
     let asked: Create = parse(body)?;
+    at_most("title", asked.title.as_deref(), limits::TITLE_BYTES_MAX)?;
+    at_most("model", asked.model.as_deref(), limits::NAME_BYTES_MAX)?;
+    at_most("mode", asked.mode.as_deref(), limits::NAME_BYTES_MAX)?;
     let id = asked.session_id.as_deref().map(parse_id).transpose()?;
     let metadata = asked.metadata.as_ref();
     let metadata = metadata.and_then(|raw| json::parse::<Metadata>(raw.as_str().as_bytes()).ok());
+    let workspace = metadata.and_then(|metadata| metadata.workspace);
+    at_most("workspace", workspace.as_deref(), limits::PATH_BYTES_MAX)?;
     let has_role = |raw: &Raw| json::parse::<Role>(raw.as_str().as_bytes()).is_ok();
     let messages = asked.messages.map(|messages| messages.into_iter().filter(has_role).collect());
     let founding = Founding {
@@ -188,7 +201,7 @@ fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
         model: asked.model,
         mode: asked.mode,
         system_prompt: asked.system_prompt,
-        workspace: metadata.and_then(|metadata| metadata.workspace),
+        workspace,
         metadata: asked.metadata,
         messages,
     };
@@ -255,6 +268,7 @@ fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result
             Err(Reply::invalid(message))
         }
     };
+    at_most("mode", asked.mode.as_deref(), limits::NAME_BYTES_MAX)?;
     let submission = Submission {
         turn_id: asked.turn_id,
         client_id: named(asked.client_id, "clientId")?,
@@ -354,6 +368,7 @@ fn decide(session: &Arc<Session>, in_path: Option<&str>, body: &[u8]) -> Result<
         (Some("deny"), None | Some(false)) | (None, Some(false)) => false,
         _ => return Err(Reply::invalid("decision is \"allow\" or \"deny\"")),
     };
+    at_most("decidedBy", asked.decided_by.as_deref(), limits::NAME_BYTES_MAX)?;
     let by = asked.decided_by.as_deref().unwrap_or("anonymous");
     let (status, conflict, message) =
         match session.decide(request_id, approved, by).map_err(refuse)? {

@@ -206,7 +206,10 @@ impl Session {
     /// A bell that rings when there are more events, or when there will be none.
     pub fn subscribe(&self) -> Result<Arc<Bell>, Error> {
         let bell = Arc::new(Bell::new().doing("watch a session")?);
-        lock(&self.bells).push(Arc::downgrade(&bell));
+        let mut bells = lock(&self.bells);
+        bells.retain(|bell| bell.strong_count() > 0);
+        bells.push(Arc::downgrade(&bell));
+        drop(bells);
         Ok(bell)
     }
 
@@ -221,9 +224,19 @@ impl Session {
         draft: &Draft<'_>,
         durability: Durability,
     ) -> Result<u64, Problem> {
+        self.append_all(desk, std::slice::from_ref(draft), durability)
+    }
+
+    /// All of them or none; gives the number of the last.
+    pub(super) fn append_all(
+        &self,
+        desk: &mut Desk,
+        drafts: &[Draft<'_>],
+        durability: Durability,
+    ) -> Result<u64, Problem> {
         self.check_open(desk)?;
         let Desk { journal, state, .. } = desk;
-        let seq = journal.append(state, draft, durability)?;
+        let seq = journal.append_all(state, drafts, durability)?;
         self.ring();
         Ok(seq)
     }
@@ -236,26 +249,31 @@ impl Session {
         }
     }
 
-    /// Ends a turn by an error, now or, when it cannot be written now, later: it is never run again.
+    /// Ends turns by an error, now or, when it cannot be written now, later: they are never run again.
     pub(super) fn fail(
         &self,
         desk: &mut Desk,
-        head: &TurnHead,
-        fault: Fault,
+        heads: &[TurnHead],
+        fault: &Fault,
     ) -> Result<(), Problem> {
-        desk.state.forget(&head.turn_id);
-        desk.owed.push_back((head.clone(), fault));
+        for head in heads {
+            desk.state.forget(&head.turn_id);
+            desk.owed.push_back((head.clone(), fault.clone()));
+        }
         self.pay(desk)
     }
 
     /// Writes the ends of turns that are owed.
     pub(super) fn pay(&self, desk: &mut Desk) -> Result<(), Problem> {
-        while let Some((head, fault)) = desk.owed.front() {
-            let payload = error_payload(head, fault);
-            let draft = Draft { event: "turn.error", payload: &payload };
-            self.append(desk, &draft, Durability::Synced)?;
-            desk.owed.pop_front();
+        if desk.owed.is_empty() {
+            return Ok(());
         }
+        let ends = desk.owed.iter().map(|(head, fault)| error_payload(head, fault));
+        let payloads: Vec<String> = ends.collect();
+        let drafts: Vec<Draft<'_>> =
+            payloads.iter().map(|payload| Draft { event: "turn.error", payload }).collect();
+        self.append_all(desk, &drafts, Durability::Synced)?;
+        desk.owed.clear();
         Ok(())
     }
 
@@ -307,6 +325,9 @@ impl Desk {
         };
         let batch = self.journal.reader().after(seq - 1, 1);
         let batch = batch.map_err(|error| unreadable(&reason(&error)))?;
+        if batch.events.first().is_none_or(|(found, _)| *found != seq) {
+            return Err(unreadable("its record is damaged"));
+        }
         // The envelope is the record but for its seal; its payload is its last field.
         let payload = batch.text.split_once("\"payload\":").map(|(_, rest)| rest);
         let payload = payload.and_then(|rest| rest.strip_suffix('}'));

@@ -153,25 +153,44 @@ impl Journal {
         draft: &Draft<'_>,
         durability: Durability,
     ) -> Result<u64, Refused> {
+        self.append_all(state, std::slice::from_ref(draft), durability)
+    }
+
+    /// Adds the next events, all of them or none, for one sync together; gives the number of the
+    /// last. `state` takes them in.
+    pub fn append_all(
+        &mut self,
+        state: &mut State,
+        drafts: &[Draft<'_>],
+        durability: Durability,
+    ) -> Result<u64, Refused> {
         if let Some(because) = &self.broken {
             return Err(Refused::Broken(because.clone()));
         }
-        let seq = self.seq + 1;
         let origin = Origin { daemon_id: &self.daemon_id, session_id: self.id.as_str() };
-        let record = event::record(draft, &origin, seq, &clock::rfc3339(clock::now_millis()));
-        let start = self.end;
-        self.write(&record)?;
-        self.end += record.len() as u64;
+        let ts = clock::rfc3339(clock::now_millis());
+        let numbered = (self.seq + 1..).zip(drafts);
+        let records: Vec<Vec<u8>> =
+            numbered.map(|(seq, draft)| event::record(draft, &origin, seq, &ts)).collect();
+        let mut start = self.end;
+        for record in &records {
+            self.write(record, start)?;
+            self.end += record.len() as u64;
+        }
         if durability == Durability::Synced {
             self.sync(start)?;
         }
-        self.seq = seq;
-        if let Some(read) = record.strip_suffix(b"\n").and_then(Record::read) {
-            state.apply(&read);
+        // Last: from now on readers see them.
+        for line in &records {
+            self.seq += 1;
+            if let Some(record) = line.strip_suffix(b"\n").and_then(Record::read) {
+                state.apply(&record);
+            }
+            let end = start + line.len() as u64;
+            lock(&self.view).add(self.seq, start, end);
+            start = end;
         }
-        // Last: from now on readers see it.
-        lock(&self.view).add(seq, start, self.end);
-        Ok(seq)
+        Ok(self.seq)
     }
 
     /// Syncs what was appended and is only cached.
@@ -198,13 +217,17 @@ impl Journal {
         Reader { path: self.path.clone(), view: Arc::clone(&self.view), file: None }
     }
 
-    fn write(&mut self, record: &[u8]) -> Result<(), Refused> {
+    /// On failure the file is cut back to `start`.
+    fn write(&mut self, record: &[u8], start: u64) -> Result<(), Refused> {
         let end = self.end;
         let written = self.file().and_then(|file| file.write_all_at(record, end));
-        written.map_err(|cause| self.cut_back(end, cause))
+        written.map_err(|cause| {
+            self.end = start;
+            self.cut_back(start, cause)
+        })
     }
 
-    /// On failure the file is cut back to `start`, the end of the record before.
+    /// On failure the file is cut back to `start`.
     fn sync(&mut self, start: u64) -> Result<(), Refused> {
         let synced = self.file().and_then(|file| file.sync_data());
         let Err(cause) = synced else {

@@ -116,8 +116,12 @@ impl Runtime {
         if lock(&self.floor).leaving {
             return Err(Problem::Leaving);
         }
-        self.store.enter(id, &clock::rfc3339(clock::now_millis()))?;
         let payload = founding_payload(id, founding);
+        if let Err(problem) = json::check(&payload) {
+            // What came with it lies a level deeper now than it did in the request.
+            return Err(Problem::Invalid(format!("metadata or messages: {}", problem.what)));
+        }
+        self.store.enter(id, &clock::rfc3339(clock::now_millis()))?;
         let first = Draft { event: "session.snapshot", payload: &payload };
         let directory = self.store.directory(id);
         let (journal, state) = Journal::create(&directory, id, &self.daemon_id, &first)?;
@@ -202,20 +206,19 @@ impl Runtime {
         if !active && queued.is_empty() {
             return Ok(Cancelled { queued: 0, active: false });
         }
-        for turn in &queued {
-            let payload = error_payload(turn, &cancelled());
-            let draft = Draft { event: "turn.error", payload: &payload };
-            session.append(&mut desk, &draft, Durability::Synced)?;
-            lock(&self.floor).unfinished -= 1;
-        }
         let count = queued.len() as u64;
-        let payload = json::text(&SessionCancelled {
+        let mut payloads: Vec<(&str, String)> =
+            queued.iter().map(|turn| ("turn.error", error_payload(turn, &cancelled()))).collect();
+        let told = SessionCancelled {
             cancelled: count + u64::from(active),
             turn_id: selector.turn_id.clone(),
             writer_id: selector.writer_id.clone(),
-        });
-        let draft = Draft { event: "session.cancelled", payload: &payload };
-        session.append(&mut desk, &draft, Durability::Synced)?;
+        };
+        payloads.push(("session.cancelled", json::text(&told)));
+        let drafts: Vec<Draft<'_>> =
+            payloads.iter().map(|(event, payload)| Draft { event, payload }).collect();
+        session.append_all(&mut desk, &drafts, Durability::Synced)?;
+        lock(&self.floor).unfinished -= count;
         if active {
             desk.cancel.store(true, Ordering::SeqCst);
             session.decided.notify_all();
@@ -402,11 +405,15 @@ impl Runtime {
     }
 
     fn interrupt(&self, session: &Session, desk: &mut Desk, message: &str) {
-        for turn in desk.state.unfinished() {
-            let fault = Fault { code: "interrupted", message: message.to_owned() };
-            if let Err(problem) = session.fail(desk, &turn, fault) {
-                self.complain(&session.id, &problem);
-            }
+        let turns = desk.state.unfinished();
+        if turns.is_empty() {
+            return;
+        }
+        let fault = Fault { code: "interrupted", message: message.to_owned() };
+        if let Err(problem) = session.fail(desk, &turns, &fault) {
+            self.complain(&session.id, &problem);
+        }
+        for turn in &turns {
             let fields: [(&str, &dyn std::fmt::Display); 2] =
                 [("session", &session.id.as_str()), ("id", &turn.turn_id)];
             self.log.warn("turn interrupted", &fields);

@@ -23,6 +23,9 @@ pub fn fork_twice() -> io::Result<Side> {
     if super::process::own_threads().is_some_and(|threads| threads != 1) {
         return Err(io::Error::other("the process has more than one thread"));
     }
+    // A caller may have left SIGCHLD ignored, and then a child leaves nothing to wait for.
+    // SAFETY: a standard disposition runs none of our code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     // SAFETY: this process has one thread, so the child is a whole copy of it.
     let first = check(unsafe { libc::fork() })?;
     if first > 0 {

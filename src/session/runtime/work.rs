@@ -146,7 +146,7 @@ impl Runtime {
         if let Err(problem) = appended {
             self.complain(&session.id, &problem);
             // Owed, and paid when there is room: not now.
-            drop(session.fail(&mut desk, head, unwritten(&problem)));
+            drop(session.fail(&mut desk, std::slice::from_ref(head), &unwritten(&problem)));
         }
         self.keep(&session.id, &desk.state, desk.journal.bytes());
         drop(desk);
@@ -163,7 +163,7 @@ impl Runtime {
         self.complain(&session.id, problem);
         let mut desk = lock(&session.desk);
         if let Some(head) = desk.state.queue.front().cloned() {
-            drop(session.fail(&mut desk, &head, unwritten(problem)));
+            drop(session.fail(&mut desk, std::slice::from_ref(&head), &unwritten(problem)));
             lock(&self.floor).unfinished -= 1;
         }
     }
