@@ -63,8 +63,8 @@ pub enum Caller {
 /// it and all of them return it.
 ///
 /// # Errors
-/// For [`Caller::Command`], [`Error::CrashLoop`], and [`Error::NotRunning`] if the settings forbid it
-/// to start a daemon; else what kept the daemon from starting.
+/// For [`Caller::Command`], [`Error::CrashLoop`], [`Error::GaveUp`], and [`Error::NotRunning`] if
+/// the settings forbid it to start a daemon; else what kept the daemon from starting.
 pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<Ensured, Error> {
     if let Status::Running { card, .. } = status::look_once(paths)? {
         return Ok(Ensured { card, how: How::AlreadyRunning });
