@@ -5,13 +5,11 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use nanoserde::DeJson;
 
-use crate::error::{At, Doing, Error};
+use crate::error::{Doing, Error};
 use crate::log::{Level, Rotation};
 use crate::{disk, json, limits, sys};
 
@@ -188,10 +186,8 @@ impl LogKeys {
 
 fn read(path: &Path) -> Result<ConfigFile, Error> {
     // Unlike the daemon's own files it may be a link: people keep their settings in other places.
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ConfigFile::default()),
-        Err(cause) => return Err(cause).at("read", path),
+    let Some(mut file) = disk::read_plain(path)? else {
+        return Ok(ConfigFile::default());
     };
     let bytes = disk::contents(&mut file, path, limits::CONFIG_BYTES_MAX)?;
     let bytes = bytes.ok_or_else(|| Error::Config {

@@ -79,6 +79,19 @@ pub fn read_private(path: &Path) -> Result<Option<File>, Error> {
     }
 }
 
+/// Opens a file of the user's own making for reading, wherever a link leads; `None` if it is not there.
+/// What is no regular file is refused: it might have no end, or keep the reader waiting.
+pub fn read_plain(path: &Path) -> Result<Option<File>, Error> {
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(cause).at("read", path),
+    };
+    let plain = file.metadata().at("inspect", path)?.is_file();
+    let refused = || untrusted(path, "it is not a regular file", "move it away");
+    if plain { Ok(Some(file)) } else { Err(refused()) }
+}
+
 /// The bytes of a file that is open, up to `bytes_max`; `None` if there are more.
 pub fn contents(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
     let mut bytes = Vec::with_capacity(512);
@@ -176,7 +189,11 @@ fn check_owner(path: &Path, found: &Metadata) -> Result<(), Error> {
         return Err(Error::Untrusted {
             path: path.to_owned(),
             because: "it belongs to another user",
-            remedy: format!("give it to yourself: sudo chown {me} '{}'", path.display()),
+            remedy: match me {
+                // Root would take it away from its owner.
+                0 => format!("run opta as that user (uid {}), without sudo", found.uid()),
+                _ => format!("give it to yourself: sudo chown {me} '{}'", path.display()),
+            },
         });
     }
     if found.mode() & OTHERS_WRITE != 0 {

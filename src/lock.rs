@@ -9,6 +9,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -56,6 +57,14 @@ impl Lock {
     pub fn release(self) {
         // A number left behind is harmless: nobody believes it without the lock.
         drop(self.file.set_len(0));
+    }
+
+    /// Whether the file that is locked is still the one that has the name. If it is not, somebody has
+    /// removed it, and another daemon may have the new one.
+    pub fn is_in_place(&self, paths: &Paths) -> bool {
+        let id = |found: std::fs::Metadata| (found.dev(), found.ino());
+        let locked = self.file.metadata().map(id).ok();
+        locked.is_some() && locked == paths.pid().symlink_metadata().map(id).ok()
     }
 
     /// For the list of descriptors that survive a detachment.

@@ -83,15 +83,19 @@ pub fn publish(paths: &Paths, card: &Card) -> Result<(), Error> {
 
 /// Removes the card if it is this daemon's: another one's is not to be touched.
 pub fn withdraw(paths: &Paths, daemon_id: &str) -> Result<(), Error> {
-    if is_ours(paths, daemon_id) {
+    if matches!(read(paths), Ok(Found::Card(card)) if card.daemon_id == daemon_id) {
         disk::remove(&paths.state())?;
     }
     Ok(())
 }
 
-/// Whether the card in place is this daemon's.
-pub fn is_ours(paths: &Paths, daemon_id: &str) -> bool {
-    matches!(read(paths), Ok(Found::Card(card)) if card.daemon_id == daemon_id)
+/// Whether the card in place is this one, unchanged.
+pub fn shows(paths: &Paths, ours: &Card) -> bool {
+    let same = |card: &Card| {
+        let names = |card: &Card| (card.pid, card.port, card.daemon_id.clone());
+        names(card) == names(ours) && card.token.matches(ours.token.secret().as_bytes())
+    };
+    matches!(read(paths), Ok(Found::Card(card)) if same(&card))
 }
 
 impl Card {

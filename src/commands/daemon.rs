@@ -293,10 +293,10 @@ fn end(
     output: &Output,
 ) -> Result<Option<i32>, Error> {
     let patience = patience(asked);
-    let announce = |pid| output.text(&format!("Stopping daemon (pid {pid})..."));
+    let announce = |pid| output.progress(&format!("Stopping daemon (pid {pid})..."));
     let Ended { pid, through } = stop::stop(door, paths, asked.timeout, patience, announce)?;
     if pid.is_some() {
-        output.text("Daemon stopped.")?;
+        output.progress("Daemon stopped.");
     }
     if through == Some(Manager::Launchd) {
         output.say("it comes back at the next login, unless you run: opta daemon uninstall");
@@ -355,29 +355,29 @@ fn make_way(
     output: &Output,
 ) -> Result<Option<i32>, Error> {
     let limit = asked.stop.timeout;
-    let announce = |pid| output.text(&format!("Stopping daemon (pid {pid})..."));
+    let announce = |pid| output.progress(&format!("Stopping daemon (pid {pid})..."));
     let active = match service::of_home(paths)? {
         Some((service, Standing::Active { .. })) => Some(service.manager),
         _ => None,
     };
-    let card = match status {
-        Status::Running { card, .. } => Some(card),
-        _ => None,
-    };
-    let ended = match (card, active) {
-        (Some(card), _) if asked.if_idle => {
+    let ended = match (status, active) {
+        (Status::Running { card, .. }, _) if asked.if_idle => {
             client::shutdown_if_idle(card)?;
-            announce(card.pid)?;
+            announce(card.pid);
             stop::wait_for_end(paths, card.pid, limit)?;
             Some(card.pid)
+        }
+        // One that does not answer cannot be asked.
+        (Status::Unresponsive { pid, .. }, _) if asked.if_idle => {
+            return Err(Error::Unresponsive { pid: *pid, waited: limits::HEALTH_MAX });
         }
         // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one has
         // left.
         (_, Some(Manager::Launchd)) => {
             stop::end_this_one(paths, limit, patience(&asked.stop), announce)?
         }
-        (Some(card), Some(Manager::Systemd)) if service::inside() => {
-            announce(card.pid)?;
+        (Status::Running { card, .. }, Some(Manager::Systemd)) if service::inside() => {
+            announce(card.pid);
             service::restart_from_inside()?;
             stop::wait_for_end(paths, card.pid, limit)?;
             Some(card.pid)
@@ -385,7 +385,7 @@ fn make_way(
         _ => return end(Some(door), paths, &asked.stop, output),
     };
     if ended.is_some() {
-        output.text("Daemon stopped.")?;
+        output.progress("Daemon stopped.");
     }
     Ok(ended)
 }

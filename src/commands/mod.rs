@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod service;
 pub mod sessions;
 
+use std::cell::OnceCell;
 use std::io::{self, IsTerminal, Write};
 
 use crate::cli::Form;
@@ -20,9 +21,31 @@ use crate::{api, config};
 /// ignored: there is nobody left to tell.
 pub struct Output {
     pub form: Form,
+    /// Why words about what was going on could not be written.
+    lost: OnceCell<io::Error>,
 }
 
 impl Output {
+    /// Output in this form.
+    pub fn new(form: Form) -> Output {
+        Output { form, lost: OnceCell::new() }
+    }
+
+    /// A line about something that goes on for people; nothing with `--json`. That it cannot be written
+    /// is no reason to stop half-way: [`Output::finish`] reports it.
+    pub fn progress(&self, text: &str) {
+        if let Err(Error::Output(cause)) = self.text(text) {
+            // The first reason is the one to report.
+            drop(self.lost.set(cause));
+        }
+    }
+
+    /// Fails if something could not be written on the way.
+    pub fn finish(self) -> Result<(), Error> {
+        io::stdout().flush().map_err(Error::Output)?;
+        self.lost.into_inner().map_or(Ok(()), |cause| Err(Error::Output(cause)))
+    }
+
     /// A line of the result.
     pub fn line(&self, text: &str) -> Result<(), Error> {
         writeln!(io::stdout(), "{text}").map_err(Error::Output)

@@ -114,7 +114,7 @@ pub fn uninstall(paths: &Paths, asked: &Uninstall, output: &Output) -> Result<Ex
         output.text(&format!("No {} is installed.", service.kind()))?;
     }
     // One that was started by hand.
-    let quietly = |_pid| Ok(());
+    let quietly = |_pid| ();
     let ended = stop::stop(None, paths, limits::STOP_WAIT_DEFAULT, Patience::Report, quietly)?;
     let stopped = ran || ended.pid.is_some();
     if stopped {

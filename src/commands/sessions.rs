@@ -1,7 +1,7 @@
 //! `opta sessions …`
 //!
-//! All but `rm` read the disk and nothing else: they need no daemon, take no lock and write nothing,
-//! also while a daemon writes.
+//! All but `rm` read the disk and nothing else: they need no daemon, take no lock and write
+//! nothing, also while a daemon writes.
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;

@@ -115,7 +115,7 @@ pub fn start_behind(
         Err(error) => {
             if let Error::StartTimedOut { .. } = error {
                 // It may come to itself later, when nobody expects it any more.
-                drop(stop::stop(None, paths, Duration::ZERO, Patience::Kill, |_| Ok(())));
+                drop(stop::stop(None, paths, Duration::ZERO, Patience::Kill, |_| ()));
             }
             Err(error)
         }

@@ -86,7 +86,7 @@ pub fn serve(
     ready.serving();
     told(supervision.notify.ready(&format!("serving on 127.0.0.1:{}", card.port)), &log);
 
-    let cause = live(&inbox, paths, &card, &log, hangup);
+    let cause = live(&inbox, paths, &lock, &card, &log, hangup);
 
     told(supervision.notify.stopping(), &log);
     log.info("daemon stopping", &[("cause", &cause)]);
@@ -172,6 +172,7 @@ fn app(card: &Card, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Event>) 
 fn live(
     inbox: &Receiver<Event>,
     paths: &Paths,
+    lock: &Lock,
     card: &Card,
     log: &Log,
     hangup: Hangup,
@@ -185,8 +186,13 @@ fn live(
                 if let Err(error) = log.reopen() {
                     log.error("log cannot be opened again", &[("cause", &error)]);
                 }
+                if !lock.is_in_place(paths) {
+                    return "daemon.pid was removed";
+                }
                 show_card(paths, card, log);
             }
+            // A daemon that nobody can find any more has no reason to stay, and another may have come.
+            Ok(Event::Activity) if !lock.is_in_place(paths) => return "daemon.pid was removed",
             Ok(Event::Activity) => show_card(paths, card, log),
             Ok(Event::Shutdown) => return "request",
             Ok(Event::Rested | Event::Drained) => {}
@@ -195,10 +201,9 @@ fn live(
     }
 }
 
-/// Puts the card back if it has been removed or replaced: this daemon has the lock, so no other
-/// serves.
+/// Puts the card back if it has been removed or changed: this daemon has the lock, so no other serves.
 fn show_card(paths: &Paths, card: &Card, log: &Log) {
-    if state::is_ours(paths, &card.daemon_id) {
+    if state::shows(paths, card) {
         return;
     }
     match state::publish(paths, card) {

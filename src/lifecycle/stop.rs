@@ -44,7 +44,7 @@ pub fn stop(
     paths: &Paths,
     limit: Duration,
     patience: Patience,
-    mut announce: impl FnMut(i32) -> Result<(), Error>,
+    mut announce: impl FnMut(i32),
 ) -> Result<Ended, Error> {
     let service = active_service(paths)?;
     let through = service.as_ref().map(|service| service.manager);
@@ -62,7 +62,7 @@ pub fn stop(
     let mut last = None;
     if let Some(service) = &service {
         if let Owner::Is(process) = lock::owner(paths)? {
-            announce(process.pid())?;
+            announce(process.pid());
             stopped = Some(process.pid());
         }
         // What it does not get done in time is left to what follows.
@@ -84,7 +84,7 @@ pub fn stop(
         };
         elsewhere = false;
         if stopped.is_none() {
-            announce(process.pid())?;
+            announce(process.pid());
         }
         stopped = Some(process.pid());
         let gone = ask(&process, deadline)?;
@@ -135,7 +135,7 @@ pub fn end_this_one(
     paths: &Paths,
     limit: Duration,
     patience: Patience,
-    announce: impl FnOnce(i32) -> Result<(), Error>,
+    announce: impl FnOnce(i32),
 ) -> Result<Option<i32>, Error> {
     let process = match lock::owner(paths)? {
         Owner::Nobody | Owner::Changing => return Ok(None),
@@ -143,7 +143,7 @@ pub fn end_this_one(
         Owner::Is(process) => process,
     };
     let pid = process.pid();
-    announce(pid)?;
+    announce(pid);
     if !ask(&process, Instant::now() + limit)? {
         if patience == Patience::Report {
             return Err(Error::StillRunning { pid, waited: limit });
@@ -187,16 +187,20 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
     process.wait(left).doing("wait for the daemon's end")
 }
 
-/// Removes the card of a daemon that has not done it itself. If somebody has the lock by now, it is
-/// theirs.
+/// Removes the card of a daemon that has not done it itself. If another daemon has the lock by now, it
+/// is theirs; whoever only looks has it for a moment and is waited for.
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
-    if !paths.state().exists() {
-        return Ok(());
-    }
-    if let Some(lock) = Lock::take(paths)? {
-        let cleared = remove(paths);
-        lock.release();
-        return cleared;
-    }
-    Ok(())
+    let deadline = Instant::now() + limits::HEALTH_MAX;
+    status::watched(paths, deadline, lock::LOOK_AGAIN, || {
+        if !paths.state().exists() {
+            return Ok(Some(()));
+        }
+        if let Some(lock) = Lock::take(paths)? {
+            let cleared = remove(paths);
+            lock.release();
+            return cleared.map(Some);
+        }
+        Ok(matches!(lock::owner(paths)?, Owner::Is(_)).then_some(()))
+    })
+    .map(drop)
 }

@@ -66,7 +66,7 @@ impl Route {
     /// The longest body that it takes.
     pub fn body_max(&self) -> usize {
         match self {
-            Route::Turns(_) | Route::All => limits::TURN_BODY_BYTES_MAX,
+            Route::Turns(_) => limits::TURN_BODY_BYTES_MAX,
             _ => limits::BODY_BYTES_MAX,
         }
     }

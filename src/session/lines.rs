@@ -79,6 +79,9 @@ pub struct Backwards {
     offset: u64,
 }
 
+/// Far longer than any line that is read backwards.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+
 impl Backwards {
     /// The lines that end before `end`, the last one first.
     pub fn new(end: u64) -> Backwards {
@@ -102,7 +105,10 @@ impl Backwards {
             let step = self.offset.min(16 * 1024);
             let mut block = vec![0; usize::try_from(step).unwrap_or(0)];
             file.read_exact_at(&mut block, self.offset - step)?;
-            block.append(&mut self.buffer);
+            if self.buffer.len() <= LINE_BYTES_MAX {
+                block.append(&mut self.buffer);
+            }
+            // Else it is no line of ours, whatever it begins with, and its end is let go.
             self.buffer = block;
             self.offset -= step;
         }

@@ -239,7 +239,8 @@ impl Store {
         Ok(())
     }
 
-    /// The sessions whose names begin with `beginning`, in the order of their names. Needs no index.
+    /// The sessions whose names begin with `beginning`, in the order of their names. Needs no
+    /// index.
     pub fn beginning_with(&self, beginning: &str) -> Result<Vec<SessionId>, Error> {
         let mut ids = Vec::new();
         for entry in self.entries()? {

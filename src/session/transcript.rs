@@ -1,7 +1,7 @@
-//! A session as people read it: for a terminal, or in Markdown. And as programs do: one JSON object.
+//! A session as people read it, for a terminal or in Markdown; and as programs do, one JSON object.
 //!
-//! What was said comes from models and tools, who may say anything. No control character leaves here
-//! but line ends and tabs.
+//! What was said comes from models and tools, who may say anything. No control character leaves
+//! here but line ends and tabs.
 
 use nanoserde::DeJson;
 

@@ -34,7 +34,9 @@ impl Reply {
 
     /// The events in the answer to a poll.
     pub fn events(&self) -> Vec<Event> {
-        self.body.split("{\"v\":\"3\",").skip(1).map(Event::read).collect()
+        let (list, _) = self.body.rsplit_once("],\"lastSeq\":").unwrap();
+        let envelopes = list.split("{\"v\":\"3\",").skip(1);
+        envelopes.map(|envelope| Event::read(envelope.trim_end_matches(','))).collect()
     }
 
     #[track_caller]
@@ -66,6 +68,7 @@ pub struct Event {
 impl Event {
     /// From an envelope, or from a record of a journal.
     pub fn read(text: &str) -> Event {
+        let text = text.trim_start_matches("{\"v\":\"3\",");
         let payload = text.split_once("\"payload\":").map_or("", |(_, rest)| rest);
         Event {
             seq: field(text, "seq").unwrap().parse().unwrap(),

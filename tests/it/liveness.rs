@@ -311,6 +311,38 @@ fn a_lock_that_somebody_else_holds_is_reported_and_nobody_is_signalled() {
 }
 
 #[test]
+fn whoever_only_looks_is_not_taken_for_a_daemon() {
+    need!("/proc");
+    let looks = |home: &Home| {
+        home.write(&home.file("daemon.pid"), "");
+        home.write(&home.file("state.json"), card_of(99_999_999));
+        let lock = File::open(home.file("daemon.pid")).unwrap();
+        lock.lock_shared().unwrap();
+        lock
+    };
+    let crashed = "opta: the daemon had crashed (pid 99999999)\n";
+    for (words, stdout, stderr) in [
+        ("daemon stop", NOT_RUNNING, ""),
+        ("daemon start", STARTED, crashed),
+        ("daemon restart", RESTARTED_AFRESH, ""),
+    ] {
+        let home = Home::new();
+        let lock = looks(&home);
+        let waiting = home.opta(words).stdout(stdout).stderr(stderr).spawn();
+        let open = format!("/proc/{}/fd", waiting.pid());
+        eventually("it watches the directory", || {
+            let open = fs::read_dir(&open).into_iter().flatten();
+            let mut links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+            links.any(|link| link.to_string_lossy().contains("inotify"))
+        });
+        drop(lock);
+        waiting.finish();
+        home.opta("daemon stop").stdout(ANYTHING).run();
+        home.assert_nothing_left();
+    }
+}
+
+#[test]
 fn a_lock_of_another_machine_is_called_so() {
     let home = Home::new();
     home.write(&home.file("daemon.pid"), "99999999\n");

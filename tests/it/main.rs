@@ -19,6 +19,8 @@ mod api;
 mod page;
 mod support;
 
+/// What was acknowledged stays, whatever happens.
+mod crash;
 /// Start, status, stop, restart, token: what they say, what they leave.
 mod daemon;
 /// Manual, help and sources say the same.

@@ -420,7 +420,7 @@ fn a_subscriber_sees_every_event_once_in_order_over_restarts_and_crashes() {
         // Some leave by themselves, some are left.
         match round % 3 {
             0 => drop(crashed(&home)),
-            1 => drop(home.opta("daemon restart").stdout(ANYTHING).run()),
+            1 => drop(home.opta("daemon restart").stdout(ANYTHING).stderr(ANYTHING).run()),
             _ => stream.socket.shutdown(Shutdown::Both).unwrap(),
         }
         submitter.join().unwrap();
@@ -438,12 +438,7 @@ fn a_subscriber_sees_every_event_once_in_order_over_restarts_and_crashes() {
     }
     assert_whole(&seen);
     assert_eq!(seen[0].seq, 1);
-    let texts: Vec<&str> = seen.iter().map(|event| event.text.trim_end()).collect();
-    let stored = api.events("s", 0);
-    assert_eq!(stored.len(), seen.len());
-    for (stored, text) in stored.iter().zip(texts) {
-        assert!(stored.text.contains(text.trim_start_matches("{\"v\":\"3\",")), "{text}");
-    }
+    assert_eq!(api.events("s", 0), seen);
 }
 
 #[test]

@@ -120,7 +120,8 @@ fn show_and_export_tell_what_was_said_while_the_daemon_runs() {
     let seen = home.opta("sessions show s").stdout(&shown).run();
     let created = seen.get("created").to_owned();
     let markdown = "# T\n\n- Session: `s`\n- Created: {created}\n- Turns: 1\n- Workspace: /w\n\n\
-                    ## System\n\nbe brief\n\n## Assistant\n\na\tb\n\n## User\n\none\n\\u{1b}[2Jtwo\n\n\
+                    ## System\n\nbe brief\n\n## Assistant\n\na\tb\n\n\
+                    ## User\n\none\n\\u{1b}[2Jtwo\n\n\
                     ## Error\n\n{why}\n";
     let export = home.opta("sessions export s --format markdown").stdout(markdown);
     export.with("created", &created).run();

@@ -260,7 +260,12 @@ impl Home {
         let Ok(file) = File::open(&path) else { return };
         let (sender, receiver) = channel();
         let waiter = thread::Builder::new().name("wait for the lock".into());
-        let waiting = move || drop(sender.send(file.lock_shared()));
+        let waiting = move || {
+            let locked = file.lock_shared();
+            // Given back before anybody hears of it.
+            drop(file);
+            drop(sender.send(locked));
+        };
         drop(waiter.spawn(waiting).unwrap());
         let locked = receiver.recv_timeout(DEADLINE).expect("the lock is still held");
         locked.unwrap();
