@@ -79,8 +79,8 @@ pub fn read_private(path: &Path) -> Result<Option<File>, Error> {
     }
 }
 
-/// Opens a file of the user's own making for reading, wherever a link leads; `None` if it is not there.
-/// What is no regular file is refused: it might have no end, or keep the reader waiting.
+/// Opens a file of the user's own making for reading, wherever a link leads; `None` if it is not
+/// there. What is no regular file is refused: it might have no end, or keep the reader waiting.
 pub fn read_plain(path: &Path) -> Result<Option<File>, Error> {
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,

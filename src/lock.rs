@@ -59,8 +59,8 @@ impl Lock {
         drop(self.file.set_len(0));
     }
 
-    /// Whether the file that is locked is still the one that has the name. If it is not, somebody has
-    /// removed it, and another daemon may have the new one.
+    /// Whether the file that is locked is still the one that has the name. If it is not, somebody
+    /// has removed it, and another daemon may have the new one.
     pub fn is_in_place(&self, paths: &Paths) -> bool {
         let id = |found: std::fs::Metadata| (found.dev(), found.ino());
         let locked = self.file.metadata().map(id).ok();

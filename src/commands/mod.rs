@@ -31,8 +31,8 @@ impl Output {
         Output { form, lost: OnceCell::new() }
     }
 
-    /// A line about something that goes on for people; nothing with `--json`. That it cannot be written
-    /// is no reason to stop half-way: [`Output::finish`] reports it.
+    /// A line about something that goes on for people; nothing with `--json`. That it cannot be
+    /// written is no reason to stop half-way: [`Output::finish`] reports it.
     pub fn progress(&self, text: &str) {
         if let Err(Error::Output(cause)) = self.text(text) {
             // The first reason is the one to report.

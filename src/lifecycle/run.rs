@@ -191,7 +191,8 @@ fn live(
                 }
                 show_card(paths, card, log);
             }
-            // A daemon that nobody can find any more has no reason to stay, and another may have come.
+            // A daemon that nobody can find any more has no reason to stay, and another may have
+            // come.
             Ok(Event::Activity) if !lock.is_in_place(paths) => return "daemon.pid was removed",
             Ok(Event::Activity) => show_card(paths, card, log),
             Ok(Event::Shutdown) => return "request",
@@ -201,7 +202,8 @@ fn live(
     }
 }
 
-/// Puts the card back if it has been removed or changed: this daemon has the lock, so no other serves.
+/// Puts the card back if it has been removed or changed: this daemon has the lock, so no other
+/// serves.
 fn show_card(paths: &Paths, card: &Card, log: &Log) {
     if state::shows(paths, card) {
         return;

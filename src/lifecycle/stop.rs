@@ -187,8 +187,8 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
     process.wait(left).doing("wait for the daemon's end")
 }
 
-/// Removes the card of a daemon that has not done it itself. If another daemon has the lock by now, it
-/// is theirs; whoever only looks has it for a moment and is waited for.
+/// Removes the card of a daemon that has not done it itself. If another daemon has the lock by now,
+/// it is theirs; whoever only looks has it for a moment and is waited for.
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
     let deadline = Instant::now() + limits::HEALTH_MAX;
     status::watched(paths, deadline, lock::LOOK_AGAIN, || {

@@ -69,8 +69,8 @@ impl Follower {
         Ok(Follower { session, reader, bell, after, deaf: false })
     }
 
-    /// The next events. That there are some and none can be read is an error, or the reader would look
-    /// for them for ever.
+    /// The next events. That there are some and none can be read is an error, or the reader would
+    /// look for them for ever.
     fn next(&mut self, events_max: usize) -> io::Result<Batch> {
         let last = self.reader.last_seq();
         let batch = self.reader.after(self.after, events_max)?;

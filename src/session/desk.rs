@@ -249,7 +249,8 @@ impl Session {
         }
     }
 
-    /// Ends turns by an error, now or, when it cannot be written now, later: they are never run again.
+    /// Ends turns by an error, now or, when it cannot be written now, later: they are never run
+    /// again.
     pub(super) fn fail(
         &self,
         desk: &mut Desk,

@@ -97,10 +97,13 @@ impl Journal {
         id: &SessionId,
         daemon_id: &str,
         first: &Draft<'_>,
+        created_at: &str,
     ) -> Result<(Journal, State), Error> {
         disk::private_directory(directory)?;
         let (mut journal, mut state, _) = Journal::open(directory, id, daemon_id)?;
-        journal.append(&mut state, first, Durability::Synced).map_err(|refused| {
+        let first = std::slice::from_ref(first);
+        let appended = journal.append_at(created_at, &mut state, first, Durability::Synced);
+        appended.map_err(|refused| {
             let cause = match refused {
                 Refused::Full(cause) => cause,
                 Refused::Broken(because) => io::Error::other(because),
@@ -146,16 +149,6 @@ impl Journal {
         Ok((journal, state, findings))
     }
 
-    /// Adds the next event and gives its number. `state` takes it in.
-    pub fn append(
-        &mut self,
-        state: &mut State,
-        draft: &Draft<'_>,
-        durability: Durability,
-    ) -> Result<u64, Refused> {
-        self.append_all(state, std::slice::from_ref(draft), durability)
-    }
-
     /// Adds the next events, all of them or none, for one sync together; gives the number of the
     /// last. `state` takes them in.
     pub fn append_all(
@@ -164,14 +157,24 @@ impl Journal {
         drafts: &[Draft<'_>],
         durability: Durability,
     ) -> Result<u64, Refused> {
+        let now = clock::rfc3339(clock::now_millis());
+        self.append_at(&now, state, drafts, durability)
+    }
+
+    fn append_at(
+        &mut self,
+        ts: &str,
+        state: &mut State,
+        drafts: &[Draft<'_>],
+        durability: Durability,
+    ) -> Result<u64, Refused> {
         if let Some(because) = &self.broken {
             return Err(Refused::Broken(because.clone()));
         }
         let origin = Origin { daemon_id: &self.daemon_id, session_id: self.id.as_str() };
-        let ts = clock::rfc3339(clock::now_millis());
         let numbered = (self.seq + 1..).zip(drafts);
         let records: Vec<Vec<u8>> =
-            numbered.map(|(seq, draft)| event::record(draft, &origin, seq, &ts)).collect();
+            numbered.map(|(seq, draft)| event::record(draft, &origin, seq, ts)).collect();
         let mut start = self.end;
         for record in &records {
             self.write(record, start)?;
@@ -344,8 +347,8 @@ impl Reader {
         (mark.map_or(0, |(_, at)| *at), view.end)
     }
 
-    /// Shows the records with rising numbers above `after` that are in a stretch of the file, as long
-    /// as `visit` wants more.
+    /// Shows the records with rising numbers above `after` that are in a stretch of the file, as
+    /// long as `visit` wants more.
     fn each_record(
         &mut self,
         start: u64,

@@ -121,10 +121,12 @@ impl Runtime {
             // What came with it lies a level deeper now than it did in the request.
             return Err(Problem::Invalid(format!("metadata or messages: {}", problem.what)));
         }
-        self.store.enter(id, &clock::rfc3339(clock::now_millis()))?;
+        let created_at = clock::rfc3339(clock::now_millis());
+        self.store.enter(id, &created_at)?;
         let first = Draft { event: "session.snapshot", payload: &payload };
         let directory = self.store.directory(id);
-        let (journal, state) = Journal::create(&directory, id, &self.daemon_id, &first)?;
+        let (journal, state) =
+            Journal::create(&directory, id, &self.daemon_id, &first, &created_at)?;
         self.keep(id, &state, journal.bytes());
         self.log.info("session created", &[("id", &id.as_str())]);
         let session = Arc::new(Session::new(id.clone(), journal, state));

@@ -95,8 +95,28 @@ impl Store {
 
     /// Whether there is a session of this name.
     pub fn has(&self, id: &SessionId) -> bool {
-        let journal = self.directory(id).join(journal::FILE_NAME).metadata();
-        journal.is_ok_and(|journal| journal.len() > 0)
+        let directory = self.directory(id);
+        // Not behind a link: what is there belongs to somebody else.
+        let is_own = directory.symlink_metadata().is_ok_and(|found| found.is_dir());
+        let journal = directory.join(journal::FILE_NAME).metadata();
+        is_own && journal.is_ok_and(|journal| journal.len() > 0)
+    }
+
+    /// Whether an entry of the index is about the session that has this name now, and not about one
+    /// that was deleted before it. An index that was made anew does not tell.
+    fn is_of(&self, entry: &Entry, id: &SessionId) -> bool {
+        entry.created_at.is_empty() || self.created_at(id).as_ref() == Some(&entry.created_at)
+    }
+
+    /// When a session was created, from the beginning of its first event.
+    fn created_at(&self, id: &SessionId) -> Option<String> {
+        let path = self.directory(id).join(journal::FILE_NAME);
+        let file = disk::read_private(&path).ok()??;
+        let mut bytes = [0_u8; 512];
+        let length = read_at(&file, &mut bytes, 0).ok()?;
+        let text = String::from_utf8_lossy(bytes.get(..length)?);
+        let (ts, _) = text.split_once("\"ts\":\"")?.1.split_once('"')?;
+        Some(ts.to_owned())
     }
 
     /// Makes the directory of all sessions, durable with the directories that it is in.
@@ -119,7 +139,8 @@ impl Store {
     pub fn enter(&self, id: &SessionId, created_at: &str) -> Result<(), Error> {
         let mut file = self.open_index()?;
         let entry = Entry { session_id: id.as_str().to_owned(), created_at: created_at.to_owned() };
-        // A crash or a full disk may have left a part of an entry; it must not take this one with it.
+        // A crash or a full disk may have left a part of an entry; it must not take this one with
+        // it.
         let length = file.metadata().at("inspect", &self.index())?.len();
         let mut last = *b"\n";
         if let Some(before) = length.checked_sub(1) {
@@ -151,24 +172,19 @@ impl Store {
     /// A page of the list. `before` is where the page before it said that this one begins.
     pub fn page(&self, before: Option<u64>, count: usize) -> Result<Page, Error> {
         let path = self.index();
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut ids = self.names()?;
-                ids.truncate(count);
-                return Ok(Page { ids, next: None });
-            }
-            Err(cause) => return Err(cause).at("read", &path),
+        let Some(file) = disk::read_private(&path)? else {
+            return self.page_without_index(before, count);
         };
         let length = file.metadata().at("inspect", &path)?.len();
         let mut lines = Backwards::new(before.map_or(length, |before| before.min(length)));
         let mut ids: Vec<SessionId> = Vec::new();
         let mut seen = HashSet::new();
         while let Some((line, start)) = lines.next(&file).at("read", &path)? {
-            let entry = json::parse::<Entry>(&line).ok();
-            let id = entry.and_then(|entry| SessionId::parse(&entry.session_id));
             // It may have been deleted since, or entered twice because a crash came between.
-            if let Some(id) = id.filter(|id| self.has(id))
+            if let Ok(entry) = json::parse::<Entry>(&line)
+                && let Some(id) = SessionId::parse(&entry.session_id)
+                && self.has(&id)
+                && self.is_of(&entry, &id)
                 && seen.insert(id.clone())
             {
                 ids.push(id);
@@ -178,6 +194,17 @@ impl Store {
             }
         }
         Ok(Page { ids, next: None })
+    }
+
+    /// The same for want of an index: then a page begins behind so many sessions.
+    fn page_without_index(&self, before: Option<u64>, count: usize) -> Result<Page, Error> {
+        let skipped = before.and_then(|before| usize::try_from(before).ok()).unwrap_or(0);
+        let mut ids = self.names()?;
+        ids.drain(..skipped.min(ids.len()));
+        let more = ids.len() > count;
+        ids.truncate(count);
+        let next = more.then(|| skipped.saturating_add(count) as u64);
+        Ok(Page { ids, next })
     }
 
     /// What a list shows of a session; from its summary if that fits its journal, else from the

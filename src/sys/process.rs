@@ -159,8 +159,8 @@ impl Process {
         }
     }
 
-    /// Whether it is this user's, and older than the file's last change: a process that was given the
-    /// number of a dead owner is younger. proc(5)
+    /// Whether it is this user's, and older than the file's last change: a process that was given
+    /// the number of a dead owner is younger. proc(5)
     #[cfg(target_os = "linux")]
     fn is_ours_and_began_before(&self, file: &Metadata) -> bool {
         let place = format!("/proc/{}", self.pid);

@@ -70,7 +70,8 @@ pub fn wait() -> io::Result<Signal> {
     }
 }
 
-/// Makes a limit on the size of files the failure of a write, and not the end of the process: SIGXFSZ.
+/// Makes a limit on the size of files the failure of a write, and not the end of the process:
+/// SIGXFSZ.
 pub fn ignore_file_size_limit() {
     // SAFETY: a standard disposition runs none of our code.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };

@@ -1,4 +1,5 @@
-//! A client of the daemon's API, as small as it can be: one connection a request, events as they come.
+//! A client of the daemon's API, as small as it can be: one connection a request, events as they
+//! come.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -94,8 +95,8 @@ impl Api {
         stream.set_nodelay(true).unwrap();
         let (port, token) = (self.port, &self.token);
         let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\
-             Connection: close\r\n{headers}"
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\
+             Authorization: Bearer {token}\r\n{headers}"
         );
         if !body.is_empty() && !headers.contains("Content-Type") {
             request += "Content-Type: application/json\r\n";

@@ -55,7 +55,10 @@ fn a_turn_goes_its_way_from_the_request_to_its_end() {
         assert_eq!(created.field(name), value);
     }
     let turns = format!("/v3/sessions/{id}/turns");
-    let said = r#"{"content":"  blanks,\ttabs \u0000 ü \ud83d\ude00 \"\\ ","turnId":"t1","clientId":"c","writerId":"w"}"#;
+    let said = concat!(
+        r#"{"content":"  blanks,\ttabs \u0000 ü \ud83d\ude00 \"\\ ","#,
+        r#""turnId":"t1","clientId":"c","writerId":"w"}"#
+    );
     let accepted = api.post(&turns, said).expect(202);
     assert_eq!(accepted.body, r#"{"turnId":"t1","status":"queued","queued":0,"seq":2}"#);
     let events = api.wait_for(&id, "turn.error", "t1");
@@ -125,81 +128,72 @@ fn the_list_is_newest_first_and_in_pages() {
     }
 }
 
+/// What is asked, and the status and code of the refusal.
+const REFUSED: &[(&str, &str, &str, u16, &str)] = &[
+    ("GET", "/v3/sessions/none", "", 404, "SESSION_NOT_FOUND"),
+    ("DELETE", "/v3/sessions/none", "", 404, "SESSION_NOT_FOUND"),
+    ("POST", "/v3/sessions/none/turns", r#"{"content":"x"}"#, 404, "SESSION_NOT_FOUND"),
+    ("POST", "/v3/sessions/none/cancel", "", 404, "SESSION_NOT_FOUND"),
+    ("GET", "/v3/sessions/none/events", "", 404, "SESSION_NOT_FOUND"),
+    ("GET", "/v3/sse/events?sessionId=none", "", 404, "SESSION_NOT_FOUND"),
+    ("GET", "/v3/sse/events", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sse/events?sessionId=%2e%2e", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sse/events?sessionId=s&afterSeq=x", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sessions/..", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sessions/a%2fb", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sessions/%00", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sessions/%73", "", 400, "INVALID_REQUEST"),
+    ("DELETE", "/v3/sessions/..", "", 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions/../turns", r#"{"content":"x"}"#, 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions", r#"{"sessionId":"../x"}"#, 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions", r#"{"sessionId":""}"#, 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions", r#"{"sessionId":7}"#, 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions", r#"{"sessionId":"#, 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions/s/turns", "", 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions/s/turns", "{}", 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions/s/turns", r#"{"content":""}"#, 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions/s/turns", r#"{"content":"x","turnId":"a b"}"#, 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions/s/turns", r#"{"content":"x","writerId":""}"#, 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions/s/turns", r#"{"content":"x","lastSeenSeq":0}"#, 409, "CONFLICT"),
+    ("GET", "/v3/sessions/s/events?afterSeq=-1", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sessions/s/events?afterSeq=1.5", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sessions/s/events?afterSeq=99999999999999999999", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sessions/s/events?limit=0", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sessions/s/events?limit=1001", "", 400, "INVALID_REQUEST"),
+    ("GET", "/v3/sessions/s/events?timeout=soon", "", 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions/s/permissions/p", "{}", 400, "INVALID_REQUEST"),
+    ("POST", "/v3/sessions/s/permissions", r#"{"approved":true}"#, 400, "INVALID_REQUEST"),
+    (
+        "POST",
+        "/v3/sessions/s/permissions/p",
+        r#"{"requestId":"q","approved":true}"#,
+        400,
+        "INVALID_REQUEST",
+    ),
+    ("POST", "/v3/sessions/s/permissions/p", r#"{"approved":true}"#, 404, "NOT_FOUND"),
+    (
+        "POST",
+        "/v3/sessions/s/permissions/p",
+        r#"{"decision":"allow","approved":false}"#,
+        400,
+        "INVALID_REQUEST",
+    ),
+    ("GET", "/v3/sessions/s/nothing", "", 404, "NOT_FOUND"),
+    ("PUT", "/v3/sessions/s", "", 405, "METHOD_NOT_ALLOWED"),
+    ("DELETE", "/v3/sessions", "", 405, "METHOD_NOT_ALLOWED"),
+    ("GET", "/v3/sessions/s/turns", "", 405, "METHOD_NOT_ALLOWED"),
+    ("GET", "/v3/sessions/s/cancel", "", 405, "METHOD_NOT_ALLOWED"),
+    ("POST", "/v3/sessions/s/events", "", 405, "METHOD_NOT_ALLOWED"),
+    ("POST", "/v3/sse/events?sessionId=s", "", 405, "METHOD_NOT_ALLOWED"),
+];
+
 #[test]
 fn what_is_not_there_or_not_allowed_is_refused_with_its_code() {
     let (_home, api) = started();
     api.create("s");
-    let big = "x".repeat(65);
-    for (method, path, body, status, code) in [
-        ("GET", "/v3/sessions/none", "", 404, "SESSION_NOT_FOUND"),
-        ("DELETE", "/v3/sessions/none", "", 404, "SESSION_NOT_FOUND"),
-        ("POST", "/v3/sessions/none/turns", r#"{"content":"x"}"#, 404, "SESSION_NOT_FOUND"),
-        ("POST", "/v3/sessions/none/cancel", "", 404, "SESSION_NOT_FOUND"),
-        ("GET", "/v3/sessions/none/events", "", 404, "SESSION_NOT_FOUND"),
-        ("GET", "/v3/sse/events?sessionId=none", "", 404, "SESSION_NOT_FOUND"),
-        ("GET", "/v3/sse/events", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sse/events?sessionId=%2e%2e", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sse/events?sessionId=s&afterSeq=x", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sessions/..", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sessions/a%2fb", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sessions/%00", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sessions/%73", "", 400, "INVALID_REQUEST"),
-        ("GET", &format!("/v3/sessions/{big}"), "", 400, "INVALID_REQUEST"),
-        ("DELETE", "/v3/sessions/..", "", 400, "INVALID_REQUEST"),
-        ("POST", "/v3/sessions/../turns", r#"{"content":"x"}"#, 400, "INVALID_REQUEST"),
-        ("POST", "/v3/sessions", r#"{"sessionId":"../x"}"#, 400, "INVALID_REQUEST"),
-        ("POST", "/v3/sessions", r#"{"sessionId":""}"#, 400, "INVALID_REQUEST"),
-        ("POST", "/v3/sessions", r#"{"sessionId":7}"#, 400, "INVALID_REQUEST"),
-        ("POST", "/v3/sessions", r#"{"sessionId":"#, 400, "INVALID_REQUEST"),
-        ("POST", "/v3/sessions/s/turns", "", 400, "INVALID_REQUEST"),
-        ("POST", "/v3/sessions/s/turns", "{}", 400, "INVALID_REQUEST"),
-        ("POST", "/v3/sessions/s/turns", r#"{"content":""}"#, 400, "INVALID_REQUEST"),
-        (
-            "POST",
-            "/v3/sessions/s/turns",
-            r#"{"content":"x","turnId":"a b"}"#,
-            400,
-            "INVALID_REQUEST",
-        ),
-        (
-            "POST",
-            "/v3/sessions/s/turns",
-            r#"{"content":"x","writerId":""}"#,
-            400,
-            "INVALID_REQUEST",
-        ),
-        ("POST", "/v3/sessions/s/turns", r#"{"content":"x","lastSeenSeq":0}"#, 409, "CONFLICT"),
-        ("GET", "/v3/sessions/s/events?afterSeq=-1", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sessions/s/events?afterSeq=1.5", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sessions/s/events?afterSeq=99999999999999999999", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sessions/s/events?limit=0", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sessions/s/events?limit=1001", "", 400, "INVALID_REQUEST"),
-        ("GET", "/v3/sessions/s/events?timeout=soon", "", 400, "INVALID_REQUEST"),
-        ("POST", "/v3/sessions/s/permissions/p", "{}", 400, "INVALID_REQUEST"),
-        ("POST", "/v3/sessions/s/permissions", r#"{"approved":true}"#, 400, "INVALID_REQUEST"),
-        (
-            "POST",
-            "/v3/sessions/s/permissions/p",
-            r#"{"requestId":"q","approved":true}"#,
-            400,
-            "INVALID_REQUEST",
-        ),
-        ("POST", "/v3/sessions/s/permissions/p", r#"{"approved":true}"#, 404, "NOT_FOUND"),
-        (
-            "POST",
-            "/v3/sessions/s/permissions/p",
-            r#"{"decision":"allow","approved":false}"#,
-            400,
-            "INVALID_REQUEST",
-        ),
-        ("GET", "/v3/sessions/s/nothing", "", 404, "NOT_FOUND"),
-        ("PUT", "/v3/sessions/s", "", 405, "METHOD_NOT_ALLOWED"),
-        ("DELETE", "/v3/sessions", "", 405, "METHOD_NOT_ALLOWED"),
-        ("GET", "/v3/sessions/s/turns", "", 405, "METHOD_NOT_ALLOWED"),
-        ("GET", "/v3/sessions/s/cancel", "", 405, "METHOD_NOT_ALLOWED"),
-        ("POST", "/v3/sessions/s/events", "", 405, "METHOD_NOT_ALLOWED"),
-        ("POST", "/v3/sse/events?sessionId=s", "", 405, "METHOD_NOT_ALLOWED"),
-    ] {
+    let too_long = format!("/v3/sessions/{}", "x".repeat(65));
+    let too_long = ("GET", too_long.as_str(), "", 400, "INVALID_REQUEST");
+    for &(method, path, body, status, code) in REFUSED.iter().chain([&too_long]) {
         let reply = api.ask(method, path, body);
         assert_eq!(reply.status, status, "{method} {path} {body}: {}", reply.body);
         assert_eq!(reply.field("code"), code, "{method} {path} {body}: {}", reply.body);

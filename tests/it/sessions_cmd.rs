@@ -3,9 +3,10 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::thread;
 
 use crate::support::{ANYTHING, DEADLINE, Home, STOPPED, eventually, need};
 
@@ -372,4 +373,102 @@ fn a_daemon_of_another_version_is_named() {
     );
     let rm = home.opta("sessions rm --force one").stdout("Session one deleted.\n");
     rm.stderr(&skew).run();
+}
+
+/// What the false daemon answers to one request.
+#[derive(Clone, Copy)]
+enum Answer {
+    /// It is well, and speaks this version of the protocol.
+    Health(&'static str),
+    /// This status.
+    Status(&'static str),
+    /// Nothing: it closes the connection.
+    Nothing,
+}
+
+/// Plays the daemon of `home`, as far as its lock, its card and these answers go, while the lock
+/// that is given back is held.
+fn false_daemon(home: &Home, version: &str, answers: &'static [Answer]) -> File {
+    // What the false daemon before this one has left is no crash.
+    drop(fs::remove_file(home.file("state.json")));
+    home.start();
+    let pid = home.card().pid();
+    let card = fs::read_to_string(home.file("state.json")).unwrap();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let (own, port) = (std::process::id(), listener.local_addr().unwrap().port());
+    let id = card.split("\"daemonId\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let old = card.split("\"port\":").nth(1).unwrap().split(',').next().unwrap();
+    let card = card
+        .replace(&format!("\"pid\":{pid}"), &format!("\"pid\":{own}"))
+        .replace(&format!("\"port\":{old}"), &format!("\"port\":{port}"))
+        .replace(env!("CARGO_PKG_VERSION"), version);
+    home.write(&home.file("daemon.pid"), format!("{own}\n"));
+    home.write(&home.file("state.json"), card);
+    let lock = File::options().read(true).write(true).open(home.file("daemon.pid")).unwrap();
+    lock.lock().unwrap();
+    let serve = move || {
+        for (answer, stream) in answers.iter().zip(listener.incoming()) {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+                head.push(byte[0]);
+            }
+            let (status, body) = match answer {
+                Answer::Nothing => continue,
+                Answer::Status(status) => (*status, String::new()),
+                Answer::Health(version) => {
+                    let runtime = r#""runtime":{"sessionCount":0}"#;
+                    let rest = format!(r#""uptime":1,"daemonId":"{id}",{runtime}"#);
+                    ("200 OK", format!(r#"{{"status":"ok","version":"{version}",{rest}}}"#))
+                }
+            };
+            let length = body.len();
+            let reply = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
+            stream.write_all(reply.as_bytes()).unwrap();
+        }
+    };
+    drop(thread::Builder::new().name("false daemon".into()).spawn(serve).unwrap());
+    lock
+}
+
+#[test]
+fn a_daemon_that_was_replaced_or_lost_is_asked_once_more() {
+    use Answer::{Health, Nothing, Status};
+    const WELL: Answer = Health("3.0.0");
+    let home = with_sessions(&["one"]);
+    let deleted = "Session one deleted.\n";
+    for answers in [
+        // The token was rotated.
+        &[WELL, Status("401 Unauthorized"), WELL, Status("204 No Content")],
+        &[WELL, Nothing, WELL, Status("204 No Content")],
+        // It had been deleted, and only the answer was lost.
+        &[WELL, Nothing, WELL, Status("404 Not Found")],
+    ] {
+        let _lock = false_daemon(&home, env!("CARGO_PKG_VERSION"), answers);
+        home.opta("sessions rm --force one").stdout(deleted).run();
+    }
+    let lost = &[WELL, Nothing, WELL, Nothing];
+    let lock = false_daemon(&home, env!("CARGO_PKG_VERSION"), lost);
+    let failed = "opta: cannot delete the session: {why}\n";
+    home.opta("sessions rm --force one").stderr(failed).status(1).run();
+    drop(lock);
+    let busy = &[WELL, Status("409 Conflict")];
+    let _lock = false_daemon(&home, env!("CARGO_PKG_VERSION"), busy);
+    let failed = "opta: cannot delete the session one: a turn of it is in progress\n";
+    home.opta("sessions rm --force one").stderr(failed).status(1).run();
+}
+
+#[test]
+fn a_daemon_of_another_protocol_is_not_talked_to() {
+    let home = with_sessions(&["one"]);
+    let answers = &[Answer::Health("2.0.0"), Answer::Health("2.0.0")];
+    let _lock = false_daemon(&home, "0.0.9", answers);
+    let refused = format!(
+        "opta: cannot talk to the daemon: it is opta 0.0.9 (protocol 2.0.0), this is opta {} \
+         (protocol 3.0.0)\nto move it to this version: opta daemon restart\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    home.opta("sessions rm --force one").stderr(&refused).status(1).run();
 }

@@ -1,5 +1,5 @@
-//! The threads that run turns: at most [`limits::ACTIVE_TURNS_MAX`], one turn of each session in its
-//! turn.
+//! The threads that run turns: at most [`limits::ACTIVE_TURNS_MAX`], one turn of each session in
+//! its turn.
 //!
 //! Whatever becomes of a turn, it is told: by an end that the agent gives, by an error, or, if the
 //! session cannot be written, by an error later. A turn that has begun is never run again.

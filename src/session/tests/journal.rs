@@ -1,5 +1,5 @@
-//! Whatever is left of a journal, everything whole in it is read, once and in order; nothing is deleted;
-//! and it goes on without a hole.
+//! Whatever is left of a journal, everything whole in it is read, once and in order; nothing is
+//! deleted; and it goes on without a hole.
 
 use std::fs;
 use std::path::Path;
@@ -277,7 +277,7 @@ fn a_file_that_cannot_be_written_refuses_and_changes_nothing() {
     fs::rename(&path, directory.join("away")).unwrap();
     let draft = crate::session::event::Draft { event: "turn.token", payload: "{}" };
     let durability = crate::session::journal::Durability::Synced;
-    assert!(journal.append(&mut state, &draft, durability).is_err());
+    assert!(journal.append_all(&mut state, &[draft], durability).is_err());
     fs::rename(directory.join("away"), &path).unwrap();
     assert_eq!((state.seq, seen(&journal, 0, 9)), (2, vec![1, 2]));
     assert_eq!(fs::read(&path).unwrap(), bytes);

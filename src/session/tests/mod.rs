@@ -1,5 +1,5 @@
-//! Sessions on a real disk and with agents of all kinds: whatever a crash, a fault or a race can do to
-//! them.
+//! Sessions on a real disk and with agents of all kinds: whatever a crash, a fault or a race can do
+//! to them.
 //!
 //! Nothing sleeps: what has to wait, waits for an event, with a deadline.
 
@@ -72,7 +72,7 @@ fn record(seq: u64, size: usize) -> Vec<u8> {
 
 fn append(journal: &mut Journal, state: &mut State) -> u64 {
     let draft = Draft { event: "turn.token", payload: r#"{"turnId":"t","text":"y"}"# };
-    journal.append(state, &draft, Durability::Cached).unwrap()
+    journal.append_all(state, &[draft], Durability::Cached).unwrap()
 }
 
 /// The numbers of all events after `after` that a reader sees, in batches of `most`.

@@ -61,10 +61,8 @@ fn any_order_of_events_leaves_queue_and_active_turn_as_they_were_told() {
                 }
             }
         }
-        assert_eq!(
-            state.turns as usize,
-            waiting.len() + ended.len() + usize::from(active.is_some())
-        );
+        let turns = waiting.len() + ended.len() + usize::from(active.is_some());
+        assert_eq!(state.turns, turns as u64);
         assert_eq!(state.stage("never"), None);
     }
 }

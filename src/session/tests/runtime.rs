@@ -545,8 +545,8 @@ fn the_same_name_created_by_many_at_once_is_one_session() {
     assert_eq!(runtime.store().page(None, 100).unwrap().ids.len(), 20);
 }
 
-/// Created, written to, deleted by everybody at once: whoever was told "yes" was right, and there were
-/// never two writers for one file.
+/// Created, written to, deleted by everybody at once: whoever was told "yes" was right, and there
+/// were never two writers for one file.
 #[test]
 fn deleting_and_creating_the_same_name_never_makes_two_writers() {
     let scratch = Scratch::new();

@@ -26,7 +26,7 @@ fn create(store: &Store, name: &str) {
     store.enter(&id(name), TIME).unwrap();
     let payload = founding_payload(&id(name), &Founding::default());
     let first = Draft { event: "session.snapshot", payload: &payload };
-    Journal::create(&store.directory(&id(name)), &id(name), "daemon_x", &first).unwrap();
+    Journal::create(&store.directory(&id(name)), &id(name), "daemon_x", &first, TIME).unwrap();
 }
 
 fn names(page: &Page) -> Vec<&str> {
@@ -177,4 +177,49 @@ fn what_a_deletion_has_left_when_it_was_interrupted_goes_with_the_next() {
 
 fn is_there(store: &Store, name: &str) -> bool {
     store.has(&id(name)) && Path::exists(&store.directory(&id(name)))
+}
+
+#[test]
+fn a_name_that_is_used_again_is_listed_once_and_as_what_it_is_now() {
+    let scratch = Scratch::new();
+    let store = Store::new(scratch.path().join("sessions"));
+    let make = |name: &str, time: &str| {
+        store.enter(&id(name), time).unwrap();
+        let payload = founding_payload(&id(name), &Founding::default());
+        let first = Draft { event: "session.snapshot", payload: &payload };
+        let directory = store.directory(&id(name));
+        Journal::create(&directory, &id(name), "daemon_x", &first, time).unwrap();
+    };
+    make("x", "2026-03-01T10:00:00.000Z");
+    store.delete(&id("x")).unwrap();
+    make("y", "2026-03-01T10:00:01.000Z");
+    make("x", "2026-03-01T10:00:02.000Z");
+    let first = store.page(None, 1).unwrap();
+    assert_eq!(names(&first), ["x"]);
+    let second = store.page(first.next, 1).unwrap();
+    assert_eq!(names(&second), ["y"]);
+    let third = second.next.map(|next| store.page(Some(next), 1).unwrap());
+    assert!(third.is_none_or(|page| page.ids.is_empty()));
+}
+
+#[test]
+fn without_an_index_pages_go_on_as_well() {
+    let scratch = Scratch::new();
+    let store = Store::new(scratch.path().join("sessions"));
+    for name in ["a", "b", "c"] {
+        create(&store, name);
+    }
+    fs::remove_file(scratch.path().join("sessions/index.jsonl")).unwrap();
+    let mut found = Vec::new();
+    let mut before = None;
+    loop {
+        let page = store.page(before, 1).unwrap();
+        found.extend(names(&page).into_iter().map(str::to_owned));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    found.sort();
+    assert_eq!(found, ["a", "b", "c"]);
 }
