@@ -15,7 +15,7 @@ CARGO_TARGET_DIR ?= target
 OPTA = $(CARGO_TARGET_DIR)/release/opta
 COMPLETIONS = $(CARGO_TARGET_DIR)/completions
 
-SCRIPTS = .ci/run
+SCRIPTS = .ci/run tests/tools/launchctl tests/tools/with-user-systemd
 PAGES = man/opta.1 man/opta-daemon.1 man/opta-sessions.1
 
 # put MODE FILE PLACE: in one step, so that a program can be replaced while it runs.

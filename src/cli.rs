@@ -75,6 +75,8 @@ pub enum Command {
     Stop(Stop),
     Restart(Restart),
     Token,
+    Install(Install),
+    Uninstall(Uninstall),
     Logs(Logs),
     Sessions(Sessions),
     Completions(Shell),
@@ -115,6 +117,22 @@ pub struct Stop {
 pub struct Restart {
     pub stop: Stop,
     pub if_idle: bool,
+}
+
+/// `opta daemon install`
+#[derive(Debug, PartialEq)]
+pub struct Install {
+    /// Start the service as well.
+    pub now: bool,
+    /// Replace a file that opta has not written.
+    pub force: bool,
+}
+
+/// `opta daemon uninstall`
+#[derive(Debug, PartialEq)]
+pub struct Uninstall {
+    /// Remove a file that opta has not written.
+    pub force: bool,
 }
 
 /// `opta daemon logs`
@@ -306,6 +324,46 @@ pub const VERBS: &[Verb] = &[
         summary: "Print the token of the running daemon",
         about: "For: curl -H \"Authorization: Bearer $(opta daemon token)\" …",
         build: |_| Ok(Command::Token),
+    },
+    Verb {
+        words: &["daemon", "install"],
+        operand: None,
+        flags: &[
+            Flag {
+                long: "now",
+                short: None,
+                value: Value::None,
+                help: "enable the service and start it, too",
+            },
+            Flag {
+                long: "force",
+                short: None,
+                value: Value::None,
+                help: "replace a file that opta has not written",
+            },
+            JSON,
+        ],
+        summary: "Have the daemon started at every login",
+        about: "Describes the daemon to systemd (a user service) or launchd (an agent).",
+        build: |given| {
+            Ok(Command::Install(Install { now: given.has("now"), force: given.has("force") }))
+        },
+    },
+    Verb {
+        words: &["daemon", "uninstall"],
+        operand: None,
+        flags: &[
+            Flag {
+                long: "force",
+                short: None,
+                value: Value::None,
+                help: "remove a file that opta has not written",
+            },
+            JSON,
+        ],
+        summary: "Undo install, and stop the daemon",
+        about: "Stops the daemon, and removes the service. Sessions, settings and logs are kept.",
+        build: |given| Ok(Command::Uninstall(Uninstall { force: given.has("force") })),
     },
     Verb {
         words: &["sessions", "list"],
@@ -807,7 +865,10 @@ mod tests {
     fn a_refusal_names_the_argument_and_what_would_be_right() {
         for (line, message) in [
             ("", "a command is needed: daemon, sessions, completions"),
-            ("daemon", "'daemon' needs a command: start, status, logs, restart, stop, token"),
+            (
+                "daemon",
+                "'daemon' needs a command: start, status, logs, restart, stop, token, install, uninstall",
+            ),
             ("deamon", "unknown command 'deamon'; did you mean 'daemon'?"),
             ("daemon staus", "unknown command 'daemon staus'; did you mean 'daemon status'?"),
             ("daemon frobnicate", "unknown command 'daemon frobnicate'"),

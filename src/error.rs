@@ -52,8 +52,21 @@ pub enum Error {
     Busy,
     /// The daemon has crashed too often for another automatic restart.
     CrashLoop { crashes: usize, cause: Option<String>, log: PathBuf },
+    /// The service has failed so often that its manager restarts it no more.
+    GaveUp { words: String, log: PathBuf },
     /// The daemon was started, and somebody has stopped it since.
     StoppedMeanwhile,
+    /// Another daemon serves, and this process was to be the only one.
+    Taken { pid: i32, port: u16 },
+    /// What kept the service from starting, for systemd: the exit status tells it whether to try
+    /// again.
+    Supervised { cause: Box<Error> },
+    /// A service manager's program has failed; `said` is its own words.
+    Manager { call: String, said: String },
+    /// The service's file was not written by opta.
+    Foreign { path: PathBuf },
+    /// The manager could not use this path in a service.
+    Unservable { path: PathBuf, because: &'static str },
     /// The daemon answered something that this version does not understand.
     Reply { what: &'static str, because: String },
     /// No session's id begins so.
@@ -73,8 +86,23 @@ impl Error {
             Error::Usage { .. } => 2,
             Error::NotRunning => 3,
             Error::Unresponsive { .. } | Error::HeldElsewhere { .. } => 4,
+            // EX_TEMPFAIL and EX_CONFIG of sysexits.h: the unit lists them as not worth a restart.
+            Error::Supervised { cause } if cause.lock_is_held() => 75,
+            Error::Supervised { cause } if matches!(**cause, Error::Config { .. }) => 78,
+            Error::Supervised { cause } => cause.status(),
             _ => 1,
         }
+    }
+
+    /// Whether another daemon, or somebody who is about to be one, is in the way.
+    pub fn lock_is_held(&self) -> bool {
+        matches!(
+            self,
+            Error::Taken { .. }
+                | Error::Unresponsive { .. }
+                | Error::HeldElsewhere { .. }
+                | Error::Queue { .. }
+        )
     }
 
     /// The name of this failure in `--json`.
@@ -93,9 +121,14 @@ impl Error {
             Error::NotRunning => "NOT_RUNNING",
             Error::StillRunning { .. } => "STILL_RUNNING",
             Error::Busy | Error::SessionBusy { .. } => "BUSY",
-            Error::CrashLoop { .. } => "CRASH_LOOP",
+            Error::CrashLoop { .. } | Error::GaveUp { .. } => "CRASH_LOOP",
             Error::StoppedMeanwhile => "STOPPED_MEANWHILE",
             Error::Reply { .. } => "BAD_REPLY",
+            Error::Taken { .. } => "ALREADY_RUNNING",
+            Error::Supervised { cause } => cause.code(),
+            Error::Manager { .. } => "SERVICE_MANAGER",
+            Error::Foreign { .. } => "FOREIGN_FILE",
+            Error::Unservable { .. } => "UNSERVABLE_PATH",
             Error::NoSession { .. } => "SESSION_NOT_FOUND",
             Error::AmbiguousSession { .. } => "AMBIGUOUS_ID",
             Error::Protocol { .. } => "VERSION_SKEW",
@@ -117,6 +150,7 @@ impl Error {
             Error::StartFailed { log, .. }
             | Error::DiedStarting { log }
             | Error::StartTimedOut { log, .. }
+            | Error::GaveUp { log, .. }
             | Error::CrashLoop { log, .. } => Some(format!("see the log: {}", log.display())),
             Error::Unresponsive { .. } => {
                 Some("to end it and start afresh: opta daemon restart --force".into())
@@ -127,6 +161,10 @@ impl Error {
             Error::NotRunning => Some("start it: opta daemon start".into()),
             Error::StillRunning { .. } => {
                 Some("to end it by force: opta daemon stop --force".into())
+            }
+            Error::Supervised { cause } => cause.remedy(),
+            Error::Foreign { .. } => {
+                Some("to replace or remove it all the same: the same command with --force".into())
             }
             Error::NoSession { .. } => Some("to see which there are: opta sessions list".into()),
             Error::Protocol { .. } => {
@@ -187,21 +225,24 @@ impl fmt::Display for Error {
                 write!(f, "cannot reach the daemon{pid}: it is alive, no answer in {seconds}s")
             }
             Error::HeldElsewhere { lock, hostname } => {
-                let place = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
+                let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
                 let lock = lock.display();
-                write!(
-                    f,
-                    "cannot reach the daemon: a process{place} that cannot be seen from here "
-                )?;
+                write!(f, "cannot reach the daemon: a process{on} that cannot be seen from here ")?;
                 write!(f, "has locked {lock}")
             }
+            Error::Supervised { cause } => write!(f, "{cause}"),
+            Error::Manager { .. } | Error::Foreign { .. } | Error::Unservable { .. } => {
+                write!(f, "cannot {}", self.service_failure())
+            }
             Error::Port { .. }
+            | Error::Taken { .. }
             | Error::Ports { .. }
             | Error::Queue { .. }
             | Error::StartFailed { .. }
             | Error::DiedStarting { .. }
             | Error::StartTimedOut { .. }
             | Error::StoppedMeanwhile
+            | Error::GaveUp { .. }
             | Error::CrashLoop { .. } => {
                 write!(f, "cannot start the daemon: {}", self.start_failure())
             }
@@ -210,6 +251,20 @@ impl fmt::Display for Error {
 }
 
 impl Error {
+    /// What could not be done about a service, and why.
+    fn service_failure(&self) -> String {
+        match self {
+            Error::Manager { call, said } => format!("run {call}: {said}"),
+            Error::Unservable { path, because } => {
+                format!("make a service of {}: {because}", path.display())
+            }
+            Error::Foreign { path } => {
+                format!("change {}: opta has not written it", path.display())
+            }
+            _ => String::new(),
+        }
+    }
+
     /// Why no daemon came of a start.
     fn start_failure(&self) -> String {
         match self {
@@ -226,6 +281,10 @@ impl Error {
             Error::Queue { lock, waited } => {
                 let seconds = waited.as_secs();
                 format!("another start has held {} for {seconds}s", lock.display())
+            }
+            Error::GaveUp { words, .. } => words.clone(),
+            Error::Taken { pid, port } => {
+                format!("one is running already (pid {pid}, port {port})")
             }
             Error::StartFailed { message, .. } => message.clone(),
             Error::StartTimedOut { waited, .. } => {

@@ -35,6 +35,18 @@ pub const GRACE_MAX: Duration = Duration::from_secs(3);
 /// After that, answers and the last words of streams.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
+/// One call of `systemctl` or `launchctl`: they answer in milliseconds, and wait for a daemon that
+/// needs [`START_MAX`] at most to come and [`GRACE_MAX`] to go.
+pub const MANAGER_MAX: Duration = Duration::from_secs(15);
+/// What a manager says beyond this is not read: `launchctl print` fills some ten kilobytes.
+pub const MANAGER_WORDS_BYTES_MAX: usize = 64 * 1024;
+/// launchd takes a moment to forget a job, says so with a plain "5: Input/output error", and offers
+/// nothing to wait on: it is asked again this often,
+pub const LAUNCHD_TRIES: u32 = 8;
+/// after a pause that begins with this and doubles each time. In all 6.35 s, within
+/// [`MANAGER_MAX`].
+pub const LAUNCHD_PAUSE: Duration = Duration::from_millis(50);
+
 /// [`CRASHES_MAX`] crashes within this window end automatic restarts: the fault is not a passing
 /// one.
 pub const CRASHES_WINDOW: Duration = Duration::from_secs(60);

@@ -110,6 +110,16 @@ pub fn owner(paths: &Paths) -> Result<Owner, Error> {
     })
 }
 
+/// Blocks until nobody has the lock, without using the CPU. Takes nothing: others may come first.
+pub fn wait_until_free(paths: &Paths) -> Result<(), Error> {
+    let path = paths.pid();
+    let Some(file) = disk::read_private(&path)? else {
+        return Ok(());
+    };
+    // A shared one, so that the new owner does not stumble over it; closing the file gives it back.
+    file.lock_shared().at("lock", &path)
+}
+
 /// Whether somebody has the lock, and the number that the file shows. Changes nothing; made for the
 /// shortest way to an answer.
 pub fn look(paths: &Paths) -> Result<(bool, Option<i32>), Error> {

@@ -29,7 +29,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::{Command, Form};
-use commands::{Output, daemon, sessions};
+use commands::{Output, daemon, service, sessions};
 use error::{Error, one_line};
 use paths::Paths;
 use sys::signal;
@@ -61,6 +61,8 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
         Command::Logs(asked) => return daemon::logs(&paths()?, &asked, output),
         Command::Restart(asked) => return daemon::restart(&paths()?, &asked, output),
         Command::Stop(asked) => return daemon::stop(&paths()?, &asked, output),
+        Command::Install(asked) => return service::install(&paths()?, &asked, output),
+        Command::Uninstall(asked) => return service::uninstall(&paths()?, &asked, output),
         Command::Sessions(asked) => return sessions::run(&paths()?, &asked, output),
         Command::Token => return daemon::token(&paths()?, output),
     };

@@ -2,6 +2,7 @@
 //! noun.
 
 pub mod daemon;
+pub mod service;
 pub mod sessions;
 
 use std::cell::OnceCell;

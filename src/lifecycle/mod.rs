@@ -8,5 +8,6 @@ pub mod guardian;
 mod port;
 pub mod reach;
 pub mod run;
+pub mod service;
 pub mod status;
 pub mod stop;

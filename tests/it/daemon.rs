@@ -184,7 +184,7 @@ fn json_says_the_same_in_one_object_a_line() {
         r#"{"state":"running","running":true,"pid":{pid},"port":{port},"uptime":{age},"sessions":0,"#,
         r#""version":"{version}","startedAt":"{time}","#,
         r#""logsPath":"{home}/.config/opta/daemon/daemon.log","#,
-        r#""managedBy":null,"staleBinary":false}"#,
+        r#""managedBy":null,"staleBinary":false,"trouble":null}"#,
         "\n"
     );
     let running = home.opta("daemon status --json").stdout(status).of(daemon);

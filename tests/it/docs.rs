@@ -150,10 +150,10 @@ fn pages_mention_no_option_that_does_not_exist() {
             let letters = |c: char| c.is_ascii_lowercase() || c == '-';
             word.starts_with("--").then(|| word.split(|c: char| !letters(c)).next().unwrap())
         });
-        // The option of another program, in an example.
+        // The option of another program.
         let unknown: Vec<&str> = mentioned
             .filter(|option| !known.contains(*option))
-            .filter(|option| !["--silent", "--header"].contains(option))
+            .filter(|option| !["--silent", "--header", "--user", "--unit"].contains(option))
             .collect();
         assert_eq!(unknown, Vec::<&str>::new(), "{name}");
     }
@@ -213,6 +213,8 @@ fn pages_and_readme_list_the_exit_statuses_of_the_program() {
 fn the_page_lists_the_variables_that_are_read() {
     let mut read = between(&document("src/paths.rs"), "variable(\"", '"');
     read.extend(between(&document("src/config.rs"), "variable(\"", '"'));
+    // For tests alone.
+    read.remove("OPTA_SERVICE_MANAGER");
     let listed = |name: &str| {
         set(Page::read(name).section("ENVIRONMENT").items().iter().map(|item| &item.head))
     };
@@ -235,6 +237,9 @@ fn the_page_lists_the_files_and_the_fields_of_the_card() {
     let source = document("src/paths.rs");
     let mut files = between(&source, "join(\"daemon/", '"');
     files.extend(between(&source, "join(\"config", '"').iter().map(|rest| format!("config{rest}")));
+    for directory in ["systemd/user/", "Library/LaunchAgents/"] {
+        files.extend(between(&source, directory, '"'));
+    }
     let items = Page::read("opta-daemon.1").section("FILES").items();
     let listed = items.iter().map(|item| item.head.rsplit('/').next().unwrap());
     // One example for all rotated logs.
@@ -369,6 +374,7 @@ fn the_page_states_the_limits_as_they_are() {
         ("STOP_WAIT_DEFAULT", "The default is {}, with --force"),
         ("STOP_WAIT_FORCED", "with --force {}."),
         ("WAIT_SECONDS_MAX", "takes at most {}."),
+        ("MANAGER_MAX", "not answered for {} seconds"),
         ("GRACE_MAX", "give requests in flight {} seconds"),
         ("CRASHES_MAX", "if there were {} crashes"),
         ("CRASHES_WINDOW", "crashes within {} seconds"),
@@ -508,7 +514,7 @@ const TYPED: &[(&str, &str)] = &[
     ("opta sessions show ", "--json --help"),
     ("opta sessions export --format ", "json markdown"),
     ("opta sessions list --limit ", ""),
-    ("opta daemon ", "start status logs restart stop token"),
+    ("opta daemon ", "start status logs restart stop token install uninstall"),
     ("opta daemon st", "start status stop"),
     ("opta daemon start --", "--foreground --port --json --help"),
     ("opta daemon start --port ", ""),
@@ -566,7 +572,7 @@ fn zsh_completes_what_the_table_has() {
         ("opta da", "daemon sessions completions"),
         ("opta sessions export --format ", "json markdown"),
         ("opta sessions rm ", "--force --json --help"),
-        ("opta daemon st", "start status logs restart stop token"),
+        ("opta daemon st", "start status logs restart stop token install uninstall"),
         ("opta daemon start --json ", "--foreground --port --json --help"),
         ("opta daemon logs --level ", "debug info warn error"),
         ("opta completions ", "bash zsh fish --help"),

@@ -39,6 +39,8 @@ mod logs;
 mod robust;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
+/// As a service of systemd, and of launchd.
+mod service;
 /// Sessions over HTTP.
 mod sessions;
 /// What was said in sessions, read without a daemon; and how one is deleted.
