@@ -556,7 +556,7 @@ fn deleting_and_creating_the_same_name_never_makes_two_writers() {
         for worker in 0..6 {
             let (runtime, number) = (&runtime, &number);
             scope.spawn(move || {
-                for _ in 0..60 {
+                for _ in 0..25 {
                     if worker < 2 {
                         drop(runtime.delete(&id("s")));
                         continue;
