@@ -102,6 +102,10 @@ pub(super) const BLOCK_BYTES: usize = 64 * 1024;
 /// row do not happen.
 pub(super) const LOOKS_MAX: usize = 100;
 
+/// Names in a row without a file behind which there is none. A rotation that is under way, or was cut
+/// short, leaves one.
+const GAP_MAX: u32 = 8;
+
 /// Opens the files of the log from the newest to the oldest, up to the first that is `known`.
 ///
 /// Files only move up, so going up misses none and may meet one twice. It could still meet a newer
@@ -110,10 +114,16 @@ pub(super) const LOOKS_MAX: usize = 100;
 pub(super) fn open(directory: &Path, known: impl Fn(Identity) -> bool) -> Result<Vec<Part>, Error> {
     for _ in 0..LOOKS_MAX {
         let mut parts: Vec<Part> = Vec::new();
+        let mut missing = 0;
         for age in 0..=LOG_FILES_MAX {
             let Some(part) = Part::open(name(directory, age))? else {
+                missing += 1;
+                if missing == GAP_MAX {
+                    break;
+                }
                 continue;
             };
+            missing = 0;
             if known(part.identity) {
                 break;
             }
