@@ -102,8 +102,8 @@ pub(super) const BLOCK_BYTES: usize = 64 * 1024;
 /// row do not happen.
 pub(super) const LOOKS_MAX: usize = 100;
 
-/// Names in a row without a file behind which there is none. A rotation that is under way, or was cut
-/// short, leaves one.
+/// Names in a row without a file behind which there is none. A rotation that is under way, or was
+/// cut short, leaves one.
 const GAP_MAX: u32 = 8;
 
 /// Opens the files of the log from the newest to the oldest, up to the first that is `known`.
