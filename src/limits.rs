@@ -152,6 +152,8 @@ pub const SESSIONS_PAGE_DEFAULT: usize = 50;
 pub const STREAMS_MAX: usize = 64;
 /// A stream with nothing to say shows this often that it is alive.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+/// A summary is put beside a journal at most this often.
+pub const SUMMARY_EVERY: Duration = Duration::from_secs(10);
 /// The summary beside a journal.
 pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
 /// The name that a client gives itself or its writer.

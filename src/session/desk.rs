@@ -64,6 +64,8 @@ pub(super) struct Desk {
     /// Ends of turns that could not be written when they ended; written as soon as there is room.
     pub(super) owed: VecDeque<(TurnHead, Fault)>,
     pub(super) shut: Option<Shut>,
+    /// When a summary was last put beside the journal, on the boot clock.
+    pub(super) kept: Option<Duration>,
 }
 
 /// Why nothing more is to be written.
@@ -150,6 +152,7 @@ impl Session {
                 permissions: HashMap::new(),
                 owed: VecDeque::new(),
                 shut: None,
+                kept: None,
             }),
             decided: Condvar::new(),
             bells: Mutex::default(),

@@ -11,10 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::Doing;
-use crate::session::desk::{Problem, Session, Turn, lock};
+use crate::session::desk::{Desk, Problem, Session, Turn, lock};
 use crate::session::event::Draft;
 use crate::session::journal::Durability;
-use crate::session::rules::TurnHead;
+use crate::session::rules::{SessionId, TurnHead};
 use crate::session::turn::{Fault, Stats, cancelled, done_payload, error_payload};
 use crate::{json, limits, sys};
 
@@ -148,7 +148,7 @@ impl Runtime {
             // Owed, and paid when there is room: not now.
             drop(session.fail(&mut desk, std::slice::from_ref(head), &unwritten(&problem)));
         }
-        self.keep(&session.id, &desk.state, desk.journal.bytes());
+        self.keep_sometimes(&session.id, &mut desk);
         drop(desk);
         lock(&self.floor).unfinished -= 1;
         let result = outcome.as_ref().map_or_else(|fault| fault.code, |_| "done");
@@ -156,6 +156,17 @@ impl Runtime {
         let fields: [(&str, &dyn std::fmt::Display); 3] =
             [("session", &session.id.as_str()), ("result", &result), ("duration", &ms)];
         self.log.info("turn ended", &fields);
+    }
+
+    /// Puts a summary beside the journal, unless that was done a moment ago: it only spares whoever
+    /// lists sessions the reading of journals, and each new file weighs on the next sync.
+    fn keep_sometimes(&self, id: &SessionId, desk: &mut Desk) {
+        let now = sys::boot_clock();
+        let recently = |kept: Duration| now.saturating_sub(kept) < limits::SUMMARY_EVERY;
+        if !desk.kept.is_some_and(recently) {
+            desk.kept = Some(now);
+            self.keep(id, &desk.state, desk.journal.bytes());
+        }
     }
 
     /// A turn that cannot even begin, because its session cannot be written or read.
