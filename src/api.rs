@@ -116,6 +116,34 @@ pub struct Shutdown {
     pub if_idle: Option<bool>,
 }
 
+/// `options` of a submitted turn: what holds for this turn alone and is never written down.
+#[derive(DeJson, SerJson, Default)]
+pub struct TurnOptions {
+    pub endpoint: Option<Endpoint>,
+    pub environment: Option<Vec<Variable>>,
+    /// `settings`, `edits` or `all`.
+    pub grant: Option<String>,
+    pub attended: Option<bool>,
+}
+
+/// Where a turn's model is asked.
+#[derive(DeJson, SerJson)]
+pub struct Endpoint {
+    pub url: String,
+    pub source: String,
+    pub key: Option<String>,
+    pub model: Option<String>,
+    #[nserde(rename = "toolChoice")]
+    pub tool_choice: Option<String>,
+}
+
+/// A variable of the caller's environment.
+#[derive(DeJson, SerJson)]
+pub struct Variable {
+    pub name: String,
+    pub value: String,
+}
+
 /// A turn that is on the disk.
 #[derive(SerJson, DeJson)]
 pub struct Accepted {

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -20,9 +20,10 @@ use super::journal::{Durability, Journal};
 use super::rules::{Founding, SessionId, State, TurnHead};
 use super::store::{Store, Summary};
 use super::turn::{
-    Accepted, Agent, Cancelled, Fault, Selector, SessionCancelled, Stats, Submission, cancelled,
-    done_payload, error_payload, founding_payload, queued_payload,
+    Accepted, Agent, Cancelled, Fault, Options, Selector, SessionCancelled, Stats, Submission,
+    cancelled, done_payload, error_payload, founding_payload, queued_payload,
 };
+use super::wake::Cancel;
 
 /// What the daemon is busy with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +53,16 @@ pub struct Runtime {
 #[derive(Default)]
 struct Place {
     session: Mutex<Option<Arc<Session>>>,
+}
+
+/// A turn that has begun.
+struct Begun {
+    head: TurnHead,
+    content: String,
+    options: Options,
+    cancel: Arc<Cancel>,
+    /// Among the session's turns, from 1.
+    number: u64,
 }
 
 /// The turns of all sessions.
@@ -161,6 +172,7 @@ impl Runtime {
         let seq = session.append(&mut desk, &draft, Durability::Synced).inspect_err(|_| {
             lock(&self.floor).unfinished -= 1;
         })?;
+        desk.options.insert(turn_id.clone(), submission.options.clone());
         self.submitted.fetch_add(1, Ordering::Relaxed);
         let idle = !std::mem::replace(&mut desk.scheduled, true);
         let queued = desk.state.queue.len() as u64 - 1;
@@ -191,6 +203,7 @@ impl Runtime {
             let payload = error_payload(turn, &cancelled());
             let draft = Draft { event: "turn.error", payload: &payload };
             session.append(&mut desk, &draft, Durability::Cached)?;
+            desk.options.remove(&turn.turn_id);
             lock(&self.floor).unfinished -= 1;
         }
         let count = queued.len() as u64;
@@ -202,7 +215,7 @@ impl Runtime {
         let draft = Draft { event: "session.cancelled", payload: &payload };
         session.append(&mut desk, &draft, Durability::Synced)?;
         if active {
-            desk.cancel.store(true, Ordering::SeqCst);
+            desk.wish_end();
             session.decided.notify_all();
         }
         Ok(Cancelled { queued: count, active })
@@ -291,7 +304,7 @@ impl Runtime {
                 self.complain(&session.id, &Problem::from(refused));
             }
             self.keep(&session.id, &desk.state, desk.journal.bytes());
-            desk.cancel.store(true, Ordering::SeqCst);
+            desk.wish_end();
             desk.shut = true;
             session.decided.notify_all();
             session.close();
@@ -449,7 +462,7 @@ impl Runtime {
     /// Runs the turn that is first in the session's queue.
     fn run_next(&self, session: &Arc<Session>) {
         let begun = self.begin_turn(session);
-        let (head, content, cancel, number) = match begun {
+        let Begun { head, content, options, cancel, number } = match begun {
             Ok(Some(begun)) => begun,
             Ok(None) => return,
             Err(problem) => return self.abandon(session, &problem),
@@ -458,7 +471,8 @@ impl Runtime {
             [("session", &session.id.as_str()), ("turn", &number)];
         self.log.info("turn started", &fields);
         let began = sys::boot_clock();
-        let turn = Turn { session, head: &head, content: &content, cancel: &cancel };
+        let turn =
+            Turn { session, head: &head, content: &content, options: &options, cancel: &cancel };
         let ran = catch_unwind(AssertUnwindSafe(|| self.agent.run(&turn)));
         let outcome = ran.unwrap_or_else(|_panic| {
             self.log.error("a turn panicked", &fields);
@@ -468,11 +482,7 @@ impl Runtime {
         self.end_turn(session, &head, outcome, &cancel, sys::boot_clock() - began);
     }
 
-    #[expect(clippy::type_complexity, reason = "the parts of a turn, taken apart at once")]
-    fn begin_turn(
-        &self,
-        session: &Session,
-    ) -> Result<Option<(TurnHead, String, Arc<AtomicBool>, u64)>, Problem> {
+    fn begin_turn(&self, session: &Session) -> Result<Option<Begun>, Problem> {
         let mut desk = lock(&session.desk);
         let Some(head) = desk.state.queue.front().cloned().filter(|_| !desk.shut) else {
             return Ok(None);
@@ -481,9 +491,11 @@ impl Runtime {
         let payload = json::text(&head);
         let draft = Draft { event: "turn.start", payload: &payload };
         session.append(&mut desk, &draft, Durability::Cached)?;
-        desk.cancel = Arc::new(AtomicBool::new(false));
+        let cancel = Arc::new(Cancel::new().doing("prepare a turn")?);
+        desk.cancel = Some(Arc::clone(&cancel));
+        let options = desk.options.remove(&head.turn_id).unwrap_or_default();
         let number = desk.state.turns - desk.state.queue.len() as u64;
-        Ok(Some((head, content, Arc::clone(&desk.cancel), number)))
+        Ok(Some(Begun { head, content, options, cancel, number }))
     }
 
     fn end_turn(
@@ -491,7 +503,7 @@ impl Runtime {
         session: &Session,
         head: &TurnHead,
         outcome: Result<Stats, Fault>,
-        cancel: &AtomicBool,
+        cancel: &Cancel,
         elapsed: Duration,
     ) {
         let mut desk = lock(&session.desk);
@@ -501,7 +513,7 @@ impl Runtime {
             return;
         }
         // A turn that was cancelled ends as cancelled, even if it was done a moment before.
-        let outcome = if cancel.load(Ordering::SeqCst) { Err(cancelled()) } else { outcome };
+        let outcome = if cancel.is_wished() { Err(cancelled()) } else { outcome };
         let (event, payload) = match &outcome {
             Ok(stats) => ("turn.done", done_payload(head, stats)),
             Err(fault) => ("turn.error", error_payload(head, fault)),
@@ -528,6 +540,7 @@ impl Runtime {
         let mut desk = lock(&session.desk);
         if let Some(head) = desk.state.queue.front().cloned() {
             desk.state.forget(&head.turn_id);
+            desk.options.remove(&head.turn_id);
             lock(&self.floor).unfinished -= 1;
         }
     }
