@@ -15,8 +15,8 @@ CARGO_TARGET_DIR ?= target
 OPTA = $(CARGO_TARGET_DIR)/release/opta
 COMPLETIONS = $(CARGO_TARGET_DIR)/completions
 
-SCRIPTS = .ci/run
-PAGES = man/opta.1 man/opta-daemon.1
+SCRIPTS = .ci/run tests/tools/launchctl tests/tools/with-user-systemd
+PAGES = man/opta.1 man/opta-daemon.1 man/opta-sessions.1
 
 # put MODE FILE PLACE: in one step, so that a program can be replaced while it runs.
 PUT = put() { install -d "$${3%/*}" && install -m "$$1" "$$2" "$$3.new" && mv -f "$$3.new" "$$3"; }; put
@@ -53,6 +53,7 @@ install:
 	@$(PUT) 755 "$(OPTA)" "$(DESTDIR)$(BINDIR)/opta"
 	@$(PUT) 644 man/opta.1 "$(DESTDIR)$(MANDIR)/man1/opta.1"
 	@$(PUT) 644 man/opta-daemon.1 "$(DESTDIR)$(MANDIR)/man1/opta-daemon.1"
+	@$(PUT) 644 man/opta-sessions.1 "$(DESTDIR)$(MANDIR)/man1/opta-sessions.1"
 	@$(PUT) 644 "$(COMPLETIONS)/opta" "$(DESTDIR)$(BASH_COMPLETIONS)/opta"
 	@$(PUT) 644 "$(COMPLETIONS)/_opta" "$(DESTDIR)$(ZSH_COMPLETIONS)/_opta"
 	@$(PUT) 644 "$(COMPLETIONS)/opta.fish" "$(DESTDIR)$(FISH_COMPLETIONS)/opta.fish"
@@ -61,6 +62,7 @@ install:
 uninstall:
 	rm -f "$(DESTDIR)$(BINDIR)/opta"
 	rm -f "$(DESTDIR)$(MANDIR)/man1/opta.1" "$(DESTDIR)$(MANDIR)/man1/opta-daemon.1"
+	rm -f "$(DESTDIR)$(MANDIR)/man1/opta-sessions.1"
 	rm -f "$(DESTDIR)$(BASH_COMPLETIONS)/opta" "$(DESTDIR)$(ZSH_COMPLETIONS)/_opta"
 	rm -f "$(DESTDIR)$(FISH_COMPLETIONS)/opta.fish"
 

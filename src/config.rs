@@ -4,15 +4,14 @@
 //! A damaged file is refused with its line, never repaired and never replaced by defaults.
 
 use std::env;
-use std::fs::File;
-use std::io;
+use std::ffi::OsString;
 use std::path::Path;
 
 use nanoserde::DeJson;
 
-use crate::error::{At, Error};
+use crate::error::{Doing, Error};
 use crate::log::{Level, Rotation};
-use crate::{disk, json, limits};
+use crate::{disk, json, limits, sys};
 
 /// Which port the daemon is to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,32 +24,50 @@ pub enum Port {
     Exactly { port: u16, by: &'static str },
 }
 
+/// Who asks for a port in `config.json`.
+const BY_FILE: &str = "daemon.port in config.json";
+
+impl Port {
+    /// Whether a service would choose the same port: it reads `config.json`, but neither this
+    /// command's options nor its environment.
+    pub fn reaches_service(self) -> bool {
+        match self {
+            Port::Default | Port::Preferred(_) => true,
+            Port::Exactly { by, .. } => by == BY_FILE,
+        }
+    }
+}
+
 /// What the daemon needs to know before it starts.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub port: Port,
     pub level: Level,
     pub rotation: Rotation,
+    /// Whether commands may start the daemon on their own account.
+    pub autostart: bool,
 }
 
 impl Config {
-    /// Reads `path`, then the variables `OPTA_DAEMON_PORT` and `OPTA_LOG`, which win. A missing
-    /// file is an empty one; keys that are not known here belong to others.
+    /// What holds where neither file nor variable says otherwise.
+    pub const DEFAULT: Config = Config {
+        port: Port::Default,
+        level: Level::Info,
+        rotation: Rotation { bytes: limits::LOG_BYTES_DEFAULT, files: limits::LOG_FILES_DEFAULT },
+        autostart: true,
+    };
+
+    /// Reads `path`, then the variables, which win. A missing file is an empty one; keys that are
+    /// not known here belong to others.
     pub fn load(path: &Path) -> Result<Config, Error> {
         let file = read(path)?;
         let at = |key: &str| format!("{}: {key}", path.display());
-        let mut config = Config {
-            port: Port::Default,
-            level: Level::Info,
-            rotation: Rotation {
-                bytes: limits::LOG_BYTES_DEFAULT,
-                files: limits::LOG_FILES_DEFAULT,
-            },
-        };
+        let autostart = variable("OPTA_NO_AUTOSTART").is_none();
+        let mut config = Config { autostart, ..Config::DEFAULT };
         if let Some(number) = file.daemon.and_then(|daemon| daemon.port) {
             let port = u16::try_from(number).ok();
             let port = port.ok_or_else(|| port_refused(at("daemon.port"), &number.to_string()))?;
-            config.port = Port::Exactly { port, by: "daemon.port in config.json" };
+            config.port = Port::Exactly { port, by: BY_FILE };
         }
         if let Some(log) = file.log {
             log.apply(&mut config, at)?;
@@ -70,6 +87,53 @@ impl Config {
 /// Whether output may be coloured when it goes to a terminal. <https://no-color.org>
 pub fn colour_allowed() -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// What a service manager hands to a process that it starts.
+pub struct Handed {
+    /// The process that systemd has started as the service (`SYSTEMD_EXEC_PID`, systemd.exec(5)).
+    pub service_pid: Option<String>,
+    /// Where systemd wants to hear that the service is ready (sd_notify(3)).
+    pub notify_socket: Option<OsString>,
+    /// The job that launchd has started (`XPC_SERVICE_NAME`).
+    pub label: Option<String>,
+}
+
+/// The variables that are meant for one process and no other.
+const HANDED: &[&str] = &[
+    "NOTIFY_SOCKET",
+    "INVOCATION_ID",
+    "SYSTEMD_EXEC_PID",
+    "JOURNAL_STREAM",
+    "MANAGERPID",
+    "MANAGERPIDFDID",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "XPC_SERVICE_NAME",
+];
+
+/// Takes what a manager has handed over out of the environment: whatever this process starts would
+/// otherwise take itself for the service.
+///
+/// # Errors
+/// The process has more than one thread already.
+pub fn take_handed() -> Result<Handed, Error> {
+    let handed = Handed {
+        service_pid: variable("SYSTEMD_EXEC_PID"),
+        notify_socket: raw_variable("NOTIFY_SOCKET"),
+        label: variable("XPC_SERVICE_NAME"),
+    };
+    sys::forget_variables(HANDED).doing("clean the environment")?;
+    Ok(handed)
+}
+
+/// Where the user's shell finds programs.
+pub fn search_path() -> OsString {
+    raw_variable("PATH").unwrap_or_default()
 }
 
 #[derive(DeJson, Default)]
@@ -122,10 +186,8 @@ impl LogKeys {
 
 fn read(path: &Path) -> Result<ConfigFile, Error> {
     // Unlike the daemon's own files it may be a link: people keep their settings in other places.
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ConfigFile::default()),
-        Err(cause) => return Err(cause).at("read", path),
+    let Some(mut file) = disk::read_plain(path)? else {
+        return Ok(ConfigFile::default());
     };
     let bytes = disk::contents(&mut file, path, limits::CONFIG_BYTES_MAX)?;
     let bytes = bytes.ok_or_else(|| Error::Config {
@@ -152,7 +214,10 @@ fn port_refused(at: String, text: &str) -> Error {
 
 /// The value of a variable; an empty one counts as unset.
 fn variable(name: &str) -> Option<String> {
+    raw_variable(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+fn raw_variable(name: &str) -> Option<OsString> {
     #[expect(clippy::disallowed_methods, reason = "this room and paths.rs read the environment")]
-    let value = env::var_os(name)?;
-    Some(value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
+    env::var_os(name).filter(|value| !value.is_empty())
 }

@@ -13,6 +13,8 @@ use crate::sys;
 
 /// Mode of every file that is made here.
 const FILE_MODE: u32 = 0o600;
+/// Mode of a file that other programs of the system read.
+const PUBLIC_FILE_MODE: u32 = 0o644;
 /// Mode of every directory that is made here.
 const DIRECTORY_MODE: u32 = 0o700;
 /// Write permission for group and others.
@@ -77,6 +79,19 @@ pub fn read_private(path: &Path) -> Result<Option<File>, Error> {
     }
 }
 
+/// Opens a file of the user's own making for reading, wherever a link leads; `None` if it is not
+/// there. What is no regular file is refused: it might have no end, or keep the reader waiting.
+pub fn read_plain(path: &Path) -> Result<Option<File>, Error> {
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) => return Err(cause).at("read", path),
+    };
+    let plain = file.metadata().at("inspect", path)?.is_file();
+    let refused = || untrusted(path, "it is not a regular file", "move it away");
+    if plain { Ok(Some(file)) } else { Err(refused()) }
+}
+
 /// The bytes of a file that is open, up to `bytes_max`; `None` if there are more.
 pub fn contents(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
     let mut bytes = Vec::with_capacity(512);
@@ -89,13 +104,32 @@ pub fn contents(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option<V
 /// For one writer at a time: the new file is prepared under a fixed name beside the old one, so
 /// that a crash leaves at most one. Not synced: what is written so describes a living process.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    replace_with(path, |mut file, prepared| file.write_all(bytes).at("write", prepared))
+}
+
+/// The same for a file without secrets that other programs read and that is to outlive a power cut:
+/// mode 0644, synced. Missing directories are made as the user's umask has it.
+pub fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).at("create", directory)?;
+    }
+    replace_with(path, |mut file, prepared| {
+        file.write_all(bytes).at("write", prepared)?;
+        let public = Permissions::from_mode(PUBLIC_FILE_MODE);
+        file.set_permissions(public).at("publish", prepared)?;
+        file.sync_all().at("sync", prepared)
+    })
+}
+
+fn replace_with(
+    path: &Path,
+    fill: impl Fn(&File, &Path) -> Result<(), Error>,
+) -> Result<(), Error> {
     let prepared = path.with_extension("new");
     remove(&prepared)?;
-    let written =
-        open(&prepared, OpenOptions::new().write(true).create_new(true)).and_then(|mut file| {
-            file.write_all(bytes).at("write", &prepared)?;
-            std::fs::rename(&prepared, path).at("write", path)
-        });
+    let written = open(&prepared, OpenOptions::new().write(true).create_new(true))
+        .and_then(|file| fill(&file, &prepared))
+        .and_then(|()| std::fs::rename(&prepared, path).at("write", path));
     if written.is_err() {
         // The first failure is the one to report.
         drop(remove(&prepared));
@@ -155,7 +189,11 @@ fn check_owner(path: &Path, found: &Metadata) -> Result<(), Error> {
         return Err(Error::Untrusted {
             path: path.to_owned(),
             because: "it belongs to another user",
-            remedy: format!("give it to yourself: sudo chown {me} '{}'", path.display()),
+            remedy: match me {
+                // Root would take it away from its owner.
+                0 => format!("run opta as that user (uid {}), without sudo", found.uid()),
+                _ => format!("give it to yourself: sudo chown {me} '{}'", path.display()),
+            },
         });
     }
     if found.mode() & OTHERS_WRITE != 0 {

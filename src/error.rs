@@ -52,10 +52,31 @@ pub enum Error {
     Busy,
     /// The daemon has crashed too often for another automatic restart.
     CrashLoop { crashes: usize, cause: Option<String>, log: PathBuf },
+    /// The service has failed so often that its manager restarts it no more.
+    GaveUp { words: String, log: PathBuf },
     /// The daemon was started, and somebody has stopped it since.
     StoppedMeanwhile,
+    /// Another daemon serves, and this process was to be the only one.
+    Taken { pid: i32, port: u16 },
+    /// What kept the service from starting, for systemd: the exit status tells it whether to try
+    /// again.
+    Supervised { cause: Box<Error> },
+    /// A service manager's program has failed; `said` is its own words.
+    Manager { call: String, said: String },
+    /// The service's file was not written by opta.
+    Foreign { path: PathBuf },
+    /// The manager could not use this path in a service.
+    Unservable { path: PathBuf, because: &'static str },
     /// The daemon answered something that this version does not understand.
     Reply { what: &'static str, because: String },
+    /// No session's id begins so.
+    NoSession { typed: String },
+    /// The ids of several sessions begin so: some of them, and how many there are.
+    AmbiguousSession { typed: String, some: Vec<String>, count: usize },
+    /// The session has work in flight and was to be deleted.
+    SessionBusy { id: String },
+    /// The daemon is of another version and speaks another protocol.
+    Protocol { version: String, protocol: String, ours: &'static str },
 }
 
 impl Error {
@@ -65,8 +86,23 @@ impl Error {
             Error::Usage { .. } => 2,
             Error::NotRunning => 3,
             Error::Unresponsive { .. } | Error::HeldElsewhere { .. } => 4,
+            // EX_TEMPFAIL and EX_CONFIG of sysexits.h: the unit lists them as not worth a restart.
+            Error::Supervised { cause } if cause.lock_is_held() => 75,
+            Error::Supervised { cause } if matches!(**cause, Error::Config { .. }) => 78,
+            Error::Supervised { cause } => cause.status(),
             _ => 1,
         }
+    }
+
+    /// Whether another daemon, or somebody who is about to be one, is in the way.
+    pub fn lock_is_held(&self) -> bool {
+        matches!(
+            self,
+            Error::Taken { .. }
+                | Error::Unresponsive { .. }
+                | Error::HeldElsewhere { .. }
+                | Error::Queue { .. }
+        )
     }
 
     /// The name of this failure in `--json`.
@@ -84,10 +120,18 @@ impl Error {
             Error::HeldElsewhere { .. } => "HELD_ELSEWHERE",
             Error::NotRunning => "NOT_RUNNING",
             Error::StillRunning { .. } => "STILL_RUNNING",
-            Error::Busy => "BUSY",
-            Error::CrashLoop { .. } => "CRASH_LOOP",
+            Error::Busy | Error::SessionBusy { .. } => "BUSY",
+            Error::CrashLoop { .. } | Error::GaveUp { .. } => "CRASH_LOOP",
             Error::StoppedMeanwhile => "STOPPED_MEANWHILE",
             Error::Reply { .. } => "BAD_REPLY",
+            Error::Taken { .. } => "ALREADY_RUNNING",
+            Error::Supervised { cause } => cause.code(),
+            Error::Manager { .. } => "SERVICE_MANAGER",
+            Error::Foreign { .. } => "FOREIGN_FILE",
+            Error::Unservable { .. } => "UNSERVABLE_PATH",
+            Error::NoSession { .. } => "SESSION_NOT_FOUND",
+            Error::AmbiguousSession { .. } => "AMBIGUOUS_ID",
+            Error::Protocol { .. } => "VERSION_SKEW",
         }
     }
 
@@ -106,6 +150,7 @@ impl Error {
             Error::StartFailed { log, .. }
             | Error::DiedStarting { log }
             | Error::StartTimedOut { log, .. }
+            | Error::GaveUp { log, .. }
             | Error::CrashLoop { log, .. } => Some(format!("see the log: {}", log.display())),
             Error::Unresponsive { .. } => {
                 Some("to end it and start afresh: opta daemon restart --force".into())
@@ -116,6 +161,14 @@ impl Error {
             Error::NotRunning => Some("start it: opta daemon start".into()),
             Error::StillRunning { .. } => {
                 Some("to end it by force: opta daemon stop --force".into())
+            }
+            Error::Supervised { cause } => cause.remedy(),
+            Error::Foreign { .. } => {
+                Some("to replace or remove it all the same: the same command with --force".into())
+            }
+            Error::NoSession { .. } => Some("to see which there are: opta sessions list".into()),
+            Error::Protocol { .. } => {
+                Some("to move it to this version: opta daemon restart".into())
             }
             _ => None,
         }
@@ -140,6 +193,27 @@ impl fmt::Display for Error {
             Error::Config { at, because } => write!(f, "cannot use the settings: {at}: {because}"),
             Error::Reply { what, because } => write!(f, "cannot {what}: {because}"),
             Error::NotRunning => write!(f, "cannot reach the daemon: it is not running"),
+            Error::NoSession { typed } => {
+                write!(f, "cannot find the session: no id begins with '{typed}'")
+            }
+            Error::AmbiguousSession { typed, some, count } => {
+                write!(f, "cannot tell which session '{typed}' is: {}", some.join(", "))?;
+                match count.saturating_sub(some.len()) {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more begin so"),
+                }
+            }
+            Error::SessionBusy { id } => {
+                write!(f, "cannot delete the session {id}: a turn of it is in progress")
+            }
+            Error::Protocol { version, protocol, ours } => {
+                let this = env!("CARGO_PKG_VERSION");
+                write!(
+                    f,
+                    "cannot talk to the daemon: it is opta {version} (protocol {protocol}), "
+                )?;
+                write!(f, "this is opta {this} (protocol {ours})")
+            }
             Error::Busy => write!(f, "cannot stop the daemon: a turn is in progress"),
             Error::StillRunning { pid, waited } => {
                 let seconds = waited.as_secs();
@@ -151,21 +225,24 @@ impl fmt::Display for Error {
                 write!(f, "cannot reach the daemon{pid}: it is alive, no answer in {seconds}s")
             }
             Error::HeldElsewhere { lock, hostname } => {
-                let place = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
+                let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
                 let lock = lock.display();
-                write!(
-                    f,
-                    "cannot reach the daemon: a process{place} that cannot be seen from here "
-                )?;
+                write!(f, "cannot reach the daemon: a process{on} that cannot be seen from here ")?;
                 write!(f, "has locked {lock}")
             }
+            Error::Supervised { cause } => write!(f, "{cause}"),
+            Error::Manager { .. } | Error::Foreign { .. } | Error::Unservable { .. } => {
+                write!(f, "cannot {}", self.service_failure())
+            }
             Error::Port { .. }
+            | Error::Taken { .. }
             | Error::Ports { .. }
             | Error::Queue { .. }
             | Error::StartFailed { .. }
             | Error::DiedStarting { .. }
             | Error::StartTimedOut { .. }
             | Error::StoppedMeanwhile
+            | Error::GaveUp { .. }
             | Error::CrashLoop { .. } => {
                 write!(f, "cannot start the daemon: {}", self.start_failure())
             }
@@ -174,6 +251,20 @@ impl fmt::Display for Error {
 }
 
 impl Error {
+    /// What could not be done about a service, and why.
+    fn service_failure(&self) -> String {
+        match self {
+            Error::Manager { call, said } => format!("run {call}: {said}"),
+            Error::Unservable { path, because } => {
+                format!("make a service of {}: {because}", path.display())
+            }
+            Error::Foreign { path } => {
+                format!("change {}: opta has not written it", path.display())
+            }
+            _ => String::new(),
+        }
+    }
+
     /// Why no daemon came of a start.
     fn start_failure(&self) -> String {
         match self {
@@ -190,6 +281,10 @@ impl Error {
             Error::Queue { lock, waited } => {
                 let seconds = waited.as_secs();
                 format!("another start has held {} for {seconds}s", lock.display())
+            }
+            Error::GaveUp { words, .. } => words.clone(),
+            Error::Taken { pid, port } => {
+                format!("one is running already (pid {pid}, port {port})")
             }
             Error::StartFailed { message, .. } => message.clone(),
             Error::StartTimedOut { waited, .. } => {

@@ -35,6 +35,18 @@ pub const GRACE_MAX: Duration = Duration::from_secs(3);
 /// After that, answers and the last words of streams.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
+/// One call of `systemctl` or `launchctl`: they answer in milliseconds, and wait for a daemon that
+/// needs [`START_MAX`] at most to come and [`GRACE_MAX`] to go.
+pub const MANAGER_MAX: Duration = Duration::from_secs(15);
+/// What a manager says beyond this is not read: `launchctl print` fills some ten kilobytes.
+pub const MANAGER_WORDS_BYTES_MAX: usize = 64 * 1024;
+/// launchd takes a moment to forget a job, says so with a plain "5: Input/output error", and offers
+/// nothing to wait on: it is asked again this often,
+pub const LAUNCHD_TRIES: u32 = 8;
+/// after a pause that begins with this and doubles each time. In all 6.35 s, within
+/// [`MANAGER_MAX`].
+pub const LAUNCHD_PAUSE: Duration = Duration::from_millis(50);
+
 /// [`CRASHES_MAX`] crashes within this window end automatic restarts: the fault is not a passing
 /// one.
 pub const CRASHES_WINDOW: Duration = Duration::from_secs(60);
@@ -59,6 +71,9 @@ pub const JSON_DEPTH_MAX: usize = 32;
 pub const CONNECTIONS_MAX: usize = 256;
 /// Threads that wait for a next connection, for the commands that come one after the other.
 pub const THREADS_SPARE_MAX: usize = 4;
+/// Descriptors that the daemon asks the system for: each connection may take four while it waits
+/// for events (its socket, the two ends of its bell, the journal), and each active turn one.
+pub const DESCRIPTORS: u64 = 2_048;
 /// Stack of a connection's thread. Only the touched pages cost memory.
 pub const CONNECTION_STACK_BYTES: usize = 1 << 20;
 /// The request line and the headers together.
@@ -123,6 +138,12 @@ pub const EVENTS_MAX: usize = 1_000;
 pub const EVENTS_BYTES_MAX: usize = 1 << 20;
 /// The longest wait that a poll for events may ask for.
 pub const POLL_MAX: Duration = Duration::from_secs(60);
+/// A call of a tool, where it is shown on one line.
+pub const CALL_CHARS_MAX: usize = 160;
+/// Candidates that are named when the beginning of an id fits several sessions.
+pub const CANDIDATES_MAX: usize = 5;
+/// A record that is being written is whole after this time; one that is not by then is torn.
+pub const TORN_WAIT_MAX: Duration = Duration::from_millis(200);
 /// Sessions in one page of a list.
 pub const SESSIONS_PAGE_MAX: usize = 250;
 /// Sessions in a page unless `limit` says otherwise.
@@ -135,3 +156,7 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
 /// The name that a client gives itself or its writer.
 pub const NAME_BYTES_MAX: usize = 256;
+/// The title that a client gives a session.
+pub const TITLE_BYTES_MAX: usize = 1024;
+/// A path: what Linux takes.
+pub const PATH_BYTES_MAX: usize = 4096;

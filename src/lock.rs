@@ -9,6 +9,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -58,6 +59,14 @@ impl Lock {
         drop(self.file.set_len(0));
     }
 
+    /// Whether the file that is locked is still the one that has the name. If it is not, somebody
+    /// has removed it, and another daemon may have the new one.
+    pub fn is_in_place(&self, paths: &Paths) -> bool {
+        let id = |found: std::fs::Metadata| (found.dev(), found.ino());
+        let locked = self.file.metadata().map(id).ok();
+        locked.is_some() && locked == paths.pid().symlink_metadata().map(id).ok()
+    }
+
     /// For the list of descriptors that survive a detachment.
     pub fn descriptor(&self) -> RawFd {
         self.file.as_raw_fd()
@@ -99,6 +108,16 @@ pub fn owner(paths: &Paths) -> Result<Owner, Error> {
         None if unchanged => Owner::Elsewhere,
         _ => Owner::Changing,
     })
+}
+
+/// Blocks until nobody has the lock, without using the CPU. Takes nothing: others may come first.
+pub fn wait_until_free(paths: &Paths) -> Result<(), Error> {
+    let path = paths.pid();
+    let Some(file) = disk::read_private(&path)? else {
+        return Ok(());
+    };
+    // A shared one, so that the new owner does not stumble over it; closing the file gives it back.
+    file.lock_shared().at("lock", &path)
 }
 
 /// Whether somebody has the lock, and the number that the file shows. Changes nothing; made for the

@@ -29,35 +29,42 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::{Command, Form};
-use commands::{Output, daemon};
+use commands::{Output, daemon, service, sessions};
 use error::{Error, one_line};
 use paths::Paths;
+use sys::signal;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let form = cli::form_wanted(&arguments);
-    let ended = run(arguments).and_then(|status| {
-        // Here a full disk behind standard output would still be found.
-        io::stdout().flush().map_err(Error::Output).map(|()| status)
-    });
-    ended.unwrap_or_else(|error| report(&error, form))
+    run(arguments).unwrap_or_else(|error| report(&error, form))
 }
 
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
+    signal::ignore_file_size_limit();
     let (command, form) = cli::parse(arguments)?;
-    let output = Output { form };
+    let output = Output::new(form);
+    let status = perform(command, &output)?;
+    output.finish()?;
+    Ok(status)
+}
+
+fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
     let text = match command {
         Command::Print(text) => text,
         Command::Version => {
             format!("opta {} (protocol {})\n", env!("CARGO_PKG_VERSION"), api::PROTOCOL_VERSION)
         }
         Command::Completions(shell) => completions::script(shell),
-        Command::Start(asked) => return daemon::start(&paths()?, &asked, &output),
-        Command::Status(asked) => return daemon::status(&paths()?, &asked, &output),
-        Command::Logs(asked) => return daemon::logs(&paths()?, &asked, &output),
-        Command::Restart(asked) => return daemon::restart(&paths()?, &asked, &output),
-        Command::Stop(asked) => return daemon::stop(&paths()?, &asked, &output),
-        Command::Token => return daemon::token(&paths()?, &output),
+        Command::Start(asked) => return daemon::start(&paths()?, &asked, output),
+        Command::Status(asked) => return daemon::status(&paths()?, &asked, output),
+        Command::Logs(asked) => return daemon::logs(&paths()?, &asked, output),
+        Command::Restart(asked) => return daemon::restart(&paths()?, &asked, output),
+        Command::Stop(asked) => return daemon::stop(&paths()?, &asked, output),
+        Command::Install(asked) => return service::install(&paths()?, &asked, output),
+        Command::Uninstall(asked) => return service::uninstall(&paths()?, &asked, output),
+        Command::Sessions(asked) => return sessions::run(&paths()?, &asked, output),
+        Command::Token => return daemon::token(&paths()?, output),
     };
     io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
     Ok(ExitCode::SUCCESS)

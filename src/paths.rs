@@ -10,11 +10,40 @@ use std::path::{Path, PathBuf};
 use crate::error::{At, Error, one_line};
 use crate::{disk, sys};
 
+/// A service manager: the program of the system that starts, watches and ends services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manager {
+    Systemd,
+    Launchd,
+}
+
+impl Manager {
+    /// The one of this system. `OPTA_SERVICE_MANAGER` chooses another, for tests.
+    pub fn of_this_system() -> Manager {
+        let usual = if cfg!(target_os = "macos") { Manager::Launchd } else { Manager::Systemd };
+        let asked = variable("OPTA_SERVICE_MANAGER");
+        asked.and_then(|name| Manager::parse(name.to_str()?)).unwrap_or(usual)
+    }
+
+    pub fn parse(name: &str) -> Option<Manager> {
+        [Manager::Systemd, Manager::Launchd].into_iter().find(|manager| manager.name() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Manager::Systemd => "systemd",
+            Manager::Launchd => "launchd",
+        }
+    }
+}
+
 /// The places of one user's daemon.
 #[derive(Clone, Debug)]
 pub struct Paths {
     root: PathBuf,
     home: Option<PathBuf>,
+    /// `$XDG_CONFIG_HOME`
+    config_home: Option<PathBuf>,
 }
 
 impl Paths {
@@ -24,32 +53,36 @@ impl Paths {
     /// mean another place in every directory. A relative `XDG_CONFIG_HOME` is ignored, as the XDG
     /// Base Directory Specification demands. Without `HOME`, the user database is asked.
     pub fn from_environment() -> Result<Paths, Error> {
-        let home = variable("HOME").map(PathBuf::from);
-        if let Some(root) = variable("OPTA_HOME").map(PathBuf::from) {
-            if root.is_relative() {
+        let home = variable("HOME").map(PathBuf::from).or_else(sys::home_of_user);
+        let config_home = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+        let config_home = config_home.filter(|path| path.is_absolute());
+        let root = match variable("OPTA_HOME").map(PathBuf::from) {
+            Some(root) if root.is_relative() => {
                 let because = format!("OPTA_HOME is not an absolute path: '{}'", root.display());
                 return Err(Error::Home { because });
             }
-            return Ok(Paths { root, home });
-        }
-        if cfg!(target_os = "linux") {
-            let config = variable("XDG_CONFIG_HOME").map(PathBuf::from);
-            if let Some(config) = config.filter(|path| path.is_absolute()) {
-                return Ok(Paths { root: config.join("opta"), home });
-            }
-        }
-        let home = match home {
-            Some(home) if home.is_relative() => {
-                let because = format!("HOME is not an absolute path: '{}'", home.display());
-                return Err(Error::Home { because });
-            }
-            Some(home) => home,
-            None => sys::home_of_user().filter(|home| home.is_absolute()).ok_or_else(|| {
-                let because = "HOME is not set and the user database has none either".to_owned();
-                Error::Home { because }
-            })?,
+            Some(root) => root,
+            None => match config_home.as_ref().filter(|_| cfg!(target_os = "linux")) {
+                Some(config_home) => config_home.join("opta"),
+                None => absolute(home.as_deref())?.join(".config/opta"),
+            },
         };
-        Ok(Paths { root: home.join(".config/opta"), home: Some(home) })
+        Ok(Paths { root, home, config_home })
+    }
+
+    /// The directory of everything: settings, sessions, and the daemon's own.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the user's service is described: systemd.unit(5), launchd.plist(5).
+    pub fn service(&self, manager: Manager) -> Result<PathBuf, Error> {
+        let home = || absolute(self.home.as_deref());
+        Ok(match (manager, &self.config_home) {
+            (Manager::Systemd, Some(config)) => config.join("systemd/user/opta-daemon.service"),
+            (Manager::Systemd, None) => home()?.join(".config/systemd/user/opta-daemon.service"),
+            (Manager::Launchd, _) => home()?.join("Library/LaunchAgents/com.opta.daemon.plist"),
+        })
     }
 
     /// The daemon's directory.
@@ -87,6 +120,16 @@ impl Paths {
         self.root.join("sessions")
     }
 
+    /// Where launchd puts what the daemon prints: nothing, as a rule, since it logs by itself.
+    pub fn output(&self) -> PathBuf {
+        self.root.join("daemon/daemon.out.log")
+    }
+
+    /// The same for what it prints as an error: why it could not start.
+    pub fn errors(&self) -> PathBuf {
+        self.root.join("daemon/daemon.err.log")
+    }
+
     /// The user's settings.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.json")
@@ -100,7 +143,8 @@ impl Paths {
         if sys::effective_user() == 0 {
             self.refuse_root_in_a_users_home()?;
         }
-        // Whatever mask the caller has: one that takes the user's own rights would lock the user out.
+        // Whatever mask the caller has: one that takes the user's own rights would lock the user
+        // out.
         sys::private_umask();
         disk::own_directory(&self.root)?;
         disk::private_directory(&self.daemon())
@@ -129,6 +173,20 @@ impl Paths {
             None => path.display().to_string(),
         };
         one_line(&text)
+    }
+}
+
+fn absolute(home: Option<&Path>) -> Result<&Path, Error> {
+    match home {
+        Some(home) if home.is_absolute() => Ok(home),
+        Some(home) => {
+            let because = format!("HOME is not an absolute path: '{}'", home.display());
+            Err(Error::Home { because })
+        }
+        None => {
+            let because = "HOME is not set and the user database has none either".to_owned();
+            Err(Error::Home { because })
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use nanoserde::{DeJson, SerJson};
 
 use crate::error::Error;
-use crate::paths::Paths;
+use crate::paths::{Manager, Paths};
 use crate::token::Token;
 use crate::{disk, json, limits};
 
@@ -29,6 +29,8 @@ struct Fields {
     executable: Option<String>,
     #[nserde(rename = "executableId")]
     executable_id: Option<String>,
+    #[nserde(rename = "managedBy")]
+    managed_by: Option<String>,
 }
 
 /// What the daemon tells of itself.
@@ -48,6 +50,8 @@ pub struct Card {
     pub hostname: Option<String>,
     /// The program that it runs, and what tells that file from a later one of the same name.
     pub executable: Option<(String, String)>,
+    /// The service manager that has started it and watches over it.
+    pub managed_by: Option<Manager>,
 }
 
 /// What is found in the card's place.
@@ -79,15 +83,19 @@ pub fn publish(paths: &Paths, card: &Card) -> Result<(), Error> {
 
 /// Removes the card if it is this daemon's: another one's is not to be touched.
 pub fn withdraw(paths: &Paths, daemon_id: &str) -> Result<(), Error> {
-    if is_ours(paths, daemon_id) {
+    if matches!(read(paths), Ok(Found::Card(card)) if card.daemon_id == daemon_id) {
         disk::remove(&paths.state())?;
     }
     Ok(())
 }
 
-/// Whether the card in place is this daemon's.
-pub fn is_ours(paths: &Paths, daemon_id: &str) -> bool {
-    matches!(read(paths), Ok(Found::Card(card)) if card.daemon_id == daemon_id)
+/// Whether the card in place is this one, unchanged.
+pub fn shows(paths: &Paths, ours: &Card) -> bool {
+    let same = |card: &Card| {
+        let names = |card: &Card| (card.pid, card.port, card.daemon_id.clone());
+        names(card) == names(ours) && card.token.matches(ours.token.secret().as_bytes())
+    };
+    matches!(read(paths), Ok(Found::Card(card)) if same(&card))
 }
 
 impl Card {
@@ -105,6 +113,7 @@ impl Card {
             logs_path: fields.logs_path,
             hostname: fields.hostname,
             executable: fields.executable.zip(fields.executable_id),
+            managed_by: fields.managed_by.and_then(|name| Manager::parse(&name)),
         })
     }
 
@@ -122,6 +131,7 @@ impl Card {
             hostname: self.hostname.clone(),
             executable,
             executable_id,
+            managed_by: self.managed_by.map(|manager| manager.name().to_owned()),
         }
     }
 }

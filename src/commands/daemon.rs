@@ -10,32 +10,24 @@ use crate::cli::{Form, Logs, Restart, Start, Stop};
 use crate::commands::Output;
 use crate::config::{Config, Port};
 use crate::error::Error;
-use crate::lifecycle::guardian::{self, Caller, Ensured, Here, How, Past};
+use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Here, How, Past};
 use crate::lifecycle::run::{self, Hangup};
+use crate::lifecycle::service::supervision::Supervision;
+use crate::lifecycle::service::{self, Standing};
 use crate::lifecycle::status::{self, Status};
-use crate::lifecycle::stop::{self, Patience};
-use crate::lock::Door;
-use crate::log::{self, Query, Style, Tail};
-use crate::paths::Paths;
+use crate::lifecycle::stop::{self, Ended, Patience};
+use crate::lock::{self, Door};
+use crate::log::{self, Level, Log, Query, Style, Tail};
+use crate::paths::{Manager, Paths};
 use crate::state::Card;
 use crate::{cli, client, clock, config, json, limits};
 
 /// `opta daemon start`
 pub fn start(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, Error> {
-    let mut config = Config::load(&paths.config())?;
-    if let Some(port) = asked.port {
-        config.port = Port::Exactly { port, by: "--port N" };
-    }
     if asked.foreground {
-        let terminal = io::stderr().is_terminal();
-        let hangup = if terminal { Hangup::Leave } else { Hangup::Refresh };
-        let colour = terminal && config::colour_allowed();
-        let style = if colour { Style::Colour } else { Style::Plain };
-        if let Here::Taken(card) = guardian::serve_here(paths, &config, hangup, style)? {
-            started(&card, &How::AlreadyRunning, paths, output)?;
-        }
-        return Ok(ExitCode::SUCCESS);
+        return foreground(paths, asked, output);
     }
+    let config = settings(paths, asked)?;
     let Ensured { card, how } = guardian::ensure_running(paths, &config, Caller::User)?;
     if let How::Started(past) = &how {
         tell_past(past, output);
@@ -48,6 +40,60 @@ pub fn start(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, 
             .say(&format!("it keeps port {}; to move it: opta daemon stop, then start", card.port));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn settings(paths: &Paths, asked: &Start) -> Result<Config, Error> {
+    let mut config = Config::load(&paths.config())?;
+    if let Some(port) = asked.port {
+        config.port = Port::Exactly { port, by: "--port N" };
+    }
+    Ok(config)
+}
+
+/// `opta daemon start --foreground`: by hand, and what a service runs. A manager reads the exit
+/// status: systemd is told when another try is no use, launchd would try again whatever it is.
+fn foreground(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, Error> {
+    let supervision = Supervision::take()?;
+    let manager = supervision.manager;
+    let terminal = io::stderr().is_terminal();
+    let hangup = if terminal { Hangup::Leave } else { Hangup::Refresh };
+    let colour = terminal && config::colour_allowed();
+    let style = if colour { Style::Colour } else { Style::Plain };
+    let here = Foreground { hangup, style, supervision };
+    let served = settings(paths, asked).and_then(|config| serve(paths, &config, &here, output));
+    match (served, manager) {
+        (Ok(()), _) => Ok(ExitCode::SUCCESS),
+        (Err(cause), Some(Manager::Systemd)) => Err(Error::Supervised { cause: Box::new(cause) }),
+        (Err(error @ Error::Config { .. }), Some(Manager::Launchd)) => {
+            // Into the log, which is kept small: what launchd writes elsewhere grows at every try.
+            paths.prepare()?;
+            let log = Log::open(&paths.daemon(), Config::DEFAULT.rotation, Level::Error)?;
+            log.error("daemon cannot start", &[("cause", &error)]);
+            Ok(ExitCode::SUCCESS)
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Serves; where another daemon does already, says so, and under launchd waits for its turn.
+fn serve(paths: &Paths, config: &Config, here: &Foreground, output: &Output) -> Result<(), Error> {
+    let manager = here.supervision.manager;
+    loop {
+        let held = match guardian::serve_here(paths, config, here) {
+            Ok(Here::Served) => return Ok(()),
+            Ok(Here::Taken(card)) if manager.is_none() => {
+                return started(&card, &How::AlreadyRunning, paths, output);
+            }
+            Ok(Here::Taken(card)) => Error::Taken { pid: card.pid, port: card.port },
+            Err(error) if error.lock_is_held() => error,
+            Err(error) => return Err(error),
+        };
+        if manager != Some(Manager::Launchd) {
+            return Err(held);
+        }
+        output.say(&format!("{held}; standing by until it ends"));
+        lock::wait_until_free(paths)?;
+    }
 }
 
 #[derive(SerJson)]
@@ -68,7 +114,8 @@ struct Started {
     logs_path: String,
 }
 
-fn started(card: &Card, how: &How, paths: &Paths, output: &Output) -> Result<(), Error> {
+/// Says that a daemon runs, with the words of the manual.
+pub fn started(card: &Card, how: &How, paths: &Paths, output: &Output) -> Result<(), Error> {
     let already = matches!(how, How::AlreadyRunning);
     if output.form == Form::Json {
         return output.line(&json::text(&Started {
@@ -85,7 +132,11 @@ fn started(card: &Card, how: &How, paths: &Paths, output: &Output) -> Result<(),
     }
     if already {
         let (pid, port) = (card.pid, card.port);
-        return output.line(&format!("Daemon already running (pid {pid}, port {port})"));
+        output.line(&format!("Daemon already running (pid {pid}, port {port})"))?;
+        if let Some(manager) = card.managed_by {
+            output.say(&format!("it is a service, managed by {}", manager.name()));
+        }
+        return Ok(());
     }
     output.line(&format!("Daemon started (pid {}, port {})", card.pid, card.port))?;
     output.line(&format!("Token written to {}", paths.shown(&paths.state())))
@@ -108,13 +159,23 @@ pub fn status(paths: &Paths, asked: &cli::Status, output: &Output) -> Result<Exi
         Some(limit) => status::wait_until_running(paths, limit)?,
         None => status::look(paths)?,
     };
+    let trouble = match status {
+        Status::Stopped | Status::Crashed { .. } => service::trouble(paths),
+        Status::Running { .. } | Status::Unresponsive { .. } => None,
+    };
+    let trouble = trouble.map(|trouble| trouble.words);
     if !asked.quiet {
-        match output.form {
-            Form::Text => output.line(&one_line_of(&status, output))?,
-            Form::Json => output.line(&json::text(&report(&status)))?,
+        match (output.form, &trouble) {
+            (Form::Json, _) => output.line(&json::text(&report(&status, trouble.clone())))?,
+            (Form::Text, None) => output.line(&one_line_of(&status, output))?,
+            (Form::Text, Some(words)) => {
+                output.line(&one_line_of(&status, output))?;
+                output.say(&format!("{words}; see: opta daemon logs"));
+            }
         }
     }
     Ok(ExitCode::from(match status {
+        _ if trouble.is_some() => 1,
         Status::Running { .. } => 0,
         Status::Crashed { .. } => 1,
         Status::Stopped => 3,
@@ -166,12 +227,15 @@ struct Report {
     managed_by: Option<String>,
     #[nserde(rename = "staleBinary")]
     stale_binary: Option<bool>,
+    /// Why the manager of the service does not start it again.
+    trouble: Option<String>,
 }
 
-fn report(status: &Status) -> Report {
+fn report(status: &Status, trouble: Option<String>) -> Report {
     let (state, card, health) = match status {
         Status::Running { card, health } => ("running", Some(card), Some(health)),
         Status::Crashed { card } => ("crashed", card.as_ref(), None),
+        Status::Stopped if trouble.is_some() => ("crashed", None, None),
         Status::Stopped => ("stopped", None, None),
         Status::Unresponsive { .. } => ("unresponsive", None, None),
     };
@@ -193,8 +257,9 @@ fn report(status: &Status) -> Report {
         version: card.map(|card| card.version.clone()),
         started_at: card.map(|card| card.started_at.clone()),
         logs_path: card.map(|card| card.logs_path.clone()),
-        managed_by: None,
+        managed_by: health.and(card).and_then(|card| Some(card.managed_by?.name().to_owned())),
         stale_binary: health.and(card).and_then(|card| stale(card)),
+        trouble,
     }
 }
 
@@ -227,13 +292,20 @@ fn end(
     asked: &Stop,
     output: &Output,
 ) -> Result<Option<i32>, Error> {
-    let patience = if asked.force { Patience::Kill } else { Patience::Report };
-    let announce = |pid| output.text(&format!("Stopping daemon (pid {pid})..."));
-    let stopped = stop::stop(door, paths, asked.timeout, patience, announce)?;
-    if stopped.is_some() {
-        output.text("Daemon stopped.")?;
+    let patience = patience(asked);
+    let announce = |pid| output.progress(&format!("Stopping daemon (pid {pid})..."));
+    let Ended { pid, through } = stop::stop(door, paths, asked.timeout, patience, announce)?;
+    if pid.is_some() {
+        output.progress("Daemon stopped.");
     }
-    Ok(stopped)
+    if through == Some(Manager::Launchd) {
+        output.say("it comes back at the next login, unless you run: opta daemon uninstall");
+    }
+    Ok(pid)
+}
+
+fn patience(asked: &Stop) -> Patience {
+    if asked.force { Patience::Kill } else { Patience::Report }
 }
 
 #[derive(SerJson)]
@@ -253,23 +325,13 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     paths.prepare()?;
     let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     let mut wanted = config.port;
-    let mut previous = None;
     let status = status::look_once(paths)?;
     if let (Some(port), Port::Default | Port::Exactly { port: 0, .. }) = (port_of(&status), wanted)
     {
         wanted = Port::Preferred(port);
     }
-    if let Status::Running { card, .. } = status {
-        if asked.if_idle {
-            client::shutdown_if_idle(&card)?;
-            output.text(&format!("Stopping daemon (pid {})...", card.pid))?;
-            stop::wait_for_end(paths, asked.stop.timeout)?;
-            output.text("Daemon stopped.")?;
-            previous = Some(card.pid);
-        }
-    }
-    previous = previous.or(end(Some(&door), paths, &asked.stop, output)?);
-    let Ensured { card, how } = guardian::start_behind(door, paths, &config, wanted)?;
+    let previous = make_way(&door, paths, asked, &status, output)?;
+    let Ensured { card, how } = guardian::start_behind(door, paths, &config, wanted, Caller::User)?;
     if let How::Started(past) = &how {
         tell_past(past, output);
     }
@@ -282,6 +344,50 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     output.line(&format!("Daemon started (pid {}, port {})", card.pid, card.port))?;
     output.line("Token rotated.")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the daemon that is to be replaced, and gives its pid.
+fn make_way(
+    door: &Door,
+    paths: &Paths,
+    asked: &Restart,
+    status: &Status,
+    output: &Output,
+) -> Result<Option<i32>, Error> {
+    let limit = asked.stop.timeout;
+    let announce = |pid| output.progress(&format!("Stopping daemon (pid {pid})..."));
+    let active = match service::of_home(paths)? {
+        Some((service, Standing::Active { .. })) => Some(service.manager),
+        _ => None,
+    };
+    let ended = match (status, active) {
+        (Status::Running { card, .. }, _) if asked.if_idle => {
+            client::shutdown_if_idle(card)?;
+            announce(card.pid);
+            stop::wait_for_end(paths, card.pid, limit)?;
+            Some(card.pid)
+        }
+        // One that does not answer cannot be asked.
+        (Status::Unresponsive { pid, .. }, _) if asked.if_idle => {
+            return Err(Error::Unresponsive { pid: *pid, waited: limits::HEALTH_MAX });
+        }
+        // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one has
+        // left.
+        (_, Some(Manager::Launchd)) => {
+            stop::end_this_one(paths, limit, patience(&asked.stop), announce)?
+        }
+        (Status::Running { card, .. }, Some(Manager::Systemd)) if service::inside() => {
+            announce(card.pid);
+            service::restart_from_inside()?;
+            stop::wait_for_end(paths, card.pid, limit)?;
+            Some(card.pid)
+        }
+        _ => return end(Some(door), paths, &asked.stop, output),
+    };
+    if ended.is_some() {
+        output.progress("Daemon stopped.");
+    }
+    Ok(ended)
 }
 
 /// The port that the daemon has, or had when it was last heard of.
@@ -300,13 +406,7 @@ struct TokenReport {
 
 /// `opta daemon token`
 pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
-    let card = match status::look(paths)? {
-        Status::Running { card, .. } => card,
-        Status::Stopped | Status::Crashed { .. } => return Err(Error::NotRunning),
-        Status::Unresponsive { pid, .. } => {
-            return Err(Error::Unresponsive { pid, waited: Duration::from_secs(1) });
-        }
-    };
+    let card = status::running(paths)?;
     let token = card.token.secret();
     match output.form {
         Form::Text => output.line(token)?,

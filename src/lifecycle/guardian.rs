@@ -2,7 +2,9 @@
 //!
 //! First it detects: it reads the card, asks its pid with signal zero, and confirms by the lock.
 //! Then it cleans up, under the lock: a stale card goes. Then it restarts: a new daemon with a new
-//! token and a new card. To retry what the user wanted is the caller's part.
+//! token and a new card. To try again what the user wanted is up to `reach`.
+
+use std::time::Duration;
 
 use crate::config::{Config, Port};
 use crate::error::Error;
@@ -10,7 +12,10 @@ use crate::lifecycle::claim::{self, Claimed, Crashed};
 use crate::lifecycle::crashes;
 use crate::lifecycle::detach::{self, Detached, Ready};
 use crate::lifecycle::run::{self, Hangup};
+use crate::lifecycle::service::supervision::Supervision;
+use crate::lifecycle::service::{self, Service, Standing};
 use crate::lifecycle::status::{self, Status};
+use crate::lifecycle::stop::{self, Patience};
 use crate::limits;
 use crate::lock::Door;
 use crate::log::{Form, Level, Query, Style, Tail};
@@ -39,13 +44,16 @@ pub struct Past {
     pub crash_loop: bool,
 }
 
+impl Past {
+    pub const NOTHING: Past = Past { crashed: None, crash_loop: false };
+}
+
 /// Who wants the daemon to run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
     /// The user, in so many words: it is tried whatever has happened before.
     User,
     /// A command on its own account: it gives up on a daemon that crashes again and again.
-    #[expect(dead_code, reason = "for commands that start it by themselves")]
     Command,
 }
 
@@ -55,24 +63,39 @@ pub enum Caller {
 /// it and all of them return it.
 ///
 /// # Errors
-/// [`Error::CrashLoop`] for [`Caller::Command`]; else what kept the daemon from starting.
+/// For [`Caller::Command`], [`Error::CrashLoop`], [`Error::GaveUp`], and [`Error::NotRunning`] if
+/// the settings forbid it to start a daemon; else what kept the daemon from starting.
 pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<Ensured, Error> {
     if let Status::Running { card, .. } = status::look_once(paths)? {
         return Ok(Ensured { card, how: How::AlreadyRunning });
     }
+    if caller == Caller::Command && !config.autostart {
+        return Ok(Ensured { card: status::running(paths)?, how: How::AlreadyRunning });
+    }
     paths.prepare()?;
     let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     refuse_crash_loop(paths, caller)?;
-    start_behind(door, paths, config, config.port)
+    start_behind(door, paths, config, config.port, caller)
 }
 
 /// The same for a caller who has the door already, and prefers a port.
+///
+/// An installed service is started through its manager, if that can be reached: a daemon beside it
+/// would be in its way.
 pub fn start_behind(
     door: Door,
     paths: &Paths,
     config: &Config,
     wanted: Port,
+    caller: Caller,
 ) -> Result<Ensured, Error> {
+    if config.port.reaches_service()
+        && let Some((service, standing)) = service::of_home(paths)?
+    {
+        // The service will come through it.
+        drop(door);
+        return start_service(paths, &service, standing, caller);
+    }
     let claim = match claim::claim(paths, config, wanted, &door)? {
         Claimed::Ours(claim) => claim,
         Claimed::Taken(card) => return Ok(Ensured { card, how: How::AlreadyRunning }),
@@ -81,7 +104,8 @@ pub fn start_behind(
     let past = Past { crashed: claim.crashed, crash_loop };
     match detach::detach(claim, door, paths) {
         Ok(Detached::Daemon { claim, ready }) => {
-            let served = run::serve(*claim, ready, paths, Hangup::Refresh);
+            let served = Supervision::none()
+                .and_then(|nobody| run::serve(*claim, ready, paths, Hangup::Refresh, &nobody));
             run::end(i32::from(served.is_err()))
         }
         Ok(Detached::Parent) => match state::read(paths)? {
@@ -89,10 +113,49 @@ pub fn start_behind(
             Found::Damaged | Found::Nothing => Err(Error::StoppedMeanwhile),
         },
         Err(error) => {
-            // The reason why the start failed is worth more than one why it cannot be counted.
-            drop(crashes::add(paths));
+            if let Error::StartTimedOut { .. } = error {
+                // It may come to itself later, when nobody expects it any more.
+                drop(stop::stop(None, paths, Duration::ZERO, Patience::Kill, |_| ()));
+            }
             Err(error)
         }
+    }
+}
+
+fn start_service(
+    paths: &Paths,
+    service: &Service,
+    standing: Standing,
+    caller: Caller,
+) -> Result<Ensured, Error> {
+    let crashed = match status::look_once(paths)? {
+        Status::Running { card, .. } => return Ok(Ensured { card, how: How::AlreadyRunning }),
+        Status::Crashed { card } => Some(Crashed { pid: card.map(|card| card.pid) }),
+        Status::Stopped | Status::Unresponsive { .. } => None,
+    };
+    if let Standing::Failed(trouble) = standing
+        && trouble.gave_up
+        && caller == Caller::Command
+    {
+        return Err(Error::GaveUp { words: trouble.words, log: paths.log() });
+    }
+    let started = service.start();
+    let status = match started {
+        Ok(()) => status::wait_until_running(paths, limits::START_MAX)?,
+        Err(_) => status::look(paths)?,
+    };
+    let crash_loop = crashes::recent(paths)? >= limits::CRASHES_MAX;
+    match (started, status) {
+        (Ok(()), Status::Running { card, .. }) => {
+            Ok(Ensured { card, how: How::Started(Past { crashed, crash_loop }) })
+        }
+        // It had been started by hand in the meantime.
+        (Err(_), Status::Running { card, .. }) => Ok(Ensured { card, how: How::AlreadyRunning }),
+        (_, Status::Unresponsive { pid, .. }) => {
+            Err(Error::Unresponsive { pid, waited: limits::OWNER_WAIT_MAX })
+        }
+        (Err(error), _) => Err(error),
+        (Ok(()), _) => Err(Error::StartTimedOut { waited: limits::START_MAX, log: paths.log() }),
     }
 }
 
@@ -104,24 +167,27 @@ pub enum Here {
     Taken(Box<Card>),
 }
 
+/// How a daemon in the foreground is connected to whoever has started it.
+pub struct Foreground {
+    pub hangup: Hangup,
+    /// How its log looks on the terminal, where [`Hangup::Leave`] says that there is one.
+    pub style: Style,
+    pub supervision: Supervision,
+}
+
 /// Serves in this process until it is told to leave: `opta daemon start --foreground`.
-///
-/// With [`Hangup::Leave`], on a terminal, its log is also shown there in `style`.
-pub fn serve_here(
-    paths: &Paths,
-    config: &Config,
-    hangup: Hangup,
-    style: Style,
-) -> Result<Here, Error> {
+pub fn serve_here(paths: &Paths, config: &Config, here: &Foreground) -> Result<Here, Error> {
     paths.prepare()?;
     let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     match claim::claim(paths, config, config.port, &door)? {
         Claimed::Taken(card) => Ok(Here::Taken(card)),
         Claimed::Ours(claim) => {
-            if hangup == Hangup::Leave {
-                claim.log.mirror(style);
+            if here.hangup == Hangup::Leave {
+                claim.log.mirror(here.style);
             }
-            run::serve(*claim, Ready::Door(door), paths, hangup).map(|()| Here::Served)
+            let served =
+                run::serve(*claim, Ready::Door(door), paths, here.hangup, &here.supervision);
+            served.map(|()| Here::Served)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The daemon's life in order: from the claim to the last lock.
 
+use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,6 +14,7 @@ use crate::agent::Nobody;
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::Claim;
 use crate::lifecycle::detach::Ready;
+use crate::lifecycle::service::supervision::Supervision;
 use crate::lock::Lock;
 use crate::log::Log;
 use crate::paths::Paths;
@@ -49,11 +51,18 @@ pub enum Hangup {
 /// Serves until it is told to leave. Ready, or the reason why not, goes to `ready`.
 ///
 /// Leaving runs the beginning backwards; the lock is the last thing to go.
-pub fn serve(claim: Claim, ready: Ready, paths: &Paths, hangup: Hangup) -> Result<(), Error> {
+pub fn serve(
+    claim: Claim,
+    ready: Ready,
+    paths: &Paths,
+    hangup: Hangup,
+    supervision: &Supervision,
+) -> Result<(), Error> {
     let Claim { mut lock, listener, log, crashed } = claim;
     let (events, inbox) = channel();
     let begun = port_of(&listener).and_then(|port| {
-        let card = begin(&mut lock, paths, port, &log, &events)?;
+        let mut card = begin(&mut lock, paths, port, &log, &events)?;
+        card.managed_by = supervision.manager;
         let store = Store::new(paths.sessions());
         let sessions = Runtime::new(store, &card.daemon_id, log.clone(), Box::new(Nobody));
         let server = Server::start(listener, Arc::new(app(&card, &sessions, &log, &events)))?;
@@ -75,9 +84,11 @@ pub fn serve(claim: Claim, ready: Ready, paths: &Paths, hangup: Hangup) -> Resul
     }
     log.info(&format!("daemon started on 127.0.0.1:{}", card.port), &[]);
     ready.serving();
+    told(supervision.notify.ready(&format!("serving on 127.0.0.1:{}", card.port)), &log);
 
-    let cause = live(&inbox, paths, &card, &log, hangup);
+    let cause = live(&inbox, paths, &lock, &card, &log, hangup);
 
+    told(supervision.notify.stopping(), &log);
     log.info("daemon stopping", &[("cause", &cause)]);
     drain(server, &sessions, &events, &inbox, &log);
     if let Err(error) = state::withdraw(paths, &card.daemon_id) {
@@ -86,6 +97,13 @@ pub fn serve(claim: Claim, ready: Ready, paths: &Paths, hangup: Hangup) -> Resul
     log.info("daemon stopped", &[]);
     lock.release();
     Ok(())
+}
+
+/// A manager that cannot be told is no reason not to serve; it will draw its own conclusions.
+fn told(result: io::Result<()>, log: &Log) {
+    if let Err(error) = result {
+        log.warn("the service manager cannot be told", &[("cause", &error)]);
+    }
 }
 
 fn port_of(listener: &TcpListener) -> Result<u16, Error> {
@@ -110,6 +128,9 @@ fn begin(
     signal::reset().doing("reset signals")?;
     signal::block().doing("block signals")?;
     lock.sign(paths)?;
+    if let Err(error) = sys::allow_descriptors(limits::DESCRIPTORS) {
+        log.warn("few descriptors", &[("cause", &error)]);
+    }
     listen_for_signals(events.clone(), log.clone())?;
     Ok(Card {
         pid: i32::try_from(std::process::id()).unwrap_or(0),
@@ -121,6 +142,7 @@ fn begin(
         logs_path: paths.log().to_string_lossy().into_owned(),
         hostname: Some(sys::hostname()),
         executable: executable(),
+        managed_by: None,
     })
 }
 
@@ -153,6 +175,7 @@ fn app(card: &Card, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Event>) 
 fn live(
     inbox: &Receiver<Event>,
     paths: &Paths,
+    lock: &Lock,
     card: &Card,
     log: &Log,
     hangup: Hangup,
@@ -166,8 +189,14 @@ fn live(
                 if let Err(error) = log.reopen() {
                     log.error("log cannot be opened again", &[("cause", &error)]);
                 }
+                if !lock.is_in_place(paths) {
+                    return "daemon.pid was removed";
+                }
                 show_card(paths, card, log);
             }
+            // A daemon that nobody can find any more has no reason to stay, and another may have
+            // come.
+            Ok(Event::Activity) if !lock.is_in_place(paths) => return "daemon.pid was removed",
             Ok(Event::Activity) => show_card(paths, card, log),
             Ok(Event::Shutdown) => return "request",
             Ok(Event::Rested | Event::Drained) => {}
@@ -176,10 +205,10 @@ fn live(
     }
 }
 
-/// Puts the card back if it has been removed or replaced: this daemon has the lock, so no other
+/// Puts the card back if it has been removed or changed: this daemon has the lock, so no other
 /// serves.
 fn show_card(paths: &Paths, card: &Card, log: &Log) {
-    if state::is_ours(paths, &card.daemon_id) {
+    if state::shows(paths, card) {
         return;
     }
     match state::publish(paths, card) {

@@ -8,7 +8,7 @@ use crate::paths::Paths;
 use crate::state::{self, Card, Found};
 use crate::sys::process::{self, Probe};
 use crate::sys::watch::Watch;
-use crate::{limits, lock};
+use crate::{limits, lock, sys};
 
 /// The daemon, seen from outside.
 pub enum Status {
@@ -50,6 +50,20 @@ pub fn look_once(paths: &Paths) -> Result<Status, Error> {
     }
 }
 
+/// The card of the daemon that runs.
+///
+/// # Errors
+/// [`Error::NotRunning`], [`Error::Unresponsive`].
+pub fn running(paths: &Paths) -> Result<Box<Card>, Error> {
+    match look(paths)? {
+        Status::Running { card, .. } => Ok(card),
+        Status::Stopped | Status::Crashed { .. } => Err(Error::NotRunning),
+        Status::Unresponsive { pid, .. } => {
+            Err(Error::Unresponsive { pid, waited: limits::HEALTH_MAX })
+        }
+    }
+}
+
 /// Waits until the daemon runs, or `limit` is over; then says what it is.
 pub fn wait_until_running(paths: &Paths, limit: Duration) -> Result<Status, Error> {
     let deadline = Instant::now() + limit;
@@ -81,11 +95,16 @@ pub fn watched<T>(
         }
         let nearest = directory.ancestors().find(|path| path.is_dir()).unwrap_or(&directory);
         // Watched before the look: a change between the two must not be missed.
-        let watch = Watch::on(nearest).at("watch", nearest)?;
+        let watch = Watch::on(nearest);
         if let Some(result) = seen()? {
             return Ok(Some(result));
         }
-        watch.wait(Some(left.min(interval))).at("watch", nearest)?;
+        let limit = Some(left.min(interval));
+        match watch {
+            Ok(watch) => watch.wait(limit).at("watch", nearest).map(drop)?,
+            // The system has no more of them, or the place has just gone.
+            Err(_) => sys::wait_readable([], limit).at("watch", nearest).map(drop)?,
+        }
     }
 }
 

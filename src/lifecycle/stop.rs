@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::{held_elsewhere, remove_stale};
+use crate::lifecycle::service::{self, Service, Standing};
 use crate::lifecycle::status;
 use crate::lock::{self, Door, Lock, Owner};
-use crate::paths::Paths;
+use crate::paths::{Manager, Paths};
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
 use crate::{disk, limits};
@@ -21,8 +22,17 @@ pub enum Patience {
     Kill,
 }
 
-/// Stops the daemon, if there is one, and gives its pid. `door` is the caller's, if it is at the
-/// door already. `announce` is called with the pid before the daemon is asked to leave.
+/// What came of stopping.
+pub struct Ended {
+    /// The daemon that was there.
+    pub pid: Option<i32>,
+    /// The manager that was asked to end it.
+    pub through: Option<Manager>,
+}
+
+/// Stops the daemon, if there is one: a service through its manager, which would start it again
+/// otherwise. `door` is the caller's, if it is at the door already. `announce` is called with the
+/// pid before the daemon is asked to leave.
 ///
 /// Returns when the process has ended, its lock and its port are free, and its card is gone; also
 /// the card of one that had crashed.
@@ -34,10 +44,13 @@ pub fn stop(
     paths: &Paths,
     limit: Duration,
     patience: Patience,
-    mut announce: impl FnMut(i32) -> Result<(), Error>,
-) -> Result<Option<i32>, Error> {
-    if matches!(lock::owner(paths)?, Owner::Nobody) && !paths.state().exists() {
-        return Ok(None);
+    mut announce: impl FnMut(i32),
+) -> Result<Ended, Error> {
+    let service = active_service(paths)?;
+    let through = service.as_ref().map(|service| service.manager);
+    let nobody = matches!(lock::owner(paths)?, Owner::Nobody) && !paths.state().exists();
+    if nobody && service.is_none() {
+        return Ok(Ended { pid: None, through });
     }
     let began = Instant::now();
     let deadline = began + limit;
@@ -47,6 +60,14 @@ pub fn stop(
     let _door = if door.is_none() { Door::enter(paths, limit).ok() } else { None };
     let mut stopped = None;
     let mut last = None;
+    if let Some(service) = &service {
+        if let Owner::Is(process) = lock::owner(paths)? {
+            announce(process.pid());
+            stopped = Some(process.pid());
+        }
+        // What it does not get done in time is left to what follows.
+        service.stop(limit)?;
+    }
     let mut elsewhere = false;
     let done = status::watched(paths, deadline, lock::LOOK_AGAIN, || {
         // Several processes may pass through the lock while a daemon is being born: all must go.
@@ -63,7 +84,7 @@ pub fn stop(
         };
         elsewhere = false;
         if stopped.is_none() {
-            announce(process.pid())?;
+            announce(process.pid());
         }
         stopped = Some(process.pid());
         let gone = ask(&process, deadline)?;
@@ -73,14 +94,14 @@ pub fn stop(
     if done.is_none() {
         match last {
             Some(process) if patience == Patience::Kill => {
-                process.kill().doing("kill the daemon")?;
-                let waited = limits::STOP_WAIT_FORCED;
-                if !process.wait(waited).doing("wait for the daemon's end")? {
-                    return Err(Error::StillRunning { pid: process.pid(), waited });
+                kill(&process, paths)?;
+                if let Some(service) = &service {
+                    // The manager still waits for what has just been killed, and takes it for a
+                    // failure.
+                    service.stop(limits::MANAGER_MAX)?;
+                    service.forgive();
                 }
-                // It was the user's wish, so it does not count as a crash.
-                clear(paths, |paths| disk::remove(&paths.state()).map(drop))?;
-                return Ok(stopped);
+                return Ok(Ended { pid: stopped, through });
             }
             _ if elsewhere => return Err(held_elsewhere(paths)),
             last => {
@@ -92,28 +113,69 @@ pub fn stop(
         }
     }
     clear(paths, |paths| remove_stale(paths).map(drop))?;
-    Ok(stopped)
+    Ok(Ended { pid: stopped, through })
 }
 
-/// Waits for the end of a daemon that has already been asked to leave.
-pub fn wait_for_end(paths: &Paths, limit: Duration) -> Result<(), Error> {
+/// The service that its manager runs, or is about to.
+fn active_service(paths: &Paths) -> Result<Option<Service>, Error> {
+    Ok(match service::of_home(paths)? {
+        Some((service, Standing::Active { .. })) => Some(service),
+        Some((service, Standing::Failed(_))) => {
+            // To stop it is to have taken note.
+            service.forgive();
+            None
+        }
+        Some((_, Standing::Idle)) | None => None,
+    })
+}
+
+/// Ends the daemon of this moment by signal, and gives its pid: for a service that its manager
+/// starts again by itself. Otherwise as [`stop`].
+pub fn end_this_one(
+    paths: &Paths,
+    limit: Duration,
+    patience: Patience,
+    announce: impl FnOnce(i32),
+) -> Result<Option<i32>, Error> {
+    let process = match lock::owner(paths)? {
+        Owner::Nobody | Owner::Changing => return Ok(None),
+        Owner::Elsewhere => return Err(held_elsewhere(paths)),
+        Owner::Is(process) => process,
+    };
+    let pid = process.pid();
+    announce(pid);
+    if !ask(&process, Instant::now() + limit)? {
+        if patience == Patience::Report {
+            return Err(Error::StillRunning { pid, waited: limit });
+        }
+        kill(&process, paths)?;
+    }
+    Ok(Some(pid))
+}
+
+/// Ends it at once. It is the user's wish, so it does not count as a crash.
+fn kill(process: &Process, paths: &Paths) -> Result<(), Error> {
+    process.kill().doing("kill the daemon")?;
+    let waited = limits::STOP_WAIT_FORCED;
+    if !process.wait(waited).doing("wait for the daemon's end")? {
+        return Err(Error::StillRunning { pid: process.pid(), waited });
+    }
+    clear(paths, |paths| disk::remove(&paths.state()).map(drop))
+}
+
+/// Waits for the end of a daemon that has already been asked to leave. Another may have come since.
+pub fn wait_for_end(paths: &Paths, pid: i32, limit: Duration) -> Result<(), Error> {
     let deadline = Instant::now() + limit;
-    let mut pid = None;
     let gone = status::watched(paths, deadline, lock::LOOK_AGAIN, || match lock::owner(paths)? {
-        Owner::Nobody => Ok(Some(())),
-        Owner::Is(process) => {
-            pid = Some(process.pid());
+        Owner::Is(process) if process.pid() == pid => {
             let left = deadline.saturating_duration_since(Instant::now());
             process.wait(left).doing("wait for the daemon's end")?;
             Ok(None)
         }
+        Owner::Nobody | Owner::Is(_) => Ok(Some(())),
         Owner::Changing | Owner::Elsewhere => Ok(None),
     })?;
-    let still = pid.map_or(Error::Unresponsive { pid, waited: limit }, |pid| Error::StillRunning {
-        pid,
-        waited: limit,
-    });
-    gone.ok_or(still)
+    gone.ok_or(Error::StillRunning { pid, waited: limit })
 }
 
 /// SIGTERM, then blocked until it has ended; false if it has not by the deadline.
@@ -125,16 +187,20 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
     process.wait(left).doing("wait for the daemon's end")
 }
 
-/// Removes the card of a daemon that has not done it itself. If somebody has the lock by now, it is
-/// theirs.
+/// Removes the card of a daemon that has not done it itself. If another daemon has the lock by now,
+/// it is theirs; whoever only looks has it for a moment and is waited for.
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
-    if !paths.state().exists() {
-        return Ok(());
-    }
-    if let Some(lock) = Lock::take(paths)? {
-        let cleared = remove(paths);
-        lock.release();
-        return cleared;
-    }
-    Ok(())
+    let deadline = Instant::now() + limits::OWNER_WAIT_MAX;
+    status::watched(paths, deadline, lock::LOOK_AGAIN, || {
+        if !paths.state().exists() {
+            return Ok(Some(()));
+        }
+        if let Some(lock) = Lock::take(paths)? {
+            let cleared = remove(paths);
+            lock.release();
+            return cleared.map(Some);
+        }
+        Ok(matches!(lock::owner(paths)?, Owner::Is(_)).then_some(()))
+    })
+    .map(drop)
 }

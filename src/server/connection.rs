@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::error::reason;
 use crate::limits::DRAIN_BYTES_MAX;
 use crate::log::Level;
 
@@ -129,7 +130,10 @@ impl<'a> Talk<'a> {
     fn settle(&mut self, answer: Answer) -> Result<Reply, End> {
         match answer {
             Answer::Now(reply) => Ok(reply),
-            Answer::Poll(poll) => poll.run(self.stream)?.ok_or(End::Silent),
+            Answer::Poll(poll) => poll.run(self.stream).map_or_else(
+                |error| Ok(Reply::problem(500, "INTERNAL_ERROR", reason(&error))),
+                |reply| reply.ok_or(End::Silent),
+            ),
             Answer::Stream(stream) => {
                 stream.run(self.stream)?;
                 Err(End::Silent)

@@ -66,7 +66,7 @@ impl Route {
     /// The longest body that it takes.
     pub fn body_max(&self) -> usize {
         match self {
-            Route::Turns(_) | Route::All => limits::TURN_BODY_BYTES_MAX,
+            Route::Turns(_) => limits::TURN_BODY_BYTES_MAX,
             _ => limits::BODY_BYTES_MAX,
         }
     }
@@ -131,6 +131,14 @@ fn parse_id(id: &str) -> Result<SessionId, Reply> {
     SessionId::parse(id).ok_or_else(|| Reply::invalid(why))
 }
 
+/// Refuses a text that is longer than `bytes_max`.
+fn at_most(name: &str, text: Option<&str>, bytes_max: usize) -> Result<(), Reply> {
+    if text.is_none_or(|text| text.len() <= bytes_max) {
+        return Ok(());
+    }
+    Err(Reply::invalid(format_args!("{name} is longer than {bytes_max} bytes")))
+}
+
 /// The reply that tells a client why not.
 fn refuse(problem: Problem) -> Reply {
     let (status, code) = match &problem {
@@ -178,9 +186,14 @@ struct Role {
 
 fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
     let asked: Create = parse(body)?;
+    at_most("title", asked.title.as_deref(), limits::TITLE_BYTES_MAX)?;
+    at_most("model", asked.model.as_deref(), limits::NAME_BYTES_MAX)?;
+    at_most("mode", asked.mode.as_deref(), limits::NAME_BYTES_MAX)?;
     let id = asked.session_id.as_deref().map(parse_id).transpose()?;
     let metadata = asked.metadata.as_ref();
     let metadata = metadata.and_then(|raw| json::parse::<Metadata>(raw.as_str().as_bytes()).ok());
+    let workspace = metadata.and_then(|metadata| metadata.workspace);
+    at_most("workspace", workspace.as_deref(), limits::PATH_BYTES_MAX)?;
     let has_role = |raw: &Raw| json::parse::<Role>(raw.as_str().as_bytes()).is_ok();
     let messages = asked.messages.map(|messages| messages.into_iter().filter(has_role).collect());
     let founding = Founding {
@@ -188,7 +201,7 @@ fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
         model: asked.model,
         mode: asked.mode,
         system_prompt: asked.system_prompt,
-        workspace: metadata.and_then(|metadata| metadata.workspace),
+        workspace,
         metadata: asked.metadata,
         messages,
     };
@@ -220,16 +233,8 @@ fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
 
 fn show(session: &Arc<Session>) -> Result<Reply, Reply> {
     let conversation = session.conversation().map_err(|error| refuse(error.into()))?;
-    let mut body = json::text(&session.summary());
-    // Its last brace makes room for one more field.
-    body.pop();
-    body.push_str(",\"messages\":[");
-    for (index, message) in conversation.messages().iter().enumerate() {
-        body.push_str(if index == 0 { "" } else { "," });
-        message.json(&mut body);
-    }
-    body.push_str("]}");
-    Ok(Reply::json_text(200, body))
+    let messages = conversation.messages();
+    Ok(Reply::json_text(200, session.summary().with_messages(messages.iter())))
 }
 
 #[derive(DeJson)]
@@ -287,6 +292,7 @@ fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result
             Err(Reply::invalid(message))
         }
     };
+    at_most("mode", asked.mode.as_deref(), limits::NAME_BYTES_MAX)?;
     let submission = Submission {
         turn_id: asked.turn_id,
         client_id: named(asked.client_id, "clientId")?,
@@ -387,6 +393,7 @@ fn decide(session: &Arc<Session>, in_path: Option<&str>, body: &[u8]) -> Result<
         (Some("deny"), None | Some(false)) | (None, Some(false)) => false,
         _ => return Err(Reply::invalid("decision is \"allow\" or \"deny\"")),
     };
+    at_most("decidedBy", asked.decided_by.as_deref(), limits::NAME_BYTES_MAX)?;
     let by = asked.decided_by.as_deref().unwrap_or("anonymous");
     let (status, conflict, message) =
         match session.decide(request_id, approved, by).map_err(refuse)? {

@@ -69,6 +69,18 @@ impl Follower {
         Ok(Follower { session, reader, bell, after, deaf: false })
     }
 
+    /// The next events. That there are some and none can be read is an error, or the reader would
+    /// look for them for ever.
+    fn next(&mut self, events_max: usize) -> io::Result<Batch> {
+        let last = self.reader.last_seq();
+        let batch = self.reader.after(self.after, events_max)?;
+        if batch.events.is_empty() && last > self.after {
+            let message = format!("events after number {} cannot be read", self.after);
+            return Err(io::Error::new(ErrorKind::InvalidData, message));
+        }
+        Ok(batch)
+    }
+
     fn wait(&mut self, client: &TcpStream, limit: Duration) -> io::Result<Waited> {
         self.bell.await_next();
         if self.reader.last_seq() > self.after || self.session.is_closed() {
@@ -109,12 +121,12 @@ impl Stream {
         client.set_write_timeout(Some(limits::WRITE_MAX))?;
         let mut out = format!(
             "HTTP/1.1 200 OK\r\nServer: opta\r\nContent-Type: text/event-stream\r\n\
-             Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n\
+             Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
              Connection: close\r\n{}\r\n: connected\n\n",
             self.headers
         );
         loop {
-            let batch = self.follower.reader.after(self.follower.after, limits::EVENTS_MAX)?;
+            let batch = self.follower.next(limits::EVENTS_MAX)?;
             for (seq, envelope) in batch.iter() {
                 out.push_str(&format!("id: {seq}\ndata: {envelope}\n\n"));
                 self.follower.after = seq;
@@ -154,7 +166,7 @@ impl Poll {
     pub fn run(mut self, client: &TcpStream) -> io::Result<Option<Reply>> {
         let deadline = Instant::now() + self.limit;
         loop {
-            let batch = self.follower.reader.after(self.follower.after, self.events_max)?;
+            let batch = self.follower.next(self.events_max)?;
             let left = deadline.saturating_duration_since(Instant::now());
             if !batch.events.is_empty() || left.is_zero() || self.follower.session.is_closed() {
                 return Ok(Some(events(&batch, &self.follower.reader)));

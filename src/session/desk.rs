@@ -1,10 +1,10 @@
 //! One session in memory, and its serial writer.
 //!
-//! Whoever holds the desk assigns the number, appends and lets readers see, in this order. Readers read the
-//! journal and are only told that there is more, so none can see a gap, an order or an event that the disk
-//! does not have.
+//! Whoever holds the desk assigns the number, appends and lets readers see, in this order. Readers
+//! read the journal and are only told that there is more, so none can see a gap, an order or an
+//! event that the disk does not have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +19,9 @@ use super::event::Draft;
 use super::journal::{Durability, Journal, Reader, Refused};
 use super::rules::{Conversation, SessionId, Stage, State, TurnHead};
 use super::store::Summary;
-use super::turn::{Options, PermissionRequest, PermissionResolved, Submission};
+use super::turn::{
+    Fault, Options, PermissionRequest, PermissionResolved, Submission, error_payload,
+};
 use super::wake::{Bell, Cancel};
 
 /// One session in memory.
@@ -63,8 +65,18 @@ pub(super) struct Desk {
     pub(super) options: HashMap<String, Options>,
     /// Asked for by the active turn, by the request's id; forgotten when it ends.
     pub(super) permissions: HashMap<String, Permission>,
-    /// Nothing more is to be written: it was deleted, or the daemon has left.
-    pub(super) shut: bool,
+    /// Ends of turns that could not be written when they ended; written as soon as there is room.
+    pub(super) owed: VecDeque<(TurnHead, Fault)>,
+    pub(super) shut: Option<Shut>,
+}
+
+/// Why nothing more is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shut {
+    /// The session was deleted.
+    Deleted,
+    /// The daemon has left.
+    Left,
 }
 
 /// A turn that is being run: what was asked, and where to tell what happens.
@@ -157,7 +169,8 @@ impl Session {
                 cancel: None,
                 options: HashMap::new(),
                 permissions: HashMap::new(),
-                shut: false,
+                owed: VecDeque::new(),
+                shut: None,
             }),
             decided: Condvar::new(),
             bells: Mutex::default(),
@@ -214,7 +227,10 @@ impl Session {
     /// A bell that rings when there are more events, or when there will be none.
     pub fn subscribe(&self) -> Result<Arc<Bell>, Error> {
         let bell = Arc::new(Bell::new().doing("watch a session")?);
-        lock(&self.bells).push(Arc::downgrade(&bell));
+        let mut bells = lock(&self.bells);
+        bells.retain(|bell| bell.strong_count() > 0);
+        bells.push(Arc::downgrade(&bell));
+        drop(bells);
         Ok(bell)
     }
 
@@ -229,13 +245,58 @@ impl Session {
         draft: &Draft<'_>,
         durability: Durability,
     ) -> Result<u64, Problem> {
-        if desk.shut {
-            return Err(Problem::Leaving);
-        }
+        self.append_all(desk, std::slice::from_ref(draft), durability)
+    }
+
+    /// All of them or none; gives the number of the last.
+    pub(super) fn append_all(
+        &self,
+        desk: &mut Desk,
+        drafts: &[Draft<'_>],
+        durability: Durability,
+    ) -> Result<u64, Problem> {
+        self.check_open(desk)?;
         let Desk { journal, state, .. } = desk;
-        let seq = journal.append(state, draft, durability)?;
+        let seq = journal.append_all(state, drafts, durability)?;
         self.ring();
         Ok(seq)
+    }
+
+    pub(super) fn check_open(&self, desk: &Desk) -> Result<(), Problem> {
+        match desk.shut {
+            None => Ok(()),
+            Some(Shut::Deleted) => Err(Problem::NoSession(self.id.as_str().to_owned())),
+            Some(Shut::Left) => Err(Problem::Leaving),
+        }
+    }
+
+    /// Ends turns by an error, now or, when it cannot be written now, later: they are never run
+    /// again.
+    pub(super) fn fail(
+        &self,
+        desk: &mut Desk,
+        heads: &[TurnHead],
+        fault: &Fault,
+    ) -> Result<(), Problem> {
+        for head in heads {
+            desk.state.forget(&head.turn_id);
+            desk.owed.push_back((head.clone(), fault.clone()));
+        }
+        self.pay(desk)
+    }
+
+    /// Writes the ends of turns that are owed.
+    pub(super) fn pay(&self, desk: &mut Desk) -> Result<(), Problem> {
+        if desk.owed.is_empty() {
+            return Ok(());
+        }
+        let ends = desk.owed.iter().map(|(head, fault)| error_payload(head, fault));
+        let payloads: Vec<String> = ends.collect();
+        let drafts: Vec<Draft<'_>> =
+            payloads.iter().map(|payload| Draft { event: "turn.error", payload }).collect();
+        self.append_all(desk, &drafts, Durability::Synced)?;
+        desk.owed.clear();
+        Ok(())
     }
 
     pub(super) fn close(&self) {
@@ -269,9 +330,6 @@ impl Desk {
 
     /// Whether a turn may be submitted now.
     pub(super) fn check(&self, submission: &Submission) -> Result<(), Problem> {
-        if self.shut {
-            return Err(Problem::Leaving);
-        }
         if self.state.queue.len() >= limits::QUEUE_MAX {
             return Err(Problem::Busy(format!("{} turns are waiting already", limits::QUEUE_MAX)));
         }
@@ -296,6 +354,9 @@ impl Desk {
         };
         let batch = self.journal.reader().after(seq - 1, 1);
         let batch = batch.map_err(|error| unreadable(&reason(&error)))?;
+        if batch.events.first().is_none_or(|(found, _)| *found != seq) {
+            return Err(unreadable("its record is damaged"));
+        }
         // The envelope is the record but for its seal; its payload is its last field.
         let payload = batch.text.split_once("\"payload\":").map(|(_, rest)| rest);
         let payload = payload.and_then(|rest| rest.strip_suffix('}'));

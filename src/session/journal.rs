@@ -16,6 +16,7 @@ use crate::error::{At, Error};
 use crate::{clock, disk, limits};
 
 use super::event::{self, Draft, Origin, Record};
+use super::lines::{READ_BYTES, Window, read_at};
 use super::rules::{SessionId, State};
 
 /// The file in a session's directory.
@@ -44,7 +45,7 @@ pub struct Journal {
     path: PathBuf,
     id: SessionId,
     daemon_id: String,
-    /// Closed while the session rests: there may be more sessions than descriptors.
+    /// Closed while the session rests.
     file: Option<File>,
     end: u64,
     /// Up to here the disk has it.
@@ -96,20 +97,22 @@ impl Journal {
         id: &SessionId,
         daemon_id: &str,
         first: &Draft<'_>,
+        created_at: &str,
     ) -> Result<(Journal, State), Error> {
         disk::private_directory(directory)?;
         let (mut journal, mut state, _) = Journal::open(directory, id, daemon_id)?;
-        journal.append(&mut state, first, Durability::Synced).map_err(|refused| {
+        let first = std::slice::from_ref(first);
+        let appended = journal.append_at(created_at, &mut state, first, Durability::Synced);
+        appended.map_err(|refused| {
             let cause = match refused {
                 Refused::Full(cause) => cause,
                 Refused::Broken(because) => io::Error::other(because),
             };
             Error::Io { doing: "write", path: journal.path.clone(), cause }
         })?;
-        sync_directory(directory)?;
-        if let Some(parent) = directory.parent() {
-            sync_directory(parent)?;
-        }
+        sync_names(directory)?;
+        // There may be more sessions than descriptors.
+        journal.rest();
         Ok((journal, state))
     }
 
@@ -130,47 +133,67 @@ impl Journal {
         if findings.torn_bytes > 0 {
             set_aside(directory, &file, &path, &findings)?;
         }
+        // What a process that crashed had not synced is seen from now on, so it must stay.
+        let broken = settled(&file, directory, &findings).err().map(|error| error.to_string());
         let journal = Journal {
             path,
             id: id.clone(),
             daemon_id: daemon_id.to_owned(),
             file: Some(file),
             end: findings.sound_bytes,
-            // What a process that crashed had not synced may still be on its way to the disk.
-            synced: 0,
+            synced: findings.sound_bytes,
             seq: state.seq,
-            broken: None,
+            broken,
             view: Arc::new(Mutex::new(view)),
         };
         Ok((journal, state, findings))
     }
 
-    /// Adds the next event and gives its number. `state` takes it in.
-    pub fn append(
+    /// Adds the next events, all of them or none, for one sync together; gives the number of the
+    /// last. `state` takes them in.
+    pub fn append_all(
         &mut self,
         state: &mut State,
-        draft: &Draft<'_>,
+        drafts: &[Draft<'_>],
+        durability: Durability,
+    ) -> Result<u64, Refused> {
+        let now = clock::rfc3339(clock::now_millis());
+        self.append_at(&now, state, drafts, durability)
+    }
+
+    fn append_at(
+        &mut self,
+        ts: &str,
+        state: &mut State,
+        drafts: &[Draft<'_>],
         durability: Durability,
     ) -> Result<u64, Refused> {
         if let Some(because) = &self.broken {
             return Err(Refused::Broken(because.clone()));
         }
-        let seq = self.seq + 1;
         let origin = Origin { daemon_id: &self.daemon_id, session_id: self.id.as_str() };
-        let record = event::record(draft, &origin, seq, &clock::rfc3339(clock::now_millis()));
-        let start = self.end;
-        self.write(&record)?;
-        self.end += record.len() as u64;
+        let numbered = (self.seq + 1..).zip(drafts);
+        let records: Vec<Vec<u8>> =
+            numbered.map(|(seq, draft)| event::record(draft, &origin, seq, ts)).collect();
+        let mut start = self.end;
+        for record in &records {
+            self.write(record, start)?;
+            self.end += record.len() as u64;
+        }
         if durability == Durability::Synced {
             self.sync(start)?;
         }
-        self.seq = seq;
-        if let Some(read) = record.strip_suffix(b"\n").and_then(Record::read) {
-            state.apply(&read);
+        // Last: from now on readers see them.
+        for line in &records {
+            self.seq += 1;
+            if let Some(record) = line.strip_suffix(b"\n").and_then(Record::read) {
+                state.apply(&record);
+            }
+            let end = start + line.len() as u64;
+            lock(&self.view).add(self.seq, start, end);
+            start = end;
         }
-        // Last: from now on readers see it.
-        lock(&self.view).add(seq, start, self.end);
-        Ok(seq)
+        Ok(self.seq)
     }
 
     /// Syncs what was appended and is only cached.
@@ -197,13 +220,18 @@ impl Journal {
         Reader { path: self.path.clone(), view: Arc::clone(&self.view), file: None }
     }
 
-    fn write(&mut self, record: &[u8]) -> Result<(), Refused> {
+    /// On failure the file is cut back to `start`.
+    fn write(&mut self, record: &[u8], start: u64) -> Result<(), Refused> {
         let end = self.end;
-        let written = self.file().and_then(|file| file.write_all_at(record, end));
-        written.map_err(|cause| self.cut_back(end, cause))
+        // A file that cannot be opened, for want of a descriptor perhaps, has not been touched.
+        let file = self.file().map_err(|cause| Refused::Broken(crate::error::reason(&cause)))?;
+        file.write_all_at(record, end).map_err(|cause| {
+            self.end = start;
+            self.cut_back(start, cause)
+        })
     }
 
-    /// On failure the file is cut back to `start`, the end of the record before.
+    /// On failure the file is cut back to `start`.
     fn sync(&mut self, start: u64) -> Result<(), Refused> {
         let synced = self.file().and_then(|file| file.sync_data());
         let Err(cause) = synced else {
@@ -293,13 +321,9 @@ impl Reader {
         if start == end || events_max == 0 {
             return Ok(batch);
         }
-        self.each_line(start, end, |line| {
-            if let Some(record) = Record::read(line)
-                && record.seq > after
-            {
-                record.envelope(&mut batch.text);
-                batch.events.push((record.seq, batch.text.len()));
-            }
+        self.each_record(start, end, after, |record| {
+            record.envelope(&mut batch.text);
+            batch.events.push((record.seq, batch.text.len()));
             batch.events.len() < events_max && batch.text.len() < limits::EVENTS_BYTES_MAX
         })?;
         Ok(batch)
@@ -308,10 +332,8 @@ impl Reader {
     /// Shows every event that may be seen to `visit`.
     pub fn all(&mut self, mut visit: impl FnMut(&Record<'_>)) -> io::Result<()> {
         let end = lock(&self.view).end;
-        self.each_line(0, end, |line| {
-            if let Some(record) = Record::read(line) {
-                visit(&record);
-            }
+        self.each_record(0, end, 0, |record| {
+            visit(record);
             true
         })
     }
@@ -326,19 +348,32 @@ impl Reader {
         (mark.map_or(0, |(_, at)| *at), view.end)
     }
 
-    fn each_line(
+    /// Shows the records with rising numbers above `after` that are in a stretch of the file, as
+    /// long as `visit` wants more.
+    fn each_record(
         &mut self,
         start: u64,
         end: u64,
-        mut visit: impl FnMut(&[u8]) -> bool,
+        after: u64,
+        mut visit: impl FnMut(&Record<'_>) -> bool,
     ) -> io::Result<()> {
         let file = match &self.file {
             Some(file) => file,
-            None => self.file.insert(File::open(&self.path)?),
+            None => match File::open(&self.path) {
+                Ok(file) => self.file.insert(file),
+                // It has been deleted: nothing is left to be seen.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            },
         };
         let mut window = Window::new(start, end);
+        let mut last = after;
         while let Some((line, _)) = window.next(file)? {
-            if !visit(line) {
+            let Some(record) = next_record(line, last) else {
+                continue;
+            };
+            last = record.seq;
+            if !visit(&record) {
                 return Ok(());
             }
         }
@@ -346,69 +381,12 @@ impl Reader {
     }
 }
 
-/// Lines of a stretch of a file, through a buffer that grows only for a long line.
-struct Window {
-    buffer: Vec<u8>,
-    /// Where in the file the buffer begins, and where the stretch ends.
-    offset: u64,
-    end: u64,
-    /// The line that is next begins here in the buffer; up to `searched` it has no end.
-    start: usize,
-    searched: usize,
-}
-
-const READ_BYTES: usize = 128 * 1024;
-
-impl Window {
-    fn new(start: u64, end: u64) -> Window {
-        Window { buffer: Vec::new(), offset: start, end, start: 0, searched: 0 }
-    }
-
-    /// The next line that has a line end, without it, and where it begins in the file.
-    fn next(&mut self, file: &File) -> io::Result<Option<(&[u8], u64)>> {
-        loop {
-            let rest = self.buffer.get(self.searched..).unwrap_or_default();
-            if let Some(length) = rest.iter().position(|byte| *byte == b'\n') {
-                let (start, stop) = (self.start, self.searched + length);
-                self.start = stop + 1;
-                self.searched = self.start;
-                let line = self.buffer.get(start..stop).unwrap_or_default();
-                return Ok(Some((line, self.offset + start as u64)));
-            }
-            self.searched = self.buffer.len();
-            if !self.fill(file)? {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Reads on; `false` at the end.
-    fn fill(&mut self, file: &File) -> io::Result<bool> {
-        self.buffer.drain(..self.start);
-        self.offset += self.start as u64;
-        self.searched -= self.start;
-        self.start = 0;
-        let at = self.offset + self.buffer.len() as u64;
-        let want = usize::try_from(self.end.saturating_sub(at)).unwrap_or(usize::MAX);
-        let want = want.min(READ_BYTES.max(self.buffer.len()));
-        let old = self.buffer.len();
-        self.buffer.resize(old + want, 0);
-        let got = match self.buffer.get_mut(old..) {
-            Some(room) if !room.is_empty() => read_at(file, room, at)?,
-            _ => 0,
-        };
-        self.buffer.truncate(old + got);
-        Ok(got > 0)
-    }
-}
-
-fn read_at(file: &File, room: &mut [u8], at: u64) -> io::Result<usize> {
-    loop {
-        match file.read_at(room, at) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
+/// The record in `line`, if it can follow the one with number `last`.
+///
+/// A number that does not rise belongs to a record that was written twice, or to another file; one
+/// that none can follow, to no journal.
+fn next_record(line: &[u8], last: u64) -> Option<Record<'_>> {
+    Record::read(line).filter(|record| record.seq > last && record.seq < u64::MAX)
 }
 
 /// Reads a journal through and shows each whole record with its place. Changes nothing.
@@ -422,9 +400,7 @@ pub fn examine(
     let mut window = Window::new(0, length);
     let (mut last_seq, mut doubtful) = (0, 0);
     while let Some((line, start)) = window.next(file).at("read", path)? {
-        // A number that does not rise belongs to a record that was written twice, or to another
-        // file.
-        match Record::read(line).filter(|record| record.seq > last_seq) {
+        match next_record(line, last_seq) {
             Some(record) => {
                 last_seq = record.seq;
                 findings.records += 1;
@@ -439,23 +415,51 @@ pub fn examine(
     Ok(findings)
 }
 
+/// Makes what is there durable, with its name.
+fn settled(file: &File, directory: &Path, found: &Findings) -> Result<(), Error> {
+    if found.records == 0 {
+        return Ok(());
+    }
+    file.sync_data().at("sync", &directory.join(FILE_NAME))?;
+    sync_names(directory)
+}
+
+/// Makes the names of a session's directory and of what is in it durable.
+fn sync_names(directory: &Path) -> Result<(), Error> {
+    sync_directory(directory)?;
+    directory.parent().map_or(Ok(()), sync_directory)
+}
+
 /// Copies what is behind the last whole record to `journal.torn-N`, durably, then cuts it off.
 fn set_aside(directory: &Path, file: &File, path: &Path, found: &Findings) -> Result<(), Error> {
-    let (mut copy, copy_path) = torn_file(directory)?;
-    let mut at = found.sound_bytes;
+    let (copy, copy_path) = torn_file(directory)?;
+    copy_tail(file, path, found.sound_bytes, &copy, &copy_path).inspect_err(|_| {
+        // Part of a copy is worth nothing, and the next attempt would leave another.
+        drop(disk::remove(&copy_path));
+    })?;
+    sync_directory(directory)?;
+    file.set_len(found.sound_bytes).at("repair", path)?;
+    file.sync_all().at("sync", path)
+}
+
+fn copy_tail(
+    file: &File,
+    path: &Path,
+    start: u64,
+    mut copy: &File,
+    copy_path: &Path,
+) -> Result<(), Error> {
+    let mut at = start;
     let mut buffer = vec![0_u8; READ_BYTES];
     loop {
         let count = read_at(file, &mut buffer, at).at("read", path)?;
         if count == 0 {
             break;
         }
-        copy.write_all(buffer.get(..count).unwrap_or_default()).at("write", &copy_path)?;
+        copy.write_all(buffer.get(..count).unwrap_or_default()).at("write", copy_path)?;
         at += count as u64;
     }
-    copy.sync_all().at("sync", &copy_path)?;
-    sync_directory(directory)?;
-    file.set_len(found.sound_bytes).at("repair", path)?;
-    file.sync_all().at("sync", path)
+    copy.sync_all().at("sync", copy_path)
 }
 
 fn torn_file(directory: &Path) -> Result<(File, PathBuf), Error> {

@@ -4,8 +4,13 @@ mod crc;
 pub mod desk;
 pub mod event;
 pub mod journal;
+mod lines;
 pub mod rules;
 pub mod runtime;
 pub mod store;
+pub mod transcript;
 pub mod turn;
 pub mod wake;
+
+#[cfg(test)]
+mod tests;

@@ -1,29 +1,27 @@
 //! All sessions of the daemon, and the life of their turns: submitted, queued, run, ended.
 //!
-//! Turns of one session run one after the other, sessions side by side; none waits for another's disk.
+//! Turns of one session run one after the other, sessions side by side; none waits for another's
+//! disk.
+
+mod work;
 
 use std::collections::{HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
 
-use crate::error::Doing;
 use crate::json;
 use crate::log::Log;
 use crate::{clock, limits, sys};
 
-use super::desk::{Desk, Problem, Session, Turn, fresh_id, lock};
+use super::desk::{Desk, Problem, Session, Shut, fresh_id, lock};
 use super::event::Draft;
 use super::journal::{Durability, Journal};
 use super::rules::{Founding, SessionId, State, TurnHead};
 use super::store::{Store, Summary};
 use super::turn::{
-    Accepted, Agent, Cancelled, Fault, Options, Selector, SessionCancelled, Stats, Submission,
-    cancelled, done_payload, error_payload, founding_payload, queued_payload,
+    Accepted, Agent, Cancelled, Fault, Selector, SessionCancelled, Submission, cancelled,
+    error_payload, founding_payload, queued_payload,
 };
-use super::wake::Cancel;
 
 /// What the daemon is busy with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,23 +44,15 @@ pub struct Runtime {
     places: Mutex<HashMap<SessionId, Arc<Place>>>,
     floor: Mutex<Floor>,
     submitted: AtomicU64,
-    swept: AtomicU64,
+    pub(super) swept: AtomicU64,
+    /// Streams have ended and nothing is written any more.
+    closed: AtomicBool,
 }
 
 /// Where a session is, or is being read from the disk: one at a time for each name.
 #[derive(Default)]
 struct Place {
     session: Mutex<Option<Arc<Session>>>,
-}
-
-/// A turn that has begun.
-struct Begun {
-    head: TurnHead,
-    content: String,
-    options: Options,
-    cancel: Arc<Cancel>,
-    /// Among the session's turns, from 1.
-    number: u64,
 }
 
 /// The turns of all sessions.
@@ -91,6 +81,7 @@ impl Runtime {
             floor: Mutex::default(),
             submitted: AtomicU64::new(0),
             swept: AtomicU64::new(sys::boot_clock().as_secs()),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -109,23 +100,36 @@ impl Runtime {
             Some(id) => id,
             None => fresh_id("sess_")?,
         };
-        let place = self.place(&id);
+        let created = self.find_or_make(&id, founding);
+        if created.is_err() {
+            self.forget_empty(&id);
+        }
+        created
+    }
+
+    fn find_or_make(&self, id: &SessionId, founding: &Founding) -> Result<Arc<Session>, Problem> {
+        let place = self.place(id);
         let mut found = lock(&place.session);
-        if let Some(session) = self.find(&id, &mut found)? {
+        if let Some(session) = self.find(id, &mut found)? {
             return Ok(session);
         }
         if lock(&self.floor).leaving {
             return Err(Problem::Leaving);
         }
-        self.store.prepare()?;
-        self.store.enter(&id, &clock::rfc3339(clock::now_millis()))?;
-        let payload = founding_payload(&id, founding);
+        let payload = founding_payload(id, founding);
+        if let Err(problem) = json::check(&payload) {
+            // What came with it lies a level deeper now than it did in the request.
+            return Err(Problem::Invalid(format!("metadata or messages: {}", problem.what)));
+        }
+        let created_at = clock::rfc3339(clock::now_millis());
+        self.store.enter(id, &created_at)?;
         let first = Draft { event: "session.snapshot", payload: &payload };
-        let directory = self.store.directory(&id);
-        let (journal, state) = Journal::create(&directory, &id, &self.daemon_id, &first)?;
-        self.keep(&id, &state, journal.bytes());
+        let directory = self.store.directory(id);
+        let (journal, state) =
+            Journal::create(&directory, id, &self.daemon_id, &first, &created_at)?;
+        self.keep(id, &state, journal.bytes());
         self.log.info("session created", &[("id", &id.as_str())]);
-        let session = Arc::new(Session::new(id, journal, state));
+        let session = Arc::new(Session::new(id.clone(), journal, state));
         *found = Some(Arc::clone(&session));
         Ok(session)
     }
@@ -133,14 +137,18 @@ impl Runtime {
     /// The session of this name, read from the disk if need be.
     pub fn session(&self, id: &SessionId) -> Result<Arc<Session>, Problem> {
         let place = self.place(id);
-        let mut found = lock(&place.session);
-        let session = self.find(id, &mut found)?;
-        if session.is_none() {
-            drop(found);
-            drop(place);
+        let found = self.find(id, &mut lock(&place.session));
+        drop(place);
+        let Ok(Some(session)) = found else {
             self.forget_empty(id);
+            return Err(found.err().unwrap_or_else(|| no_session(id)));
+        };
+        let mut desk = lock(&session.desk);
+        if !desk.owed.is_empty() && session.pay(&mut desk).is_ok() {
+            desk.journal.rest();
         }
-        session.ok_or_else(|| Problem::NoSession(id.as_str().to_owned()))
+        drop(desk);
+        Ok(session)
     }
 
     /// Submits a turn. It is on the disk when this returns `Ok`, and will be run or reported as
@@ -151,6 +159,7 @@ impl Runtime {
         submission: &Submission,
     ) -> Result<Accepted, Problem> {
         let mut desk = lock(&session.desk);
+        session.check_open(&desk)?;
         let turn_id = match &submission.turn_id {
             Some(turn_id) => turn_id.clone(),
             None => fresh_id("turn_")?.as_str().to_owned(),
@@ -158,6 +167,7 @@ impl Runtime {
         if let Some((_, seq)) = desk.state.stage(&turn_id) {
             return Ok(Accepted { turn_id, queued: desk.state.queue.len() as u64, seq });
         }
+        session.pay(&mut desk)?;
         desk.check(submission)?;
         // Counted before it is written: from here on the daemon is not idle.
         {
@@ -199,21 +209,22 @@ impl Runtime {
         if !active && queued.is_empty() {
             return Ok(Cancelled { queued: 0, active: false });
         }
-        for turn in &queued {
-            let payload = error_payload(turn, &cancelled());
-            let draft = Draft { event: "turn.error", payload: &payload };
-            session.append(&mut desk, &draft, Durability::Cached)?;
-            desk.options.remove(&turn.turn_id);
-            lock(&self.floor).unfinished -= 1;
-        }
         let count = queued.len() as u64;
-        let payload = json::text(&SessionCancelled {
+        let mut payloads: Vec<(&str, String)> =
+            queued.iter().map(|turn| ("turn.error", error_payload(turn, &cancelled()))).collect();
+        let told = SessionCancelled {
             cancelled: count + u64::from(active),
             turn_id: selector.turn_id.clone(),
             writer_id: selector.writer_id.clone(),
-        });
-        let draft = Draft { event: "session.cancelled", payload: &payload };
-        session.append(&mut desk, &draft, Durability::Synced)?;
+        };
+        payloads.push(("session.cancelled", json::text(&told)));
+        let drafts: Vec<Draft<'_>> =
+            payloads.iter().map(|(event, payload)| Draft { event, payload }).collect();
+        session.append_all(&mut desk, &drafts, Durability::Synced)?;
+        for turn in &queued {
+            desk.options.remove(&turn.turn_id);
+        }
+        lock(&self.floor).unfinished -= count;
         if active {
             desk.wish_end();
             session.decided.notify_all();
@@ -223,17 +234,24 @@ impl Runtime {
 
     /// Deletes a session for ever.
     pub fn delete(&self, id: &SessionId) -> Result<(), Problem> {
-        let session = self.session(id)?;
         let place = self.place(id);
         let mut found = lock(&place.session);
+        let session = self.find(id, &mut found);
+        let Ok(Some(session)) = session else {
+            drop(found);
+            drop(place);
+            self.forget_empty(id);
+            return Err(session.err().unwrap_or_else(|| no_session(id)));
+        };
         let mut desk = lock(&session.desk);
         if !desk.state.unfinished().is_empty() {
             return Err(Problem::Busy("a turn of the session is in progress".to_owned()));
         }
         self.store.delete(id)?;
-        desk.shut = true;
+        desk.shut = Some(Shut::Deleted);
         session.close();
         *found = None;
+        drop(desk);
         drop(found);
         drop(place);
         // Not before nobody else has the place at hand: there must never be two for one name.
@@ -297,6 +315,7 @@ impl Runtime {
 
     /// The end: what has not finished is marked as interrupted, everything is synced, streams end.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
         for session in self.sessions() {
             let mut desk = lock(&session.desk);
             self.interrupt(&session, &mut desk, "the daemon was stopped");
@@ -305,7 +324,7 @@ impl Runtime {
             }
             self.keep(&session.id, &desk.state, desk.journal.bytes());
             desk.wish_end();
-            desk.shut = true;
+            desk.shut = Some(Shut::Left);
             session.decided.notify_all();
             session.close();
         }
@@ -321,9 +340,11 @@ impl Runtime {
         self.swept.store(now, Ordering::Relaxed);
         let mut places = lock(&self.places);
         places.retain(|_, place| {
-            // A place that somebody else has at hand is in use.
-            Arc::strong_count(place) > 1
-                || !lock(&place.session).as_ref().is_some_and(|session| session.is_idle(now))
+            // A place or a session that somebody has at hand is in use, however long ago it was
+            // asked for: the machine may have slept since.
+            let rests =
+                |session: &Arc<Session>| Arc::strong_count(session) == 1 && session.is_idle(now);
+            Arc::strong_count(place) > 1 || !lock(&place.session).as_ref().is_some_and(rests)
         });
     }
 
@@ -352,6 +373,10 @@ impl Runtime {
         id: &SessionId,
         found: &mut Option<Arc<Session>>,
     ) -> Result<Option<Arc<Session>>, Problem> {
+        // Asked with the place at hand: `close` finds every session that was opened before.
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Problem::Leaving);
+        }
         if found.is_none() && self.store.has(id) {
             *found = self.open(id)?;
         }
@@ -386,162 +411,18 @@ impl Runtime {
     }
 
     fn interrupt(&self, session: &Session, desk: &mut Desk, message: &str) {
-        for turn in desk.state.unfinished() {
-            let fault = Fault { code: "interrupted", message: message.to_owned() };
-            let payload = error_payload(&turn, &fault);
-            let draft = Draft { event: "turn.error", payload: &payload };
-            if let Err(problem) = session.append(desk, &draft, Durability::Synced) {
-                // It will be marked when the session is opened next.
-                return self.complain(&session.id, &problem);
-            }
+        let turns = desk.state.unfinished();
+        if turns.is_empty() {
+            return;
+        }
+        let fault = Fault { code: "interrupted", message: message.to_owned() };
+        if let Err(problem) = session.fail(desk, &turns, &fault) {
+            self.complain(&session.id, &problem);
+        }
+        for turn in &turns {
             let fields: [(&str, &dyn std::fmt::Display); 2] =
                 [("session", &session.id.as_str()), ("id", &turn.turn_id)];
             self.log.warn("turn interrupted", &fields);
-        }
-    }
-
-    fn schedule(self: &Arc<Runtime>, session: Arc<Session>) {
-        let mut floor = lock(&self.floor);
-        if floor.leaving {
-            return;
-        }
-        floor.waiting.push_back(session);
-        if floor.workers >= limits::ACTIVE_TURNS_MAX {
-            return;
-        }
-        floor.workers += 1;
-        drop(floor);
-        let runtime = Arc::clone(self);
-        let started = thread::Builder::new().name("turn".into()).spawn(move || runtime.work());
-        if let Err(error) = started.doing("start a thread") {
-            self.log.error("turns cannot run", &[("cause", &error)]);
-            self.retire();
-        }
-    }
-
-    /// Runs turns as long as there are any: one of each session in its turn.
-    fn work(self: Arc<Runtime>) {
-        loop {
-            let next = lock(&self.floor).waiting.pop_front();
-            let Some(session) = next else {
-                if self.retire() {
-                    return;
-                }
-                continue;
-            };
-            self.run_next(&session);
-            let mut desk = lock(&session.desk);
-            if desk.state.queue.is_empty() || desk.shut {
-                desk.scheduled = false;
-                desk.journal.rest();
-                continue;
-            }
-            drop(desk);
-            let mut floor = lock(&self.floor);
-            if !floor.leaving {
-                floor.waiting.push_back(session);
-            }
-        }
-    }
-
-    /// Ends this worker, unless work has come in the meantime.
-    fn retire(&self) -> bool {
-        let mut floor = lock(&self.floor);
-        if !floor.waiting.is_empty() {
-            return false;
-        }
-        floor.workers -= 1;
-        let on_rest = if floor.workers == 0 { floor.on_rest.take() } else { None };
-        drop(floor);
-        if let Some(on_rest) = on_rest {
-            on_rest();
-        }
-        true
-    }
-
-    /// Runs the turn that is first in the session's queue.
-    fn run_next(&self, session: &Arc<Session>) {
-        let begun = self.begin_turn(session);
-        let Begun { head, content, options, cancel, number } = match begun {
-            Ok(Some(begun)) => begun,
-            Ok(None) => return,
-            Err(problem) => return self.abandon(session, &problem),
-        };
-        let fields: [(&str, &dyn std::fmt::Display); 2] =
-            [("session", &session.id.as_str()), ("turn", &number)];
-        self.log.info("turn started", &fields);
-        let began = sys::boot_clock();
-        let turn =
-            Turn { session, head: &head, content: &content, options: &options, cancel: &cancel };
-        let ran = catch_unwind(AssertUnwindSafe(|| self.agent.run(&turn)));
-        let outcome = ran.unwrap_or_else(|_panic| {
-            self.log.error("a turn panicked", &fields);
-            let message = "the daemon has failed at this turn; its log says more".to_owned();
-            Err(Fault { code: "internal-error", message })
-        });
-        self.end_turn(session, &head, outcome, &cancel, sys::boot_clock() - began);
-    }
-
-    fn begin_turn(&self, session: &Session) -> Result<Option<Begun>, Problem> {
-        let mut desk = lock(&session.desk);
-        let Some(head) = desk.state.queue.front().cloned().filter(|_| !desk.shut) else {
-            return Ok(None);
-        };
-        let content = desk.content_of(&head.turn_id)?;
-        let payload = json::text(&head);
-        let draft = Draft { event: "turn.start", payload: &payload };
-        session.append(&mut desk, &draft, Durability::Cached)?;
-        let cancel = Arc::new(Cancel::new().doing("prepare a turn")?);
-        desk.cancel = Some(Arc::clone(&cancel));
-        let options = desk.options.remove(&head.turn_id).unwrap_or_default();
-        let number = desk.state.turns - desk.state.queue.len() as u64;
-        Ok(Some(Begun { head, content, options, cancel, number }))
-    }
-
-    fn end_turn(
-        &self,
-        session: &Session,
-        head: &TurnHead,
-        outcome: Result<Stats, Fault>,
-        cancel: &Cancel,
-        elapsed: Duration,
-    ) {
-        let mut desk = lock(&session.desk);
-        desk.permissions.clear();
-        if desk.shut {
-            lock(&self.floor).unfinished -= 1;
-            return;
-        }
-        // A turn that was cancelled ends as cancelled, even if it was done a moment before.
-        let outcome = if cancel.is_wished() { Err(cancelled()) } else { outcome };
-        let (event, payload) = match &outcome {
-            Ok(stats) => ("turn.done", done_payload(head, stats)),
-            Err(fault) => ("turn.error", error_payload(head, fault)),
-        };
-        let appended =
-            session.append(&mut desk, &Draft { event, payload: &payload }, Durability::Synced);
-        if let Err(problem) = appended {
-            self.complain(&session.id, &problem);
-            desk.state.forget(&head.turn_id);
-        }
-        self.keep(&session.id, &desk.state, desk.journal.bytes());
-        drop(desk);
-        lock(&self.floor).unfinished -= 1;
-        let result = outcome.as_ref().map_or_else(|fault| fault.code, |_| "done");
-        let ms = format!("{}ms", elapsed.as_millis());
-        let fields: [(&str, &dyn std::fmt::Display); 3] =
-            [("session", &session.id.as_str()), ("result", &result), ("duration", &ms)];
-        self.log.info("turn ended", &fields);
-    }
-
-    /// A turn that cannot even begin, because its session cannot be written or read.
-    fn abandon(&self, session: &Session, problem: &Problem) {
-        self.complain(&session.id, problem);
-        let mut desk = lock(&session.desk);
-        if let Some(head) = desk.state.queue.front().cloned() {
-            desk.state.forget(&head.turn_id);
-            desk.options.remove(&head.turn_id);
-            lock(&self.floor).unfinished -= 1;
         }
     }
 
@@ -555,4 +436,8 @@ impl Runtime {
         let cause = problem.to_string();
         self.log.error("session cannot be written", &[("id", &id.as_str()), ("cause", &cause)]);
     }
+}
+
+fn no_session(id: &SessionId) -> Problem {
+    Problem::NoSession(id.as_str().to_owned())
 }

@@ -5,23 +5,28 @@
 //! The journals are the truth. A summary that does not fit its journal is ignored, an index that is
 //! missing is made again; neither is needed to read a session.
 
-use std::fs::File;
+use std::collections::HashSet;
+use std::fs::{DirEntry, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nanoserde::{DeJson, SerJson};
 
 use crate::error::{At, Error};
+use crate::sys::effective_user;
 use crate::{disk, json, limits};
 
 use super::journal::{self, Findings, examine, sync_directory};
-use super::rules::{Conversation, SessionId, State};
+use super::lines::{Backwards, read_at};
+use super::rules::{Message, SessionId, State};
 
 /// The directory of all sessions.
-#[derive(Clone)]
 pub struct Store {
     root: PathBuf,
+    /// Held while the index is made.
+    making: Mutex<()>,
 }
 
 /// What a list shows of a session.
@@ -80,7 +85,7 @@ pub struct Page {
 impl Store {
     /// The sessions below `root`, which need not exist yet.
     pub fn new(root: PathBuf) -> Store {
-        Store { root }
+        Store { root, making: Mutex::default() }
     }
 
     /// The directory of one session.
@@ -90,51 +95,100 @@ impl Store {
 
     /// Whether there is a session of this name.
     pub fn has(&self, id: &SessionId) -> bool {
-        let journal = self.directory(id).join(journal::FILE_NAME).metadata();
-        journal.is_ok_and(|journal| journal.len() > 0)
+        let directory = self.directory(id);
+        // Not behind a link: what is there belongs to somebody else.
+        let is_own = directory.symlink_metadata().is_ok_and(|found| found.is_dir());
+        let journal = directory.join(journal::FILE_NAME).metadata();
+        is_own && journal.is_ok_and(|journal| journal.len() > 0)
     }
 
-    /// Makes the directory of all sessions.
-    pub fn prepare(&self) -> Result<(), Error> {
-        disk::private_directory(&self.root)
+    /// Whether an entry of the index is about the session that has this name now, and not about one
+    /// that was deleted before it. An index that was made anew does not tell.
+    fn is_of(&self, entry: &Entry, id: &SessionId) -> bool {
+        // One that cannot be read is not hidden: who reads it says why.
+        let same = |created_at: String| created_at == entry.created_at;
+        entry.created_at.is_empty() || self.created_at(id).is_none_or(same)
+    }
+
+    /// When a session was created, from the beginning of its first event.
+    fn created_at(&self, id: &SessionId) -> Option<String> {
+        let path = self.directory(id).join(journal::FILE_NAME);
+        let file = disk::read_private(&path).ok()??;
+        let mut bytes = [0_u8; 512];
+        let length = read_at(&file, &mut bytes, 0).ok()?;
+        let text = String::from_utf8_lossy(bytes.get(..length)?);
+        let (ts, _) = text.split_once("\"ts\":\"")?.1.split_once('"')?;
+        Some(ts.to_owned())
+    }
+
+    /// Makes the directory of all sessions, durable with the directories that it is in.
+    fn prepare(&self) -> Result<(), Error> {
+        let is_new = !self.root.exists();
+        disk::private_directory(&self.root)?;
+        if is_new {
+            // As far up as it is ours; what is above was there before.
+            let ours =
+                |path: &&Path| path.metadata().is_ok_and(|found| found.uid() == effective_user());
+            for directory in self.root.ancestors().skip(1).take_while(ours) {
+                sync_directory(directory)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds a session to the index, durably; before its journal is made, so that no session that
     /// was acknowledged can be missing from it.
     pub fn enter(&self, id: &SessionId, created_at: &str) -> Result<(), Error> {
+        let mut file = self.open_index()?;
+        let entry = Entry { session_id: id.as_str().to_owned(), created_at: created_at.to_owned() };
+        // A crash or a full disk may have left a part of an entry; it must not take this one with
+        // it.
+        let length = file.metadata().at("inspect", &self.index())?.len();
+        let mut last = *b"\n";
+        if let Some(before) = length.checked_sub(1) {
+            read_at(&file, &mut last, before).at("read", &self.index())?;
+        }
+        let apart = if last == *b"\n" { "" } else { "\n" };
+        let line = format!("{apart}{}\n", json::text(&entry));
+        file.write_all(line.as_bytes()).at("write", &self.index())?;
+        file.sync_data().at("sync", &self.index())
+    }
+
+    /// The index for appending. A new one gets the sessions that are there.
+    fn open_index(&self) -> Result<File, Error> {
+        let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.index();
         let is_new = !path.exists();
         if is_new {
+            self.prepare()?;
             self.rebuild()?;
         }
-        let mut file = disk::append(&path, File::options().create(true))?;
-        let entry = Entry { session_id: id.as_str().to_owned(), created_at: created_at.to_owned() };
-        let line = format!("{}\n", json::text(&entry));
-        file.write_all(line.as_bytes()).at("write", &path)?;
-        file.sync_data().at("sync", &path)?;
-        if is_new { sync_directory(&self.root) } else { Ok(()) }
+        let file = disk::append(&path, File::options().create(true))?;
+        if is_new {
+            sync_directory(&self.root)?;
+        }
+        drop(making);
+        Ok(file)
     }
 
     /// A page of the list. `before` is where the page before it said that this one begins.
     pub fn page(&self, before: Option<u64>, count: usize) -> Result<Page, Error> {
         let path = self.index();
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut ids = self.names()?;
-                ids.truncate(count);
-                return Ok(Page { ids, next: None });
-            }
-            Err(cause) => return Err(cause).at("read", &path),
+        let Some(file) = disk::read_private(&path)? else {
+            return self.page_without_index(before, count);
         };
         let length = file.metadata().at("inspect", &path)?.len();
         let mut lines = Backwards::new(before.map_or(length, |before| before.min(length)));
         let mut ids: Vec<SessionId> = Vec::new();
+        let mut seen = HashSet::new();
         while let Some((line, start)) = lines.next(&file).at("read", &path)? {
-            let entry = json::parse::<Entry>(&line).ok();
-            let id = entry.and_then(|entry| SessionId::parse(&entry.session_id));
             // It may have been deleted since, or entered twice because a crash came between.
-            if let Some(id) = id.filter(|id| !ids.contains(id) && self.has(id)) {
+            if let Ok(entry) = json::parse::<Entry>(&line)
+                && let Some(id) = SessionId::parse(&entry.session_id)
+                && self.has(&id)
+                && self.is_of(&entry, &id)
+                && seen.insert(id.clone())
+            {
                 ids.push(id);
             }
             if ids.len() == count {
@@ -144,18 +198,30 @@ impl Store {
         Ok(Page { ids, next: None })
     }
 
+    /// The same for want of an index: then a page begins behind so many sessions.
+    fn page_without_index(&self, before: Option<u64>, count: usize) -> Result<Page, Error> {
+        let skipped = before.and_then(|before| usize::try_from(before).ok()).unwrap_or(0);
+        let mut ids = self.names()?;
+        ids.drain(..skipped.min(ids.len()));
+        let more = ids.len() > count;
+        ids.truncate(count);
+        let next = more.then(|| skipped.saturating_add(count) as u64);
+        Ok(Page { ids, next })
+    }
+
     /// What a list shows of a session; from its summary if that fits its journal, else from the
     /// journal.
     pub fn summary(&self, id: &SessionId) -> Result<Summary, Error> {
         let path = self.directory(id).join(journal::FILE_NAME);
         let bytes = path.metadata().at("inspect", &path)?.len();
         let kept_path = self.directory(id).join(SUMMARY);
-        if let Some(mut file) = disk::read_private(&kept_path)? {
-            let kept = disk::contents(&mut file, &kept_path, limits::SUMMARY_BYTES_MAX)?;
-            let kept = kept.and_then(|kept| json::parse::<Kept>(&kept).ok());
-            if let Some(kept) = kept.filter(|kept| kept.bytes == bytes) {
-                return Ok(kept.summary);
-            }
+        // Whatever is wrong with it, the journal says the same.
+        if let Ok(Some(mut file)) = disk::read_private(&kept_path)
+            && let Ok(kept) = disk::contents(&mut file, &kept_path, limits::SUMMARY_BYTES_MAX)
+            && let Some(kept) = kept.and_then(|kept| json::parse::<Kept>(&kept).ok())
+            && kept.bytes == bytes
+        {
+            return Ok(kept.summary);
         }
         Ok(Summary::of(id, &self.read(id)?.0))
     }
@@ -173,13 +239,6 @@ impl Store {
         Ok((state, findings))
     }
 
-    /// The conversation of a session, read from its journal.
-    pub fn conversation(&self, id: &SessionId) -> Result<Conversation, Error> {
-        let mut conversation = Conversation::default();
-        self.examine(id, |record| conversation.apply(record))?;
-        Ok(conversation)
-    }
-
     /// Reads a journal through and shows each whole record to `visit`. Changes nothing.
     pub fn examine(
         &self,
@@ -187,35 +246,45 @@ impl Store {
         mut visit: impl FnMut(&super::event::Record<'_>),
     ) -> Result<Findings, Error> {
         let path = self.directory(id).join(journal::FILE_NAME);
-        let file = File::open(&path).at("read", &path)?;
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let file = disk::read_private(&path)?.ok_or_else(missing).at("read", &path)?;
         examine(&file, &path, |record, _, _| visit(record))
     }
 
-    /// Deletes a session, durably. First its name changes, in one step, to one that is no
-    /// session's.
+    /// Deletes a session, durably. First it is moved, in one step, to where no session is; what an
+    /// interrupted deletion has left there goes with it.
     pub fn delete(&self, id: &SessionId) -> Result<(), Error> {
         let directory = self.directory(id);
-        let doomed = self.root.join(format!(".deleted.{}", id.as_str()));
-        // What an interrupted deletion has left.
-        match std::fs::remove_dir_all(&doomed) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).at("remove", &doomed);
-            }
-            _ => {}
-        }
+        let grave = self.root.join(GRAVE);
+        disk::private_directory(&grave)?;
+        let doomed = grave.join(id.as_str());
+        clear(&doomed)?;
         std::fs::rename(&directory, &doomed).at("remove", &directory)?;
         sync_directory(&self.root)?;
-        std::fs::remove_dir_all(&doomed).at("remove", &doomed)
+        // It is deleted. What cannot be cleared away now is cleared away with the next one.
+        for left in std::fs::read_dir(&grave).into_iter().flatten().flatten() {
+            drop(clear(&left.path()));
+        }
+        Ok(())
+    }
+
+    /// The sessions whose names begin with `beginning`, in the order of their names. Needs no
+    /// index.
+    pub fn beginning_with(&self, beginning: &str) -> Result<Vec<SessionId>, Error> {
+        let mut ids = Vec::new();
+        for entry in self.entries()? {
+            let name = entry.at("read", &self.root)?.file_name();
+            let name = name.to_str().filter(|name| name.starts_with(beginning));
+            ids.extend(name.and_then(SessionId::parse).filter(|id| self.has(id)));
+        }
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     /// Every session's name, newest first by the time of its directory: for want of an index.
     pub fn names(&self) -> Result<Vec<SessionId>, Error> {
-        let entries = match std::fs::read_dir(&self.root) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(cause) => return Err(cause).at("read", &self.root),
-        };
-        let mut found: Vec<_> = entries
+        let mut found: Vec<_> = self
+            .entries()?
             .filter_map(|entry| {
                 let entry = entry.ok()?;
                 let id = SessionId::parse(entry.file_name().to_str()?)?;
@@ -225,6 +294,15 @@ impl Store {
             .collect();
         found.sort_by(|left, right| right.cmp(left));
         Ok(found.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// What lies in the directory; nothing if there is none.
+    fn entries(&self) -> Result<impl Iterator<Item = io::Result<DirEntry>>, Error> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            entries => Some(entries.at("read", &self.root)?),
+        };
+        Ok(entries.into_iter().flatten())
     }
 
     fn rebuild(&self) -> Result<(), Error> {
@@ -243,6 +321,16 @@ impl Store {
 }
 
 const SUMMARY: &str = "summary.json";
+
+/// Below the directory of all sessions: what is being deleted.
+const GRAVE: &str = ".deleted";
+
+fn clear(directory: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.at("remove", directory),
+    }
+}
 
 impl Summary {
     /// What `state` says of the session.
@@ -275,40 +363,18 @@ impl Summary {
             seq: state.seq,
         }
     }
-}
 
-/// Lines of a file from a place backwards.
-struct Backwards {
-    /// The file's bytes from `offset` on, up to the place where the next line ends.
-    buffer: Vec<u8>,
-    offset: u64,
-}
-
-impl Backwards {
-    fn new(end: u64) -> Backwards {
-        Backwards { buffer: Vec::new(), offset: end }
-    }
-
-    /// The line before, without its line end, and where it begins.
-    fn next(&mut self, file: &File) -> io::Result<Option<(Vec<u8>, u64)>> {
-        loop {
-            let body = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
-            if let Some(before) = body.iter().rposition(|byte| *byte == b'\n') {
-                let line = body.get(before + 1..).unwrap_or_default().to_vec();
-                self.buffer.truncate(before + 1);
-                return Ok(Some((line, self.offset + before as u64 + 1)));
-            }
-            if self.offset == 0 {
-                let line = body.to_vec();
-                self.buffer.clear();
-                return Ok((!line.is_empty()).then_some((line, 0)));
-            }
-            let step = self.offset.min(16 * 1024);
-            let mut block = vec![0; usize::try_from(step).unwrap_or(0)];
-            file.read_exact_at(&mut block, self.offset - step)?;
-            block.append(&mut self.buffer);
-            self.buffer = block;
-            self.offset -= step;
+    /// The session as one JSON object: the summary's fields and its messages.
+    pub fn with_messages<'m>(&self, messages: impl Iterator<Item = &'m Message>) -> String {
+        let mut text = json::text(self);
+        // Its last brace makes room for one more field.
+        text.pop();
+        text.push_str(",\"messages\":[");
+        for (index, message) in messages.enumerate() {
+            text.push_str(if index == 0 { "" } else { "," });
+            message.json(&mut text);
         }
+        text.push_str("]}");
+        text
     }
 }

@@ -15,14 +15,29 @@ pub enum Side {
     Background,
 }
 
+/// Looks at the list of threads before it is believed that there is more than one.
+const LOOKS_MAX: u32 = 10_000;
+
 /// Forks twice with setsid(2) in between; returns once in each surviving process.
 ///
 /// Refused in a process with more than one thread: the others would be missing after the fork, with
 /// whatever they had locked.
 pub fn fork_twice() -> io::Result<Side> {
-    if super::process::own_threads().is_some_and(|threads| threads != 1) {
+    let alone = || super::process::own_threads().is_none_or(|threads| threads == 1);
+    // A thread that was joined a moment ago may still be listed.
+    let alone = (0..LOOKS_MAX).any(|_| {
+        let alone = alone();
+        if !alone {
+            std::thread::yield_now();
+        }
+        alone
+    });
+    if !alone {
         return Err(io::Error::other("the process has more than one thread"));
     }
+    // A caller may have left SIGCHLD ignored, and then a child leaves nothing to wait for.
+    // SAFETY: a standard disposition runs none of our code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     // SAFETY: this process has one thread, so the child is a whole copy of it.
     let first = check(unsafe { libc::fork() })?;
     if first > 0 {

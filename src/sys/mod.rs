@@ -17,6 +17,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -230,10 +231,52 @@ pub fn unix_time(clock: &WallClock) -> Option<i64> {
     (seconds != -1).then_some(seconds)
 }
 
+/// The address of a socket with a name that is no file. unix(7); only Linux has them.
+pub fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::linux::net::SocketAddrExt;
+        SocketAddr::from_abstract_name(name)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let name = String::from_utf8_lossy(name);
+        Err(io::Error::other(format!("there are no abstract sockets here: {name}")))
+    }
+}
+
+/// Takes variables out of this process's environment, so that no process below it gets them.
+///
+/// Refused in a process with more than one thread: another could be reading the environment.
+pub fn forget_variables(names: &[&str]) -> io::Result<()> {
+    if process::own_threads().is_some_and(|threads| threads != 1) {
+        return Err(io::Error::other("the process has more than one thread"));
+    }
+    for name in names {
+        // SAFETY: this process has one thread, so nobody reads the environment at the same time.
+        unsafe { std::env::remove_var(name) };
+    }
+    Ok(())
+}
+
 /// Files that this process creates from now on are for the user alone. umask(2).
 pub fn private_umask() {
     // SAFETY: umask cannot fail and touches no memory.
     unsafe { libc::umask(0o077) };
+}
+
+/// Lets this process have `wanted` descriptors, or as many as it may without asking anybody.
+/// setrlimit(2).
+pub fn allow_descriptors(wanted: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes to the struct that it is given, which lives for the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    if limit.rlim_cur >= wanted {
+        return Ok(());
+    }
+    limit.rlim_cur = wanted.min(limit.rlim_max);
+    // SAFETY: setrlimit reads the struct that it is given, which lives for the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
 }
 
 /// Bytes of memory that this process has in use (its resident set), 0 where that cannot be told.
@@ -251,5 +294,16 @@ pub fn resident_bytes() -> u64 {
     #[cfg(not(target_os = "linux"))]
     {
         process::own_task().map_or(0, |task| task.resident_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_of_many_threads_is_left_alone() {
+        // The harness has threads of its own.
+        assert!(forget_variables(&["PATH"]).is_err());
     }
 }

@@ -3,9 +3,8 @@
 
 use std::fs::Metadata;
 use std::io;
-use std::os::fd::OwnedFd;
 #[cfg(target_os = "linux")]
-use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -93,8 +92,13 @@ impl Process {
     pub fn holds(&self, file: &Metadata) -> bool {
         #[cfg(target_os = "linux")]
         {
-            let Ok(descriptors) = std::fs::read_dir(format!("/proc/{}/fd", self.pid)) else {
-                return false;
+            let descriptors = match std::fs::read_dir(format!("/proc/{}/fd", self.pid)) {
+                Ok(descriptors) => descriptors,
+                // Another group of the same user may not look there (ptrace(2)).
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return self.is_ours_and_began_before(file) && self.running();
+                }
+                Err(_) => return false,
             };
             descriptors.filter_map(Result::ok).any(|entry| {
                 // Followed: the metadata of what the descriptor is open on.
@@ -153,6 +157,27 @@ impl Process {
         {
             super::watch::wait_for_exit(self.pid, timeout)
         }
+    }
+
+    /// Whether it is this user's, and older than the file's last change: a process that was given
+    /// the number of a dead owner is younger. proc(5)
+    #[cfg(target_os = "linux")]
+    fn is_ours_and_began_before(&self, file: &Metadata) -> bool {
+        let place = format!("/proc/{}", self.pid);
+        let ours = std::fs::metadata(&place).is_ok_and(|found| found.uid() == file.uid());
+        let began = std::fs::read_to_string(format!("{place}/stat")).ok().and_then(|text| {
+            // Behind the name, which may hold anything, the 20th field: clock ticks since the boot.
+            let (_, fields) = text.rsplit_once(") ")?;
+            fields.split(' ').nth(19)?.parse::<i64>().ok()
+        });
+        // SAFETY: sysconf takes a constant and touches no memory.
+        let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        let up = i64::try_from(super::boot_clock().as_secs()).unwrap_or(i64::MAX);
+        let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+        let began = began
+            .and_then(|began| began.checked_div(ticks))
+            .map(|began| i64::try_from(now).unwrap_or(0).saturating_sub(up).saturating_add(began));
+        ours && began.is_some_and(|began| began <= file.mtime())
     }
 
     fn running(&self) -> bool {

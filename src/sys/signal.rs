@@ -70,6 +70,13 @@ pub fn wait() -> io::Result<Signal> {
     }
 }
 
+/// Makes a limit on the size of files the failure of a write, and not the end of the process:
+/// SIGXFSZ.
+pub fn ignore_file_size_limit() {
+    // SAFETY: a standard disposition runs none of our code.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Gives every signal its default disposition and unblocks all, as a new program expects, but
 /// ignores SIGPIPE and SIGXFSZ: a reader that has gone and a file that may not grow are errors of
 /// one write, not the end of the process. sigaction(2).

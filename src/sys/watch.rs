@@ -3,18 +3,16 @@
 //! A watch only says "look again"; what has changed is for the caller to find out. So a lost
 //! detail, an overflow or a spurious event can cost a look, never a result.
 
+#[cfg(target_os = "linux")]
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+#[cfg(target_os = "linux")]
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
 use super::check;
-
-fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
-}
 
 /// A watch on one directory: files in it that appear, go, are renamed or written.
 #[cfg(target_os = "linux")]
@@ -30,7 +28,7 @@ impl Watch {
         let raw = check(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) })?;
         // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
         let queue = unsafe { OwnedFd::from_raw_fd(raw) };
-        let path = c_path(directory)?;
+        let path = CString::new(directory.as_os_str().as_bytes()).map_err(io::Error::other)?;
         let mask = libc::IN_MODIFY
             | libc::IN_CLOSE_WRITE
             | libc::IN_CREATE

@@ -9,7 +9,9 @@ use std::process::{Command, Output, Stdio};
 use crate::page::Page;
 
 const OPTA: &str = env!("CARGO_BIN_EXE_opta");
-const PAGES: [&str; 2] = ["opta.1", "opta-daemon.1"];
+const PAGES: [&str; 3] = ["opta.1", "opta-daemon.1", "opta-sessions.1"];
+/// The pages that describe commands, and the word that those begin with.
+const GROUPS: [(&str, &str); 2] = [("opta-daemon.1", "daemon "), ("opta-sessions.1", "sessions ")];
 
 fn opta(arguments: &str) -> Output {
     Command::new(OPTA).args(arguments.split_whitespace()).output().unwrap()
@@ -54,8 +56,10 @@ fn options(command: &str) -> BTreeMap<String, String> {
     options.filter(|(spelling, _)| spelling != "-h, --help").collect()
 }
 
-fn daemon_commands() -> Vec<String> {
-    commands().into_iter().filter(|command| command.starts_with("daemon ")).collect()
+/// The commands that begin with `group`, without their operands.
+fn commands_of(group: &str) -> Vec<String> {
+    let commands = commands().into_iter().filter(|command| command.starts_with(group));
+    commands.map(|command| words(&command)).collect()
 }
 
 fn set<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> {
@@ -82,11 +86,13 @@ fn the_version_is_that_of_the_package_and_of_the_protocol() {
 
 #[test]
 fn page_and_help_list_the_same_options() {
-    let page = Page::read("opta-daemon.1");
-    for command in daemon_commands() {
-        let section = page.section(&format!("opta {command}"));
-        let in_page = set(section.items().iter().map(|item| &item.head));
-        assert_eq!(set(options(&command).keys()), in_page, "opta {command}");
+    for (name, group) in GROUPS {
+        let page = Page::read(name);
+        for command in commands_of(group) {
+            let section = page.section(&format!("opta {command}"));
+            let in_page = set(section.items().iter().map(|item| &item.head));
+            assert_eq!(set(options(&command).keys()), in_page, "opta {command}");
+        }
     }
 }
 
@@ -96,14 +102,18 @@ fn page_and_help_call_commands_the_same_way() {
         let help = printed(&format!("{command} --help"));
         help.lines().next().unwrap().strip_prefix("Usage: ").unwrap().to_owned()
     };
-    let usages: Vec<String> = daemon_commands().iter().map(usage).collect();
-    assert_eq!(usages, Page::read("opta-daemon.1").synopsis());
+    for (name, group) in GROUPS {
+        let usages: Vec<String> = commands_of(group).iter().map(usage).collect();
+        assert_eq!(usages, Page::read(name).synopsis());
+    }
 }
 
 #[test]
 fn page_and_help_state_the_same_defaults() {
-    let page = Page::read("opta-daemon.1");
-    for command in daemon_commands() {
+    let described = GROUPS.iter().flat_map(|(name, group)| {
+        commands_of(group).into_iter().map(move |command| (Page::read(name), command))
+    });
+    for (page, command) in described {
         let options = options(&command);
         for item in page.section(&format!("opta {command}")).items() {
             let help = &options[&item.head];
@@ -140,10 +150,10 @@ fn pages_mention_no_option_that_does_not_exist() {
             let letters = |c: char| c.is_ascii_lowercase() || c == '-';
             word.starts_with("--").then(|| word.split(|c: char| !letters(c)).next().unwrap())
         });
-        // The option of another program, in an example.
+        // The option of another program.
         let unknown: Vec<&str> = mentioned
             .filter(|option| !known.contains(*option))
-            .filter(|option| !["--silent", "--header"].contains(option))
+            .filter(|option| !["--silent", "--header", "--user", "--unit"].contains(option))
             .collect();
         assert_eq!(unknown, Vec::<&str>::new(), "{name}");
     }
@@ -203,11 +213,15 @@ fn pages_and_readme_list_the_exit_statuses_of_the_program() {
 fn the_page_lists_the_variables_that_are_read() {
     let mut read = between(&document("src/paths.rs"), "variable(\"", '"');
     read.extend(between(&document("src/config.rs"), "variable(\"", '"'));
+    // For tests alone.
+    read.remove("OPTA_SERVICE_MANAGER");
     let listed = |name: &str| {
         set(Page::read(name).section("ENVIRONMENT").items().iter().map(|item| &item.head))
     };
     assert_eq!(listed("opta-daemon.1"), read);
-    assert!(listed("opta.1").is_subset(&read));
+    for name in PAGES {
+        assert!(listed(name).is_subset(&read), "{name}");
+    }
 }
 
 #[test]
@@ -223,50 +237,92 @@ fn the_page_lists_the_files_and_the_fields_of_the_card() {
     let source = document("src/paths.rs");
     let mut files = between(&source, "join(\"daemon/", '"');
     files.extend(between(&source, "join(\"config", '"').iter().map(|rest| format!("config{rest}")));
+    for directory in ["systemd/user/", "Library/LaunchAgents/"] {
+        files.extend(between(&source, directory, '"'));
+    }
     let items = Page::read("opta-daemon.1").section("FILES").items();
     let listed = items.iter().map(|item| item.head.rsplit('/').next().unwrap());
     // One example for all rotated logs.
     assert_eq!(set(listed.filter(|name| *name != "daemon.log.1")), files);
 
-    let source = document("src/state.rs");
-    let body = source.split("struct Fields {\n").nth(1).unwrap().split("\n}").next().unwrap();
+    let card = items.iter().find(|item| item.head.ends_with("/state.json")).unwrap();
+    assert_eq!(listing(&card.body, "an object with "), fields("src/state.rs", "struct Fields {"));
+}
+
+#[test]
+fn the_page_lists_the_files_and_the_fields_of_sessions() {
+    let page = Page::read("opta-sessions.1");
+    let list = page.section("opta sessions list").items();
+    let json = list.iter().find(|item| item.head == "--json").unwrap();
+    assert_eq!(
+        listing(&json.body, "each session, with "),
+        fields("src/session/store.rs", "pub struct Summary {")
+    );
+
+    let items = page.section("FILES").items();
+    let listed = set(items.iter().map(|item| item.head.rsplit('/').next().unwrap()));
+    assert_eq!(listed, set(["", "index.jsonl", "journal.jsonl", "summary.json", "journal.torn-1"]));
+    let journal = items.iter().find(|item| item.head.ends_with("/journal.jsonl")).unwrap();
+    let source = document("src/session/event.rs");
+    let written = source.split("pub fn record(").nth(1).unwrap().split("\n}").next().unwrap();
+    let quoted: Vec<&str> = written.split("\\\"").collect();
+    let names = quoted.windows(2).filter(|pair| pair[1].starts_with(':')).map(|pair| pair[0]);
+    assert_eq!(listing(&journal.body, "a JSON object with "), names.collect::<Vec<_>>());
+}
+
+/// The names in a sentence that lists them, from `before` to the full stop.
+fn listing(text: &str, before: &str) -> Vec<String> {
+    let list = text.split(before).nth(1).unwrap().split('.').next().unwrap();
+    let words = list.split([',', ' ']).filter(|word| !word.is_empty() && *word != "and");
+    words.map(str::to_owned).collect()
+}
+
+/// The fields of a struct in a source, by their names in JSON.
+fn fields(path: &str, begin: &str) -> Vec<String> {
+    let source = document(path);
+    let body = source.split(begin).nth(1).unwrap().split("\n}").next().unwrap();
     let mut fields = Vec::new();
     let mut renamed = None;
-    for line in body.lines().map(str::trim) {
+    let lines = body.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+    for line in lines.filter(|line| !line.is_empty()) {
         match line.split_once(':') {
             None => renamed = line.split('"').nth(1),
-            Some((name, _)) => fields.push(renamed.take().unwrap_or(name)),
+            Some((name, _)) => {
+                let name = name.strip_prefix("pub ").unwrap_or(name);
+                fields.push(renamed.take().unwrap_or(name).to_owned());
+            }
         }
     }
-    let card = items.iter().find(|item| item.head.ends_with("/state.json")).unwrap();
-    let list = card.body.split("an object with ").nth(1).unwrap().split('.').next().unwrap();
-    let listed: Vec<&str> =
-        list.split([',', ' ']).filter(|word| !word.is_empty() && *word != "and").collect();
-    assert_eq!(listed, fields);
+    fields
 }
 
 #[test]
 fn the_page_lists_the_codes_of_failures() {
-    /// In the program, and not to be met with the commands that there are.
-    const UNSEEN: [&str; 1] = ["CRASH_LOOP"];
     let source = document("src/error.rs");
     let body = source.split("pub fn code(").nth(1).unwrap().split("\n    }\n").next().unwrap();
-    let codes = between(body, "=> \"", '"').into_iter();
-    let codes: BTreeSet<String> = codes.filter(|code| !UNSEEN.contains(&code.as_str())).collect();
-    assert_eq!(set(Page::read("opta-daemon.1").section("DIAGNOSTICS").marked("Er")), codes);
+    let pages = GROUPS.iter().map(|(name, _)| Page::read(name).section("DIAGNOSTICS"));
+    let described = set(pages.flat_map(|section| section.marked("Er")));
+    assert_eq!(described, between(body, "=> \"", '"'));
+}
 
-    let mut sources = String::new();
-    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server")).unwrap() {
-        sources.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap());
-    }
+#[test]
+fn the_page_lists_the_refusals_of_the_api() {
     let mut codes = set(["INVALID_REQUEST"]);
     let mut statuses = set(["400"]);
-    for call in sources.split("problem(").skip(1) {
-        let mut arguments = call.split(',').map(str::trim);
-        let (status, code) = (arguments.next().unwrap(), arguments.next().unwrap_or(""));
-        if status.len() == 3 && status.bytes().all(|byte| byte.is_ascii_digit()) {
-            statuses.insert(status.to_owned());
-            codes.insert(code.trim_matches('"').to_owned());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    for source in files.filter(|path| path.is_file()).map(|path| fs::read_to_string(path).unwrap())
+    {
+        // A status and a code side by side, wherever they stand.
+        for pair in source.split('(').skip(1) {
+            let mut parts = pair.split(',').map(str::trim);
+            let (status, code) = (parts.next().unwrap(), parts.next().unwrap_or(""));
+            let code = code.strip_prefix('"').and_then(|code| code.split('"').next());
+            let is_status = status.len() == 3 && status.bytes().all(|byte| byte.is_ascii_digit());
+            if let Some(code) = code.filter(|_| is_status) {
+                statuses.insert(status.to_owned());
+                codes.insert(code.to_owned());
+            }
         }
     }
     let section = Page::read("opta-daemon.1").section("HTTP API");
@@ -318,6 +374,7 @@ fn the_page_states_the_limits_as_they_are() {
         ("STOP_WAIT_DEFAULT", "The default is {}, with --force"),
         ("STOP_WAIT_FORCED", "with --force {}."),
         ("WAIT_SECONDS_MAX", "takes at most {}."),
+        ("MANAGER_MAX", "not answered for {} seconds"),
         ("GRACE_MAX", "give requests in flight {} seconds"),
         ("CRASHES_MAX", "if there were {} crashes"),
         ("CRASHES_WINDOW", "crashes within {} seconds"),
@@ -334,12 +391,30 @@ fn the_page_states_the_limits_as_they_are() {
         ("LOG_FILES_DEFAULT", "The default is {}, the most"),
         ("LOG_FILES_MAX", "the most {}."),
         ("LOG_LINES_DEFAULT", "The default is {}."),
+        ("ID_BYTES_MAX", "An id is 1 to {} letters"),
+        ("SESSIONS_PAGE_MAX", "from 1 to {}; without it"),
+        ("SESSIONS_PAGE_DEFAULT", "without it there are {}."),
+        ("QUEUE_MAX", "or {} turns are waiting already"),
+        ("ACTIVE_TURNS_MAX", "at most {} at the same time"),
+        ("EVENTS_MAX", "of them, from 1 to {}:"),
+        ("POLL_MAX", "milliseconds, at most {} seconds"),
+        ("HEARTBEAT_EVERY", "a comment every {} seconds"),
+        ("TURN_BODY_BYTES_MAX", "{} in that of a session or a turn"),
+        ("STREAMS_MAX", "and {} streams"),
+    ];
+    const STATED_OF_SESSIONS: &[(&str, &str)] = &[
+        ("TITLE_CHARS_MAX", "the first {} characters of its title"),
+        ("SESSIONS_PAGE_DEFAULT", "The default is {}."),
+        ("CRASHES_MAX", "has crashed {} times"),
+        ("CRASHES_WINDOW", "times within {} seconds"),
     ];
     let limits = limits();
-    let text = Page::read("opta-daemon.1").text();
-    for (name, phrase) in STATED {
-        let phrase = phrase.replace("{}", &limits[*name]);
-        assert!(text.contains(&phrase), "{name}: the page does not say '{phrase}'");
+    for (page, stated) in [("opta-daemon.1", STATED), ("opta-sessions.1", STATED_OF_SESSIONS)] {
+        let text = Page::read(page).text();
+        for (name, phrase) in stated {
+            let phrase = phrase.replace("{}", &limits[*name]);
+            assert!(text.contains(&phrase), "{name}: {page} does not say '{phrase}'");
+        }
     }
 }
 
@@ -433,9 +508,13 @@ fn in_shell(shell: &str, name: &str, script: &str) -> String {
 
 /// What is typed, and the words that may come next.
 const TYPED: &[(&str, &str)] = &[
-    ("opta ", "daemon completions help --help --version"),
+    ("opta ", "daemon sessions completions help --help --version"),
     ("opta da", "daemon"),
-    ("opta daemon ", "start status logs restart stop token"),
+    ("opta sessions ", "list show export verify rm"),
+    ("opta sessions show ", "--json --help"),
+    ("opta sessions export --format ", "json markdown"),
+    ("opta sessions list --limit ", ""),
+    ("opta daemon ", "start status logs restart stop token install uninstall"),
     ("opta daemon st", "start status stop"),
     ("opta daemon start --", "--foreground --port --json --help"),
     ("opta daemon start --port ", ""),
@@ -489,9 +568,11 @@ fn zsh_completes_what_the_table_has() {
         done <"${1:h}/typed"
     "#;
     let cases = [
-        ("opta ", "daemon completions"),
-        ("opta da", "daemon completions"),
-        ("opta daemon st", "start status logs restart stop token"),
+        ("opta ", "daemon sessions completions"),
+        ("opta da", "daemon sessions completions"),
+        ("opta sessions export --format ", "json markdown"),
+        ("opta sessions rm ", "--force --json --help"),
+        ("opta daemon st", "start status logs restart stop token install uninstall"),
         ("opta daemon start --json ", "--foreground --port --json --help"),
         ("opta daemon logs --level ", "debug info warn error"),
         ("opta completions ", "bash zsh fish --help"),
@@ -514,6 +595,7 @@ fn fish_completes_what_the_table_has() {
         ("opta daemon st", "start status stop"),
         ("opta daemon start --fo", "--foreground"),
         ("opta daemon logs --level w", "warn"),
+        ("opta sessions export --format m", "markdown"),
         ("opta completions z", "zsh"),
     ] {
         let script = format!("source $argv[1]; complete -C '{typed}'");

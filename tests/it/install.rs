@@ -117,6 +117,7 @@ fn install_puts_everything_in_its_place_and_uninstall_leaves_nothing() {
         ("pre fix/share/bash-completion/completions/opta", 0o644),
         ("pre fix/share/fish/vendor_completions.d/opta.fish", 0o644),
         ("pre fix/share/man/man1/opta-daemon.1", 0o644),
+        ("pre fix/share/man/man1/opta-sessions.1", 0o644),
         ("pre fix/share/man/man1/opta.1", 0o644),
         ("pre fix/share/zsh/site-functions/_opta", 0o644),
     ];
@@ -142,7 +143,12 @@ fn programs_and_pages_go_where_they_are_told() {
     };
     assert_eq!(
         elsewhere(stage.installed()),
-        ["else where/man/man1/opta-daemon.1", "else where/man/man1/opta.1", "else where/sbin/opta"]
+        [
+            "else where/man/man1/opta-daemon.1",
+            "else where/man/man1/opta-sessions.1",
+            "else where/man/man1/opta.1",
+            "else where/sbin/opta"
+        ]
     );
     stage.make_well("uninstall", &told);
     assert_eq!(stage.installed(), Vec::<String>::new());

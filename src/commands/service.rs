@@ -1,0 +1,139 @@
+//! `opta daemon install`, `opta daemon uninstall`
+
+use std::process::ExitCode;
+
+use nanoserde::SerJson;
+
+use crate::cli::{Form, Install, Uninstall};
+use crate::commands::{Output, daemon};
+use crate::config::Config;
+use crate::error::Error;
+use crate::lifecycle::guardian::{self, Caller, Ensured, How, Past};
+use crate::lifecycle::service::{Force, Installed, Service};
+use crate::lifecycle::stop::{self, Patience};
+use crate::lock::{self, Owner};
+use crate::paths::{Manager, Paths};
+use crate::{json, limits};
+
+#[derive(SerJson)]
+struct InstallReport {
+    installed: bool,
+    manager: String,
+    service: String,
+    path: String,
+    program: String,
+    /// The manager knows of it; otherwise it will at the next login.
+    registered: bool,
+}
+
+/// `opta daemon install`
+pub fn install(paths: &Paths, asked: &Install, output: &Output) -> Result<ExitCode, Error> {
+    let service = Service::of(paths)?;
+    let installed = service.install(paths, force(asked.force))?;
+    let name = service.name();
+    match output.form {
+        Form::Text => output.line(&format!("Installed {}: {name}", service.kind()))?,
+        Form::Json => output.line(&json::text(&InstallReport {
+            installed: true,
+            manager: service.manager.name().to_owned(),
+            service: name.to_owned(),
+            path: service.file.to_string_lossy().into_owned(),
+            program: installed.program.to_string_lossy().into_owned(),
+            registered: installed.unreachable.is_none(),
+        }))?,
+    }
+    match service.manager {
+        Manager::Systemd if !asked.now => {
+            output.text(&format!("Run: systemctl --user enable --now {name}"))?;
+        }
+        _ => output.text("Daemon will start automatically on login.")?,
+    }
+    advise(&service, &installed, output);
+    if asked.now {
+        start(paths, &service, installed, output)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is good to know beside the result.
+fn advise(service: &Service, installed: &Installed, output: &Output) {
+    if installed.will_not_last {
+        let program = installed.program.display();
+        output.say(&format!("the service runs {program}, which may not be there for long"));
+    }
+    if let Some(error) = &installed.unreachable {
+        output.say(&error.to_string());
+        output
+            .say("the service will be known at the next login; opta daemon start needs no service");
+    }
+    if installed.new && service.manager == Manager::Systemd {
+        output.say("it runs while you are logged in; to run it always: loginctl enable-linger");
+    }
+}
+
+fn start(
+    paths: &Paths,
+    service: &Service,
+    installed: Installed,
+    output: &Output,
+) -> Result<(), Error> {
+    if let Some(error) = installed.unreachable {
+        return Err(error);
+    }
+    service.enable()?;
+    let config = Config::load(&paths.config())?;
+    let Ensured { card, how } = guardian::ensure_running(paths, &config, Caller::User)?;
+    let by_hand = matches!(how, How::AlreadyRunning) && card.managed_by.is_none();
+    // Where installing starts it, the daemon may have been quicker than the look at it.
+    let how = if installed.started && !by_hand { How::Started(Past::NOTHING) } else { how };
+    daemon::started(&card, &how, paths, output)?;
+    if by_hand {
+        output.say("it was started by hand; to hand it over to the service: opta daemon restart");
+    }
+    Ok(())
+}
+
+#[derive(SerJson)]
+struct UninstallReport {
+    /// There was a service.
+    uninstalled: bool,
+    manager: String,
+    path: String,
+    /// There was a daemon.
+    stopped: bool,
+}
+
+/// `opta daemon uninstall`
+pub fn uninstall(paths: &Paths, asked: &Uninstall, output: &Output) -> Result<ExitCode, Error> {
+    let service = Service::of(paths)?;
+    let ran = matches!(lock::owner(paths)?, Owner::Is(_));
+    let uninstalled = service.uninstall(force(asked.force))?;
+    if uninstalled {
+        output.text(&format!("Removed {}: {}", service.kind(), service.name()))?;
+    } else {
+        output.text(&format!("No {} is installed.", service.kind()))?;
+    }
+    // One that was started by hand.
+    let quietly = |_pid| ();
+    let ended = stop::stop(None, paths, limits::STOP_WAIT_DEFAULT, Patience::Report, quietly)?;
+    let stopped = ran || ended.pid.is_some();
+    if stopped {
+        output.text("Daemon stopped.")?;
+    }
+    if output.form == Form::Json {
+        output.line(&json::text(&UninstallReport {
+            uninstalled,
+            manager: service.manager.name().to_owned(),
+            path: service.file.to_string_lossy().into_owned(),
+            stopped,
+        }))?;
+    }
+    if uninstalled {
+        output.say(&format!("sessions, settings and logs stay in {}", paths.shown(paths.root())));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn force(given: bool) -> Force {
+    if given { Force::Replace } else { Force::Respect }
+}

@@ -1,0 +1,304 @@
+//! The service as a unit of the user's systemd: its text, and what is asked of `systemctl --user`.
+//!
+//! The text is pure. No sandboxing: in a user manager most of it does nothing, and the rest would
+//! be inherited by every command that a session runs.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::call::{self, Answer};
+use super::{Plan, Standing, Trouble, supervision};
+use crate::error::Error;
+use crate::{disk, limits};
+
+/// The unit's name.
+pub const UNIT: &str = "opta-daemon.service";
+
+/// The unit's text. systemd.service(5), systemd.unit(5)
+///
+/// # Errors
+/// [`Error::Unservable`]: systemd cannot run a program with such a path, however it is quoted.
+pub fn text(plan: &Plan) -> Result<String, Error> {
+    if plan.program.contains(['"', '\'', '\\']) {
+        let because = "systemd runs no program with a quote or a backslash in its path";
+        return Err(Error::Unservable { path: PathBuf::from(&plan.program), because });
+    }
+    // In a program's path, unlike in arguments, `$` stands for itself.
+    let program = plan.program.replace('%', "%%");
+    let (mark, path, home) =
+        (plan.mark(), variable("PATH", &plan.search_path), home_line(&plan.root));
+    Ok(format!(
+        "\
+# {mark}
+# Changes of your own outlive an upgrade here: systemctl --user edit opta-daemon
+{READY}
+ExecStart=\"{program}\" daemon start --foreground
+{LIFE}
+{path}
+{home}
+
+[Install]
+WantedBy=default.target
+"
+    ))
+}
+
+/// Ready is what the daemon itself says it is. The limits of a crash loop belong to the unit.
+const READY: &str = "
+[Unit]
+Description=Opta daemon
+StartLimitIntervalSec=60
+StartLimitBurst=5
+
+[Service]
+Type=notify
+NotifyAccess=main";
+
+/// 75: another daemon holds the lock; 78: the settings are bad. Neither gets better by trying
+/// again. `mixed`: the daemon ends its tools itself, what is left is killed. OOMPolicy: a tool that
+/// takes too much memory is not to take the daemon along.
+const LIFE: &str = "\
+Restart=on-failure
+RestartSec=2
+RestartPreventExitStatus=75 78
+TimeoutStartSec=30
+TimeoutStopSec=20
+KillMode=mixed
+OOMPolicy=continue";
+
+/// The line by which a unit serves this home and no other.
+pub fn home_line(root: &str) -> String {
+    variable("OPTA_HOME", root)
+}
+
+fn variable(name: &str, value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+    format!("Environment=\"{name}={value}\"")
+}
+
+/// What systemd knows of the unit.
+#[derive(Default)]
+struct Unit {
+    active: String,
+    result: String,
+    fragment: String,
+    main_pid: i32,
+    restarts: u32,
+    exit_status: i32,
+    /// The file has changed since systemd read it, or systemd has not read it at all.
+    unread: bool,
+}
+
+impl Unit {
+    /// From the answer of `systemctl show`, whose lines come in any order.
+    fn parse(answer: &str) -> Unit {
+        let mut unit = Unit::default();
+        for (key, value) in answer.lines().filter_map(|line| line.split_once('=')) {
+            match key {
+                "LoadState" => unit.unread |= value == "not-found",
+                "NeedDaemonReload" => unit.unread |= value == "yes",
+                "ActiveState" => value.clone_into(&mut unit.active),
+                "Result" => value.clone_into(&mut unit.result),
+                "FragmentPath" => value.clone_into(&mut unit.fragment),
+                "MainPID" => unit.main_pid = value.parse().unwrap_or(0),
+                "NRestarts" => unit.restarts = value.parse().unwrap_or(0),
+                "ExecMainStatus" => unit.exit_status = value.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+        unit
+    }
+
+    fn standing(&self) -> Standing {
+        match self.active.as_str() {
+            "failed" => Standing::Failed(self.trouble()),
+            "" | "inactive" => Standing::Idle,
+            _ => Standing::Active { pid: Some(self.main_pid).filter(|pid| *pid > 0) },
+        }
+    }
+
+    fn trouble(&self) -> Trouble {
+        let restarts = self.restarts;
+        let (result, status) = (&self.result, self.exit_status);
+        let words = match status {
+            _ if restarts > 0 => {
+                format!("systemd has given up on the service after {restarts} restarts ({result})")
+            }
+            _ => format!("the service has failed ({result}, status {status})"),
+        };
+        // That another daemon was running is no trouble of this one.
+        Trouble { words, gave_up: restarts > 0, passing: restarts == 0 && status == 75 }
+    }
+}
+
+/// # Errors
+/// [`Error::Manager`]: no user manager can be reached.
+pub fn standing() -> Result<Standing, Error> {
+    unit().map(|unit| unit.standing())
+}
+
+fn unit() -> Result<Unit, Error> {
+    systemctl(&["show", UNIT]).map(|answer| Unit::parse(&answer))
+}
+
+/// Makes systemd read the unit's file, and makes sure that it did.
+pub fn register(file: &Path) -> Result<(), Error> {
+    systemctl(&["daemon-reload"])?;
+    let fragment = unit()?.fragment;
+    let read = std::fs::canonicalize(fragment).ok();
+    if read.is_some() && read == std::fs::canonicalize(file).ok() {
+        return Ok(());
+    }
+    let because = "systemd looks for it elsewhere: it has another XDG_CONFIG_HOME or HOME";
+    Err(Error::Unservable { path: file.to_owned(), because })
+}
+
+/// Has it started at every login.
+pub fn enable() -> Result<(), Error> {
+    systemctl(&["enable", UNIT]).map(drop)
+}
+
+/// Starts it, and returns when the daemon has said that it serves.
+pub fn start() -> Result<(), Error> {
+    if unit()?.unread {
+        systemctl(&["daemon-reload"])?;
+    }
+    forgive();
+    systemctl(&["start", UNIT]).map(drop)
+}
+
+/// Stops it, also when it is waiting to be restarted; false if that has not come to an end within
+/// `limit`. From inside the service it is only asked for: the end of the service is the caller's
+/// too.
+pub fn stop(limit: Duration) -> Result<bool, Error> {
+    let mut arguments = vec!["--user", "stop", UNIT];
+    if supervision::inside_service() {
+        arguments.push("--no-block");
+    }
+    match call::ask("systemctl", &arguments, limit)? {
+        Answer::Done(_) => Ok(true),
+        Answer::Late => Ok(false),
+        Answer::Refused { words, .. } => Err(call::failure("systemctl", &arguments, words)),
+    }
+}
+
+/// Asks for a restart without waiting for it: for a caller inside the service, whose end it is.
+pub fn restart_later() -> Result<(), Error> {
+    forgive();
+    systemctl(&["restart", "--no-block", UNIT]).map(drop)
+}
+
+/// Forgets that it has failed, and how often it was started of late.
+pub fn forgive() {
+    // systemd refuses it for a unit that it has forgotten already, which is as good.
+    drop(systemctl(&["reset-failed", UNIT]));
+}
+
+/// Stops it and has it started no more at login.
+pub fn unregister() -> Result<(), Error> {
+    systemctl(&["disable", "--now", UNIT]).map(drop)
+}
+
+/// Makes systemd forget a file that has gone.
+pub fn forget() -> Result<(), Error> {
+    systemctl(&["daemon-reload"])?;
+    forgive();
+    Ok(())
+}
+
+/// Removes the link by which the unit is enabled, for when there is no systemd to ask.
+pub fn unlink(file: &Path) -> Result<(), Error> {
+    let Some(directory) = file.parent().map(|parent| parent.join("default.target.wants")) else {
+        return Ok(());
+    };
+    if disk::remove(&directory.join(UNIT))? {
+        // It stays if other units are enabled in it.
+        drop(std::fs::remove_dir(&directory));
+    }
+    Ok(())
+}
+
+fn systemctl(arguments: &[&str]) -> Result<String, Error> {
+    let arguments = [&["--user"], arguments].concat();
+    call::demand("systemctl", &arguments, limits::MANAGER_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_is_as_the_manual_shows_it() {
+        let plan = Plan::example("/usr/local/bin/opta");
+        let expected = format!(
+            "# Written by opta {}: opta daemon install
+# Changes of your own outlive an upgrade here: systemctl --user edit opta-daemon
+
+[Unit]
+Description=Opta daemon
+StartLimitIntervalSec=60
+StartLimitBurst=5
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart=\"/usr/local/bin/opta\" daemon start --foreground
+Restart=on-failure
+RestartSec=2
+RestartPreventExitStatus=75 78
+TimeoutStartSec=30
+TimeoutStopSec=20
+KillMode=mixed
+OOMPolicy=continue
+Environment=\"PATH=/home/u/.local/bin:/usr/bin\"
+Environment=\"OPTA_HOME=/home/u/.config/opta\"
+
+[Install]
+WantedBy=default.target
+",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(text(&plan).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_systemd_would_expand_is_doubled() {
+        let mut plan = Plan::example("/opt/50% off/$HOME/öpta");
+        plan.search_path = "/a\"b:/c\\d:/%h/$HOME".to_owned();
+        let text = text(&plan).unwrap();
+        assert!(text.contains("ExecStart=\"/opt/50%% off/$HOME/öpta\" daemon"), "{text}");
+        assert!(text.contains(r#"Environment="PATH=/a\"b:/c\\d:/%%h/$HOME""#), "{text}");
+    }
+
+    #[test]
+    fn a_program_that_systemd_cannot_run_is_refused() {
+        for path in ["/opt/o'pta", "/opt/o\"pta", "/opt/o\\pta"] {
+            let error = text(&Plan::example(path)).unwrap_err().to_string();
+            assert!(error.contains(path) && error.contains("a quote or a backslash"), "{error}");
+        }
+    }
+
+    #[test]
+    fn lines_of_show_are_read_in_any_order() {
+        let show = "NRestarts=5\nMainPID=0\nExecMainStatus=9\nLoadState=loaded\nResult=signal\n\
+                    ActiveState=failed\nFragmentPath=/u/x=y\nNeedDaemonReload=no\n";
+        let unit = Unit::parse(show);
+        assert_eq!((unit.fragment.as_str(), unit.unread), ("/u/x=y", false));
+        let Standing::Failed(trouble) = unit.standing() else { panic!("not failed") };
+        assert_eq!(trouble.words, "systemd has given up on the service after 5 restarts (signal)");
+        assert!(trouble.gave_up && !trouble.passing);
+        assert!(Unit::parse("LoadState=not-found").unread);
+        assert!(matches!(Unit::parse("ActiveState=inactive").standing(), Standing::Idle));
+        let active = Unit::parse("MainPID=7\nActiveState=active").standing();
+        assert!(matches!(active, Standing::Active { pid: Some(7) }));
+        let waiting = Unit::parse("MainPID=0\nActiveState=activating").standing();
+        assert!(matches!(waiting, Standing::Active { pid: None }));
+    }
+
+    #[test]
+    fn that_another_daemon_was_running_is_no_trouble() {
+        let show = "NRestarts=0\nExecMainStatus=75\nActiveState=failed\nResult=exit-code";
+        let Standing::Failed(trouble) = Unit::parse(show).standing() else { panic!("not failed") };
+        assert!(trouble.passing && !trouble.gave_up);
+    }
+}

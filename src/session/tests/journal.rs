@@ -1,0 +1,284 @@
+//! Whatever is left of a journal, everything whole in it is read, once and in order; nothing is
+//! deleted; and it goes on without a hole.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::limits;
+use crate::session::event::Record;
+use crate::session::journal::{FILE_NAME, Findings, Journal};
+
+use super::{Scratch, append, id, put, record, seen};
+
+/// Records of all sizes, with their places.
+fn recorded(sizes: &[usize]) -> (Vec<u8>, Vec<usize>) {
+    let mut bytes = Vec::new();
+    let mut ends = vec![0];
+    for (seq, size) in (1..).zip(sizes) {
+        bytes.extend(record(seq, *size));
+        ends.push(bytes.len());
+    }
+    (bytes, ends)
+}
+
+/// Opens the journal in `directory`, then appends once, and opens again: what is found each time.
+fn opened_twice(directory: &Path) -> (Findings, Vec<u64>, Vec<u64>) {
+    let (mut journal, mut state, findings) =
+        Journal::open(directory, &id("s"), "daemon_y").unwrap();
+    let before = seen(&journal, 0, 7);
+    let seq = append(&mut journal, &mut state);
+    assert_eq!(seq, before.last().map_or(1, |last| last + 1));
+    let (journal, state, again) = Journal::open(directory, &id("s"), "daemon_z").unwrap();
+    assert_eq!((again.damaged, again.torn_bytes), (findings.damaged, 0));
+    assert_eq!(state.seq, seq);
+    (findings, before, seen(&journal, 0, 3))
+}
+
+fn torn_files(directory: &Path) -> usize {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_str().unwrap().starts_with("journal.torn-")).count()
+}
+
+#[test]
+fn a_journal_of_every_length_keeps_its_whole_records_and_goes_on() {
+    let (bytes, ends) = recorded(&[0, 40, 3, 0, 17]);
+    let scratch = Scratch::new();
+    for length in 0..=bytes.len() {
+        let directory = scratch.session(&format!("cut{length}"), &bytes[..length]);
+        let whole = ends.iter().rposition(|end| *end <= length).unwrap();
+        let (findings, before, after) = opened_twice(&directory);
+        let torn = (length - ends[whole]) as u64;
+        assert_eq!(
+            findings,
+            Findings {
+                records: whole as u64,
+                damaged: 0,
+                torn_bytes: torn,
+                sound_bytes: ends[whole] as u64,
+            }
+        );
+        assert_eq!(before, (1..=whole as u64).collect::<Vec<_>>(), "cut at {length}");
+        assert_eq!(after, (1..=whole as u64 + 1).collect::<Vec<_>>(), "cut at {length}");
+        assert!(fs::read(directory.join(FILE_NAME)).unwrap().starts_with(&bytes[..ends[whole]]));
+        if torn > 0 {
+            let copy = fs::read(directory.join("journal.torn-1")).unwrap();
+            assert_eq!(copy, bytes[ends[whole]..length], "cut at {length}");
+        }
+        assert_eq!(torn_files(&directory), usize::from(torn > 0));
+    }
+}
+
+/// Also what other file systems leave: zeros up to the length that the file should have had.
+#[test]
+fn zeros_and_rubbish_behind_the_last_record_are_set_aside() {
+    let (bytes, _) = recorded(&[5, 5]);
+    let scratch = Scratch::new();
+    let tails: [&[u8]; 6] =
+        [&[0; 1], &[0; 5000], b"\n", b"\n\n\0\n", b"{\"v\":\"3\"}\n", b"\xff\xfe\r\n{\n"];
+    for (number, tail) in tails.iter().enumerate() {
+        let directory = scratch.session(&format!("tail{number}"), &[&bytes, *tail].concat());
+        put(&directory.join("journal.torn-1"), b"of an earlier time");
+        let (findings, before, after) = opened_twice(&directory);
+        assert_eq!((findings.records, findings.torn_bytes), (2, tail.len() as u64));
+        assert_eq!((before, after), (vec![1, 2], vec![1, 2, 3]));
+        assert_eq!(fs::read(directory.join("journal.torn-1")).unwrap(), b"of an earlier time");
+        assert_eq!(fs::read(directory.join("journal.torn-2")).unwrap(), *tail);
+    }
+}
+
+#[test]
+fn a_flipped_bit_costs_its_own_record_and_no_other() {
+    let (bytes, ends) = recorded(&[2, 30, 0, 9]);
+    let scratch = Scratch::new();
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1 << (at % 8);
+        let directory = scratch.session("flipped", &damaged);
+        let hit = ends.iter().rposition(|end| *end <= at).unwrap() as u64 + 1;
+        // Without its line end, a record takes the next one with it.
+        let glued = ends.contains(&(at + 1));
+        let lost = |seq: &u64| *seq == hit || glued && *seq == hit + 1;
+        let expected: Vec<u64> = (1..=4).filter(|seq| !lost(seq)).collect();
+        let (findings, before, after) = opened_twice(&directory);
+        assert_eq!(before, expected, "byte {at}");
+        let next = before.last().unwrap() + 1;
+        assert_eq!(after, [expected, vec![next]].concat(), "byte {at}");
+        let at_the_end = findings.torn_bytes > 0;
+        assert_eq!(at_the_end, hit == 4 || glued && hit == 3, "byte {at}");
+        // Two only if the flip has made a line end.
+        let damaged_lines = if damaged[at] == b'\n' { 2 } else { 1 };
+        assert_eq!(findings.damaged, if at_the_end { 0 } else { damaged_lines }, "byte {at}");
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
+
+#[test]
+fn damage_at_random_places_of_a_long_journal_never_costs_more_than_it_touches() {
+    let sizes: Vec<usize> = (0..300).map(|number| number * 37 % 900).collect();
+    let (bytes, ends) = recorded(&sizes);
+    let scratch = Scratch::new();
+    for _ in 0..30 {
+        let at = fastrand::usize(..bytes.len());
+        let length = fastrand::usize(1..3000).min(bytes.len() - at);
+        let mut damaged = bytes.clone();
+        damaged[at..at + length].fill_with(|| fastrand::u8(..));
+        let directory = scratch.session("damaged", &damaged);
+        let (journal, ..) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+        let found = seen(&journal, 0, 1000);
+        let first_hit = ends.iter().rposition(|end| *end <= at).unwrap() as u64 + 1;
+        let last_hit = ends.iter().position(|end| *end >= at + length).unwrap() as u64;
+        // One more where the last line end was overwritten.
+        for seq in (1..first_hit).chain(last_hit + 2..=300) {
+            assert!(found.binary_search(&seq).is_ok(), "{seq} is lost by {at}+{length}");
+        }
+        assert!(found.is_sorted_by(|left, right| left < right));
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
+
+/// As a program leaves them that appends to a torn tail, or writes the same batch again.
+#[test]
+fn glued_and_repeated_records_are_counted_and_never_seen_twice() {
+    let scratch = Scratch::new();
+    let two = record(2, 1);
+    let torn = &two[..two.len() - 1];
+    let glued = [&record(1, 1), torn, &record(3, 1)[..], &record(4, 1)].concat();
+    let directory = scratch.session("glued", &glued);
+    let (findings, before, _) = opened_twice(&directory);
+    assert_eq!((findings.damaged, before), (1, vec![1, 4]));
+
+    let order = [1, 2, 3, 2, 3, 4, 1, 5, 5, 6];
+    let bytes: Vec<u8> = order.iter().flat_map(|seq| record(*seq, 3)).collect();
+    let directory = scratch.session("repeated", &bytes);
+    let (findings, before, after) = opened_twice(&directory);
+    assert_eq!(findings.damaged, 4);
+    assert_eq!(before, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(after, [1, 2, 3, 4, 5, 6, 7]);
+    let (journal, ..) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+    for after in 0..=7 {
+        for most in 1..=8 {
+            assert_eq!(seen(&journal, after, most), (after + 1..=7).collect::<Vec<_>>());
+        }
+    }
+    let mut all = Vec::new();
+    journal.reader().all(|record| all.push(record.seq)).unwrap();
+    assert_eq!(all, [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn the_highest_number_is_no_dead_end() {
+    let scratch = Scratch::new();
+    let bytes = [record(1, 1), record(u64::MAX, 1), record(2, 1)].concat();
+    let directory = scratch.session("highest", &bytes);
+    let (findings, before, after) = opened_twice(&directory);
+    assert_eq!(findings.damaged, 1);
+    assert_eq!((before, after), (vec![1, 2], vec![1, 2, 3]));
+}
+
+#[test]
+fn lines_longer_than_any_buffer_are_read() {
+    let sizes = [10, 3 << 20, 10, 129 * 1024, 128 * 1024, 10];
+    let (mut bytes, _) = recorded(&sizes);
+    let directory = Scratch::new();
+    bytes.extend(vec![b'x'; 2 << 20]);
+    let directory = directory.session("long", &bytes);
+    let (findings, before, after) = opened_twice(&directory);
+    assert_eq!(findings.torn_bytes, 2 << 20);
+    assert_eq!((before, after), ((1..=6).collect::<Vec<_>>(), (1..=7).collect::<Vec<_>>()));
+}
+
+/// What a reader gives, by way of the index, is what a look at every line gives.
+#[test]
+fn the_index_finds_what_a_look_at_everything_finds() {
+    let sizes: Vec<usize> = (0..1500).map(|_| fastrand::usize(0..600)).collect();
+    let (bytes, _) = recorded(&sizes);
+    assert!(bytes.len() as u64 > 5 * limits::INDEX_EVERY_BYTES);
+    let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+    let records: Vec<Record<'_>> = lines.iter().filter_map(|line| Record::read(line)).collect();
+    let scratch = Scratch::new();
+    let directory = scratch.session("indexed", &bytes);
+    let (journal, ..) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+    let mut reader = journal.reader();
+    let afters = [0, 1, 1498, 1499, 1500, 1501, u64::MAX - 1, u64::MAX];
+    for after in afters.into_iter().chain((0..300).map(|_| fastrand::u64(0..1500))) {
+        let most = fastrand::usize(1..100);
+        let batch = reader.after(after, most).unwrap();
+        let expected = records.iter().filter(|record| record.seq > after).take(most);
+        let mut count = 0;
+        for ((seq, envelope), record) in batch.iter().zip(expected.clone()) {
+            let mut whole = String::new();
+            record.envelope(&mut whole);
+            assert_eq!((seq, envelope), (record.seq, whole.as_str()));
+            count += 1;
+        }
+        assert_eq!((count, batch.events.len()), (expected.count(), count), "after {after}");
+    }
+    assert!(reader.after(0, 0).unwrap().events.is_empty());
+}
+
+#[test]
+fn an_answer_is_bounded_in_bytes_but_never_empty() {
+    let (bytes, _) = recorded(&[limits::EVENTS_BYTES_MAX + 5, 10, 10, limits::EVENTS_BYTES_MAX]);
+    let scratch = Scratch::new();
+    let directory = scratch.session("big", &bytes);
+    let (journal, ..) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+    let mut reader = journal.reader();
+    assert_eq!(reader.after(0, 9).unwrap().events.len(), 1);
+    assert_eq!(reader.after(1, 9).unwrap().events.len(), 3);
+    assert_eq!(seen(&journal, 0, 9), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_reader_beside_the_writer_misses_nothing_and_sees_nothing_twice() {
+    const EVENTS: u64 = 300;
+    let scratch = Scratch::new();
+    let directory = scratch.session("live", b"");
+    let (mut journal, mut state, _) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+    let written = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for most in [1, 10, 1000] {
+            let (mut reader, written) = (journal.reader(), &written);
+            scope.spawn(move || {
+                let mut after = 0;
+                loop {
+                    let over = written.load(Ordering::SeqCst);
+                    let batch = reader.after(after, most).unwrap();
+                    for (seq, _) in &batch.events {
+                        assert_eq!(*seq, after + 1);
+                        after = *seq;
+                    }
+                    if over && batch.events.is_empty() {
+                        return assert_eq!(after, EVENTS);
+                    }
+                }
+            });
+        }
+        for _ in 0..EVENTS {
+            append(&mut journal, &mut state);
+            if fastrand::u8(..) < 3 {
+                journal.rest();
+            }
+        }
+        written.store(true, Ordering::SeqCst);
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_refuses_until_it_can_be() {
+    let (bytes, _) = recorded(&[5, 5]);
+    let scratch = Scratch::new();
+    let directory = scratch.session("gone", &bytes);
+    let (mut journal, mut state, _) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+    journal.rest();
+    let path = directory.join(FILE_NAME);
+    fs::rename(&path, directory.join("away")).unwrap();
+    let draft = crate::session::event::Draft { event: "turn.token", payload: "{}" };
+    let durability = crate::session::journal::Durability::Synced;
+    assert!(journal.append_all(&mut state, &[draft], durability).is_err());
+    fs::rename(directory.join("away"), &path).unwrap();
+    assert_eq!((state.seq, seen(&journal, 0, 9)), (2, vec![1, 2]));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    assert_eq!(append(&mut journal, &mut state), 3);
+}

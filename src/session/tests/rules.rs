@@ -1,0 +1,124 @@
+//! What a session is follows from its events alone, however they are cut into pieces.
+
+use crate::limits;
+use crate::session::event::{self, Draft, Origin, Record};
+use crate::session::rules::{SessionId, Stage, State};
+
+fn apply(state: &mut State, event: &str, payload: &str) {
+    let origin = Origin { daemon_id: "daemon_x", session_id: "s" };
+    let draft = Draft { event, payload };
+    let bytes = event::record(&draft, &origin, state.seq + 1, "2026-03-01T10:00:00.000Z");
+    state.apply(&Record::read(bytes.strip_suffix(b"\n").unwrap()).unwrap());
+}
+
+fn queued(turn_id: &str, content: &str) -> String {
+    format!(r#"{{"turnId":"{turn_id}","writerId":"w","clientId":"c","content":"{content}"}}"#)
+}
+
+fn of(turn_id: &str) -> String {
+    format!(r#"{{"turnId":"{turn_id}"}}"#)
+}
+
+/// Against a model that is nothing but lists.
+#[test]
+fn any_order_of_events_leaves_queue_and_active_turn_as_they_were_told() {
+    for _ in 0..200 {
+        let mut state = State::default();
+        let (mut waiting, mut active, mut ended): (Vec<String>, Option<String>, Vec<String>) =
+            (Vec::new(), None, Vec::new());
+        for number in 0..40 {
+            match fastrand::u8(..5) {
+                0 | 1 => {
+                    let turn_id = format!("t{number}");
+                    apply(&mut state, "turn.queued", &queued(&turn_id, "x"));
+                    waiting.push(turn_id);
+                }
+                2 if active.is_none() && !waiting.is_empty() => {
+                    let turn_id = waiting.remove(0);
+                    apply(&mut state, "turn.start", &of(&turn_id));
+                    active = Some(turn_id);
+                }
+                3 if active.is_some() => {
+                    let turn_id = active.take().unwrap();
+                    apply(&mut state, "turn.done", &of(&turn_id));
+                    ended.push(turn_id);
+                }
+                4 if !waiting.is_empty() => {
+                    let turn_id = waiting.remove(fastrand::usize(..waiting.len()));
+                    apply(&mut state, "turn.error", &of(&turn_id));
+                    ended.push(turn_id);
+                }
+                _ => apply(&mut state, "turn.token", r#"{"text":"x"}"#),
+            }
+            assert_eq!(state.seq, number + 1);
+            let names = |turn_id: &String| turn_id.clone();
+            let queue: Vec<String> = state.queue.iter().map(|turn| names(&turn.turn_id)).collect();
+            assert_eq!(queue, waiting);
+            assert_eq!(state.active.as_ref().map(|turn| names(&turn.turn_id)), active);
+            for (turns, stage) in [(&waiting, Stage::Queued), (&ended, Stage::Ended)] {
+                for turn_id in turns {
+                    assert_eq!(state.stage(turn_id).unwrap().0, stage);
+                }
+            }
+        }
+        let turns = waiting.len() + ended.len() + usize::from(active.is_some());
+        assert_eq!(state.turns, turns as u64);
+        assert_eq!(state.stage("never"), None);
+    }
+}
+
+#[test]
+fn unknown_and_unreadable_events_change_only_the_number() {
+    let mut state = State::default();
+    apply(&mut state, "turn.queued", &queued("t", "x"));
+    let before = format!("{:?}", state.unfinished());
+    for (event, payload) in [
+        ("of.tomorrow", "{}"),
+        ("turn.queued", "{}"),
+        ("turn.queued", "[1]"),
+        ("turn.start", r#"{"turnId":7}"#),
+        ("turn.start", r#"{"turnId":"another"}"#),
+        ("turn.done", r#"{"turnId":"another"}"#),
+        ("session.snapshot", "{}"),
+    ] {
+        apply(&mut state, event, payload);
+    }
+    assert_eq!((state.seq, format!("{:?}", state.unfinished())), (8, before));
+    assert_eq!(state.turns, 1);
+}
+
+#[test]
+fn the_oldest_turn_ids_are_forgotten_past_the_bound() {
+    let mut state = State::default();
+    for number in 0..=limits::TURN_IDS_MAX {
+        let turn_id = format!("t{number}");
+        apply(&mut state, "turn.queued", &queued(&turn_id, "x"));
+        apply(&mut state, "turn.error", &of(&turn_id));
+    }
+    assert_eq!(state.stage("t0"), None);
+    assert!(state.stage("t1").is_some());
+    assert!(state.stage(&format!("t{}", limits::TURN_IDS_MAX)).is_some());
+}
+
+#[test]
+fn a_title_is_one_short_line_of_what_was_said_first() {
+    let mut state = State::default();
+    apply(&mut state, "turn.queued", &queued("t", r"  one\n\ttwo  ü "));
+    apply(&mut state, "turn.queued", &queued("u", "later"));
+    assert_eq!(state.title.as_deref(), Some("one two ü"));
+    let mut state = State::default();
+    apply(&mut state, "turn.queued", &queued("t", &"ü".repeat(limits::TITLE_CHARS_MAX + 1)));
+    assert_eq!(state.title, Some("ü".repeat(limits::TITLE_CHARS_MAX)));
+}
+
+#[test]
+fn an_id_is_what_may_stand_in_a_path() {
+    let longest = "x".repeat(limits::ID_BYTES_MAX);
+    for good in ["a", "A-Z_09", "-", longest.as_str()] {
+        assert_eq!(SessionId::parse(good).unwrap().as_str(), good);
+    }
+    let too_long = "x".repeat(limits::ID_BYTES_MAX + 1);
+    for bad in ["", ".", "..", "a/b", "a.b", "a b", "ü", "a\0", "%2e", "a\n", too_long.as_str()] {
+        assert_eq!(SessionId::parse(bad), None, "{bad:?}");
+    }
+}

@@ -1,0 +1,225 @@
+//! The list shows every session that was acknowledged, once, whatever has happened to its helpers.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use crate::session::event::{self, Draft, Origin};
+use crate::session::journal::{FILE_NAME, Journal};
+use crate::session::rules::{Founding, SessionId};
+use crate::session::store::{Page, Store};
+use crate::session::turn::founding_payload;
+
+use super::{Scratch, id, put};
+
+const TIME: &str = "2026-03-01T10:00:00.000Z";
+
+fn founded(name: &str, title: &str) -> Vec<u8> {
+    let founding = Founding { title: Some(title.to_owned()), ..Founding::default() };
+    let payload = founding_payload(&id(name), &founding);
+    let origin = Origin { daemon_id: "daemon_x", session_id: name };
+    event::record(&Draft { event: "session.snapshot", payload: &payload }, &origin, 1, TIME)
+}
+
+/// A session as `Runtime::create` makes it.
+fn create(store: &Store, name: &str) {
+    store.enter(&id(name), TIME).unwrap();
+    let payload = founding_payload(&id(name), &Founding::default());
+    let first = Draft { event: "session.snapshot", payload: &payload };
+    Journal::create(&store.directory(&id(name)), &id(name), "daemon_x", &first, TIME).unwrap();
+}
+
+fn names(page: &Page) -> Vec<&str> {
+    page.ids.iter().map(SessionId::as_str).collect()
+}
+
+fn pages(store: &Store, count: usize) -> Vec<String> {
+    let (mut listed, mut before) = (Vec::new(), None);
+    loop {
+        let page = store.page(before, count).unwrap();
+        assert!(page.ids.len() <= count);
+        listed.extend(names(&page).into_iter().map(str::to_owned));
+        match page.next {
+            Some(next) => before = Some(next),
+            None => return listed,
+        }
+    }
+}
+
+fn store(scratch: &Scratch) -> Store {
+    Store::new(scratch.path().join("sessions"))
+}
+
+#[test]
+fn pages_of_every_size_make_the_same_list() {
+    let scratch = Scratch::new();
+    let store = store(&scratch);
+    assert!(pages(&store, 5).is_empty());
+    // Long enough that a line of the index stands across the blocks in which it is read.
+    let name = |number: usize| format!("{number:0>64}");
+    for number in 0..400 {
+        create(&store, &name(number));
+    }
+    let newest_first: Vec<String> = (0..400).rev().map(name).collect();
+    for count in [1, 2, 3, 7, 50, 399, 400, 401] {
+        assert_eq!(pages(&store, count), newest_first, "{count} a page");
+    }
+    for number in (0..400).filter(|number| number % 3 == 0) {
+        store.delete(&id(&name(number))).unwrap();
+    }
+    let left: Vec<String> = (0..400).rev().filter(|number| number % 3 != 0).map(name).collect();
+    for count in [1, 10, 300] {
+        assert_eq!(pages(&store, count), left, "{count} a page");
+    }
+    assert_eq!(names(&store.page(Some(u64::MAX), 1).unwrap()), [left[0].as_str()]);
+}
+
+/// A short write, a power cut, or an editor.
+#[test]
+fn a_torn_entry_of_the_index_hides_no_session_that_comes_after_it() {
+    let scratch = Scratch::new();
+    let store = store(&scratch);
+    create(&store, "first");
+    let index = scratch.path().join("sessions/index.jsonl");
+    for (number, tail) in
+        ["{\"sessionId\":\"half", "\0\0\0\0", "{\"sessionId\":\"\u{fc}"].iter().enumerate()
+    {
+        let mut bytes = fs::read(&index).unwrap();
+        bytes.extend(tail.as_bytes());
+        put(&index, &bytes);
+        create(&store, &format!("after{number}"));
+    }
+    assert_eq!(pages(&store, 10), ["after2", "after1", "after0", "first"]);
+}
+
+#[test]
+fn an_index_that_is_missing_is_made_again_by_many_creators_at_once() {
+    let scratch = Scratch::new();
+    let store = store(&scratch);
+    for round in 0..20 {
+        drop(fs::remove_file(scratch.path().join("sessions/index.jsonl")));
+        thread::scope(|scope| {
+            for creator in 0..4 {
+                let store = &store;
+                scope.spawn(move || create(store, &format!("r{round}_{creator}")));
+            }
+        });
+        let mut listed = pages(&store, 7);
+        listed.sort();
+        listed.dedup();
+        assert_eq!(listed.len(), (round + 1) * 4, "round {round}");
+    }
+}
+
+#[test]
+fn without_an_index_the_directories_are_the_list() {
+    let scratch = Scratch::new();
+    let store = store(&scratch);
+    for name in ["a", "b", "c"] {
+        create(&store, name);
+    }
+    fs::remove_file(scratch.path().join("sessions/index.jsonl")).unwrap();
+    scratch.session("sessions/empty", b"");
+    put(&scratch.path().join("sessions/file"), b"x");
+    let page = store.page(None, 2).unwrap();
+    assert_eq!(page.ids.len(), 2);
+    let mut all = names(&store.page(None, 9).unwrap()).join(" ");
+    // Made in the same instant, perhaps.
+    all = {
+        let mut parts: Vec<&str> = all.split(' ').collect();
+        parts.sort_unstable();
+        parts.join(" ")
+    };
+    assert_eq!(all, "a b c");
+}
+
+#[test]
+fn a_summary_that_does_not_fit_its_journal_is_not_believed() {
+    let scratch = Scratch::new();
+    let store = store(&scratch);
+    let directory = scratch.session("sessions/s", &founded("s", "as the journal says"));
+    let title = || store.summary(&id("s")).unwrap().title.unwrap();
+    assert_eq!(title(), "as the journal says");
+    let (state, found) = store.read(&id("s")).unwrap();
+    store.keep(&id("s"), &state, found.sound_bytes).unwrap();
+    let kept = fs::read_to_string(directory.join("summary.json")).unwrap();
+    let marked = kept.replace("as the journal says", "as the summary says");
+    let summary = directory.join("summary.json");
+    put(&summary, marked.as_bytes());
+    assert_eq!(title(), "as the summary says");
+    // The journal has gone on.
+    let journal = directory.join(FILE_NAME);
+    let bytes = fs::read(&journal).unwrap();
+    put(&journal, &[bytes, super::record(2, 3)].concat());
+    assert_eq!(title(), "as the journal says");
+    for rubbish in ["", "{", "\0\0\0", "{\"bytes\":1}", &"x".repeat(70_000)] {
+        put(&summary, rubbish.as_bytes());
+        assert_eq!(title(), "as the journal says");
+    }
+}
+
+#[test]
+fn what_a_deletion_has_left_when_it_was_interrupted_goes_with_the_next() {
+    let scratch = Scratch::new();
+    let store = store(&scratch);
+    for name in ["a", "b"] {
+        create(&store, name);
+    }
+    let left = |name: &str| scratch.session(&format!("sessions/.deleted/{name}"), b"left");
+    let (same, other) = (left("a"), left("other"));
+    assert_eq!(pages(&store, 9), ["b", "a"]);
+    store.delete(&id("a")).unwrap();
+    assert!(!same.exists() && !other.exists());
+    assert_eq!(pages(&store, 9), ["b"]);
+    assert!(store.delete(&id("a")).is_err());
+    assert!(!is_there(&store, "a") && is_there(&store, "b"));
+}
+
+fn is_there(store: &Store, name: &str) -> bool {
+    store.has(&id(name)) && Path::exists(&store.directory(&id(name)))
+}
+
+#[test]
+fn a_name_that_is_used_again_is_listed_once_and_as_what_it_is_now() {
+    let scratch = Scratch::new();
+    let store = Store::new(scratch.path().join("sessions"));
+    let make = |name: &str, time: &str| {
+        store.enter(&id(name), time).unwrap();
+        let payload = founding_payload(&id(name), &Founding::default());
+        let first = Draft { event: "session.snapshot", payload: &payload };
+        let directory = store.directory(&id(name));
+        Journal::create(&directory, &id(name), "daemon_x", &first, time).unwrap();
+    };
+    make("x", "2026-03-01T10:00:00.000Z");
+    store.delete(&id("x")).unwrap();
+    make("y", "2026-03-01T10:00:01.000Z");
+    make("x", "2026-03-01T10:00:02.000Z");
+    let first = store.page(None, 1).unwrap();
+    assert_eq!(names(&first), ["x"]);
+    let second = store.page(first.next, 1).unwrap();
+    assert_eq!(names(&second), ["y"]);
+    let third = second.next.map(|next| store.page(Some(next), 1).unwrap());
+    assert!(third.is_none_or(|page| page.ids.is_empty()));
+}
+
+#[test]
+fn without_an_index_pages_go_on_as_well() {
+    let scratch = Scratch::new();
+    let store = Store::new(scratch.path().join("sessions"));
+    for name in ["a", "b", "c"] {
+        create(&store, name);
+    }
+    fs::remove_file(scratch.path().join("sessions/index.jsonl")).unwrap();
+    let mut found = Vec::new();
+    let mut before = None;
+    loop {
+        let page = store.page(before, 1).unwrap();
+        found.extend(names(&page).into_iter().map(str::to_owned));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    found.sort();
+    assert_eq!(found, ["a", "b", "c"]);
+}
