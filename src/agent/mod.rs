@@ -1,5 +1,7 @@
 //! What answers turns.
 
+mod tools;
+
 use crate::session::desk::Turn;
 use crate::session::turn::{Agent, Fault, Stats};
 

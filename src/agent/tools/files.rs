@@ -185,7 +185,9 @@ impl Edit {
             [] => return Err(format!("old_text does not occur in {path}; read it first")),
             _ => {
                 let count = overlapping(&text, &self.old_text).take(1_000).count();
-                return Err(format!("old_text occurs {count} times in {path}, not once; add more of the lines around it"));
+                return Err(format!(
+                    "old_text occurs {count} times in {path}, not once; add more of the lines around it"
+                ));
             }
         };
         let before = text.get(..at).unwrap_or_default();
@@ -201,9 +203,13 @@ impl Edit {
         let read = file.take(limits::EDIT_BYTES_MAX + 1).read_to_end(&mut bytes);
         read.map_err(|error| format!("{path}: {}", reason(&error)))?;
         if bytes.len() as u64 > limits::EDIT_BYTES_MAX {
-            return Err(format!("{path} is too large to be edited: more than {} bytes", limits::EDIT_BYTES_MAX));
+            return Err(format!(
+                "{path} is too large to be edited: more than {} bytes",
+                limits::EDIT_BYTES_MAX
+            ));
         }
-        String::from_utf8(bytes).map_err(|_| format!("{path} is not UTF-8 text and cannot be edited"))
+        String::from_utf8(bytes)
+            .map_err(|_| format!("{path} is not UTF-8 text and cannot be edited"))
     }
 }
 
@@ -238,7 +244,10 @@ mod tests {
     fn lines_have_their_numbers_and_offsets_count_from_one() {
         let scratch = Scratch::new();
         scratch.put("a", "one\ntwo\r\nthree");
-        assert_eq!(run(&scratch, "read_file", r#"{"path":"a"}"#).unwrap(), "1\tone\n2\ttwo\r\n3\tthree");
+        assert_eq!(
+            run(&scratch, "read_file", r#"{"path":"a"}"#).unwrap(),
+            "1\tone\n2\ttwo\r\n3\tthree"
+        );
         let part = run(&scratch, "read_file", r#"{"path":"a","offset":2,"limit":1}"#).unwrap();
         assert_eq!(part, "2\ttwo\r\n[the file goes on; the next offset is 3]");
         let last = run(&scratch, "read_file", r#"{"path":"a","offset":3,"limit":1}"#).unwrap();
@@ -248,7 +257,10 @@ mod tests {
         let zero = run(&scratch, "read_file", r#"{"path":"a","offset":0,"limit":0}"#).unwrap();
         assert_eq!(zero, "1\tone\n[the file goes on; the next offset is 2]");
         scratch.put("empty", "");
-        assert_eq!(run(&scratch, "read_file", r#"{"path":"empty"}"#).unwrap(), "[the file is empty]");
+        assert_eq!(
+            run(&scratch, "read_file", r#"{"path":"empty"}"#).unwrap(),
+            "[the file is empty]"
+        );
     }
 
     #[test]
@@ -259,7 +271,8 @@ mod tests {
         let all = run(&scratch, "read_file", r#"{"path":"huge"}"#).unwrap();
         assert!(all.len() <= limits::RESULT_BYTES_MAX, "{}", all.len());
         assert!(all.starts_with("1\tline 1\n") && all.ends_with("200000\tline 200000\n"));
-        let far = run(&scratch, "read_file", r#"{"path":"huge","offset":150000,"limit":2}"#).unwrap();
+        let far =
+            run(&scratch, "read_file", r#"{"path":"huge","offset":150000,"limit":2}"#).unwrap();
         assert!(far.starts_with("150000\tline 150000\n150001\tline 150001\n["), "{far}");
         scratch.put("wide", &"x".repeat(1 << 20));
         let wide = run(&scratch, "read_file", r#"{"path":"wide"}"#).unwrap();
@@ -273,12 +286,18 @@ mod tests {
         let told = run(&scratch, "read_file", r#"{"path":"picture"}"#).unwrap();
         assert_eq!(told, "picture is a binary file of 6 bytes");
         scratch.put("dir/x", "");
-        assert_eq!(run(&scratch, "read_file", r#"{"path":"dir"}"#).unwrap_err(), "dir is a directory");
+        assert_eq!(
+            run(&scratch, "read_file", r#"{"path":"dir"}"#).unwrap_err(),
+            "dir is a directory"
+        );
         let pipe = std::process::Command::new("mkfifo").arg(scratch.path().join("pipe")).status();
         assert!(pipe.unwrap().success());
         let told = run(&scratch, "read_file", r#"{"path":"pipe"}"#).unwrap_err();
         assert_eq!(told, "pipe is not a regular file");
-        assert_eq!(run(&scratch, "read_file", r#"{"path":"none"}"#).unwrap_err(), "there is no none");
+        assert_eq!(
+            run(&scratch, "read_file", r#"{"path":"none"}"#).unwrap_err(),
+            "there is no none"
+        );
     }
 
     #[test]
@@ -294,7 +313,10 @@ mod tests {
         assert!(deep.contains("b/\nb/c\n"), "{deep}");
         scratch.put("e/x", "");
         std::fs::remove_file(scratch.path().join("e/x")).unwrap();
-        assert_eq!(run(&scratch, "list_dir", r#"{"path":"e"}"#).unwrap(), "[the directory is empty]");
+        assert_eq!(
+            run(&scratch, "list_dir", r#"{"path":"e"}"#).unwrap(),
+            "[the directory is empty]"
+        );
         assert!(run(&scratch, "list_dir", r#"{"path":"l/../.."}"#).is_err());
     }
 
@@ -316,9 +338,9 @@ mod tests {
         assert_eq!(edit("two\ntwo", "2\n\n2").unwrap(), "a was edited at line 1");
         assert_eq!(scratch.read("a"), "one 2\n\n2 aaa\n");
         scratch.put("latin", "");
-        std::fs::File::create(scratch.path().join("latin")).and_then(|mut file| {
-            std::io::Write::write_all(&mut file, b"gr\xfc\xdfe")
-        }).unwrap();
+        std::fs::File::create(scratch.path().join("latin"))
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"gr\xfc\xdfe"))
+            .unwrap();
         let arguments = r#"{"path":"latin","old_text":"gr","new_text":"x"}"#;
         assert!(run(&scratch, "edit_file", arguments).unwrap_err().contains("not UTF-8"));
     }

@@ -47,7 +47,8 @@ impl Class {
     fn has(&self, c: char) -> bool {
         let in_ranges = |c: char| self.ranges.iter().any(|(from, to)| (*from..=*to).contains(&c));
         let found = in_ranges(c)
-            || self.any_case && (c.to_lowercase().any(in_ranges) || c.to_uppercase().any(in_ranges));
+            || self.any_case
+                && (c.to_lowercase().any(in_ranges) || c.to_uppercase().any(in_ranges));
         found != self.negated
     }
 
@@ -444,12 +445,14 @@ impl Parser {
 
     fn glob(&mut self, depth: usize) -> Result<Node, String> {
         let no_slash = || Class::not(&[('/', '/')]);
-        let any = |class: Class| Node::Repeat { node: Box::new(Node::One(class)), least: 0, most: None };
+        let any =
+            |class: Class| Node::Repeat { node: Box::new(Node::One(class)), least: 0, most: None };
         let mut nodes = Vec::new();
         while let Some(c) = self.peek().filter(|c| depth == 0 || !matches!(c, ',' | '}')) {
             let first = self.at == 0 || self.text.get(self.at - 1) == Some(&'/');
             if first && self.take("**/") {
-                let folders = Node::Row(vec![any(Class::not(&[])), Node::One(Class::of(&[('/', '/')]))]);
+                let folders =
+                    Node::Row(vec![any(Class::not(&[])), Node::One(Class::of(&[('/', '/')]))]);
                 nodes.push(Node::Repeat { node: Box::new(folders), least: 0, most: Some(1) });
                 continue;
             }
@@ -553,8 +556,21 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_said_with_its_place() {
         let refused = [
-            "(", ")", "(a", "[a", "[", "*", "a|*", r"\", r"(a)\1", "(?=a)", "(?<!a)b", "[z-a]", "a{3,2}",
-            r"[\D]", "((((((((((((((((((((((((((((((((((((((((((a))))))))))))))))))))))))))))))))))))))))))",
+            "(",
+            ")",
+            "(a",
+            "[a",
+            "[",
+            "*",
+            "a|*",
+            r"\",
+            r"(a)\1",
+            "(?=a)",
+            "(?<!a)b",
+            "[z-a]",
+            "a{3,2}",
+            r"[\D]",
+            "((((((((((((((((((((((((((((((((((((((((((a))))))))))))))))))))))))))))))))))))))))))",
             "((a{1000}){1000})",
         ];
         for pattern in refused {
@@ -605,7 +621,9 @@ mod tests {
 
     #[test]
     fn a_needle_is_in_every_match() {
-        for (pattern, needle) in [("fn +main", "main"), ("a|b", ""), ("(?i)todo", ""), ("ab*c", "a")] {
+        for (pattern, needle) in
+            [("fn +main", "main"), ("a|b", ""), ("(?i)todo", ""), ("ab*c", "a")]
+        {
             assert_eq!(Pattern::regex(pattern).unwrap().needle(), needle, "{pattern}");
         }
     }

@@ -52,7 +52,11 @@ impl Names {
         let name = path.rsplit('/').next().unwrap_or(path);
         let whole = || path.get(self.base..).is_some_and(|rest| self.pattern.matches(rest));
         // With the way from the workspace it is as clear what is meant.
-        if self.whole_path { whole() || self.pattern.matches(path) } else { self.pattern.matches(name) }
+        if self.whole_path {
+            whole() || self.pattern.matches(path)
+        } else {
+            self.pattern.matches(name)
+        }
     }
 }
 
@@ -90,21 +94,19 @@ impl Search {
         let mut found = Vec::new();
         let ended = match workspace.file(start) {
             Ok(file) => look_into(&file, start, &pattern, &mut found, scene),
-            Err(_) => {
-                walk::walk(scene, workspace, start, |entry| {
-                    let wanted = names.as_ref().is_none_or(|names| names.has(entry.path));
-                    if entry.kind != Kind::File || !wanted {
-                        return ControlFlow::Continue(());
-                    }
-                    match open(entry) {
-                        Some(file) => match look_into(&file, entry.path, &pattern, &mut found, scene) {
-                            Ended::Complete => ControlFlow::Continue(()),
-                            _ => ControlFlow::Break(()),
-                        },
-                        None => ControlFlow::Continue(()),
-                    }
-                })?
-            }
+            Err(_) => walk::walk(scene, workspace, start, |entry| {
+                let wanted = names.as_ref().is_none_or(|names| names.has(entry.path));
+                if entry.kind != Kind::File || !wanted {
+                    return ControlFlow::Continue(());
+                }
+                match open(entry) {
+                    Some(file) => match look_into(&file, entry.path, &pattern, &mut found, scene) {
+                        Ended::Complete => ControlFlow::Continue(()),
+                        _ => ControlFlow::Break(()),
+                    },
+                    None => ControlFlow::Continue(()),
+                }
+            })?,
         };
         let mut text = found.concat();
         if found.is_empty() {
@@ -191,12 +193,17 @@ mod tests {
     #[test]
     fn files_are_found_by_name_or_by_path() {
         let scratch = Scratch::new();
-        for name in ["a.rs", "src/b.rs", "src/deep/c.rs", "src/c.txt", "target/d.rs", "we ird\u{7f}.rs"] {
+        for name in
+            ["a.rs", "src/b.rs", "src/deep/c.rs", "src/c.txt", "target/d.rs", "we ird\u{7f}.rs"]
+        {
             scratch.put(name, "");
         }
         scratch.put(".gitignore", "target\n");
         let find = |arguments: &str| scratch.run("find_files", arguments).unwrap();
-        assert_eq!(find(r#"{"pattern":"*.rs"}"#), "a.rs\nsrc/b.rs\nsrc/deep/c.rs\nwe ird\\u{7f}.rs\n");
+        assert_eq!(
+            find(r#"{"pattern":"*.rs"}"#),
+            "a.rs\nsrc/b.rs\nsrc/deep/c.rs\nwe ird\\u{7f}.rs\n"
+        );
         assert_eq!(find(r#"{"pattern":"src/*.rs"}"#), "src/b.rs\n");
         assert_eq!(find(r#"{"pattern":"**/c.*"}"#), "src/c.txt\nsrc/deep/c.rs\n");
         assert_eq!(find(r#"{"pattern":"*.rs","path":"src"}"#), "src/b.rs\nsrc/deep/c.rs\n");
@@ -205,7 +212,10 @@ mod tests {
         assert_eq!(find(r#"{"pattern":"nothing"}"#), "[no file matches]");
         for path in ["..", "/", "src/../../"] {
             let arguments = format!(r#"{{"pattern":"*","path":"{path}"}}"#);
-            assert!(scratch.run("find_files", &arguments).unwrap_err().contains("outside"), "{path}");
+            assert!(
+                scratch.run("find_files", &arguments).unwrap_err().contains("outside"),
+                "{path}"
+            );
             assert!(scratch.run("search_files", &arguments.replace("*", "x")).is_err(), "{path}");
         }
     }
@@ -224,7 +234,10 @@ mod tests {
             "a.rs:1:fn one() {}\nb/c.txt:3:fn four\npicture: the binary file matches\n"
         );
         assert_eq!(search(r#"{"pattern":"(?i)^fn t"}"#), "b/c.txt:1:FN three\n");
-        assert_eq!(search(r#"{"pattern":"fn","glob":"*.rs"}"#), "a.rs:1:fn one() {}\na.rs:2:let x = fn_two;\n");
+        assert_eq!(
+            search(r#"{"pattern":"fn","glob":"*.rs"}"#),
+            "a.rs:1:fn one() {}\na.rs:2:let x = fn_two;\n"
+        );
         assert_eq!(search(r#"{"pattern":"fn","path":"b"}"#), "b/c.txt:3:fn four\n");
         assert_eq!(search(r#"{"pattern":"fn","path":"b/c.txt"}"#), "b/c.txt:3:fn four\n");
         assert_eq!(search(r#"{"pattern":"zzz"}"#), "[no line matches]");

@@ -206,16 +206,34 @@ mod tests {
     #[test]
     fn gitignore_is_respected_as_git_does() {
         let scratch = Scratch::new();
-        let ignore = "# comment\n*.log\n!keep.log\n/top\nbuild/\ndoc/*.txt\n**/gen/x\na/**/z\n{x}\n";
+        let ignore =
+            "# comment\n*.log\n!keep.log\n/top\nbuild/\ndoc/*.txt\n**/gen/x\na/**/z\n{x}\n";
         scratch.put(".gitignore", ignore);
         scratch.put("sub/.gitignore", "!sub.log\nlocal\n");
         let shown = [
-            "a/y", "build_not/f", "doc/deep/a.txt", "keep.log", "src/build", "src/top", "sub/sub.log",
+            "a/y",
+            "build_not/f",
+            "doc/deep/a.txt",
+            "keep.log",
+            "src/build",
+            "src/top",
+            "sub/sub.log",
             "x",
         ];
         let hidden = [
-            "a.log", "src/b.log", "top", "build/f", "src/deep/build/f", "doc/a.txt", "gen/x",
-            "src/gen/x", "a/z", "a/b/c/z", "sub/local", ".git/config", "{x}",
+            "a.log",
+            "src/b.log",
+            "top",
+            "build/f",
+            "src/deep/build/f",
+            "doc/a.txt",
+            "gen/x",
+            "src/gen/x",
+            "a/z",
+            "a/b/c/z",
+            "sub/local",
+            ".git/config",
+            "{x}",
         ];
         shown.iter().chain(&hidden).for_each(|name| scratch.put(name, "x"));
         let mut wanted: Vec<&str> = shown.to_vec();
