@@ -149,7 +149,7 @@ pub const PARALLEL_TOOLS_MAX: usize = 8;
 /// The tokens of one answer: a file of about 16 KiB, and an end to a model that repeats itself.
 pub const ANSWER_TOKENS_MAX: u32 = 4_096;
 /// What a model is sent of a conversation; older tool results are left out to get there.
-pub const HISTORY_BYTES_MAX: usize = 2 << 20;
+pub const HISTORY_BYTES_MAX: usize = 1 << 20;
 /// A tool's result; of a longer one the beginning and the end are kept.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024;
 /// How long a permission is waited for; then the answer is no.
@@ -182,3 +182,5 @@ pub const IGNORE_BYTES_MAX: u64 = 256 * 1024;
 pub const PATTERN_BYTES_MAX: usize = 1_000;
 /// See [`PATTERN_BYTES_MAX`]: with its repetitions written out.
 pub const PATTERN_STEPS_MAX: usize = 5_000;
+/// The port of a model server that the settings name without one: that of LM Studio and LMX.
+pub const MODEL_PORT_DEFAULT: u16 = 1234;

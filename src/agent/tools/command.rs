@@ -335,7 +335,7 @@ mod tests {
         ];
         let job = Tool::RunCommand.job(&arguments("env | sort")).unwrap();
         let cancel = Cancel::new().unwrap();
-        let text = scratch.scene_with(&environment, &cancel, |scene| job.run(scene)).unwrap();
+        let text = scratch.scene_with(&environment, &cancel, |scene| job.attempt(scene)).unwrap();
         let names: Vec<&str> =
             text.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
         let own = ["PWD", "OLDPWD", "SHLVL", "_"];
@@ -417,7 +417,7 @@ mod tests {
         let job = Tool::RunCommand.job(&arguments(&command)).unwrap();
         thread::scope(|scope| {
             let running = scope.spawn(|| {
-                let told = scratch.scene_with(&[], &cancel, |scene| job.run(scene));
+                let told = scratch.scene_with(&[], &cancel, |scene| job.attempt(scene));
                 (told, Instant::now())
             });
             let pids = two_pids(&scratch);
@@ -440,7 +440,8 @@ mod tests {
         let cancel = Cancel::new().unwrap();
         let job = Tool::RunCommand.job(&arguments("echo > pipe; sleep 600")).unwrap();
         thread::scope(|scope| {
-            let running = scope.spawn(|| scratch.scene_with(&[], &cancel, |scene| job.run(scene)));
+            let running =
+                scope.spawn(|| scratch.scene_with(&[], &cancel, |scene| job.attempt(scene)));
             drop(File::open(&pipe).and_then(|mut pipe| pipe.read(&mut [0])).unwrap());
             let wished = Instant::now();
             cancel.wish();
@@ -460,7 +461,7 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(60);
             let scene = Scene::new(Some(&place), &[], &cancel, deadline);
             let command = "sh -c 'trap \"\" TERM HUP; echo $$ > pipe; while :; do sleep 600; done' & echo $$ > pipe; wait";
-            drop(Tool::RunCommand.job(&arguments(command)).unwrap().run(&scene));
+            drop(Tool::RunCommand.job(&arguments(command)).unwrap().attempt(&scene));
             return;
         }
         let scratch = Scratch::new();

@@ -209,7 +209,7 @@ impl Edit {
             ));
         }
         String::from_utf8(bytes)
-            .map_err(|_| format!("{path} is not UTF-8 text and cannot be edited"))
+            .map_err(|_odd| format!("{path} is not UTF-8 text and cannot be edited"))
     }
 }
 
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(edit("two\ntwo", "2\n\n2").unwrap(), "a was edited at line 1");
         assert_eq!(scratch.read("a"), "one 2\n\n2 aaa\n");
         scratch.put("latin", "");
-        std::fs::File::create(scratch.path().join("latin"))
+        File::create(scratch.path().join("latin"))
             .and_then(|mut file| std::io::Write::write_all(&mut file, b"gr\xfc\xdfe"))
             .unwrap();
         let arguments = r#"{"path":"latin","old_text":"gr","new_text":"x"}"#;

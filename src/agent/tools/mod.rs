@@ -188,10 +188,39 @@ pub enum Job {
     Run(command::Run),
 }
 
+/// What a tool has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Never longer than [`limits::RESULT_BYTES_MAX`].
+    pub text: String,
+    pub success: bool,
+}
+
+impl Outcome {
+    /// Why there is no result.
+    pub fn error(because: &str) -> Outcome {
+        Outcome {
+            text: clip::clip(format!("error: {because}"), limits::RESULT_BYTES_MAX),
+            success: false,
+        }
+    }
+}
+
 impl Job {
-    /// Does it. The result is never longer than [`limits::RESULT_BYTES_MAX`].
-    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let done = match self {
+    /// Does it.
+    pub fn run(&self, scene: &Scene<'_>) -> Outcome {
+        match self.attempt(scene) {
+            Ok(text) => Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success: true },
+            // What a command says speaks for itself.
+            Err(text) if matches!(self, Job::Run(_)) => {
+                Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success: false }
+            }
+            Err(because) => Outcome::error(&because),
+        }
+    }
+
+    fn attempt(&self, scene: &Scene<'_>) -> Result<String, String> {
+        match self {
             Job::Read(read) => read.run(scene),
             Job::List(list) => list.run(scene),
             Job::Find(find) => find.run(scene),
@@ -199,9 +228,7 @@ impl Job {
             Job::Write(write) => write.run(scene),
             Job::Edit(edit) => edit.run(scene),
             Job::Run(run) => run.run(scene),
-        };
-        let fit = |text| clip::clip(text, limits::RESULT_BYTES_MAX);
-        done.map(fit).map_err(fit)
+        }
     }
 
     /// The path that it is about, if it names one.
@@ -261,7 +288,7 @@ fn shown_path(path: &str) -> String {
 }
 
 #[cfg(test)]
-mod scratch;
+pub mod scratch;
 
 #[cfg(test)]
 mod tests {

@@ -49,7 +49,7 @@ impl Scratch {
 
     pub fn run(&self, tool: &str, arguments: &str) -> Result<String, String> {
         let job = Tool::named(tool).unwrap().job(arguments).unwrap();
-        self.scene(|scene| job.run(scene))
+        self.scene(|scene| job.attempt(scene))
     }
 }
 
