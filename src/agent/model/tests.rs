@@ -151,7 +151,7 @@ fn a_question_is_one_request_and_its_answer_arrives_as_it_is_sent() {
     let server = Scripted::new(vec![vec![
         Step::Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
         Step::Send(
-            "37\r\ndata: {\"choices\":[{\"delta\":{\"content\":\" \\t\u{fc}\"}}]}\n\ndat\r\n",
+            "36\r\ndata: {\"choices\":[{\"delta\":{\"content\":\" \\t\u{fc}\"}}]}\n\ndat\r\n",
         ),
         Step::Await(word),
         Step::Send("30\r\na: {\"choices\":[{\"delta\":{\"content\":\"\\n \"}}]}\n\nda\r\n"),
