@@ -1,17 +1,12 @@
-//! What a model is told of the conversation: valid whatever a crash, a cancel or a model has left in
-//! it, and no longer than a bound.
-
-use std::collections::HashMap;
+//! What a model is told of the conversation: what was said and done, no longer than a bound.
 
 use nanoserde::DeJson;
 
 use crate::session::rules::{Conversation, Message};
 use crate::{json, limits};
 
-use super::calls;
+use super::model;
 
-/// Stands in the place of a result that there is none of.
-const MISSING: &str = "error: this call did not come to its end";
 /// Stands in the place of a result that there is no room for any more.
 const LEFT_OUT: &str = "[this result is left out: the conversation has become too long]";
 
@@ -65,44 +60,9 @@ impl History {
         count > 0
     }
 
-    /// The messages as a JSON list. Each call has one result, behind it and in order; arguments are
-    /// an object, since servers refuse others.
+    /// The messages as a JSON list.
     pub fn json(&self) -> String {
-        let mut out = String::from("[");
-        if let Some(system) = &self.system {
-            out.push_str("{\"role\":\"system\",\"content\":");
-            json::quote(system, &mut out);
-            out.push('}');
-        }
-        let mut rest = self.messages.as_slice();
-        while let Some((message, after)) = rest.split_first() {
-            rest = after;
-            match message {
-                // Belongs to no call.
-                Message::Tool { .. } => {}
-                Message::Assistant { text, calls } if !calls.is_empty() => {
-                    let count = rest.iter().take_while(|next| matches!(next, Message::Tool { .. }));
-                    let (results, after) = rest.split_at(count.count());
-                    rest = after;
-                    let mut heard = calls.clone();
-                    for call in &mut heard {
-                        if calls::object(&call.arguments).is_none() {
-                            call.arguments = "{}".to_owned();
-                        }
-                    }
-                    let results: HashMap<&str, &str> = results.iter().filter_map(result).collect();
-                    add(&Message::Assistant { text: text.clone(), calls: heard }, &mut out);
-                    for id in calls.iter().map(|call| call.id.clone()) {
-                        let result = results.get(id.as_str()).unwrap_or(&MISSING);
-                        let result = (*result).to_owned();
-                        add(&Message::Tool { call_id: id, result }, &mut out);
-                    }
-                }
-                message => add(message, &mut out),
-            }
-        }
-        out.push(']');
-        out
+        model::messages(self.system.as_deref(), &self.messages)
     }
 
     fn fit(&mut self) {
@@ -120,20 +80,6 @@ fn bytes(message: &Message) -> usize {
         }
         Message::Tool { result, .. } => result.len(),
     }
-}
-
-fn result(message: &Message) -> Option<(&str, &str)> {
-    match message {
-        Message::Tool { call_id, result } => Some((call_id, result)),
-        _ => None,
-    }
-}
-
-fn add(message: &Message, out: &mut String) {
-    if !out.ends_with('[') {
-        out.push(',');
-    }
-    message.json(out);
 }
 
 #[cfg(test)]
@@ -154,26 +100,6 @@ mod tests {
         let mut history = History { system: None, messages };
         history.fit();
         history
-    }
-
-    #[test]
-    fn every_call_has_exactly_one_result_in_order() {
-        let calls = vec![call("a", "{}"), call("b", "{\"cut"), call("c", "[]")];
-        let history = history(vec![
-            tool("stray", "x"),
-            Message::User("hi".into()),
-            Message::Assistant { text: String::new(), calls },
-            tool("c", "3"),
-            tool("a", "1"),
-            Message::User("go on".into()),
-        ]);
-        let text = history.json();
-        json::check(&text).unwrap();
-        let ids: Vec<&str> =
-            text.split("\"tool_call_id\":\"").skip(1).map(|rest| &rest[..1]).collect();
-        assert_eq!(ids, ["a", "b", "c"]);
-        assert!(text.contains(MISSING) && !text.contains("stray") && !text.contains("cut"));
-        assert_eq!(text.matches("\"arguments\":\"{}\"").count(), 3);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What answers turns: a model, the tools it may use, and who allows what.
 
+mod address;
 mod calls;
 pub mod find;
 mod history;

@@ -10,12 +10,15 @@
 
 #[cfg(test)]
 mod fuzz;
+mod loose;
 mod misfit;
 mod scan;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::str::Chars;
+
+pub use loose::Loose;
 
 use nanoserde::{DeJson, DeJsonErr, DeJsonState, DeJsonTok, SerJson, SerJsonState};
 

@@ -124,8 +124,10 @@ pub fn entries(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(OsStri
         }
         // SAFETY: the entry is valid until the next call on this stream.
         let kind = unsafe { (*entry).d_type };
+        // SAFETY: as above.
+        let name = unsafe { &raw const (*entry).d_name };
         // SAFETY: as above; a name is NUL-terminated.
-        let name = unsafe { CStr::from_ptr((*entry).d_name.as_ptr()) };
+        let name = unsafe { CStr::from_ptr(name.cast()) };
         if !matches!(name.to_bytes(), b"." | b"..") {
             let kind = match kind {
                 libc::DT_REG => Kind::File,

@@ -442,7 +442,7 @@ mod tests {
         thread::scope(|scope| {
             let running =
                 scope.spawn(|| scratch.scene_with(&[], &cancel, |scene| job.attempt(scene)));
-            drop(File::open(&pipe).and_then(|mut pipe| pipe.read(&mut [0])).unwrap());
+            assert_eq!(File::open(&pipe).unwrap().read(&mut [0]).unwrap(), 1);
             let wished = Instant::now();
             cancel.wish();
             running.join().unwrap().unwrap_err();
