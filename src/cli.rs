@@ -26,12 +26,27 @@ pub enum Value {
     Optional(&'static str),
 }
 
+/// The one argument of a command that is no option.
+pub struct Operand {
+    /// Its name in the help.
+    pub name: &'static str,
+    pub need: Need,
+    /// The words that may stand there; any text if there are none.
+    pub choices: &'static [&'static str],
+}
+
+/// Whether an operand may be left out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    Required,
+    Optional,
+}
+
 /// A command: its words, its options, its help.
 pub struct Verb {
     /// `["daemon", "start"]`
     pub words: &'static [&'static str],
-    /// The name of its one operand, if it takes one, and what may stand there.
-    pub operand: Option<(&'static str, &'static [&'static str])>,
+    pub operand: Option<Operand>,
     pub flags: &'static [Flag],
     /// One line, in the imperative, for lists of commands.
     pub summary: &'static str,
@@ -61,6 +76,7 @@ pub enum Command {
     Restart(Restart),
     Token,
     Logs(Logs),
+    Sessions(Sessions),
     Completions(Shell),
 }
 
@@ -111,6 +127,37 @@ pub struct Logs {
     pub since: Option<i64>,
 }
 
+/// `opta sessions …`. An id is as it was typed: the beginning of one is enough.
+#[derive(Debug, PartialEq)]
+pub enum Sessions {
+    List {
+        limit: usize,
+    },
+    Show {
+        id: String,
+    },
+    Export {
+        id: String,
+        format: Format,
+    },
+    /// All of them without an id.
+    Verify {
+        id: Option<String>,
+    },
+    Remove {
+        id: String,
+        /// Without asking.
+        force: bool,
+    },
+}
+
+/// What an exported session is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Markdown,
+}
+
 const JSON: Flag = Flag {
     long: "json",
     short: None,
@@ -129,6 +176,8 @@ const FORCE: Flag = Flag {
     value: Value::None,
     help: "kill the daemon if it has not left by then",
 };
+
+const ID: Operand = Operand { name: "ID", need: Need::Required, choices: &[] };
 
 /// Every command, in the order in which the help lists them.
 pub const VERBS: &[Verb] = &[
@@ -259,16 +308,89 @@ pub const VERBS: &[Verb] = &[
         build: |_| Ok(Command::Token),
     },
     Verb {
+        words: &["sessions", "list"],
+        operand: None,
+        flags: &[
+            Flag {
+                long: "limit",
+                short: None,
+                value: Value::Required("N"),
+                help: "show the N newest sessions (default 50)",
+            },
+            JSON,
+        ],
+        summary: "List the sessions, newest first",
+        about: "Prints of each session its id, its age, how many turns it has, and its title.",
+        build: |given| {
+            let limit = given.number("limit", "a number of sessions", 1, u64::from(u32::MAX))?;
+            let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+            let limit = limit.unwrap_or(limits::SESSIONS_PAGE_DEFAULT);
+            Ok(Command::Sessions(Sessions::List { limit }))
+        },
+    },
+    Verb {
+        words: &["sessions", "show"],
+        operand: Some(ID),
+        flags: &[JSON],
+        summary: "Show the conversation of a session",
+        about: "Shows what was said. The beginning of an id is enough if no other begins so.",
+        build: |given| Ok(Command::Sessions(Sessions::Show { id: given.operand()? })),
+    },
+    Verb {
+        words: &["sessions", "export"],
+        operand: Some(ID),
+        flags: &[Flag {
+            long: "format",
+            short: None,
+            value: Value::Required("FORMAT"),
+            help: "json or markdown (default json)",
+        }],
+        summary: "Write a session to standard output",
+        about: "Writes the session with all that was said and done in it, results of tools included.",
+        build: |given| {
+            let format = match given.value("format").as_deref() {
+                None | Some("json") => Format::Json,
+                Some("markdown") => Format::Markdown,
+                Some(other) => return Err(given.refuse("format", "json or markdown", other)),
+            };
+            Ok(Command::Sessions(Sessions::Export { id: given.operand()?, format }))
+        },
+    },
+    Verb {
+        words: &["sessions", "verify"],
+        operand: Some(Operand { need: Need::Optional, ..ID }),
+        flags: &[JSON],
+        summary: "Check that sessions are whole on disk",
+        about: "Reads one journal through, or all of them. The exit status is 1 if one is damaged.",
+        build: |given| Ok(Command::Sessions(Sessions::Verify { id: given.operand.clone() })),
+    },
+    Verb {
+        words: &["sessions", "rm"],
+        operand: Some(ID),
+        flags: &[Flag { long: "force", short: None, value: Value::None, help: "do not ask" }, JSON],
+        summary: "Delete a session for ever",
+        about: "Asks on a terminal, and needs --force elsewhere. Starts the daemon if need be.",
+        build: |given| {
+            let force = given.has("force");
+            Ok(Command::Sessions(Sessions::Remove { id: given.operand()?, force }))
+        },
+    },
+    Verb {
         words: &["completions"],
-        operand: Some(("SHELL", &["bash", "zsh", "fish"])),
+        operand: Some(Operand {
+            name: "SHELL",
+            need: Need::Required,
+            choices: &["bash", "zsh", "fish"],
+        }),
         flags: &[],
         summary: "Print the completions for a shell",
         about: "Prints a script for bash, zsh or fish. 'make install' puts all three in their places.",
-        build: |given| match given.operand.as_deref() {
-            Some("bash") => Ok(Command::Completions(Shell::Bash)),
-            Some("zsh") => Ok(Command::Completions(Shell::Zsh)),
-            Some("fish") => Ok(Command::Completions(Shell::Fish)),
-            _ => Err(given.misuse("the name of a shell is needed: bash, zsh or fish".into())),
+        build: |given| {
+            Ok(Command::Completions(match given.operand()?.as_str() {
+                "bash" => Shell::Bash,
+                "zsh" => Shell::Zsh,
+                _ => Shell::Fish,
+            }))
         },
     },
 ];
@@ -317,6 +439,15 @@ impl Given {
     fn value(&self, long: &str) -> Option<String> {
         let value = self.flags.iter().find(|(name, _)| *name == long)?.1.as_ref()?;
         Some(value.to_string_lossy().into_owned())
+    }
+
+    /// The operand of a command that cannot do without one.
+    fn operand(&self) -> Result<String, Error> {
+        let missing = || {
+            let name = self.verb.operand.as_ref().map_or("", |operand| operand.name);
+            self.misuse(format!("{name} is missing"))
+        };
+        self.operand.clone().ok_or_else(missing)
     }
 
     fn number(&self, long: &str, what: &str, min: u64, max: u64) -> Result<Option<u64>, Error> {
@@ -429,13 +560,13 @@ fn parse_rest(verb: &'static Verb, parser: &mut Parser) -> Result<(Command, Form
 impl Given {
     fn accept_operand(&mut self, value: &OsString) -> Result<(), Error> {
         let text = one_line(&value.to_string_lossy());
-        let Some((name, choices)) = self.verb.operand else {
+        let Some(Operand { name, choices, .. }) = &self.verb.operand else {
             return Err(self.misuse(format!("unexpected argument '{text}'")));
         };
         if self.operand.is_some() {
             return Err(self.misuse(format!("one {name} is enough: unexpected argument '{text}'")));
         }
-        if !choices.contains(&text.as_str()) {
+        if !choices.is_empty() && !choices.contains(&text.as_str()) {
             let message = format!("{name} is one of {}, not '{text}'", choices.join(", "));
             return Err(self.misuse(message));
         }
@@ -580,16 +711,12 @@ fn help(words: &[String]) -> Result<(Command, Form), Error> {
     let mut text = String::from("Usage: opta COMMAND [OPTION]...\n\n");
     text.push_str("Keeps AI sessions in a small daemon of your own.\n\nCommands:\n");
     for verb in verbs {
-        let mut name = verb.words.join(" ");
-        if let Some((operand, _)) = verb.operand {
-            name = format!("{name} {operand}");
-        }
-        line(&mut text, &name, verb.summary);
+        line(&mut text, &(verb.words.join(" ") + &operand_of(verb)), verb.summary);
     }
     text.push_str("\nOptions:\n");
     line(&mut text, "-h, --help", "show help, also for each command");
     line(&mut text, "-V, --version", "show the versions of opta and of its protocol");
-    text.push_str("\nManual: man opta, man opta-daemon\n");
+    text.push_str("\nManual: man opta, man opta-daemon, man opta-sessions\n");
     print(text)
 }
 
@@ -613,11 +740,16 @@ fn usage(verb: &Verb) -> String {
         };
         text.push_str(&spelled);
     }
-    if let Some((operand, _)) = verb.operand {
-        text.push(' ');
-        text.push_str(operand);
+    text + &operand_of(verb)
+}
+
+/// The operand as the help writes it behind the rest: ` ID` or ` [ID]`.
+fn operand_of(verb: &Verb) -> String {
+    match &verb.operand {
+        None => String::new(),
+        Some(Operand { name, need: Need::Required, .. }) => format!(" {name}"),
+        Some(Operand { name, need: Need::Optional, .. }) => format!(" [{name}]"),
     }
-    text
 }
 
 fn general_usage() -> String {
@@ -674,7 +806,7 @@ mod tests {
     #[test]
     fn a_refusal_names_the_argument_and_what_would_be_right() {
         for (line, message) in [
-            ("", "a command is needed: daemon, completions"),
+            ("", "a command is needed: daemon, sessions, completions"),
             ("daemon", "'daemon' needs a command: start, status, logs, restart, stop, token"),
             ("deamon", "unknown command 'deamon'; did you mean 'daemon'?"),
             ("daemon staus", "unknown command 'daemon staus'; did you mean 'daemon status'?"),
@@ -707,11 +839,52 @@ mod tests {
             ),
             ("daemon logs --level loud", "--level takes debug, info, warn or error, not 'loud'"),
             ("daemon restart --if-idle --force", "--if-idle and --force exclude each other"),
+            ("completions", "SHELL is missing"),
+            ("sessions", "'sessions' needs a command: list, show, export, verify, rm"),
+            ("sessions show", "ID is missing"),
+            ("sessions rm --force", "ID is missing"),
+            ("sessions show a b", "one ID is enough: unexpected argument 'b'"),
+            ("sessions list a", "unexpected argument 'a'"),
+            ("sessions export a --format xml", "--format takes json or markdown, not 'xml'"),
+            (
+                "sessions list --limit 0",
+                "--limit takes a number of sessions from 1 to 4294967295, not '0'",
+            ),
             ("completions tcsh", "SHELL is one of bash, zsh, fish, not 'tcsh'"),
             ("--jsn daemon status", "unknown option '--jsn'"),
         ] {
             assert_eq!(refused(line), message, "{line}");
         }
+    }
+
+    #[test]
+    fn an_operand_stands_anywhere_behind_the_words() {
+        let id = || "sess_1".to_owned();
+        let markdown = Sessions::Export { id: id(), format: Format::Markdown };
+        for (line, asked) in [
+            ("sessions list", Sessions::List { limit: limits::SESSIONS_PAGE_DEFAULT }),
+            ("sessions list --limit=7 --json", Sessions::List { limit: 7 }),
+            ("sessions show sess_1 --json", Sessions::Show { id: id() }),
+            ("sessions show -- -sess", Sessions::Show { id: "-sess".to_owned() }),
+            ("sessions export sess_1 --format markdown", markdown),
+            ("sessions export sess_1", Sessions::Export { id: id(), format: Format::Json }),
+            ("sessions verify", Sessions::Verify { id: None }),
+            ("sessions verify sess_1", Sessions::Verify { id: Some(id()) }),
+            ("sessions rm --force sess_1", Sessions::Remove { id: id(), force: true }),
+        ] {
+            assert_eq!(parsed(line).unwrap().0, Command::Sessions(asked), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_usage_line_shows_which_operand_may_be_left_out() {
+        let usage_of = |line: &str| match parsed(&format!("{line} --help")).unwrap().0 {
+            Command::Print(text) => text.lines().next().unwrap().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(usage_of("sessions show"), "Usage: opta sessions show [--json] ID");
+        assert_eq!(usage_of("sessions verify"), "Usage: opta sessions verify [--json] [ID]");
+        assert_eq!(usage_of("completions"), "Usage: opta completions SHELL");
     }
 
     #[test]

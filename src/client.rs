@@ -9,14 +9,18 @@ use std::time::Duration;
 use nanoserde::DeJson;
 
 use crate::error::{Error, reason};
+use crate::http::Reply;
+use crate::session::rules::SessionId;
 use crate::state::Card;
-use crate::{http, json, limits};
+use crate::{api, http, json, limits};
 
 /// What a daemon says of itself when it is asked for its health.
 #[derive(DeJson)]
 pub struct Health {
     /// Seconds since it began to serve.
     pub uptime: u64,
+    /// Of its protocol.
+    pub version: String,
     #[nserde(rename = "daemonId")]
     pub daemon_id: String,
     pub runtime: Runtime,
@@ -37,6 +41,13 @@ pub enum Silence {
     Late,
     /// What answers is not the daemon of this card.
     Stranger,
+}
+
+/// Why a call has come to nothing.
+pub enum Failure {
+    /// The daemon has died, or its place was taken by another: that one may be asked.
+    Lost(Error),
+    Final(Error),
 }
 
 /// Asks a daemon for its health, within `limit`.
@@ -73,6 +84,45 @@ pub fn shutdown_if_idle(card: &Card) -> Result<(), Error> {
         }
         Err(cause) => Err(Error::Reply { what: WHAT, because: reason(&cause) }),
     }
+}
+
+/// Deletes a session for ever; `false` if there was none.
+///
+/// # Errors
+/// [`Error::SessionBusy`] while a turn of it is in progress.
+pub fn delete_session(card: &Card, id: &SessionId) -> Result<bool, Failure> {
+    let target = format!("/v3/sessions/{}", id.as_str());
+    let reply = call(card, &request("DELETE", &target, card, ""), "delete the session")?;
+    match reply.status {
+        204 => Ok(true),
+        404 => Ok(false),
+        409 => Err(Failure::Final(Error::SessionBusy { id: id.as_str().to_owned() })),
+        _ => Err(Failure::Final(refusal("delete the session", &reply))),
+    }
+}
+
+/// One request within one deadline.
+fn call(card: &Card, asked: &http::Request<'_>, what: &'static str) -> Result<Reply, Failure> {
+    match http::call(card.port, asked, limits::CALL_MAX, limits::REPLY_BYTES_MAX) {
+        Ok(reply) if reply.status == 401 => Err(Failure::Lost(refusal(what, &reply))),
+        Ok(reply) => Ok(reply),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            let (pid, waited) = (Some(card.pid), limits::CALL_MAX);
+            Err(Failure::Final(Error::Unresponsive { pid, waited }))
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(Failure::Final(Error::Reply { what, because: reason(&error) }))
+        }
+        // Refused, reset, cut short: it is coming or going.
+        Err(error) => Err(Failure::Lost(Error::Reply { what, because: reason(&error) })),
+    }
+}
+
+/// A refusal in the daemon's own words, if it has any.
+fn refusal(what: &'static str, reply: &Reply) -> Error {
+    let problem = json::parse::<api::Problem>(&reply.body).map(|problem| problem.error.message);
+    let because = problem.unwrap_or_else(|_none| format!("it answered {}", reply.status));
+    Error::Reply { what, because }
 }
 
 fn request<'a>(

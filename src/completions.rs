@@ -37,10 +37,13 @@ fn options(verb: &Verb) -> String {
 
 /// What may stand where: the operand's values first, then the options.
 fn candidates(verb: &Verb) -> String {
-    match verb.operand {
-        Some((_, values)) => format!("{} {}", values.join(" "), options(verb)),
-        None => options(verb),
-    }
+    let words = choices(verb).iter().map(|word| format!("{word} "));
+    words.collect::<String>() + &options(verb)
+}
+
+/// The words that may stand where the operand does, if they are known.
+fn choices(verb: &Verb) -> &'static [&'static str] {
+    verb.operand.as_ref().map_or(&[], |operand| operand.choices)
 }
 
 fn bash() -> String {
@@ -55,7 +58,8 @@ _opta() {
     COMPREPLY=()
     case $previous in
         --level) candidates='debug info warn error' ;;
-        --lines | -n | --since | --port | --timeout) return ;;
+        --format) candidates='json markdown' ;;
+        --lines | -n | --since | --port | --timeout | --limit) return ;;
         *)
             case \"${typed# }\" in
 ",
@@ -97,7 +101,8 @@ _opta() {
   done
   case $words[CURRENT-1] in
     --level) compadd debug info warn error; return ;;
-    --lines|-n|--since|--port|--timeout) return ;;
+    --format) compadd json markdown; return ;;
+    --lines|-n|--since|--port|--timeout|--limit) return ;;
   esac
   case \"${typed[*]}\" in
 ",
@@ -111,7 +116,7 @@ _opta() {
     }
     for verb in VERBS {
         push(&mut script, &format!("    '{}'*)\n      candidates=(", verb.words.join(" ")));
-        for value in verb.operand.map_or(&[][..], |(_, values)| values) {
+        for value in choices(verb) {
             push(&mut script, &format!("        '{value}'"));
         }
         for flag in verb.flags {
@@ -159,7 +164,7 @@ complete -c opta -f
     }
     for verb in VERBS {
         let condition = format!("__opta_in {}", verb.words.join(" "));
-        for value in verb.operand.map_or(&[][..], |(_, values)| values) {
+        for value in choices(verb) {
             push(&mut script, &format!("complete -c opta -n '{condition}' -a {value}"));
         }
         for flag in verb.flags {
@@ -174,6 +179,7 @@ fn fish_flag(condition: &str, flag: &Flag) -> String {
     let short = flag.short.map_or(String::new(), |short| format!(" -s {short}"));
     let value = match (flag.long, &flag.value) {
         ("level", _) => " -x -a 'debug info warn error'",
+        ("format", _) => " -x -a 'json markdown'",
         (_, Value::Required(_)) => " -x",
         (_, Value::None | Value::Optional(_)) => "",
     };

@@ -31,11 +31,13 @@ pub struct Config {
     pub port: Port,
     pub level: Level,
     pub rotation: Rotation,
+    /// Whether commands may start the daemon on their own account.
+    pub autostart: bool,
 }
 
 impl Config {
-    /// Reads `path`, then the variables `OPTA_DAEMON_PORT` and `OPTA_LOG`, which win. A missing
-    /// file is an empty one; keys that are not known here belong to others.
+    /// Reads `path`, then the variables, which win. A missing file is an empty one; keys that are not
+    /// known here belong to others.
     pub fn load(path: &Path) -> Result<Config, Error> {
         let file = read(path)?;
         let at = |key: &str| format!("{}: {key}", path.display());
@@ -46,6 +48,7 @@ impl Config {
                 bytes: limits::LOG_BYTES_DEFAULT,
                 files: limits::LOG_FILES_DEFAULT,
             },
+            autostart: variable("OPTA_NO_AUTOSTART").is_none(),
         };
         if let Some(number) = file.daemon.and_then(|daemon| daemon.port) {
             let port = u16::try_from(number).ok();

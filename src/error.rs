@@ -56,6 +56,14 @@ pub enum Error {
     StoppedMeanwhile,
     /// The daemon answered something that this version does not understand.
     Reply { what: &'static str, because: String },
+    /// No session's id begins so.
+    NoSession { typed: String },
+    /// The ids of several sessions begin so: some of them, and how many there are.
+    AmbiguousSession { typed: String, some: Vec<String>, count: usize },
+    /// The session has work in flight and was to be deleted.
+    SessionBusy { id: String },
+    /// The daemon is of another version and speaks another protocol.
+    Protocol { version: String, protocol: String, ours: &'static str },
 }
 
 impl Error {
@@ -84,10 +92,13 @@ impl Error {
             Error::HeldElsewhere { .. } => "HELD_ELSEWHERE",
             Error::NotRunning => "NOT_RUNNING",
             Error::StillRunning { .. } => "STILL_RUNNING",
-            Error::Busy => "BUSY",
+            Error::Busy | Error::SessionBusy { .. } => "BUSY",
             Error::CrashLoop { .. } => "CRASH_LOOP",
             Error::StoppedMeanwhile => "STOPPED_MEANWHILE",
             Error::Reply { .. } => "BAD_REPLY",
+            Error::NoSession { .. } => "SESSION_NOT_FOUND",
+            Error::AmbiguousSession { .. } => "AMBIGUOUS_ID",
+            Error::Protocol { .. } => "VERSION_SKEW",
         }
     }
 
@@ -117,6 +128,10 @@ impl Error {
             Error::StillRunning { .. } => {
                 Some("to end it by force: opta daemon stop --force".into())
             }
+            Error::NoSession { .. } => Some("to see which there are: opta sessions list".into()),
+            Error::Protocol { .. } => {
+                Some("to move it to this version: opta daemon restart".into())
+            }
             _ => None,
         }
     }
@@ -140,6 +155,27 @@ impl fmt::Display for Error {
             Error::Config { at, because } => write!(f, "cannot use the settings: {at}: {because}"),
             Error::Reply { what, because } => write!(f, "cannot {what}: {because}"),
             Error::NotRunning => write!(f, "cannot reach the daemon: it is not running"),
+            Error::NoSession { typed } => {
+                write!(f, "cannot find the session: no id begins with '{typed}'")
+            }
+            Error::AmbiguousSession { typed, some, count } => {
+                write!(f, "cannot tell which session '{typed}' is: {}", some.join(", "))?;
+                match count.saturating_sub(some.len()) {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more begin so"),
+                }
+            }
+            Error::SessionBusy { id } => {
+                write!(f, "cannot delete the session {id}: a turn of it is in progress")
+            }
+            Error::Protocol { version, protocol, ours } => {
+                let this = env!("CARGO_PKG_VERSION");
+                write!(
+                    f,
+                    "cannot talk to the daemon: it is opta {version} (protocol {protocol}), "
+                )?;
+                write!(f, "this is opta {this} (protocol {ours})")
+            }
             Error::Busy => write!(f, "cannot stop the daemon: a turn is in progress"),
             Error::StillRunning { pid, waited } => {
                 let seconds = waited.as_secs();

@@ -123,6 +123,12 @@ pub const EVENTS_MAX: usize = 1_000;
 pub const EVENTS_BYTES_MAX: usize = 1 << 20;
 /// The longest wait that a poll for events may ask for.
 pub const POLL_MAX: Duration = Duration::from_secs(60);
+/// A call of a tool, where it is shown on one line.
+pub const CALL_CHARS_MAX: usize = 160;
+/// Candidates that are named when the beginning of an id fits several sessions.
+pub const CANDIDATES_MAX: usize = 5;
+/// A record that is being written is whole after this time; one that is not by then is torn.
+pub const TORN_WAIT_MAX: Duration = Duration::from_millis(200);
 /// Sessions in one page of a list.
 pub const SESSIONS_PAGE_MAX: usize = 250;
 /// Sessions in a page unless `limit` says otherwise.

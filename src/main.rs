@@ -29,7 +29,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::{Command, Form};
-use commands::{Output, daemon};
+use commands::{Output, daemon, sessions};
 use error::{Error, one_line};
 use paths::Paths;
 
@@ -57,6 +57,7 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
         Command::Logs(asked) => return daemon::logs(&paths()?, &asked, &output),
         Command::Restart(asked) => return daemon::restart(&paths()?, &asked, &output),
         Command::Stop(asked) => return daemon::stop(&paths()?, &asked, &output),
+        Command::Sessions(asked) => return sessions::run(&paths()?, &asked, &output),
         Command::Token => return daemon::token(&paths()?, &output),
     };
     io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;

@@ -100,7 +100,8 @@ impl Paths {
         if sys::effective_user() == 0 {
             self.refuse_root_in_a_users_home()?;
         }
-        // Whatever mask the caller has: one that takes the user's own rights would lock the user out.
+        // Whatever mask the caller has: one that takes the user's own rights would lock the user
+        // out.
         sys::private_umask();
         disk::own_directory(&self.root)?;
         disk::private_directory(&self.daemon())

@@ -259,14 +259,14 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     {
         wanted = Port::Preferred(port);
     }
-    if let Status::Running { card, .. } = status {
-        if asked.if_idle {
-            client::shutdown_if_idle(&card)?;
-            output.text(&format!("Stopping daemon (pid {})...", card.pid))?;
-            stop::wait_for_end(paths, asked.stop.timeout)?;
-            output.text("Daemon stopped.")?;
-            previous = Some(card.pid);
-        }
+    if let Status::Running { card, .. } = status
+        && asked.if_idle
+    {
+        client::shutdown_if_idle(&card)?;
+        output.text(&format!("Stopping daemon (pid {})...", card.pid))?;
+        stop::wait_for_end(paths, asked.stop.timeout)?;
+        output.text("Daemon stopped.")?;
+        previous = Some(card.pid);
     }
     previous = previous.or(end(Some(&door), paths, &asked.stop, output)?);
     let Ensured { card, how } = guardian::start_behind(door, paths, &config, wanted)?;
@@ -300,13 +300,7 @@ struct TokenReport {
 
 /// `opta daemon token`
 pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
-    let card = match status::look(paths)? {
-        Status::Running { card, .. } => card,
-        Status::Stopped | Status::Crashed { .. } => return Err(Error::NotRunning),
-        Status::Unresponsive { pid, .. } => {
-            return Err(Error::Unresponsive { pid, waited: Duration::from_secs(1) });
-        }
-    };
+    let card = status::running(paths)?;
     let token = card.token.secret();
     match output.form {
         Form::Text => output.line(token)?,

@@ -2,13 +2,15 @@
 //! noun.
 
 pub mod daemon;
+pub mod sessions;
 
 use std::io::{self, IsTerminal, Write};
 
 use crate::cli::Form;
-use crate::config;
-use crate::error::Error;
+use crate::error::{Doing, Error, one_line};
+use crate::lifecycle::guardian::{Ensured, How};
 use crate::log::Style;
+use crate::{api, config};
 
 /// Where a command's results and words go.
 ///
@@ -33,6 +35,41 @@ impl Output {
     /// A line that is no result: what happened on the way.
     pub fn say(&self, text: &str) {
         drop(writeln!(io::stderr(), "opta: {text}"));
+    }
+
+    /// Whether the user says yes, on a terminal.
+    pub fn ask(&self, question: &str) -> Result<bool, Error> {
+        drop(write!(io::stderr(), "{question}"));
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).doing("read the answer")?;
+        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    }
+
+    /// A failure that is not the end of the command.
+    pub fn complain(&self, error: &Error) -> Result<(), Error> {
+        let message = one_line(&error.to_string());
+        match self.form {
+            Form::Text => self.say(&message),
+            Form::Json => self.line(&api::problem(error.code(), &message))?,
+        }
+        Ok(())
+    }
+
+    /// What a user should know of a daemon that a command makes use of.
+    pub fn introduce(&self, daemon: &Ensured) {
+        if let How::Started(past) = &daemon.how
+            && let Some(crashed) = past.crashed
+        {
+            let pid = crashed.pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+            self.say(&format!("daemon had crashed{pid}, restarted (pid {})", daemon.card.pid));
+        }
+        let (theirs, ours) = (&daemon.card.version, env!("CARGO_PKG_VERSION"));
+        if theirs != ours {
+            self.say(&format!(
+                "the daemon is opta {}, this is opta {ours}; to move it: opta daemon restart",
+                one_line(theirs)
+            ));
+        }
     }
 
     /// How the log looks on standard output.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::path::Path;
 use std::time::Instant;
 
@@ -32,19 +32,23 @@ pub enum Ready {
 impl Ready {
     /// The daemon serves: its card is in place.
     pub fn serving(self) {
-        self.send("ready\n");
+        drop(self.send("ready\n"));
     }
 
-    /// The daemon cannot serve.
+    /// The daemon cannot serve. The starter waits for the end of this process as well: when it
+    /// reports the failure, nothing of it is left.
     pub fn failed(self, error: &Error) {
-        self.send(&format!("failed {}\n", one_line(&error.to_string())));
+        if let Some(pipe) = self.send(&format!("failed {}\n", one_line(&error.to_string()))) {
+            // Left to the kernel, which closes it at the very end.
+            let _left_open = pipe.into_raw_fd();
+        }
     }
 
-    fn send(self, line: &str) {
-        if let Ready::Pipe(mut pipe) = self {
-            // A starter that has been killed in the meantime does not want to know any more.
-            drop(pipe.write_all(line.as_bytes()));
-        }
+    fn send(self, line: &str) -> Option<PipeWriter> {
+        let Ready::Pipe(mut pipe) = self else { return None };
+        // A starter that has been killed in the meantime does not want to know any more.
+        drop(pipe.write_all(line.as_bytes()));
+        Some(pipe)
     }
 }
 
@@ -100,7 +104,8 @@ fn wait_for_word(mut pipe: PipeReader, paths: &Paths) -> Result<(), Error> {
     let deadline = Instant::now() + limits::START_MAX;
     let mut word = Vec::new();
     let mut chunk = [0_u8; 512];
-    while !word.ends_with(b"\n") && word.len() < limits::REPORT_BYTES_MAX {
+    // A failure is complete with the end of the process that tells it.
+    while word != b"ready\n" && word.len() < limits::REPORT_BYTES_MAX {
         let left = deadline.saturating_duration_since(Instant::now());
         let [readable] =
             sys::wait_readable([pipe.as_fd()], Some(left)).doing("wait for the daemon")?;

@@ -2,7 +2,9 @@
 //!
 //! First it detects: it reads the card, asks its pid with signal zero, and confirms by the lock.
 //! Then it cleans up, under the lock: a stale card goes. Then it restarts: a new daemon with a new
-//! token and a new card. To retry what the user wanted is the caller's part.
+//! token and a new card. To try again what the user wanted is up to `reach`.
+
+use std::time::Duration;
 
 use crate::config::{Config, Port};
 use crate::error::Error;
@@ -11,6 +13,7 @@ use crate::lifecycle::crashes;
 use crate::lifecycle::detach::{self, Detached, Ready};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::status::{self, Status};
+use crate::lifecycle::stop::{self, Patience};
 use crate::limits;
 use crate::lock::Door;
 use crate::log::{Form, Level, Query, Style, Tail};
@@ -45,7 +48,6 @@ pub enum Caller {
     /// The user, in so many words: it is tried whatever has happened before.
     User,
     /// A command on its own account: it gives up on a daemon that crashes again and again.
-    #[expect(dead_code, reason = "for commands that start it by themselves")]
     Command,
 }
 
@@ -55,10 +57,14 @@ pub enum Caller {
 /// it and all of them return it.
 ///
 /// # Errors
-/// [`Error::CrashLoop`] for [`Caller::Command`]; else what kept the daemon from starting.
+/// For [`Caller::Command`], [`Error::CrashLoop`], and [`Error::NotRunning`] if the settings forbid it
+/// to start a daemon; else what kept the daemon from starting.
 pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<Ensured, Error> {
     if let Status::Running { card, .. } = status::look_once(paths)? {
         return Ok(Ensured { card, how: How::AlreadyRunning });
+    }
+    if caller == Caller::Command && !config.autostart {
+        return Ok(Ensured { card: status::running(paths)?, how: How::AlreadyRunning });
     }
     paths.prepare()?;
     let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
@@ -89,6 +95,10 @@ pub fn start_behind(
             Found::Damaged | Found::Nothing => Err(Error::StoppedMeanwhile),
         },
         Err(error) => {
+            if let Error::StartTimedOut { .. } = error {
+                // It may come to itself later, when nobody expects it any more.
+                drop(stop::stop(None, paths, Duration::ZERO, Patience::Kill, |_| Ok(())));
+            }
             // The reason why the start failed is worth more than one why it cannot be counted.
             drop(crashes::add(paths));
             Err(error)

@@ -6,6 +6,7 @@ mod crashes;
 mod detach;
 pub mod guardian;
 mod port;
+pub mod reach;
 pub mod run;
 pub mod status;
 pub mod stop;

@@ -50,6 +50,20 @@ pub fn look_once(paths: &Paths) -> Result<Status, Error> {
     }
 }
 
+/// The card of the daemon that runs.
+///
+/// # Errors
+/// [`Error::NotRunning`], [`Error::Unresponsive`].
+pub fn running(paths: &Paths) -> Result<Box<Card>, Error> {
+    match look(paths)? {
+        Status::Running { card, .. } => Ok(card),
+        Status::Stopped | Status::Crashed { .. } => Err(Error::NotRunning),
+        Status::Unresponsive { pid, .. } => {
+            Err(Error::Unresponsive { pid, waited: limits::HEALTH_MAX })
+        }
+    }
+}
+
 /// Waits until the daemon runs, or `limit` is over; then says what it is.
 pub fn wait_until_running(paths: &Paths, limit: Duration) -> Result<Status, Error> {
     let deadline = Instant::now() + limit;

@@ -220,16 +220,8 @@ fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
 
 fn show(session: &Arc<Session>) -> Result<Reply, Reply> {
     let conversation = session.conversation().map_err(|error| refuse(error.into()))?;
-    let mut body = json::text(&session.summary());
-    // Its last brace makes room for one more field.
-    body.pop();
-    body.push_str(",\"messages\":[");
-    for (index, message) in conversation.messages().iter().enumerate() {
-        body.push_str(if index == 0 { "" } else { "," });
-        message.json(&mut body);
-    }
-    body.push_str("]}");
-    Ok(Reply::json_text(200, body))
+    let messages = conversation.messages();
+    Ok(Reply::json_text(200, session.summary().with_messages(messages.iter())))
 }
 
 #[derive(DeJson)]

@@ -7,5 +7,6 @@ pub mod journal;
 pub mod rules;
 pub mod runtime;
 pub mod store;
+pub mod transcript;
 pub mod turn;
 pub mod wake;

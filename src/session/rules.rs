@@ -339,6 +339,16 @@ impl Conversation {
         self.messages
     }
 
+    /// Takes out what has been said so far.
+    pub fn drain(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.messages)
+    }
+
+    /// What was queued for a turn that has ended without beginning.
+    pub fn take_unsaid(&mut self, turn_id: &str) -> Option<String> {
+        self.waiting.remove(turn_id)
+    }
+
     /// Changes the assistant's last message, or begins one.
     fn assistant(&mut self, change: impl FnOnce(&mut String, &mut Vec<ToolCall>)) {
         if !matches!(self.messages.last(), Some(Message::Assistant { .. })) {

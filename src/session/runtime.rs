@@ -1,6 +1,7 @@
 //! All sessions of the daemon, and the life of their turns: submitted, queued, run, ended.
 //!
-//! Turns of one session run one after the other, sessions side by side; none waits for another's disk.
+//! Turns of one session run one after the other, sessions side by side; none waits for another's
+//! disk.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};

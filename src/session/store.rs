@@ -5,7 +5,8 @@
 //! The journals are the truth. A summary that does not fit its journal is ignored, an index that is
 //! missing is made again; neither is needed to read a session.
 
-use std::fs::File;
+use std::collections::HashSet;
+use std::fs::{DirEntry, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use crate::error::{At, Error};
 use crate::{disk, json, limits};
 
 use super::journal::{self, Findings, examine, sync_directory};
-use super::rules::{Conversation, SessionId, State};
+use super::rules::{Message, SessionId, State};
 
 /// The directory of all sessions.
 #[derive(Clone)]
@@ -130,11 +131,14 @@ impl Store {
         let length = file.metadata().at("inspect", &path)?.len();
         let mut lines = Backwards::new(before.map_or(length, |before| before.min(length)));
         let mut ids: Vec<SessionId> = Vec::new();
+        let mut seen = HashSet::new();
         while let Some((line, start)) = lines.next(&file).at("read", &path)? {
             let entry = json::parse::<Entry>(&line).ok();
             let id = entry.and_then(|entry| SessionId::parse(&entry.session_id));
             // It may have been deleted since, or entered twice because a crash came between.
-            if let Some(id) = id.filter(|id| !ids.contains(id) && self.has(id)) {
+            if let Some(id) = id.filter(|id| self.has(id))
+                && seen.insert(id.clone())
+            {
                 ids.push(id);
             }
             if ids.len() == count {
@@ -150,12 +154,13 @@ impl Store {
         let path = self.directory(id).join(journal::FILE_NAME);
         let bytes = path.metadata().at("inspect", &path)?.len();
         let kept_path = self.directory(id).join(SUMMARY);
-        if let Some(mut file) = disk::read_private(&kept_path)? {
-            let kept = disk::contents(&mut file, &kept_path, limits::SUMMARY_BYTES_MAX)?;
-            let kept = kept.and_then(|kept| json::parse::<Kept>(&kept).ok());
-            if let Some(kept) = kept.filter(|kept| kept.bytes == bytes) {
-                return Ok(kept.summary);
-            }
+        // Whatever is wrong with it, the journal says the same.
+        if let Ok(Some(mut file)) = disk::read_private(&kept_path)
+            && let Ok(kept) = disk::contents(&mut file, &kept_path, limits::SUMMARY_BYTES_MAX)
+            && let Some(kept) = kept.and_then(|kept| json::parse::<Kept>(&kept).ok())
+            && kept.bytes == bytes
+        {
+            return Ok(kept.summary);
         }
         Ok(Summary::of(id, &self.read(id)?.0))
     }
@@ -173,13 +178,6 @@ impl Store {
         Ok((state, findings))
     }
 
-    /// The conversation of a session, read from its journal.
-    pub fn conversation(&self, id: &SessionId) -> Result<Conversation, Error> {
-        let mut conversation = Conversation::default();
-        self.examine(id, |record| conversation.apply(record))?;
-        Ok(conversation)
-    }
-
     /// Reads a journal through and shows each whole record to `visit`. Changes nothing.
     pub fn examine(
         &self,
@@ -187,7 +185,8 @@ impl Store {
         mut visit: impl FnMut(&super::event::Record<'_>),
     ) -> Result<Findings, Error> {
         let path = self.directory(id).join(journal::FILE_NAME);
-        let file = File::open(&path).at("read", &path)?;
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let file = disk::read_private(&path)?.ok_or_else(missing).at("read", &path)?;
         examine(&file, &path, |record, _, _| visit(record))
     }
 
@@ -208,14 +207,22 @@ impl Store {
         std::fs::remove_dir_all(&doomed).at("remove", &doomed)
     }
 
+    /// The sessions whose names begin with `beginning`, in the order of their names. Needs no index.
+    pub fn beginning_with(&self, beginning: &str) -> Result<Vec<SessionId>, Error> {
+        let mut ids = Vec::new();
+        for entry in self.entries()? {
+            let name = entry.at("read", &self.root)?.file_name();
+            let name = name.to_str().filter(|name| name.starts_with(beginning));
+            ids.extend(name.and_then(SessionId::parse).filter(|id| self.has(id)));
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
     /// Every session's name, newest first by the time of its directory: for want of an index.
     pub fn names(&self) -> Result<Vec<SessionId>, Error> {
-        let entries = match std::fs::read_dir(&self.root) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(cause) => return Err(cause).at("read", &self.root),
-        };
-        let mut found: Vec<_> = entries
+        let mut found: Vec<_> = self
+            .entries()?
             .filter_map(|entry| {
                 let entry = entry.ok()?;
                 let id = SessionId::parse(entry.file_name().to_str()?)?;
@@ -225,6 +232,15 @@ impl Store {
             .collect();
         found.sort_by(|left, right| right.cmp(left));
         Ok(found.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// What lies in the directory; nothing if there is none.
+    fn entries(&self) -> Result<impl Iterator<Item = io::Result<DirEntry>>, Error> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            entries => Some(entries.at("read", &self.root)?),
+        };
+        Ok(entries.into_iter().flatten())
     }
 
     fn rebuild(&self) -> Result<(), Error> {
@@ -274,6 +290,20 @@ impl Summary {
             workspace: state.workspace.clone(),
             seq: state.seq,
         }
+    }
+
+    /// The session as one JSON object: the summary's fields and its messages.
+    pub fn with_messages<'m>(&self, messages: impl Iterator<Item = &'m Message>) -> String {
+        let mut text = json::text(self);
+        // Its last brace makes room for one more field.
+        text.pop();
+        text.push_str(",\"messages\":[");
+        for (index, message) in messages.enumerate() {
+            text.push_str(if index == 0 { "" } else { "," });
+            message.json(&mut text);
+        }
+        text.push_str("]}");
+        text
     }
 }
 

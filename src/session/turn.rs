@@ -1,5 +1,5 @@
-//! Turns: how they are submitted, what answers them, and what their events say. Pure but for the trait's
-//! implementations.
+//! Turns: how they are submitted, what answers them, and what their events say. Pure but for the
+//! trait's implementations.
 
 use nanoserde::SerJson;
 

@@ -403,7 +403,8 @@ fn hangup_is_no_end_without_a_terminal() {
 
 #[test]
 fn hangup_brings_a_lost_card_back() {
-    let damages: [(&str, fn(&Home)); 3] = [
+    type Damage = fn(&Home);
+    let damages: [(&str, Damage); 3] = [
         ("removed", |home| fs::remove_file(home.file("state.json")).unwrap()),
         ("damaged", |home| home.write(&home.file("state.json"), "{\"pid\":")),
         ("another's", |home| home.write(&home.file("state.json"), ANOTHERS_CARD)),
@@ -483,7 +484,7 @@ fn a_frozen_daemon_is_reported_and_never_killed_unasked() {
         home.opta("daemon token").stderr(silent).status(4),
     ];
     let running = commands.map(|command| command.of(daemon).spawn());
-    running.map(|running| running.finish());
+    running.into_iter().for_each(|command| drop(command.finish()));
     assert_eq!(state_of(daemon.pid), Some('T'));
     let stop = home.opta("daemon stop --timeout 1").stdout(stopping).stderr(stays);
     stop.of(daemon).status(1).run();

@@ -3,8 +3,8 @@
 use std::fs;
 
 use crate::support::{
-    ALREADY, ANYTHING, Daemon, Home, NONE, RESTARTED, RUNNING, STARTED, STOPPED, Seen, eventually,
-    is_locked, need, rounds, signal,
+    ALREADY, ANYTHING, Daemon, Home, NONE, RESTARTED, RUNNING, Running, STARTED, STOPPED, Seen,
+    eventually, http, is_locked, need, rounds, signal,
 };
 
 const CRASHED: &str = "opta: the daemon had crashed (pid {old})\n";
@@ -19,7 +19,7 @@ fn start_together(home: &Home) -> Daemon {
     let either = "Daemon {how} (pid {pid}, port {port}){*}";
     let start = || home.opta("daemon start").stdout(either).stderr(ANYTHING).spawn();
     let starts: Vec<_> = (0..AT_ONCE).map(|_| start()).collect();
-    let seen: Vec<Seen> = starts.into_iter().map(crate::support::Running::finish).collect();
+    let seen: Vec<Seen> = starts.into_iter().map(Running::finish).collect();
     let daemons = seen.iter().map(|seen| Daemon { pid: seen.pid(), port: seen.port() });
     let mut daemons: Vec<Daemon> = daemons.collect();
     daemons.dedup();
@@ -73,7 +73,7 @@ fn many_starts_in_the_moment_of_a_stop_make_one_daemon() {
         let either = "Daemon {how} (pid {pid}, port {port}){*}";
         let start = || home.opta("daemon start").stdout(either).stderr(ANYTHING).spawn();
         let starts: Vec<_> = (0..AT_ONCE).map(|_| start()).collect();
-        let seen: Vec<Seen> = starts.into_iter().map(crate::support::Running::finish).collect();
+        let seen: Vec<Seen> = starts.into_iter().map(Running::finish).collect();
         stop.finish();
         // Some may have met the old one in its last moment.
         let mut new: Vec<i32> =
@@ -100,8 +100,8 @@ fn starts_stops_and_kills_at_once_leave_one_daemon_or_none() {
                 ("", Some(pid)) => signal(pid, "KILL"),
                 ("", None) => {}
                 _ => {
-                    // What another one interrupts may fail, but it ends and says why; what is killed
-                    // was about to become the daemon.
+                    // What another one interrupts may fail, but it ends and says why; what is
+                    // killed was about to become the daemon.
                     let run = home.opta(word).stdout(ANYTHING).stderr(ANYTHING);
                     running.push(run.status_in(&[0, 1, -9]).spawn());
                 }
@@ -178,7 +178,7 @@ fn the_token_of_a_crashed_daemon_opens_nothing() {
     home.crash();
     let start = home.opta("daemon start").stdout(STARTED).stderr(ANYTHING).run();
     assert_ne!(home.card().token(), token);
-    assert_eq!(crate::support::http(start.port(), "GET", "/v3/metrics", Some(&token)).0, 401);
+    assert_eq!(http(start.port(), "GET", "/v3/metrics", Some(&token)).0, 401);
 }
 
 #[test]
@@ -211,9 +211,10 @@ fn a_stop_is_no_crash() {
     }
 }
 
-/// Calls that only the daemon makes, and neither the command that starts it nor the process in between:
-/// which call, and the how-manieth of its kind. All before the daemon has said that it serves.
-const OF_THE_DAEMON: [(&str, u32); 14] = [
+/// Calls that only the daemon makes, and neither the command that starts it nor the process in
+/// between: which call, and the how-manieth of its kind. All before the daemon has said that it
+/// serves.
+const OF_THE_DAEMON: [(&str, u32); 13] = [
     ("dup2", 1),
     ("dup2", 3),
     ("close_range", 1),
@@ -224,7 +225,6 @@ const OF_THE_DAEMON: [(&str, u32); 14] = [
     ("clone3", 1),
     ("clone3", 2),
     ("getrandom", 2),
-    ("getrandom", 3),
     ("uname", 1),
     ("socketpair", 1),
     ("readlink", 1),

@@ -1,4 +1,5 @@
-//! Whatever the files say: no stranger is ever signalled, and nothing that is left behind is in the way.
+//! Whatever the files say: no stranger is ever signalled, and nothing that is left behind is in the
+//! way.
 //!
 //! A stranger here is a process that any signal would end.
 
@@ -8,8 +9,11 @@ use std::path::Path;
 
 use crate::support::{
     ALREADY, ANYTHING, Bystander, Home, NONE, NOT_RUNNING, RESTARTED_AFRESH, RUNNING, Run, Running,
-    STARTED, STOPPED, eventually, fifo, namespace, need, signal, skip, state_of,
+    STARTED, STOPPED, eventually, fifo, http, line_of, namespace, need, signal, skip, state_of,
 };
+
+/// Puts something where it does not belong.
+type Plant = fn(&Path);
 
 /// The card of a daemon that would have this pid.
 fn card_of(pid: i32) -> String {
@@ -18,7 +22,8 @@ fn card_of(pid: i32) -> String {
     )
 }
 
-/// Runs every command in a home where a dead daemon's files name `pid`, and lets none of them be impressed.
+/// Runs every command in a home where a dead daemon's files name `pid`, and lets none of them be
+/// impressed.
 fn survives_the_files_of(pid: i32) {
     let leave = |home: &Home| {
         home.write(&home.file("daemon.pid"), format!("{pid}\n"));
@@ -96,7 +101,7 @@ fn a_pid_that_was_given_to_a_stranger_is_not_signalled() {
                 sleep 1000 & stranger=$!
             done
         }
-        unharmed() { kill -0 "$stranger"; test "$(cut -d' ' -f3 "/proc/$stranger/stat")" = S; }
+        unharmed() { case $(cut -d' ' -f3 "/proc/$stranger/stat") in [TZ]) exit 9; esac; }
         crash; opta daemon status || echo "status $?"; unharmed
         opta daemon stop --force --timeout 0; unharmed
         crash; opta daemon start; unharmed
@@ -208,7 +213,7 @@ fn a_damaged_card_is_no_card() {
 
 #[test]
 fn what_is_no_file_in_the_cards_place_is_refused_and_kept() {
-    let plants: [(&str, fn(&Path)); 4] = [
+    let plants: [(&str, Plant); 4] = [
         ("it is not a regular file", |path| fs::create_dir(path).unwrap()),
         ("it is not a regular file", fifo),
         ("it is a symbolic link", |path| symlink("/etc/passwd", path).unwrap()),
@@ -319,7 +324,7 @@ fn a_lock_of_another_machine_is_called_so() {
         home.opta("daemon start").stderr(far).status(4),
         home.opta("daemon stop").stderr(far).status(4),
     ];
-    commands.map(Run::spawn).map(Running::finish);
+    commands.map(Run::spawn).into_iter().for_each(|command| drop(command.finish()));
     home.opta("daemon restart").stderr(far).status(4).run();
     assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card_of(99_999_999));
 }
@@ -335,13 +340,13 @@ fn a_daemon_in_a_container_is_out_of_reach_and_left_alone() {
     fifo(&word);
     let script = r#"opta daemon start >/dev/null; echo up >"$WORD"; exec sleep 1000"#;
     let container = home.sh(script).env("WORD", &word).within(private).status(-9).spawn();
-    assert_eq!(crate::support::line_of(&word), "up");
+    assert_eq!(line_of(&word), "up");
     // Its number means another process out here, or none.
     let far = "opta: cannot reach the daemon: a process on {host} that cannot be seen from here has \
                locked {*}";
     home.opta("daemon stop --force --timeout 1").stderr(far).status(4).run();
     let inside = home.card();
-    let answer = crate::support::http(inside.port(), "GET", "/v3/health", None);
+    let answer = http(inside.port(), "GET", "/v3/health", None);
     assert_eq!(answer.0, 200, "it is still there");
     signal(container.pid(), "KILL");
     container.finish();
@@ -350,7 +355,8 @@ fn a_daemon_in_a_container_is_out_of_reach_and_left_alone() {
 
 #[test]
 fn files_from_before_a_reboot_are_no_obstacle() {
-    // After a reboot the number is likely to be somebody's, and the count of crashes is of another time.
+    // After a reboot the number is likely to be somebody's, and the count of crashes is of another
+    // time.
     let mut stranger = Bystander::new();
     let home = Home::new();
     home.write(

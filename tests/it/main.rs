@@ -24,13 +24,19 @@ mod daemon;
 mod docs;
 /// Whatever state the daemon was left in, one command later one daemon runs, and never two.
 mod guardian;
+/// What is refused, and how.
+mod input;
 /// What `make install` puts where, and what `make uninstall` leaves.
 mod install;
 /// Whatever the files say: no stranger is ever signalled.
 mod liveness;
 /// The log, as the daemon writes it and as people read it.
 mod logs;
+/// Calls that fail, and resources that run out.
+mod robust;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
+/// What was said in sessions, read without a daemon; and how one is deleted.
+mod sessions_cmd;
 /// The rules of the house.
 mod tidy;

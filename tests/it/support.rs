@@ -1,8 +1,8 @@
-//! What every test stands on: a home that is thrown away, commands with expectations and deadlines, and
-//! a few questions to the system.
+//! What every test stands on: a home that is thrown away, commands with expectations and deadlines,
+//! and a few questions to the system.
 //!
-//! Nothing here sleeps. Output goes to files, never to pipes: a daemon that kept one open would hang the
-//! test instead of failing it.
+//! Nothing here sleeps. Output goes to files, never to pipes: a daemon that kept one open would
+//! hang the test instead of failing it.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -18,8 +18,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Far more than anything here takes, even on a machine that is busy with something else. It is waited
-/// for only when something hangs.
+/// Far more than anything here takes, even on a machine that is busy with something else. It is
+/// waited for only when something hangs.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What `opta daemon start` says.
@@ -51,7 +51,8 @@ macro_rules! skip {
     }};
 }
 
-/// Skips the test unless this machine has what is named: a tool, or a privilege of [`support::has`].
+/// Skips the test unless this machine has what is named: a tool, or a privilege of
+/// [`support::has`].
 macro_rules! need {
     ($($what:literal),+) => {
         $(if !$crate::support::has($what) {
@@ -118,8 +119,9 @@ fn variable(name: &str) -> OsString {
 
 /// A home that is thrown away, with whatever daemon runs there.
 ///
-/// Its path has a space and a letter that is not ASCII. Commands see it as `HOME`, and of the rest of the
-/// environment only `PATH`, `LANG` and `OPTA_DAEMON_PORT=0`, so that tests never compete for a port.
+/// Its path has a space and a letter that is not ASCII. Commands see it as `HOME`, and of the rest
+/// of the environment only `PATH`, `LANG` and `OPTA_DAEMON_PORT=0`, so that tests never compete for
+/// a port.
 pub struct Home {
     place: PathBuf,
     home: PathBuf,
@@ -146,9 +148,9 @@ impl Home {
         let mut home = Home::new();
         let user = 61_000 + std::process::id() % 1000 * 4 + MADE.fetch_add(1, Ordering::Relaxed);
         std::os::unix::fs::chown(&home.home, Some(user), Some(user)).unwrap();
-        // The program may stand where others cannot go. Copied by a process of its own: a descriptor
-        // open for writing here would be inherited by the children of other tests for a moment, and a
-        // file that is open for writing cannot be executed.
+        // The program may stand where others cannot go. Copied by a process of its own: a
+        // descriptor open for writing here would be inherited by the children of other tests for a
+        // moment, and a file that is open for writing cannot be executed.
         fs::create_dir(home.bin()).unwrap();
         let copied = Command::new("cp").arg(OPTA).arg(home.bin().join("opta")).status().unwrap();
         assert!(copied.success());
@@ -482,6 +484,7 @@ impl<'h> Run<'h> {
     }
 
     /// What a name in the patterns stands for.
+    #[expect(clippy::needless_pass_by_value, reason = "numbers read better without a `&`")]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.known.insert(name.to_owned(), value.to_string());
         self
@@ -553,7 +556,10 @@ impl Process {
     fn watch(mut child: Child) -> Process {
         let pid = i32::try_from(child.id()).unwrap();
         let (sender, ended) = channel();
-        let waiting = move || drop(sender.send(child.wait().unwrap()));
+        let waiting = move || {
+            // Nobody listens any more if the test has ended before its child.
+            sender.send(child.wait().unwrap()).unwrap_or(());
+        };
         drop(thread::Builder::new().name("wait for a child".into()).spawn(waiting).unwrap());
         Process { pid, ended, status: None }
     }
@@ -571,7 +577,7 @@ impl Drop for Process {
         if self.wait(Duration::ZERO).is_none() {
             // Its whole group: it may be a script.
             signal(-self.pid, "KILL");
-            drop(self.wait(DEADLINE));
+            self.wait(DEADLINE);
         }
     }
 }
@@ -656,8 +662,9 @@ impl Seen {
     }
 }
 
-/// Compares a text with a pattern, in which `{name}` stands for some characters of one line, always the
-/// same ones for the same name; for `pid`, `old` and `port` they are digits. `{*}` stands for anything.
+/// Compares a text with a pattern, in which `{name}` stands for some characters of one line, always
+/// the same ones for the same name; for `pid`, `old` and `port` they are digits. `{*}` stands for
+/// anything.
 pub fn captures(
     pattern: &str,
     text: &str,
@@ -703,7 +710,7 @@ pub fn signal(pid: i32, name: &str) {
     let mut kill = Command::new("sh");
     kill.args(["-c", r#"kill -s "$1" -- "$2""#, "sh", name, &pid.to_string()]);
     kill.stderr(Stdio::null());
-    drop(kill.status().unwrap());
+    kill.status().unwrap();
 }
 
 /// Stops a process and waits until it has stopped.
@@ -718,7 +725,8 @@ pub fn state_of(pid: i32) -> Option<char> {
     text.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Waits for what the system tells nobody about: asks a thousand times a second, until [`DEADLINE`].
+/// Waits for what the system tells nobody about: asks a thousand times a second, until
+/// [`DEADLINE`].
 #[track_caller]
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
@@ -798,8 +806,8 @@ pub fn fifo(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-/// The first line that somebody writes to a pipe; `None` at its end. Opened for reading and writing, so
-/// that the opening does not wait: a test that dies early leaves nobody hanging.
+/// The first line that somebody writes to a pipe; `None` at its end. Opened for reading and
+/// writing, so that the opening does not wait: a test that dies early leaves nobody hanging.
 pub fn line_of(path: &Path) -> String {
     let path = path.to_owned();
     let (sender, receiver) = channel();

@@ -1,0 +1,283 @@
+//! `opta sessions …`
+//!
+//! All but `rm` read the disk and nothing else: they need no daemon, take no lock and write nothing,
+//! also while a daemon writes.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nanoserde::SerJson;
+
+use crate::cli::{Form, Format, Sessions};
+use crate::commands::Output;
+use crate::config::Config;
+use crate::error::{At, Error, one_line};
+use crate::lifecycle::reach::reach;
+use crate::paths::Paths;
+use crate::session::journal::Findings;
+use crate::session::rules::SessionId;
+use crate::session::store::{Store, Summary};
+use crate::session::transcript::{Transcript, turns};
+use crate::sys::watch::Watch;
+use crate::{client, clock, json, limits};
+
+/// `opta sessions …`
+pub fn run(paths: &Paths, asked: &Sessions, output: &Output) -> Result<ExitCode, Error> {
+    let store = Store::new(paths.sessions());
+    match asked {
+        Sessions::List { limit } => list(&store, *limit, output),
+        Sessions::Show { id } => show(&store, id, output),
+        Sessions::Export { id, format } => export(&store, id, *format, output),
+        Sessions::Verify { id } => verify(&store, id.as_deref(), output),
+        Sessions::Remove { id, force } => remove(paths, &store, id, *force, output),
+    }
+}
+
+fn list(store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error> {
+    // One more than wanted tells whether there are more.
+    let mut ids = store.page(None, limit.saturating_add(1))?.ids;
+    let more = ids.len() > limit;
+    ids.truncate(limit);
+    if ids.is_empty() {
+        output.say("there are no sessions yet");
+    }
+    let width = ids.iter().map(|id| id.as_str().len()).max().unwrap_or(0);
+    let now = clock::now_millis();
+    let mut status = ExitCode::SUCCESS;
+    for id in &ids {
+        match (store.summary(id), output.form) {
+            (Ok(summary), Form::Text) => output.line(&row(&summary, width, now))?,
+            (Ok(summary), Form::Json) => output.line(&json::text(&summary))?,
+            (Err(error), _) if has_gone(&error) => {}
+            // One that cannot be read must not hide the others.
+            (Err(error), _) => {
+                output.complain(&error)?;
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    if more {
+        output.say(&format!("there are more than {limit}; to see them: --limit N"));
+    }
+    Ok(status)
+}
+
+/// A session on one line; the title comes last, since it may hold anything.
+fn row(summary: &Summary, width: usize, now: i64) -> String {
+    let age = clock::parse_rfc3339(&summary.created_at).map(|created| {
+        let millis = u64::try_from(now.saturating_sub(created)).unwrap_or(0);
+        clock::age(Duration::from_millis(millis))
+    });
+    let (id, age) = (&summary.session_id, age.unwrap_or_else(|| "-".to_owned()));
+    let title = summary.title.as_deref().unwrap_or_default();
+    let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
+    let turns = turns(summary.turns);
+    let row = format!("{id:<width$}  {age:>6}  {turns:>9}  {}", one_line(&title));
+    row.trim_end().to_owned()
+}
+
+fn show(store: &Store, typed: &str, output: &Output) -> Result<ExitCode, Error> {
+    let transcript = Transcript::read(store, &find(store, typed)?)?;
+    match output.form {
+        Form::Text => output.line(transcript.text(output.style()).trim_end_matches('\n'))?,
+        Form::Json => output.line(&transcript.json())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn export(store: &Store, typed: &str, format: Format, output: &Output) -> Result<ExitCode, Error> {
+    let transcript = Transcript::read(store, &find(store, typed)?)?;
+    match format {
+        Format::Json => output.line(&transcript.json())?,
+        Format::Markdown => output.line(transcript.markdown().trim_end_matches('\n'))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The session whose id is `typed`, or the only one whose id begins so.
+fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
+    if let Some(id) = SessionId::parse(typed).filter(|id| store.has(id)) {
+        return Ok(id);
+    }
+    let mut found = if typed.is_empty() { Vec::new() } else { store.beginning_with(typed)? };
+    match (found.pop(), found.len()) {
+        (None, _) => Err(Error::NoSession { typed: typed.to_owned() }),
+        (Some(id), 0) => Ok(id),
+        (Some(last), others) => {
+            found.push(last);
+            let some = found.iter().take(limits::CANDIDATES_MAX);
+            let some = some.map(|id| id.as_str().to_owned()).collect();
+            Err(Error::AmbiguousSession { typed: typed.to_owned(), some, count: others + 1 })
+        }
+    }
+}
+
+/// What is wrong with a session's journal.
+#[derive(SerJson)]
+struct Damage {
+    #[nserde(rename = "sessionId")]
+    session_id: String,
+    records: u64,
+    damaged: u64,
+    #[nserde(rename = "tornBytes")]
+    torn_bytes: u64,
+}
+
+#[derive(SerJson)]
+struct Verified {
+    sessions: u64,
+    #[nserde(rename = "damagedSessions")]
+    damaged_sessions: u64,
+}
+
+/// `opta sessions verify`: 1 if a session is damaged, or cannot be read.
+fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCode, Error> {
+    let ids = match typed {
+        Some(typed) => vec![find(store, typed)?],
+        None => store.beginning_with("")?,
+    };
+    let mut verified = Verified { sessions: 0, damaged_sessions: 0 };
+    let mut unread = 0_u64;
+    let mut torn = Vec::new();
+    for id in &ids {
+        match store.examine(id, |_| {}) {
+            Ok(found) if found.torn_bytes > 0 => torn.push((id, found)),
+            Ok(found) if found.damaged > 0 => tell_damage(id, &found, &mut verified, output)?,
+            Ok(_) => {}
+            // It was deleted in the meantime.
+            Err(error) if has_gone(&error) => continue,
+            Err(error) => {
+                output.complain(&error)?;
+                unread += 1;
+                continue;
+            }
+        }
+        verified.sessions += 1;
+    }
+    for (id, found) in look_again(store, torn)? {
+        tell_damage(id, &found, &mut verified, output)?;
+    }
+    let Verified { sessions, damaged_sessions } = verified;
+    match output.form {
+        Form::Json => output.line(&json::text(&verified))?,
+        Form::Text => {
+            let plural = if sessions == 1 { "" } else { "s" };
+            output.line(&format!("{sessions} session{plural} read, {damaged_sessions} damaged"))?;
+        }
+    }
+    Ok(ExitCode::from(u8::from(damaged_sessions > 0 || unread > 0)))
+}
+
+/// Those whose tail is really torn, or that are damaged elsewhere too: what looked torn may have
+/// been a record that was just being written.
+fn look_again<'i>(
+    store: &Store,
+    torn: Vec<(&'i SessionId, Findings)>,
+) -> Result<Vec<(&'i SessionId, Findings)>, Error> {
+    if let Some((last, _)) = torn.last() {
+        let directory = store.directory(last);
+        // Without a watch the second look comes at once.
+        if let Ok(watch) = Watch::on(&directory) {
+            watch.wait(Some(limits::TORN_WAIT_MAX)).at("watch", &directory)?;
+        }
+    }
+    let mut damaged = Vec::new();
+    for (id, before) in torn {
+        let mut now = match store.examine(id, |_| {}) {
+            Err(error) if has_gone(&error) => continue,
+            now => now?,
+        };
+        if now.sound_bytes != before.sound_bytes {
+            // It goes on; what is behind its end now is the next record.
+            now.torn_bytes = 0;
+        }
+        if now.torn_bytes > 0 || now.damaged > 0 {
+            damaged.push((id, now));
+        }
+    }
+    Ok(damaged)
+}
+
+fn tell_damage(
+    id: &SessionId,
+    found: &Findings,
+    verified: &mut Verified,
+    output: &Output,
+) -> Result<(), Error> {
+    verified.damaged_sessions += 1;
+    let Findings { records, damaged, torn_bytes, .. } = *found;
+    let session_id = id.as_str().to_owned();
+    match output.form {
+        Form::Json => {
+            output.line(&json::text(&Damage { session_id, records, damaged, torn_bytes }))
+        }
+        Form::Text => output.line(&format!(
+            "{session_id}  {records} whole records, {damaged} damaged, {torn_bytes} torn bytes"
+        )),
+    }
+}
+
+#[derive(SerJson)]
+struct Removed {
+    deleted: bool,
+    #[nserde(rename = "sessionId")]
+    session_id: String,
+}
+
+/// `opta sessions rm`
+fn remove(
+    paths: &Paths,
+    store: &Store,
+    typed: &str,
+    force: bool,
+    output: &Output,
+) -> Result<ExitCode, Error> {
+    let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if !force && !terminal {
+        return Err(Error::Usage {
+            message: "nobody can be asked here whether to delete the session".to_owned(),
+            usage: format!("to delete it without a question: opta sessions rm --force {typed}"),
+        });
+    }
+    let config = Config::load(&paths.config())?;
+    let id = find(store, typed)?;
+    let session_id = id.as_str().to_owned();
+    if !force && !confirmed(&store.summary(&id)?, output)? {
+        output.say(&format!("the session {session_id} is kept"));
+        if output.form == Form::Json {
+            output.line(&json::text(&Removed { deleted: false, session_id }))?;
+        }
+        return Ok(ExitCode::FAILURE);
+    }
+    let mut asked_before = false;
+    let deleted = reach(
+        paths,
+        &config,
+        |daemon| output.introduce(daemon),
+        |card| {
+            // If the answer to the first request was lost, there is none to delete for the second.
+            let again = std::mem::replace(&mut asked_before, true);
+            Ok(client::delete_session(card, &id)? || again)
+        },
+    )?;
+    if !deleted {
+        return Err(Error::NoSession { typed: session_id });
+    }
+    output.text(&format!("Session {session_id} deleted."))?;
+    if output.form == Form::Json {
+        output.line(&json::text(&Removed { deleted, session_id }))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn confirmed(summary: &Summary, output: &Output) -> Result<bool, Error> {
+    let title = summary.title.as_deref().unwrap_or_default();
+    let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
+    let (id, turns) = (&summary.session_id, turns(summary.turns));
+    output.ask(&format!("Delete session {id} ({turns}, \"{}\")? [y/N] ", one_line(&title)))
+}
+
+fn has_gone(error: &Error) -> bool {
+    matches!(error, Error::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
+}

@@ -1,0 +1,61 @@
+//! Asking the daemon for something on a command's own account. One is made to run first; if it dies
+//! or is replaced in that very moment, the one that runs next is asked, once.
+
+use crate::api;
+use crate::client::{self, Failure};
+use crate::config::Config;
+use crate::error::Error;
+use crate::lifecycle::guardian::{self, Caller, Ensured, How};
+use crate::lifecycle::status;
+use crate::limits;
+use crate::paths::Paths;
+use crate::state::Card;
+
+/// Calls the daemon. What is called must be safe to repeat: an answer may be lost on its way.
+///
+/// `tell` is told of each daemon that is called, before it is.
+///
+/// # Errors
+/// As [`guardian::ensure_running`]; [`Error::Protocol`] if the daemon is of a version that speaks
+/// another language; whatever the call says.
+pub fn reach<T>(
+    paths: &Paths,
+    config: &Config,
+    tell: impl Fn(&Ensured),
+    mut call: impl FnMut(&Card) -> Result<T, Failure>,
+) -> Result<T, Error> {
+    let first = guardian::ensure_running(paths, config, Caller::Command)?;
+    let mut ask = |ensured: &Ensured| {
+        check_protocol(&ensured.card).map_err(Failure::Final)?;
+        tell(ensured);
+        call(&ensured.card)
+    };
+    match ask(&first) {
+        Ok(answer) => return Ok(answer),
+        Err(Failure::Final(error)) => return Err(error),
+        Err(Failure::Lost(_)) => {}
+    }
+    let second = match first.how {
+        How::AlreadyRunning => guardian::ensure_running(paths, config, Caller::Command)?,
+        // One start a command is enough: the next might be lost as well, and the one after it.
+        How::Started(_) => Ensured { card: status::running(paths)?, how: How::AlreadyRunning },
+    };
+    ask(&second).map_err(|failure| match failure {
+        Failure::Lost(error) | Failure::Final(error) => error,
+    })
+}
+
+/// A daemon of another version is talked to if it speaks the same protocol.
+fn check_protocol(card: &Card) -> Result<(), Error> {
+    if card.version == env!("CARGO_PKG_VERSION") {
+        return Ok(());
+    }
+    match client::health(card, limits::HEALTH_MAX) {
+        Ok(health) if health.version != api::PROTOCOL_VERSION => {
+            let (version, protocol) = (card.version.clone(), health.version);
+            Err(Error::Protocol { version, protocol, ours: api::PROTOCOL_VERSION })
+        }
+        // Why it does not answer, the call itself will say.
+        _ => Ok(()),
+    }
+}

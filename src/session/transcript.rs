@@ -1,0 +1,306 @@
+//! A session as people read it: for a terminal, or in Markdown. And as programs do: one JSON object.
+//!
+//! What was said comes from models and tools, who may say anything. No control character leaves here
+//! but line ends and tabs.
+
+use nanoserde::DeJson;
+
+use crate::error::{Error, one_line};
+use crate::json::{self, Raw};
+use crate::limits;
+use crate::log::Style;
+
+use super::event::Record;
+use super::rules::{Conversation, Message, SessionId, State, ToolCall};
+use super::store::{Store, Summary};
+
+/// A session, read from its journal.
+pub struct Transcript {
+    summary: Summary,
+    parts: Vec<Part>,
+}
+
+/// What happened, in order.
+enum Part {
+    Message(Message),
+    /// What the user said in a turn that never began; no part of the conversation.
+    Unsaid(String),
+    /// Why a turn did not get done.
+    Failed {
+        code: String,
+        message: String,
+    },
+}
+
+#[derive(DeJson)]
+struct TurnError {
+    #[nserde(rename = "turnId")]
+    turn_id: String,
+    code: String,
+    message: String,
+}
+
+/// A message that was brought along, as far as it is known what it holds.
+#[derive(DeJson)]
+struct Given {
+    role: String,
+    content: Option<Raw>,
+}
+
+impl Transcript {
+    /// Reads a session through, up to its last whole record. Changes nothing.
+    pub fn read(store: &Store, id: &SessionId) -> Result<Transcript, Error> {
+        let mut state = State::default();
+        let mut conversation = Conversation::default();
+        let mut parts = Vec::new();
+        store.examine(id, |record| {
+            state.apply(record);
+            conversation.apply(record);
+            if record.event == "turn.error" {
+                parts.extend(conversation.drain().into_iter().map(Part::Message));
+                failed(record, &mut conversation, &mut parts);
+            }
+        })?;
+        parts.extend(conversation.messages().into_iter().map(Part::Message));
+        Ok(Transcript { summary: Summary::of(id, &state), parts })
+    }
+
+    /// One object: the fields of the summary, and `messages`.
+    pub fn json(&self) -> String {
+        self.summary.with_messages(self.parts.iter().filter_map(|part| match part {
+            Part::Message(message) => Some(message),
+            Part::Unsaid(_) | Part::Failed { .. } => None,
+        }))
+    }
+
+    /// For a terminal, with its line end: what was said, and a line for each call of a tool.
+    pub fn text(&self, style: Style) -> String {
+        let paint = |codes: &str, text: &str| match style {
+            Style::Colour => format!("\x1b[{codes}m{text}\x1b[0m"),
+            Style::Plain => text.to_owned(),
+        };
+        let mut out = format!("{}\n", self.heading());
+        let mut speaker = String::new();
+        for part in &self.parts {
+            let (role, text, calls) = said(part);
+            // What a tool said is for the model; the export has it.
+            if role == "tool" {
+                continue;
+            }
+            if role != speaker {
+                out.push_str(&format!("\n{}\n", paint("1", &one_line(&role))));
+                speaker = role;
+            }
+            for line in visible(&text).lines() {
+                out.push_str(format!("  {line}").trim_end());
+                out.push('\n');
+            }
+            for call in calls {
+                out.push_str(&paint("2", &format!("  > {}", line_of(call))));
+                out.push('\n');
+            }
+        }
+        out
+    }
+
+    /// In Markdown, with all that was said and done.
+    pub fn markdown(&self) -> String {
+        let summary = &self.summary;
+        let title = one_line(summary.title.as_deref().unwrap_or("Session"));
+        let mut out = format!("# {title}\n\n- Session: `{}`\n", summary.session_id);
+        out.push_str(&format!("- Created: {}\n- Turns: {}\n", summary.created_at, summary.turns));
+        if !summary.model.is_empty() {
+            out.push_str(&format!("- Model: {}\n", one_line(&summary.model)));
+        }
+        if let Some(workspace) = &summary.workspace {
+            out.push_str(&format!("- Workspace: {}\n", one_line(workspace)));
+        }
+        let mut speaker = String::new();
+        for part in &self.parts {
+            let (role, text, calls) = said(part);
+            if role != speaker {
+                out.push_str(&format!("\n## {}\n", capital(&one_line(&role))));
+                speaker.clone_from(&role);
+            }
+            match role.as_str() {
+                _ if text.is_empty() => {}
+                "tool" => fenced(&mut out, "", &text),
+                _ => out.push_str(&format!("\n{}\n", visible(&text).trim_end_matches('\n'))),
+            }
+            for call in calls {
+                out.push_str(&format!("\nCall of `{}`:\n", one_line(&call.name)));
+                fenced(&mut out, "json", &call.arguments);
+            }
+        }
+        out
+    }
+
+    fn heading(&self) -> String {
+        let summary = &self.summary;
+        let title = summary.title.as_ref().filter(|title| !title.is_empty());
+        let title = title.map_or(String::new(), |title| format!(": {title}"));
+        let place = summary.workspace.as_ref().map(|path| format!(", in {path}"));
+        let turns = turns(summary.turns);
+        one_line(&format!(
+            "{}{title}  ({turns}, created {}{})",
+            summary.session_id,
+            summary.created_at,
+            place.unwrap_or_default()
+        ))
+    }
+}
+
+/// `1 turn`, `2 turns`
+pub fn turns(count: u64) -> String {
+    format!("{count} turn{}", if count == 1 { "" } else { "s" })
+}
+
+fn failed(record: &Record<'_>, conversation: &mut Conversation, parts: &mut Vec<Part>) {
+    if let Ok(error) = json::parse::<TurnError>(record.payload.as_bytes()) {
+        parts.extend(conversation.take_unsaid(&error.turn_id).map(Part::Unsaid));
+        parts.push(Part::Failed { code: error.code, message: error.message });
+    }
+}
+
+/// Who speaks, what is said, and which tools are called.
+fn said(part: &Part) -> (String, String, &[ToolCall]) {
+    let (role, text) = match part {
+        Part::Message(Message::Given(message)) => given(message),
+        Part::Message(Message::Assistant { text, calls }) => {
+            return ("assistant".to_owned(), text.clone(), calls);
+        }
+        Part::Message(Message::User(text)) | Part::Unsaid(text) => ("user".into(), text.clone()),
+        Part::Message(Message::Tool { result, .. }) => ("tool".into(), result.clone()),
+        Part::Failed { code, message } => ("error".into(), format!("{message} ({code})")),
+    };
+    (role, text, &[])
+}
+
+fn given(message: &str) -> (String, String) {
+    let Ok(Given { role, content }) = json::parse::<Given>(message.as_bytes()) else {
+        return ("message".to_owned(), message.to_owned());
+    };
+    let content = content.map_or(String::new(), |content| {
+        let plain = json::parse::<String>(content.as_str().as_bytes());
+        plain.unwrap_or_else(|_not_a_string| content.as_str().to_owned())
+    });
+    (role, content)
+}
+
+/// A call on one line, cut at a bound.
+fn line_of(call: &ToolCall) -> String {
+    let line = one_line(&format!("{} {}", call.name, call.arguments));
+    match line.char_indices().nth(limits::CALL_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
+}
+
+/// `text` with its line ends and tabs; other control characters, which could drive a terminal, are
+/// escaped.
+fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() && !matches!(character, '\n' | '\t') {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// A block that no text within can end: its fence is longer than any in the text. CommonMark, 4.5.
+fn fenced(out: &mut String, language: &str, text: &str) {
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    let text = visible(text);
+    let text = text.trim_end_matches('\n');
+    out.push_str(&format!("\n{fence}{language}\n{text}\n{fence}\n"));
+}
+
+fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transcript(parts: Vec<Part>) -> Transcript {
+        let summary = Summary {
+            session_id: "sess_1".to_owned(),
+            title: Some("a \x1b[31m title".to_owned()),
+            created_at: "2026-03-01T10:00:00.000Z".to_owned(),
+            turns: 1,
+            ..Summary::default()
+        };
+        Transcript { summary, parts }
+    }
+
+    fn call(arguments: &str) -> ToolCall {
+        let (id, name) = ("c1".to_owned(), "run_command".to_owned());
+        ToolCall { id, name, arguments: arguments.to_owned() }
+    }
+
+    #[test]
+    fn a_terminal_gets_text_and_nothing_that_drives_it() {
+        let shown = transcript(vec![
+            Part::Message(Message::Given(r#"{"role":"system","content":"be brief"}"#.to_owned())),
+            Part::Message(Message::User("one\n\n\ttwo\x07".to_owned())),
+            Part::Message(Message::Assistant {
+                text: "yes\r\u{9b}2J".to_owned(),
+                calls: vec![call("{\"command\":\"ls\n\"}")],
+            }),
+            Part::Message(Message::Tool { call_id: "c1".to_owned(), result: "left out".into() }),
+            Part::Message(Message::Assistant { text: "done".to_owned(), calls: Vec::new() }),
+            Part::Unsaid("and?".to_owned()),
+            Part::Failed { code: "cancelled".to_owned(), message: "no\x1b".to_owned() },
+        ]);
+        let expected = concat!(
+            "sess_1: a \\u{1b}[31m title  (1 turn, created 2026-03-01T10:00:00.000Z)\n",
+            "\nsystem\n  be brief\n",
+            "\nuser\n  one\n\n  \ttwo\\u{7}\n",
+            "\nassistant\n  yes\\r\\u{9b}2J\n  > run_command {\"command\":\"ls\\n\"}\n  done\n",
+            "\nuser\n  and?\n",
+            "\nerror\n  no\\u{1b} (cancelled)\n",
+        );
+        assert_eq!(shown.text(Style::Plain), expected);
+        assert!(shown.text(Style::Colour).contains("\n\x1b[1muser\x1b[0m\n"));
+    }
+
+    #[test]
+    fn a_call_is_cut_at_the_bound_and_not_before() {
+        let of = |length: usize| line_of(&call(&"ä".repeat(length - "run_command ".len())));
+        assert!(!of(limits::CALL_CHARS_MAX).ends_with('…'));
+        let cut = of(limits::CALL_CHARS_MAX + 1);
+        assert_eq!(cut.chars().count(), limits::CALL_CHARS_MAX + 1);
+        assert!(cut.ends_with('…'));
+    }
+
+    #[test]
+    fn no_text_ends_its_block() {
+        let result = "```\n# not a heading\n````\n".to_owned();
+        let shown = transcript(vec![
+            Part::Message(Message::Assistant { text: String::new(), calls: vec![call("{}")] }),
+            Part::Message(Message::Tool { call_id: "c1".to_owned(), result }),
+        ]);
+        let expected = concat!(
+            "# a \\u{1b}[31m title\n\n- Session: `sess_1`\n",
+            "- Created: 2026-03-01T10:00:00.000Z\n- Turns: 1\n",
+            "\n## Assistant\n\nCall of `run_command`:\n\n```json\n{}\n```\n",
+            "\n## Tool\n\n`````\n```\n# not a heading\n````\n`````\n",
+        );
+        assert_eq!(shown.markdown(), expected);
+    }
+
+    #[test]
+    fn messages_of_any_form_are_shown() {
+        assert_eq!(given(r#"{"role":"user","content":"x\ny"}"#), ("user".into(), "x\ny".into()));
+        let parts = r#"{"role":"user","content":[{"type":"text","text":"x"}]}"#;
+        assert_eq!(given(parts).1, r#"[{"type":"text","text":"x"}]"#);
+        assert_eq!(given(r#"{"role":"user"}"#), ("user".into(), String::new()));
+        assert_eq!(given("7"), ("message".into(), "7".into()));
+    }
+}

@@ -1,0 +1,210 @@
+//! Calls that fail, and resources that run out: a clear error or no harm, never something half
+//! done.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::Duration;
+
+use crate::support::{
+    ALREADY, DEADLINE, Daemon, Home, NONE, RUNNING, STARTED, STOPPED, eventually, http, is_locked,
+    need, signal,
+};
+
+/// Starts a daemon while this call fails, which is expected to be told as `why`, and leaves
+/// nothing.
+fn fails(inject: &str, why: &str) {
+    let home = Home::new();
+    let inject = format!("inject={inject}");
+    let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &inject];
+    let start = home.opta("daemon start").within(words).stderr("opta: cannot {*}\n").status(1);
+    let mut start = start.spawn();
+    let serves = || home.file("state.json").exists();
+    eventually("it fails", || start.has_ended() || serves());
+    assert!(!serves(), "{inject} is no failure of a start");
+    let seen = start.finish();
+    assert!(seen.stderr.starts_with(&format!("opta: {why}")), "{inject}: {seen:?}");
+    assert!(seen.stderr.lines().count() <= 2, "{inject}: {seen:?}");
+    home.assert_nothing_left();
+    home.opta("daemon start").stdout(STARTED).run();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn a_failure_of_the_command_is_told_by_it() {
+    need!("/proc", "strace");
+    fails("mkdir:error=EROFS", "cannot create ");
+    fails("flock:error=ENOLCK", "cannot lock ");
+    fails("ftruncate:error=EIO", "cannot write ");
+    fails("socket:error=EMFILE", "cannot start the daemon: cannot listen on 127.0.0.1:0: Too many");
+    fails(
+        "bind:error=EADDRINUSE",
+        "cannot start the daemon: cannot listen on 127.0.0.1:0: Address",
+    );
+    fails("listen:error=EADDRINUSE", "cannot start the daemon: cannot listen on 127.0.0.1:0: Addr");
+    fails("pipe2:error=EMFILE", "cannot make a pipe: Too many open files");
+    fails("clone,fork,vfork:error=EAGAIN", "cannot start a background process: Resource");
+}
+
+#[test]
+fn a_failure_of_the_daemon_is_told_by_the_command() {
+    need!("/proc", "strace");
+    let start = "cannot start the daemon: cannot ";
+    fails("setsid:error=EPERM", "cannot start a background process: Operation not permitted");
+    fails("dup2:error=EBADF:when=1", &format!("{start}redirect the daemon's input"));
+    fails("dup2:error=EBADF:when=2", &format!("{start}redirect output to the log"));
+    fails("chdir:error=EACCES", &format!("{start}change to /: Permission denied"));
+    fails("getsockname:error=ENOBUFS", &format!("{start}tell the daemon's port: No buffer"));
+    fails("getrandom:error=ENOSYS", &format!("{start}get random bytes"));
+    fails("getrandom:error=ENOSYS:when=2+", &format!("{start}get random bytes"));
+    fails("clone3:error=EAGAIN:when=1", &format!("{start}start a thread: Resource temporarily"));
+    fails("clone3:error=EAGAIN:when=2", start);
+    fails("socketpair:error=EMFILE", start);
+    fails("rename:error=EIO", &format!("{start}write "));
+    fails("rename:error=ENOSPC", &format!("{start}write "));
+}
+
+#[test]
+fn a_start_that_takes_too_long_leaves_nothing() {
+    need!("/proc", "strace");
+    let home = Home::new();
+    let slow = "inject=socketpair:delay_enter=12000000";
+    let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", slow];
+    let late = "{*}opta: cannot start the daemon: it was not ready after 10s\n\
+                see the log: {home}/.config/opta/daemon/daemon.log\n";
+    home.opta("daemon start").within(words).stderr(late).status(1).run();
+    home.assert_nothing_left();
+    home.opta("daemon start").stdout(STARTED).run();
+}
+
+#[test]
+fn a_kernel_without_close_range_is_good_enough() {
+    need!("/proc", "strace", "bash");
+    let home = Home::new();
+    let script = r#"exec 7</etc/passwd 200</etc/passwd; exec "$0" "$@""#;
+    let inject = "inject=close_range:error=ENOSYS";
+    let words = ["bash", "-c", script, "strace", "-f", "-qq", "-o", "/dev/null", "-e", inject];
+    let start = home.opta("daemon start").within(words).stdout(STARTED).spawn();
+    let pid = home.opta("daemon status --wait=60").stdout(RUNNING).run().pid();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let target = fs::read_link(entry.unwrap().path()).unwrap();
+        assert_ne!(target.to_str().unwrap(), "/etc/passwd");
+    }
+    home.opta("daemon stop").stdout(STOPPED).run();
+    start.finish();
+}
+
+#[test]
+fn a_log_that_cannot_be_written_harms_nobody() {
+    need!("/proc", "prlimit");
+    let home = Home::new();
+    // No file may grow beyond a page: the card fits, the log soon does not.
+    let limited = ["prlimit", "--fsize=4096:4096"];
+    let daemon =
+        home.opta("daemon start").within(limited).env("OPTA_LOG", "debug").stdout(STARTED).run();
+    for _ in 0..100 {
+        assert_eq!(http(daemon.port(), "GET", "/v3/health", None).0, 200);
+    }
+    home.opta("daemon status").stdout(RUNNING).with("pid", daemon.pid()).run();
+    home.opta("daemon stop").stdout(STOPPED).with("pid", daemon.pid()).run();
+    home.assert_nothing_left();
+}
+
+/// Opens connections until no more are answered, and leaves; then everything is as before.
+fn crowd(limit: &str) {
+    let home = Home::new();
+    let limited = ["prlimit".to_owned(), format!("--nofile={limit}")];
+    let seen = home.opta("daemon start").within(limited).stdout(STARTED).run();
+    let daemon = Daemon { pid: seen.pid(), port: seen.port() };
+    let connect = |_| TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port)).unwrap();
+    let crowd: Vec<TcpStream> = (0..100).map(connect).collect();
+    // Each has said the half of something.
+    for mut stream in &crowd {
+        stream.write_all(b"GET /v3/health HTTP/1.1\r\nHost: ").unwrap();
+    }
+    drop(crowd);
+    assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
+    home.opta("daemon status").stdout(RUNNING).of(daemon).run();
+    // The silent ones give way to those who have something to say.
+    let crowd: Vec<TcpStream> = (0..100).map(connect).collect();
+    assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
+    drop(crowd);
+    home.opta("daemon status").stdout(RUNNING).of(daemon).run();
+    home.opta("daemon stop").stdout(STOPPED).of(daemon).run();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn a_crowd_does_not_outlast_its_visit() {
+    need!("/proc", "prlimit");
+    crowd("64:64");
+    crowd("65:65");
+}
+
+#[test]
+fn a_connection_that_says_nothing_does_not_delay_a_stop() {
+    let home = Home::new();
+    let daemon = home.start();
+    let mut silent = TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port)).unwrap();
+    let mut half = TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port)).unwrap();
+    half.write_all(b"POST /v3/shutdown HTTP/1.1\r\n").unwrap();
+    assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
+    // It waits its grace for the half of a request, and no longer.
+    home.opta("daemon stop --timeout 9").stdout(STOPPED).of(daemon).run();
+    home.assert_nothing_left();
+    silent.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!(silent.read(&mut [0]).unwrap_or(0), 0, "it is closed");
+}
+
+#[test]
+fn a_second_signal_cuts_the_grace_short() {
+    let home = Home::new();
+    let daemon = home.start();
+    let mut half = TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port)).unwrap();
+    half.write_all(b"POST /v3/shutdown HTTP/1.1\r\n").unwrap();
+    assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
+    signal(daemon.pid, "TERM");
+    signal(daemon.pid, "INT");
+    home.wait_for_end();
+    home.opta("daemon status").stdout(NONE).status(3).run();
+}
+
+#[test]
+fn the_port_is_free_again_at_once() {
+    let home = Home::new();
+    let daemon = home.start();
+    // Connections that the daemon closes first linger at its end of the port.
+    for _ in 0..10 {
+        assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
+    }
+    let open = TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port)).unwrap();
+    open.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    home.opta("daemon stop").stdout(STOPPED).of(daemon).run();
+    let start = home.opta("daemon start").arg("--port").arg(daemon.port.to_string());
+    start.stdout(STARTED).with("port", daemon.port).run();
+}
+
+#[test]
+fn a_removed_directory_takes_nothing_else_with_it() {
+    need!("/proc");
+    let home = Home::new();
+    let daemon = home.start();
+    fs::remove_dir_all(home.path().join(".config")).unwrap();
+    assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
+    // Nothing proves whose it is any more: it is not found, and not touched.
+    home.opta("daemon stop").stdout("Daemon is not running.\n").run();
+    assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
+    signal(daemon.pid, "TERM");
+    eventually("it leaves", || home.processes().is_empty());
+}
+
+#[test]
+fn the_card_of_a_running_daemon_is_written_again_for_the_next_start() {
+    let home = Home::new();
+    let daemon = home.start();
+    fs::remove_file(home.file("state.json")).unwrap();
+    assert!(is_locked(&home.file("daemon.pid")));
+    home.opta("daemon start").stdout(ALREADY).of(daemon).run();
+    home.opta("daemon status").stdout(RUNNING).of(daemon).run();
+}

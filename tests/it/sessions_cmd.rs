@@ -1,0 +1,374 @@
+//! `opta sessions …`: what it shows of sessions that a daemon has made, without that daemon, and
+//! whatever else lies in their directory.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use crate::support::{ANYTHING, DEADLINE, Home, STOPPED, eventually, need};
+
+const UNANSWERED: &str = "  no model server is known: this daemon keeps sessions and cannot answer yet \
+                          (model-unreachable)\n";
+const ONE_DAMAGED: &str = "1 session read, 1 damaged\n";
+
+/// Asks the daemon that runs in `home`; the body of what must be a success.
+fn ask(home: &Home, method: &str, path: &str, body: &str) -> String {
+    let card = home.card();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, card.port()));
+    let mut stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let (port, token, length) = (card.port(), card.token(), body.len());
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 2"), "{method} {path}: {reply}");
+    reply.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+fn create(home: &Home, id: &str, title: Option<&str>) {
+    let title = title.map_or("null".to_owned(), |title| format!("\"{title}\""));
+    ask(home, "POST", "/v3/sessions", &format!(r#"{{"sessionId":"{id}","title":{title}}}"#));
+}
+
+/// Submits a turn to a session that has `seq` events, and waits until it has ended.
+fn submit(home: &Home, id: &str, content: &str, seq: u64) {
+    ask(
+        home,
+        "POST",
+        &format!("/v3/sessions/{id}/turns"),
+        &format!(r#"{{"content":"{content}"}}"#),
+    );
+    // Queued, started, ended.
+    let last = seq + 2;
+    let path = format!("/v3/sessions/{id}/events?afterSeq={last}&timeout=60000");
+    assert!(ask(home, "GET", &path, "").contains("turn.error"));
+}
+
+/// A home with sessions of these ids, the newest last, and no daemon.
+fn with_sessions(ids: &[&str]) -> Home {
+    let home = Home::new();
+    home.start();
+    for id in ids {
+        create(&home, id, None);
+    }
+    home.opta("daemon stop").stdout(STOPPED).run();
+    home
+}
+
+fn sessions(home: &Home) -> PathBuf {
+    home.path().join(".config/opta/sessions")
+}
+
+fn journal(home: &Home, id: &str) -> PathBuf {
+    sessions(home).join(id).join("journal.jsonl")
+}
+
+#[test]
+fn without_sessions_everything_says_so_and_makes_nothing() {
+    let home = Home::new();
+    let before = home.snapshot();
+    let none = "opta: there are no sessions yet\n";
+    home.opta("sessions list").stderr(none).run();
+    home.opta("sessions list --json").stderr(none).run();
+    home.opta("sessions verify").stdout("0 sessions read, 0 damaged\n").run();
+    let unknown = "opta: cannot find the session: no id begins with 'x'\n\
+                   to see which there are: opta sessions list\n";
+    for words in ["show x", "export x", "verify x", "rm --force x"] {
+        home.opta(&format!("sessions {words}")).stderr(unknown).status(1).run();
+    }
+    assert_eq!(home.snapshot(), before);
+}
+
+#[test]
+fn list_shows_the_newest_first_and_says_when_there_are_more() {
+    let home = Home::new();
+    home.start();
+    create(&home, "a", Some("first"));
+    create(&home, "longer-id", None);
+    create(&home, "c", Some(&"t".repeat(61)));
+    submit(&home, "longer-id", "what\\n  is it?", 1);
+    let third = format!("c          {{age}}    0 turns  {}\n", "t".repeat(60));
+    let second = "longer-id  {age}     1 turn  what is it?\n";
+    let first = "a          {age}    0 turns  first\n";
+    home.opta("sessions list").stdout(&format!("{third}{second}{first}")).run();
+    let more = "opta: there are more than 2; to see them: --limit N\n";
+    home.opta("sessions list --limit 2").stdout(&format!("{third}{second}")).stderr(more).run();
+    home.opta("sessions list --limit 3").stdout(&format!("{third}{second}{first}")).run();
+    let objects = "{\"sessionId\":\"c\",{a}}\n{\"sessionId\":\"longer-id\",{b}}\n\
+                   {\"sessionId\":\"a\",{c}}\n";
+    home.opta("sessions list --json").stdout(objects).run();
+}
+
+#[test]
+fn show_and_export_tell_what_was_said_while_the_daemon_runs() {
+    let home = Home::new();
+    home.start();
+    let brought = r#"{"sessionId":"s","title":"T","metadata":{"workspace":"/w"},"messages":[
+        {"role":"system","content":"be brief"},{"role":"assistant","content":"a\tb"}]}"#;
+    ask(&home, "POST", "/v3/sessions", brought);
+    submit(&home, "s", "one\\n\\u001b[2Jtwo", 1);
+    let shown = format!(
+        "s: T  (1 turn, created {{created}}, in /w)\n\nsystem\n  be brief\n\nassistant\n  a\tb\n\n\
+         user\n  one\n  \\u{{1b}}[2Jtwo\n\nerror\n{UNANSWERED}"
+    );
+    let seen = home.opta("sessions show s").stdout(&shown).run();
+    let created = seen.get("created").to_owned();
+    let markdown = "# T\n\n- Session: `s`\n- Created: {created}\n- Turns: 1\n- Workspace: /w\n\n\
+                    ## System\n\nbe brief\n\n## Assistant\n\na\tb\n\n## User\n\none\n\\u{1b}[2Jtwo\n\n\
+                    ## Error\n\n{why}\n";
+    let export = home.opta("sessions export s --format markdown").stdout(markdown);
+    export.with("created", &created).run();
+    // The same as the daemon's own answer.
+    let object = ask(&home, "GET", "/v3/sessions/s", "");
+    assert!(object.ends_with(r#"{"role":"user","content":"one\n\u001b[2Jtwo"}]}"#), "{object}");
+    for words in ["show s --json", "export s", "export s --format=json"] {
+        let seen = home.opta(&format!("sessions {words}")).stdout(ANYTHING).run();
+        assert_eq!(seen.stdout, format!("{object}\n"), "{words}");
+    }
+}
+
+#[test]
+fn an_id_may_be_cut_short_as_long_as_it_is_the_only_one() {
+    let home = with_sessions(&["ab1", "ab2", "ab", "-x"]);
+    home.opta("sessions show ab1").stdout("ab1  (0 turns, created {when})\n").run();
+    home.opta("sessions show -- -").stdout("-x  (0 turns, created {when})\n").run();
+    home.opta("sessions show ab").stdout("ab  (0 turns, created {when})\n").run();
+    let which = "opta: cannot tell which session 'a' is: ab, ab1, ab2\n";
+    home.opta("sessions show a").stderr(which).status(1).run();
+    let code = "{\"error\":{\"code\":\"AMBIGUOUS_ID\",\"message\":\"{message}\"}}\n";
+    home.opta("sessions show a --json").stdout(code).status(1).run();
+    let code = "{\"error\":{\"code\":\"SESSION_NOT_FOUND\",\"message\":\"{message}\"}}\n";
+    home.opta("sessions verify abc --json").stdout(code).status(1).run();
+    for odd in ["", "..", "../daemon", "a/b", "index.jsonl", "\u{1b}[2J"] {
+        let seen = home.opta("sessions show").arg(odd).stderr(ANYTHING).status(1).run();
+        assert!(seen.stderr.starts_with("opta: cannot find the session: "), "{}", seen.stderr);
+        assert!(!seen.stderr.contains('\u{1b}'), "{}", seen.stderr);
+    }
+}
+
+#[test]
+fn of_many_candidates_some_are_named() {
+    let home = with_sessions(&["a1", "a2", "a3", "a4", "a5"]);
+    let all = "opta: cannot tell which session 'a' is: a1, a2, a3, a4, a5\n";
+    home.opta("sessions show a").stderr(all).status(1).run();
+    fs::rename(sessions(&home).join("a1"), sessions(&home).join("a6")).unwrap();
+    fs::create_dir(sessions(&home).join("a0")).unwrap();
+    fs::copy(journal(&home, "a2"), sessions(&home).join("a0/journal.jsonl")).unwrap();
+    let some = "opta: cannot tell which session 'a' is: a0, a2, a3, a4, a5 and 1 more begin so\n";
+    home.opta("sessions show a").stderr(some).status(1).run();
+}
+
+#[test]
+fn verify_finds_what_is_damaged_and_what_is_torn() {
+    let home = Home::new();
+    home.start();
+    create(&home, "whole", None);
+    create(&home, "hurt", None);
+    submit(&home, "hurt", "x", 1);
+    home.opta("daemon stop").stdout(STOPPED).run();
+    home.opta("sessions verify").stdout("2 sessions read, 0 damaged\n").run();
+    home.opta("sessions verify hurt").stdout("1 session read, 0 damaged\n").run();
+
+    let path = journal(&home, "hurt");
+    let good = fs::read_to_string(&path).unwrap();
+    let bad = good.replacen("\"seq\":2,", "\"seq\":7,", 1);
+    assert_ne!(bad, good);
+    fs::write(&path, &bad).unwrap();
+    let damaged = "hurt  3 whole records, 1 damaged, 0 torn bytes\n2 sessions read, 1 damaged\n";
+    home.opta("sessions verify").stdout(damaged).status(1).run();
+    home.opta("sessions verify whole").stdout("1 session read, 0 damaged\n").run();
+
+    fs::write(&path, format!("{good}{{\"v\":\"3\"")).unwrap();
+    let torn = format!("hurt  4 whole records, 0 damaged, 8 torn bytes\n{ONE_DAMAGED}");
+    home.opta("sessions verify h").stdout(&torn).status(1).run();
+    let torn = "{\"sessionId\":\"hurt\",\"records\":4,\"damaged\":0,\"tornBytes\":8}\n\
+                {\"sessions\":1,\"damagedSessions\":1}\n";
+    home.opta("sessions verify hurt --json").stdout(torn).status(1).run();
+    // What is whole can still be read.
+    home.opta("sessions show hurt").stdout(ANYTHING).run();
+}
+
+#[test]
+fn a_record_that_is_just_being_written_is_not_torn() {
+    need!("/proc");
+    let home = with_sessions(&["s"]);
+    let path = journal(&home, "s");
+    let record = fs::read(&path).unwrap();
+    // The rest comes when the journal is watched, and so has looked torn once.
+    let (first, rest) = record.split_at(record.len() / 2);
+    fs::write(&path, first).unwrap();
+    let mut verify = home.opta("sessions verify").stdout("1 session read, 0 damaged\n").spawn();
+    let watches = |pid: i32| {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+        let mut open = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        open.any(|path| path.ends_with("anon_inode:inotify"))
+    };
+    let pid = verify.pid();
+    eventually("it watches the journal", || watches(pid) || verify.has_ended());
+    let mut journal = File::options().append(true).open(&path).unwrap();
+    journal.write_all(rest).unwrap();
+    verify.finish();
+}
+
+#[test]
+fn reading_writes_nothing_and_strangers_do_not_disturb_it() {
+    let home = with_sessions(&["one", "two"]);
+    let root = sessions(&home);
+    // Left by others: a file, an empty session, links, a directory where a journal should be.
+    fs::write(root.join("notes"), "x").unwrap();
+    fs::create_dir(root.join("empty")).unwrap();
+    fs::create_dir_all(root.join("odd name/journal.jsonl")).unwrap();
+    fs::write(root.join("index.jsonl.old"), "x").unwrap();
+    let mut index = File::options().append(true).open(root.join("index.jsonl")).unwrap();
+    index.write_all(b"no json\n{\"sessionId\":\"../x\",\"createdAt\":\"\"}\n{\"sess").unwrap();
+    drop(index);
+    fs::write(root.join("one/summary.json"), "{\"bytes\":").unwrap();
+    fs::remove_file(root.join("two/summary.json")).unwrap();
+    symlink("/dev/zero", root.join("two/summary.json")).unwrap();
+    let before = home.snapshot();
+    let both = "two  {a}    0 turns\none  {a}    0 turns\n";
+    home.opta("sessions list").stdout(both).run();
+    home.opta("sessions show one").stdout(ANYTHING).run();
+    home.opta("sessions export two --format markdown").stdout(ANYTHING).run();
+    home.opta("sessions verify").stdout("2 sessions read, 0 damaged\n").run();
+    assert_eq!(home.snapshot(), before);
+    home.assert_nothing_left();
+
+    // One that cannot be read is named, and does not hide the others.
+    fs::remove_file(journal(&home, "two")).unwrap();
+    fs::create_dir(journal(&home, "two")).unwrap();
+    let refused = "opta: cannot use {path}: it is not a regular file\n";
+    let one = "one  {a}    0 turns\n";
+    home.opta("sessions list").stdout(one).stderr(refused).status(1).run();
+    let one = "1 session read, 0 damaged\n";
+    home.opta("sessions verify").stdout(one).stderr(refused).status(1).run();
+    let told = "{\"error\":{\"code\":\"UNTRUSTED_PATH\",\"message\":\"{message}\"}}\n\
+                {\"sessions\":1,\"damagedSessions\":0}\n";
+    home.opta("sessions verify --json").stdout(told).status(1).run();
+}
+
+#[test]
+fn readers_may_leave_and_disks_may_be_full() {
+    let home = with_sessions(&["one", "two"]);
+    home.sh("opta sessions list | head -n 1").stdout("two  {a}    0 turns\n").run();
+    home.sh("opta sessions show one | head -n 0").run();
+    let full = "opta: cannot write to standard output: No space left on device\n";
+    for words in ["list", "list --json", "show one", "export one", "verify"] {
+        let run = home.opta(&format!("sessions {words}")).output("/dev/full".as_ref());
+        run.stderr(if words.ends_with("--json") { "" } else { full }).status(1).run();
+    }
+}
+
+#[test]
+fn rm_goes_through_the_daemon_that_runs() {
+    let home = Home::new();
+    home.start();
+    for id in ["one", "two", "three"] {
+        create(&home, id, None);
+    }
+    let deleted = "Session one deleted.\n";
+    home.opta("sessions rm --force on").stdout(deleted).run();
+    assert!(!sessions(&home).join("one").exists());
+    let deleted = "{\"deleted\":true,\"sessionId\":\"two\"}\n";
+    home.opta("sessions rm two --force --json").stdout(deleted).run();
+    home.opta("sessions list").stdout("three  {age}    0 turns\n").run();
+    home.opta("sessions rm --force one").stderr(ANYTHING).status(1).run();
+}
+
+#[test]
+fn rm_does_not_ask_where_nobody_can_answer() {
+    let home = with_sessions(&["one"]);
+    let refused = "opta: nobody can be asked here whether to delete the session\n\
+                   to delete it without a question: opta sessions rm --force one\n";
+    home.opta("sessions rm one").stderr(refused).status(2).run();
+    home.opta("sessions list").stdout("one  {age}    0 turns\n").run();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn rm_asks_on_a_terminal() {
+    need!("script");
+    let home = Home::new();
+    home.start();
+    create(&home, "one", Some("a \\u001b[31m title"));
+    let answered = |answer: &str, status: i32| {
+        let command = "printf '%s\\n' \"$ANSWER\" | script -qec 'opta sessions rm one' /dev/null";
+        let run = home.sh(command).env("ANSWER", answer).stdout(ANYTHING).status(status).run();
+        run.stdout
+    };
+    let question = "Delete session one (0 turns, \"a \\u{1b}[31m title\")? [y/N] ";
+    for answer in ["n", "", "yikes"] {
+        let said = answered(answer, 1);
+        assert!(said.contains(question) && said.contains("the session one is kept"), "{said}");
+    }
+    assert!(answered("y", 0).contains("Session one deleted."));
+}
+
+#[test]
+fn rm_starts_the_daemon_and_says_so_only_after_a_crash() {
+    let home = with_sessions(&["one", "two"]);
+    home.opta("sessions rm --force one").stdout("Session one deleted.\n").run();
+    let pid = home.crash();
+    let crashed = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n";
+    let rm = home.opta("sessions rm --force two").stdout("Session two deleted.\n");
+    let seen = rm.stderr(crashed).with("old", pid).run();
+    assert_eq!(home.owner(), Some(seen.pid()));
+}
+
+#[test]
+fn rm_starts_no_daemon_if_that_is_forbidden() {
+    let home = with_sessions(&["one"]);
+    let refused = "opta: cannot reach the daemon: it is not running\nstart it: opta daemon start\n";
+    let rm = || home.opta("sessions rm --force one").env("OPTA_NO_AUTOSTART", "1");
+    rm().stderr(refused).status(3).run();
+    home.assert_nothing_left();
+    home.start();
+    home.crash();
+    rm().stderr(refused).status(3).run();
+    // The user's own word counts.
+    let seen = home.opta("daemon start").env("OPTA_NO_AUTOSTART", "1");
+    seen.stdout(ANYTHING).stderr(ANYTHING).run();
+    rm().stdout("Session one deleted.\n").run();
+}
+
+#[test]
+fn a_daemon_that_crashes_again_and_again_is_not_restarted_by_commands() {
+    let home = with_sessions(&["one", "two"]);
+    for _ in 0..3 {
+        home.opta("daemon start").stdout(ANYTHING).stderr(ANYTHING).run();
+        home.crash();
+    }
+    // This one counts the third crash, and finds the fourth too many.
+    let crashed = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n";
+    let rm = home.opta("sessions rm --force one").stdout("Session one deleted.\n");
+    rm.stderr(crashed).run();
+    home.crash();
+    let refused = "opta: cannot start the daemon: it has crashed 3 times within a minute{*}\n\
+                   see the log: {home}/.config/opta/daemon/daemon.log\n";
+    home.opta("sessions rm --force two").stderr(refused).status(1).run();
+    home.opta("sessions list").stdout("two  {age}    0 turns\n").run();
+}
+
+#[test]
+fn a_daemon_of_another_version_is_named() {
+    let home = Home::new();
+    home.start();
+    create(&home, "one", None);
+    let card = fs::read_to_string(home.file("state.json")).unwrap();
+    let ours = format!("\"version\":\"{}\"", env!("CARGO_PKG_VERSION"));
+    let theirs = card.replace(&ours, "\"version\":\"0.0.9\"");
+    assert_ne!(theirs, card);
+    home.write(&home.file("state.json"), theirs);
+    let skew = format!(
+        "opta: the daemon is opta 0.0.9, this is opta {}; to move it: opta daemon restart\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let rm = home.opta("sessions rm --force one").stdout("Session one deleted.\n");
+    rm.stderr(&skew).run();
+}
