@@ -1,10 +1,12 @@
-//! A small blocking HTTP/1.1 client over `TcpStream`: one request, one answer, one deadline.
+//! A small blocking HTTP/1.1 client over `TcpStream`: one request, one answer, one deadline; or a
+//! stream of events, which has none.
 //!
 //! Connects to 127.0.0.1 and nowhere else: no names are resolved, no proxy is asked, no redirect is
 //! followed. The connection is not kept.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// What is asked.
@@ -35,12 +37,132 @@ pub fn call(
     bytes_max: usize,
 ) -> io::Result<Reply> {
     let deadline = Instant::now() + limit;
+    let mut stream = send(port, request, deadline)?;
+    read_reply(&mut stream, bytes_max, |stream| stream.set_read_timeout(Some(left(deadline)?)))
+}
+
+/// What a request for a stream of events has brought.
+pub enum Opened {
+    Stream(EventStream),
+    /// An answer that says why not.
+    Reply(Reply),
+}
+
+/// Sends `request` to 127.0.0.1:`port` and reads the head of what should be a stream of events,
+/// within `limit` in all. A line of the stream, or an answer that is none, has `bytes_max` bytes at
+/// most.
+///
+/// # Errors
+/// As [`call`].
+pub fn open(
+    port: u16,
+    request: &Request<'_>,
+    limit: Duration,
+    bytes_max: usize,
+) -> io::Result<Opened> {
+    let deadline = Instant::now() + limit;
+    let mut stream = send(port, request, deadline)?;
+    let mut bytes = Vec::with_capacity(4096);
+    let end = loop {
+        if let Some(end) = end_of_head(&bytes) {
+            break end;
+        }
+        if bytes.len() > bytes_max {
+            return Err(invalid("the head of the answer is too long"));
+        }
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        read_more(&mut stream, &mut bytes)?;
+    };
+    let head = bytes.get(..end).unwrap_or_default();
+    if head.starts_with(b"HTTP/1.1 200 ") {
+        bytes.drain(..end);
+        // From here on the caller waits with poll(2); a read gives what is there.
+        stream.set_read_timeout(Some(limit))?;
+        return Ok(Opened::Stream(EventStream { stream, bytes, begin: 0, looked: 0, bytes_max }));
+    }
+    let mut whole = io::Cursor::new(bytes).chain(&stream);
+    read_reply(&mut whole, bytes_max, |_| stream.set_read_timeout(Some(left(deadline)?)))
+        .map(Opened::Reply)
+}
+
+fn send(port: u16, request: &Request<'_>, deadline: Instant) -> io::Result<TcpStream> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    let mut stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(left(deadline)?))?;
     stream.write_all(head_and_body(port, request).as_bytes()).map_err(as_timeout)?;
-    read_reply(&mut stream, bytes_max, |stream| stream.set_read_timeout(Some(left(deadline)?)))
+    Ok(stream)
+}
+
+/// Events as they come; its descriptor can be read when there may be more.
+///
+/// <https://html.spec.whatwg.org/multipage/server-sent-events.html>, as far as our own daemon makes
+/// use of it: one line of data an event.
+pub struct EventStream {
+    stream: TcpStream,
+    bytes: Vec<u8>,
+    /// Where the part of `bytes` begins that has not been given out.
+    begin: usize,
+    /// Up to here there is no end of a line.
+    looked: usize,
+    bytes_max: usize,
+}
+
+impl EventStream {
+    /// The data of the next event that has arrived whole; `None` if there is none yet.
+    pub fn next(&mut self) -> io::Result<Option<&str>> {
+        loop {
+            let rest = self.bytes.get(self.looked..).unwrap_or_default();
+            let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
+                self.bytes.drain(..self.begin);
+                self.looked = self.bytes.len();
+                self.begin = 0;
+                return Ok(None);
+            };
+            let (begin, end) = (self.begin, self.looked + length);
+            self.begin = end + 1;
+            self.looked = self.begin;
+            // Numbers stand in the data as well; heartbeats and empty lines say nothing.
+            let line = self.bytes.get(begin..end).unwrap_or_default();
+            if line.starts_with(b"data: ") {
+                let data = self.bytes.get(begin + b"data: ".len()..end).unwrap_or_default();
+                let text = std::str::from_utf8(data);
+                return text.map(Some).map_err(|_bad| invalid("an event is not text"));
+            }
+        }
+    }
+
+    /// Reads what has arrived.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` at its end, and as [`call`].
+    pub fn read(&mut self) -> io::Result<()> {
+        if self.bytes.len() - self.begin > self.bytes_max {
+            return Err(invalid("an event is too long"));
+        }
+        read_more(&mut self.stream, &mut self.bytes)
+    }
+}
+
+impl AsFd for EventStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn read_more(stream: &mut impl Read, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let mut chunk = [0_u8; 16 * 1024];
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(as_timeout(error)),
+        }
+    }
 }
 
 fn head_and_body(port: u16, request: &Request<'_>) -> String {
@@ -68,7 +190,6 @@ fn read_reply<S: Read>(
 ) -> io::Result<Reply> {
     let mut bytes = Vec::with_capacity(1024);
     let mut expected: Option<(usize, u16)> = None;
-    let mut chunk = [0_u8; 4096];
     loop {
         if expected.is_none()
             && let Some(end) = end_of_head(&bytes)
@@ -92,12 +213,7 @@ fn read_reply<S: Read>(
             return Err(invalid("the head of the answer is too long"));
         }
         before_read(stream)?;
-        match stream.read(&mut chunk) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => bytes.extend_from_slice(chunk.get(..count).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(as_timeout(error)),
-        }
+        read_more(stream, &mut bytes)?;
     }
 }
 
