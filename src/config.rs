@@ -70,6 +70,62 @@ impl Config {
     }
 }
 
+/// What the user has set about the model. `agent::find` decides what of it counts.
+#[derive(Default)]
+pub struct ModelSettings {
+    /// `OPTA_MODEL_URL`
+    pub url_variable: Option<String>,
+    /// `connection.url`, or `connection.host` and `connection.port` made into one.
+    pub url_config: Option<UrlConfig>,
+    /// `OPENAI_BASE_URL`
+    pub openai_url: Option<String>,
+    /// `OLLAMA_HOST`, as Ollama understands it: not necessarily a URL.
+    pub ollama_host: Option<String>,
+    /// `OPTA_API_KEY`, else `OPENAI_API_KEY`. A secret.
+    pub key: Option<String>,
+    /// `OPTA_MODEL`, else `model.default`.
+    pub model: Option<String>,
+    /// `OPTA_TOOL_CHOICE`, else `model.toolChoice`: `auto`, `required` or `required-first`.
+    pub tool_choice: Option<String>,
+}
+
+/// A model server that `config.json` names.
+pub struct UrlConfig {
+    pub url: String,
+    /// The key that names it.
+    pub by: &'static str,
+}
+
+impl ModelSettings {
+    /// Reads `path` and the variables, which win. A missing file is an empty one.
+    pub fn load(path: &Path) -> Result<ModelSettings, Error> {
+        let file = read(path)?;
+        let at = |key: &str| format!("{}: {key}", path.display());
+        let (model, tool_choice) =
+            file.model.map_or((None, None), |keys| (keys.default, keys.tool_choice));
+        let tool_choice = match variable("OPTA_TOOL_CHOICE") {
+            Some(text) => Some(checked_choice("OPTA_TOOL_CHOICE".into(), text)?),
+            None => match filled(tool_choice) {
+                Some(text) => Some(checked_choice(at("model.toolChoice"), text)?),
+                None => None,
+            },
+        };
+        let url_config = match file.connection {
+            Some(keys) => keys.url(at)?,
+            None => None,
+        };
+        Ok(ModelSettings {
+            url_variable: variable("OPTA_MODEL_URL"),
+            url_config,
+            openai_url: variable("OPENAI_BASE_URL"),
+            ollama_host: variable("OLLAMA_HOST"),
+            key: variable("OPTA_API_KEY").or_else(|| variable("OPENAI_API_KEY")),
+            model: variable("OPTA_MODEL").or(filled(model)),
+            tool_choice,
+        })
+    }
+}
+
 /// Whether output may be coloured when it goes to a terminal. <https://no-color.org>
 pub fn colour_allowed() -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
@@ -79,6 +135,47 @@ pub fn colour_allowed() -> bool {
 struct ConfigFile {
     daemon: Option<DaemonKeys>,
     log: Option<LogKeys>,
+    connection: Option<ConnectionKeys>,
+    model: Option<ModelKeys>,
+}
+
+#[derive(DeJson)]
+struct ConnectionKeys {
+    url: Option<String>,
+    host: Option<String>,
+    port: Option<i64>,
+}
+
+impl ConnectionKeys {
+    fn url(self, at: impl Fn(&str) -> String) -> Result<Option<UrlConfig>, Error> {
+        if let Some(url) = filled(self.url) {
+            return Ok(Some(UrlConfig { url, by: "connection.url in config.json" }));
+        }
+        let host = filled(self.host);
+        let by = match (&host, self.port) {
+            (None, None) => return Ok(None),
+            (Some(_), _) => "connection.host in config.json",
+            (None, Some(_)) => "connection.port in config.json",
+        };
+        let number = self.port.unwrap_or(i64::from(limits::MODEL_PORT_DEFAULT));
+        let port = u16::try_from(number).ok().filter(|port| *port != 0);
+        let port = port.ok_or_else(|| Error::Config {
+            at: at("connection.port"),
+            because: format!("a port is a number from 1 to 65535, not '{number}'"),
+        })?;
+        let host = host.unwrap_or_else(|| "127.0.0.1".to_owned());
+        // An IPv6 address has colons of its own.
+        let bare = host.contains(':') && !host.starts_with('[');
+        let host = if bare { format!("[{host}]") } else { host };
+        Ok(Some(UrlConfig { url: format!("http://{host}:{port}"), by }))
+    }
+}
+
+#[derive(DeJson)]
+struct ModelKeys {
+    default: Option<String>,
+    #[nserde(rename = "toolChoice")]
+    tool_choice: Option<String>,
 }
 
 #[derive(DeJson)]
@@ -146,6 +243,19 @@ fn level(at: String, text: &str) -> Result<Level, Error> {
         at,
         because: format!("a level is debug, info, warn or error, not '{}'", text.escape_debug()),
     })
+}
+
+fn checked_choice(at: String, text: String) -> Result<String, Error> {
+    if matches!(text.as_str(), "auto" | "required" | "required-first") {
+        return Ok(text);
+    }
+    let because = format!("it is auto, required or required-first, not '{}'", text.escape_debug());
+    Err(Error::Config { at, because })
+}
+
+/// An empty setting counts as none.
+fn filled(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
 fn port_refused(at: String, text: &str) -> Error {

@@ -155,3 +155,6 @@ pub const DOCTOR_SESSIONS_MAX: usize = 20;
 pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
 /// The name that a client gives itself or its writer.
 pub const NAME_BYTES_MAX: usize = 256;
+
+/// The port of a model server that the settings name without one: that of LM Studio and LMX.
+pub const MODEL_PORT_DEFAULT: u16 = 1234;

@@ -1,5 +1,8 @@
 //! What answers turns.
 
+pub mod find;
+pub mod model;
+
 use crate::session::desk::Turn;
 use crate::session::turn::{Agent, Fault, Stats};
 
