@@ -202,9 +202,7 @@ fn failure(card: &Card, what: &'static str, error: &io::Error) -> Failure {
             let (pid, waited) = (Some(card.pid), limits::CALL_MAX);
             Failure::Final(Error::Unresponsive { pid, waited })
         }
-        io::ErrorKind::InvalidData => {
-            Failure::Final(Error::Reply { what, because: reason(error) })
-        }
+        io::ErrorKind::InvalidData => Failure::Final(Error::Reply { what, because: reason(error) }),
         // Refused, reset, cut short: it is coming or going.
         _ => Failure::Lost(Error::Reply { what, because: reason(error) }),
     }

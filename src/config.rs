@@ -126,6 +126,45 @@ impl ModelSettings {
     }
 }
 
+/// What commands that a turn runs see of the caller's environment, beside `LC_*`: where things are,
+/// and how people want them. Whatever may hold a secret is not among them.
+const HANDED_ON: [&str; 23] = [
+    "CARGO_HOME",
+    "COLORTERM",
+    "CONDA_PREFIX",
+    "GOPATH",
+    "GOROOT",
+    "HOME",
+    "JAVA_HOME",
+    "LANG",
+    "LANGUAGE",
+    "LOGNAME",
+    "NO_COLOR",
+    "NVM_DIR",
+    "PATH",
+    "PYENV_ROOT",
+    "RUSTUP_HOME",
+    "SHELL",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "VIRTUAL_ENV",
+    "XDG_CACHE_HOME",
+    "XDG_RUNTIME_DIR",
+];
+
+/// The variables that commands of a turn are given: names and values.
+pub fn handed_on() -> Vec<(String, String)> {
+    #[expect(clippy::disallowed_methods, reason = "this room and paths.rs read the environment")]
+    let variables = env::vars_os();
+    let plain = variables.filter_map(|(name, value)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+        (HANDED_ON.contains(&name.as_str()) || name.starts_with("LC_")).then_some((name, value))
+    });
+    plain.collect()
+}
+
 /// Whether output may be coloured when it goes to a terminal. <https://no-color.org>
 pub fn colour_allowed() -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")

@@ -29,7 +29,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::{Command, Form};
-use commands::{Output, daemon, sessions};
+use commands::{Output, chat, daemon, doctor, sessions, task};
 use error::{Error, one_line};
 use paths::Paths;
 
@@ -58,6 +58,9 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
         Command::Restart(asked) => return daemon::restart(&paths()?, &asked, &output),
         Command::Stop(asked) => return daemon::stop(&paths()?, &asked, &output),
         Command::Sessions(asked) => return sessions::run(&paths()?, &asked, &output),
+        Command::Do(asked) => return task::run(&paths()?, &asked, &output),
+        Command::Chat(asked) => return chat::run(&paths()?, &asked, &output),
+        Command::Doctor => return doctor::run(&paths()?, &output),
         Command::Token => return daemon::token(&paths()?, &output),
     };
     io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;

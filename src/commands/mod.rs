@@ -1,8 +1,13 @@
 //! What the user asks for: ask the rooms below, print, choose the exit status. A file for each
-//! noun.
+//! noun; `screen` and `turn` are what `opta do` and `opta chat` have in common.
 
+pub mod chat;
 pub mod daemon;
+pub mod doctor;
+mod screen;
 pub mod sessions;
+pub mod task;
+mod turn;
 
 use std::io::{self, IsTerminal, Write};
 

@@ -119,6 +119,16 @@ impl Interrupts {
         Ok(Interrupts { queue, taken })
     }
 
+    /// Until [`Interrupts::hold`], Ctrl-C ends the process as if this were not here.
+    pub fn let_through(&self) -> io::Result<()> {
+        if self.taken { release(libc::SIGINT) } else { Ok(()) }
+    }
+
+    /// From now on Ctrl-C is to be waited for again.
+    pub fn hold(&self) -> io::Result<()> {
+        if self.taken { hold(libc::SIGINT) } else { Ok(()) }
+    }
+
     /// Whether there was one since this was last asked. Does not wait.
     pub fn seen(&self) -> io::Result<bool> {
         let [ready] = super::wait_readable([self.queue.as_fd()], Some(Duration::ZERO))?;
