@@ -41,6 +41,12 @@ pub fn call(
     read_reply(&mut stream, bytes_max, |stream| stream.set_read_timeout(Some(left(deadline)?)))
 }
 
+/// Whether anything listens on 127.0.0.1:`port`. Nothing is sent.
+pub fn answers(port: u16, limit: Duration) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpStream::connect_timeout(&address, limit).is_ok()
+}
+
 /// What a request for a stream of events has brought.
 pub enum Opened {
     Stream(EventStream),

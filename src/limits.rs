@@ -149,6 +149,8 @@ pub const PROGRESS_AFTER: Duration = Duration::from_millis(400);
 pub const TASK_BYTES_MAX: u64 = 3 << 20;
 /// The least room on the disk that `opta doctor` is content with.
 pub const DISK_FREE_MIN: u64 = 64 << 20;
+/// How long `opta doctor` waits for a model server to say what it offers.
+pub const DOCTOR_MODEL_MAX: Duration = Duration::from_secs(2);
 /// Sessions that `opta doctor` reads through, the newest ones.
 pub const DOCTOR_SESSIONS_MAX: usize = 20;
 /// The summary beside a journal.
