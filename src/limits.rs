@@ -160,3 +160,50 @@ pub const NAME_BYTES_MAX: usize = 256;
 
 /// The port of a model server that the settings name without one: that of LM Studio and LMX.
 pub const MODEL_PORT_DEFAULT: u16 = 1234;
+/// Addresses of one host name that are tried one after the other.
+pub const ADDRESSES_MAX: usize = 4;
+/// Looking up a host name: what a resolver needs for one server that does not answer.
+pub const RESOLVE_MAX: Duration = Duration::from_secs(6);
+/// Connecting to one address. A machine in the same house needs milliseconds.
+pub const MODEL_CONNECT_MAX: Duration = Duration::from_secs(1);
+/// A server that reads nothing for so long will not read the rest of a request.
+pub const MODEL_SEND_MAX: Duration = Duration::from_secs(30);
+/// The first word of an answer: a busy server queues the request, loads a model and reads the
+/// prompt first.
+pub const MODEL_FIRST_MAX: Duration = Duration::from_secs(600);
+/// Silence within an answer. Comments count as words: servers send them to say that they are alive.
+pub const MODEL_IDLE_MAX: Duration = Duration::from_secs(120);
+/// What may follow the end of an answer, its usage, comes at once or not at all.
+pub const MODEL_TAIL_MAX: Duration = Duration::from_secs(1);
+/// A busy server is asked again so often.
+pub const MODEL_RETRIES_MAX: u32 = 2;
+/// The pause before that, if the server names none.
+pub const MODEL_RETRY_WAIT: Duration = Duration::from_secs(1);
+/// The longest pause that a server may ask for; nobody waits longer at a terminal.
+pub const MODEL_RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
+/// One line of a stream, or an answer that is no stream. A tool call may carry a whole file.
+pub const MODEL_LINE_BYTES_MAX: usize = 8 << 20;
+/// What an answer says: text, thinking and tool calls together.
+pub const MODEL_ANSWER_BYTES_MAX: usize = 8 << 20;
+/// A stream with all that is around its words, some 300 bytes a token; comments count.
+pub const MODEL_STREAM_BYTES_MAX: usize = 256 << 20;
+/// Tool calls in one answer.
+pub const MODEL_CALLS_MAX: usize = 64;
+/// The body of a refusal, and the time for it.
+pub const MODEL_REFUSAL_BYTES_MAX: usize = 64 * 1024;
+/// See [`MODEL_REFUSAL_BYTES_MAX`].
+pub const MODEL_REFUSAL_MAX: Duration = Duration::from_secs(5);
+/// What is quoted of a server's words in an error.
+pub const MODEL_QUOTE_CHARS_MAX: usize = 400;
+/// What is quoted of an answer that cannot be understood.
+pub const MODEL_OPENING_CHARS_MAX: usize = 200;
+/// The list of a server's models; some offer hundreds.
+pub const MODEL_LIST_BYTES_MAX: usize = 4 << 20;
+/// The time for that list, when a turn needs it.
+pub const MODEL_LIST_MAX: Duration = Duration::from_secs(10);
+/// How long a server's first model is remembered.
+pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
+/// Servers of which something is remembered.
+pub const MODEL_SERVERS_KEPT: usize = 32;
+/// A server on this machine tells its models within this time, or it is none.
+pub const MODEL_PROBE_MAX: Duration = Duration::from_secs(1);

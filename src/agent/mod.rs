@@ -1,5 +1,6 @@
 //! What answers turns.
 
+mod address;
 pub mod find;
 pub mod model;
 
