@@ -152,6 +152,22 @@ pub const SESSIONS_PAGE_DEFAULT: usize = 50;
 pub const STREAMS_MAX: usize = 64;
 /// A stream with nothing to say shows this often that it is alive.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+/// A stream that has shown no sign of life for so long, three heartbeats, is given up.
+pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(45);
+/// An event as a stream carries it: a turn's content, each byte of it escaped.
+pub const EVENT_BYTES_MAX: usize = 32 << 20;
+/// How often a turn is followed anew, one time after the other, without anything new of it.
+pub const FOLLOW_TRIES_MAX: u32 = 3;
+/// Nothing has arrived for so long: time to say that something is being waited for.
+pub const PROGRESS_AFTER: Duration = Duration::from_millis(400);
+/// A task that comes on standard input; its request, with the escapes, has room for it.
+pub const TASK_BYTES_MAX: u64 = 3 << 20;
+/// The least room on the disk that `opta doctor` is content with.
+pub const DISK_FREE_MIN: u64 = 64 << 20;
+/// How long `opta doctor` waits for a model server to say what it offers.
+pub const DOCTOR_MODEL_MAX: Duration = Duration::from_secs(2);
+/// Sessions that `opta doctor` reads through, the newest ones.
+pub const DOCTOR_SESSIONS_MAX: usize = 20;
 /// The summary beside a journal.
 pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
 /// The name that a client gives itself or its writer.

@@ -4,9 +4,11 @@
 //! the answers mean is the caller's business. RFC 9112.
 
 mod answer;
+mod events;
 mod link;
 
 pub use answer::{Head, Incoming};
+pub use events::{EventStream, Opened, answers, open};
 pub use link::{Link, addresses};
 
 use std::io;

@@ -14,14 +14,14 @@ pub mod signal;
 pub mod socket;
 pub mod watch;
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 // The unwinder is linked in rather than loaded: finding and mapping `libgcc_s.so.1` would cost
@@ -323,6 +323,24 @@ pub fn resident_bytes() -> u64 {
     {
         process::own_task().map_or(0, |task| task.resident_bytes)
     }
+}
+
+/// Forgets what was typed at the terminal `input` and has not been read. Anything else than a
+/// terminal is left as it is. tcflush(3).
+pub fn forget_typed(input: BorrowedFd<'_>) {
+    // SAFETY: the call takes a descriptor that lives, and a constant.
+    unsafe { libc::tcflush(input.as_raw_fd(), libc::TCIFLUSH) };
+}
+
+/// Bytes that this user may still write on the file system of `path`. statvfs(3).
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    // SAFETY: statvfs is a C struct of integers, for which all zeroes is a valid value.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` is a NUL-terminated string and `found` a live statvfs.
+    check(unsafe { libc::statvfs(path.as_ptr(), &raw mut found) })?;
+    #[cfg_attr(target_os = "linux", expect(clippy::useless_conversion, reason = "macOS has u32"))]
+    Ok(u64::from(found.f_bavail).saturating_mul(found.f_frsize))
 }
 
 #[cfg(test)]

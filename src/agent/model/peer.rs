@@ -174,11 +174,6 @@ impl<'a> Server<'a> {
                 let to = self.quoted(to);
                 self.fault("model-config", format_args!("sends its callers to {to}: name that"))
             }
-            // llama.cpp: exceed_context_size_error; OpenAI: context_length_exceeded; vLLM: maximum
-            // context length.
-            400 | 413 | 422 if said.contains("context") => {
-                self.fault("context-too-long", format_args!("answered {status}{said}"))
-            }
             _ => self.fault("model-error", format_args!("answered {status}{said}")),
         }
     }
@@ -342,7 +337,8 @@ fn read(
     Ok(())
 }
 
-/// How long a busy server wants to be left alone. A date, which it may also name, counts as nothing.
+/// How long a busy server wants to be left alone. A date, which it may also name, counts for
+/// nothing.
 fn pause_asked_for(head: &Head) -> Duration {
     let seconds = head.field("retry-after").and_then(|text| text.parse().ok());
     seconds.map_or(limits::MODEL_RETRY_WAIT, Duration::from_secs)
