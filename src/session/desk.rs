@@ -1,8 +1,8 @@
 //! One session in memory, and its serial writer.
 //!
-//! Whoever holds the desk assigns the number, appends and lets readers see, in this order. Readers read the
-//! journal and are only told that there is more, so none can see a gap, an order or an event that the disk
-//! does not have.
+//! Whoever holds the desk assigns the number, appends and lets readers see, in this order. Readers
+//! read the journal and are only told that there is more, so none can see a gap, an order or an
+//! event that the disk does not have.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -97,7 +97,8 @@ impl Turn<'_> {
         self.session.summary()
     }
 
-    /// How many follow the session at this moment; whoever has submitted the turn may be one of them.
+    /// How many follow the session at this moment; whoever has submitted the turn may be one of
+    /// them.
     pub fn listeners(&self) -> usize {
         self.session.subscribers()
     }

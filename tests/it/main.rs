@@ -18,6 +18,8 @@
 mod page;
 mod support;
 
+/// Turns: a model, its tools, and how what they started ends.
+mod agent;
 /// Start, status, stop, restart, token: what they say, what they leave.
 mod daemon;
 /// Manual, help and sources say the same.

@@ -149,8 +149,8 @@ impl Calls {
     }
 }
 
-/// A server that numbers nothing sends whole calls: one that has a name and arguments, behind a call
-/// whose arguments are complete, is the next one.
+/// A server that numbers nothing sends whole calls: one that has a name and arguments, behind a
+/// call whose arguments are complete, is the next one.
 fn begins_anew(call: &Filling, part: &Part) -> bool {
     let whole = !part.name.is_empty() && !part.arguments.trim().is_empty();
     whole && !call.name.is_empty() && json::check(&call.arguments).is_ok()

@@ -48,8 +48,8 @@ pub enum Piece<'a> {
 pub struct Answer {
     /// All of its text, byte for byte as it was sent.
     pub text: String,
-    /// What the model wants to be run. Empty if the answer was cut by its length: such a call is not
-    /// what the model wanted.
+    /// What the model wants to be run. Empty if the answer was cut by its length: such a call is
+    /// not what the model wanted.
     pub calls: Vec<ToolCall>,
     pub finish: Finish,
     pub prompt_tokens: Option<u64>,
@@ -69,10 +69,9 @@ pub enum Finish {
 /// Asks, and hands on what arrives, in the order in which it does. A fault from `on_piece` ends the
 /// answer.
 ///
-/// # Faults
-/// `model-config`, `model-unreachable`, `model-unauthorized`, `model-busy`, `model-error`,
-/// `model-timeout`, `model-disconnected`, `context-too-long` and `cancelled`. What was handed on before is all there is of
-/// the answer; no tool call of it counts.
+/// # Faults `model-config`, `model-unreachable`, `model-unauthorized`, `model-busy`, `model-error`,
+/// `model-timeout`, `model-disconnected`, `context-too-long` and `cancelled`. What was handed on
+/// before is all there is of the answer; no tool call of it counts.
 pub fn ask(
     ask: &Ask<'_>,
     cancel: &Cancel,

@@ -342,7 +342,8 @@ fn read(
     Ok(())
 }
 
-/// How long a busy server wants to be left alone. A date, which it may also name, counts as nothing.
+/// How long a busy server wants to be left alone. A date, which it may also name, counts as
+/// nothing.
 fn pause_asked_for(head: &Head) -> Duration {
     let seconds = head.field("retry-after").and_then(|text| text.parse().ok());
     seconds.map_or(limits::MODEL_RETRY_WAIT, Duration::from_secs)

@@ -75,8 +75,8 @@ pub fn request(ask: &Ask<'_>, model: Option<&str>, left_out: &[Extra]) -> String
 /// A conversation as a JSON array of chat messages that every server accepts, behind `system` if
 /// there is one.
 ///
-/// Arguments are valid JSON, `{}` where they were not. Every call is followed by exactly one result,
-/// in the order of the calls; results of no call are left out.
+/// Arguments are valid JSON, `{}` where they were not. Every call is followed by exactly one
+/// result, in the order of the calls; results of no call are left out.
 pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
     let mut out = String::from("[");
     if let Some(system) = system {
