@@ -43,8 +43,8 @@ impl History {
         self.fit();
     }
 
-    /// Leaves out the older half of the tool results that are still there, but for the last. `false`
-    /// if there are none.
+    /// Leaves out the older half of the tool results that are still there, but for the last.
+    /// `false` if there are none.
     pub fn shorten(&mut self) -> bool {
         let mut results: Vec<&mut String> = self
             .messages

@@ -1,5 +1,5 @@
-//! Which tools a turn may use. The user's settings decide, then what the caller has granted for this
-//! turn, then what each tool is by nature: reading is allowed, everything else is asked about.
+//! Which tools a turn may use. The user's settings decide, then what the caller has granted for
+//! this turn, then what each tool is by nature: reading is allowed, everything else is asked about.
 
 use crate::config::{Rule, ToolSettings};
 use crate::session::turn::{Grant, Options};

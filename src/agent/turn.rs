@@ -1,5 +1,5 @@
-//! One turn: the model is asked, what it wants done is done, and it is asked again with what came of
-//! it, until it answers without a call.
+//! One turn: the model is asked, what it wants done is done, and it is asked again with what came
+//! of it, until it answers without a call.
 //!
 //! Every call that the session has heard of is answered, whatever happens. A call is on the disk
 //! before it runs, and its result before the model hears of it.

@@ -109,7 +109,8 @@ impl Turn<'_> {
         self.session.summary()
     }
 
-    /// How many follow the session at this moment; whoever has submitted the turn may be one of them.
+    /// How many follow the session at this moment; whoever has submitted the turn may be one of
+    /// them.
     pub fn listeners(&self) -> usize {
         self.session.subscribers()
     }

@@ -41,16 +41,16 @@ pub struct Fault {
     pub message: String,
 }
 
-/// What a turn takes from its caller and from nobody else. It is held in memory only: never written to
-/// the journal or the log, and gone when the daemon ends, like the turn.
+/// What a turn takes from its caller and from nobody else. It is held in memory only: never written
+/// to the journal or the log, and gone when the daemon ends, like the turn.
 #[derive(Clone, Default)]
 pub struct Options {
     pub endpoint: Option<Endpoint>,
     /// For the commands that the turn runs: the caller's, not the daemon's.
     pub environment: Vec<(String, String)>,
     pub grant: Grant,
-    /// Whether somebody is at the caller's side to be asked for a permission. A caller that does not
-    /// say can be asked if it listens.
+    /// Whether somebody is at the caller's side to be asked for a permission. A caller that does
+    /// not say can be asked if it listens.
     pub attended: Option<bool>,
 }
 

@@ -1,5 +1,5 @@
-//! Files below a directory, reached in a way that nothing can lead out of it: no `..`, no link, and no
-//! directory that is swapped for a link in between.
+//! Files below a directory, reached in a way that nothing can lead out of it: no `..`, no link, and
+//! no directory that is swapped for a link in between.
 //!
 //! A path that leads out is refused with EXDEV. On Linux the kernel resolves it, openat2(2) with
 //! RESOLVE_BENEATH; where there is none, [`walk`] does the same name by name.

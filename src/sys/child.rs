@@ -1,4 +1,5 @@
-//! Programs that are run for somebody: what they start with, and signals to all that they have started.
+//! Programs that are run for somebody: what they start with, and signals to all that they have
+//! started.
 
 use std::fs::File;
 use std::io;
@@ -18,8 +19,8 @@ pub enum End {
     Force,
 }
 
-/// Makes `command` begin in `directory`, wherever that has been moved, with the usual umask, nothing
-/// of ours open, and a life no longer than that of the thread that starts it.
+/// Makes `command` begin in `directory`, wherever that has been moved, with the usual umask,
+/// nothing of ours open, and a life no longer than that of the thread that starts it.
 ///
 /// Linux: it gets SIGKILL when that thread ends, PR_SET_PDEATHSIG in prctl(2). Elsewhere whoever
 /// starts it sees to that.
@@ -62,8 +63,8 @@ fn part_from(_parent: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends a signal to all processes of a group. The caller has not yet waited for the group's leader,
-/// so that the number is still that group's. killpg(3).
+/// Sends a signal to all processes of a group. The caller has not yet waited for the group's
+/// leader, so that the number is still that group's. killpg(3).
 pub fn signal_group(leader: u32, end: End) {
     let number = match end {
         End::Ask => Signal::Terminate.number(),

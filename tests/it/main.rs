@@ -20,6 +20,8 @@ mod model;
 mod page;
 mod support;
 
+/// Turns: a model, its tools, and how what they started ends.
+mod agent;
 /// A conversation, and a daemon that comes and goes meanwhile.
 mod chat;
 /// What was acknowledged stays, whatever happens.

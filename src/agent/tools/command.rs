@@ -1,10 +1,11 @@
-//! `run_command`: a shell command in the workspace, with the caller's environment and nothing of the
-//! daemon's.
+//! `run_command`: a shell command in the workspace, with the caller's environment and nothing of
+//! the daemon's.
 //!
-//! Each command has a keeper: a shell that leads its process group and reads from a pipe whose other
-//! end only the daemon has. While the keeper has not been waited for, the group's number is nobody
-//! else's; and when the daemon ends, however it ends, the pipe ends, and the keeper kills the group:
-//! the command and all that it has started. What a command leaves running in its group ends with it.
+//! Each command has a keeper: a shell that leads its process group and reads from a pipe whose
+//! other end only the daemon has. While the keeper has not been waited for, the group's number is
+//! nobody else's; and when the daemon ends, however it ends, the pipe ends, and the keeper kills
+//! the group: the command and all that it has started. What a command leaves running in its group
+//! ends with it.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
@@ -166,7 +167,8 @@ impl Watcher {
                 self.cut(Cut::Timeout);
             }
             // When it has ended, only what it has written is still read: what it has left behind in
-            // the background would keep its streams open for ever. After a cut that has time to leave.
+            // the background would keep its streams open for ever. After a cut that has time to
+            // leave.
             let left = match self.gone && self.cut.is_none() {
                 true => Duration::ZERO,
                 false => self.deadline.saturating_duration_since(now),
@@ -349,7 +351,7 @@ mod tests {
         let _open = File::open("/dev/null").unwrap();
         if std::path::Path::new("/proc/self/fd").exists() {
             let text =
-                run(&scratch, "ls /proc/$$/fd; grep -E 'SigIgn|SigBlk' /proc/$$/status").unwrap();
+                run(&scratch, "ls /proc/$$/fd; grep -E 'SigIgn|SigBlk' /proc/self/status").unwrap();
             let lines: Vec<&str> = text.split_whitespace().collect();
             assert_eq!(lines[..3], ["0", "1", "2"], "{text}");
             assert!(lines[3].starts_with("Sig"), "{text}");

@@ -1,9 +1,9 @@
-//! Regular expressions and globs, matched in time that grows with the text and the pattern and never
-//! with their powers: the pattern comes from a model, the text from anywhere. Pure.
+//! Regular expressions and globs, matched in time that grows with the text and the pattern and
+//! never with their powers: the pattern comes from a model, the text from anywhere. Pure.
 //!
-//! What is understood: `.`, `[a-z]`, `[^…]`, `\d \w \s \b` and their opposites, `^`, `$`, `( | )`, `(?: )`,
-//! `(?i)` at the beginning, `* + ? {m,n}`, lazy or not. No captures are kept. Back references and
-//! looking around are refused: they are what makes other engines slow.
+//! What is understood: `.`, `[a-z]`, `[^…]`, `\d \w \s \b` and their opposites, `^`, `$`, `( | )`,
+//! `(?: )`, `(?i)` at the beginning, `* + ? {m,n}`, lazy or not. No captures are kept. Back
+//! references and looking around are refused: they are what makes other engines slow.
 
 use crate::limits;
 

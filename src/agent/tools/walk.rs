@@ -1,5 +1,5 @@
-//! All that is below a directory, in order of names, without what `.gitignore` leaves out. Links are
-//! named and never followed, so a walk neither leaves the workspace nor goes in circles.
+//! All that is below a directory, in order of names, without what `.gitignore` leaves out. Links
+//! are named and never followed, so a walk neither leaves the workspace nor goes in circles.
 
 use std::ffi::OsStr;
 use std::fs::File;
