@@ -87,7 +87,7 @@ fn a_service_of_systemd_is_installed_run_and_removed() {
             systemd-analyze verify --user "$unit"
             try opta daemon status
             systemctl --user enable --now --quiet opta-daemon
-            opta daemon status
+            opta daemon status --wait=30
             managed
             systemctl --user show --property=MainPID,StatusText opta-daemon
             curl --silent "http://127.0.0.1:$(opta daemon status --json |
