@@ -230,9 +230,8 @@ impl fmt::Display for Error {
             }
             Error::HeldElsewhere { lock, hostname } => {
                 let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
-                let lock = lock.display();
-                write!(f, "cannot reach the daemon: a process{on} that cannot be seen from here ")?;
-                write!(f, "has locked {lock}")
+                let unseen = format!("a process{on} that cannot be seen from here");
+                write!(f, "cannot reach the daemon: {unseen} has locked {}", lock.display())
             }
             Error::Supervised { cause } => write!(f, "{cause}"),
             Error::Manager { .. } | Error::Foreign { .. } | Error::Unservable { .. } => {

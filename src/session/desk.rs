@@ -83,6 +83,8 @@ pub(super) enum Shut {
 pub struct Turn<'a> {
     pub(super) session: &'a Session,
     pub head: &'a TurnHead,
+    /// What it was asked; also the last message of [`Turn::conversation`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "an agent reads the conversation"))]
     pub content: &'a str,
     pub(super) cancel: &'a Cancel,
     pub options: &'a Options,
