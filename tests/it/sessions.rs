@@ -538,10 +538,9 @@ fn a_session_outlives_a_time_without_descriptors() {
         assert!(prlimit.status().unwrap().success());
     };
     let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    // Exactly one more, for the connection that asks.
-    let rest = open();
     eventually("a turn is refused for want of a descriptor", || {
-        limit(&(rest + 1).to_string());
+        // One more than there are, for the connection that asks.
+        limit(&(open() + 1).to_string());
         let reply = api.try_ask("POST", "/v3/sessions/s/turns", r#"{"content":"x"}"#);
         limit("1024");
         reply.is_some_and(|reply| reply.status == 507)
