@@ -17,7 +17,7 @@ use crate::{clock, limits, sys};
 
 use super::event::Draft;
 use super::journal::{Durability, Journal, Reader, Refused};
-use super::rules::{Conversation, SessionId, Stage, State, TurnHead};
+use super::rules::{Conversation, SessionId, State, TurnHead};
 use super::store::Summary;
 use super::turn::{Options, PermissionRequest, PermissionResolved, Submission};
 use super::wake::{Bell, Cancel};
@@ -71,7 +71,6 @@ pub(super) struct Desk {
 pub struct Turn<'a> {
     pub(super) session: &'a Session,
     pub head: &'a TurnHead,
-    pub content: &'a str,
     pub(super) cancel: &'a Cancel,
     pub options: &'a Options,
 }
@@ -285,26 +284,6 @@ impl Desk {
             return Err(Problem::Conflict(message));
         }
         Ok(())
-    }
-
-    /// What the user said; it stays on the disk until it is wanted.
-    pub(super) fn content_of(&self, turn_id: &str) -> Result<String, Problem> {
-        #[derive(nanoserde::DeJson)]
-        struct Content {
-            content: String,
-        }
-        let unreadable =
-            |because: &str| Problem::Storage(format!("the turn cannot be read: {because}"));
-        let Some((Stage::Queued, seq)) = self.state.stage(turn_id) else {
-            return Err(unreadable("it is not in the queue"));
-        };
-        let batch = self.journal.reader().after(seq - 1, 1);
-        let batch = batch.map_err(|error| unreadable(&reason(&error)))?;
-        // The envelope is the record but for its seal; its payload is its last field.
-        let payload = batch.text.split_once("\"payload\":").map(|(_, rest)| rest);
-        let payload = payload.and_then(|rest| rest.strip_suffix('}'));
-        let content = payload.and_then(|text| json::parse::<Content>(text.as_bytes()).ok());
-        content.map(|content| content.content).ok_or_else(|| unreadable("its record is damaged"))
     }
 }
 

@@ -58,7 +58,6 @@ struct Place {
 /// A turn that has begun.
 struct Begun {
     head: TurnHead,
-    content: String,
     options: Options,
     cancel: Arc<Cancel>,
     /// Among the session's turns, from 1.
@@ -462,7 +461,7 @@ impl Runtime {
     /// Runs the turn that is first in the session's queue.
     fn run_next(&self, session: &Arc<Session>) {
         let begun = self.begin_turn(session);
-        let Begun { head, content, options, cancel, number } = match begun {
+        let Begun { head, options, cancel, number } = match begun {
             Ok(Some(begun)) => begun,
             Ok(None) => return,
             Err(problem) => return self.abandon(session, &problem),
@@ -471,8 +470,7 @@ impl Runtime {
             [("session", &session.id.as_str()), ("turn", &number)];
         self.log.info("turn started", &fields);
         let began = sys::boot_clock();
-        let turn =
-            Turn { session, head: &head, content: &content, options: &options, cancel: &cancel };
+        let turn = Turn { session, head: &head, options: &options, cancel: &cancel };
         let ran = catch_unwind(AssertUnwindSafe(|| self.agent.run(&turn)));
         let outcome = ran.unwrap_or_else(|_panic| {
             self.log.error("a turn panicked", &fields);
@@ -487,7 +485,6 @@ impl Runtime {
         let Some(head) = desk.state.queue.front().cloned().filter(|_| !desk.shut) else {
             return Ok(None);
         };
-        let content = desk.content_of(&head.turn_id)?;
         let payload = json::text(&head);
         let draft = Draft { event: "turn.start", payload: &payload };
         session.append(&mut desk, &draft, Durability::Cached)?;
@@ -495,7 +492,7 @@ impl Runtime {
         desk.cancel = Some(Arc::clone(&cancel));
         let options = desk.options.remove(&head.turn_id).unwrap_or_default();
         let number = desk.state.turns - desk.state.queue.len() as u64;
-        Ok(Some(Begun { head, content, options, cancel, number }))
+        Ok(Some(Begun { head, options, cancel, number }))
     }
 
     fn end_turn(
