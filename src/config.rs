@@ -90,8 +90,8 @@ pub struct ModelSettings {
 /// A model server that `config.json` names.
 pub struct UrlConfig {
     pub url: String,
-    /// The key that names it.
-    pub by: &'static str,
+    /// The file, and the key that names it.
+    pub by: String,
 }
 
 impl ModelSettings {
@@ -101,25 +101,18 @@ impl ModelSettings {
         let at = |key: &str| format!("{}: {key}", path.display());
         let (model, tool_choice) =
             file.model.map_or((None, None), |keys| (keys.default, keys.tool_choice));
-        let tool_choice = match variable("OPTA_TOOL_CHOICE") {
-            Some(text) => Some(checked_choice("OPTA_TOOL_CHOICE".into(), text)?),
-            None => match filled(tool_choice) {
-                Some(text) => Some(checked_choice(at("model.toolChoice"), text)?),
-                None => None,
-            },
-        };
-        let url_config = match file.connection {
-            Some(keys) => keys.url(at)?,
-            None => None,
-        };
+        let in_file = |at: String, value| filled(value).map(|value| (at, value));
+        let model = in_variable("OPTA_MODEL").or(in_file(at("model.default"), model));
+        let choice =
+            in_variable("OPTA_TOOL_CHOICE").or(in_file(at("model.toolChoice"), tool_choice));
         Ok(ModelSettings {
             url_variable: variable("OPTA_MODEL_URL"),
-            url_config,
+            url_config: file.connection.map_or(Ok(None), |keys| keys.url(at))?,
             openai_url: variable("OPENAI_BASE_URL"),
             ollama_host: variable("OLLAMA_HOST"),
             key: variable("OPTA_API_KEY").or_else(|| variable("OPENAI_API_KEY")),
-            model: variable("OPTA_MODEL").or(filled(model)),
-            tool_choice,
+            model: model.map(checked_model).transpose()?,
+            tool_choice: choice.map(checked_choice).transpose()?,
         })
     }
 }
@@ -195,13 +188,13 @@ struct ConnectionKeys {
 impl ConnectionKeys {
     fn url(self, at: impl Fn(&str) -> String) -> Result<Option<UrlConfig>, Error> {
         if let Some(url) = filled(self.url) {
-            return Ok(Some(UrlConfig { url, by: "connection.url in config.json" }));
+            return Ok(Some(UrlConfig { url, by: at("connection.url") }));
         }
         let host = filled(self.host);
         let by = match (&host, self.port) {
             (None, None) => return Ok(None),
-            (Some(_), _) => "connection.host in config.json",
-            (None, Some(_)) => "connection.port in config.json",
+            (Some(_), _) => at("connection.host"),
+            (None, Some(_)) => at("connection.port"),
         };
         let number = self.port.unwrap_or(i64::from(limits::MODEL_PORT_DEFAULT));
         let port = u16::try_from(number).ok().filter(|port| *port != 0);
@@ -291,11 +284,26 @@ fn level(at: String, text: &str) -> Result<Level, Error> {
     })
 }
 
-fn checked_choice(at: String, text: String) -> Result<String, Error> {
-    if matches!(text.as_str(), "auto" | "required" | "required-first") {
-        return Ok(text);
+/// The value of a variable, behind its name.
+fn in_variable(name: &str) -> Option<(String, String)> {
+    variable(name).map(|value| (name.to_owned(), value))
+}
+
+fn checked_model((at, name): (String, String)) -> Result<String, Error> {
+    if name.len() <= limits::NAME_BYTES_MAX && !name.contains(char::is_control) {
+        return Ok(name);
     }
-    let because = format!("it is auto, required or required-first, not '{}'", text.escape_debug());
+    let most = limits::NAME_BYTES_MAX;
+    let because = format!("a model's name has at most {most} bytes and no control characters");
+    Err(Error::Config { at, because })
+}
+
+fn checked_choice((at, choice): (String, String)) -> Result<String, Error> {
+    if matches!(choice.as_str(), "auto" | "required" | "required-first") {
+        return Ok(choice);
+    }
+    let because =
+        format!("a choice is auto, required or required-first, not '{}'", choice.escape_debug());
     Err(Error::Config { at, because })
 }
 
@@ -314,4 +322,48 @@ fn variable(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "this room and paths.rs read the environment")]
     let value = env::var_os(name)?;
     Some(value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(text: &str) -> Result<Option<(String, String)>, Error> {
+        let keys: ConnectionKeys = json::parse(text.as_bytes()).unwrap();
+        let url = keys.url(|key| format!("config.json: {key}"))?;
+        Ok(url.map(|set| (set.url, set.by)))
+    }
+
+    #[test]
+    fn a_connection_is_a_url_or_a_host_and_a_port() {
+        for (text, url, key) in [
+            (r#"{"url":"http://x/v1","port":7}"#, "http://x/v1", "url"),
+            (r#"{"url":"","host":"box","port":7}"#, "http://box:7", "host"),
+            (r#"{"host":"::1"}"#, "http://[::1]:1234", "host"),
+            (r#"{"port":65535}"#, "http://127.0.0.1:65535", "port"),
+        ] {
+            let expected = (url.to_owned(), format!("config.json: connection.{key}"));
+            assert_eq!(connection(text).unwrap(), Some(expected), "{text}");
+        }
+        assert_eq!(connection("{}").unwrap(), None);
+        for port in [0, -1, 65_536] {
+            let error = connection(&format!("{{\"port\":{port}}}")).unwrap_err();
+            assert!(error.to_string().contains("config.json: connection.port"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_and_choices_are_checked() {
+        let at = || "OPTA_MODEL".to_owned();
+        let longest = "m".repeat(limits::NAME_BYTES_MAX);
+        assert_eq!(checked_model((at(), longest.clone())).unwrap(), longest);
+        for name in [format!("{longest}m"), "a\nb".to_owned()] {
+            assert!(checked_model((at(), name)).is_err());
+        }
+        for choice in ["auto", "required", "required-first"] {
+            assert_eq!(checked_choice((at(), choice.to_owned())).unwrap(), choice);
+        }
+        let error = checked_choice((at(), "never".to_owned())).unwrap_err().to_string();
+        assert!(error.contains("OPTA_MODEL") && error.contains("'never'"), "{error}");
+    }
 }

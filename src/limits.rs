@@ -231,6 +231,3 @@ pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
 pub const MODEL_SERVERS_KEPT: usize = 32;
 /// A server on this machine tells its models within this time, or it is none.
 pub const MODEL_PROBE_MAX: Duration = Duration::from_secs(1);
-/// Where model servers listen unless they are told otherwise, in the order in which they are tried.
-pub const MODEL_PORTS: [(u16, &str); 4] =
-    [(MODEL_PORT_DEFAULT, "LM Studio"), (11_434, "Ollama"), (8080, "llama.cpp"), (8000, "vLLM")];

@@ -15,8 +15,7 @@ pub struct Base {
 impl Base {
     /// Understands `http://host:port`, with or without a path, a slash at its end, and the scheme.
     ///
-    /// The reason of a failure is a clause that does not quote the text: there may be a secret in
-    /// it.
+    /// The reason of a failure is a clause that does not quote the text, which may hold a secret.
     pub fn parse(text: &str) -> Result<Base, &'static str> {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("it has characters that cannot stand in a URL");

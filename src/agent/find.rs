@@ -17,7 +17,15 @@ use crate::sys::{self, Wish};
 
 use super::address::Base;
 use super::model::list;
-use super::model::server::unusable;
+use super::model::peer::unusable;
+
+/// Where model servers listen unless they are told otherwise, in the order in which they count.
+const PORTS: [(u16, &str); 4] = [
+    (limits::MODEL_PORT_DEFAULT, "LM Studio"),
+    (11_434, "Ollama"),
+    (8080, "llama.cpp"),
+    (8000, "vLLM"),
+];
 
 /// What the user says about the model: with the command, and in the settings.
 pub struct Wanted<'a> {
@@ -35,7 +43,7 @@ pub struct Wanted<'a> {
 /// `model-config` for a setting that names no server, `model-unreachable` if nothing is set and
 /// nothing answers. A server that is set is not asked here.
 pub fn resolve(given: &Wanted<'_>) -> Result<Endpoint, Fault> {
-    resolve_among(given, &limits::MODEL_PORTS, limits::MODEL_PROBE_MAX)
+    resolve_among(given, &PORTS, limits::MODEL_PROBE_MAX)
 }
 
 fn resolve_among(
@@ -91,7 +99,7 @@ fn base_set<'a>(given: &Wanted<'a>) -> Option<(Result<Base, &'static str>, &'a s
         .or_else(|| url(settings.url_variable.as_deref(), "OPTA_MODEL_URL"))
         .or_else(|| {
             let set = settings.url_config.as_ref()?;
-            Some((Base::parse(&set.url), set.by))
+            Some((Base::parse(&set.url), set.by.as_str()))
         })
         .or_else(|| url(settings.openai_url.as_deref(), "OPENAI_BASE_URL"))
         .or_else(|| {
@@ -260,7 +268,10 @@ mod tests {
     fn the_first_that_is_set_wins_and_is_named() {
         let mut settings = ModelSettings {
             url_variable: Some("http://variable:1".into()),
-            url_config: Some(UrlConfig { url: "http://file:2".into(), by: "connection.url" }),
+            url_config: Some(UrlConfig {
+                url: "http://file:2".into(),
+                by: "connection.url".into(),
+            }),
             openai_url: Some("http://openai:3/v1/".into()),
             ollama_host: Some("0.0.0.0".into()),
             key: Some("s3cret".into()),

@@ -44,8 +44,8 @@ impl<'w> Link<'w> {
         Err(failed)
     }
 
-    /// Sends the request, with at most `limit` between two steps forward. A server may answer before
-    /// it has read everything; then the rest is not sent.
+    /// Sends the request, with at most `limit` between two steps forward. A server may answer
+    /// before it has read everything; then the rest is not sent.
     pub fn send(&mut self, asking: &Asking<'_>, limit: Duration) -> io::Result<()> {
         let text = asking.text()?;
         let mut rest = text.as_bytes();
@@ -155,8 +155,8 @@ fn wait(
 
 /// The addresses of a host: a name, or an address with or without brackets.
 ///
-/// `localhost` is this machine, whatever a resolver says. Any other name is looked up on a thread of
-/// its own, because the system's resolver can be neither interrupted nor given a limit; a thread
+/// `localhost` is this machine, whatever a resolver says. Any other name is looked up on a thread
+/// of its own, because the system's resolver can be neither interrupted nor given a limit; a thread
 /// that nobody waits for any more ends with its lookup.
 pub fn addresses(
     host: &str,

@@ -7,8 +7,8 @@
 mod calls;
 mod known;
 pub mod list;
+pub mod peer;
 mod reply;
-pub mod server;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -23,8 +23,8 @@ use crate::session::rules::ToolCall;
 use crate::session::turn::{self, Endpoint, Fault, Key};
 use crate::session::wake::Cancel;
 
+use peer::{OF_A_TURN, Patience, Server};
 use reply::{Reply, Wrong};
-use server::{OF_A_TURN, Patience, Server};
 
 /// What a model is asked.
 pub struct Ask<'a> {
@@ -48,8 +48,8 @@ pub enum Piece<'a> {
 pub struct Answer {
     /// All of its text, byte for byte as it was sent.
     pub text: String,
-    /// What the model wants to be run. Empty if the answer was cut by its length: such a call is
-    /// not what the model wanted.
+    /// What the model wants to be run. Empty if the answer was cut by its length: a call that was
+    /// cut is not what the model wanted.
     pub calls: Vec<ToolCall>,
     pub finish: Finish,
     pub prompt_tokens: Option<u64>,

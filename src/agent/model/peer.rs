@@ -342,7 +342,7 @@ fn read(
     Ok(())
 }
 
-/// How long a busy server wants to be left alone. A date, which it may also name, counts as
+/// How long a busy server wants to be left alone. A date, which it may also name, counts for
 /// nothing.
 fn pause_asked_for(head: &Head) -> Duration {
     let seconds = head.field("retry-after").and_then(|text| text.parse().ok());
