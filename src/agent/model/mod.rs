@@ -70,9 +70,10 @@ pub enum Finish {
 /// answer.
 ///
 /// # Faults
+///
 /// `model-config`, `model-unreachable`, `model-unauthorized`, `model-busy`, `model-error`,
-/// `model-timeout`, `model-disconnected` and `cancelled`. What was handed on before is all there is
-/// of the answer; no tool call of it counts.
+/// `model-timeout`, `model-disconnected`, `context-too-long` and `cancelled`. What was handed on
+/// before is all there is of the answer; no tool call of it counts.
 pub fn ask(
     ask: &Ask<'_>,
     cancel: &Cancel,

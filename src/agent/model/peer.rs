@@ -174,6 +174,11 @@ impl<'a> Server<'a> {
                 let to = self.quoted(to);
                 self.fault("model-config", format_args!("sends its callers to {to}: name that"))
             }
+            // llama.cpp: exceed_context_size_error; OpenAI: context_length_exceeded; vLLM: maximum
+            // context length.
+            400 | 413 | 422 if said.contains("context") => {
+                self.fault("context-too-long", format_args!("answered {status}{said}"))
+            }
             _ => self.fault("model-error", format_args!("answered {status}{said}")),
         }
     }

@@ -7,6 +7,7 @@ mod command;
 mod files;
 mod regex;
 mod search;
+mod syntax;
 mod walk;
 mod workspace;
 

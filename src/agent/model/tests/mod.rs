@@ -245,7 +245,7 @@ fn refusals_are_told_apart() {
         ),
         (
             "HTTP/1.1 400 Bad\r\n\r\n{\"error\":{\"message\":\"too long\",\"type\":\"exceed_context_size_error\"}}",
-            "model-error",
+            "context-too-long",
             "answered 400: too long (exceed_context_size_error)",
         ),
         (
