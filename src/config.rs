@@ -3,6 +3,7 @@
 //!
 //! A damaged file is refused with its line, never repaired and never replaced by defaults.
 
+use std::collections::HashMap;
 use std::env;
 use std::fs::File;
 use std::io;
@@ -158,6 +159,46 @@ pub fn handed_on() -> Vec<(String, String)> {
     plain.collect()
 }
 
+/// What the user has decided about a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, DeJson)]
+pub enum Rule {
+    #[nserde(rename = "allow")]
+    Allow,
+    #[nserde(rename = "ask")]
+    Ask,
+    #[nserde(rename = "deny")]
+    Deny,
+}
+
+/// What turns may do.
+pub struct ToolSettings {
+    /// By the names that `permissions` has; some belong to others.
+    pub permissions: HashMap<String, Rule>,
+    /// Tool calls of one turn: `safety.maxToolCalls`.
+    pub calls_max: u64,
+}
+
+impl ToolSettings {
+    /// Reads `path`. A missing file is an empty one.
+    pub fn load(path: &Path) -> Result<ToolSettings, Error> {
+        let file = read(path)?;
+        let number = file.safety.and_then(|safety| safety.calls_max);
+        let in_range = |number: &i64| (1..=limits::TOOL_CALLS_MAX).contains(&number.unsigned_abs());
+        let calls_max = match number {
+            None => limits::TOOL_CALLS_DEFAULT,
+            Some(number) if number > 0 && in_range(&number) => number.unsigned_abs(),
+            Some(number) => {
+                let most = limits::TOOL_CALLS_MAX;
+                return Err(Error::Config {
+                    at: format!("{}: safety.maxToolCalls", path.display()),
+                    because: format!("a number from 1 to {most} is needed, not {number}"),
+                });
+            }
+        };
+        Ok(ToolSettings { permissions: file.permissions.unwrap_or_default(), calls_max })
+    }
+}
+
 /// Whether output may be coloured when it goes to a terminal. <https://no-color.org>
 pub fn colour_allowed() -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
@@ -169,6 +210,14 @@ struct ConfigFile {
     log: Option<LogKeys>,
     connection: Option<ConnectionKeys>,
     model: Option<ModelKeys>,
+    permissions: Option<HashMap<String, Rule>>,
+    safety: Option<SafetyKeys>,
+}
+
+#[derive(DeJson)]
+struct SafetyKeys {
+    #[nserde(rename = "maxToolCalls")]
+    calls_max: Option<i64>,
 }
 
 #[derive(DeJson)]

@@ -158,6 +158,52 @@ pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
 /// The name that a client gives itself or its writer.
 pub const NAME_BYTES_MAX: usize = 256;
 
+/// One turn, from its first model call to its last: a turn that needs longer has lost its way.
+pub const TURN_MAX: Duration = Duration::from_secs(60 * 60);
+/// Tool calls of one turn, unless `safety.maxToolCalls` says otherwise.
+pub const TOOL_CALLS_DEFAULT: u64 = 30;
+/// The most that `safety.maxToolCalls` may ask for.
+pub const TOOL_CALLS_MAX: u64 = 1_000;
+/// The same call with the same arguments so often in a row ends a turn: the model goes in a circle.
+pub const SAME_CALLS_MAX: u64 = 3;
+/// Tool calls that only read and run side by side.
+pub const PARALLEL_TOOLS_MAX: usize = 8;
+/// The tokens of one answer: a file of about 16 KiB, and an end to a model that repeats itself.
+pub const ANSWER_TOKENS_MAX: u32 = 4_096;
+/// What a model is sent of a conversation; older tool results are left out to get there.
+pub const HISTORY_BYTES_MAX: usize = 1 << 20;
+/// A tool's result; of a longer one the beginning and the end are kept.
+pub const RESULT_BYTES_MAX: usize = 64 * 1024;
+/// How long a permission is waited for; then the answer is no.
+pub const PERMISSION_MAX: Duration = Duration::from_secs(5 * 60);
+/// A command that a tool runs, unless the call says otherwise.
+pub const COMMAND_DEFAULT: Duration = Duration::from_secs(30);
+/// The longest that a call may ask for.
+pub const COMMAND_MAX: Duration = Duration::from_secs(10 * 60);
+/// Between the request that a command ends and the end of patience.
+pub const COMMAND_GRACE: Duration = Duration::from_secs(2);
+/// So much of a file is looked through for the lines that a call asks for.
+pub const READ_BYTES_MAX: u64 = 256 << 20;
+/// A file that can be edited or written: it is held in memory.
+pub const EDIT_BYTES_MAX: u64 = 8 << 20;
+/// A larger file is not searched.
+pub const SEARCH_BYTES_MAX: u64 = 16 << 20;
+/// Lines that a search finds.
+pub const MATCHES_MAX: usize = 50;
+/// Characters of a line that a search shows.
+pub const MATCH_CHARS_MAX: usize = 300;
+/// Entries of one directory that are looked at.
+pub const DIRECTORY_ENTRIES_MAX: usize = 20_000;
+/// Entries that one call walks through.
+pub const WALK_ENTRIES_MAX: usize = 500_000;
+/// Directories in one another; each costs an open descriptor.
+pub const WALK_DEPTH_MAX: usize = 48;
+/// A `.gitignore` is written by hand.
+pub const IGNORE_BYTES_MAX: u64 = 256 * 1024;
+/// A pattern to search for.
+pub const PATTERN_BYTES_MAX: usize = 1_000;
+/// See [`PATTERN_BYTES_MAX`]: with its repetitions written out.
+pub const PATTERN_STEPS_MAX: usize = 5_000;
 /// The port of a model server that the settings name without one: that of LM Studio and LMX.
 pub const MODEL_PORT_DEFAULT: u16 = 1234;
 /// Addresses of one host name that are tried one after the other.
@@ -207,3 +253,6 @@ pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
 pub const MODEL_SERVERS_KEPT: usize = 32;
 /// A server on this machine tells its models within this time, or it is none.
 pub const MODEL_PROBE_MAX: Duration = Duration::from_secs(1);
+/// Where model servers listen unless they are told otherwise, in the order in which they are tried.
+pub const MODEL_PORTS: [(u16, &str); 4] =
+    [(MODEL_PORT_DEFAULT, "LM Studio"), (11_434, "Ollama"), (8080, "llama.cpp"), (8000, "vLLM")];

@@ -138,6 +138,11 @@ impl Raw {
         parse(text.as_bytes())
     }
 
+    /// An object without fields.
+    pub fn empty() -> Raw {
+        Raw("{}".to_owned())
+    }
+
     /// The text of the value.
     pub fn as_str(&self) -> &str {
         &self.0

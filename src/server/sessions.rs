@@ -260,7 +260,7 @@ fn options(given: Option<api::TurnOptions>) -> Result<Options, Reply> {
     });
     let environment = given.environment.unwrap_or_default();
     let environment = environment.into_iter().map(|pair| (pair.name, pair.value)).collect();
-    Ok(Options { endpoint, environment, grant, attended: given.attended == Some(true) })
+    Ok(Options { endpoint, environment, grant, attended: given.attended })
 }
 
 fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {

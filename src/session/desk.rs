@@ -68,7 +68,6 @@ pub(super) struct Desk {
 }
 
 /// A turn that is being run: what was asked, and where to tell what happens.
-#[cfg_attr(not(test), expect(dead_code, reason = "for an agent that answers"))]
 pub struct Turn<'a> {
     pub(super) session: &'a Session,
     pub head: &'a TurnHead,
@@ -77,7 +76,6 @@ pub struct Turn<'a> {
     pub options: &'a Options,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for an agent that answers"))]
 impl Turn<'_> {
     /// Whether it should end as soon as it can.
     pub fn cancelled(&self) -> bool {
@@ -97,6 +95,11 @@ impl Turn<'_> {
     /// What the session was created with.
     pub fn summary(&self) -> Summary {
         self.session.summary()
+    }
+
+    /// How many follow the session at this moment; whoever has submitted the turn may be one of them.
+    pub fn listeners(&self) -> usize {
+        self.session.subscribers()
     }
 
     /// Asks whether the turn may do something, and waits for the answer: `false` after `limit`, or

@@ -49,8 +49,9 @@ pub struct Options {
     /// For the commands that the turn runs: the caller's, not the daemon's.
     pub environment: Vec<(String, String)>,
     pub grant: Grant,
-    /// Somebody is there to be asked for a permission.
-    pub attended: bool,
+    /// Whether somebody is at the caller's side to be asked for a permission. A caller that does not
+    /// say can be asked if it listens.
+    pub attended: Option<bool>,
 }
 
 /// Where a model is asked.

@@ -6,6 +6,8 @@
 
 #![expect(unsafe_code, reason = "the one room that talks to the C library")]
 
+pub mod beneath;
+pub mod child;
 pub mod detach;
 pub mod process;
 pub mod signal;
