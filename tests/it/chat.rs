@@ -146,7 +146,7 @@ impl Person {
         home.write(
             &inner,
             format!(
-                "stty -g >'{before}'\nopta chat {words}\nstatus=$?\nstty -g >'{after}'\n\
+                "trap : INT\nstty -g >'{before}'\nopta chat {words}\nstatus=$?\nstty -g >'{after}'\n\
                  echo \"status=$status\"\n"
             ),
         );
