@@ -507,7 +507,11 @@ fn settled(resolved: &Resolved, turn: &mut Turn, desk: &mut Desk) {
     };
     drop(turn.questions.remove(at));
     if at == 0 && desk.keyboard.is_some() {
-        drop(writeln!(io::stderr(), "\nopta: decided elsewhere: {}", one_line(decision)));
+        drop(writeln!(io::stderr()));
+        // A turn that is cancelled answers for itself.
+        if !turn.cancelled {
+            drop(writeln!(io::stderr(), "opta: decided elsewhere: {}", one_line(decision)));
+        }
         desk.screen.await_more();
         put(turn, desk);
     }
