@@ -157,6 +157,7 @@ impl ToolSettings {
     /// Reads `path`. A missing file is an empty one.
     pub fn load(path: &Path) -> Result<ToolSettings, Error> {
         let file = read(path)?;
+        let at = |key: &str| format!("{}: {key}", path.display());
         let number = file.safety.and_then(|safety| safety.calls_max);
         let in_range = |number: &i64| (1..=limits::TOOL_CALLS_MAX).contains(&number.unsigned_abs());
         let calls_max = match number {
@@ -165,7 +166,7 @@ impl ToolSettings {
             Some(number) => {
                 let most = limits::TOOL_CALLS_MAX;
                 return Err(Error::Config {
-                    at: format!("{}: safety.maxToolCalls", path.display()),
+                    at: at("safety.maxToolCalls"),
                     because: format!("a number from 1 to {most} is needed, not {number}"),
                 });
             }

@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use crate::cli::{Begin, Chat, Sessions, Show};
+use crate::commands::keyboard::Keyboard;
 use crate::commands::screen::Screen;
 use crate::commands::task::{INTERRUPTED, reason, status_of as status_of_fault};
-use crate::commands::turn::{Desk, End, Keyboard, Talk};
+use crate::commands::turn::{Desk, End, Talk};
 use crate::commands::{Output, sessions};
 use crate::error::{Doing, Error, one_line};
 use crate::paths::Paths;

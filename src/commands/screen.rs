@@ -1,7 +1,8 @@
 //! What is seen of a turn: the answer on standard output as it comes, a line for each call of a
 //! tool on standard error, and on a terminal a word while nothing has come yet.
 //!
-//! The answer goes out byte for byte, but to a terminal: no control character of a model reaches one.
+//! The answer goes out byte for byte, but to a terminal: no control character of a model reaches
+//! one.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use nanoserde::SerJson;
 
 use crate::cli::{Do, Grant, Show};
+use crate::commands::keyboard::Keyboard;
 use crate::commands::screen::{Call, Screen};
-use crate::commands::turn::{Desk, End, Keyboard, Talk};
+use crate::commands::turn::{Desk, End, Talk};
 use crate::commands::{Output, sessions};
 use crate::error::{Doing, Error};
 use crate::json::{self, Raw};

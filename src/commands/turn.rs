@@ -6,16 +6,15 @@
 //! since a process with two could not start a daemon.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::time::Instant;
-
-use nanoserde::DeJson;
 
 use crate::agent::find::{self, Wanted};
 use crate::cli::{Grant, Model};
 use crate::commands::Output;
+use crate::commands::keyboard::Keyboard;
+use crate::commands::payload::{Of, Request, Resolved, Stats, Text, ToolEnd, ToolStart};
 use crate::commands::screen::{Call, Screen, subject};
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, one_line};
@@ -38,13 +37,6 @@ pub enum End {
     Failed(api::Fault),
     /// The user did not want to wait for its end.
     Left,
-}
-
-/// The keys of a terminal, line by line as it hands them over; or any other input.
-pub struct Keyboard {
-    input: File,
-    bytes: Vec<u8>,
-    ended: bool,
 }
 
 /// What a turn is shown on and interrupted by.
@@ -90,53 +82,6 @@ struct Question {
     request_id: String,
     tool: String,
     text: String,
-}
-
-#[derive(DeJson)]
-struct Of {
-    #[nserde(rename = "turnId")]
-    turn_id: Option<String>,
-}
-
-#[derive(DeJson)]
-struct Text {
-    text: String,
-}
-
-#[derive(DeJson)]
-struct ToolStart {
-    id: String,
-    name: String,
-    args: String,
-}
-
-#[derive(DeJson)]
-struct ToolEnd {
-    id: String,
-    #[nserde(rename = "durationMs")]
-    duration_ms: Option<u64>,
-    success: Option<bool>,
-}
-
-#[derive(DeJson)]
-struct Request {
-    #[nserde(rename = "requestId")]
-    request_id: String,
-    #[nserde(rename = "toolName")]
-    tool: String,
-    args: Option<Raw>,
-}
-
-#[derive(DeJson)]
-struct Resolved {
-    #[nserde(rename = "requestId")]
-    request_id: String,
-    decision: String,
-}
-
-#[derive(DeJson)]
-struct Stats {
-    stats: Raw,
 }
 
 impl<'a> Talk<'a> {
@@ -434,7 +379,7 @@ impl<'a> Talk<'a> {
         let line = match keyboard.line()? {
             Some(line) => line.trim().to_lowercase(),
             // Ctrl-D, or the rest of a line is still to come.
-            None if std::mem::take(&mut keyboard.ended) => "n".to_owned(),
+            None if keyboard.take_end() => "n".to_owned(),
             None => return Ok(()),
         };
         let allow = match line.as_str() {
@@ -514,66 +459,5 @@ fn settled(resolved: &Resolved, turn: &mut Turn, desk: &mut Desk) {
         }
         desk.screen.await_more();
         put(turn, desk);
-    }
-}
-
-impl Keyboard {
-    /// Standard input, whatever it is.
-    pub fn any() -> Result<Keyboard, Error> {
-        let input = io::stdin().as_fd().try_clone_to_owned().doing("read standard input")?;
-        Ok(Keyboard { input: File::from(input), bytes: Vec::new(), ended: false })
-    }
-
-    /// Standard input, if somebody sits there who also sees what is asked.
-    pub fn of_terminal() -> Result<Option<Keyboard>, Error> {
-        let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
-        if terminal { Keyboard::any().map(Some) } else { Ok(None) }
-    }
-
-    /// The next line without its end, if it has been read; at the end of the input, what is left.
-    pub fn line(&mut self) -> Result<Option<String>, Error> {
-        let end = self.bytes.iter().position(|byte| *byte == b'\n');
-        let mut line: Vec<u8> = match end {
-            Some(end) => self.bytes.drain(..=end).collect(),
-            None if self.ended && !self.bytes.is_empty() => std::mem::take(&mut self.bytes),
-            None => return Ok(None),
-        };
-        if line.last() == Some(&b'\n') {
-            line.pop();
-        }
-        let text = String::from_utf8(line);
-        text.map(Some).map_err(|_bad| Error::Usage {
-            message: "the input is not UTF-8".to_owned(),
-            usage: "to convert it: iconv -t UTF-8".to_owned(),
-        })
-    }
-
-    /// Reads what has been typed.
-    pub fn read(&mut self) -> Result<(), Error> {
-        let mut chunk = [0_u8; 4096];
-        match self.input.read(&mut chunk) {
-            Ok(0) => self.ended = true,
-            Ok(count) => self.bytes.extend_from_slice(chunk.get(..count).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).doing("read standard input"),
-        }
-        Ok(())
-    }
-
-    /// Whether there will be no more.
-    pub fn has_ended(&self) -> bool {
-        self.ended && self.bytes.is_empty()
-    }
-
-    /// Forgets what was typed and not yet taken.
-    fn forget(&mut self) {
-        self.bytes.clear();
-        sys::forget_typed(self.input.as_fd());
-    }
-}
-
-impl AsFd for Keyboard {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.input.as_fd()
     }
 }

@@ -253,7 +253,8 @@ struct Submit {
     options: Option<api::TurnOptions>,
 }
 
-/// What the caller wants done in its way. A key comes in a body, from this machine, and stays in memory.
+/// What the caller wants done in its way. A key comes in a body, from this machine, and stays in
+/// memory.
 fn options(given: Option<api::TurnOptions>) -> Result<Options, Reply> {
     let Some(given) = given else {
         return Ok(Options::default());

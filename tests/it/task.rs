@@ -1,5 +1,5 @@
-//! `opta do`: what it prints and where, how it ends, and what becomes of a task when its daemon does
-//! not live to see the end.
+//! `opta do`: what it prints and where, how it ends, and what becomes of a task when its daemon
+//! does not live to see the end.
 
 use std::fs::File;
 
