@@ -139,6 +139,8 @@ impl Runtime {
         elapsed: Duration,
     ) {
         let mut desk = lock(&session.desk);
+        // Its descriptors are for turns that run.
+        desk.cancel = None;
         desk.permissions.clear();
         if desk.shut.is_some() {
             lock(&self.floor).unfinished -= 1;
