@@ -147,11 +147,12 @@ impl<'a> Talk<'a> {
         let id = format!("turn_{}", letters(12)?);
         let (mut turn, stream) = self.submit(id, content, desk)?;
         let end = self.follow(&mut turn, stream, desk);
-        desk.screen.end()?;
+        let shown = desk.screen.end();
         if matches!(end, Err(Error::Output(_))) {
             // Nobody is left to read what it would say.
             self.cancel(&turn.id);
         }
+        shown?;
         end
     }
 
