@@ -59,7 +59,8 @@ _opta() {
     case $previous in
         --level) candidates='debug info warn error' ;;
         --format) candidates='json markdown' ;;
-        --lines | -n | --since | --port | --timeout | --limit | --model | --model-url | --resume | --once) return ;;
+        --lines | -n | --since | --port | --timeout | --limit) return ;;
+        --model | --model-url | --resume | --once) return ;;
         *)
             case \"${typed# }\" in
 ",
