@@ -119,8 +119,8 @@ impl Runtime {
         let Some(head) = desk.state.queue.front().cloned().filter(|_| desk.shut.is_none()) else {
             return Ok(None);
         };
-        // An end that is owed comes before the next beginning: a daemon that reads the journal after a
-        // crash looks for one turn without an end, and no more.
+        // An end that is owed comes before the next beginning: a daemon that reads the journal
+        // after a crash looks for one turn without an end, and no more.
         session.pay(&mut desk)?;
         let content = desk.content_of(&head.turn_id)?;
         let cancel = Arc::new(Cancel::new().doing("prepare a turn")?);
