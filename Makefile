@@ -16,7 +16,8 @@ OPTA = $(CARGO_TARGET_DIR)/release/opta
 COMPLETIONS = $(CARGO_TARGET_DIR)/completions
 
 SCRIPTS = .ci/run tests/tools/launchctl tests/tools/with-user-systemd
-PAGES = man/opta.1 man/opta-daemon.1 man/opta-sessions.1
+PAGES = man/opta.1 man/opta-do.1 man/opta-chat.1 man/opta-doctor.1 man/opta-daemon.1 \
+	man/opta-sessions.1
 
 # put MODE FILE PLACE: in one step, so that a program can be replaced while it runs.
 PUT = put() { install -d "$${3%/*}" && install -m "$$1" "$$2" "$$3.new" && mv -f "$$3.new" "$$3"; }; put
@@ -52,6 +53,9 @@ install:
 	done
 	@$(PUT) 755 "$(OPTA)" "$(DESTDIR)$(BINDIR)/opta"
 	@$(PUT) 644 man/opta.1 "$(DESTDIR)$(MANDIR)/man1/opta.1"
+	@$(PUT) 644 man/opta-do.1 "$(DESTDIR)$(MANDIR)/man1/opta-do.1"
+	@$(PUT) 644 man/opta-chat.1 "$(DESTDIR)$(MANDIR)/man1/opta-chat.1"
+	@$(PUT) 644 man/opta-doctor.1 "$(DESTDIR)$(MANDIR)/man1/opta-doctor.1"
 	@$(PUT) 644 man/opta-daemon.1 "$(DESTDIR)$(MANDIR)/man1/opta-daemon.1"
 	@$(PUT) 644 man/opta-sessions.1 "$(DESTDIR)$(MANDIR)/man1/opta-sessions.1"
 	@$(PUT) 644 "$(COMPLETIONS)/opta" "$(DESTDIR)$(BASH_COMPLETIONS)/opta"
@@ -63,6 +67,8 @@ uninstall:
 	rm -f "$(DESTDIR)$(BINDIR)/opta"
 	rm -f "$(DESTDIR)$(MANDIR)/man1/opta.1" "$(DESTDIR)$(MANDIR)/man1/opta-daemon.1"
 	rm -f "$(DESTDIR)$(MANDIR)/man1/opta-sessions.1"
+	rm -f "$(DESTDIR)$(MANDIR)/man1/opta-do.1" "$(DESTDIR)$(MANDIR)/man1/opta-chat.1"
+	rm -f "$(DESTDIR)$(MANDIR)/man1/opta-doctor.1"
 	rm -f "$(DESTDIR)$(BASH_COMPLETIONS)/opta" "$(DESTDIR)$(ZSH_COMPLETIONS)/_opta"
 	rm -f "$(DESTDIR)$(FISH_COMPLETIONS)/opta.fish"
 

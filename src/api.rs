@@ -116,6 +116,88 @@ pub struct Shutdown {
     pub if_idle: Option<bool>,
 }
 
+/// The body of `POST /v3/sessions`, as the command line makes it.
+#[derive(SerJson)]
+pub struct NewSession {
+    /// The same id is the same session, however often it is sent.
+    #[nserde(rename = "sessionId")]
+    pub session_id: String,
+    pub model: Option<String>,
+    pub metadata: Workplace,
+}
+
+/// Where a session works.
+#[derive(SerJson)]
+pub struct Workplace {
+    pub workspace: String,
+}
+
+/// The body of `POST /v3/sessions/:id/turns`, as the command line makes it.
+#[derive(SerJson)]
+pub struct NewTurn {
+    /// The same id is the same turn, however often it is sent.
+    #[nserde(rename = "turnId")]
+    pub turn_id: String,
+    #[nserde(rename = "clientId")]
+    pub client_id: String,
+    #[nserde(rename = "writerId")]
+    pub writer_id: String,
+    pub content: String,
+    pub options: TurnOptions,
+}
+
+/// The body of `POST /v3/sessions/:id/cancel`, as the command line makes it.
+#[derive(SerJson)]
+pub struct CancelTurn {
+    #[nserde(rename = "turnId")]
+    pub turn_id: String,
+}
+
+/// The body of `POST /v3/sessions/:id/permissions/:requestId`, as the command line makes it.
+#[derive(SerJson)]
+pub struct Decide {
+    /// `allow` or `deny`.
+    pub decision: String,
+    #[nserde(rename = "decidedBy")]
+    pub decided_by: String,
+}
+
+/// An event as every channel carries it.
+#[derive(DeJson)]
+pub struct Envelope {
+    pub event: String,
+    pub seq: u64,
+    pub payload: json::Raw,
+}
+
+/// `options` of a submitted turn: what holds for this turn alone and is never written down.
+#[derive(Clone, DeJson, SerJson, Default)]
+pub struct TurnOptions {
+    pub endpoint: Option<Endpoint>,
+    pub environment: Option<Vec<Variable>>,
+    /// `settings`, `edits` or `all`.
+    pub grant: Option<String>,
+    pub attended: Option<bool>,
+}
+
+/// Where a turn's model is asked.
+#[derive(Clone, DeJson, SerJson)]
+pub struct Endpoint {
+    pub url: String,
+    pub source: String,
+    pub key: Option<String>,
+    pub model: Option<String>,
+    #[nserde(rename = "toolChoice")]
+    pub tool_choice: Option<String>,
+}
+
+/// A variable of the caller's environment.
+#[derive(Clone, DeJson, SerJson)]
+pub struct Variable {
+    pub name: String,
+    pub value: String,
+}
+
 /// A turn that is on the disk.
 #[derive(SerJson, DeJson)]
 pub struct Accepted {

@@ -40,6 +40,8 @@ pub struct Operand {
 pub enum Need {
     Required,
     Optional,
+    /// Required, and of as many words as there are.
+    Words,
 }
 
 /// A command: its words, its options, its help.
@@ -79,6 +81,9 @@ pub enum Command {
     Uninstall(Uninstall),
     Logs(Logs),
     Sessions(Sessions),
+    Do(Do),
+    Chat(Chat),
+    Doctor,
     Completions(Shell),
 }
 
@@ -145,6 +150,65 @@ pub struct Logs {
     pub since: Option<i64>,
 }
 
+/// `opta do`
+#[derive(Debug, PartialEq)]
+pub struct Do {
+    /// `-` stands for standard input.
+    pub task: String,
+    pub grant: Grant,
+    pub show: Show,
+    pub model: Model,
+    /// A session to go on with.
+    pub resume: Option<String>,
+}
+
+/// What a task may do without being asked about, beyond the settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    Settings,
+    /// Write and edit files.
+    Edits,
+    All,
+}
+
+/// What is shown of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// The answer, and a line for each call of a tool.
+    Work,
+    /// The answer alone.
+    Answer,
+    /// One object in the end.
+    Object,
+    /// The events, as they come.
+    Events,
+}
+
+/// What the user says of the model.
+#[derive(Debug, PartialEq)]
+pub struct Model {
+    pub name: Option<String>,
+    pub url: Option<String>,
+}
+
+/// `opta chat`
+#[derive(Debug, PartialEq)]
+pub struct Chat {
+    pub begin: Begin,
+    pub model: Model,
+    /// The one thing to be said, and no conversation.
+    pub once: Option<String>,
+}
+
+/// Which session a chat is in.
+#[derive(Debug, PartialEq)]
+pub enum Begin {
+    New,
+    Resume(String),
+    /// The one that was used last.
+    Latest,
+}
+
 /// `opta sessions …`. An id is as it was typed: the beginning of one is enough.
 #[derive(Debug, PartialEq)]
 pub enum Sessions {
@@ -195,10 +259,108 @@ const FORCE: Flag = Flag {
     help: "kill the daemon if it has not left by then",
 };
 
+const MODEL: Flag = Flag {
+    long: "model",
+    short: None,
+    value: Value::Required("NAME"),
+    help: "the model to ask (default: as set, else the server's first)",
+};
+const MODEL_URL: Flag = Flag {
+    long: "model-url",
+    short: None,
+    value: Value::Required("URL"),
+    help: "the model server to ask (default: as set, else one on this machine)",
+};
+const RESUME: Flag = Flag {
+    long: "resume",
+    short: None,
+    value: Value::Required("ID"),
+    help: "go on with this session; the beginning of an id is enough",
+};
+
 const ID: Operand = Operand { name: "ID", need: Need::Required, choices: &[] };
 
 /// Every command, in the order in which the help lists them.
 pub const VERBS: &[Verb] = &[
+    Verb {
+        words: &["do"],
+        operand: Some(Operand { name: "TASK", need: Need::Words, choices: &[] }),
+        flags: &[
+            Flag {
+                long: "auto",
+                short: None,
+                value: Value::None,
+                help: "let it write and edit files without asking",
+            },
+            Flag {
+                long: "yolo",
+                short: None,
+                value: Value::None,
+                help: "let it do everything without asking, commands included",
+            },
+            Flag {
+                long: "json",
+                short: None,
+                value: Value::None,
+                help: "print one JSON object in the end, errors included",
+            },
+            Flag {
+                long: "events",
+                short: None,
+                value: Value::None,
+                help: "print the events as they come, one JSON object a line",
+            },
+            Flag {
+                long: "quiet",
+                short: Some('q'),
+                value: Value::None,
+                help: "print the answer and errors, nothing else",
+            },
+            MODEL,
+            MODEL_URL,
+            RESUME,
+        ],
+        summary: "Have a task done, and print the answer",
+        about: "Gives the task to the model in a session of its own. '-' reads it from standard input.",
+        build: task,
+    },
+    Verb {
+        words: &["chat"],
+        operand: None,
+        flags: &[
+            RESUME,
+            Flag {
+                long: "continue",
+                short: None,
+                value: Value::None,
+                help: "go on with the session that was used last",
+            },
+            MODEL,
+            MODEL_URL,
+            Flag {
+                long: "once",
+                short: None,
+                value: Value::Required("TEXT"),
+                help: "say this, print the answer and leave",
+            },
+        ],
+        summary: "Talk to the model",
+        about: "Each line is said to the model. Without a terminal, each line of the input is.",
+        build: chat,
+    },
+    Verb {
+        words: &["doctor"],
+        operand: None,
+        flags: &[Flag {
+            long: "json",
+            short: None,
+            value: Value::None,
+            help: "print one JSON object a check",
+        }],
+        summary: "Check that everything is in order",
+        about: "Starts nothing and changes nothing. The exit status is 1 if a check fails.",
+        build: |_| Ok(Command::Doctor),
+    },
     Verb {
         words: &["daemon", "start"],
         operand: None,
@@ -453,6 +615,51 @@ pub const VERBS: &[Verb] = &[
     },
 ];
 
+fn task(given: &Given) -> Result<Command, Error> {
+    for (one, other) in [("auto", "yolo"), ("json", "events")] {
+        if given.has(one) && given.has(other) {
+            return Err(given.misuse(format!("--{one} and --{other} exclude each other")));
+        }
+    }
+    let grant = match (given.has("auto"), given.has("yolo")) {
+        (_, true) => Grant::All,
+        (true, _) => Grant::Edits,
+        _ => Grant::Settings,
+    };
+    let show = match (given.has("json"), given.has("events"), given.has("quiet")) {
+        (true, ..) => Show::Object,
+        (_, true, _) => Show::Events,
+        (.., true) => Show::Answer,
+        _ => Show::Work,
+    };
+    let task = given.operand()?;
+    if task.trim().is_empty() {
+        return Err(given.misuse("TASK is empty".to_owned()));
+    }
+    Ok(Command::Do(Do { task, grant, show, model: model(given), resume: given.value("resume") }))
+}
+
+fn chat(given: &Given) -> Result<Command, Error> {
+    let begin = match (given.value("resume"), given.has("continue")) {
+        (Some(_), true) => {
+            let message = "--resume and --continue exclude each other".to_owned();
+            return Err(given.misuse(message));
+        }
+        (Some(id), false) => Begin::Resume(id),
+        (None, true) => Begin::Latest,
+        (None, false) => Begin::New,
+    };
+    let once = given.value("once");
+    if once.as_ref().is_some_and(|text| text.trim().is_empty()) {
+        return Err(given.misuse("--once needs a text".to_owned()));
+    }
+    Ok(Command::Chat(Chat { begin, model: model(given), once }))
+}
+
+fn model(given: &Given) -> Model {
+    Model { name: given.value("model"), url: given.value("model-url") }
+}
+
 fn stop(given: &Given) -> Result<Stop, Error> {
     let force = given.has("force");
     let default = if force { limits::STOP_WAIT_FORCED } else { limits::STOP_WAIT_DEFAULT };
@@ -617,18 +824,26 @@ fn parse_rest(verb: &'static Verb, parser: &mut Parser) -> Result<(Command, Form
 
 impl Given {
     fn accept_operand(&mut self, value: &OsString) -> Result<(), Error> {
-        let text = one_line(&value.to_string_lossy());
-        let Some(Operand { name, choices, .. }) = &self.verb.operand else {
-            return Err(self.misuse(format!("unexpected argument '{text}'")));
+        let shown = one_line(&value.to_string_lossy());
+        let Some(Operand { name, choices, need }) = &self.verb.operand else {
+            return Err(self.misuse(format!("unexpected argument '{shown}'")));
         };
-        if self.operand.is_some() {
-            return Err(self.misuse(format!("one {name} is enough: unexpected argument '{text}'")));
-        }
+        let text = in_utf8(value, name, usage(self.verb))?;
         if !choices.is_empty() && !choices.contains(&text.as_str()) {
-            let message = format!("{name} is one of {}, not '{text}'", choices.join(", "));
+            let message = format!("{name} is one of {}, not '{shown}'", choices.join(", "));
             return Err(self.misuse(message));
         }
-        self.operand = Some(text);
+        match &mut self.operand {
+            None => self.operand = Some(text),
+            Some(words) if *need == Need::Words => {
+                words.push(' ');
+                words.push_str(&text);
+            }
+            Some(_) => {
+                let message = format!("one {name} is enough: unexpected argument '{shown}'");
+                return Err(self.misuse(message));
+            }
+        }
         Ok(())
     }
 
@@ -774,7 +989,7 @@ fn help(words: &[String]) -> Result<(Command, Form), Error> {
     text.push_str("\nOptions:\n");
     line(&mut text, "-h, --help", "show help, also for each command");
     line(&mut text, "-V, --version", "show the versions of opta and of its protocol");
-    text.push_str("\nManual: man opta, man opta-daemon, man opta-sessions\n");
+    text.push_str("\nManual: man opta, man opta-do, man opta-chat, man opta-doctor, man opta-sessions, man opta-daemon\n");
     print(text)
 }
 
@@ -807,6 +1022,7 @@ fn operand_of(verb: &Verb) -> String {
         None => String::new(),
         Some(Operand { name, need: Need::Required, .. }) => format!(" {name}"),
         Some(Operand { name, need: Need::Optional, .. }) => format!(" [{name}]"),
+        Some(Operand { name, need: Need::Words, .. }) => format!(" {name}..."),
     }
 }
 
@@ -864,7 +1080,7 @@ mod tests {
     #[test]
     fn a_refusal_names_the_argument_and_what_would_be_right() {
         for (line, message) in [
-            ("", "a command is needed: daemon, sessions, completions"),
+            ("", "a command is needed: do, chat, doctor, daemon, sessions, completions"),
             (
                 "daemon",
                 "'daemon' needs a command: start, status, logs, restart, stop, token, install, uninstall",
@@ -904,6 +1120,12 @@ mod tests {
             ("sessions", "'sessions' needs a command: list, show, export, verify, rm"),
             ("sessions show", "ID is missing"),
             ("sessions rm --force", "ID is missing"),
+            ("do", "TASK is missing"),
+            ("do --auto --yolo x", "--auto and --yolo exclude each other"),
+            ("do --json --events x", "--json and --events exclude each other"),
+            ("chat --resume a --continue", "--resume and --continue exclude each other"),
+            ("chat hello", "unexpected argument 'hello'"),
+            ("doctor --fix", "unknown option '--fix'"),
             ("sessions show a b", "one ID is enough: unexpected argument 'b'"),
             ("sessions list a", "unexpected argument 'a'"),
             ("sessions export a --format xml", "--format takes json or markdown, not 'xml'"),
@@ -938,6 +1160,21 @@ mod tests {
     }
 
     #[test]
+    fn a_task_is_all_its_words() {
+        let task = |line: &str| match parsed(line).unwrap().0 {
+            Command::Do(asked) => (asked.task, asked.grant, asked.show),
+            other => panic!("{other:?}"),
+        };
+        let plain = |text: &str| (text.to_owned(), Grant::Settings, Show::Work);
+        assert_eq!(task("do count the lines"), plain("count the lines"));
+        assert_eq!(task("do count -- --all"), plain("count --all"));
+        assert_eq!(task("do -"), plain("-"));
+        assert_eq!(task("do a --auto b -q"), ("a b".to_owned(), Grant::Edits, Show::Answer));
+        let lines = parse(["do", "one\n\ttwo"].map(OsString::from).to_vec()).unwrap().0;
+        assert!(matches!(lines, Command::Do(Do { task, .. }) if task == "one\n\ttwo"));
+    }
+
+    #[test]
     fn the_usage_line_shows_which_operand_may_be_left_out() {
         let usage_of = |line: &str| match parsed(&format!("{line} --help")).unwrap().0 {
             Command::Print(text) => text.lines().next().unwrap().to_owned(),
@@ -946,6 +1183,7 @@ mod tests {
         assert_eq!(usage_of("sessions show"), "Usage: opta sessions show [--json] ID");
         assert_eq!(usage_of("sessions verify"), "Usage: opta sessions verify [--json] [ID]");
         assert_eq!(usage_of("completions"), "Usage: opta completions SHELL");
+        assert!(usage_of("do").ends_with(" [--resume ID] TASK..."));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The command line's view of a running daemon: one request, one deadline.
+//! The command line's view of a running daemon: one request, one deadline; and a session's events.
 //!
 //! The token goes only to the port that a card names, and callers hold a card only while the lock
 //! says that its daemon lives.
@@ -9,7 +9,7 @@ use std::time::Duration;
 use nanoserde::DeJson;
 
 use crate::error::{Error, reason};
-use crate::http::Reply;
+use crate::http::{EventStream, Opened, Reply};
 use crate::session::rules::SessionId;
 use crate::state::Card;
 use crate::{api, http, json, limits};
@@ -101,20 +101,110 @@ pub fn delete_session(card: &Card, id: &SessionId) -> Result<bool, Failure> {
     }
 }
 
+/// Makes a session; one that has this id already stays as it is.
+pub fn create_session(card: &Card, session: &api::NewSession) -> Result<(), Failure> {
+    const WHAT: &str = "make a session";
+    let body = json::text(session);
+    let reply = call(card, &request("POST", "/v3/sessions", card, &body), WHAT)?;
+    expect(201, &reply, WHAT)
+}
+
+/// Submits a turn; the same turn however often it is submitted.
+///
+/// # Errors
+/// [`Error::NoSession`].
+pub fn submit_turn(
+    card: &Card,
+    id: &SessionId,
+    turn: &api::NewTurn,
+) -> Result<api::Accepted, Failure> {
+    const WHAT: &str = "submit the turn";
+    let (target, body) = (format!("/v3/sessions/{}/turns", id.as_str()), json::text(turn));
+    let reply = call(card, &request("POST", &target, card, &body), WHAT)?;
+    if reply.status == 404 {
+        return Err(Failure::Final(Error::NoSession { typed: id.as_str().to_owned() }));
+    }
+    expect(202, &reply, WHAT)?;
+    let accepted = json::parse(&reply.body);
+    accepted.map_err(|problem| {
+        Failure::Final(Error::Reply { what: WHAT, because: problem.to_string() })
+    })
+}
+
+/// Cancels a turn, if it has not ended.
+pub fn cancel_turn(card: &Card, id: &SessionId, turn_id: &str) -> Result<(), Failure> {
+    const WHAT: &str = "cancel the turn";
+    let target = format!("/v3/sessions/{}/cancel", id.as_str());
+    let body = json::text(&api::CancelTurn { turn_id: turn_id.to_owned() });
+    expect(200, &call(card, &request("POST", &target, card, &body), WHAT)?, WHAT)
+}
+
+/// Decides what a turn waits for; `false` if somebody else has, or nothing waits any more.
+pub fn decide(
+    card: &Card,
+    id: &SessionId,
+    request_id: &str,
+    decision: &api::Decide,
+) -> Result<bool, Failure> {
+    const WHAT: &str = "answer for the tool";
+    if SessionId::parse(request_id).is_none() {
+        let because = "its name cannot stand in a path".to_owned();
+        return Err(Failure::Final(Error::Reply { what: WHAT, because }));
+    }
+    let target = format!("/v3/sessions/{}/permissions/{request_id}", id.as_str());
+    let body = json::text(decision);
+    let reply = call(card, &request("POST", &target, card, &body), WHAT)?;
+    if matches!(reply.status, 404 | 409) {
+        return Ok(false);
+    }
+    expect(200, &reply, WHAT).map(|()| true)
+}
+
+/// The events of a session behind number `after`, those to come included.
+pub fn follow(card: &Card, id: &SessionId, after: u64) -> Result<EventStream, Failure> {
+    const WHAT: &str = "follow the session";
+    let target = format!("/v3/sse/events?sessionId={}&afterSeq={after}", id.as_str());
+    let asked = request("GET", &target, card, "");
+    match http::open(card.port, &asked, limits::CALL_MAX, limits::EVENT_BYTES_MAX) {
+        Ok(Opened::Stream(stream)) => Ok(stream),
+        Ok(Opened::Reply(reply)) if reply.status == 404 => {
+            Err(Failure::Final(Error::NoSession { typed: id.as_str().to_owned() }))
+        }
+        Ok(Opened::Reply(reply)) if reply.status == 401 => {
+            Err(Failure::Lost(refusal(WHAT, &reply)))
+        }
+        Ok(Opened::Reply(reply)) => Err(Failure::Final(refusal(WHAT, &reply))),
+        Err(error) => Err(failure(card, WHAT, &error)),
+    }
+}
+
+fn expect(status: u16, reply: &Reply, what: &'static str) -> Result<(), Failure> {
+    match reply.status {
+        found if found == status => Ok(()),
+        // It is leaving; the one after it may be asked.
+        503 => Err(Failure::Lost(refusal(what, reply))),
+        _ => Err(Failure::Final(refusal(what, reply))),
+    }
+}
+
 /// One request within one deadline.
 fn call(card: &Card, asked: &http::Request<'_>, what: &'static str) -> Result<Reply, Failure> {
     match http::call(card.port, asked, limits::CALL_MAX, limits::REPLY_BYTES_MAX) {
         Ok(reply) if reply.status == 401 => Err(Failure::Lost(refusal(what, &reply))),
         Ok(reply) => Ok(reply),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+        Err(error) => Err(failure(card, what, &error)),
+    }
+}
+
+fn failure(card: &Card, what: &'static str, error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::TimedOut => {
             let (pid, waited) = (Some(card.pid), limits::CALL_MAX);
-            Err(Failure::Final(Error::Unresponsive { pid, waited }))
+            Failure::Final(Error::Unresponsive { pid, waited })
         }
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(Failure::Final(Error::Reply { what, because: reason(&error) }))
-        }
+        io::ErrorKind::InvalidData => Failure::Final(Error::Reply { what, because: reason(error) }),
         // Refused, reset, cut short: it is coming or going.
-        Err(error) => Err(Failure::Lost(Error::Reply { what, because: reason(&error) })),
+        _ => Failure::Lost(Error::Reply { what, because: reason(error) }),
     }
 }
 

@@ -60,6 +60,7 @@ _opta() {
         --level) candidates='debug info warn error' ;;
         --format) candidates='json markdown' ;;
         --lines | -n | --since | --port | --timeout | --limit) return ;;
+        --model | --model-url | --resume | --once) return ;;
         *)
             case \"${typed# }\" in
 ",
@@ -72,7 +73,10 @@ _opta() {
         // Operands and the values of options may follow the words.
         let words = verb.words.join(" ");
         let candidates = candidates(verb);
-        push(&mut script, &format!("                '{words}'*) candidates='{candidates}' ;;"));
+        push(
+            &mut script,
+            &format!("                '{words}' | '{words} '*) candidates='{candidates}' ;;"),
+        );
     }
     script.push_str(
         "            esac
@@ -102,7 +106,7 @@ _opta() {
   case $words[CURRENT-1] in
     --level) compadd debug info warn error; return ;;
     --format) compadd json markdown; return ;;
-    --lines|-n|--since|--port|--timeout|--limit) return ;;
+    --lines|-n|--since|--port|--timeout|--limit|--model|--model-url|--resume|--once) return ;;
   esac
   case \"${typed[*]}\" in
 ",
@@ -115,7 +119,8 @@ _opta() {
         push(&mut script, "      )\n      _describe command candidates ;;");
     }
     for verb in VERBS {
-        push(&mut script, &format!("    '{}'*)\n      candidates=(", verb.words.join(" ")));
+        let words = verb.words.join(" ");
+        push(&mut script, &format!("    '{words}'|'{words} '*)\n      candidates=("));
         for value in choices(verb) {
             push(&mut script, &format!("        '{value}'"));
         }
@@ -147,7 +152,7 @@ function __opta_in
     for word in (commandline -opc)[2..]
         string match -q -- '-*' $word; or set -a typed $word
     end
-    string match -q -- \"$argv*\" \"$typed\"
+    string match -q -- \"$argv *\" \"$typed \"
 end
 complete -c opta -f
 ",

@@ -69,6 +69,8 @@ pub enum Error {
     Unservable { path: PathBuf, because: &'static str },
     /// The daemon answered something that this version does not understand.
     Reply { what: &'static str, because: String },
+    /// There is no session to go on with.
+    NoSessions,
     /// No session's id begins so.
     NoSession { typed: String },
     /// The ids of several sessions begin so: some of them, and how many there are.
@@ -129,7 +131,7 @@ impl Error {
             Error::Manager { .. } => "SERVICE_MANAGER",
             Error::Foreign { .. } => "FOREIGN_FILE",
             Error::Unservable { .. } => "UNSERVABLE_PATH",
-            Error::NoSession { .. } => "SESSION_NOT_FOUND",
+            Error::NoSessions | Error::NoSession { .. } => "SESSION_NOT_FOUND",
             Error::AmbiguousSession { .. } => "AMBIGUOUS_ID",
             Error::Protocol { .. } => "VERSION_SKEW",
         }
@@ -167,6 +169,7 @@ impl Error {
                 Some("to replace or remove it all the same: the same command with --force".into())
             }
             Error::NoSession { .. } => Some("to see which there are: opta sessions list".into()),
+            Error::NoSessions => Some("to begin one: opta chat".into()),
             Error::Protocol { .. } => {
                 Some("to move it to this version: opta daemon restart".into())
             }
@@ -193,6 +196,7 @@ impl fmt::Display for Error {
             Error::Config { at, because } => write!(f, "cannot use the settings: {at}: {because}"),
             Error::Reply { what, because } => write!(f, "cannot {what}: {because}"),
             Error::NotRunning => write!(f, "cannot reach the daemon: it is not running"),
+            Error::NoSessions => write!(f, "cannot go on: there are no sessions yet"),
             Error::NoSession { typed } => {
                 write!(f, "cannot find the session: no id begins with '{typed}'")
             }
@@ -226,9 +230,8 @@ impl fmt::Display for Error {
             }
             Error::HeldElsewhere { lock, hostname } => {
                 let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
-                let lock = lock.display();
-                write!(f, "cannot reach the daemon: a process{on} that cannot be seen from here ")?;
-                write!(f, "has locked {lock}")
+                let unseen = format!("a process{on} that cannot be seen from here");
+                write!(f, "cannot reach the daemon: {unseen} has locked {}", lock.display())
             }
             Error::Supervised { cause } => write!(f, "{cause}"),
             Error::Manager { .. } | Error::Foreign { .. } | Error::Unservable { .. } => {

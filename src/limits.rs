@@ -152,6 +152,22 @@ pub const SESSIONS_PAGE_DEFAULT: usize = 50;
 pub const STREAMS_MAX: usize = 64;
 /// A stream with nothing to say shows this often that it is alive.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+/// A stream that has shown no sign of life for so long, three heartbeats, is given up.
+pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(45);
+/// An event as a stream carries it: a turn's content, each byte of it escaped.
+pub const EVENT_BYTES_MAX: usize = 32 << 20;
+/// How often a turn is followed anew, one time after the other, without anything new of it.
+pub const FOLLOW_TRIES_MAX: u32 = 3;
+/// Nothing has arrived for so long: time to say that something is being waited for.
+pub const PROGRESS_AFTER: Duration = Duration::from_millis(400);
+/// A task that comes on standard input; its request, with the escapes, has room for it.
+pub const TASK_BYTES_MAX: u64 = 3 << 20;
+/// The least room on the disk that `opta doctor` is content with.
+pub const DISK_FREE_MIN: u64 = 64 << 20;
+/// How long `opta doctor` waits for a model server to say what it offers.
+pub const DOCTOR_MODEL_MAX: Duration = Duration::from_secs(2);
+/// Sessions that `opta doctor` reads through, the newest ones.
+pub const DOCTOR_SESSIONS_MAX: usize = 20;
 /// A summary is put beside a journal at most this often.
 pub const SUMMARY_EVERY: Duration = Duration::from_secs(10);
 /// The summary beside a journal.
@@ -162,3 +178,99 @@ pub const NAME_BYTES_MAX: usize = 256;
 pub const TITLE_BYTES_MAX: usize = 1024;
 /// A path: what Linux takes.
 pub const PATH_BYTES_MAX: usize = 4096;
+
+/// One turn, from its first model call to its last: a turn that needs longer has lost its way.
+pub const TURN_MAX: Duration = Duration::from_secs(60 * 60);
+/// Tool calls of one turn, unless `safety.maxToolCalls` says otherwise.
+pub const TOOL_CALLS_DEFAULT: u64 = 30;
+/// The most that `safety.maxToolCalls` may ask for.
+pub const TOOL_CALLS_MAX: u64 = 1_000;
+/// The same call with the same arguments so often in a row ends a turn: the model goes in a circle.
+pub const SAME_CALLS_MAX: u64 = 3;
+/// Tool calls that only read and run side by side.
+pub const PARALLEL_TOOLS_MAX: usize = 8;
+/// The tokens of one answer: a file of about 16 KiB, and an end to a model that repeats itself.
+pub const ANSWER_TOKENS_MAX: u32 = 4_096;
+/// What a model is sent of a conversation; older tool results are left out to get there.
+pub const HISTORY_BYTES_MAX: usize = 1 << 20;
+/// A tool's result; of a longer one the beginning and the end are kept.
+pub const RESULT_BYTES_MAX: usize = 64 * 1024;
+/// How long a permission is waited for; then the answer is no.
+pub const PERMISSION_MAX: Duration = Duration::from_secs(5 * 60);
+/// A command that a tool runs, unless the call says otherwise.
+pub const COMMAND_DEFAULT: Duration = Duration::from_secs(30);
+/// The longest that a call may ask for.
+pub const COMMAND_MAX: Duration = Duration::from_secs(10 * 60);
+/// Between the request that a command ends and the end of patience.
+pub const COMMAND_GRACE: Duration = Duration::from_secs(2);
+/// So much of a file is looked through for the lines that a call asks for.
+pub const READ_BYTES_MAX: u64 = 256 << 20;
+/// A file that can be edited or written: it is held in memory.
+pub const EDIT_BYTES_MAX: u64 = 8 << 20;
+/// A larger file is not searched.
+pub const SEARCH_BYTES_MAX: u64 = 16 << 20;
+/// Lines that a search finds.
+pub const MATCHES_MAX: usize = 50;
+/// Characters of a line that a search shows.
+pub const MATCH_CHARS_MAX: usize = 300;
+/// Entries of one directory that are looked at.
+pub const DIRECTORY_ENTRIES_MAX: usize = 20_000;
+/// Entries that one call walks through.
+pub const WALK_ENTRIES_MAX: usize = 500_000;
+/// Directories in one another; each costs an open descriptor.
+pub const WALK_DEPTH_MAX: usize = 48;
+/// A `.gitignore` is written by hand.
+pub const IGNORE_BYTES_MAX: u64 = 256 * 1024;
+/// A pattern to search for.
+pub const PATTERN_BYTES_MAX: usize = 1_000;
+/// See [`PATTERN_BYTES_MAX`]: with its repetitions written out.
+pub const PATTERN_STEPS_MAX: usize = 5_000;
+/// The port of a model server that the settings name without one: that of LM Studio and LMX.
+pub const MODEL_PORT_DEFAULT: u16 = 1234;
+/// Addresses of one host name that are tried one after the other.
+pub const ADDRESSES_MAX: usize = 4;
+/// Looking up a host name: what a resolver needs for one server that does not answer.
+pub const RESOLVE_MAX: Duration = Duration::from_secs(6);
+/// Connecting to one address. A machine in the same house needs milliseconds.
+pub const MODEL_CONNECT_MAX: Duration = Duration::from_secs(1);
+/// A server that reads nothing for so long will not read the rest of a request.
+pub const MODEL_SEND_MAX: Duration = Duration::from_secs(30);
+/// The first word of an answer: a busy server queues the request, loads a model and reads the
+/// prompt first.
+pub const MODEL_FIRST_MAX: Duration = Duration::from_secs(600);
+/// Silence within an answer. Comments count as words: servers send them to say that they are alive.
+pub const MODEL_IDLE_MAX: Duration = Duration::from_secs(120);
+/// What may follow the end of an answer, its usage, comes at once or not at all.
+pub const MODEL_TAIL_MAX: Duration = Duration::from_secs(1);
+/// A busy server is asked again so often.
+pub const MODEL_RETRIES_MAX: u32 = 2;
+/// The pause before that, if the server names none.
+pub const MODEL_RETRY_WAIT: Duration = Duration::from_secs(1);
+/// The longest pause that a server may ask for; nobody waits longer at a terminal.
+pub const MODEL_RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
+/// One line of a stream, or an answer that is no stream. A tool call may carry a whole file.
+pub const MODEL_LINE_BYTES_MAX: usize = 8 << 20;
+/// What an answer says: text, thinking and tool calls together.
+pub const MODEL_ANSWER_BYTES_MAX: usize = 8 << 20;
+/// A stream with all that is around its words, some 300 bytes a token; comments count.
+pub const MODEL_STREAM_BYTES_MAX: usize = 256 << 20;
+/// Tool calls in one answer.
+pub const MODEL_CALLS_MAX: usize = 64;
+/// The body of a refusal, and the time for it.
+pub const MODEL_REFUSAL_BYTES_MAX: usize = 64 * 1024;
+/// See [`MODEL_REFUSAL_BYTES_MAX`].
+pub const MODEL_REFUSAL_MAX: Duration = Duration::from_secs(5);
+/// What is quoted of a server's words in an error.
+pub const MODEL_QUOTE_CHARS_MAX: usize = 400;
+/// What is quoted of an answer that cannot be understood.
+pub const MODEL_OPENING_CHARS_MAX: usize = 200;
+/// The list of a server's models; some offer hundreds.
+pub const MODEL_LIST_BYTES_MAX: usize = 4 << 20;
+/// The time for that list, when a turn needs it.
+pub const MODEL_LIST_MAX: Duration = Duration::from_secs(10);
+/// How long a server's first model is remembered.
+pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
+/// Servers of which something is remembered.
+pub const MODEL_SERVERS_KEPT: usize = 32;
+/// A server on this machine tells its models within this time, or it is none.
+pub const MODEL_PROBE_MAX: Duration = Duration::from_secs(1);

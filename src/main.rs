@@ -29,7 +29,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::{Command, Form};
-use commands::{Output, daemon, service, sessions};
+use commands::{Output, chat, daemon, doctor, service, sessions, task};
 use error::{Error, one_line};
 use paths::Paths;
 use sys::signal;
@@ -65,6 +65,9 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
         Command::Uninstall(asked) => return service::uninstall(&paths()?, &asked, output),
         Command::Sessions(asked) => return sessions::run(&paths()?, &asked, output),
         Command::Token => return daemon::token(&paths()?, output),
+        Command::Do(asked) => return task::run(&paths()?, &asked, output),
+        Command::Chat(asked) => return chat::run(&paths()?, &asked, output),
+        Command::Doctor => return doctor::run(&paths()?, output),
     };
     io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
     Ok(ExitCode::SUCCESS)

@@ -1,14 +1,98 @@
-//! What answers turns.
+//! What answers turns: a model, the tools it may use, and who allows what.
 
+mod address;
+mod calls;
+pub mod find;
+mod history;
+pub mod model;
+mod permissions;
+mod spoken;
+mod tools;
+mod turn;
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{ModelSettings, ToolSettings};
+use crate::error::Error;
+use crate::log::Log;
 use crate::session::desk::Turn;
-use crate::session::turn::{Agent, Fault, Stats};
+use crate::session::turn::{Agent, Endpoint, Fault, Stats};
+use crate::session::wake::Cancel;
 
-/// Answers no turn: there is no model to ask. Every turn ends by saying so.
-pub struct Nobody;
+use find::Wanted;
+use model::{Answer, Ask, Piece};
 
-impl Agent for Nobody {
-    fn run(&self, _turn: &Turn<'_>) -> Result<Stats, Fault> {
-        let message = "no model server is known: this daemon keeps sessions and cannot answer yet";
-        Err(Fault { code: "model-unreachable", message: message.to_owned() })
+/// What can be asked: a model server, or what a test has in its place.
+trait Model: Send + Sync {
+    /// Where it is, for a turn that does not say; `model` is the session's, if it has one.
+    fn endpoint(&self, settings: &ModelSettings, model: Option<&str>) -> Result<Endpoint, Fault>;
+
+    /// See [`model::ask`].
+    fn ask(
+        &self,
+        ask: &Ask<'_>,
+        cancel: &Cancel,
+        on_piece: &mut dyn FnMut(Piece<'_>) -> Result<(), Fault>,
+    ) -> Result<Answer, Fault>;
+}
+
+/// A real model server.
+struct Server;
+
+impl Model for Server {
+    fn endpoint(&self, settings: &ModelSettings, model: Option<&str>) -> Result<Endpoint, Fault> {
+        find::resolve(&Wanted { model_url: None, model, settings })
+    }
+
+    fn ask(
+        &self,
+        ask: &Ask<'_>,
+        cancel: &Cancel,
+        on_piece: &mut dyn FnMut(Piece<'_>) -> Result<(), Fault>,
+    ) -> Result<Answer, Fault> {
+        model::ask(ask, cancel, on_piece)
     }
 }
+
+/// Answers turns with a model and its tools.
+pub struct Assistant {
+    /// Read anew for each turn, so that an edit counts from the next one on.
+    config: PathBuf,
+    log: Log,
+    model: Box<dyn Model>,
+}
+
+impl Assistant {
+    /// `config` is the user's `config.json`; it need not be there.
+    pub fn new(config: PathBuf, log: Log) -> Assistant {
+        Assistant { config, log, model: Box::new(Server) }
+    }
+
+    fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
+        let session_model = Some(turn.summary().model).filter(|model| !model.is_empty());
+        match &turn.options.endpoint {
+            Some(given) => {
+                Ok(Endpoint { model: given.model.clone().or(session_model), ..given.clone() })
+            }
+            None => {
+                let settings = settings(ModelSettings::load, &self.config)?;
+                self.model.endpoint(&settings, session_model.as_deref())
+            }
+        }
+    }
+}
+
+impl Agent for Assistant {
+    fn run(&self, turn: &Turn<'_>) -> Result<Stats, Fault> {
+        let settings = settings(ToolSettings::load, &self.config)?;
+        let endpoint = self.endpoint(turn)?;
+        turn::Answering::begin(turn, &*self.model, endpoint, settings, &self.log)?.run()
+    }
+}
+
+fn settings<T>(load: fn(&Path) -> Result<T, Error>, config: &Path) -> Result<T, Fault> {
+    load(config).map_err(|error| Fault { code: "config-error", message: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests;

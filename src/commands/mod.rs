@@ -1,9 +1,16 @@
 //! What the user asks for: ask the rooms below, print, choose the exit status. A file for each
-//! noun.
+//! noun; `turn` and what it uses are what `opta do` and `opta chat` have in common.
 
+pub mod chat;
 pub mod daemon;
+pub mod doctor;
+mod keyboard;
+mod payload;
+mod screen;
 pub mod service;
 pub mod sessions;
+pub mod task;
+mod turn;
 
 use std::cell::OnceCell;
 use std::io::{self, IsTerminal, Write};

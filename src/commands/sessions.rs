@@ -96,7 +96,7 @@ fn export(store: &Store, typed: &str, format: Format, output: &Output) -> Result
 }
 
 /// The session whose id is `typed`, or the only one whose id begins so.
-fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
+pub fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
     if let Some(id) = SessionId::parse(typed).filter(|id| store.has(id)) {
         return Ok(id);
     }

@@ -2,7 +2,7 @@
 //! ensure, stop.
 
 mod claim;
-mod crashes;
+pub mod crashes;
 mod detach;
 pub mod guardian;
 mod port;

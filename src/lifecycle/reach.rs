@@ -21,7 +21,7 @@ use crate::state::Card;
 pub fn reach<T>(
     paths: &Paths,
     config: &Config,
-    tell: impl Fn(&Ensured),
+    mut tell: impl FnMut(&Ensured),
     mut call: impl FnMut(&Card) -> Result<T, Failure>,
 ) -> Result<T, Error> {
     let first = guardian::ensure_running(paths, config, Caller::Command)?;

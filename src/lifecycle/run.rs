@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-use crate::agent::Nobody;
+use crate::agent::Assistant;
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::Claim;
 use crate::lifecycle::detach::Ready;
@@ -64,7 +64,8 @@ pub fn serve(
         let mut card = begin(&mut lock, paths, port, &log, &events)?;
         card.managed_by = supervision.manager;
         let store = Store::new(paths.sessions());
-        let sessions = Runtime::new(store, &card.daemon_id, log.clone(), Box::new(Nobody));
+        let agent = Box::new(Assistant::new(paths.config(), log.clone()));
+        let sessions = Runtime::new(store, &card.daemon_id, log.clone(), agent);
         let server = Server::start(listener, Arc::new(app(&card, &sessions, &log, &events)))?;
         state::publish(paths, &card)?;
         Ok((card, sessions, server))
@@ -240,13 +241,21 @@ fn drain(
             _ => {}
         }
     }
+    let cut = working;
     sessions.close();
     let deadline = Instant::now() + limits::FAREWELL_MAX;
-    while connected && let Some(event) = next_before(deadline, inbox) {
-        connected = !matches!(event, Event::Drained);
+    // Turns that were cut have been told, and their commands end before this process does.
+    while (connected || working)
+        && let Some(event) = next_before(deadline, inbox)
+    {
+        match event {
+            Event::Rested => working = false,
+            Event::Drained => connected = false,
+            _ => {}
+        }
     }
-    if working || connected {
-        log.warn("what was in flight was cut", &[("turns", &working), ("connections", &connected)]);
+    if cut || connected {
+        log.warn("what was in flight was cut", &[("turns", &cut), ("connections", &connected)]);
     }
     drop(stopping);
 }

@@ -13,7 +13,7 @@ use crate::limits;
 use crate::session::desk::{Decision, Problem, Session};
 use crate::session::rules::{Founding, SessionId};
 use crate::session::runtime::Runtime;
-use crate::session::turn::{Selector, Submission};
+use crate::session::turn::{Endpoint, Grant, Key, Options, Selector, Submission};
 
 use super::reply::Reply;
 use super::stream::{Follower, Poll, Stream, Ticket};
@@ -250,6 +250,31 @@ struct Submit {
     #[nserde(rename = "lastSeenSeq")]
     last_seen_seq: Option<u64>,
     metadata: Option<Raw>,
+    options: Option<api::TurnOptions>,
+}
+
+/// What the caller wants done in its way. A key comes in a body, from this machine, and stays in
+/// memory.
+fn options(given: Option<api::TurnOptions>) -> Result<Options, Reply> {
+    let Some(given) = given else {
+        return Ok(Options::default());
+    };
+    let grant = match given.grant.as_deref() {
+        None | Some("settings") => Grant::Settings,
+        Some("edits") => Grant::Edits,
+        Some("all") => Grant::All,
+        Some(_) => return Err(Reply::invalid("grant is \"settings\", \"edits\" or \"all\"")),
+    };
+    let endpoint = given.endpoint.map(|endpoint| Endpoint {
+        url: endpoint.url,
+        source: endpoint.source,
+        key: endpoint.key.map(Key),
+        model: endpoint.model,
+        tool_choice: endpoint.tool_choice,
+    });
+    let environment = given.environment.unwrap_or_default();
+    let environment = environment.into_iter().map(|pair| (pair.name, pair.value)).collect();
+    Ok(Options { endpoint, environment, grant, attended: given.attended })
 }
 
 fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
@@ -277,6 +302,7 @@ fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result
         mode: asked.mode,
         last_seen_seq: asked.last_seen_seq,
         metadata: asked.metadata,
+        options: options(asked.options)?,
     };
     let accepted = runtime.submit(session, &submission).map_err(refuse)?;
     Ok(Reply::json(

@@ -19,8 +19,10 @@ use super::event::Draft;
 use super::journal::{Durability, Journal, Reader, Refused};
 use super::rules::{Conversation, SessionId, Stage, State, TurnHead};
 use super::store::Summary;
-use super::turn::{Fault, PermissionRequest, PermissionResolved, Submission, error_payload};
-use super::wake::Bell;
+use super::turn::{
+    Fault, Options, PermissionRequest, PermissionResolved, Submission, error_payload,
+};
+use super::wake::{Bell, Cancel};
 
 /// One session in memory.
 pub struct Session {
@@ -58,7 +60,9 @@ pub(super) struct Desk {
     pub(super) state: State,
     /// A worker has it, or it waits for one.
     pub(super) scheduled: bool,
-    pub(super) cancel: Arc<AtomicBool>,
+    pub(super) cancel: Option<Arc<Cancel>>,
+    /// Of the turns that have not begun, by their ids.
+    pub(super) options: HashMap<String, Options>,
     /// Asked for by the active turn, by the request's id; forgotten when it ends.
     pub(super) permissions: HashMap<String, Permission>,
     /// Ends of turns that could not be written when they ended; written as soon as there is room.
@@ -78,19 +82,41 @@ pub(super) enum Shut {
 }
 
 /// A turn that is being run: what was asked, and where to tell what happens.
-#[cfg_attr(not(test), expect(dead_code, reason = "for an agent that answers"))]
 pub struct Turn<'a> {
     pub(super) session: &'a Session,
     pub head: &'a TurnHead,
+    /// What it was asked; also the last message of [`Turn::conversation`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "an agent reads the conversation"))]
     pub content: &'a str,
-    pub(super) cancel: &'a AtomicBool,
+    pub(super) cancel: &'a Cancel,
+    pub options: &'a Options,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for an agent that answers"))]
 impl Turn<'_> {
     /// Whether it should end as soon as it can.
     pub fn cancelled(&self) -> bool {
-        self.cancel.load(Ordering::SeqCst)
+        self.cancel.is_wished()
+    }
+
+    /// Can be waited for, and is set once the turn is to end.
+    pub fn cancel(&self) -> &Cancel {
+        self.cancel
+    }
+
+    /// The conversation so far, with what this turn was asked as its last message.
+    pub fn conversation(&self) -> Result<Conversation, Error> {
+        self.session.conversation()
+    }
+
+    /// What the session was created with.
+    pub fn summary(&self) -> Summary {
+        self.session.summary()
+    }
+
+    /// How many follow the session at this moment; whoever has submitted the turn may be one of
+    /// them.
+    pub fn listeners(&self) -> usize {
+        self.session.subscribers()
     }
 
     /// Asks whether the turn may do something, and waits for the answer: `false` after `limit`, or
@@ -148,7 +174,8 @@ impl Session {
                 journal,
                 state,
                 scheduled: false,
-                cancel: Arc::default(),
+                cancel: None,
+                options: HashMap::new(),
                 permissions: HashMap::new(),
                 owed: VecDeque::new(),
                 shut: None,
@@ -303,6 +330,13 @@ impl Session {
 }
 
 impl Desk {
+    /// Tells the active turn, if there is one, that it is to end.
+    pub(super) fn wish_end(&self) {
+        if let Some(cancel) = &self.cancel {
+            cancel.wish();
+        }
+    }
+
     /// Whether a turn may be submitted now.
     pub(super) fn check(&self, submission: &Submission) -> Result<(), Problem> {
         if self.state.queue.len() >= limits::QUEUE_MAX {

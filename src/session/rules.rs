@@ -271,6 +271,7 @@ pub struct ToolCall {
 /// The conversation, put together from events in order.
 #[derive(Default)]
 pub struct Conversation {
+    system_prompt: Option<String>,
     messages: Vec<Message>,
     /// What was queued and has not begun: it becomes part of the conversation when it does.
     waiting: HashMap<String, String>,
@@ -300,10 +301,12 @@ impl Conversation {
         let payload = record.payload.as_bytes();
         match record.event {
             "session.snapshot" => {
-                let given = json::parse::<Created>(payload).ok();
-                let given = given.and_then(|created| created.founding.messages).unwrap_or_default();
-                let given = given.iter().map(|raw| Message::Given(raw.as_str().to_owned()));
-                self.messages.extend(given);
+                if let Ok(Created { founding }) = json::parse::<Created>(payload) {
+                    let given = founding.messages.unwrap_or_default();
+                    let given = given.iter().map(|raw| Message::Given(raw.as_str().to_owned()));
+                    self.messages.extend(given);
+                    self.system_prompt = founding.system_prompt;
+                }
             }
             "turn.queued" => {
                 if let Ok(queued) = json::parse::<Queued>(payload) {
@@ -332,6 +335,11 @@ impl Conversation {
             }
             _ => {}
         }
+    }
+
+    /// What the creator of the session wants the model to be told before everything else.
+    pub fn system_prompt(&self) -> Option<&str> {
+        self.system_prompt.as_deref()
     }
 
     /// What has been said so far.

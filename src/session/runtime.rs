@@ -182,6 +182,7 @@ impl Runtime {
         let seq = session.append(&mut desk, &draft, Durability::Synced).inspect_err(|_| {
             lock(&self.floor).unfinished -= 1;
         })?;
+        desk.options.insert(turn_id.clone(), submission.options.clone());
         self.submitted.fetch_add(1, Ordering::Relaxed);
         let idle = !std::mem::replace(&mut desk.scheduled, true);
         let queued = desk.state.queue.len() as u64 - 1;
@@ -220,9 +221,12 @@ impl Runtime {
         let drafts: Vec<Draft<'_>> =
             payloads.iter().map(|(event, payload)| Draft { event, payload }).collect();
         session.append_all(&mut desk, &drafts, Durability::Synced)?;
+        for turn in &queued {
+            desk.options.remove(&turn.turn_id);
+        }
         lock(&self.floor).unfinished -= count;
         if active {
-            desk.cancel.store(true, Ordering::SeqCst);
+            desk.wish_end();
             session.decided.notify_all();
         }
         Ok(Cancelled { queued: count, active })
@@ -319,7 +323,7 @@ impl Runtime {
                 self.complain(&session.id, &Problem::from(refused));
             }
             self.keep(&session.id, &desk.state, desk.journal.bytes());
-            desk.cancel.store(true, Ordering::SeqCst);
+            desk.wish_end();
             desk.shut = Some(Shut::Left);
             session.decided.notify_all();
             session.close();

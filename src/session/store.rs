@@ -136,6 +136,16 @@ impl Store {
         Ok(())
     }
 
+    /// The session whose journal was written last.
+    pub fn latest(&self) -> Result<Option<SessionId>, Error> {
+        let written = |id: &SessionId| {
+            let journal = self.directory(id).join(journal::FILE_NAME).metadata().ok()?;
+            (journal.len() > 0).then_some(journal.modified().ok()?)
+        };
+        let dated = self.names()?.into_iter().filter_map(|id| Some((written(&id)?, id)));
+        Ok(dated.max().map(|(_, id)| id))
+    }
+
     /// Adds a session to the index, durably; before its journal is made, so that no session that
     /// was acknowledged can be missing from it.
     pub fn enter(&self, id: &SessionId, created_at: &str) -> Result<(), Error> {

@@ -189,7 +189,12 @@ fn given(message: &str) -> (String, String) {
 
 /// A call on one line, cut at a bound.
 fn line_of(call: &ToolCall) -> String {
-    let line = one_line(&format!("{} {}", call.name, call.arguments));
+    one_line_cut(&format!("{} {}", call.name, call.arguments))
+}
+
+/// `text` on one line of at most [`limits::CALL_CHARS_MAX`] characters.
+pub fn one_line_cut(text: &str) -> String {
+    let line = one_line(text);
     match line.char_indices().nth(limits::CALL_CHARS_MAX) {
         Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
         None => line,
@@ -198,7 +203,7 @@ fn line_of(call: &ToolCall) -> String {
 
 /// `text` with its line ends and tabs; other control characters, which could drive a terminal, are
 /// escaped.
-fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_control() && !matches!(character, '\n' | '\t') {

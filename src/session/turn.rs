@@ -41,6 +41,55 @@ pub struct Fault {
     pub message: String,
 }
 
+/// What a turn takes from its caller and from nobody else. It is held in memory only: never written
+/// to the journal or the log, and gone when the daemon ends, like the turn.
+#[derive(Clone, Default)]
+pub struct Options {
+    pub endpoint: Option<Endpoint>,
+    /// For the commands that the turn runs: the caller's, not the daemon's.
+    pub environment: Vec<(String, String)>,
+    pub grant: Grant,
+    /// Whether somebody is at the caller's side to be asked for a permission. A caller that does
+    /// not say can be asked if it listens.
+    pub attended: Option<bool>,
+}
+
+/// Where a model is asked.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// `http://host:port`, with or without a path.
+    pub url: String,
+    /// Where that setting came from, for messages: `OPTA_MODEL_URL`, `found on port 1234`.
+    pub source: String,
+    pub key: Option<Key>,
+    /// `None`: the server's first that is no embedder.
+    pub model: Option<String>,
+    /// `auto`, `required` or `required-first`.
+    pub tool_choice: Option<String>,
+}
+
+/// A model server's secret. It does not show itself.
+#[derive(Clone)]
+pub struct Key(pub String);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Key(…)")
+    }
+}
+
+/// What a turn may do without being asked about, beyond the user's settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Grant {
+    /// What the settings allow.
+    #[default]
+    Settings,
+    /// Also to write and edit files.
+    Edits,
+    /// Everything.
+    All,
+}
+
 /// A turn as a client submits it.
 pub struct Submission {
     /// The same id is the same turn, however often it is sent.
@@ -52,6 +101,7 @@ pub struct Submission {
     /// Refused if the session has gone on since.
     pub last_seen_seq: Option<u64>,
     pub metadata: Option<Raw>,
+    pub options: Options,
 }
 
 /// The promise that a turn is on the disk.

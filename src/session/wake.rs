@@ -1,6 +1,7 @@
-//! A bell: tells a thread that waits on a socket that something else has happened as well.
+//! What wakes threads: a bell for those who follow a session, a flag for a turn that is to end.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,6 +47,39 @@ impl Bell {
 }
 
 impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+/// The wish that a turn ends. Whoever waits for something on its behalf can wait for this as well.
+pub struct Cancel {
+    wished: AtomicBool,
+    teller: UnixStream,
+    listener: UnixStream,
+}
+
+impl Cancel {
+    /// Not wished yet.
+    pub fn new() -> io::Result<Cancel> {
+        let (teller, listener) = UnixStream::pair()?;
+        Ok(Cancel { wished: AtomicBool::new(false), teller, listener })
+    }
+
+    /// From now on it is wished, for ever, and the descriptor can be read.
+    pub fn wish(&self) {
+        self.wished.store(true, Ordering::SeqCst);
+        // An error means that it was shut down before.
+        drop(self.teller.shutdown(Shutdown::Both));
+    }
+
+    /// Whether it is wished.
+    pub fn is_wished(&self) -> bool {
+        self.wished.load(Ordering::SeqCst)
+    }
+}
+
+impl AsFd for Cancel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }

@@ -6,19 +6,22 @@
 
 #![expect(unsafe_code, reason = "the one room that talks to the C library")]
 
+pub mod beneath;
+pub mod child;
 pub mod detach;
 pub mod process;
 pub mod signal;
+pub mod socket;
 pub mod watch;
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 // The unwinder is linked in rather than loaded: finding and mapping `libgcc_s.so.1` would cost
@@ -41,7 +44,32 @@ pub fn wait_readable<const N: usize>(
     files: [BorrowedFd<'_>; N],
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
-    poll(files.map(|file| polled(file, libc::POLLIN)), timeout)
+    let mut polled = files.map(|file| polled(file, libc::POLLIN));
+    poll(&mut polled, timeout)?;
+    Ok(polled.map(|one| one.revents != 0))
+}
+
+/// What a file is waited for.
+#[derive(Clone, Copy)]
+pub enum Wish {
+    Read,
+    Write,
+    Either,
+}
+
+/// As [`wait_readable`], for any number of files, each with a wish of its own.
+pub fn wait_any(
+    files: &[(BorrowedFd<'_>, Wish)],
+    timeout: Option<Duration>,
+) -> io::Result<Vec<bool>> {
+    let wished = files.iter().map(|(file, wish)| match wish {
+        Wish::Read => polled(*file, libc::POLLIN),
+        Wish::Write => polled(*file, libc::POLLOUT),
+        Wish::Either => polled(*file, libc::POLLIN | libc::POLLOUT),
+    });
+    let mut polled: Vec<libc::pollfd> = wished.collect();
+    poll(&mut polled, timeout)?;
+    Ok(polled.iter().map(|one| one.revents != 0).collect())
 }
 
 /// Why [`wait_while_wanted`] has returned.
@@ -65,18 +93,17 @@ pub fn wait_while_wanted(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::R
         // poll(2) passes over negative descriptors.
         output.fd = -1;
     }
-    let [_, unwanted] = poll([polled(input, libc::POLLIN), output], None)?;
-    Ok(if unwanted { Woken::Unwanted } else { Woken::Readable })
+    let mut polled = [polled(input, libc::POLLIN), output];
+    poll(&mut polled, None)?;
+    let [_, output] = polled;
+    Ok(if output.revents != 0 { Woken::Unwanted } else { Woken::Readable })
 }
 
 fn polled(file: BorrowedFd<'_>, events: libc::c_short) -> libc::pollfd {
     libc::pollfd { fd: file.as_raw_fd(), events, revents: 0 }
 }
 
-fn poll<const N: usize>(
-    mut polled: [libc::pollfd; N],
-    timeout: Option<Duration>,
-) -> io::Result<[bool; N]> {
+fn poll(polled: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     loop {
         let millis = deadline.map_or(-1, |deadline| {
@@ -84,10 +111,11 @@ fn poll<const N: usize>(
             let left = deadline.saturating_duration_since(Instant::now());
             i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
         });
-        // SAFETY: `polled` is a live array of N pollfd, and N is the length passed.
-        let result = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, millis) };
+        let count = polled.len() as libc::nfds_t;
+        // SAFETY: `polled` is a live slice of pollfd, and `count` its length.
+        let result = unsafe { libc::poll(polled.as_mut_ptr(), count, millis) };
         match check(result) {
-            Ok(_) => return Ok(polled.map(|one| one.revents != 0)),
+            Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -295,6 +323,24 @@ pub fn resident_bytes() -> u64 {
     {
         process::own_task().map_or(0, |task| task.resident_bytes)
     }
+}
+
+/// Forgets what was typed at the terminal `input` and has not been read. Anything else than a
+/// terminal is left as it is. tcflush(3).
+pub fn forget_typed(input: BorrowedFd<'_>) {
+    // SAFETY: the call takes a descriptor that lives, and a constant.
+    unsafe { libc::tcflush(input.as_raw_fd(), libc::TCIFLUSH) };
+}
+
+/// Bytes that this user may still write on the file system of `path`. statvfs(3).
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    // SAFETY: statvfs is a C struct of integers, for which all zeroes is a valid value.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` is a NUL-terminated string and `found` a live statvfs.
+    check(unsafe { libc::statvfs(path.as_ptr(), &raw mut found) })?;
+    #[cfg_attr(target_os = "linux", expect(clippy::useless_conversion, reason = "macOS has u32"))]
+    Ok(u64::from(found.f_bavail).saturating_mul(found.f_frsize))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Signals: blocked before the first thread, then read one at a time. There are no handlers.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use super::check;
 
@@ -44,10 +46,13 @@ fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
 /// Blocks what [`wait`] reads, in this thread and every thread that it starts from now on.
 /// pthread_sigmask(3).
 pub fn block() -> io::Result<()> {
-    let set = set_of(&WAITED_FOR.map(Signal::number));
+    mask(libc::SIG_BLOCK, &WAITED_FOR.map(Signal::number))
+}
+
+fn mask(how: libc::c_int, signals: &[libc::c_int]) -> io::Result<()> {
+    let set = set_of(signals);
     // SAFETY: `set` is initialised; the old mask is not asked for.
-    let result =
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    let result = unsafe { libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut()) };
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 
@@ -98,4 +103,149 @@ pub fn reset() -> io::Result<()> {
     // SAFETY: `none` is initialised; the old mask is not asked for.
     check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) })
         .map(drop)
+}
+
+/// Ctrl-C as something to be waited for, from when this is made until it is dropped.
+///
+/// It takes no thread, since a process that may have to start a daemon must not have a second one.
+/// A process that was told to ignore SIGINT goes on to. signalfd(2), kqueue(2).
+pub struct Interrupts {
+    queue: OwnedFd,
+    /// SIGINT was not ignored, and is to be as before in the end.
+    taken: bool,
+}
+
+impl Interrupts {
+    /// From now on Ctrl-C does not end this process.
+    pub fn take() -> io::Result<Interrupts> {
+        let taken = !is_ignored(libc::SIGINT)?;
+        let queue = queue(if taken { &[libc::SIGINT] } else { &[] })?;
+        if taken {
+            hold(libc::SIGINT)?;
+        }
+        Ok(Interrupts { queue, taken })
+    }
+
+    /// Until [`Interrupts::hold`], Ctrl-C ends the process as if this were not here.
+    pub fn let_through(&self) -> io::Result<()> {
+        if self.taken { release(libc::SIGINT) } else { Ok(()) }
+    }
+
+    /// From now on Ctrl-C is to be waited for again.
+    pub fn hold(&self) -> io::Result<()> {
+        if self.taken { hold(libc::SIGINT) } else { Ok(()) }
+    }
+
+    /// Whether there was one since this was last asked. Does not wait.
+    pub fn seen(&self) -> io::Result<bool> {
+        let [ready] = super::wait_readable([self.queue.as_fd()], Some(Duration::ZERO))?;
+        if ready {
+            take_out(&self.queue)?;
+        }
+        Ok(ready)
+    }
+}
+
+impl AsFd for Interrupts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        if self.taken {
+            // One that nobody has asked for is forgotten, not acted upon late.
+            drop(self.seen());
+            drop(release(libc::SIGINT));
+        }
+    }
+}
+
+fn is_ignored(signal: libc::c_int) -> io::Result<bool> {
+    // SAFETY: sigaction is a C struct for which all zeroes is a valid value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: no new action is given, and `action` is a live one to be filled.
+    check(unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) })?;
+    Ok(action.sa_sigaction == libc::SIG_IGN)
+}
+
+#[cfg(target_os = "linux")]
+fn queue(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    let set = set_of(signals);
+    // SAFETY: `set` is initialised; -1 asks for a new descriptor.
+    let raw = check(unsafe {
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+#[cfg(target_os = "linux")]
+fn take_out(queue: &OwnedFd) -> io::Result<()> {
+    let mut told = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    // SAFETY: the buffer is writable for the length passed; the descriptor does not block.
+    let got = unsafe { libc::read(queue.as_raw_fd(), told.as_mut_ptr().cast(), told.len()) };
+    if got < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A blocked signal goes to the queue.
+#[cfg(target_os = "linux")]
+fn hold(signal: libc::c_int) -> io::Result<()> {
+    mask(libc::SIG_BLOCK, &[signal])
+}
+
+#[cfg(target_os = "linux")]
+fn release(signal: libc::c_int) -> io::Result<()> {
+    mask(libc::SIG_UNBLOCK, &[signal])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn queue(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    // SAFETY: kqueue takes nothing.
+    let raw = check(unsafe { libc::kqueue() })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    let queue = unsafe { OwnedFd::from_raw_fd(raw) };
+    for signal in signals {
+        let event = libc::kevent {
+            ident: libc::uintptr_t::try_from(*signal).unwrap_or(0),
+            filter: libc::EVFILT_SIGNAL,
+            flags: libc::EV_ADD | libc::EV_CLEAR,
+            fflags: 0,
+            data: 0,
+            udata: std::ptr::null_mut(),
+        };
+        let (raw, none) = (queue.as_raw_fd(), std::ptr::null_mut());
+        // SAFETY: one event in, room for none out, no timeout.
+        check(unsafe { libc::kevent(raw, &raw const event, 1, none, 0, std::ptr::null()) })?;
+    }
+    Ok(queue)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn take_out(queue: &OwnedFd) -> io::Result<()> {
+    // SAFETY: kevent is a C struct for which all zeroes is a valid value.
+    let mut event: libc::kevent = unsafe { std::mem::zeroed() };
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let (raw, none) = (queue.as_raw_fd(), std::ptr::null());
+    // SAFETY: room for one event out; the timeout is a live timespec.
+    check(unsafe { libc::kevent(raw, none, 0, &raw mut event, 1, &raw const now) }).map(drop)
+}
+
+/// An ignored signal still goes to the queue; a blocked one would wait for its release as well.
+#[cfg(not(target_os = "linux"))]
+fn hold(signal: libc::c_int) -> io::Result<()> {
+    dispose(signal, libc::SIG_IGN)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn release(signal: libc::c_int) -> io::Result<()> {
+    dispose(signal, libc::SIG_DFL)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn dispose(signal: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: a standard disposition runs none of our code.
+    let before = unsafe { libc::signal(signal, disposition) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

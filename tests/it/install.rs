@@ -116,7 +116,10 @@ fn install_puts_everything_in_its_place_and_uninstall_leaves_nothing() {
         ("pre fix/bin/opta", 0o755),
         ("pre fix/share/bash-completion/completions/opta", 0o644),
         ("pre fix/share/fish/vendor_completions.d/opta.fish", 0o644),
+        ("pre fix/share/man/man1/opta-chat.1", 0o644),
         ("pre fix/share/man/man1/opta-daemon.1", 0o644),
+        ("pre fix/share/man/man1/opta-do.1", 0o644),
+        ("pre fix/share/man/man1/opta-doctor.1", 0o644),
         ("pre fix/share/man/man1/opta-sessions.1", 0o644),
         ("pre fix/share/man/man1/opta.1", 0o644),
         ("pre fix/share/zsh/site-functions/_opta", 0o644),
@@ -144,7 +147,10 @@ fn programs_and_pages_go_where_they_are_told() {
     assert_eq!(
         elsewhere(stage.installed()),
         [
+            "else where/man/man1/opta-chat.1",
             "else where/man/man1/opta-daemon.1",
+            "else where/man/man1/opta-do.1",
+            "else where/man/man1/opta-doctor.1",
             "else where/man/man1/opta-sessions.1",
             "else where/man/man1/opta.1",
             "else where/sbin/opta"

@@ -16,15 +16,22 @@
 #![expect(clippy::print_stderr, reason = "a test that cannot run here says why")]
 
 mod api;
+mod model;
 mod page;
 mod support;
 
+/// Turns: a model, its tools, and how what they started ends.
+mod agent;
+/// A conversation, and a daemon that comes and goes meanwhile.
+mod chat;
 /// What was acknowledged stays, whatever happens.
 mod crash;
 /// Start, status, stop, restart, token: what they say, what they leave.
 mod daemon;
 /// Manual, help and sources say the same.
 mod docs;
+/// What `opta doctor` finds.
+mod doctor;
 /// Whatever state the daemon was left in, one command later one daemon runs, and never two.
 mod guardian;
 /// What is refused, and how.
@@ -45,5 +52,7 @@ mod service;
 mod sessions;
 /// What was said in sessions, read without a daemon; and how one is deleted.
 mod sessions_cmd;
+/// A task, its answer, and how it ends.
+mod task;
 /// The rules of the house.
 mod tidy;

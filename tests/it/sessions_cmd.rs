@@ -10,8 +10,8 @@ use std::thread;
 
 use crate::support::{ANYTHING, DEADLINE, Home, STOPPED, eventually, need};
 
-const UNANSWERED: &str = "  no model server is known: this daemon keeps sessions and cannot answer yet \
-                          (model-unreachable)\n";
+const UNANSWERED: &str =
+    "  no model server is set, and none was found: {why} (model-unreachable)\n";
 const ONE_DAMAGED: &str = "1 session read, 1 damaged\n";
 
 /// Asks the daemon that runs in `home`; the body of what must be a success.

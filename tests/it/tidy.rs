@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that may be longer than [`LINES_MAX`]: how long, and why.
-const LONGER: &[(&str, usize, &str)] = &[("src/cli.rs", 850, "a third of it is a table")];
+const LONGER: &[(&str, usize, &str)] = &[("src/cli.rs", 1050, "a third of it is a table")];
 /// Without the unit tests at the foot of a file.
 const LINES_MAX: usize = 500;
 const COLUMNS_MAX: usize = 100;

@@ -19,11 +19,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::agent::Nobody;
 use crate::limits::THREADS_SPARE_MAX;
 use crate::log::{Level, Log, Rotation};
+use crate::session::desk::Turn;
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
+use crate::session::turn::{Agent, Fault, Stats};
 use crate::sys;
 use crate::token::Token;
 
@@ -33,6 +34,15 @@ use super::{App, Deadlines, Server, Stopping};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const HEALTH: &str = "GET /v3/health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Answers no turn: the server does not mind.
+struct Nobody;
+
+impl Agent for Nobody {
+    fn run(&self, _turn: &Turn<'_>) -> Result<Stats, Fault> {
+        Err(Fault { code: "model-unreachable", message: "there is no model".to_owned() })
+    }
+}
 
 /// A running server, with everything that it needs around it.
 struct Daemon {

@@ -6,7 +6,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -15,10 +14,21 @@ use crate::session::desk::{Desk, Problem, Session, Turn, lock};
 use crate::session::event::Draft;
 use crate::session::journal::Durability;
 use crate::session::rules::{SessionId, TurnHead};
-use crate::session::turn::{Fault, Stats, cancelled, done_payload, error_payload};
+use crate::session::turn::{Fault, Options, Stats, cancelled, done_payload, error_payload};
+use crate::session::wake::Cancel;
 use crate::{json, limits, sys};
 
 use super::Runtime;
+
+/// A turn that has begun.
+struct Begun {
+    head: TurnHead,
+    content: String,
+    options: Options,
+    cancel: Arc<Cancel>,
+    /// Among the session's turns, from 1.
+    number: u64,
+}
 
 impl Runtime {
     pub(super) fn schedule(self: &Arc<Runtime>, session: Arc<Session>) {
@@ -84,7 +94,7 @@ impl Runtime {
     /// Runs the turn that is first in the session's queue.
     fn run_next(&self, session: &Arc<Session>) {
         let begun = self.begin_turn(session);
-        let (head, content, cancel, number) = match begun {
+        let Begun { head, content, options, cancel, number } = match begun {
             Ok(Some(begun)) => begun,
             Ok(None) => return,
             Err(problem) => return self.abandon(session, &problem),
@@ -93,7 +103,8 @@ impl Runtime {
             [("session", &session.id.as_str()), ("turn", &number)];
         self.log.info("turn started", &fields);
         let began = sys::boot_clock();
-        let turn = Turn { session, head: &head, content: &content, cancel: &cancel };
+        let turn =
+            Turn { session, head: &head, content: &content, options: &options, cancel: &cancel };
         let ran = catch_unwind(AssertUnwindSafe(|| self.agent.run(&turn)));
         let outcome = ran.unwrap_or_else(|_panic| {
             self.log.error("a turn panicked", &fields);
@@ -103,22 +114,23 @@ impl Runtime {
         self.end_turn(session, &head, outcome, &cancel, sys::boot_clock() - began);
     }
 
-    #[expect(clippy::type_complexity, reason = "the parts of a turn, taken apart at once")]
-    fn begin_turn(
-        &self,
-        session: &Session,
-    ) -> Result<Option<(TurnHead, String, Arc<AtomicBool>, u64)>, Problem> {
+    fn begin_turn(&self, session: &Session) -> Result<Option<Begun>, Problem> {
         let mut desk = lock(&session.desk);
         let Some(head) = desk.state.queue.front().cloned().filter(|_| desk.shut.is_none()) else {
             return Ok(None);
         };
+        // An end that is owed comes before the next beginning: a daemon that reads the journal
+        // after a crash looks for one turn without an end, and no more.
+        session.pay(&mut desk)?;
         let content = desk.content_of(&head.turn_id)?;
+        let cancel = Arc::new(Cancel::new().doing("prepare a turn")?);
         let payload = json::text(&head);
         let draft = Draft { event: "turn.start", payload: &payload };
         session.append(&mut desk, &draft, Durability::Cached)?;
-        desk.cancel = Arc::new(AtomicBool::new(false));
+        desk.cancel = Some(Arc::clone(&cancel));
+        let options = desk.options.remove(&head.turn_id).unwrap_or_default();
         let number = desk.state.turns - desk.state.queue.len() as u64;
-        Ok(Some((head, content, Arc::clone(&desk.cancel), number)))
+        Ok(Some(Begun { head, content, options, cancel, number }))
     }
 
     fn end_turn(
@@ -126,17 +138,19 @@ impl Runtime {
         session: &Session,
         head: &TurnHead,
         outcome: Result<Stats, Fault>,
-        cancel: &AtomicBool,
+        cancel: &Cancel,
         elapsed: Duration,
     ) {
         let mut desk = lock(&session.desk);
+        // Its descriptors are for turns that run.
+        desk.cancel = None;
         desk.permissions.clear();
         if desk.shut.is_some() {
             lock(&self.floor).unfinished -= 1;
             return;
         }
         // A turn that was cancelled ends as cancelled, even if it was done a moment before.
-        let outcome = if cancel.load(Ordering::SeqCst) { Err(cancelled()) } else { outcome };
+        let outcome = if cancel.is_wished() { Err(cancelled()) } else { outcome };
         let (event, payload) = match &outcome {
             Ok(stats) => ("turn.done", done_payload(head, stats)),
             Err(fault) => ("turn.error", error_payload(head, fault)),
@@ -174,6 +188,7 @@ impl Runtime {
         self.complain(&session.id, problem);
         let mut desk = lock(&session.desk);
         if let Some(head) = desk.state.queue.front().cloned() {
+            desk.options.remove(&head.turn_id);
             drop(session.fail(&mut desk, std::slice::from_ref(&head), &unwritten(problem)));
             lock(&self.floor).unfinished -= 1;
         }

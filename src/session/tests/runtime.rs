@@ -14,7 +14,7 @@ use crate::session::journal::Durability;
 use crate::session::rules::Founding;
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
-use crate::session::turn::{Agent, Fault, Selector, Stats, Submission};
+use crate::session::turn::{Agent, Fault, Options, Selector, Stats, Submission};
 use crate::{limits, sys};
 
 use super::{PATIENCE, Scratch, id};
@@ -86,6 +86,7 @@ fn turn(content: &str) -> Submission {
         mode: None,
         last_seen_seq: None,
         metadata: None,
+        options: Options::default(),
     }
 }
 

@@ -1,0 +1,177 @@
+//! Where a model server is, as users write it. Pure: nothing is looked up.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The address under which the paths of the API begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// A name, or an address; one of IPv6 in brackets.
+    pub host: String,
+    pub port: u16,
+    /// `/v1` unless the user says otherwise; no slash at its end.
+    pub path: String,
+}
+
+impl Base {
+    /// Understands `http://host:port`, with or without a path, a slash at its end, and the scheme.
+    ///
+    /// The reason of a failure is a clause that does not quote the text, which may hold a secret.
+    pub fn parse(text: &str) -> Result<Base, &'static str> {
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("it has characters that cannot stand in a URL");
+        }
+        let rest = match text.split_once("://") {
+            None => text,
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
+                return Err(
+                    "https:// is not supported: name a server, or a proxy on this machine, \
+                            that speaks http://",
+                );
+            }
+            Some(_) => return Err("it does not begin with http://"),
+        };
+        if rest.contains(['?', '#']) {
+            return Err("it has a query or a fragment, which a base URL has not");
+        }
+        let (authority, path) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, ""),
+        };
+        if authority.contains('@') {
+            return Err("it has a user name or a password; a key belongs into OPTA_API_KEY");
+        }
+        let (host, port) = split_port(authority);
+        if !is_host(host) {
+            return Err("it names no host");
+        }
+        let port = match port {
+            None => 80,
+            Some(port) => number(port).ok_or("its port is no number from 1 to 65535")?,
+        };
+        let path = path.trim_end_matches('/');
+        let path = path.strip_suffix("/chat/completions").unwrap_or(path);
+        let path = if path.is_empty() { "/v1" } else { path };
+        Ok(Base { host: host.to_owned(), port, path: path.to_owned() })
+    }
+
+    /// Understands what Ollama takes from `OLLAMA_HOST`: `host`, `host:port`, `:port`, or a URL; of
+    /// an address to listen on everywhere, the one to reach it here.
+    pub fn parse_ollama(text: &str) -> Result<Base, &'static str> {
+        let mut base = if text.contains("://") {
+            Base::parse(text)?
+        } else if text.parse::<Ipv6Addr>().is_ok() {
+            Base::parse(&format!("[{text}]:11434"))?
+        } else {
+            let (authority, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
+            let (host, port) = split_port(authority);
+            let host = if host.is_empty() { "127.0.0.1" } else { host };
+            Base::parse(&format!("{host}:{}{path}", port.unwrap_or("11434")))?
+        };
+        match base.host.as_str() {
+            "0.0.0.0" => base.host = "127.0.0.1".to_owned(),
+            "[::]" => base.host = "[::1]".to_owned(),
+            _ => {}
+        }
+        Ok(base)
+    }
+
+    /// Host and port, as they stand in a URL.
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// The path of a part of the API, which begins with a slash.
+    pub fn target(&self, part: &str) -> String {
+        format!("{}{part}", self.path)
+    }
+
+    /// The base as a URL, which [`Base::parse`] understands.
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.authority(), self.path)
+    }
+}
+
+/// What stands behind the last colon, unless it belongs to an address in brackets.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    }
+}
+
+fn number(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| digits && *port != 0)
+}
+
+fn is_host(host: &str) -> bool {
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if let Some(address) = bracketed {
+        return matches!(address.parse(), Ok(IpAddr::V6(_)));
+    }
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !host.is_empty() && host.bytes().all(letter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_is_understood_as_people_write_it() {
+        for (text, url) in [
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080/v1"),
+            ("http://127.0.0.1:8080/", "http://127.0.0.1:8080/v1"),
+            ("http://127.0.0.1:8080/v1", "http://127.0.0.1:8080/v1"),
+            ("HTTP://localhost:1234/v1/", "http://localhost:1234/v1"),
+            ("http://box.lan/openai/v2//", "http://box.lan:80/openai/v2"),
+            ("http://[::1]:1234/v1/chat/completions", "http://[::1]:1234/v1"),
+            ("http://[::1]", "http://[::1]:80/v1"),
+            ("gpu_box:9000", "http://gpu_box:9000/v1"),
+        ] {
+            let base = Base::parse(text).unwrap();
+            assert_eq!(base.url(), url, "{text}");
+            assert_eq!(Base::parse(url), Ok(base), "{text}");
+        }
+        for (text, url) in [
+            ("0.0.0.0", "http://127.0.0.1:11434/v1"),
+            ("0.0.0.0:5000", "http://127.0.0.1:5000/v1"),
+            (":5000", "http://127.0.0.1:5000/v1"),
+            ("box", "http://box:11434/v1"),
+            ("[::]", "http://[::1]:11434/v1"),
+            ("::1", "http://[::1]:11434/v1"),
+            ("http://box", "http://box:80/v1"),
+            ("http://box:11434/", "http://box:11434/v1"),
+        ] {
+            assert_eq!(Base::parse_ollama(text).unwrap().url(), url, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_base_is_refused_without_being_quoted() {
+        for (text, because) in [
+            ("https://api.example.com/v1", "https:// is not supported"),
+            ("HTTPS://x", "https:// is not supported"),
+            ("ftp://x", "does not begin with http://"),
+            ("http://me:s3cret@x/v1", "OPTA_API_KEY"),
+            ("http://x/v1?key=s3cret", "query"),
+            ("http://x/#s3cret", "fragment"),
+            ("http://x:0/", "port"),
+            ("http://x:65536/", "port"),
+            ("http://x:+80/", "port"),
+            ("http://x:/", "port"),
+            ("http://", "no host"),
+            ("http:///v1", "no host"),
+            ("http://a,b/", "no host"),
+            ("http://[::1/", "no host"),
+            ("http://[1.2.3.4]/", "no host"),
+            ("http://x/\r\nX: y", "characters"),
+            ("http://\u{fc}/", "characters"),
+        ] {
+            let said = Base::parse(text).unwrap_err();
+            assert!(said.contains(because) && !said.contains("s3cret"), "{text:?}: {said}");
+            assert!(Base::parse_ollama(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! A model server: one request to it with all patience that is due, and the words for what fails.
+//!
+//! A key goes into one header and nowhere else; it is taken out of every message.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nanoserde::DeJson;
+
+use crate::agent::address::Base;
+use crate::error::{one_line, reason};
+use crate::http::{self, Asking, Head, Link};
+use crate::json::{self, Loose, Raw};
+use crate::session::turn::{self, Endpoint, Fault};
+use crate::session::wake::Cancel;
+use crate::{limits, sys};
+
+use super::list;
+use super::reply::error_text;
+
+/// How long is waited for what.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    /// For the first word.
+    pub first: Duration,
+    /// Between two words.
+    pub idle: Duration,
+    /// Behind the last.
+    pub tail: Duration,
+    /// A busy server is asked again so often.
+    pub retries: u32,
+    /// All of it has to be over then.
+    pub until: Option<Instant>,
+}
+
+/// What a turn has.
+pub const OF_A_TURN: Patience = Patience {
+    first: limits::MODEL_FIRST_MAX,
+    idle: limits::MODEL_IDLE_MAX,
+    tail: limits::MODEL_TAIL_MAX,
+    retries: limits::MODEL_RETRIES_MAX,
+    until: None,
+};
+
+/// A server that is asked something.
+pub struct Server<'a> {
+    pub base: Base,
+    endpoint: &'a Endpoint,
+    cancel: Option<&'a Cancel>,
+    pub patience: Patience,
+}
+
+impl<'a> Server<'a> {
+    /// The server at an endpoint. Fails with `model-config` if there can be none.
+    pub fn at(
+        endpoint: &'a Endpoint,
+        cancel: Option<&'a Cancel>,
+        patience: Patience,
+    ) -> Result<Server<'a>, Fault> {
+        let base = Base::parse(&endpoint.url);
+        let base = base.map_err(|because| unusable(&endpoint.source, because))?;
+        Ok(Server { base, endpoint, cancel, patience })
+    }
+
+    /// Asks, and waits for the head of the answer.
+    ///
+    /// A connection that ends before the first byte of an answer is tried once more, a busy server
+    /// as often as patience says. Any answer but "busy" is an answer.
+    pub fn exchange(&self, asking: &Asking<'_>) -> Result<(Link<'a>, Head), Fault> {
+        let mut lost = false;
+        let mut retries = self.patience.retries;
+        loop {
+            let mut link = self.connect()?;
+            let sent = link.send(asking, self.limit(limits::MODEL_SEND_MAX));
+            match sent.and_then(|()| link.head(self.limit(self.patience.first))) {
+                Ok(head) if matches!(head.status, 429 | 503) => {
+                    let pause = pause_asked_for(&head);
+                    if retries == 0 || pause > limits::MODEL_RETRY_WAIT_MAX {
+                        return Err(self.busy(&mut link, &head, pause));
+                    }
+                    retries -= 1;
+                    drop(link);
+                    self.pause(pause)?;
+                }
+                Ok(head) => return Ok((link, head)),
+                Err(error) if !lost && !link.is_answering() && is_lost(&error) => lost = true,
+                Err(error) => return Err(self.broken(&error, "did not answer")),
+            }
+        }
+    }
+
+    /// The request for a part of the API.
+    pub fn asking<'b>(
+        &'b self,
+        place: &'b Place,
+        accept: &'static str,
+        body: &'b str,
+    ) -> Asking<'b> {
+        let bearer = self.endpoint.key.as_ref().map(|key| key.0.as_str());
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        let Place { authority, target } = place;
+        Asking { method, authority, target, bearer, accept, body }
+    }
+
+    /// Where a part of the API is.
+    pub fn place(&self, part: &str) -> Place {
+        Place { authority: self.base.authority(), target: self.base.target(part) }
+    }
+
+    /// The names of its models; `None` if it does not tell.
+    pub fn models(&self) -> Result<Option<Vec<String>>, Fault> {
+        let place = self.place("/models");
+        let (mut link, head) = self.exchange(&self.asking(&place, "application/json", ""))?;
+        if matches!(head.status, 404 | 405 | 501) {
+            return Ok(None);
+        }
+        if head.status != 200 {
+            let said = self.refusal(&mut link);
+            return Err(self.refused(&head, &said));
+        }
+        let mut body = Vec::new();
+        let read = read(&mut link, &mut body, limits::MODEL_LIST_BYTES_MAX, || {
+            self.limit(self.patience.idle)
+        });
+        read.map_err(|error| self.broken(&error, "went away"))?;
+        match list::names(&body) {
+            Some(names) => Ok(Some(names)),
+            None => Err(self.foreign(&body)),
+        }
+    }
+
+    /// What a server says that refuses; empty if it says nothing.
+    pub fn refusal(&self, link: &mut Link<'_>) -> String {
+        #[derive(DeJson)]
+        struct Refusal {
+            error: Option<Raw>,
+            message: Option<Loose>,
+            detail: Option<Loose>,
+        }
+        let deadline = Instant::now() + self.limit(limits::MODEL_REFUSAL_MAX);
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let mut body = Vec::new();
+        // What has arrived is all there is to say.
+        drop(read(link, &mut body, limits::MODEL_REFUSAL_BYTES_MAX, left));
+        let refusal = json::parse::<Refusal>(&body).ok();
+        let said = refusal.and_then(|refusal| match refusal.error {
+            Some(error) => Some(error_text(error.as_str())),
+            None => refusal.message.or(refusal.detail).map(Loose::into_text),
+        });
+        let opening = || self.opening(&body);
+        said.unwrap_or_else(opening)
+    }
+
+    /// The words for an answer that is not 200.
+    pub fn refused(&self, head: &Head, said: &str) -> Fault {
+        let said = match self.quoted(said) {
+            said if said.is_empty() => said,
+            said => format!(": {said}"),
+        };
+        let status = head.status;
+        match status {
+            401 | 403 => {
+                let what = match self.endpoint.key {
+                    Some(_) => "refuses the key that is set",
+                    None => "wants a key, and none is set (OPTA_API_KEY)",
+                };
+                self.fault("model-unauthorized", format_args!("{what}{said}"))
+            }
+            300..=399 => {
+                let to = head.field("location").unwrap_or("another place");
+                let to = self.quoted(to);
+                self.fault("model-config", format_args!("sends its callers to {to}: name that"))
+            }
+            // llama.cpp: exceed_context_size_error; OpenAI: context_length_exceeded; vLLM: maximum
+            // context length.
+            400 | 413 | 422 if said.contains("context") => {
+                self.fault("context-too-long", format_args!("answered {status}{said}"))
+            }
+            _ => self.fault("model-error", format_args!("answered {status}{said}")),
+        }
+    }
+
+    /// The words for an answer that is no model's.
+    pub fn foreign(&self, body: &[u8]) -> Fault {
+        let what = match self.opening(body) {
+            opening if opening.is_empty() => "answers with nothing".to_owned(),
+            opening => format!("does not answer as a model server does: {opening}"),
+        };
+        self.fault("model-error", what)
+    }
+
+    /// A server's own words, as far as an error repeats them.
+    pub fn quoted(&self, said: &str) -> String {
+        shortened(&self.without_key(said), limits::MODEL_QUOTE_CHARS_MAX)
+    }
+
+    /// How a body that cannot be understood begins.
+    fn opening(&self, body: &[u8]) -> String {
+        let text = String::from_utf8_lossy(body);
+        shortened(&self.without_key(&text), limits::MODEL_OPENING_CHARS_MAX)
+    }
+
+    /// The words for a connection that did not do what it should; `what` if it has ended.
+    pub fn broken(&self, error: &io::Error, what: &str) -> Fault {
+        match error.kind() {
+            _ if self.cancel.is_some_and(Cancel::is_wished) => turn::cancelled(),
+            io::ErrorKind::TimedOut => self.fault("model-timeout", "has been silent for too long"),
+            io::ErrorKind::InvalidData => {
+                self.fault("model-error", format_args!("does not speak HTTP: {}", reason(error)))
+            }
+            // The address was checked before.
+            io::ErrorKind::InvalidInput => self.fault(
+                "model-config",
+                "cannot be given the key that is set: it has characters that no header can hold",
+            ),
+            io::ErrorKind::UnexpectedEof => {
+                self.fault("model-disconnected", format_args!("{what}: the connection has ended"))
+            }
+            _ => self.fault("model-disconnected", format_args!("{what}: {}", reason(error))),
+        }
+    }
+
+    /// `what` about the server, which is named with where it comes from.
+    pub fn fault(&self, code: &'static str, what: impl Display) -> Fault {
+        let message = format!("the model server at {} {what}", self.named());
+        Fault { code, message: one_line(&self.without_key(&message)) }
+    }
+
+    /// What is left for a wait of `wanted`.
+    pub fn limit(&self, wanted: Duration) -> Duration {
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        self.patience.until.map_or(wanted, |until| wanted.min(left(until)))
+    }
+
+    fn connect(&self) -> Result<Link<'a>, Fault> {
+        let Base { host, port, .. } = &self.base;
+        let limit = self.limit(limits::RESOLVE_MAX);
+        let addresses = http::addresses(host, *port, limit, self.wake());
+        let link = addresses.and_then(|addresses| {
+            Link::connect(&addresses, self.limit(limits::MODEL_CONNECT_MAX), self.wake())
+        });
+        link.map_err(|error| {
+            if self.cancel.is_some_and(Cancel::is_wished) {
+                return turn::cancelled();
+            }
+            let message =
+                format!("cannot reach the model server at {}: {}", self.named(), reason(&error));
+            Fault { code: "model-unreachable", message: one_line(&self.without_key(&message)) }
+        })
+    }
+
+    fn busy(&self, link: &mut Link<'_>, head: &Head, pause: Duration) -> Fault {
+        let said = self.quoted(&self.refusal(link));
+        let status = head.status;
+        let what = if pause > limits::MODEL_RETRY_WAIT_MAX {
+            format!("is busy for {}s ({status}): {said}", pause.as_secs())
+        } else {
+            format!("is busy ({status}): {said}")
+        };
+        self.fault("model-busy", what.trim_end_matches([':', ' ']))
+    }
+
+    fn pause(&self, pause: Duration) -> Result<(), Fault> {
+        let pause = Some(self.limit(pause));
+        let waited = match self.wake() {
+            Some(wake) => sys::wait_readable([wake], pause).map(drop),
+            None => sys::wait_readable([], pause).map(drop),
+        };
+        match waited {
+            Ok(()) if self.cancel.is_some_and(Cancel::is_wished) => Err(turn::cancelled()),
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.broken(&error, "could not be waited for")),
+        }
+    }
+
+    fn wake(&self) -> Option<BorrowedFd<'a>> {
+        self.cancel.map(AsFd::as_fd)
+    }
+
+    fn named(&self) -> String {
+        let url = self.base.url();
+        match self.endpoint.source.as_str() {
+            "" => url,
+            // Found by ourselves.
+            found if found.starts_with("found") => format!("{url} ({found})"),
+            set => format!("{url} (from {set})"),
+        }
+    }
+
+    fn without_key<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match &self.endpoint.key {
+            Some(key) if !key.0.is_empty() && text.contains(&key.0) => {
+                text.replace(&key.0, "…").into()
+            }
+            _ => text.into(),
+        }
+    }
+}
+
+/// Where a part of the API is.
+pub struct Place {
+    authority: String,
+    target: String,
+}
+
+/// A setting that names no server that can be asked. Its value is not quoted.
+pub fn unusable(source: &str, because: &str) -> Fault {
+    Fault { code: "model-config", message: format!("cannot use {source}: {because}") }
+}
+
+/// `text` on one line, and no more than `chars_max` of it.
+fn shortened(text: &str, chars_max: usize) -> String {
+    let mut words = String::new();
+    // Not more work than the result is worth.
+    for word in text.split_whitespace().take(chars_max) {
+        words.push_str(if words.is_empty() { "" } else { " " });
+        words.push_str(word);
+    }
+    match words.char_indices().nth(chars_max) {
+        Some((end, _)) => format!("{}…", words.get(..end).unwrap_or_default()),
+        None => words,
+    }
+}
+
+/// Reads a body to its end.
+fn read(
+    link: &mut Link<'_>,
+    body: &mut Vec<u8>,
+    bytes_max: usize,
+    limit: impl Fn() -> Duration,
+) -> io::Result<()> {
+    while let Some(bytes) = link.body(limit())? {
+        body.extend_from_slice(&bytes);
+        if body.len() > bytes_max {
+            body.truncate(bytes_max);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too long"));
+        }
+    }
+    Ok(())
+}
+
+/// How long a busy server wants to be left alone. A date, which it may also name, counts for
+/// nothing.
+fn pause_asked_for(head: &Head) -> Duration {
+    let seconds = head.field("retry-after").and_then(|text| text.parse().ok());
+    seconds.map_or(limits::MODEL_RETRY_WAIT, Duration::from_secs)
+}
+
+/// Whether the other end has gone.
+fn is_lost(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+    };
+    let kinds = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof];
+    kinds.contains(&error.kind())
+}

@@ -1,0 +1,242 @@
+//! What is sent to a model server: the request, and a history that every server accepts. Pure.
+
+use std::collections::HashMap;
+
+use crate::json::{self, Raw};
+use crate::session::rules::{Message, ToolCall};
+
+use super::Ask;
+
+/// Small models call tools the better the less they are left to chance.
+const TEMPERATURE: &str = "0.2";
+/// The result of a call that has none in the history.
+const NOT_RUN: &str = "error: this call was not run";
+
+/// A field that some servers do not know and can do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    StreamOptions,
+    ToolChoice,
+    Temperature,
+    /// The older name of `max_completion_tokens`, which takes its place.
+    MaxTokens,
+}
+
+const EXTRAS: [(Extra, &str); 4] = [
+    (Extra::StreamOptions, "stream_options"),
+    (Extra::ToolChoice, "tool_choice"),
+    (Extra::Temperature, "temperature"),
+    (Extra::MaxTokens, "max_tokens"),
+];
+
+/// The field that a refusal complains about, if it can be left out and has not been yet.
+pub fn refused_extra(said: &str, left_out: &[Extra]) -> Option<Extra> {
+    let named = EXTRAS.iter().filter(|(_, name)| said.contains(name));
+    named.map(|(extra, _)| *extra).find(|extra| !left_out.contains(extra))
+}
+
+/// The body of a request for a streamed answer. Without a model, the server takes what it has.
+pub fn request(ask: &Ask<'_>, model: Option<&str>, left_out: &[Extra]) -> String {
+    let sent = |extra: Extra| !left_out.contains(&extra);
+    let mut body = String::with_capacity(ask.messages.len() + ask.tools.len() + 256);
+    body.push('{');
+    if let Some(model) = model {
+        body.push_str("\"model\":");
+        json::quote(model, &mut body);
+        body.push(',');
+    }
+    body.push_str("\"messages\":");
+    body.push_str(ask.messages);
+    // An empty list is an error to some.
+    if ask.tools.trim() != "[]" {
+        body.push_str(",\"tools\":");
+        body.push_str(ask.tools);
+        if sent(Extra::ToolChoice) {
+            body.push_str(",\"tool_choice\":");
+            json::quote(ask.tool_choice, &mut body);
+        }
+    }
+    if let Some(most) = ask.max_tokens {
+        let name = if sent(Extra::MaxTokens) { "max_tokens" } else { "max_completion_tokens" };
+        body.push_str(&format!(",\"{name}\":{most}"));
+    }
+    if sent(Extra::Temperature) {
+        body.push_str(",\"temperature\":");
+        body.push_str(TEMPERATURE);
+    }
+    body.push_str(",\"stream\":true");
+    if sent(Extra::StreamOptions) {
+        body.push_str(",\"stream_options\":{\"include_usage\":true}");
+    }
+    body.push('}');
+    body
+}
+
+/// A conversation as a JSON array of chat messages that every server accepts, behind `system` if
+/// there is one.
+///
+/// Arguments are valid JSON, `{}` where they were not. Every call is followed by exactly one
+/// result, in the order of the calls; results of no call are left out.
+pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
+    let mut out = String::from("[");
+    if let Some(system) = system {
+        out.push_str("{\"role\":\"system\",\"content\":");
+        json::quote(system, &mut out);
+        out.push('}');
+    }
+    let mut rest = conversation;
+    while let Some((message, behind)) = rest.split_first() {
+        rest = behind;
+        match message {
+            Message::Assistant { text, calls } => {
+                let results = rest.iter().take_while(|one| matches!(one, Message::Tool { .. }));
+                let count = results.count();
+                let (results, behind) = rest.split_at(count);
+                rest = behind;
+                if !text.is_empty() || !calls.is_empty() {
+                    let calls = calls.iter().map(with_valid_arguments).collect();
+                    add_assistant(
+                        Message::Assistant { text: text.clone(), calls },
+                        results,
+                        &mut out,
+                    );
+                }
+            }
+            Message::Tool { .. } => {}
+            Message::Given(_) | Message::User(_) => add(message, &mut out),
+        }
+    }
+    out.push(']');
+    out
+}
+
+fn add(message: &Message, out: &mut String) {
+    if !out.ends_with('[') {
+        out.push(',');
+    }
+    message.json(out);
+}
+
+fn add_assistant(message: Message, results: &[Message], out: &mut String) {
+    add(&message, out);
+    let Message::Assistant { calls, .. } = message else { return };
+    let mut by_id: HashMap<&str, &str> = HashMap::new();
+    for one in results {
+        if let Message::Tool { call_id, result } = one {
+            by_id.entry(call_id).or_insert(result);
+        }
+    }
+    for call in calls {
+        let result = by_id.get(call.id.as_str()).copied().unwrap_or(NOT_RUN).to_owned();
+        add(&Message::Tool { call_id: call.id, result }, out);
+    }
+}
+
+fn with_valid_arguments(call: &ToolCall) -> ToolCall {
+    let object = Raw::parse(&call.arguments).ok().filter(|raw| raw.as_str().starts_with('{'));
+    let arguments = object.map_or_else(|| "{}".to_owned(), |raw| raw.as_str().to_owned());
+    ToolCall { id: call.id.clone(), name: call.name.clone(), arguments }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::turn::Endpoint;
+
+    fn endpoint() -> Endpoint {
+        let (url, source) = ("http://h:1".to_owned(), "a test".to_owned());
+        Endpoint { url, source, key: None, model: None, tool_choice: None }
+    }
+
+    fn call(id: &str, arguments: &str) -> ToolCall {
+        ToolCall { id: id.into(), name: "f".into(), arguments: arguments.into() }
+    }
+
+    fn result(id: &str, result: &str) -> Message {
+        Message::Tool { call_id: id.into(), result: result.into() }
+    }
+
+    #[test]
+    fn a_request_has_what_servers_want_and_nothing_that_one_refused() {
+        let endpoint = endpoint();
+        let mut ask = Ask {
+            endpoint: &endpoint,
+            messages: "[{\"role\":\"user\",\"content\":\"hi\"}]",
+            tools: "[]",
+            tool_choice: "auto",
+            max_tokens: None,
+        };
+        assert_eq!(
+            request(&ask, None, &[]),
+            "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"temperature\":0.2,\
+             \"stream\":true,\"stream_options\":{\"include_usage\":true}}"
+        );
+        ask.tools = "[{\"type\":\"function\"}]";
+        ask.max_tokens = Some(7);
+        let full = request(&ask, Some("a\"b"), &[]);
+        assert!(full.starts_with("{\"model\":\"a\\\"b\",\"messages\":["), "{full}");
+        let choice = "\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\"";
+        assert!(full.contains(choice) && full.contains("\"max_tokens\":7,"), "{full}");
+        assert_eq!(json::check(&full), Ok(()));
+        let bare = request(&ask, None, &EXTRAS.map(|(extra, _)| extra));
+        assert_eq!(json::check(&bare), Ok(()));
+        for name in ["stream_options", "tool_choice", "temperature", "\"max_tokens"] {
+            assert!(!bare.contains(name), "{bare}");
+        }
+        assert!(bare.contains("\"max_completion_tokens\":7"), "{bare}");
+    }
+
+    #[test]
+    fn a_refused_field_is_left_out_once() {
+        let said = "Unsupported parameter: 'stream_options'";
+        assert_eq!(refused_extra(said, &[]), Some(Extra::StreamOptions));
+        assert_eq!(refused_extra(said, &[Extra::StreamOptions]), None);
+        assert_eq!(refused_extra("messages is missing", &[]), None);
+    }
+
+    #[test]
+    fn every_call_of_the_history_has_valid_arguments_and_one_result() {
+        let history = [
+            Message::User("go".into()),
+            result("lost", "of no call"),
+            Message::Assistant {
+                text: String::new(),
+                calls: vec![call("a", "{\"p\": 1}"), call("b", "{\"p\": "), call("c", "[1]")],
+            },
+            result("c", "three"),
+            result("a", "one"),
+            result("a", "one again"),
+            Message::Assistant { text: String::new(), calls: Vec::new() },
+            Message::Given("{\"role\":\"user\",\"content\":\"x\"}".into()),
+            Message::Assistant { text: "cut off".into(), calls: Vec::new() },
+        ];
+        let text = messages(Some("be\tbrief"), &history);
+        assert_eq!(json::check(&text), Ok(()));
+        let called = |id: &str, arguments: &str| {
+            format!(
+                "{{\"id\":\"{id}\",\"type\":\"function\",\"function\":\
+                 {{\"name\":\"f\",\"arguments\":\"{arguments}\"}}}}"
+            )
+        };
+        let answered = |id: &str, result: &str| {
+            format!("{{\"role\":\"tool\",\"tool_call_id\":\"{id}\",\"content\":\"{result}\"}}")
+        };
+        let expected = [
+            "{\"role\":\"system\",\"content\":\"be\\tbrief\"}".to_owned(),
+            "{\"role\":\"user\",\"content\":\"go\"}".to_owned(),
+            format!(
+                "{{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{},{},{}]}}",
+                called("a", "{\\\"p\\\":1}"),
+                called("b", "{}"),
+                called("c", "{}")
+            ),
+            answered("a", "one"),
+            answered("b", NOT_RUN),
+            answered("c", "three"),
+            "{\"role\":\"user\",\"content\":\"x\"}".to_owned(),
+            "{\"role\":\"assistant\",\"content\":\"cut off\"}".to_owned(),
+        ];
+        assert_eq!(text, format!("[{}]", expected.join(",")));
+        assert_eq!(messages(None, &[]), "[]");
+    }
+}

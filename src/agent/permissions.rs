@@ -1,0 +1,91 @@
+//! Which tools a turn may use. The user's settings decide, then what the caller has granted for
+//! this turn, then what each tool is by nature: reading is allowed, everything else is asked about.
+
+use crate::config::{Rule, ToolSettings};
+use crate::session::turn::{Grant, Options};
+
+use super::tools::{Effect, Tool};
+
+/// What holds for `tool` in a turn. A `deny` of the user's is final; of two settings for one tool,
+/// under its two names, the stricter one counts.
+pub fn rule(tool: Tool, settings: &ToolSettings, grant: Grant) -> Rule {
+    let named = [tool.name(), tool.alias()];
+    let set = named.iter().filter_map(|name| settings.permissions.get(*name)).max().copied();
+    let granted = match grant {
+        Grant::Settings => false,
+        Grant::Edits => tool.effect() == Effect::Edits,
+        Grant::All => true,
+    };
+    match set {
+        Some(Rule::Deny) => Rule::Deny,
+        _ if granted => Rule::Allow,
+        Some(rule) => rule,
+        None if tool.effect() == Effect::Reads => Rule::Allow,
+        None => Rule::Ask,
+    }
+}
+
+/// Whether there is anybody to answer a question. A caller that says that nobody is at its side may
+/// itself be one of those who listen.
+pub fn can_ask(options: &Options, listeners: usize) -> bool {
+    match options.attended {
+        Some(true) => true,
+        Some(false) => listeners > 1,
+        None => listeners > 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+
+    fn settings(pairs: &[(&str, Rule)]) -> ToolSettings {
+        let permissions = pairs.iter().map(|(name, rule)| ((*name).to_owned(), *rule)).collect();
+        ToolSettings { permissions, calls_max: limits::TOOL_CALLS_DEFAULT }
+    }
+
+    #[test]
+    fn without_settings_reading_is_allowed_and_the_rest_is_asked_about_or_granted() {
+        let none = settings(&[]);
+        for tool in Tool::ALL {
+            let by_grant = |grant| rule(tool, &none, grant);
+            let wanted = match tool.effect() {
+                Effect::Reads => [Rule::Allow, Rule::Allow, Rule::Allow],
+                Effect::Edits => [Rule::Ask, Rule::Allow, Rule::Allow],
+                Effect::Runs => [Rule::Ask, Rule::Ask, Rule::Allow],
+            };
+            let found = [Grant::Settings, Grant::Edits, Grant::All].map(by_grant);
+            assert_eq!(found, wanted, "{tool:?}");
+        }
+    }
+
+    #[test]
+    fn settings_count_under_both_names_and_deny_beats_every_grant() {
+        for tool in Tool::ALL {
+            for name in [tool.name(), tool.alias()] {
+                for set in [Rule::Allow, Rule::Ask, Rule::Deny] {
+                    let settings = settings(&[(name, set)]);
+                    assert_eq!(rule(tool, &settings, Grant::Settings), set, "{tool:?}");
+                    let all = if set == Rule::Deny { Rule::Deny } else { Rule::Allow };
+                    assert_eq!(rule(tool, &settings, Grant::All), all, "{tool:?}");
+                    let edits = if tool.effect() == Effect::Edits { all } else { set };
+                    assert_eq!(rule(tool, &settings, Grant::Edits), edits, "{tool:?}");
+                }
+            }
+        }
+        let both = settings(&[("run_command", Rule::Allow), ("shell", Rule::Deny)]);
+        assert_eq!(rule(Tool::RunCommand, &both, Grant::All), Rule::Deny);
+        let others = settings(&[("git_commit", Rule::Deny)]);
+        assert_eq!(rule(Tool::RunCommand, &others, Grant::All), Rule::Allow);
+    }
+
+    #[test]
+    fn somebody_to_ask_is_at_the_callers_side_or_listens() {
+        let asked =
+            |attended, listeners| can_ask(&Options { attended, ..Options::default() }, listeners);
+        assert!(asked(Some(true), 0));
+        assert!(!asked(Some(false), 0) && !asked(Some(false), 1) && asked(Some(false), 2));
+        assert!(!asked(None, 0) && asked(None, 1));
+    }
+}

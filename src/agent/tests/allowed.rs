@@ -1,0 +1,109 @@
+//! What is allowed, by whom, and when it is asked.
+
+use super::*;
+use crate::json::Raw;
+use crate::session::desk::Decision;
+
+#[test]
+fn without_anybody_to_ask_what_must_be_asked_is_refused_at_once_and_said() {
+    let stage = Stage::new(|round| match round {
+        0 => call("write_file", r#"{"path":"new","content":"x"}"#),
+        1 => call("run_command", r#"{"command":"touch ran"}"#),
+        _ => Says::Text("then not"),
+    });
+    let events = stage.run(alone(), "turn.done");
+    assert!(of(&events, "permission.request").is_empty());
+    let ends = of(&events, "tool.end");
+    assert!(
+        ends.iter().all(|end| end.contains("error: permission denied") && end.contains("nobody"))
+    );
+    assert!(stage.asked()[1].messages.contains("permission denied"));
+    assert!(!stage.scratch.path().join("work/new").exists());
+    assert!(!stage.scratch.path().join("work/ran").exists());
+    assert!(
+        stage
+            .log()
+            .contains(r#""msg":"permission resolved","tool":"file_write","decision":"deny""#)
+    );
+}
+
+#[test]
+fn grants_and_settings_decide_together() {
+    let cases = [
+        (Grant::Edits, "{}", true, false),
+        (Grant::All, "{}", true, true),
+        (Grant::All, r#"{"permissions":{"shell":"deny"}}"#, true, false),
+        (Grant::All, r#"{"permissions":{"write_file":"deny","run_command":"allow"}}"#, false, true),
+        (Grant::Settings, r#"{"permissions":{"file_write":"allow","shell":"allow"}}"#, true, true),
+    ];
+    for (grant, config, writes, runs) in cases {
+        let stage = Stage::new(|round| match round {
+            0 => call("write_file", r#"{"path":"new","content":"x"}"#),
+            1 => call("run_command", r#"{"command":"touch ran"}"#),
+            _ => Says::Text("done"),
+        });
+        stage.scratch.put("config.json", config);
+        stage.run(granted(grant), "turn.done");
+        let there = |name: &str| stage.scratch.path().join("work").join(name).exists();
+        assert_eq!((there("new"), there("ran")), (writes, runs), "{config}");
+        let offered = &stage.asked()[0].tools;
+        assert_eq!(offered.contains("write_file"), writes, "{config}");
+    }
+}
+
+/// Answers the question that the turn asks.
+fn answer(stage: &Stage, allow: bool) -> Raw {
+    let events = stage.wait_for("permission.request", 1);
+    let request = of(&events, "permission.request")[0];
+    assert!(request.contains(r#""toolName":"run_command""#), "{request}");
+    assert!(request.contains(r#""input":{"command":"touch ran"}"#), "{request}");
+    let id = request.split("\"requestId\":\"").nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(stage.session.decide(id, allow, "me").unwrap(), Decision::Won);
+    assert_eq!(stage.session.decide(id, !allow, "late").unwrap(), Decision::TooLate);
+    Raw::parse(request).unwrap()
+}
+
+#[test]
+fn the_first_answer_counts_and_nothing_runs_before_it() {
+    for allow in [true, false] {
+        let stage = Stage::new(|round| match round {
+            0 => call("run_command", r#"{"command":"touch ran"}"#),
+            _ => Says::Text("done"),
+        });
+        stage.submit("do it", attended());
+        stage.wait_for("permission.request", 1);
+        assert!(!stage.scratch.path().join("work/ran").exists());
+        answer(&stage, allow);
+        let events = stage.ended("turn.done");
+        assert_eq!(stage.scratch.path().join("work/ran").exists(), allow);
+        let order: Vec<&str> =
+            names(&events).into_iter().filter(|n| !n.starts_with("turn")).collect();
+        let wanted = [
+            "session.snapshot",
+            "permission.request",
+            "permission.resolved",
+            "tool.start",
+            "tool.end",
+        ];
+        assert_eq!(order, wanted);
+        let log = stage.log();
+        assert!(log.contains(r#""msg":"permission requested","tool":"shell"}"#), "{log}");
+        let decision = if allow { "allow" } else { "deny" };
+        assert!(log.contains(&format!(r#""tool":"shell","decision":"{decision}""#)), "{log}");
+        assert!(!log.contains("touch"), "{log}");
+    }
+}
+
+#[test]
+fn another_listener_can_be_asked() {
+    let stage = Stage::new(|round| match round {
+        0 => call("run_command", r#"{"command":"touch ran"}"#),
+        _ => Says::Text("done"),
+    });
+    let _own = stage.session.subscribe().unwrap();
+    let _other = stage.session.subscribe().unwrap();
+    stage.submit("do it", alone());
+    answer(&stage, true);
+    stage.ended("turn.done");
+    assert!(stage.scratch.path().join("work/ran").exists());
+}

@@ -1,0 +1,91 @@
+//! How turns end that do not go well, and what they need to begin.
+
+use super::*;
+
+#[test]
+fn damaged_settings_end_the_turn_with_their_place_and_count_once_repaired() {
+    let stage = Stage::new(|_| Says::Text("done"));
+    for (text, place) in [
+        ("{\n \"permissions\": {\"shell\": \"perhaps\"}}", "config.json:2:"),
+        ("{\n", "config.json:"),
+        (r#"{"safety":{"maxToolCalls":0}}"#, "safety.maxToolCalls"),
+        (r#"{"safety":{"maxToolCalls":1001}}"#, "safety.maxToolCalls"),
+    ] {
+        stage.scratch.put("config.json", text);
+        let events = stage.run(alone(), "turn.error");
+        let error = events.last().unwrap().1.clone();
+        assert!(error.contains(r#""code":"config-error""#) && error.contains(place), "{error}");
+    }
+    stage.scratch.put("config.json", "{}");
+    stage.run(alone(), "turn.done");
+}
+
+#[test]
+fn faults_of_the_model_end_the_turn_and_a_full_context_is_tried_again_with_less() {
+    let stage = Stage::new(|_| Says::Fault("model-disconnected"));
+    let events = stage.run(alone(), "turn.error");
+    assert!(of(&events, "turn.error")[0].contains(r#""code":"model-disconnected""#));
+
+    let stage = Stage::new(|round| match round {
+        0 | 1 => call("read_file", &format!(r#"{{"path":"notes.txt","limit":{}}}"#, round + 1)),
+        3 => Says::Text("done"),
+        _ => Says::Fault("context-too-long"),
+    });
+    stage.run(alone(), "turn.done");
+    let asked = stage.asked();
+    assert!(
+        !asked[2].messages.contains("is left out") && asked[3].messages.contains("is left out")
+    );
+    let events = stage.run(alone(), "turn.error");
+    assert!(of(&events, "turn.error")[0].contains(r#""code":"context-too-long""#));
+}
+
+#[test]
+fn an_answer_that_is_cut_off_before_a_word_is_an_error_and_one_with_words_is_not() {
+    let stage = Stage::new(|_| Says::Cut(""));
+    let events = stage.run(alone(), "turn.error");
+    assert!(of(&events, "turn.error")[0].contains(r#""code":"model-cut-off""#));
+    // Not even if the words look like a call.
+    let stage = Stage::new(|_| Says::Cut(r#"{"name":"list_dir","arguments":{}}"#));
+    let events = stage.run(alone(), "turn.done");
+    assert!(of(&events, "tool.start").is_empty());
+}
+
+#[test]
+fn a_call_that_is_written_as_text_is_a_call() {
+    let stage = Stage::new(|round| match round {
+        0 => Says::Text(r#"{"name":"read_file","arguments":{"path":"notes.txt"}}"#),
+        _ => Says::Text("done"),
+    });
+    let events = stage.run(alone(), "turn.done");
+    assert!(of(&events, "tool.end")[0].contains("buy milk"));
+}
+
+#[test]
+fn without_a_workspace_there_are_no_tools() {
+    let stage = Stage::in_workspace(false, |_| Says::Text("hello"));
+    stage.run(granted(Grant::All), "turn.done");
+    let asked = stage.asked();
+    assert_eq!((asked[0].tools.as_str(), asked[0].tool_choice.as_str()), ("[]", "none"));
+    // One that has gone is told to the model when it matters.
+    let stage = Stage::new(|round| match round {
+        0 => call("list_dir", "{}"),
+        _ => Says::Text("gone"),
+    });
+    std::fs::remove_dir_all(stage.scratch.path().join("work")).unwrap();
+    let events = stage.run(alone(), "turn.done");
+    assert!(of(&events, "tool.end")[0].contains("cannot be opened: No such file"));
+}
+
+#[test]
+fn commands_have_the_callers_environment() {
+    let stage = Stage::new(|round| match round {
+        0 => call("run_command", r#"{"command":"echo $MINE; echo $HOME"}"#),
+        _ => Says::Text("done"),
+    });
+    let environment = vec![("MINE".to_owned(), "of the caller".to_owned())];
+    let events = stage.run(Options { environment, ..granted(Grant::All) }, "turn.done");
+    let end = of(&events, "tool.end")[0];
+    assert!(end.contains(r#""result":"of the caller\n\n[exit code: 0]""#), "{end}");
+    assert!(!format!("{events:?}").contains("MINE=") && !stage.log().contains("of the caller"));
+}

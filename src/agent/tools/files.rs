@@ -1,0 +1,355 @@
+//! Files and directories, one at a time: read, list, write, edit.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+
+use nanoserde::DeJson;
+
+use crate::error::reason;
+use crate::limits;
+use crate::sys::beneath::{self, Kind};
+
+use super::clip::Clip;
+use super::walk::{self, Ended};
+use super::workspace::{Change, Stamp};
+use super::{Scene, shown_path};
+
+/// A file with a NUL in its first bytes is no text. So do grep and git.
+pub const PROBE_BYTES: usize = 8 * 1024;
+
+/// The arguments of `read_file`.
+#[derive(DeJson)]
+pub struct ReadLines {
+    pub path: String,
+    offset: Option<u64>,
+    limit: Option<u64>,
+}
+
+/// The arguments of `list_dir`.
+#[derive(DeJson)]
+pub struct List {
+    pub path: Option<String>,
+    recursive: Option<bool>,
+}
+
+/// The arguments of `write_file`.
+#[derive(DeJson)]
+pub struct Write {
+    pub path: String,
+    content: String,
+}
+
+/// The arguments of `edit_file`.
+#[derive(DeJson)]
+pub struct Edit {
+    pub path: String,
+    old_text: String,
+    new_text: String,
+}
+
+impl ReadLines {
+    /// The lines that were asked for, each behind its number.
+    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
+        let file = scene.workspace()?.file(&self.path)?;
+        let path = shown_path(&self.path);
+        let bytes = file.metadata().map_or(0, |found| found.len());
+        let failed = |error: std::io::Error| format!("{path}: {}", reason(&error));
+        let mut reader = BufReader::with_capacity(64 * 1024, file.take(limits::READ_BYTES_MAX));
+        if is_binary(reader.fill_buf().map_err(failed)?) {
+            return Ok(format!("{path} is a binary file of {bytes} bytes"));
+        }
+        let first = self.offset.unwrap_or(1).max(1);
+        let last = self.limit.map_or(u64::MAX, |limit| first.saturating_add(limit.max(1)) - 1);
+        let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
+        let (mut line, mut at_start) = (0_u64, true);
+        loop {
+            if scene.is_over() {
+                return Err(scene.ended());
+            }
+            let chunk = reader.fill_buf().map_err(failed)?;
+            if chunk.is_empty() {
+                break;
+            }
+            for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
+                line += u64::from(at_start);
+                if at_start && (first..=last).contains(&line) {
+                    clip.push(format!("{line}\t").as_bytes());
+                }
+                if (first..=last).contains(&line) {
+                    clip.push(piece);
+                }
+                at_start = piece.ends_with(b"\n");
+                if line > last {
+                    break;
+                }
+            }
+            if line > last {
+                break;
+            }
+            let used = chunk.len();
+            reader.consume(used);
+        }
+        let mut text = clip.text();
+        if line > last {
+            text.push_str(&format!("[the file goes on; the next offset is {}]", last + 1));
+        } else if reader.into_inner().limit() == 0 {
+            text.push_str("\n[the file goes on; it is too long to be read further]");
+        } else if line == 0 {
+            text.push_str("[the file is empty]");
+        } else if line < first {
+            text.push_str(&format!("[the file has {line} lines]"));
+        }
+        Ok(text)
+    }
+}
+
+impl List {
+    /// Names, one a line; directories with a slash behind them.
+    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
+        let workspace = scene.workspace()?;
+        let path = self.path.as_deref().filter(|path| !path.is_empty()).unwrap_or(".");
+        let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
+        let mut count = 0_u64;
+        let mut add = |name: &str, kind: Kind| {
+            clip.push(shown_path(name).as_bytes());
+            clip.push(match kind {
+                Kind::Directory => b"/\n",
+                Kind::Link => b"@\n",
+                Kind::File | Kind::Other => b"\n",
+            });
+            count += 1;
+        };
+        let mut ended = Ended::Complete;
+        if self.recursive == Some(true) {
+            ended = walk::walk(scene, workspace, path, |entry| {
+                add(entry.path, entry.kind);
+                ControlFlow::Continue(())
+            })?;
+        } else {
+            let directory = workspace.directory(path)?;
+            let entries = beneath::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX + 1);
+            let mut entries =
+                entries.map_err(|error| format!("{}: {}", shown_path(path), reason(&error)))?;
+            if entries.len() > limits::DIRECTORY_ENTRIES_MAX {
+                ended = Ended::TooMuch;
+            }
+            entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+            entries.iter().for_each(|(name, kind)| add(&name.to_string_lossy(), *kind));
+        }
+        let mut text = clip.text();
+        match ended {
+            Ended::Complete | Ended::Enough if count == 0 => {
+                text.push_str("[the directory is empty]");
+            }
+            Ended::Complete | Ended::Enough => {}
+            Ended::TooMuch => text.push_str("[there is more than can be listed]"),
+            Ended::Cancelled => return Err(scene.ended()),
+        }
+        Ok(text)
+    }
+}
+
+impl Write {
+    /// Puts the content in its place, whole.
+    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
+        let bytes = self.content.as_bytes();
+        if bytes.len() as u64 > limits::EDIT_BYTES_MAX {
+            return Err(format!("more than {} bytes cannot be written", limits::EDIT_BYTES_MAX));
+        }
+        let replaced = scene.workspace()?.replace(&self.path, &Change { bytes, over: None })?;
+        let done = if replaced { "replaced" } else { "created" };
+        Ok(format!("{} was {done}: {} bytes", shown_path(&self.path), bytes.len()))
+    }
+}
+
+impl Edit {
+    /// Replaces the one place that has the old text.
+    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
+        let workspace = scene.workspace()?;
+        let path = shown_path(&self.path);
+        if self.old_text.is_empty() {
+            return Err("old_text is empty; write_file makes a file".to_owned());
+        }
+        if self.old_text == self.new_text {
+            return Err("old_text and new_text are the same".to_owned());
+        }
+        let file = workspace.file(&self.path)?;
+        let failed = |error: std::io::Error| format!("{path}: {}", reason(&error));
+        let stamp = Stamp::of(&file).map_err(failed)?;
+        let text = self.read(file)?;
+        let places: Vec<usize> = overlapping(&text, &self.old_text).take(2).collect();
+        let at = match places.as_slice() {
+            [at] => *at,
+            [] => return Err(format!("old_text does not occur in {path}; read it first")),
+            _ => {
+                let count = overlapping(&text, &self.old_text).take(1_000).count();
+                return Err(format!(
+                    "old_text occurs {count} times in {path}, not once; add more of the lines around it"
+                ));
+            }
+        };
+        let before = text.get(..at).unwrap_or_default();
+        let after = text.get(at + self.old_text.len()..).unwrap_or_default();
+        let new = [before, &self.new_text, after].concat();
+        workspace.replace(&self.path, &Change { bytes: new.as_bytes(), over: Some(stamp) })?;
+        Ok(format!("{path} was edited at line {}", before.matches('\n').count() + 1))
+    }
+
+    fn read(&self, file: File) -> Result<String, String> {
+        let path = shown_path(&self.path);
+        let mut bytes = Vec::new();
+        let read = file.take(limits::EDIT_BYTES_MAX + 1).read_to_end(&mut bytes);
+        read.map_err(|error| format!("{path}: {}", reason(&error)))?;
+        if bytes.len() as u64 > limits::EDIT_BYTES_MAX {
+            return Err(format!(
+                "{path} is too large to be edited: more than {} bytes",
+                limits::EDIT_BYTES_MAX
+            ));
+        }
+        String::from_utf8(bytes)
+            .map_err(|_odd| format!("{path} is not UTF-8 text and cannot be edited"))
+    }
+}
+
+/// The places of `part` in `text`, also those that overlap: then it is not clear which is meant.
+fn overlapping<'t>(text: &'t str, part: &'t str) -> impl Iterator<Item = usize> + 't {
+    let step = part.chars().next().map_or(1, char::len_utf8);
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let at = from + text.get(from..)?.find(part)?;
+        from = at + step;
+        Some(at)
+    })
+}
+
+/// Whether a file that begins so is no text.
+pub fn is_binary(beginning: &[u8]) -> bool {
+    beginning.iter().take(PROBE_BYTES).any(|byte| *byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scratch::Scratch;
+    use super::*;
+    use crate::json;
+    use std::os::unix::fs::symlink;
+
+    fn run(scratch: &Scratch, tool: &str, arguments: &str) -> Result<String, String> {
+        scratch.run(tool, arguments)
+    }
+
+    #[test]
+    fn lines_have_their_numbers_and_offsets_count_from_one() {
+        let scratch = Scratch::new();
+        scratch.put("a", "one\ntwo\r\nthree");
+        assert_eq!(
+            run(&scratch, "read_file", r#"{"path":"a"}"#).unwrap(),
+            "1\tone\n2\ttwo\r\n3\tthree"
+        );
+        let part = run(&scratch, "read_file", r#"{"path":"a","offset":2,"limit":1}"#).unwrap();
+        assert_eq!(part, "2\ttwo\r\n[the file goes on; the next offset is 3]");
+        let last = run(&scratch, "read_file", r#"{"path":"a","offset":3,"limit":1}"#).unwrap();
+        assert_eq!(last, "3\tthree");
+        let behind = run(&scratch, "read_file", r#"{"path":"a","offset":9}"#).unwrap();
+        assert_eq!(behind, "[the file has 3 lines]");
+        let zero = run(&scratch, "read_file", r#"{"path":"a","offset":0,"limit":0}"#).unwrap();
+        assert_eq!(zero, "1\tone\n[the file goes on; the next offset is 2]");
+        scratch.put("empty", "");
+        assert_eq!(
+            run(&scratch, "read_file", r#"{"path":"empty"}"#).unwrap(),
+            "[the file is empty]"
+        );
+    }
+
+    #[test]
+    fn huge_files_keep_head_and_tail_and_any_line_can_be_had() {
+        let scratch = Scratch::new();
+        let lines: String = (1..=200_000).map(|n| format!("line {n}\n")).collect();
+        scratch.put("huge", &lines);
+        let all = run(&scratch, "read_file", r#"{"path":"huge"}"#).unwrap();
+        assert!(all.len() <= limits::RESULT_BYTES_MAX, "{}", all.len());
+        assert!(all.starts_with("1\tline 1\n") && all.ends_with("200000\tline 200000\n"));
+        let far =
+            run(&scratch, "read_file", r#"{"path":"huge","offset":150000,"limit":2}"#).unwrap();
+        assert!(far.starts_with("150000\tline 150000\n150001\tline 150001\n["), "{far}");
+        scratch.put("wide", &"x".repeat(1 << 20));
+        let wide = run(&scratch, "read_file", r#"{"path":"wide"}"#).unwrap();
+        assert!(wide.len() <= limits::RESULT_BYTES_MAX && wide.starts_with("1\txxx"));
+    }
+
+    #[test]
+    fn what_is_no_text_file_is_named() {
+        let scratch = Scratch::new();
+        scratch.put("picture", "PNG\0\0\0");
+        let told = run(&scratch, "read_file", r#"{"path":"picture"}"#).unwrap();
+        assert_eq!(told, "picture is a binary file of 6 bytes");
+        scratch.put("dir/x", "");
+        assert_eq!(
+            run(&scratch, "read_file", r#"{"path":"dir"}"#).unwrap_err(),
+            "dir is a directory"
+        );
+        let pipe = std::process::Command::new("mkfifo").arg(scratch.path().join("pipe")).status();
+        assert!(pipe.unwrap().success());
+        let told = run(&scratch, "read_file", r#"{"path":"pipe"}"#).unwrap_err();
+        assert_eq!(told, "pipe is not a regular file");
+        assert_eq!(
+            run(&scratch, "read_file", r#"{"path":"none"}"#).unwrap_err(),
+            "there is no none"
+        );
+    }
+
+    #[test]
+    fn a_directory_is_listed_with_kinds_and_names_cannot_break_lines() {
+        let scratch = Scratch::new();
+        scratch.put("b/c", "");
+        scratch.put("a\nb", "");
+        scratch.put("\u{1b}[31m", "");
+        symlink("b", scratch.path().join("l")).unwrap();
+        let listed = run(&scratch, "list_dir", "{}").unwrap();
+        assert_eq!(listed, "\\u{1b}[31m\na\\nb\nb/\nl@\n");
+        let deep = run(&scratch, "list_dir", r#"{"path":".","recursive":true}"#).unwrap();
+        assert!(deep.contains("b/\nb/c\n"), "{deep}");
+        scratch.put("e/x", "");
+        std::fs::remove_file(scratch.path().join("e/x")).unwrap();
+        assert_eq!(
+            run(&scratch, "list_dir", r#"{"path":"e"}"#).unwrap(),
+            "[the directory is empty]"
+        );
+        assert!(run(&scratch, "list_dir", r#"{"path":"l/../.."}"#).is_err());
+    }
+
+    #[test]
+    fn an_edit_needs_exactly_one_place() {
+        let scratch = Scratch::new();
+        scratch.put("a", "one two\ntwo aaa\n");
+        let edit = |old: &str, new: &str| {
+            let arguments = |text: &str| json::text(&text.to_owned());
+            let (old, new) = (arguments(old), arguments(new));
+            let text = format!(r#"{{"path":"a","old_text":{old},"new_text":{new}}}"#);
+            run(&scratch, "edit_file", &text)
+        };
+        assert!(edit("two", "x").unwrap_err().contains("occurs 2 times"));
+        assert!(edit("aa", "x").unwrap_err().contains("occurs 2 times"));
+        assert!(edit("three", "x").unwrap_err().contains("does not occur"));
+        assert!(edit("", "x").is_err() && edit("one", "one").is_err());
+        assert_eq!(scratch.read("a"), "one two\ntwo aaa\n");
+        assert_eq!(edit("two\ntwo", "2\n\n2").unwrap(), "a was edited at line 1");
+        assert_eq!(scratch.read("a"), "one 2\n\n2 aaa\n");
+        scratch.put("latin", "");
+        File::create(scratch.path().join("latin"))
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"gr\xfc\xdfe"))
+            .unwrap();
+        let arguments = r#"{"path":"latin","old_text":"gr","new_text":"x"}"#;
+        assert!(run(&scratch, "edit_file", arguments).unwrap_err().contains("not UTF-8"));
+    }
+
+    #[test]
+    fn writing_says_what_it_did() {
+        let scratch = Scratch::new();
+        let write = |text: &str| run(&scratch, "write_file", text).unwrap();
+        assert_eq!(write(r#"{"path":"n/a.txt","content":"é\n"}"#), "n/a.txt was created: 3 bytes");
+        assert_eq!(write(r#"{"path":"n/a.txt","content":""}"#), "n/a.txt was replaced: 0 bytes");
+    }
+}

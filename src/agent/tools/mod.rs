@@ -1,0 +1,334 @@
+//! What a model can do besides talking: seven tools, in one directory.
+//!
+//! What a tool says is for the model to read: `Ok` is its result, `Err` why there is none.
+
+mod clip;
+mod command;
+mod files;
+mod regex;
+mod search;
+mod syntax;
+mod walk;
+mod workspace;
+
+use std::time::Instant;
+
+use crate::session::wake::Cancel;
+use crate::{json, limits};
+
+use workspace::Workspace;
+
+/// A tool, by the name that the model knows it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tool {
+    ReadFile,
+    ListDir,
+    FindFiles,
+    SearchFiles,
+    WriteFile,
+    EditFile,
+    RunCommand,
+}
+
+/// What a tool does to the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Reads,
+    Edits,
+    Runs,
+}
+
+/// What a model is told of a tool.
+struct Offer {
+    description: &'static str,
+    /// The properties of its arguments, a JSON Schema; kept plain, for small models and for the
+    /// grammars that servers make of it.
+    properties: &'static str,
+    required: &'static str,
+    /// The same in short, for whoever got it wrong.
+    shape: &'static str,
+}
+
+impl Tool {
+    pub const ALL: [Tool; 7] = [
+        Tool::ReadFile,
+        Tool::ListDir,
+        Tool::FindFiles,
+        Tool::SearchFiles,
+        Tool::WriteFile,
+        Tool::EditFile,
+        Tool::RunCommand,
+    ];
+
+    /// The tool that has this name, or this other name.
+    pub fn named(name: &str) -> Option<Tool> {
+        Tool::ALL.into_iter().find(|tool| tool.name() == name || tool.alias() == name)
+    }
+
+    /// As the model knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tool::ReadFile => "read_file",
+            Tool::ListDir => "list_dir",
+            Tool::FindFiles => "find_files",
+            Tool::SearchFiles => "search_files",
+            Tool::WriteFile => "write_file",
+            Tool::EditFile => "edit_file",
+            Tool::RunCommand => "run_command",
+        }
+    }
+
+    /// As the log has it, and the settings may.
+    pub fn alias(self) -> &'static str {
+        match self {
+            Tool::ReadFile => "file_read",
+            Tool::ListDir => "file_list",
+            Tool::WriteFile => "file_write",
+            Tool::EditFile => "file_edit",
+            Tool::RunCommand => "shell",
+            Tool::FindFiles | Tool::SearchFiles => self.name(),
+        }
+    }
+
+    /// What it does to the world.
+    pub fn effect(self) -> Effect {
+        match self {
+            Tool::ReadFile | Tool::ListDir | Tool::FindFiles | Tool::SearchFiles => Effect::Reads,
+            Tool::WriteFile | Tool::EditFile => Effect::Edits,
+            Tool::RunCommand => Effect::Runs,
+        }
+    }
+
+    fn offer(self) -> Offer {
+        match self {
+            Tool::ReadFile => Offer {
+                description: "Read a text file. Lines come with their numbers.",
+                properties: r#""path":{"type":"string"},"offset":{"type":"integer","description":"first line, from 1"},"limit":{"type":"integer","description":"number of lines"}"#,
+                required: r#""path""#,
+                shape: r#"{"path": string, "offset"?: integer, "limit"?: integer}"#,
+            },
+            Tool::ListDir => Offer {
+                description: "List a directory. Without a path: the workspace.",
+                properties: r#""path":{"type":"string"},"recursive":{"type":"boolean"}"#,
+                required: "",
+                shape: r#"{"path"?: string, "recursive"?: boolean}"#,
+            },
+            Tool::FindFiles => Offer {
+                description: "Find files by name with a glob such as *.rs or src/**/*.ts.",
+                properties: r#""pattern":{"type":"string","description":"glob"},"path":{"type":"string","description":"directory to look in"}"#,
+                required: r#""pattern""#,
+                shape: r#"{"pattern": string, "path"?: string}"#,
+            },
+            Tool::SearchFiles => Offer {
+                description: "Search the lines of files with a regular expression.",
+                properties: r#""pattern":{"type":"string","description":"regular expression"},"path":{"type":"string","description":"directory or file to look in"},"glob":{"type":"string","description":"only files with such names"}"#,
+                required: r#""pattern""#,
+                shape: r#"{"pattern": string, "path"?: string, "glob"?: string}"#,
+            },
+            Tool::WriteFile => Offer {
+                description: "Write a whole file, new or in the place of an old one.",
+                properties: r#""path":{"type":"string"},"content":{"type":"string"}"#,
+                required: r#""path","content""#,
+                shape: r#"{"path": string, "content": string}"#,
+            },
+            Tool::EditFile => Offer {
+                description: "Replace a text in a file. old_text must occur exactly once.",
+                properties: r#""path":{"type":"string"},"old_text":{"type":"string"},"new_text":{"type":"string"}"#,
+                required: r#""path","old_text","new_text""#,
+                shape: r#"{"path": string, "old_text": string, "new_text": string}"#,
+            },
+            Tool::RunCommand => Offer {
+                description: "Run a shell command in the workspace. Nothing it starts outlives it.",
+                properties: r#""command":{"type":"string"},"timeout_ms":{"type":"integer","description":"default 30000"}"#,
+                required: r#""command""#,
+                shape: r#"{"command": string, "timeout_ms"?: integer}"#,
+            },
+        }
+    }
+
+    /// Its entry in the `tools` of a request to a model.
+    fn definition(self) -> String {
+        let Offer { description, properties, required, .. } = self.offer();
+        format!(
+            r#"{{"type":"function","function":{{"name":"{}","description":"{description}","parameters":{{"type":"object","properties":{{{properties}}},"required":[{required}],"additionalProperties":false}}}}}}"#,
+            self.name()
+        )
+    }
+
+    /// What `arguments` ask of it, if they are right: JSON, and of the tool's own form. The error
+    /// says where they are not, and what they should be.
+    pub fn job(self, arguments: &str) -> Result<Job, String> {
+        let bytes = arguments.as_bytes();
+        let job = match self {
+            Tool::ReadFile => json::parse(bytes).map(Job::Read),
+            Tool::ListDir => json::parse(bytes).map(Job::List),
+            Tool::FindFiles => json::parse(bytes).map(Job::Find),
+            Tool::SearchFiles => json::parse(bytes).map(Job::Search),
+            Tool::WriteFile => json::parse(bytes).map(Job::Write),
+            Tool::EditFile => json::parse(bytes).map(Job::Edit),
+            Tool::RunCommand => json::parse(bytes).map(Job::Run),
+        };
+        job.map_err(|problem| format!("{} needs {}; {problem}", self.name(), self.offer().shape))
+    }
+}
+
+/// The `tools` of a request to a model: a JSON list.
+pub fn definitions(tools: &[Tool]) -> String {
+    let all: Vec<String> = tools.iter().map(|tool| tool.definition()).collect();
+    format!("[{}]", all.join(","))
+}
+
+/// A call whose arguments are understood.
+pub enum Job {
+    Read(files::ReadLines),
+    List(files::List),
+    Find(search::Find),
+    Search(search::Search),
+    Write(files::Write),
+    Edit(files::Edit),
+    Run(command::Run),
+}
+
+/// What a tool has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Never longer than [`limits::RESULT_BYTES_MAX`].
+    pub text: String,
+    pub success: bool,
+}
+
+impl Outcome {
+    /// Why there is no result.
+    pub fn error(because: &str) -> Outcome {
+        Outcome {
+            text: clip::clip(format!("error: {because}"), limits::RESULT_BYTES_MAX),
+            success: false,
+        }
+    }
+}
+
+impl Job {
+    /// Does it.
+    pub fn run(&self, scene: &Scene<'_>) -> Outcome {
+        match self.attempt(scene) {
+            Ok(text) => Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success: true },
+            // What a command says speaks for itself.
+            Err(text) if matches!(self, Job::Run(_)) => {
+                Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success: false }
+            }
+            Err(because) => Outcome::error(&because),
+        }
+    }
+
+    fn attempt(&self, scene: &Scene<'_>) -> Result<String, String> {
+        match self {
+            Job::Read(read) => read.run(scene),
+            Job::List(list) => list.run(scene),
+            Job::Find(find) => find.run(scene),
+            Job::Search(search) => search.run(scene),
+            Job::Write(write) => write.run(scene),
+            Job::Edit(edit) => edit.run(scene),
+            Job::Run(run) => run.run(scene),
+        }
+    }
+
+    /// The path that it is about, if it names one.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Job::Read(read) => Some(&read.path),
+            Job::List(list) => list.path.as_deref(),
+            Job::Find(find) => find.path.as_deref(),
+            Job::Search(search) => search.path.as_deref(),
+            Job::Write(write) => Some(&write.path),
+            Job::Edit(edit) => Some(&edit.path),
+            Job::Run(_) => None,
+        }
+    }
+}
+
+/// Where tools run: the same for all calls of a turn.
+pub struct Scene<'a> {
+    workspace: Result<Workspace, String>,
+    /// For commands.
+    environment: &'a [(String, String)],
+    cancel: &'a Cancel,
+    deadline: Instant,
+}
+
+impl<'a> Scene<'a> {
+    /// A workspace that cannot be opened is what each tool will say.
+    pub fn new(
+        workspace: Option<&str>,
+        environment: &'a [(String, String)],
+        cancel: &'a Cancel,
+        deadline: Instant,
+    ) -> Scene<'a> {
+        let missing = || "the session has no workspace".to_owned();
+        let workspace = workspace.ok_or_else(missing).and_then(Workspace::open);
+        Scene { workspace, environment, cancel, deadline }
+    }
+
+    fn workspace(&self) -> Result<&Workspace, String> {
+        self.workspace.as_ref().map_err(String::clone)
+    }
+
+    /// Whether there is no point in going on.
+    fn is_over(&self) -> bool {
+        self.cancel.is_wished() || Instant::now() >= self.deadline
+    }
+
+    fn ended(&self) -> String {
+        let why = if self.cancel.is_wished() { "cancelled" } else { "the turn is out of time" };
+        why.to_owned()
+    }
+}
+
+/// A path on one line, whatever is in the name: results are made of lines.
+fn shown_path(path: &str) -> String {
+    crate::error::one_line(path)
+}
+
+#[cfg(test)]
+pub mod scratch;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tool_is_offered_as_json_with_a_shape_that_is_its_own() {
+        let all = definitions(&Tool::ALL);
+        json::check(&all).unwrap();
+        for tool in Tool::ALL {
+            assert_eq!(Tool::named(tool.name()), Some(tool));
+            assert_eq!(Tool::named(tool.alias()), Some(tool));
+            assert!(all.contains(&format!("\"name\":\"{}\"", tool.name())));
+            for name in tool.offer().required.split(',').filter(|name| !name.is_empty()) {
+                assert!(tool.offer().properties.contains(&format!("{name}:")), "{name}");
+                assert!(tool.offer().shape.contains(&format!("{name}:")), "{name}");
+            }
+        }
+        assert_eq!(Tool::named("rm"), None);
+    }
+
+    #[test]
+    fn arguments_that_are_wrong_are_explained_with_their_place() {
+        let refused = |tool: Tool, text: &str| tool.job(text).err().unwrap();
+        assert_eq!(
+            refused(Tool::ReadFile, "{\"path\":\n \"no"),
+            "read_file needs {\"path\": string, \"offset\"?: integer, \"limit\"?: integer}; \
+             line 2, column 2: this string has no closing quote"
+        );
+        let missing = refused(Tool::WriteFile, r#"{"path":"a"}"#);
+        assert!(
+            missing.ends_with("line 1, column 1: the field \"content\" is missing"),
+            "{missing}"
+        );
+        let wrong = refused(Tool::RunCommand, r#"{"command":["ls"]}"#);
+        assert!(wrong.ends_with("\"command\" must be a string, not a list"), "{wrong}");
+        for text in ["", "[]", "null", "\"x\"", "{\"path\":null}"] {
+            assert!(Tool::ReadFile.job(text).is_err(), "{text}");
+        }
+        assert!(Tool::ListDir.job("{}").is_ok());
+    }
+}

@@ -1,0 +1,330 @@
+//! Regular expressions and globs, matched in time that grows with the text and the pattern and
+//! never with their powers: the pattern comes from a model, the text from anywhere. Pure.
+//!
+//! What is understood: `.`, `[a-z]`, `[^…]`, `\d \w \s \b` and their opposites, `^`, `$`, `( | )`,
+//! `(?: )`, `(?i)` at the beginning, `* + ? {m,n}`, lazy or not. No captures are kept. Back
+//! references and looking around are refused: they are what makes other engines slow.
+
+use crate::limits;
+
+use super::syntax::{self, Class, Node, WORD};
+
+/// A pattern that is ready to match.
+pub struct Pattern {
+    program: Vec<Step>,
+    /// A text that every match contains, perhaps empty: far quicker to look for.
+    needle: String,
+    anchored: bool,
+}
+
+#[derive(Clone)]
+enum Step {
+    One(Class),
+    Fork(usize, usize),
+    Go(usize),
+    Start,
+    End,
+    /// At the edge of a word, or (`false`) not.
+    Edge(bool),
+    Match,
+}
+
+impl Pattern {
+    /// The regular expression `text`; the error says what is wrong with it and where.
+    pub fn regex(text: &str) -> Result<Pattern, String> {
+        Pattern::compile(&syntax::regex(text)?, false)
+    }
+
+    /// The glob `text`, which must match a whole path: `*`, `**`, `?`, `[…]`, `{a,b}`.
+    pub fn glob(text: &str) -> Result<Pattern, String> {
+        Pattern::compile(&syntax::glob(text)?, true)
+    }
+
+    fn compile(node: &Node, anchored: bool) -> Result<Pattern, String> {
+        let mut program = Vec::new();
+        emit(node, &mut program)?;
+        program.push(Step::Match);
+        Ok(Pattern { program, needle: needle(node), anchored })
+    }
+
+    /// A text that is in everything that matches; it may be empty.
+    pub fn needle(&self) -> &str {
+        &self.needle
+    }
+
+    /// Whether `line` has a match: anywhere for a regular expression, as a whole for a glob.
+    pub fn matches(&self, line: &str) -> bool {
+        if !line.contains(&self.needle) {
+            return false;
+        }
+        let (mut now, mut next) = (States::new(&self.program), States::new(&self.program));
+        let mut before = None;
+        let mut rest = line.chars();
+        loop {
+            let after = rest.clone().next();
+            if before.is_none() || !self.anchored {
+                now.add(&self.program, 0, before, after);
+            }
+            let done = !self.anchored || after.is_none();
+            if done && now.matched {
+                return true;
+            }
+            let Some(c) = rest.next() else {
+                return false;
+            };
+            let ahead = rest.clone().next();
+            for at in &now.list {
+                if let Some(Step::One(class)) = self.program.get(*at)
+                    && class.has(c)
+                {
+                    next.add(&self.program, at + 1, Some(c), ahead);
+                }
+            }
+            std::mem::swap(&mut now, &mut next);
+            next.clear();
+            before = Some(c);
+        }
+    }
+}
+
+/// The places in the program where a match may stand.
+struct States {
+    list: Vec<usize>,
+    seen: Vec<bool>,
+    matched: bool,
+}
+
+impl States {
+    fn new(program: &[Step]) -> States {
+        States { list: Vec::new(), seen: vec![false; program.len()], matched: false }
+    }
+
+    fn clear(&mut self) {
+        self.list.clear();
+        self.seen.fill(false);
+        self.matched = false;
+    }
+
+    /// Takes in `at` and all that can be reached from it without a character.
+    fn add(&mut self, program: &[Step], at: usize, before: Option<char>, after: Option<char>) {
+        let mut pending = vec![at];
+        while let Some(at) = pending.pop() {
+            let Some(seen) = self.seen.get_mut(at).filter(|seen| !**seen) else {
+                continue;
+            };
+            *seen = true;
+            let is_word = |c: Option<char>| c.is_some_and(|c| Class::of(WORD).has(c));
+            match program.get(at) {
+                Some(Step::One(_)) => self.list.push(at),
+                Some(Step::Fork(one, other)) => pending.extend([*other, *one]),
+                Some(Step::Go(to)) => pending.push(*to),
+                Some(Step::Start) if before.is_none() => pending.push(at + 1),
+                Some(Step::End) if after.is_none() => pending.push(at + 1),
+                Some(Step::Edge(wanted)) if (is_word(before) != is_word(after)) == *wanted => {
+                    pending.push(at + 1);
+                }
+                Some(Step::Match) => self.matched = true,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn emit(node: &Node, program: &mut Vec<Step>) -> Result<(), String> {
+    if program.len() > limits::PATTERN_STEPS_MAX {
+        return Err("the pattern repeats too much".to_owned());
+    }
+    match node {
+        Node::One(class) => program.push(Step::One(class.clone())),
+        Node::Start => program.push(Step::Start),
+        Node::End => program.push(Step::End),
+        Node::Edge(wanted) => program.push(Step::Edge(*wanted)),
+        Node::Row(nodes) => nodes.iter().try_for_each(|node| emit(node, program))?,
+        Node::Either(nodes) => {
+            let mut exits = Vec::new();
+            for (index, node) in nodes.iter().enumerate() {
+                let fork = program.len();
+                if index + 1 < nodes.len() {
+                    program.push(Step::Fork(fork + 1, 0));
+                }
+                emit(node, program)?;
+                if index + 1 < nodes.len() {
+                    exits.push(program.len());
+                    program.push(Step::Go(0));
+                    let next = program.len();
+                    put(program, fork, Step::Fork(fork + 1, next));
+                }
+            }
+            let end = program.len();
+            exits.into_iter().for_each(|exit| put(program, exit, Step::Go(end)));
+        }
+        Node::Repeat { node, least, most } => {
+            (0..*least).try_for_each(|_| emit(node, program))?;
+            let Some(most) = most else {
+                let fork = program.len();
+                program.push(Step::Fork(fork + 1, 0));
+                emit(node, program)?;
+                program.push(Step::Go(fork));
+                let end = program.len();
+                put(program, fork, Step::Fork(fork + 1, end));
+                return Ok(());
+            };
+            let mut forks = Vec::new();
+            for _ in *least..*most {
+                forks.push(program.len());
+                program.push(Step::Go(0));
+                emit(node, program)?;
+            }
+            let end = program.len();
+            forks.into_iter().for_each(|fork| put(program, fork, Step::Fork(fork + 1, end)));
+        }
+    }
+    Ok(())
+}
+
+fn put(program: &mut [Step], at: usize, step: Step) {
+    if let Some(place) = program.get_mut(at) {
+        *place = step;
+    }
+}
+
+/// The longest text that stands in every match as it is written.
+fn needle(node: &Node) -> String {
+    let nodes = match node {
+        Node::Row(nodes) => nodes.as_slice(),
+        node => std::slice::from_ref(node),
+    };
+    let (mut longest, mut current) = (String::new(), String::new());
+    for node in nodes {
+        match node {
+            Node::One(class) if class.single().is_some() => current.extend(class.single()),
+            _ => current.clear(),
+        }
+        if current.len() > longest.len() {
+            longest.clone_from(&current);
+        }
+    }
+    longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regular_expressions_match_what_they_should() {
+        let cases = [
+            ("fn main", "pub fn main() {", true),
+            ("fn  main", "pub fn main() {", false),
+            ("^fn", "fn x", true),
+            ("^fn", " fn x", false),
+            ("x$", "ax", true),
+            ("x$", "xa", false),
+            ("^$", "", true),
+            ("", "anything", true),
+            ("a.c", "xxabcxx", true),
+            ("a|b|cd", "xxcd", true),
+            ("(foo|ba[rz])+!", "foobarbaz!", true),
+            ("(foo|ba[rz])+!", "fooba!", false),
+            ("(?:ab){2,3}c", "ababc", true),
+            ("^(?:ab){2,3}c", "abc", false),
+            ("^a{3}$", "aaa", true),
+            ("^a{3}$", "aaaa", false),
+            ("^a{2,}$", "aaaa", true),
+            ("a{,2}", "a{,2}", true),
+            (r"\d+\.\d", "v1.2", true),
+            (r"\bfoo\b", "a foo b", true),
+            (r"\bfoo\b", "afoob", false),
+            (r"[^a-z]", "abc", false),
+            (r"[^a-z]", "abC", true),
+            (r"[]x]", "]", true),
+            (r"[a\]-]", "-", true),
+            (r"[\w.]+@", "me.you@", true),
+            ("(?i)todo", "ToDo", true),
+            ("(?i)[A-F]x", "bX", true),
+            (r"a\tb", "a\tb", true),
+            (r"\(x\)", "(x)", true),
+            ("ü+", "süüß", true),
+            ("a*?b", "aab", true),
+            ("(a*)*b", "aaab", true),
+        ];
+        for (pattern, text, wanted) in cases {
+            assert_eq!(Pattern::regex(pattern).unwrap().matches(text), wanted, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_said_with_its_place() {
+        let refused = [
+            "(",
+            ")",
+            "(a",
+            "[a",
+            "[",
+            "*",
+            "a|*",
+            r"\",
+            r"(a)\1",
+            "(?=a)",
+            "(?<!a)b",
+            "[z-a]",
+            "a{3,2}",
+            r"[\D]",
+            "((((((((((((((((((((((((((((((((((((((((((a))))))))))))))))))))))))))))))))))))))))))",
+            "((a{1000}){1000})",
+        ];
+        for pattern in refused {
+            assert!(Pattern::regex(pattern).is_err(), "{pattern}");
+        }
+        let problem = Pattern::regex("ab(c").err().unwrap();
+        assert_eq!(problem, "character 5 of the pattern: a ')' is missing");
+        assert!(Pattern::regex(&"x".repeat(limits::PATTERN_BYTES_MAX)).is_ok());
+        assert!(Pattern::regex(&"x".repeat(limits::PATTERN_BYTES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn evil_patterns_take_no_evil_time() {
+        let text = "a".repeat(5_000);
+        for pattern in ["(a*)*b", "(a|a)*b", "(a|aa)+$b", "(.*)(.*)(.*)(.*)(.*)b", "(x+x+)+y"] {
+            assert!(!Pattern::regex(pattern).unwrap().matches(&text), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn globs_match_whole_paths() {
+        let cases = [
+            ("*.rs", "main.rs", true),
+            ("*.rs", "src/main.rs", false),
+            ("**/*.rs", "main.rs", true),
+            ("**/*.rs", "src/a/main.rs", true),
+            ("src/**", "src/a/b", true),
+            ("src/**/b", "src/b", true),
+            ("src/**/b", "src/x/y/b", true),
+            ("src/**/b", "srcb", false),
+            ("a?c", "abc", true),
+            ("a?c", "a/c", false),
+            ("*.{js,ts}", "x.ts", true),
+            ("*.{js,ts{,x}}", "x.tsx", true),
+            ("[!a]*", "b", true),
+            ("[!a]*", "a", false),
+            ("[0-9].txt", "7.txt", true),
+            (r"\*", "*", true),
+            (r"\*", "x", false),
+            ("a.c", "abc", false),
+        ];
+        for (pattern, path, wanted) in cases {
+            assert_eq!(Pattern::glob(pattern).unwrap().matches(path), wanted, "{pattern} {path}");
+        }
+        assert!(Pattern::glob("{a,b").is_err());
+        assert!(Pattern::glob("[a").is_err());
+    }
+
+    #[test]
+    fn a_needle_is_in_every_match() {
+        for (pattern, needle) in
+            [("fn +main", "main"), ("a|b", ""), ("(?i)todo", ""), ("ab*c", "a")]
+        {
+            assert_eq!(Pattern::regex(pattern).unwrap().needle(), needle, "{pattern}");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! One turn: the model is asked, what it wants done is done, and it is asked again with what came
+//! of it, until it answers without a call.
+//!
+//! Every call that the session has heard of is answered, whatever happens. A call is on the disk
+//! before it runs, and its result before the model hears of it.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use nanoserde::SerJson;
+
+use crate::config::{Rule, ToolSettings};
+use crate::json;
+use crate::limits;
+use crate::log::Log;
+use crate::session::desk::{Problem, Turn};
+use crate::session::event::Draft;
+use crate::session::journal::Durability;
+use crate::session::rules::{Message, ToolCall};
+use crate::session::turn::{Endpoint, Fault, Stats, cancelled};
+
+use super::calls::{Call, Clerk};
+use super::history::History;
+use super::model::{Answer, Ask, Finish, Piece};
+use super::tools::{self, Scene, Tool};
+use super::{Model, permissions, spoken};
+
+/// A turn that is being answered.
+pub struct Answering<'a> {
+    turn: &'a Turn<'a>,
+    model: &'a dyn Model,
+    endpoint: Endpoint,
+    history: History,
+    /// What the model is offered.
+    offered: Vec<Tool>,
+    clerk: Clerk<'a>,
+    calls_max: u64,
+    /// Ids of calls: those of a turn differ, whatever the model calls them.
+    ids: HashSet<String>,
+    /// The last call and how often it came in a row.
+    last: Option<((String, String), u64)>,
+    progress: Progress,
+}
+
+/// What the statistics are made of.
+struct Progress {
+    began: Instant,
+    first: Option<Instant>,
+    generating: Duration,
+    stats: Stats,
+}
+
+#[derive(SerJson)]
+struct Token {
+    #[nserde(rename = "turnId")]
+    turn_id: String,
+    text: String,
+}
+
+impl<'a> Answering<'a> {
+    /// Reads the conversation and opens the workspace.
+    pub fn begin(
+        turn: &'a Turn<'a>,
+        model: &'a dyn Model,
+        endpoint: Endpoint,
+        settings: ToolSettings,
+        log: &'a Log,
+    ) -> Result<Answering<'a>, Fault> {
+        let began = Instant::now();
+        let workspace = turn.summary().workspace;
+        let conversation = turn.conversation().map_err(|error| trouble(&Problem::Failed(error)))?;
+        let history = History::new(conversation, &prompt(workspace.as_deref()));
+        let deadline = began + limits::TURN_MAX;
+        let environment = &turn.options.environment;
+        let scene = Scene::new(workspace.as_deref(), environment, turn.cancel(), deadline);
+        let allowed =
+            |tool: &Tool| permissions::rule(*tool, &settings, turn.options.grant) != Rule::Deny;
+        let offered = match workspace {
+            Some(_) => Tool::ALL.into_iter().filter(allowed).collect(),
+            // There is nothing that tools could be used on.
+            None => Vec::new(),
+        };
+        let calls_max = settings.calls_max;
+        Ok(Answering {
+            turn,
+            model,
+            endpoint,
+            history,
+            offered,
+            clerk: Clerk { turn, scene, settings, log },
+            calls_max,
+            ids: HashSet::new(),
+            last: None,
+            progress: Progress {
+                began,
+                first: None,
+                generating: Duration::ZERO,
+                stats: Stats::default(),
+            },
+        })
+    }
+
+    /// Goes round until the model has nothing more to be done.
+    pub fn run(mut self) -> Result<Stats, Fault> {
+        loop {
+            let answer = self.ask()?;
+            let calls = self.calls_of(&answer)?;
+            if calls.is_empty() {
+                if answer.text.is_empty() && answer.finish == Finish::Length {
+                    return Err(cut_off());
+                }
+                return Ok(self.progress.done());
+            }
+            let heard = calls.iter().map(|call| call.call.clone()).collect();
+            self.history.push(Message::Assistant { text: answer.text, calls: heard });
+            self.act(&calls)?;
+        }
+    }
+
+    /// Asks the model, once more with less if it was told too much.
+    fn ask(&mut self) -> Result<Answer, Fault> {
+        loop {
+            self.check()?;
+            match self.ask_once() {
+                Err(fault) if fault.code == "context-too-long" && self.history.shorten() => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn ask_once(&mut self) -> Result<Answer, Fault> {
+        let left = self.progress.stats.tool_calls < self.calls_max;
+        // Without tools it has to come to an end.
+        let offered = if left { self.offered.as_slice() } else { &[] };
+        let first = self.progress.stats.tool_calls == 0;
+        let tool_choice = match self.endpoint.tool_choice.as_deref() {
+            _ if offered.is_empty() => "none",
+            Some("required") => "required",
+            Some("required-first") if first => "required",
+            _ => "auto",
+        };
+        let messages = self.history.json();
+        let ask = Ask {
+            endpoint: &self.endpoint,
+            messages: &messages,
+            tools: &tools::definitions(offered),
+            tool_choice,
+            max_tokens: Some(limits::ANSWER_TOKENS_MAX),
+        };
+        let (turn, progress) = (self.turn, &mut self.progress);
+        let deadline = progress.began + limits::TURN_MAX;
+        let mut begun = None;
+        let mut on_piece = |piece: Piece<'_>| {
+            let now = Instant::now();
+            begun.get_or_insert(now);
+            progress.first.get_or_insert(now);
+            if now >= deadline {
+                return Err(out_of_time());
+            }
+            tell_piece(turn, &piece)
+        };
+        let answer = self.model.ask(&ask, turn.cancel(), &mut on_piece)?;
+        let generating = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+        self.progress.add(&answer, generating);
+        Ok(answer)
+    }
+
+    /// What the model wants done, no more than it may.
+    fn calls_of(&mut self, answer: &Answer) -> Result<Vec<Call>, Fault> {
+        let left = self.calls_max.saturating_sub(self.progress.stats.tool_calls);
+        let mut wanted = answer.calls.clone();
+        if wanted.is_empty() && answer.finish != Finish::Length && !self.offered.is_empty() {
+            wanted.extend(spoken::call(&answer.text));
+        }
+        if left == 0 && !wanted.is_empty() {
+            let message = format!(
+                "the turn has made {} tool calls, and the model wants more; \
+                 safety.maxToolCalls in config.json is the limit",
+                self.calls_max
+            );
+            return Err(Fault { code: "tool-limit", message });
+        }
+        wanted.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        Ok(wanted.into_iter().map(|call| Call::new(self.with_own_id(call))).collect())
+    }
+
+    /// Some models leave ids out, and some use one for every call.
+    fn with_own_id(&mut self, mut call: ToolCall) -> ToolCall {
+        let mut number = self.ids.len() + 1;
+        while call.id.is_empty() || self.ids.contains(&call.id) {
+            call.id = format!("call_{number}");
+            number += 1;
+        }
+        self.ids.insert(call.id.clone());
+        call
+    }
+
+    /// Does what the model wants, and tells it what came of it.
+    fn act(&mut self, calls: &[Call]) -> Result<(), Fault> {
+        let mut rest = calls;
+        while !rest.is_empty() {
+            self.check()?;
+            let together = rest.iter().take(limits::PARALLEL_TOOLS_MAX);
+            let together = together.take_while(|call| self.clerk.is_free(call)).count().max(1);
+            let (mut now, later) = rest.split_at(together);
+            // What goes in circles is not begun, what came before it is.
+            let circle = now.iter().position(|call| self.is_repeated(call));
+            let repeated = circle.and_then(|circle| now.get(circle));
+            now = now.get(..circle.unwrap_or(now.len())).unwrap_or_default();
+            for (call, outcome) in now.iter().zip(self.clerk.carry_out(now)?) {
+                self.progress.stats.tool_calls += 1;
+                let call_id = call.call.id.clone();
+                self.history.push(Message::Tool { call_id, result: outcome.text });
+            }
+            if let Some(repeated) = repeated {
+                return Err(in_circles(&repeated.call.name));
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn is_repeated(&mut self, call: &Call) -> bool {
+        let key = (call.call.name.clone(), call.canonical());
+        let count = match self.last.take() {
+            Some((last, count)) if last == key => count + 1,
+            _ => 1,
+        };
+        self.last = Some((key, count));
+        count >= limits::SAME_CALLS_MAX
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        if self.turn.cancelled() {
+            return Err(cancelled());
+        }
+        if self.progress.began.elapsed() >= limits::TURN_MAX {
+            return Err(out_of_time());
+        }
+        Ok(())
+    }
+}
+
+impl Progress {
+    fn add(&mut self, answer: &Answer, generating: Duration) {
+        // A server that does not count: about four characters make a token.
+        let guessed = (answer.text.len() as u64).div_ceil(4);
+        self.stats.prompt_tokens += answer.prompt_tokens.unwrap_or(0);
+        self.stats.completion_tokens += answer.completion_tokens.unwrap_or(guessed);
+        self.generating += generating;
+    }
+
+    fn done(mut self) -> Stats {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let seconds = self.generating.as_secs_f64();
+        let tokens = self.stats.completion_tokens;
+        self.stats.tokens = tokens;
+        // Precise for any number of tokens that anybody will wait for.
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let speed = if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+        self.stats.speed = (speed * 10.0).round() / 10.0;
+        self.stats.elapsed = millis(self.began.elapsed());
+        self.stats.first_token_latency_ms = self.first.map(|first| millis(first - self.began));
+        self.stats
+    }
+}
+
+/// Text that has arrived becomes an event at once: nothing waits for more.
+fn tell_piece(turn: &Turn<'_>, piece: &Piece<'_>) -> Result<(), Fault> {
+    let (event, text) = match piece {
+        Piece::Text(text) => ("turn.token", *text),
+        Piece::Thinking(text) => ("turn.thinking", *text),
+    };
+    if text.is_empty() {
+        return Ok(());
+    }
+    let token = Token { turn_id: turn.head.turn_id.clone(), text: text.to_owned() };
+    tell(turn, event, &json::text(&token), Durability::Cached)
+}
+
+/// Adds an event to the session of a turn.
+pub fn tell(
+    turn: &Turn<'_>,
+    event: &str,
+    payload: &str,
+    durability: Durability,
+) -> Result<(), Fault> {
+    let told = turn.tell(&Draft { event, payload }, durability);
+    told.map(drop).map_err(|problem| trouble(&problem))
+}
+
+/// A problem of the session as the end of its turn.
+pub fn trouble(problem: &Problem) -> Fault {
+    let code = match problem {
+        Problem::Storage(_) => "storage-full",
+        Problem::Leaving => "interrupted",
+        _ => "internal-error",
+    };
+    Fault { code, message: problem.to_string() }
+}
+
+fn out_of_time() -> Fault {
+    let minutes = limits::TURN_MAX.as_secs() / 60;
+    let message = format!("the turn was not done after {minutes} minutes");
+    Fault { code: "turn-timeout", message }
+}
+
+fn cut_off() -> Fault {
+    let tokens = limits::ANSWER_TOKENS_MAX;
+    let message = format!(
+        "the model's answer was cut off before it said anything: it reached {tokens} tokens, or the end \
+         of the model's context; a tool call that is cut off is not run"
+    );
+    Fault { code: "model-cut-off", message }
+}
+
+fn in_circles(name: &str) -> Fault {
+    let times = limits::SAME_CALLS_MAX;
+    let message = format!(
+        "the model goes in circles: it has called {name} with the same arguments {times} times in a row"
+    );
+    Fault { code: "tool-loop", message }
+}
+
+fn prompt(workspace: Option<&str>) -> String {
+    let system = match std::env::consts::OS {
+        "macos" => "macOS",
+        "linux" => "Linux",
+        other => other,
+    };
+    match workspace {
+        Some(path) => format!(
+            "You are opta, an assistant on {system}. You work in the directory {path}. Use the tools to \
+             look at it and to change it; paths are relative to it. When the task is done, answer \
+             without a tool call."
+        ),
+        None => format!("You are opta, an assistant on {system}."),
+    }
+}

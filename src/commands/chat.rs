@@ -1,0 +1,205 @@
+//! `opta chat`
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use crate::cli::{Begin, Chat, Sessions, Show};
+use crate::commands::keyboard::Keyboard;
+use crate::commands::screen::Screen;
+use crate::commands::task::{INTERRUPTED, reason, status_of as status_of_fault};
+use crate::commands::turn::{Desk, End, Talk};
+use crate::commands::{Output, sessions};
+use crate::error::{Doing, Error, one_line};
+use crate::paths::Paths;
+use crate::session::rules::SessionId;
+use crate::session::store::Store;
+use crate::session::transcript::turns;
+use crate::sys::signal::Interrupts;
+use crate::{limits, sys};
+
+const HELP: &str = "Each line is said to the model. Ctrl-C cancels what it does, twice leaves.\n\
+                    /help      this\n\
+                    /sessions  the sessions\n\
+                    /exit      leave, as Ctrl-D does\n";
+
+/// What the user has given next.
+enum Given {
+    Line(String),
+    /// Ctrl-C.
+    Interrupt,
+    End,
+}
+
+/// `opta chat`: 130 after Ctrl-C; without a terminal, and with `--once`, 1 if a turn has failed.
+pub fn run(paths: &Paths, asked: &Chat, output: &Output) -> Result<ExitCode, Error> {
+    let store = Store::new(paths.sessions());
+    let resumed = match &asked.begin {
+        Begin::New => None,
+        Begin::Resume(typed) => Some(sessions::find(&store, typed)?),
+        Begin::Latest => Some(store.latest()?.ok_or(Error::NoSessions)?),
+    };
+    let mut desk = Desk {
+        screen: Screen::new(Show::Work),
+        interrupts: Interrupts::take().doing("wait for Ctrl-C")?,
+        keyboard: Keyboard::of_terminal()?,
+    };
+    let mut talk = Talk::new(paths, output, &asked.model, resumed.clone())?;
+    let ended = match (&asked.once, desk.keyboard.is_some()) {
+        (Some(text), _) => say(&mut talk, text, &mut desk, output).map(|end| status_of(&end)),
+        (None, true) => {
+            if let Some(id) = &resumed {
+                introduce(&store, id, output);
+            }
+            with_a_person(paths, &mut talk, &mut desk, output)
+        }
+        (None, false) => with_a_script(paths, &mut talk, &mut desk, output),
+    };
+    if resumed.is_some() || talk.turn_id.is_some() {
+        output.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
+    }
+    ended.map(ExitCode::from)
+}
+
+/// Lines from a terminal, until its user leaves.
+fn with_a_person(
+    paths: &Paths,
+    talk: &mut Talk<'_>,
+    desk: &mut Desk,
+    output: &Output,
+) -> Result<u8, Error> {
+    let mut interrupted = false;
+    loop {
+        drop(write!(io::stderr(), "> "));
+        let Desk { keyboard: Some(keyboard), interrupts, .. } = desk else {
+            return Ok(0);
+        };
+        let line = match next(keyboard, interrupts)? {
+            Given::Line(line) => line,
+            Given::End => {
+                drop(writeln!(io::stderr()));
+                return Ok(0);
+            }
+            Given::Interrupt => {
+                drop(writeln!(io::stderr()));
+                if interrupted {
+                    return Ok(INTERRUPTED);
+                }
+                interrupted = true;
+                output.say("once more Ctrl-C leaves, as Ctrl-D and /exit do");
+                continue;
+            }
+        };
+        interrupted = false;
+        match line.trim() {
+            "" => {}
+            "/exit" => return Ok(0),
+            command if is_command(command) => answer(paths, command, output)?,
+            _ => match say(talk, &line, desk, output) {
+                Ok(End::Left) => return Ok(INTERRUPTED),
+                Ok(_) => {}
+                Err(error @ Error::Output(_)) => return Err(error),
+                // The user may know what to do about it, and say it again.
+                Err(error) => {
+                    output.say(&one_line(&error.to_string()));
+                    if let Some(remedy) = error.remedy() {
+                        drop(writeln!(io::stderr(), "{}", one_line(&remedy)));
+                    }
+                }
+            },
+        }
+    }
+}
+
+/// Lines of a file or a pipe, each a turn, until there are no more or one is cancelled.
+fn with_a_script(
+    paths: &Paths,
+    talk: &mut Talk<'_>,
+    desk: &mut Desk,
+    output: &Output,
+) -> Result<u8, Error> {
+    let mut input = Keyboard::any()?;
+    let mut worst = 0;
+    loop {
+        let line = match next(&mut input, &desk.interrupts)? {
+            Given::Line(line) => line,
+            Given::End => return Ok(worst),
+            Given::Interrupt => return Ok(INTERRUPTED),
+        };
+        match line.trim() {
+            "" => {}
+            "/exit" => return Ok(worst),
+            command if is_command(command) => answer(paths, command, output)?,
+            _ => match status_of(&say(talk, &line, desk, output)?) {
+                INTERRUPTED => return Ok(INTERRUPTED),
+                status => worst = worst.max(status),
+            },
+        }
+    }
+}
+
+/// Says something, and shows what comes of it.
+fn say(talk: &mut Talk<'_>, text: &str, desk: &mut Desk, output: &Output) -> Result<End, Error> {
+    let end = talk.run(text, desk)?;
+    if let End::Failed(fault) = &end {
+        output.say(&reason(fault));
+    }
+    Ok(end)
+}
+
+fn status_of(end: &End) -> u8 {
+    match end {
+        End::Done(_) => 0,
+        End::Failed(fault) => status_of_fault(fault),
+        End::Left => INTERRUPTED,
+    }
+}
+
+/// Waits for the next line.
+fn next(input: &mut Keyboard, interrupts: &Interrupts) -> Result<Given, Error> {
+    loop {
+        if let Some(line) = input.line()? {
+            return Ok(Given::Line(line));
+        }
+        if input.has_ended() {
+            return Ok(Given::End);
+        }
+        let files = [input.as_fd(), interrupts.as_fd()];
+        let [typed, interrupted] = sys::wait_readable(files, None).doing("wait for a line")?;
+        if interrupted && interrupts.seen().doing("wait for Ctrl-C")? {
+            return Ok(Given::Interrupt);
+        }
+        if typed {
+            input.read()?;
+        }
+    }
+}
+
+/// `/word`, and nothing behind it: `/etc/hosts` is for the model, and so is a sentence.
+fn is_command(line: &str) -> bool {
+    let word = line.strip_prefix('/');
+    word.is_some_and(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase()))
+}
+
+fn answer(paths: &Paths, command: &str, output: &Output) -> Result<(), Error> {
+    match command {
+        "/help" => drop(write!(io::stderr(), "{HELP}")),
+        "/sessions" => {
+            let list = Sessions::List { limit: limits::SESSIONS_PAGE_DEFAULT };
+            sessions::run(paths, &list, output)?;
+        }
+        unknown => output.say(&format!("unknown command '{unknown}'; /help lists them")),
+    }
+    Ok(())
+}
+
+/// Says which session this is.
+fn introduce(store: &Store, id: &SessionId, output: &Output) {
+    if let Ok(summary) = store.summary(id) {
+        let title: String = summary.title.unwrap_or_default();
+        let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
+        let place = summary.workspace.map_or(String::new(), |place| format!(", in {place}"));
+        let line = format!("{}: {title}  ({}{place})", id.as_str(), turns(summary.turns));
+        output.say(&one_line(&line));
+    }
+}

@@ -1,0 +1,104 @@
+//! `opta do`
+
+use std::io::{self, Read};
+use std::process::ExitCode;
+
+use nanoserde::SerJson;
+
+use crate::cli::{Do, Grant, Show};
+use crate::commands::keyboard::Keyboard;
+use crate::commands::screen::{Call, Screen};
+use crate::commands::turn::{Desk, End, Talk};
+use crate::commands::{Output, sessions};
+use crate::error::{Doing, Error};
+use crate::json::{self, Raw};
+use crate::paths::Paths;
+use crate::session::store::Store;
+use crate::sys::signal::Interrupts;
+use crate::{api, limits};
+
+/// The exit status of what Ctrl-C has ended.
+pub const INTERRUPTED: u8 = 130;
+
+#[derive(SerJson)]
+struct Report {
+    #[nserde(rename = "sessionId")]
+    session_id: String,
+    #[nserde(rename = "turnId")]
+    turn_id: Option<String>,
+    result: String,
+    #[nserde(rename = "toolCalls")]
+    tool_calls: Vec<Call>,
+    stats: Option<Raw>,
+    error: Option<api::Fault>,
+}
+
+/// `opta do`: 0 if the turn was done, 1 if not, 130 after Ctrl-C.
+pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error> {
+    let task = if asked.task == "-" { input()? } else { asked.task.clone() };
+    let store = Store::new(paths.sessions());
+    let resumed = asked.resume.as_deref().map(|typed| sessions::find(&store, typed)).transpose()?;
+    let mut talk = Talk::new(paths, output, &asked.model, resumed)?;
+    talk.grant(asked.grant);
+    if asked.grant == Grant::All {
+        output.say("everything is allowed in this task, commands included");
+    }
+    let mut desk = Desk {
+        screen: Screen::new(asked.show),
+        interrupts: Interrupts::take().doing("wait for Ctrl-C")?,
+        keyboard: Keyboard::of_terminal()?,
+    };
+    let end = talk.run(&task, &mut desk)?;
+    let (status, stats, error) = match end {
+        End::Done(stats) => (ExitCode::SUCCESS, Some(stats), None),
+        End::Failed(fault) => (ExitCode::from(status_of(&fault)), None, Some(fault)),
+        End::Left => (ExitCode::from(INTERRUPTED), None, Some(left())),
+    };
+    if asked.show == Show::Object {
+        output.line(&json::text(&Report {
+            session_id: talk.session.as_str().to_owned(),
+            turn_id: talk.turn_id,
+            result: std::mem::take(&mut desk.screen.answer),
+            tool_calls: std::mem::take(&mut desk.screen.calls),
+            stats,
+            error,
+        }))?;
+    } else if let Some(fault) = error {
+        output.say(&reason(&fault));
+    }
+    Ok(status)
+}
+
+/// The exit status of a command whose turn has failed.
+pub fn status_of(fault: &api::Fault) -> u8 {
+    if fault.code == "cancelled" { INTERRUPTED } else { 1 }
+}
+
+/// Why a turn did not get done, on one line.
+pub fn reason(fault: &api::Fault) -> String {
+    let text = format!("cannot finish the turn: {} ({})", fault.message, fault.code);
+    crate::error::one_line(&text)
+}
+
+fn left() -> api::Fault {
+    let message = "the turn was told to end, and its end not waited for".to_owned();
+    api::Fault { code: "cancelled".to_owned(), message }
+}
+
+/// The task, from standard input.
+fn input() -> Result<String, Error> {
+    let refused =
+        |message: String| Error::Usage { message, usage: "Usage: opta do - <FILE".to_owned() };
+    let mut bytes = Vec::new();
+    let limit = limits::TASK_BYTES_MAX;
+    io::stdin().take(limit + 1).read_to_end(&mut bytes).doing("read standard input")?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
+        return Err(refused(format!("the task is longer than {limit} bytes")));
+    }
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|_bad| refused("the task is not UTF-8".to_owned()))?;
+    if text.trim().is_empty() {
+        return Err(refused("the task is empty".to_owned()));
+    }
+    Ok(text)
+}

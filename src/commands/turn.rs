@@ -1,0 +1,464 @@
+//! One turn after the other in a session, each from its submission to its end, whatever becomes of
+//! the daemon meanwhile.
+//!
+//! Sessions and turns get their names here, so that what is sent again, because an answer was lost,
+//! is the same session and the same turn. One thread waits for everything, events, keys and Ctrl-C,
+//! since a process with two could not start a daemon.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use crate::agent::find::{self, Wanted};
+use crate::cli::{Grant, Model};
+use crate::commands::Output;
+use crate::commands::keyboard::Keyboard;
+use crate::commands::payload::{Of, Request, Resolved, Stats, Text, ToolEnd, ToolStart};
+use crate::commands::screen::{Call, Screen, subject};
+use crate::config::{self, Config, ModelSettings};
+use crate::error::{Doing, Error, one_line};
+use crate::http::EventStream;
+use crate::json::{self, Raw};
+use crate::lifecycle::guardian::{Ensured, How};
+use crate::lifecycle::reach::reach;
+use crate::paths::Paths;
+use crate::session::rules::SessionId;
+use crate::session::turn::{Endpoint, Fault};
+use crate::state::Card;
+use crate::sys::signal::Interrupts;
+use crate::token::letters;
+use crate::{api, client, limits, sys};
+
+/// How a turn has ended, as far as this process knows.
+pub enum End {
+    /// With these figures, a JSON object.
+    Done(Raw),
+    Failed(api::Fault),
+    /// The user did not want to wait for its end.
+    Left,
+}
+
+/// What a turn is shown on and interrupted by.
+pub struct Desk {
+    pub screen: Screen,
+    pub interrupts: Interrupts,
+    /// Somebody who can be asked.
+    pub keyboard: Option<Keyboard>,
+}
+
+/// A session that turns are submitted to.
+pub struct Talk<'a> {
+    paths: &'a Paths,
+    output: &'a Output,
+    config: Config,
+    settings: ModelSettings,
+    model: &'a Model,
+    pub session: SessionId,
+    /// What the session is to be made with, before it is.
+    founding: Option<api::NewSession>,
+    options: api::TurnOptions,
+    /// The daemon that was spoken to last.
+    card: Option<Box<Card>>,
+    /// Tools that the user always allows.
+    always: Vec<String>,
+    /// The last turn, if one was submitted.
+    pub turn_id: Option<String>,
+}
+
+/// A turn that is followed.
+struct Turn {
+    id: String,
+    /// Of the last event that was seen.
+    seq: u64,
+    /// How often it was lost without anything new.
+    losses: u32,
+    cancelled: bool,
+    /// What the user is asked, the first one on the screen.
+    questions: VecDeque<Question>,
+}
+
+struct Question {
+    request_id: String,
+    tool: String,
+    text: String,
+}
+
+impl<'a> Talk<'a> {
+    /// A talk in `session`, or in a new one that is made with its first turn.
+    pub fn new(
+        paths: &'a Paths,
+        output: &'a Output,
+        model: &'a Model,
+        session: Option<SessionId>,
+    ) -> Result<Talk<'a>, Error> {
+        let config = Config::load(&paths.config())?;
+        let settings = ModelSettings::load(&paths.config())?;
+        let (session, founding) = match session {
+            Some(session) => (session, None),
+            None => founding(model)?,
+        };
+        let environment = config::handed_on().into_iter();
+        let environment = environment.map(|(name, value)| api::Variable { name, value }).collect();
+        let options = api::TurnOptions { environment: Some(environment), ..Default::default() };
+        Ok(Talk {
+            paths,
+            output,
+            config,
+            settings,
+            model,
+            session,
+            founding,
+            options,
+            card: None,
+            always: Vec::new(),
+            turn_id: None,
+        })
+    }
+
+    /// Allows the turns this much without a question.
+    pub fn grant(&mut self, grant: Grant) {
+        self.options.grant = match grant {
+            Grant::Settings => None,
+            Grant::Edits => Some("edits".to_owned()),
+            Grant::All => Some("all".to_owned()),
+        };
+    }
+
+    /// Has one turn run, to its end.
+    ///
+    /// # Errors
+    /// What keeps it from being submitted, or from being followed.
+    pub fn run(&mut self, content: &str, desk: &mut Desk) -> Result<End, Error> {
+        desk.screen.begin();
+        self.options.attended = Some(desk.keyboard.is_some());
+        if self.options.endpoint.is_none() {
+            // The daemon first: without one there is nothing to have a model for.
+            self.reach(desk, |_| Ok(()))?;
+            match self.endpoint() {
+                Ok(endpoint) => self.options.endpoint = Some(endpoint),
+                Err(fault) => {
+                    desk.screen.end()?;
+                    let code = fault.code.to_owned();
+                    return Ok(End::Failed(api::Fault { code, message: fault.message }));
+                }
+            }
+        }
+        let id = format!("turn_{}", letters(12)?);
+        let (mut turn, stream) = self.submit(id, content, desk)?;
+        let end = self.follow(&mut turn, stream, desk);
+        let shown = desk.screen.end();
+        if matches!(end, Err(Error::Output(_))) {
+            // Nobody is left to read what it would say.
+            self.cancel(&turn.id);
+        }
+        shown?;
+        end
+    }
+
+    /// Where the model is: looked for once, and meant for every turn.
+    fn endpoint(&self) -> Result<api::Endpoint, Fault> {
+        let (name, url) = (self.model.name.as_deref(), self.model.url.as_deref());
+        let wanted = Wanted { model_url: url, model: name, settings: &self.settings };
+        let Endpoint { url, source, key, model, tool_choice } = find::resolve(&wanted)?;
+        Ok(api::Endpoint { url, source, key: key.map(|key| key.0), model, tool_choice })
+    }
+
+    fn submit(
+        &mut self,
+        id: String,
+        content: &str,
+        desk: &mut Desk,
+    ) -> Result<(Turn, EventStream), Error> {
+        let name = format!("opta-{}", std::process::id());
+        let new = api::NewTurn {
+            turn_id: id.clone(),
+            client_id: name.clone(),
+            writer_id: name,
+            content: content.to_owned(),
+            options: self.options.clone(),
+        };
+        let (session, founding) = (self.session.clone(), self.founding.take());
+        let submitted = self.reach(desk, |card| {
+            if let Some(founding) = &founding {
+                client::create_session(card, founding)?;
+            }
+            let accepted = client::submit_turn(card, &session, &new)?;
+            // Its own first event included.
+            let seq = accepted.seq.saturating_sub(1);
+            Ok((seq, client::follow(card, &session, seq)?))
+        });
+        if submitted.is_err() {
+            // Made again if it was made: it is the same one.
+            self.founding = founding;
+        }
+        let (seq, stream) = submitted?;
+        self.turn_id = Some(id.clone());
+        let questions = VecDeque::new();
+        Ok((Turn { id, seq, losses: 0, cancelled: false, questions }, stream))
+    }
+
+    /// Calls the daemon, and says so once if it is another one than before.
+    fn reach<T>(
+        &mut self,
+        desk: &mut Desk,
+        call: impl FnMut(&Card) -> Result<T, client::Failure>,
+    ) -> Result<T, Error> {
+        let Talk { paths, output, config, card, .. } = self;
+        let Desk { screen, interrupts, .. } = desk;
+        // Nothing is at stake while a daemon is being waited for.
+        interrupts.let_through().doing("wait for Ctrl-C")?;
+        let tell = |daemon: &Ensured| {
+            drop(interrupts.hold());
+            let before = card.replace(daemon.card.clone());
+            let met = before.as_ref().map(|card| &card.daemon_id);
+            if met == Some(&daemon.card.daemon_id) {
+                return;
+            }
+            screen.make_room();
+            output.introduce(daemon);
+            let crashed = matches!(&daemon.how, How::Started(past) if past.crashed.is_some());
+            if before.is_some() && !crashed {
+                output.say(&format!("the daemon was restarted (pid {})", daemon.card.pid));
+            }
+        };
+        let answer = reach(paths, config, tell, call);
+        interrupts.hold().doing("wait for Ctrl-C")?;
+        answer
+    }
+
+    fn follow(
+        &mut self,
+        turn: &mut Turn,
+        mut stream: EventStream,
+        desk: &mut Desk,
+    ) -> Result<End, Error> {
+        loop {
+            if let Some(end) = self.watch(turn, &mut stream, desk)? {
+                return Ok(end);
+            }
+            turn.losses += 1;
+            if turn.losses > limits::FOLLOW_TRIES_MAX {
+                let because = "the connection is lost again and again".to_owned();
+                return Err(Error::Reply { what: "follow the turn", because });
+            }
+            let (session, seq) = (self.session.clone(), turn.seq);
+            stream = self.reach(desk, |card| client::follow(card, &session, seq))?;
+        }
+    }
+
+    /// Watches a turn until it ends; `None` if the daemon was lost before.
+    fn watch(
+        &mut self,
+        turn: &mut Turn,
+        stream: &mut EventStream,
+        desk: &mut Desk,
+    ) -> Result<Option<End>, Error> {
+        let mut heard = Instant::now();
+        loop {
+            while let Some(envelope) = stream.next().ok().flatten() {
+                if let Some(end) = self.event(envelope, turn, desk)? {
+                    return Ok(Some(end));
+                }
+            }
+            let left = limits::STREAM_SILENCE_MAX.saturating_sub(heard.elapsed());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let wait = desk.screen.tick().map_or(left, |next| next.min(left));
+            let asked = desk.keyboard.as_ref().filter(|_| !turn.questions.is_empty());
+            let keys = asked.map_or_else(|| stream.as_fd(), |keyboard| keyboard.as_fd());
+            let files = [stream.as_fd(), desk.interrupts.as_fd(), keys];
+            let [spoke, interrupted, typed] =
+                sys::wait_readable(files, Some(wait)).doing("wait for the daemon")?;
+            let typed = typed && asked.is_some();
+            if interrupted && desk.interrupts.seen().doing("wait for Ctrl-C")? {
+                if std::mem::replace(&mut turn.cancelled, true) {
+                    return Ok(Some(End::Left));
+                }
+                self.cancel(&turn.id);
+            }
+            if typed {
+                self.read_answers(turn, desk)?;
+            }
+            if spoke {
+                if stream.read().is_err() {
+                    return Ok(None);
+                }
+                heard = Instant::now();
+            }
+        }
+    }
+
+    /// If this comes to nothing the daemon is lost, which is noticed soon enough.
+    fn cancel(&self, turn_id: &str) {
+        if let Some(card) = &self.card {
+            drop(client::cancel_turn(card, &self.session, turn_id));
+        }
+    }
+
+    fn event(
+        &mut self,
+        text: &str,
+        turn: &mut Turn,
+        desk: &mut Desk,
+    ) -> Result<Option<End>, Error> {
+        // The last word of a stream is no event of the session.
+        let Ok(api::Envelope { event, seq, payload }) = json::parse(text.as_bytes()) else {
+            return Ok(None);
+        };
+        if seq <= turn.seq {
+            return Ok(None);
+        }
+        turn.seq = seq;
+        turn.losses = 0;
+        desk.screen.event(text)?;
+        let payload = payload.as_str().as_bytes();
+        let of: Option<Of> = json::parse(payload).ok();
+        if of.and_then(|of| of.turn_id).as_ref() != Some(&turn.id) {
+            return Ok(None);
+        }
+        match event.as_str() {
+            "turn.token" => {
+                if let Ok(Text { text }) = json::parse(payload) {
+                    desk.screen.text(&text)?;
+                }
+            }
+            "turn.thinking" => desk.screen.thinking(),
+            "tool.start" => {
+                if let Ok(ToolStart { id, name, args }) = json::parse(payload) {
+                    desk.screen.call(Call { id, name, args, duration_ms: None, success: None })?;
+                }
+            }
+            "tool.end" => {
+                if let Ok(ToolEnd { id, duration_ms, success }) = json::parse(payload) {
+                    desk.screen.called(&id, duration_ms, success);
+                }
+            }
+            "permission.request" => {
+                if let Ok(request) = json::parse(payload) {
+                    self.asked(request, turn, desk);
+                }
+            }
+            "permission.resolved" => {
+                if let Ok(resolved) = json::parse(payload) {
+                    settled(&resolved, turn, desk);
+                }
+            }
+            "turn.done" => {
+                let stats = json::parse(payload).map(|Stats { stats }| stats);
+                return Ok(stats.ok().map(End::Done));
+            }
+            "turn.error" => return Ok(json::parse(payload).ok().map(End::Failed)),
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// The turn waits for a permission.
+    fn asked(&mut self, request: Request, turn: &mut Turn, desk: &mut Desk) {
+        let Request { request_id, tool, args } = request;
+        if self.always.contains(&tool) {
+            return self.decide(&request_id, true);
+        }
+        let args = args.map_or(String::new(), |args| args.as_str().to_owned());
+        // All of it, however long: nobody is to allow what was not shown.
+        let what = subject(&args).map_or(args, |subject| format!("\"{subject}\""));
+        let text = one_line(&format!("Allow {tool} {what}?"));
+        turn.questions.push_back(Question { request_id, tool, text });
+        if turn.questions.len() == 1 {
+            put(turn, desk);
+        }
+    }
+
+    /// Takes what was typed as the answer to the question on the screen.
+    fn read_answers(&mut self, turn: &mut Turn, desk: &mut Desk) -> Result<(), Error> {
+        let Some(keyboard) = &mut desk.keyboard else {
+            return Ok(());
+        };
+        keyboard.read()?;
+        let line = match keyboard.line()? {
+            Some(line) => line.trim().to_lowercase(),
+            // Ctrl-D, or the rest of a line is still to come.
+            None if keyboard.take_end() => "n".to_owned(),
+            None => return Ok(()),
+        };
+        let allow = match line.as_str() {
+            "y" | "yes" | "a" | "always" => true,
+            "n" | "no" => false,
+            _ => {
+                put(turn, desk);
+                return Ok(());
+            }
+        };
+        if let Some(question) = turn.questions.pop_front() {
+            self.decide(&question.request_id, allow);
+            if line.starts_with('a') {
+                self.always.push(question.tool);
+            }
+        }
+        turn.questions.retain(|question| {
+            let always = self.always.contains(&question.tool);
+            if always {
+                self.decide(&question.request_id, true);
+            }
+            !always
+        });
+        desk.screen.await_more();
+        put(turn, desk);
+        Ok(())
+    }
+
+    /// If this comes to nothing, somebody else has decided, or the daemon is lost.
+    fn decide(&self, request_id: &str, allow: bool) {
+        let decision = if allow { "allow" } else { "deny" }.to_owned();
+        let decision = api::Decide { decision, decided_by: format!("opta-{}", std::process::id()) };
+        if let Some(card) = &self.card {
+            drop(client::decide(card, &self.session, request_id, &decision));
+        }
+    }
+}
+
+/// The name of a session that is to be, and what it is to be made with.
+fn founding(model: &Model) -> Result<(SessionId, Option<api::NewSession>), Error> {
+    let id = format!("sess_{}", letters(12)?);
+    let workspace = std::env::current_dir().doing("find the working directory")?;
+    let workspace = workspace.to_string_lossy().into_owned();
+    let founding = api::NewSession {
+        session_id: id.clone(),
+        model: model.name.clone(),
+        metadata: api::Workplace { workspace },
+    };
+    let refused = || Error::Reply { what: "name a session", because: id.clone() };
+    Ok((SessionId::parse(&id).ok_or_else(refused)?, Some(founding)))
+}
+
+/// Puts the first question on the screen, if there is one and somebody to be asked.
+fn put(turn: &Turn, desk: &mut Desk) {
+    let (Some(question), Some(keyboard)) = (turn.questions.front(), &mut desk.keyboard) else {
+        return;
+    };
+    // What was typed before the question is no answer to it.
+    keyboard.forget();
+    desk.screen.make_room();
+    desk.screen.hush();
+    drop(write!(io::stderr(), "{} [y]es / [n]o / [a]lways ", question.text));
+}
+
+/// Somebody has decided, perhaps another one than who is asked here.
+fn settled(resolved: &Resolved, turn: &mut Turn, desk: &mut Desk) {
+    let Resolved { request_id, decision } = resolved;
+    let Some(at) = turn.questions.iter().position(|one| one.request_id == *request_id) else {
+        return;
+    };
+    drop(turn.questions.remove(at));
+    if at == 0 && desk.keyboard.is_some() {
+        drop(writeln!(io::stderr()));
+        // A turn that is cancelled answers for itself.
+        if !turn.cancelled {
+            drop(writeln!(io::stderr(), "opta: decided elsewhere: {}", one_line(decision)));
+        }
+        desk.screen.await_more();
+        put(turn, desk);
+    }
+}

@@ -1,0 +1,100 @@
+//! Connections that are begun without waiting for them. socket(2), connect(2).
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use super::check;
+
+/// Begins to connect to `address`. The stream does not block; it can be written to once the
+/// connection is there or has failed, and `take_error` says which.
+#[expect(clippy::cast_possible_truncation, reason = "families and sizes of names are below 256")]
+pub fn connect(address: &SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let stream = TcpStream::from(socket(family)?);
+    stream.set_nonblocking(true)?;
+    let raw = stream.as_raw_fd();
+    let begun = match address {
+        SocketAddr::V4(address) => {
+            // SAFETY: sockaddr_in is a C struct of integers, for which all zeroes is a valid value.
+            let mut name: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+            name.sin_family = libc::AF_INET as libc::sa_family_t;
+            name.sin_port = address.port().to_be();
+            name.sin_addr.s_addr = u32::from_ne_bytes(address.ip().octets());
+            // SAFETY: `name` is a live sockaddr_in, and its size is the length passed.
+            unsafe { libc::connect(raw, (&raw const name).cast(), size_of_val(&name) as u32) }
+        }
+        SocketAddr::V6(address) => {
+            // SAFETY: sockaddr_in6 is a C struct of integers, as above.
+            let mut name: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+            name.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            name.sin6_port = address.port().to_be();
+            name.sin6_addr.s6_addr = address.ip().octets();
+            name.sin6_scope_id = address.scope_id();
+            // SAFETY: `name` is a live sockaddr_in6, and its size is the length passed.
+            unsafe { libc::connect(raw, (&raw const name).cast(), size_of_val(&name) as u32) }
+        }
+    };
+    match check(begun) {
+        Err(error) if !is_under_way(&error) => Err(error),
+        _ => Ok(stream),
+    }
+}
+
+fn is_under_way(error: &io::Error) -> bool {
+    // An interrupted connect goes on by itself.
+    matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR))
+}
+
+#[cfg(target_os = "linux")]
+fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes integers.
+    let raw = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes integers.
+    let raw = check(unsafe { libc::socket(family, libc::SOCK_STREAM, 0) })?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+    // SAFETY: the descriptor is open; the call takes integers.
+    check(unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{Wish, wait_any};
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    const LONG: Option<Duration> = Some(Duration::from_secs(5));
+
+    #[test]
+    fn a_connection_that_was_begun_becomes_one_or_says_why_not() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine may have no IPv6.
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let address = listener.local_addr().unwrap();
+            let mut stream = connect(&address).unwrap();
+            assert_eq!(wait_any(&[(stream.as_fd(), Wish::Write)], LONG).unwrap(), [true]);
+            assert!(stream.take_error().unwrap().is_none());
+            stream.write_all(b"x").unwrap();
+            let mut byte = [0];
+            listener.accept().unwrap().0.read_exact(&mut byte).unwrap();
+            assert_eq!(&byte, b"x");
+            drop(listener);
+            // Refused at once, or a little later.
+            if let Ok(stream) = connect(&address) {
+                assert_eq!(wait_any(&[(stream.as_fd(), Wish::Write)], LONG).unwrap(), [true]);
+                assert!(stream.take_error().unwrap().is_some());
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Turns on the real daemon, with a model that is a script: a small server that answers each
+//! question with the next of its streams.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use crate::support::{Home, eventually, fifo, line_of, signal, state_of};
+
+/// A model server. Its threads end with the test's process.
+struct Model {
+    port: u16,
+}
+
+impl Model {
+    fn saying(streams: Vec<String>) -> Model {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serve = move || {
+            for stream in streams {
+                let (mut client, _) = listener.accept().unwrap();
+                read_request(&mut client);
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                            Connection: close\r\n\r\n";
+                client.write_all(head.as_bytes()).unwrap();
+                // One write an event, as servers do.
+                for event in stream.split_inclusive("\n\n") {
+                    client.write_all(event.as_bytes()).unwrap();
+                }
+            }
+        };
+        thread::Builder::new().name("model".into()).spawn(serve).unwrap();
+        Model { port }
+    }
+}
+
+fn read_request(client: &mut TcpStream) {
+    let mut text = Vec::new();
+    let mut chunk = [0; 64 * 1024];
+    loop {
+        let count = client.read(&mut chunk).unwrap();
+        text.extend(&chunk[..count]);
+        let known = String::from_utf8_lossy(&text).to_ascii_lowercase();
+        let Some((head, body)) = known.split_once("\r\n\r\n") else { continue };
+        let length = head.split("content-length: ").nth(1).unwrap();
+        if body.len() >= length.lines().next().unwrap().parse().unwrap() {
+            return;
+        }
+    }
+}
+
+fn event(delta: &str, finish: &str) -> String {
+    format!(
+        "data: {{\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n"
+    )
+}
+
+fn calls(name: &str, arguments: &str) -> String {
+    let arguments = arguments.replace('\\', "\\\\").replace('"', "\\\"");
+    let call = format!(
+        "{{\"tool_calls\":[{{\"index\":0,\"id\":\"c1\",\"function\":{{\"name\":\"{name}\",\
+         \"arguments\":\"{arguments}\"}}}}]}}"
+    );
+    event(&call, "null") + &event("{}", "\"tool_calls\"") + "data: [DONE]\n\n"
+}
+
+fn says(words: &[String]) -> String {
+    let words = words.iter().map(|word| event(&format!("{{\"content\":\"{word}\"}}"), "null"));
+    words.collect::<String>() + &event("{}", "\"stop\"") + "data: [DONE]\n\n"
+}
+
+/// A session on a daemon, in a workspace of its own.
+struct Session {
+    port: u16,
+    token: String,
+    id: String,
+    workspace: PathBuf,
+}
+
+impl Session {
+    fn new(home: &Home) -> Session {
+        let card = home.card();
+        let workspace = home.path().join("work");
+        fs::create_dir_all(&workspace).unwrap();
+        let (port, token) = (card.port(), card.token().to_owned());
+        let id = "sess_agent".to_owned();
+        let session = Session { port, token, id, workspace };
+        let place = session.workspace.display();
+        let body = format!(
+            "{{\"sessionId\":\"{}\",\"metadata\":{{\"workspace\":\"{place}\"}}}}",
+            session.id
+        );
+        session.post("/v3/sessions", &body);
+        session
+    }
+
+    fn post(&self, path: &str, body: &str) -> String {
+        let mut stream =
+            TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).unwrap();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.port,
+            self.token,
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 20"), "{reply}");
+        reply
+    }
+
+    fn submit(&self, model: &Model) {
+        let body = format!(
+            "{{\"content\":\"do it\",\"options\":{{\"grant\":\"all\",\"attended\":false,\
+             \"endpoint\":{{\"url\":\"http://127.0.0.1:{}/v1\",\"source\":\"a test\",\
+             \"model\":\"m\",\"key\":\"sk-secret\"}}}}}}",
+            model.port
+        );
+        self.post(&format!("/v3/sessions/{}/turns", self.id), &body);
+    }
+
+    fn journal(&self, home: &Home) -> String {
+        let daemon = home.file("state.json");
+        let root = daemon.parent().and_then(Path::parent).unwrap();
+        let path = root.join("sessions").join(&self.id).join("journal.jsonl");
+        fs::read_to_string(path).unwrap()
+    }
+
+    fn ended(&self, home: &Home, event: &str) -> String {
+        let mark = format!("\"event\":\"{event}\"");
+        eventually(event, || self.journal(home).contains(&mark));
+        self.journal(home)
+    }
+}
+
+/// Runs a command that says in a pipe which processes it has: itself, and a child that ignores
+/// TERM.
+fn run_stubborn(home: &Home, session: &Session) -> Vec<i32> {
+    let pipe = session.workspace.join("pipe");
+    fifo(&pipe);
+    let command = "sh -c 'trap : TERM HUP; while :; do sleep 600; done' & echo $$ $! > pipe; wait";
+    let model =
+        Model::saying(vec![calls("run_command", &format!("{{\"command\":\"{command}\"}}"))]);
+    session.submit(&model);
+    let line = line_of(&pipe);
+    assert!(home.owner().is_some());
+    line.split(' ').map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn is_gone(pid: i32) -> bool {
+    matches!(state_of(pid), None | Some('Z' | 'X'))
+}
+
+#[test]
+fn a_turn_reads_a_file_and_answers_and_the_log_says_so() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    home.write(&session.workspace.join("notes.txt"), "buy milk\n");
+    let model = Model::saying(vec![
+        calls("file_read", "{\"path\":\"notes.txt\"}"),
+        says(&["Buy ".into(), "milk.".into()]),
+    ]);
+    session.submit(&model);
+    let journal = session.ended(&home, "turn.done");
+    assert!(journal.contains("\"result\":\"1\\tbuy milk\\n\""), "{journal}");
+    let log = fs::read_to_string(home.file("daemon.log")).unwrap();
+    assert!(log.contains("\"msg\":\"tool.start\",\"tool\":\"file_read\",\"path\":\"notes.txt\"}"));
+    assert!(log.contains("\"msg\":\"tool.end\",\"tool\":\"file_read\",\"duration\":\""));
+    for text in [&log, &journal] {
+        assert!(!text.contains("sk-secret"));
+    }
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
+fn commands_get_no_descriptor_of_the_daemons() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let command = "ls -l /proc/$$/fd; grep SigBlk /proc/self/status; cat /proc/$$/environ | tr '\\\\0' '\\\\n'";
+    let arguments = format!("{{\"command\":\"{command}\"}}");
+    session.submit(&Model::saying(vec![calls("run_command", &arguments), says(&["ok".into()])]));
+    let journal = session.ended(&home, "turn.done");
+    let end = journal.lines().find(|line| line.contains("\"event\":\"tool.end\"")).unwrap();
+    assert!(end.contains("0 -> /dev/null") && end.contains("1 -> pipe"), "{end}");
+    for other in ["socket:", "daemon.pid", "daemon.log", "journal", "3 ->"] {
+        assert!(!end.contains(other), "{other}: {end}");
+    }
+    assert!(end.contains("SigBlk:\\t0000000000000000"), "{end}");
+    // Nothing of the environment that the daemon was started in.
+    assert!(!end.contains("HOME=") && end.contains("PATH=/"), "{end}");
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
+fn a_daemon_that_is_killed_takes_its_commands_along() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let pids = run_stubborn(&home, &session);
+    home.crash();
+    for pid in pids {
+        eventually("the command ends with its daemon", || is_gone(pid));
+    }
+    let crashed = "opta: the daemon had crashed (pid {*})\n";
+    home.opta("daemon start").stdout("{*}").stderr(crashed).run();
+    let session =
+        Session { port: home.card().port(), token: home.card().token().into(), ..session };
+    session.post(&format!("/v3/sessions/{}/cancel", session.id), "{}");
+    assert!(session.journal(&home).contains("\"code\":\"interrupted\""));
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
+fn stop_ends_running_commands() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let pids = run_stubborn(&home, &session);
+    home.opta("daemon stop").stdout("{*}").run();
+    for pid in pids {
+        eventually("the command ends with its daemon", || is_gone(pid));
+    }
+    assert!(session.journal(&home).contains("\"code\":\"interrupted\""));
+}
+
+#[test]
+fn a_cancel_ends_a_command_that_does_not_want_to() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let pids = run_stubborn(&home, &session);
+    session.post(&format!("/v3/sessions/{}/cancel", session.id), "{}");
+    let journal = session.ended(&home, "turn.error");
+    assert!(journal.contains("\"code\":\"cancelled\""), "{journal}");
+    assert!(pids.into_iter().all(is_gone));
+    // The daemon is none the worse for it.
+    signal(home.owner().unwrap(), "HUP");
+    session.submit(&Model::saying(vec![says(&["ok".into()])]));
+    session.ended(&home, "turn.done");
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
+fn a_long_answer_costs_little_on_the_disk() {
+    const TOKENS: usize = 10_000;
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let words: Vec<String> = (0..TOKENS).map(|n| format!("w{n} ")).collect();
+    session.submit(&Model::saying(vec![says(&words)]));
+    let journal = session.ended(&home, "turn.done");
+    let cost = journal.len() / TOKENS;
+    assert!(cost <= 200, "{cost} bytes a token");
+    let parts = journal.lines().filter(|line| line.contains("\"event\":\"turn.token\""));
+    let text = parts.filter_map(|line| line.split("\"text\":\"").nth(1)?.split('"').next());
+    assert_eq!(text.collect::<String>(), words.concat());
+    home.opta("daemon stop").stdout("{*}").run();
+}

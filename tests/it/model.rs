@@ -1,0 +1,140 @@
+//! A model server that says what a test tells it to, when it tells it to: as much of OpenAI's chat
+//! completions as a turn needs.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use crate::support::DEADLINE;
+
+/// The server; it ends with the test.
+pub struct Model {
+    port: u16,
+    questions: Receiver<Question>,
+}
+
+/// A model that was asked and is about to answer.
+pub struct Question {
+    /// What it was asked: the body of the request.
+    pub body: String,
+    stream: TcpStream,
+}
+
+impl Model {
+    pub fn new() -> Model {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (sender, questions) = channel();
+        let accepting = move || {
+            for stream in listener.incoming() {
+                let sender = sender.clone();
+                let serving = move || serve(stream.unwrap(), &sender);
+                drop(thread::Builder::new().name("model".into()).spawn(serving).unwrap());
+            }
+        };
+        drop(thread::Builder::new().name("model server".into()).spawn(accepting).unwrap());
+        Model { port, questions }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Waits until it is asked.
+    #[track_caller]
+    pub fn question(&self) -> Question {
+        self.questions.recv_timeout(DEADLINE).expect("the model is not asked")
+    }
+
+    /// Nothing was asked that nobody has looked at.
+    #[track_caller]
+    pub fn assert_not_asked(&self) {
+        assert!(self.questions.try_recv().is_err(), "the model was asked once more");
+    }
+}
+
+fn serve(mut stream: TcpStream, questions: &Sender<Question>) {
+    let Some((head, body)) = request(&mut stream) else { return };
+    let json = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    if head.starts_with("GET ") {
+        let models = r#"{"object":"list","data":[{"id":"scripted","object":"model"}]}"#;
+        let length = models.len();
+        drop(write!(stream, "{json}Content-Length: {length}\r\n\r\n{models}"));
+        return;
+    }
+    let events = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+    stream.write_all(events.as_bytes()).unwrap();
+    // The test may have ended.
+    drop(questions.send(Question { body, stream }));
+}
+
+fn request(stream: &mut TcpStream) -> Option<(String, String)> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+            let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+            let length = length.map_or(0, |(_, length)| length.parse().unwrap());
+            if body.len() >= length {
+                return Some((head.to_owned(), body.to_owned()));
+            }
+        }
+        match stream.read(&mut chunk) {
+            Ok(count) if count > 0 => bytes.extend(&chunk[..count]),
+            _ => return None,
+        }
+    }
+}
+
+impl Question {
+    /// A piece of the answer, as JSON writes it between its quotes.
+    pub fn say(&mut self, text: &str) {
+        self.send(&format!(r#"{{"delta":{{"content":"{text}"}}}}"#));
+    }
+
+    /// A call of a tool; the arguments as JSON within a string.
+    pub fn call(mut self, name: &str, arguments: &str) {
+        let function = format!(r#"{{"name":"{name}","arguments":"{arguments}"}}"#);
+        let call =
+            format!(r#"{{"index":0,"id":"call_1","type":"function","function":{function}}}"#);
+        self.send(&format!(r#"{{"delta":{{"tool_calls":[{call}]}}}}"#));
+        self.finish("tool_calls");
+    }
+
+    /// The end of the answer.
+    pub fn end(mut self) {
+        self.finish("stop");
+    }
+
+    /// All of the answer.
+    pub fn answer(mut self, text: &str) {
+        self.say(text);
+        self.end();
+    }
+
+    /// Waits until the other end is closed: nobody wants the answer any more.
+    #[track_caller]
+    pub fn assert_dropped(mut self) {
+        self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let read = self.stream.read(&mut [0]);
+        assert!(
+            matches!(read, Ok(0))
+                || read.is_err_and(|error| { error.kind() == std::io::ErrorKind::ConnectionReset })
+        );
+    }
+
+    fn finish(&mut self, reason: &str) {
+        self.send(&format!(r#"{{"delta":{{}},"finish_reason":"{reason}"}}"#));
+        self.stream.write_all(b"data: [DONE]\n\n").unwrap();
+    }
+
+    fn send(&mut self, choice: &str) {
+        let chunk = format!(
+            r#"{{"id":"c","object":"chat.completion.chunk","model":"scripted","choices":[{choice}]}}"#
+        );
+        self.stream.write_all(format!("data: {chunk}\n\n").as_bytes()).unwrap();
+    }
+}

@@ -1,0 +1,244 @@
+//! `opta do`: what it prints and where, how it ends, and what becomes of a task when its daemon
+//! does not live to see the end.
+
+use std::fs::File;
+
+use crate::model::Model;
+use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, signal};
+
+/// `opta do` with these words, and a model to ask.
+fn task<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
+    home.opta(&format!("do {words}")).env("OPTA_MODEL_URL", model.url())
+}
+
+#[test]
+fn the_answer_comes_as_it_is_said_from_an_empty_machine() {
+    let (home, model) = (Home::new(), Model::new());
+    let running = task(&home, &model, "say hello").stdout("Hello,\n").spawn();
+    let mut question = model.question();
+    assert!(question.body.contains("say hello"), "{}", question.body);
+    question.say("Hel");
+    eventually("the first piece is there", || running.output() == "Hel");
+    question.answer("lo,");
+    running.finish();
+    home.opta("sessions list").stdout("sess_{id} {*} 1 turn  say hello\n").run();
+}
+
+#[test]
+fn the_answer_is_what_was_said_byte_for_byte() {
+    let (home, model) = (Home::new(), Model::new());
+    let text = "  a\tb  \n\n\tü 🎉\u{1b}[31m  x ";
+    let running = task(&home, &model, "x").stdout(&format!("{text}\n")).spawn();
+    model.question().answer("  a\\tb  \\n\\n\\tü 🎉\\u001b[31m  x ");
+    running.finish();
+    // One that ends with a line end gets no other.
+    let running = task(&home, &model, "x").stdout("a line\n").spawn();
+    model.question().answer("a line\\n");
+    running.finish();
+}
+
+#[test]
+fn the_words_of_a_task_are_one_text_and_may_come_from_a_file() {
+    let (home, model) = (Home::new(), Model::new());
+    let running = task(&home, &model, "count the -- --lines").stdout("3\n").spawn();
+    let question = model.question();
+    assert!(question.body.contains("count the --lines"), "{}", question.body);
+    question.answer("3");
+    running.finish();
+
+    let file = home.beside("task");
+    home.write(&file, "first\n\tsecond\n");
+    let running = task(&home, &model, "-").input(&file).stdout("4\n").spawn();
+    let question = model.question();
+    assert!(question.body.contains(r"first\n\tsecond\n"), "{}", question.body);
+    question.answer("4");
+    running.finish();
+
+    let empty = "opta: the task is empty\nUsage: opta do - <FILE\n";
+    task(&home, &model, "-").stderr(empty).status(2).run();
+    home.write(&file, b"\xff");
+    let binary = "opta: the task is not UTF-8\nUsage: opta do - <FILE\n";
+    task(&home, &model, "-").input(&file).stderr(binary).status(2).run();
+}
+
+#[test]
+fn json_is_one_object_in_every_outcome() {
+    let (home, model) = (Home::new(), Model::new());
+    let done = r#"{"sessionId":"sess_{id}","turnId":"turn_{turn}","result":"yes","toolCalls":[],"stats":{{stats}}}"#;
+    let running = task(&home, &model, "--json x").stdout(&format!("{done}\n")).spawn();
+    model.question().answer("yes");
+    running.finish();
+
+    let failed = r#"{"sessionId":"sess_{id}","turnId":"turn_{turn}","result":"half","toolCalls":[],"error":{"code":"model-disconnected","message":"{why}"}}"#;
+    let running = task(&home, &model, "--json x").stdout(&format!("{failed}\n")).status(1).spawn();
+    let mut question = model.question();
+    question.say("half");
+    drop(question);
+    running.finish();
+
+    let misused = r#"{"error":{"code":"USAGE","message":"TASK is missing"}}"#;
+    home.opta("do --json").stdout(&format!("{misused}\n")).status(2).run();
+}
+
+#[test]
+fn events_are_shown_as_they_are_kept() {
+    let (home, model) = (Home::new(), Model::new());
+    let running = task(&home, &model, "--events x").stdout(ANYTHING).spawn();
+    model.question().answer("yes");
+    let seen = running.finish();
+    let lines: Vec<&str> = seen.stdout.lines().collect();
+    let named = |line: &&str| line.split('"').nth(7).unwrap().to_owned();
+    let names: Vec<String> = lines.iter().map(named).collect();
+    assert_eq!(names.first().unwrap(), "turn.queued");
+    assert_eq!(names.last().unwrap(), "turn.done");
+    assert!(names.contains(&"turn.token".to_owned()), "{names:?}");
+    // The journal has the same and a checksum.
+    let sessions = home.path().join(".config/opta/sessions");
+    let folder = std::fs::read_dir(&sessions).unwrap().map(|entry| entry.unwrap().path());
+    let folder = folder.into_iter().find(|path| path.is_dir()).unwrap();
+    let journal = std::fs::read_to_string(folder.join("journal.jsonl")).unwrap();
+    for line in lines {
+        assert!(journal.contains(line.strip_suffix('}').unwrap()), "{line}");
+    }
+}
+
+#[test]
+fn ctrl_c_cancels_the_turn_and_ends_with_130() {
+    let (home, model) = (Home::new(), Model::new());
+    let said = "opta: cannot finish the turn: {why} (cancelled)\n";
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(130).spawn();
+    let mut question = model.question();
+    question.say("so far");
+    eventually("the answer begins", || running.output() == "so far");
+    signal(running.pid(), "INT");
+    running.finish();
+    question.assert_dropped();
+    home.opta("sessions list --json").stdout(r#"{*}"status":"idle"{*}"#).run();
+}
+
+#[test]
+fn a_model_that_goes_away_fails_the_task_and_keeps_what_it_said() {
+    let (home, model) = (Home::new(), Model::new());
+    let said = "opta: cannot finish the turn: {why} (model-disconnected)\n";
+    let running = task(&home, &model, "x").stdout("half\n").stderr(said).status(1).spawn();
+    let mut question = model.question();
+    question.say("half");
+    drop(question);
+    running.finish();
+}
+
+#[test]
+fn a_daemon_that_is_killed_before_is_replaced_with_one_line() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let old = home.crash();
+    let said = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n";
+    let running = task(&home, &model, "x").stdout("yes\n").stderr(said).with("old", old).spawn();
+    model.question().answer("yes");
+    running.finish();
+}
+
+#[test]
+fn a_daemon_that_is_killed_meanwhile_interrupts_the_turn_and_nothing_runs_twice() {
+    let (home, model) = (Home::new(), Model::new());
+    let said = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n\
+                opta: cannot finish the turn: the daemon ended while the turn was in progress \
+                (interrupted)\n";
+    home.start();
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(1).spawn();
+    let mut question = model.question();
+    question.say("so far");
+    eventually("the answer begins", || running.output() == "so far");
+    // Not waited for: the next daemon may have the lock at once.
+    signal(home.owner().unwrap(), "KILL");
+    running.finish();
+    question.assert_dropped();
+    model.assert_not_asked();
+}
+
+#[test]
+fn a_daemon_that_is_restarted_meanwhile_says_so_in_one_line() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let said = "opta: cannot finish the turn: the daemon was stopped (interrupted)\n";
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(1).spawn();
+    let mut question = model.question();
+    question.say("so far");
+    eventually("the answer begins", || running.output() == "so far");
+    home.opta("daemon restart").stdout(ANYTHING).run();
+    running.finish();
+    model.assert_not_asked();
+}
+
+#[test]
+fn without_autostart_it_says_how_to_start() {
+    let (home, model) = (Home::new(), Model::new());
+    let none = "opta: cannot reach the daemon: it is not running\nstart it: opta daemon start\n";
+    task(&home, &model, "x").env("OPTA_NO_AUTOSTART", "1").stderr(none).status(3).run();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn a_session_is_gone_on_with_by_the_beginning_of_its_id() {
+    let (home, model) = (Home::new(), Model::new());
+    let first = r#"{"sessionId":"{id}",{*}"#;
+    let running =
+        task(&home, &model, "--json the word is plum").stdout(&format!("{first}\n")).spawn();
+    model.question().answer("noted");
+    let seen = running.finish();
+    let id = seen.get("id");
+    home.opta("daemon stop").stdout(STOPPED).run();
+    let beginning = &id[..10];
+    let words = format!("which word? --resume {beginning} -q");
+    let running = task(&home, &model, &words).stdout("plum\n").spawn();
+    let question = model.question();
+    for said in ["the word is plum", "noted", "which word?"] {
+        assert!(question.body.contains(said), "{said}: {}", question.body);
+    }
+    question.answer("plum");
+    running.finish();
+    let unknown = "opta: cannot find the session: no id begins with 'x'\n\
+                   to see which there are: opta sessions list\n";
+    task(&home, &model, "more --resume x").stderr(unknown).status(1).run();
+}
+
+#[test]
+fn everything_allowed_is_said() {
+    let (home, model) = (Home::new(), Model::new());
+    let said = "opta: everything is allowed in this task, commands included\n";
+    let running = task(&home, &model, "--yolo x").stdout("yes\n").stderr(said).spawn();
+    model.question().answer("yes");
+    running.finish();
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_it_quietly_and_the_turn_with_it() {
+    let (home, model) = (Home::new(), Model::new());
+    let pipe = home.beside("pipe");
+    fifo(&pipe);
+    let reader = File::options().read(true).write(true).open(&pipe).unwrap();
+    let script = r#"opta do x | head -c 3"#;
+    let running = home.sh(script).env("OPTA_MODEL_URL", model.url()).stdout("one").spawn();
+    let mut question = model.question();
+    question.say("one");
+    eventually("the reader has read", || running.output() == "one");
+    // The reader has gone by the time that one of these arrives.
+    for _ in 0..20 {
+        question.say("two");
+    }
+    running.finish();
+    question.assert_dropped();
+    drop(reader);
+}
+
+#[test]
+fn a_full_disk_behind_the_output_is_an_error() {
+    let (home, model) = (Home::new(), Model::new());
+    let said = "opta: cannot write to standard output: No space left on device\n";
+    let running = task(&home, &model, "x").output("/dev/full".as_ref()).stderr(said).status(1);
+    let running = running.spawn();
+    let mut question = model.question();
+    question.say("one");
+    running.finish();
+    question.assert_dropped();
+}
