@@ -231,8 +231,8 @@ pub const MODEL_PORT_DEFAULT: u16 = 1234;
 pub const ADDRESSES_MAX: usize = 4;
 /// Looking up a host name: what a resolver needs for one server that does not answer.
 pub const RESOLVE_MAX: Duration = Duration::from_secs(6);
-/// Connecting to one address. A machine in the same house needs milliseconds.
-pub const MODEL_CONNECT_MAX: Duration = Duration::from_secs(1);
+/// Connecting to one address: the first packet may be lost, and is sent again after a second.
+pub const MODEL_CONNECT_MAX: Duration = Duration::from_secs(2);
 /// A server that reads nothing for so long will not read the rest of a request.
 pub const MODEL_SEND_MAX: Duration = Duration::from_secs(30);
 /// The first word of an answer: a busy server queues the request, loads a model and reads the

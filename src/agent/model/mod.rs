@@ -1,5 +1,4 @@
 //! One question to a model server that speaks OpenAI's chat completions, and its streamed answer.
-
 //!
 //! Always streamed, because a server stops at once when the connection of a stream is dropped; that
 //! is how an answer is cancelled. Nothing is asked twice once a word of the answer has arrived.
@@ -25,6 +24,7 @@ use crate::session::wake::Cancel;
 
 use peer::{OF_A_TURN, Patience, Server};
 use reply::{Reply, Wrong};
+use wire::Extra;
 
 /// What a model is asked.
 pub struct Ask<'a> {
@@ -102,6 +102,8 @@ fn ask_patiently(
         let (mut link, head) = server.exchange(&asking)?;
         if head.status == 200 {
             let answer = listen(&server, &mut link, cancel, on_piece)?;
+            // What there is no room for in this conversation may fit in the next.
+            left_out.retain(|extra| *extra != Extra::Limit);
             known::leave_out(&url, &left_out);
             return Ok(answer);
         }

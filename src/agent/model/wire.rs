@@ -20,19 +20,25 @@ pub enum Extra {
     Temperature,
     /// The older name of `max_completion_tokens`, which takes its place.
     MaxTokens,
+    /// A limit for the answer under either name. Servers that reserve room for the whole of it
+    /// refuse what would fit without; the end of the context is limit enough then.
+    Limit,
 }
 
-const EXTRAS: [(Extra, &str); 4] = [
+const EXTRAS: [(Extra, &str); 5] = [
     (Extra::StreamOptions, "stream_options"),
     (Extra::ToolChoice, "tool_choice"),
     (Extra::Temperature, "temperature"),
     (Extra::MaxTokens, "max_tokens"),
+    (Extra::Limit, "max_completion_tokens"),
 ];
 
-/// The field that a refusal complains about, if it can be left out and has not been yet.
+/// The field that a refusal complains about, if it can be left out and has not been yet. One that
+/// complains about the length of the context may mean the room for the answer.
 pub fn refused_extra(said: &str, left_out: &[Extra]) -> Option<Extra> {
-    let named = EXTRAS.iter().filter(|(_, name)| said.contains(name));
-    named.map(|(extra, _)| *extra).find(|extra| !left_out.contains(extra))
+    let named = EXTRAS.iter().filter(|(_, name)| said.contains(name)).map(|(extra, _)| *extra);
+    let meant = said.contains("context").then_some(Extra::Limit);
+    named.chain(meant).find(|extra| !left_out.contains(extra))
 }
 
 /// The body of a request for a streamed answer. Without a model, the server takes what it has.
@@ -56,7 +62,7 @@ pub fn request(ask: &Ask<'_>, model: Option<&str>, left_out: &[Extra]) -> String
             json::quote(ask.tool_choice, &mut body);
         }
     }
-    if let Some(most) = ask.max_tokens {
+    if let Some(most) = ask.max_tokens.filter(|_| sent(Extra::Limit)) {
         let name = if sent(Extra::MaxTokens) { "max_tokens" } else { "max_completion_tokens" };
         body.push_str(&format!(",\"{name}\":{most}"));
     }
@@ -178,12 +184,13 @@ mod tests {
         let choice = "\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\"";
         assert!(full.contains(choice) && full.contains("\"max_tokens\":7,"), "{full}");
         assert_eq!(json::check(&full), Ok(()));
+        let renamed = request(&ask, None, &[Extra::MaxTokens]);
+        assert!(renamed.contains("\"max_completion_tokens\":7"), "{renamed}");
         let bare = request(&ask, None, &EXTRAS.map(|(extra, _)| extra));
         assert_eq!(json::check(&bare), Ok(()));
-        for name in ["stream_options", "tool_choice", "temperature", "\"max_tokens"] {
+        for (_, name) in EXTRAS {
             assert!(!bare.contains(name), "{bare}");
         }
-        assert!(bare.contains("\"max_completion_tokens\":7"), "{bare}");
     }
 
     #[test]
@@ -192,6 +199,12 @@ mod tests {
         assert_eq!(refused_extra(said, &[]), Some(Extra::StreamOptions));
         assert_eq!(refused_extra(said, &[Extra::StreamOptions]), None);
         assert_eq!(refused_extra("messages is missing", &[]), None);
+        let too_large = "'max_tokens' or 'max_completion_tokens' is too large: 4096";
+        assert_eq!(refused_extra(too_large, &[]), Some(Extra::MaxTokens));
+        assert_eq!(refused_extra(too_large, &[Extra::MaxTokens]), Some(Extra::Limit));
+        let no_room = "the maximum context length is 4096, you requested 4100";
+        assert_eq!(refused_extra(no_room, &[]), Some(Extra::Limit));
+        assert_eq!(refused_extra(no_room, &[Extra::Limit]), None);
     }
 
     #[test]

@@ -244,11 +244,6 @@ fn refusals_are_told_apart() {
             "refuses the key that is set: Incorrect API key: …",
         ),
         (
-            "HTTP/1.1 400 Bad\r\n\r\n{\"error\":{\"message\":\"too long\",\"type\":\"exceed_context_size_error\"}}",
-            "context-too-long",
-            "answered 400: too long (exceed_context_size_error)",
-        ),
-        (
             "HTTP/1.1 422 Bad\r\n\r\n{\"detail\":[{\"msg\":\"x\"}]}",
             "model-error",
             "422: [{\"msg\":\"x\"}]",
@@ -330,6 +325,27 @@ fn a_field_that_a_server_refuses_is_left_out_and_stays_so() {
     assert_eq!(fault(server.ask(OF_A_TURN).1).code, "model-error");
     assert_eq!(server.ask(OF_A_TURN).1.unwrap().text, "hello");
     assert!(server.requests().last().unwrap().contains("stream_options"));
+}
+
+#[test]
+fn a_limit_that_leaves_no_room_for_the_question_is_left_out_for_this_one() {
+    const NO_ROOM: &str = "HTTP/1.1 400 Bad\r\n\r\n{\"error\":{\"message\":\"maximum context \
+        length is 4096, you requested 4100 (4 in the messages, 4096 in the completion)\"}}";
+    const TOO_LONG: &str = "HTTP/1.1 400 Bad\r\n\r\n{\"error\":{\"message\":\"too long\",\
+        \"type\":\"exceed_context_size_error\"}}";
+    let server = Scripted::sending(&[NO_ROOM, HELLO, HELLO]);
+    assert_eq!(server.ask(OF_A_TURN).1.unwrap().text, "hello");
+    assert_eq!(server.ask(OF_A_TURN).1.unwrap().text, "hello");
+    let sent = server.requests();
+    let limited: Vec<bool> = sent.iter().map(|sent| sent.contains("max_tokens")).collect();
+    assert_eq!(limited, [true, false, true]);
+    // If there is still no room, it is the question that is too long.
+    let server = Scripted::sending(&[TOO_LONG, TOO_LONG]);
+    let too_long = fault(server.ask(OF_A_TURN).1);
+    assert_eq!(too_long.code, "context-too-long");
+    let said = "answered 400: too long (exceed_context_size_error)";
+    assert!(too_long.message.contains(said), "{}", too_long.message);
+    server.requests();
 }
 
 #[test]
