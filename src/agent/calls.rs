@@ -162,7 +162,8 @@ impl Clerk<'_> {
     }
 
     fn rule(&self, tool: Tool) -> Rule {
-        permissions::rule(tool, &self.settings, self.turn.options.grant)
+        let (grant, mode) = (self.turn.options.grant, self.turn.head.mode.as_str());
+        permissions::rule(tool, &self.settings, grant, mode)
     }
 
     /// Why a call must not run, if so; asks whom it may ask.
@@ -172,6 +173,10 @@ impl Clerk<'_> {
         };
         let because = match self.rule(tool) {
             Rule::Allow => return Ok(None),
+            Rule::Deny if !permissions::fits(tool, &self.turn.head.mode) => {
+                self.resolved(tool, "deny", "mode");
+                "permission denied: nothing is changed in the mode of this turn; do without it"
+            }
             Rule::Deny => {
                 self.resolved(tool, "deny", "settings");
                 "permission denied: the user's settings forbid this tool"

@@ -6,9 +6,12 @@ use crate::session::turn::{Grant, Options};
 
 use super::tools::{Effect, Tool};
 
-/// What holds for `tool` in a turn. A `deny` of the user's is final; of two settings for one tool,
-/// under its two names, the stricter one counts.
-pub fn rule(tool: Tool, settings: &ToolSettings, grant: Grant) -> Rule {
+/// What holds for `tool` in a turn. A `deny` of the user's is final, and so is one of the turn's
+/// `mode`; of two settings for one tool, under its two names, the stricter one counts.
+pub fn rule(tool: Tool, settings: &ToolSettings, grant: Grant, mode: &str) -> Rule {
+    if !fits(tool, mode) {
+        return Rule::Deny;
+    }
     let named = [tool.name(), tool.alias()];
     let set = named.iter().filter_map(|name| settings.permissions.get(*name)).max().copied();
     let granted = match grant {
@@ -22,6 +25,16 @@ pub fn rule(tool: Tool, settings: &ToolSettings, grant: Grant) -> Rule {
         Some(rule) => rule,
         None if tool.effect() == Effect::Reads => Rule::Allow,
         None => Rule::Ask,
+    }
+}
+
+/// Whether a tool does what a mode is for. Whoever plans or reviews changes nothing; research may
+/// run commands as well. Any other mode is for everything.
+pub fn fits(tool: Tool, mode: &str) -> bool {
+    match (tool.effect(), mode) {
+        (Effect::Reads, _) => true,
+        (_, "plan" | "review") | (Effect::Edits, "research") => false,
+        _ => true,
     }
 }
 
@@ -49,7 +62,7 @@ mod tests {
     fn without_settings_reading_is_allowed_and_the_rest_is_asked_about_or_granted() {
         let none = settings(&[]);
         for tool in Tool::ALL {
-            let by_grant = |grant| rule(tool, &none, grant);
+            let by_grant = |grant| rule(tool, &none, grant, "do");
             let wanted = match tool.effect() {
                 Effect::Reads => [Rule::Allow, Rule::Allow, Rule::Allow],
                 Effect::Edits => [Rule::Ask, Rule::Allow, Rule::Allow],
@@ -66,18 +79,33 @@ mod tests {
             for name in [tool.name(), tool.alias()] {
                 for set in [Rule::Allow, Rule::Ask, Rule::Deny] {
                     let settings = settings(&[(name, set)]);
-                    assert_eq!(rule(tool, &settings, Grant::Settings), set, "{tool:?}");
+                    assert_eq!(rule(tool, &settings, Grant::Settings, "chat"), set, "{tool:?}");
                     let all = if set == Rule::Deny { Rule::Deny } else { Rule::Allow };
-                    assert_eq!(rule(tool, &settings, Grant::All), all, "{tool:?}");
+                    assert_eq!(rule(tool, &settings, Grant::All, "chat"), all, "{tool:?}");
                     let edits = if tool.effect() == Effect::Edits { all } else { set };
-                    assert_eq!(rule(tool, &settings, Grant::Edits), edits, "{tool:?}");
+                    assert_eq!(rule(tool, &settings, Grant::Edits, "chat"), edits, "{tool:?}");
                 }
             }
         }
         let both = settings(&[("run_command", Rule::Allow), ("shell", Rule::Deny)]);
-        assert_eq!(rule(Tool::RunCommand, &both, Grant::All), Rule::Deny);
+        assert_eq!(rule(Tool::RunCommand, &both, Grant::All, "chat"), Rule::Deny);
         let others = settings(&[("git_commit", Rule::Deny)]);
-        assert_eq!(rule(Tool::RunCommand, &others, Grant::All), Rule::Allow);
+        assert_eq!(rule(Tool::RunCommand, &others, Grant::All, "chat"), Rule::Allow);
+    }
+
+    #[test]
+    fn a_mode_that_changes_nothing_beats_settings_and_grants() {
+        for tool in Tool::ALL {
+            let settings = settings(&[(tool.name(), Rule::Allow)]);
+            let denied = |mode| rule(tool, &settings, Grant::All, mode) == Rule::Deny;
+            let denied = ["plan", "review", "research", "chat", "do", ""].map(denied);
+            let wanted = match tool.effect() {
+                Effect::Reads => [false; 6],
+                Effect::Edits => [true, true, true, false, false, false],
+                Effect::Runs => [true, true, false, false, false, false],
+            };
+            assert_eq!(denied, wanted, "{tool:?}");
+        }
     }
 
     #[test]

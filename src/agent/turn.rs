@@ -73,8 +73,8 @@ impl<'a> Answering<'a> {
         let deadline = began + limits::TURN_MAX;
         let environment = &turn.options.environment;
         let scene = Scene::new(workspace.as_deref(), environment, turn.cancel(), deadline);
-        let allowed =
-            |tool: &Tool| permissions::rule(*tool, &settings, turn.options.grant) != Rule::Deny;
+        let (grant, mode) = (turn.options.grant, turn.head.mode.as_str());
+        let allowed = |tool: &Tool| permissions::rule(*tool, &settings, grant, mode) != Rule::Deny;
         let offered = match workspace {
             Some(_) => Tool::ALL.into_iter().filter(allowed).collect(),
             // There is nothing that tools could be used on.

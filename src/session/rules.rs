@@ -215,7 +215,7 @@ impl State {
             turn_id: queued.turn_id,
             writer_id: queued.writer_id,
             client_id: queued.client_id,
-            mode: queued.mode.unwrap_or_else(|| "chat".to_owned()),
+            mode: queued.mode.or_else(|| self.mode.clone()).unwrap_or_else(|| "chat".to_owned()),
         });
     }
 

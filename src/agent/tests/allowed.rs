@@ -51,6 +51,24 @@ fn grants_and_settings_decide_together() {
     }
 }
 
+#[test]
+fn a_session_for_planning_changes_nothing_whatever_is_granted() {
+    let stage = Stage::founded(true, Some("plan"), |round| match round {
+        0 => call("write_file", r#"{"path":"new","content":"x"}"#),
+        1 => call("read_file", r#"{"path":"notes.txt"}"#),
+        _ => Says::Text("planned"),
+    });
+    let events = stage.run(granted(Grant::All), "turn.done");
+    assert!(of(&events, "turn.start")[0].contains(r#""mode":"plan""#), "{events:?}");
+    let ends = of(&events, "tool.end");
+    assert!(ends[0].contains("error: permission denied") && ends[0].contains("mode"), "{ends:?}");
+    assert!(ends[1].contains("buy milk"), "{ends:?}");
+    assert!(!stage.scratch.path().join("work/new").exists());
+    let offered = &stage.asked()[0].tools;
+    assert!(!offered.contains("write_file") && offered.contains("read_file"), "{offered}");
+    assert!(stage.log().contains(r#""decision":"deny","by":"mode""#), "{}", stage.log());
+}
+
 /// Answers the question that the turn asks.
 fn answer(stage: &Stage, allow: bool) -> Raw {
     let events = stage.wait_for("permission.request", 1);

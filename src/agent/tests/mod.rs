@@ -141,6 +141,14 @@ impl Stage {
     }
 
     fn in_workspace(there: bool, script: impl Fn(usize) -> Says + Send + Sync + 'static) -> Stage {
+        Stage::founded(there, None, script)
+    }
+
+    fn founded(
+        there: bool,
+        mode: Option<&str>,
+        script: impl Fn(usize) -> Says + Send + Sync + 'static,
+    ) -> Stage {
         let scratch = Scratch::new();
         scratch.put("work/notes.txt", "buy milk\n");
         let rotation = Rotation { bytes: crate::limits::LOG_BYTES_DEFAULT, files: 1 };
@@ -156,7 +164,8 @@ impl Stage {
         let store = Store::new(scratch.path().join("sessions"));
         let runtime = Runtime::new(store, "daemon_test", log, Box::new(agent));
         let work = scratch.path().join("work").to_str().unwrap().to_owned();
-        let founding = Founding { workspace: there.then_some(work), ..Founding::default() };
+        let (workspace, mode) = (there.then_some(work), mode.map(str::to_owned));
+        let founding = Founding { workspace, mode, ..Founding::default() };
         let session = runtime.create(None, &founding).unwrap();
         Stage { scratch, runtime, session, asked }
     }
