@@ -39,6 +39,8 @@ pub struct Answering<'a> {
     ids: HashSet<String>,
     /// The last call and how often it came in a row.
     last: Option<((String, String), u64)>,
+    /// The model has bungled its first call, and is held to one.
+    insists: bool,
     progress: Progress,
 }
 
@@ -91,6 +93,7 @@ impl<'a> Answering<'a> {
             calls_max,
             ids: HashSet::new(),
             last: None,
+            insists: false,
             progress: Progress {
                 began,
                 first: None,
@@ -106,8 +109,12 @@ impl<'a> Answering<'a> {
             let answer = self.ask()?;
             let calls = self.calls_of(&answer)?;
             if calls.is_empty() {
-                if answer.text.is_empty() && answer.finish == Finish::Length {
+                if is_cut_off(&answer) {
                     return Err(cut_off());
+                }
+                if spoken::mentions_call(&answer.text) && self.insist() {
+                    // The same question again: words at the end are what a model would go on with.
+                    continue;
                 }
                 return Ok(self.progress.done());
             }
@@ -117,34 +124,57 @@ impl<'a> Answering<'a> {
         }
     }
 
-    /// Asks the model, once more with less if it was told too much.
+    /// Asks the model: again with less if it was told too much, and once more if it has bungled
+    /// its first call and said nothing else.
     fn ask(&mut self) -> Result<Answer, Fault> {
         loop {
             self.check()?;
-            match self.ask_once() {
+            let mut spoke = false;
+            match self.ask_once(&mut spoke) {
                 Err(fault) if fault.code == "context-too-long" && self.history.shorten() => {}
+                Err(fault) if fault.code == "model-malformed" && !spoke && self.insist() => {}
+                Ok(answer) if is_cut_off(&answer) && self.insist() => {}
                 result => return result,
             }
         }
     }
 
-    fn ask_once(&mut self) -> Result<Answer, Fault> {
+    /// Demands the first call of the turn, which servers then hold to its form. `false` if that was
+    /// done before, or makes no sense.
+    fn insist(&mut self) -> bool {
+        let sensible = self.is_first() && self.tool_choice() == "auto";
+        self.insists |= sensible;
+        sensible
+    }
+
+    fn is_first(&self) -> bool {
+        self.progress.stats.tool_calls == 0
+    }
+
+    /// What the model may use now: without tools it has to come to an end.
+    fn offered(&self) -> &[Tool] {
         let left = self.progress.stats.tool_calls < self.calls_max;
-        // Without tools it has to come to an end.
-        let offered = if left { self.offered.as_slice() } else { &[] };
-        let first = self.progress.stats.tool_calls == 0;
-        let tool_choice = match self.endpoint.tool_choice.as_deref() {
-            _ if offered.is_empty() => "none",
+        if left { &self.offered } else { &[] }
+    }
+
+    fn tool_choice(&self) -> &'static str {
+        match self.endpoint.tool_choice.as_deref() {
+            _ if self.offered().is_empty() => "none",
             Some("required") => "required",
-            Some("required-first") if first => "required",
+            Some("required-first") if self.is_first() => "required",
+            _ if self.is_first() && self.insists => "required",
             _ => "auto",
-        };
+        }
+    }
+
+    /// `spoke` becomes true with the first word of text.
+    fn ask_once(&mut self, spoke: &mut bool) -> Result<Answer, Fault> {
         let messages = self.history.json();
         let ask = Ask {
             endpoint: &self.endpoint,
             messages: &messages,
-            tools: &tools::definitions(offered),
-            tool_choice,
+            tools: &tools::definitions(self.offered()),
+            tool_choice: self.tool_choice(),
             max_tokens: Some(limits::ANSWER_TOKENS_MAX),
         };
         let (turn, progress) = (self.turn, &mut self.progress);
@@ -157,6 +187,7 @@ impl<'a> Answering<'a> {
             if now >= deadline {
                 return Err(out_of_time());
             }
+            *spoke |= matches!(piece, Piece::Text(_));
             tell_piece(turn, &piece)
         };
         let answer = self.model.ask(&ask, turn.cancel(), &mut on_piece)?;
@@ -303,6 +334,11 @@ fn out_of_time() -> Fault {
     let minutes = limits::TURN_MAX.as_secs() / 60;
     let message = format!("the turn was not done after {minutes} minutes");
     Fault { code: "turn-timeout", message }
+}
+
+/// Nothing has come of it: a call that is cut is not one.
+fn is_cut_off(answer: &Answer) -> bool {
+    answer.text.is_empty() && answer.finish == Finish::Length
 }
 
 fn cut_off() -> Fault {

@@ -22,7 +22,7 @@ use crate::session::rules::ToolCall;
 use crate::session::turn::{self, Endpoint, Fault, Key};
 use crate::session::wake::Cancel;
 
-use peer::{OF_A_TURN, Patience, Server};
+use peer::{OF_A_TURN, Patience, Server, code_of};
 use reply::{Reply, Wrong};
 use wire::Extra;
 
@@ -72,7 +72,7 @@ pub enum Finish {
 /// # Faults
 ///
 /// `model-config`, `model-unreachable`, `model-unauthorized`, `model-busy`, `model-error`,
-/// `model-timeout`, `model-disconnected`, `context-too-long` and `cancelled`. What was handed on
+/// `model-malformed`, `model-timeout`, `model-disconnected`, `context-too-long` and `cancelled`. What was handed on
 /// before is all there is of the answer; no tool call of it counts.
 pub fn ask(
     ask: &Ask<'_>,
@@ -195,7 +195,7 @@ fn in_words(server: &Server<'_>, wrong: Wrong) -> Fault {
     match wrong {
         Wrong::Cut => server.fault("model-disconnected", "went away in the middle of its answer"),
         Wrong::Said(said) => {
-            server.fault("model-error", format_args!("says: {}", server.quoted(&said)))
+            server.fault(code_of(&said), format_args!("says: {}", server.quoted(&said)))
         }
         Wrong::Foreign(opening) => server.foreign(&opening),
         Wrong::Unreadable(problem) => {

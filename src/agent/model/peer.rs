@@ -179,7 +179,7 @@ impl<'a> Server<'a> {
             400 | 413 | 422 if said.contains("context") => {
                 self.fault("context-too-long", format_args!("answered {status}{said}"))
             }
-            _ => self.fault("model-error", format_args!("answered {status}{said}")),
+            _ => self.fault(code_of(&said), format_args!("answered {status}{said}")),
         }
     }
 
@@ -298,6 +298,17 @@ impl<'a> Server<'a> {
             _ => text.into(),
         }
     }
+}
+
+/// The code for a server's complaint: `model-malformed` if it is about what its own model has said.
+///
+/// llama.cpp: "The model produced output that does not match the expected … format", "Failed to
+/// parse tool call arguments"; Ollama: "error parsing tool call".
+pub fn code_of(said: &str) -> &'static str {
+    let malformed = said.contains("model produced output that does not match")
+        || said.contains("parse tool call")
+        || said.contains("parsing tool call");
+    if malformed { "model-malformed" } else { "model-error" }
 }
 
 /// Where a part of the API is.

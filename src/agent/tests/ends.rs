@@ -41,6 +41,38 @@ fn faults_of_the_model_end_the_turn_and_a_full_context_is_tried_again_with_less(
 }
 
 #[test]
+fn a_first_call_that_is_bungled_is_demanded_once() {
+    let bungled: [fn() -> Says; 3] = [
+        || Says::Fault("model-malformed"),
+        || Says::Cut(""),
+        || Says::Text("So: <tool_call>{\"name\":\"list_dir\",\"arguments\":{}}</tool_call>"),
+    ];
+    for bungle in bungled {
+        let stage = Stage::new(move |round| match round {
+            0 => bungle(),
+            1 => call("read_file", r#"{"path":"notes.txt"}"#),
+            _ => Says::Text("done"),
+        });
+        stage.run(alone(), "turn.done");
+        let asked = stage.asked();
+        let choices: Vec<&str> = asked.iter().map(|asked| asked.tool_choice.as_str()).collect();
+        assert_eq!(choices, ["auto", "required", "auto"]);
+        assert_eq!(asked[0].messages, asked[1].messages);
+    }
+    // Once, and not behind a call that went well.
+    let stage = Stage::new(|_| Says::Fault("model-malformed"));
+    let events = stage.run(alone(), "turn.error");
+    assert!(of(&events, "turn.error")[0].contains(r#""code":"model-malformed""#));
+    assert_eq!(stage.asked().len(), 2);
+    let stage = Stage::new(|round| match round {
+        0 => call("read_file", r#"{"path":"notes.txt"}"#),
+        _ => Says::Fault("model-malformed"),
+    });
+    stage.run(alone(), "turn.error");
+    assert_eq!(stage.asked().len(), 2);
+}
+
+#[test]
 fn an_answer_that_is_cut_off_before_a_word_is_an_error_and_one_with_words_is_not() {
     let stage = Stage::new(|_| Says::Cut(""));
     let events = stage.run(alone(), "turn.error");

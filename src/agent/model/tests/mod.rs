@@ -235,6 +235,19 @@ fn an_error_within_a_stream_is_one() {
 }
 
 #[test]
+fn a_model_whose_words_its_own_server_cannot_read_is_told_apart() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\n\r\ndata: {\"error\":{\"code\":500,\"message\":\"The model produced \
+         output that does not match the expected peg-native format\",\"type\":\"server_error\"}}\n\n",
+        "HTTP/1.1 500 Oops\r\n\r\n{\"error\":{\"message\":\"error parsing tool call: raw='{'\"}}",
+    ] {
+        let server = Scripted::sending(&[answer]);
+        assert_eq!(fault(server.ask(OF_A_TURN).1).code, "model-malformed", "{answer}");
+        server.requests();
+    }
+}
+
+#[test]
 fn refusals_are_told_apart() {
     let cases = [
         (
