@@ -116,7 +116,7 @@ impl<'a> Answering<'a> {
                     // The same question again: words at the end are what a model would go on with.
                     continue;
                 }
-                return Ok(self.progress.done());
+                return Ok(self.progress.done(answer.finish));
             }
             let heard = calls.iter().map(|call| call.call.clone()).collect();
             self.history.push(Message::Assistant { text: answer.text, calls: heard });
@@ -179,10 +179,8 @@ impl<'a> Answering<'a> {
         };
         let (turn, progress) = (self.turn, &mut self.progress);
         let deadline = progress.began + limits::TURN_MAX;
-        let mut begun = None;
         let mut on_piece = |piece: Piece<'_>| {
             let now = Instant::now();
-            begun.get_or_insert(now);
             progress.first.get_or_insert(now);
             if now >= deadline {
                 return Err(out_of_time());
@@ -191,8 +189,7 @@ impl<'a> Answering<'a> {
             tell_piece(turn, &piece)
         };
         let answer = self.model.ask(&ask, turn.cancel(), &mut on_piece)?;
-        let generating = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
-        self.progress.add(&answer, generating);
+        self.progress.add(&answer);
         Ok(answer)
     }
 
@@ -273,25 +270,30 @@ impl<'a> Answering<'a> {
 }
 
 impl Progress {
-    fn add(&mut self, answer: &Answer, generating: Duration) {
+    fn add(&mut self, answer: &Answer) {
         // A server that does not count: about four characters make a token.
         let guessed = (answer.text.len() as u64).div_ceil(4);
         self.stats.prompt_tokens += answer.prompt_tokens.unwrap_or(0);
         self.stats.completion_tokens += answer.completion_tokens.unwrap_or(guessed);
-        self.generating += generating;
+        self.generating += answer.took;
     }
 
-    fn done(mut self) -> Stats {
+    fn done(mut self, finish: Finish) -> Stats {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let seconds = self.generating.as_secs_f64();
         let tokens = self.stats.completion_tokens;
         self.stats.tokens = tokens;
-        // Precise for any number of tokens that anybody will wait for.
+        // What came all at once says nothing about its speed. Precise for any number of tokens that anybody will wait for.
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        let speed = if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+        let speed = if seconds >= 0.001 { tokens as f64 / seconds } else { 0.0 };
         self.stats.speed = (speed * 10.0).round() / 10.0;
         self.stats.elapsed = millis(self.began.elapsed());
         self.stats.first_token_latency_ms = self.first.map(|first| millis(first - self.began));
+        self.stats.finish_reason = match finish {
+            Finish::Stop | Finish::ToolCalls => None,
+            Finish::Length => Some("length".to_owned()),
+            Finish::Other(word) => Some(word),
+        };
         self.stats
     }
 }

@@ -57,3 +57,10 @@ pub struct Resolved {
 pub struct Stats {
     pub stats: Raw,
 }
+
+/// The figures of `turn.done`, as far as they say that something is wrong.
+#[derive(DeJson)]
+pub struct Figures {
+    #[nserde(rename = "finishReason")]
+    pub finish_reason: Option<String>,
+}

@@ -14,7 +14,7 @@ use crate::agent::find::{self, Wanted};
 use crate::cli::{Grant, Model};
 use crate::commands::Output;
 use crate::commands::keyboard::Keyboard;
-use crate::commands::payload::{Of, Request, Resolved, Stats, Text, ToolEnd, ToolStart};
+use crate::commands::payload::{Figures, Of, Request, Resolved, Stats, Text, ToolEnd, ToolStart};
 use crate::commands::screen::{Call, Screen, subject};
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, one_line};
@@ -153,7 +153,26 @@ impl<'a> Talk<'a> {
             self.cancel(&turn.id);
         }
         shown?;
+        if let Ok(End::Done(stats)) = &end {
+            self.warn(stats);
+        }
         end
+    }
+
+    /// Says so if the answer is not all that the model had to say.
+    fn warn(&self, stats: &Raw) {
+        let figures: Option<Figures> = json::parse(stats.as_str().as_bytes()).ok();
+        match figures.and_then(|figures| figures.finish_reason).as_deref() {
+            None => {}
+            Some("length") => self.output.say(&format!(
+                "the answer is cut off: it has reached {} tokens, or the end of the model's context",
+                limits::ANSWER_TOKENS_MAX
+            )),
+            Some(reason) => {
+                let reason = one_line(reason);
+                self.output.say(&format!("the model server has ended the answer: {reason}"));
+            }
+        }
     }
 
     /// Where the model is: looked for once, and meant for every turn.

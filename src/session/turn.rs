@@ -32,6 +32,10 @@ pub struct Stats {
     pub speed: f64,
     #[nserde(rename = "firstTokenLatencyMs")]
     pub first_token_latency_ms: Option<u64>,
+    /// Why the answer ended, in the words of OpenAI's API, if it was not the model that ended it:
+    /// `length`, `content_filter`.
+    #[nserde(rename = "finishReason")]
+    pub finish_reason: Option<String>,
 }
 
 /// Why a turn did not get done: `code` for programs, `message` for people.

@@ -109,6 +109,11 @@ impl Question {
         self.finish("stop");
     }
 
+    /// The end of the answer, for a reason that is not the model's own.
+    pub fn end_because(mut self, reason: &str) {
+        self.finish(reason);
+    }
+
     /// All of the answer.
     pub fn answer(mut self, text: &str) {
         self.say(text);

@@ -128,6 +128,33 @@ fn a_model_that_goes_away_fails_the_task_and_keeps_what_it_said() {
 }
 
 #[test]
+fn an_answer_that_the_model_did_not_end_is_shown_and_said_to_be_short() {
+    let (home, model) = (Home::new(), Model::new());
+    for (reason, said) in [
+        (
+            "length",
+            "the answer is cut off: it has reached 4096 tokens, or the end of the model's context",
+        ),
+        ("content_filter", "the model server has ended the answer: content_filter"),
+    ] {
+        for (words, shown) in [
+            ("-q", "half\n".to_owned()),
+            (
+                "--json",
+                format!(r#"{{*}}"result":"half"{{*}}"finishReason":"{reason}"{{*}}"#) + "\n",
+            ),
+        ] {
+            let running = task(&home, &model, &format!("{words} x")).stdout(&shown);
+            let running = running.stderr(&format!("opta: {said}\n")).spawn();
+            let mut question = model.question();
+            question.say("half");
+            question.end_because(reason);
+            running.finish();
+        }
+    }
+}
+
+#[test]
 fn a_daemon_that_is_killed_before_is_replaced_with_one_line() {
     let (home, model) = (Home::new(), Model::new());
     home.start();

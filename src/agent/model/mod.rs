@@ -54,6 +54,8 @@ pub struct Answer {
     pub finish: Finish,
     pub prompt_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
+    /// From its first word, spoken or not, to its last.
+    pub took: Duration,
 }
 
 /// Why an answer ended.
@@ -166,6 +168,7 @@ fn listen(
 ) -> Result<Answer, Fault> {
     const WENT: &str = "went away in the middle of its answer";
     let mut reply = Reply::default();
+    let mut begun = Instant::now();
     while !reply.is_done() {
         let patience = &server.patience;
         let limit = match (reply.is_finished(), reply.has_begun()) {
@@ -174,7 +177,12 @@ fn listen(
             (false, false) => patience.first,
         };
         let taken = match link.body(limit) {
-            Ok(Some(bytes)) => reply.take(&bytes),
+            Ok(Some(bytes)) => {
+                if !reply.has_begun() {
+                    begun = Instant::now();
+                }
+                reply.take(&bytes)
+            }
             Ok(None) => {
                 let ended = reply.end();
                 reply.hand_on(on_piece)?;
@@ -188,7 +196,7 @@ fn listen(
         reply.hand_on(on_piece)?;
         taken.map_err(|wrong| in_words(server, wrong))?;
     }
-    Ok(reply.answer())
+    Ok(Answer { took: begun.elapsed(), ..reply.answer() })
 }
 
 fn in_words(server: &Server<'_>, wrong: Wrong) -> Fault {

@@ -4,6 +4,8 @@
 //! line is whole. Every field may be missing or `null`. An answer that is one JSON value although a
 //! stream was asked for is taken as well.
 
+use std::time::Duration;
+
 use nanoserde::DeJson;
 
 use crate::json::{self, Loose, Raw};
@@ -177,7 +179,7 @@ impl Reply {
         Ok(())
     }
 
-    /// The whole answer, once it has ended.
+    /// The whole answer, once it has ended. How long it took is for others to say.
     pub fn answer(self) -> Answer {
         let called = !self.calls.is_empty();
         let finish = match self.finish.as_deref() {
@@ -194,6 +196,7 @@ impl Reply {
             finish,
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
+            took: Duration::ZERO,
         }
     }
 

@@ -75,6 +75,7 @@ impl Model for Scripted {
             finish: Finish::Stop,
             prompt_tokens: Some(10),
             completion_tokens: Some(5),
+            took: Duration::from_secs(1),
         };
         match says {
             Says::Text(text) => {

@@ -34,6 +34,8 @@ fn a_call_is_told_run_and_answered_and_the_answer_streamed() {
     assert!(texts.contains(r#""text":"\tnow.\n""#), "{texts}");
     let done = of(&events, "turn.done")[0];
     assert!(done.contains(r#""tokens":10,"promptTokens":20,"completionTokens":10,"toolCalls":1"#));
+    // The time for a call counts as well.
+    assert!(done.contains(r#""speed":5"#), "{done}");
 
     let asked = stage.asked();
     assert_eq!(asked.len(), 2);
