@@ -27,8 +27,13 @@ pub struct Call {
 }
 
 impl Call {
-    /// Understands a call; its name becomes the tool's own.
+    /// Understands a call; its name becomes the tool's own, and arguments that stand in quotes
+    /// as a whole lose them.
     pub fn new(mut call: ToolCall) -> Call {
+        let quoted: Option<String> = json::parse(call.arguments.as_bytes()).ok();
+        if let Some(inner) = quoted.filter(|inner| object(inner).is_some()) {
+            call.arguments = inner;
+        }
         let tool = Tool::named(&call.name);
         let job = match tool {
             Some(tool) => tool.job(&call.arguments),

@@ -1,6 +1,6 @@
 //! Values of peers that do not agree on their types.
 
-use std::str::Chars;
+use std::str::{Chars, FromStr};
 
 use nanoserde::{DeJson, DeJsonErr, DeJsonState, DeJsonTok};
 
@@ -42,6 +42,22 @@ impl DeJson for Loose {
     }
 }
 
+/// A value that may stand in quotes: `"5"` for `5`, `"True"` for `true`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted<T>(pub T);
+
+impl<T: DeJson + FromStr> DeJson for Quoted<T> {
+    fn de_json(state: &mut DeJsonState, input: &mut Chars<'_>) -> Result<Quoted<T>, DeJsonErr> {
+        if matches!(state.tok, DeJsonTok::Str)
+            && let Ok(value) = state.strbuf.trim().to_ascii_lowercase().parse()
+        {
+            state.next_tok(input)?;
+            return Ok(Quoted(value));
+        }
+        T::de_json(state, input).map(Quoted)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +75,18 @@ mod tests {
             .chain([None]);
         assert_eq!(texts, expected.collect::<Vec<_>>());
         assert_eq!(json::parse::<Loose>(b"1").unwrap().text(), None);
+    }
+
+    #[test]
+    fn what_stands_in_quotes_counts_as_what_it_says() {
+        let numbers = |text: &str| json::parse::<Vec<Quoted<u64>>>(text.as_bytes());
+        assert_eq!(numbers(r#"[5, "5", " 7 "]"#).unwrap(), [5, 5, 7].map(Quoted));
+        assert_eq!(
+            numbers(r#"["five"]"#).unwrap_err().what,
+            "this value must be a whole number, 0 or more, not a string"
+        );
+        let truths = json::parse::<Vec<Quoted<bool>>>(br#"[true, "True", "false"]"#);
+        assert_eq!(truths.unwrap(), [true, true, false].map(Quoted));
+        assert!(json::parse::<Quoted<bool>>(br#""yes""#).is_err());
     }
 }

@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::Chars;
 
-pub use loose::Loose;
+pub use loose::{Loose, Quoted};
 
 use nanoserde::{DeJson, DeJsonErr, DeJsonState, DeJsonTok, SerJson, SerJsonState};
 

@@ -56,6 +56,20 @@ fn a_call_is_told_run_and_answered_and_the_answer_streamed() {
 }
 
 #[test]
+fn arguments_in_quotes_too_many_are_understood_and_shown_without() {
+    let stage = Stage::new(|round| match round {
+        0 => call("read_file", r#""{\"path\":\"notes.txt\",\"limit\":\"1\"}""#),
+        _ => Says::Text("done"),
+    });
+    let events = stage.run(alone(), "turn.done");
+    let start = of(&events, "tool.start")[0];
+    assert!(start.contains(r#""input":{"path":"notes.txt","limit":"1"}"#), "{start}");
+    assert!(of(&events, "tool.end")[0].contains("buy milk"));
+    let told = r#""arguments":"{\"path\":\"notes.txt\",\"limit\":\"1\"}""#;
+    assert!(stage.asked()[1].messages.contains(told), "{}", stage.asked()[1].messages);
+}
+
+#[test]
 fn the_next_turn_knows_what_was_said_and_done() {
     let stage = Stage::new(|round| match round {
         0 => call("read_file", r#"{"path":"notes.txt"}"#),

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use nanoserde::DeJson;
 
 use crate::error::reason;
+use crate::json::Quoted;
 use crate::session::wake::Cancel;
 use crate::sys::child::{self, End};
 use crate::{limits, sys};
@@ -37,7 +38,7 @@ const SECRETS: [&str; 3] = ["OPTA_API_KEY", "OPTA_MODEL_KEY", "OPENAI_API_KEY"];
 #[derive(DeJson)]
 pub struct Run {
     command: String,
-    timeout_ms: Option<u64>,
+    timeout_ms: Option<Quoted<u64>>,
 }
 
 /// Why a command has been left to itself no longer.
@@ -50,7 +51,9 @@ enum Cut {
 impl Run {
     /// What the command has written and how it ended. `Err` if it failed, with the same text.
     pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let limit = self.timeout_ms.map_or(limits::COMMAND_DEFAULT, Duration::from_millis);
+        let limit = self
+            .timeout_ms
+            .map_or(limits::COMMAND_DEFAULT, |Quoted(millis)| Duration::from_millis(millis));
         let deadline = scene.deadline.min(Instant::now() + limit.min(limits::COMMAND_MAX));
         let failed =
             |error: io::Error| format!("the command cannot be started: {}", reason(&error));

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use nanoserde::DeJson;
 
 use crate::error::reason;
+use crate::json::Quoted;
 use crate::limits;
 use crate::sys::beneath::{self, Kind};
 
@@ -23,15 +24,15 @@ pub const PROBE_BYTES: usize = 8 * 1024;
 #[derive(DeJson)]
 pub struct ReadLines {
     pub path: String,
-    offset: Option<u64>,
-    limit: Option<u64>,
+    offset: Option<Quoted<u64>>,
+    limit: Option<Quoted<u64>>,
 }
 
 /// The arguments of `list_dir`.
 #[derive(DeJson)]
 pub struct List {
     pub path: Option<String>,
-    recursive: Option<bool>,
+    recursive: Option<Quoted<bool>>,
 }
 
 /// The arguments of `write_file`.
@@ -60,8 +61,9 @@ impl ReadLines {
         if is_binary(reader.fill_buf().map_err(failed)?) {
             return Ok(format!("{path} is a binary file of {bytes} bytes"));
         }
-        let first = self.offset.unwrap_or(1).max(1);
-        let last = self.limit.map_or(u64::MAX, |limit| first.saturating_add(limit.max(1)) - 1);
+        let first = self.offset.map_or(1, |Quoted(offset)| offset.max(1));
+        let last =
+            self.limit.map_or(u64::MAX, |Quoted(limit)| first.saturating_add(limit.max(1)) - 1);
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
         let (mut line, mut at_start) = (0_u64, true);
         loop {
@@ -122,7 +124,7 @@ impl List {
             count += 1;
         };
         let mut ended = Ended::Complete;
-        if self.recursive == Some(true) {
+        if self.recursive == Some(Quoted(true)) {
             ended = walk::walk(scene, workspace, path, |entry| {
                 add(entry.path, entry.kind);
                 ControlFlow::Continue(())
