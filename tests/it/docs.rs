@@ -336,6 +336,30 @@ fn the_page_lists_the_codes_of_failures() {
 }
 
 #[test]
+fn the_page_lists_the_codes_with_which_turns_end() {
+    let kinds = ["model", "context", "tool", "turn", "config", "storage", "internal"];
+    let is_code = |text: &&str| {
+        let plain = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+        let kind = text.split_once('-').is_some_and(|(kind, _)| kinds.contains(&kind));
+        plain && (kind || ["cancelled", "interrupted"].contains(text))
+    };
+    let mut codes = BTreeSet::new();
+    for source in ["agent", "agent/model", "session", "session/runtime"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(source);
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let text = fs::read_to_string(path).unwrap();
+                let program = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
+                codes.extend(program.split('"').filter(is_code).map(str::to_owned));
+            }
+        }
+    }
+    let listed = set(Page::read("opta-do.1").section("DIAGNOSTICS").marked("Er"));
+    assert_eq!(listed, codes);
+}
+
+#[test]
 fn the_page_lists_the_refusals_of_the_api() {
     let mut codes = set(["INVALID_REQUEST"]);
     let mut statuses = set(["400"]);
