@@ -195,6 +195,8 @@ pub const ANSWER_TOKENS_MAX: u32 = 4_096;
 pub const HISTORY_BYTES_MAX: usize = 1 << 20;
 /// A tool's result; of a longer one the beginning and the end are kept.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024;
+/// Lines of a change that are shown above the question whether it may be made; more on request.
+pub const CHANGE_LINES_MAX: usize = 20;
 /// How long a permission is waited for; then the answer is no.
 pub const PERMISSION_MAX: Duration = Duration::from_secs(5 * 60);
 /// A command that a tool runs, unless the call says otherwise.

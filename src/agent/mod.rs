@@ -21,6 +21,7 @@ use crate::session::wake::Cancel;
 
 use find::Wanted;
 use model::{Answer, Ask, Piece};
+pub use tools::shown;
 
 /// What can be asked: a model server, or what a test has in its place.
 trait Model: Send + Sync {

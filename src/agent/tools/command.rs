@@ -37,7 +37,7 @@ const SECRETS: [&str; 3] = ["OPTA_API_KEY", "OPTA_MODEL_KEY", "OPENAI_API_KEY"];
 /// The arguments of `run_command`.
 #[derive(DeJson)]
 pub struct Run {
-    command: String,
+    pub command: String,
     timeout_ms: Option<Quoted<u64>>,
 }
 
