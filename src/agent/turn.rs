@@ -112,10 +112,6 @@ impl<'a> Answering<'a> {
                 if is_cut_off(&answer) {
                     return Err(cut_off());
                 }
-                if spoken::mentions_call(&answer.text) && self.insist() {
-                    // The same question again: words at the end are what a model would go on with.
-                    continue;
-                }
                 return Ok(self.progress.done(answer.finish));
             }
             let heard = calls.iter().map(|call| call.call.clone()).collect();
@@ -197,7 +193,8 @@ impl<'a> Answering<'a> {
     fn calls_of(&mut self, answer: &Answer) -> Result<Vec<Call>, Fault> {
         let left = self.calls_max.saturating_sub(self.progress.stats.tool_calls);
         let mut wanted = answer.calls.clone();
-        if wanted.is_empty() && answer.finish != Finish::Length && !self.offered.is_empty() {
+        let spoken = wanted.is_empty();
+        if spoken && answer.finish != Finish::Length && !self.offered.is_empty() {
             wanted.extend(spoken::call(&answer.text));
         }
         if left == 0 && !wanted.is_empty() {
@@ -209,7 +206,8 @@ impl<'a> Answering<'a> {
             return Err(Fault { code: "tool-limit", message });
         }
         wanted.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        Ok(wanted.into_iter().map(|call| Call::new(self.with_own_id(call))).collect())
+        let calls = wanted.into_iter().map(|call| Call::new(self.with_own_id(call), spoken));
+        Ok(calls.collect())
     }
 
     /// Some models leave ids out, and some use one for every call.
