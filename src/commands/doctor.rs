@@ -14,17 +14,18 @@ use crate::cli::Form;
 use crate::commands::Output;
 use crate::config::{Config, ModelSettings, Port};
 use crate::error::{Error, one_line, reason};
+use crate::lifecycle::service::{Condition, Service};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, run};
-use crate::paths::Paths;
+use crate::paths::{Manager, Paths};
 use crate::session::store::Store;
 use crate::{api, http, json, limits, sys};
 
 /// What came of a check.
 enum Finding {
     Pass(String),
-    /// Worth knowing, and no reason to do anything at once.
-    Warn(String),
+    /// Worth knowing, and no reason to do anything at once; with what can be done, if anything.
+    Warn(String, Option<String>),
     /// With the command that mends it.
     Fail(String, String),
 }
@@ -43,12 +44,13 @@ struct Line {
 /// `opta doctor`: 1 if a check fails.
 pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let status = status::look(paths);
-    let checks: [(&str, Finding); 9] = [
+    let checks: [(&str, Finding); 10] = [
         ("settings", settings(paths)),
         ("files", files(paths)),
         ("daemon", daemon(&status)),
         ("port", port(paths, &status)),
         ("version", version(&status)),
+        ("service", service(paths)),
         ("disk", disk(paths)),
         ("log", log(paths)),
         ("model", model(paths)),
@@ -67,7 +69,7 @@ pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
 fn tell(check: &str, finding: Finding, output: &Output) -> Result<(), Error> {
     let (status, colour, message, fix) = match finding {
         Pass(message) => ("pass", "32", message, None),
-        Warn(message) => ("warn", "33", message, None),
+        Warn(message, fix) => ("warn", "33", message, fix),
         Fail(message, fix) => ("fail", "31", message, Some(fix)),
     };
     if output.form == Form::Json {
@@ -146,7 +148,7 @@ fn daemon(status: &Result<Status, Error>) -> Finding {
         Ok(Status::Stopped) => Pass("does not run; a command that needs it starts it".to_owned()),
         Ok(Status::Crashed { card }) => {
             let pid = card.as_ref().map_or(String::new(), |card| format!(" (pid {})", card.pid));
-            Warn(format!("has crashed{pid}; a command that needs it starts it again"))
+            Warn(format!("has crashed{pid}; a command that needs it starts it again"), None)
         }
         Ok(Status::Unresponsive { pid, card_lost, .. }) => {
             let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
@@ -172,7 +174,9 @@ fn port(paths: &Paths, status: &Result<Status, Error>) -> Finding {
     let taken = http::answers(port, limits::HEALTH_MAX);
     match (taken, exactly) {
         (false, _) => Pass(format!("{port} is free")),
-        (true, None) => Warn(format!("another program has {port}; the daemon takes another one")),
+        (true, None) => {
+            Warn(format!("another program has {port}; the daemon takes another one"), None)
+        }
         (true, Some(by)) => {
             let message = format!("another program has {port}, which {by} asks for");
             Fail(message, "opta daemon start --port 0".to_owned())
@@ -192,15 +196,75 @@ fn version(status: &Result<Status, Error>) -> Finding {
     }
     if card.version != ours {
         let theirs = &card.version;
-        return Warn(format!("the daemon is opta {theirs}, this is {ours}: {}", restart()));
+        return Warn(format!("the daemon is opta {theirs}, this is {ours}"), Some(restart()));
     }
     let replaced = card
         .executable
         .as_ref()
         .is_some_and(|(path, id)| run::file_id(path.as_ref()).as_ref() != Some(id));
     match replaced {
-        true => Warn(format!("the program was replaced since the daemon began: {}", restart())),
+        true => Warn("the program was replaced since the daemon began".into(), Some(restart())),
         false => Pass(format!("the daemon and this are opta {ours}")),
+    }
+}
+
+/// The service's file is what `install` would write, and its manager has it.
+fn service(paths: &Paths) -> Finding {
+    let service = match Service::of(paths) {
+        Ok(service) => service,
+        Err(error) => return Warn(error.to_string(), error.remedy()),
+    };
+    let (file, manager) = (paths.shown(&service.file), service.manager.name());
+    let condition = match service.condition(paths) {
+        Ok(condition) => condition,
+        Err(error) => return failed(&error, format_args!("ls -ld {}", quoted(&service.file))),
+    };
+    let install = || "opta daemon install".to_owned();
+    let start = || "opta daemon start".to_owned();
+    let warn = |message, fix| Warn(message, Some(fix));
+    match condition {
+        Condition::NotInstalled => Pass("the daemon is not installed as a service".to_owned()),
+        Condition::Foreign => {
+            warn(format!("opta has not written {file}"), format!("{} --force", install()))
+        }
+        Condition::OfAnotherHome(home) => {
+            warn(format!("{file} serves another home, {}", paths.shown(&home)), install())
+        }
+        Condition::Broken { program, because } => {
+            Fail(format!("{file} runs {}, which {because}", paths.shown(&program)), install())
+        }
+        Condition::Edited => {
+            warn(format!("{file} was edited, and is not what opta would write"), install())
+        }
+        Condition::Outdated { by } => {
+            warn(format!("{file} is of opta {by}, and out of date"), install())
+        }
+        Condition::Unreachable(error) => {
+            Warn(format!("{file} is current; whether it is loaded is unknown: {error}"), None)
+        }
+        // launchd forgets what is stopped until the next login, and a start loads it again.
+        Condition::NotLoaded => match service.manager {
+            Manager::Systemd => {
+                warn(format!("systemd has not read {file} as it is now"), install())
+            }
+            Manager::Launchd => warn(format!("launchd has not loaded {file}"), start()),
+        },
+        Condition::Refused(word) => Fail(
+            format!("{manager} cannot use {file} and what adds to it ({word})"),
+            "systemctl --user edit opta-daemon".to_owned(),
+        ),
+        Condition::Failed(trouble) => Fail(format!("{} ({file})", trouble.words), start()),
+        Condition::Sound { program, enabled } => {
+            let program = paths.shown(&program);
+            let name = service.name();
+            Pass(match enabled {
+                true => format!("{manager} has it, runs {program}, and starts it at every login"),
+                false => format!(
+                    "{manager} has it and runs {program}, but not at every login: \
+                     systemctl --user enable {name}"
+                ),
+            })
+        }
     }
 }
 
@@ -208,7 +272,7 @@ fn disk(paths: &Paths) -> Finding {
     let directory = paths.sessions();
     let nearest = directory.ancestors().find(|path| path.exists());
     let Some(nearest) = nearest else {
-        return Warn("it cannot be told how much room there is".to_owned());
+        return Warn("it cannot be told how much room there is".to_owned(), None);
     };
     match sys::free_bytes(nearest) {
         Ok(free) if free < limits::DISK_FREE_MIN => {
@@ -216,7 +280,7 @@ fn disk(paths: &Paths) -> Finding {
             Fail(message, "opta sessions list, then opta sessions rm ID".to_owned())
         }
         Ok(free) => Pass(format!("{} MiB are free", free >> 20)),
-        Err(error) => Warn(format!("{}: {}", paths.shown(nearest), reason(&error))),
+        Err(error) => Warn(format!("{}: {}", paths.shown(nearest), reason(&error)), None),
     }
 }
 
@@ -246,7 +310,7 @@ fn log(paths: &Paths) -> Finding {
 fn model(paths: &Paths) -> Finding {
     let fix = || "set OPTA_MODEL_URL to a server that runs, or start one: ollama serve".to_owned();
     let Ok(settings) = ModelSettings::load(&paths.config()) else {
-        return Warn("not asked: the settings cannot be read".to_owned());
+        return Warn("not asked: the settings cannot be read".to_owned(), None);
     };
     let wanted = Wanted { model_url: None, model: None, settings: &settings };
     let endpoint = match find::resolve(&wanted) {
@@ -256,7 +320,7 @@ fn model(paths: &Paths) -> Finding {
     let (url, source) = (&endpoint.url, &endpoint.source);
     match model::models(url, endpoint.key.as_ref(), limits::DOCTOR_MODEL_MAX) {
         Err(fault) => Fail(fault.message, fix()),
-        Ok(models) if models.is_empty() => Warn(format!("{url} ({source}) offers no model")),
+        Ok(models) if models.is_empty() => Warn(format!("{url} ({source}) offers no model"), None),
         Ok(models) => Pass(format!("{url} ({source}), {} models", models.len())),
     }
 }

@@ -4,7 +4,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Run, freeze, signal};
+use crate::service::{
+    USERS, machine, need_launchd, need_systemd, under_launchd, under_systemd, with_systemctl,
+};
+use crate::support::{ANYTHING, Home, Run, freeze, need, signal, skip};
 
 fn doctor<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
     home.opta(&format!("doctor {words}")).env("OPTA_MODEL_URL", model.url())
@@ -116,4 +119,202 @@ fn a_damaged_session_is_found() {
     fs::write(&journal, bytes).unwrap();
     let found = findings(&home, &model, 1);
     assert_found(&found, "fail sessions", "opta sessions export sess_");
+}
+
+/// What a doctor says of the service, and the command that it names.
+const SERVICE: &str = r#"
+    service() { opta doctor | sed -n 's/  service   /: /p'; }
+    mend() { eval "$(service | sed -n 's/.*to mend it: //p')" >/dev/null 2>&1; }
+    home() { find ~ -printf '%p %i %m %s %T@ %C@\n' | sort; }
+"#;
+const NOT_INSTALLED: &str = "pass: the daemon is not installed as a service\n";
+
+#[test]
+fn a_service_of_systemd_is_current_or_mended() {
+    need_systemd!();
+    for user in USERS {
+        let home = machine();
+        let script = r#"
+            service
+            opta daemon install >/dev/null 2>&1
+            service
+            systemctl --user enable --quiet opta-daemon
+            service
+            echo edited; echo '# by me' >>"$unit"; service; mend; service
+            echo older; sed -i '1s/opta [0-9.]*/opta 0.0.1/; s/RestartSec=2/RestartSec=3/' "$unit"
+            service; mend; service
+            echo unread; touch -d tomorrow "$unit"; service; mend; service
+            echo lost; rm "$unit"; service
+        "#;
+        let current = "pass: systemd has it, runs {program}, and starts it at every login\n";
+        let expected = [
+            NOT_INSTALLED,
+            "pass: systemd has it and runs {program}, but not at every login: \
+             systemctl --user enable opta-daemon\n",
+            current,
+            "edited\nwarn: {unit} was edited, and is not what opta would write; \
+             to mend it: opta daemon install\n",
+            current,
+            "older\nwarn: {unit} is of opta 0.0.1, and out of date; \
+             to mend it: opta daemon install\n",
+            current,
+            "unread\nwarn: systemd has not read {unit} as it is now; \
+             to mend it: opta daemon install\n",
+            current,
+            "lost\n",
+            NOT_INSTALLED,
+        ];
+        let script = format!("{SERVICE}{script}");
+        under_systemd(&home, user, &script).stdout(&expected.concat()).run();
+    }
+}
+
+#[test]
+fn that_another_opta_has_written_the_same_is_no_matter() {
+    need_systemd!();
+    let home = machine();
+    let script = r#"
+        opta daemon install >/dev/null 2>&1
+        sed -i '1s/opta [0-9.]*/opta 0.0.1/' "$unit"
+        systemctl --user daemon-reload
+        # Where programs are searched is the installing shell's.
+        PATH="$PATH:/nowhere" service
+    "#;
+    let expected = "pass: systemd has it and runs {*}";
+    under_systemd(&home, "nobody", &format!("{SERVICE}{script}")).stdout(expected).run();
+}
+
+#[test]
+fn a_service_of_systemd_that_cannot_run_fails() {
+    need_systemd!();
+    let home = machine();
+    let script = r#"
+        mkdir "$HOME/old bin%"
+        cp "$BIN/opta" "$HOME/old bin%"
+        "$HOME/old bin%/opta" daemon install >/dev/null 2>&1
+        chmod -x "$HOME/old bin%/opta"; service
+        rm "$HOME/old bin%/opta"; service
+        mend; service
+        OPTA_HOME=/nowhere service
+        echo refused; mkdir "$unit.d"
+        printf '[Service]\nExecStart=/bin/true\n' >"$unit.d/override.conf"
+        systemctl --user daemon-reload; service
+        rm -r "$unit.d"; systemctl --user daemon-reload; service
+        echo failed; echo '{"daemon":{"port":"x"}}' >~/.config/opta/config.json
+        systemctl --user start opta-daemon 2>/dev/null || service
+        echo '{"daemon":{"port":0}}' >~/.config/opta/config.json
+        mend; service
+        opta daemon stop >/dev/null
+        echo masked; ln -sf /dev/null "$unit"; service; mend; service
+    "#;
+    let runs = "pass: systemd has it and runs {program}, but not at every login: \
+                systemctl --user enable opta-daemon\n";
+    let expected = [
+        "fail: {unit} runs ~/old bin%/opta, which is not executable; \
+         to mend it: opta daemon install\n\
+         fail: {unit} runs ~/old bin%/opta, which is not there; \
+         to mend it: opta daemon install\n",
+        runs,
+        "warn: {unit} serves another home, ~/.config/opta; to mend it: opta daemon install\n",
+        "refused\nfail: systemd cannot use {unit} and what adds to it (bad-setting); \
+         to mend it: systemctl --user edit opta-daemon\n",
+        runs,
+        "failed\nfail: the service has failed (exit-code, status 78) ({unit}); \
+         to mend it: opta daemon start\n",
+        runs,
+        "masked\nwarn: opta has not written {unit}; \
+         to mend it: opta daemon install --force\n",
+        runs,
+    ];
+    let script = format!("{SERVICE}{script}");
+    under_systemd(&home, "nobody", &script).stdout(&expected.concat()).run();
+}
+
+#[test]
+fn looking_at_a_service_changes_nothing() {
+    need_systemd!();
+    let home = machine();
+    let script = r#"
+        told=LoadState,UnitFileState,NeedDaemonReload,ActiveState,MainPID,NRestarts
+        seen() { home; systemctl --user show --property=$told opta-daemon; }
+        for state in idle active unread; do
+            case $state in
+            idle) opta daemon install >/dev/null 2>&1 ;;
+            unread) touch -d tomorrow "$unit" ;;
+            active) opta daemon install --now >/dev/null 2>&1 ;;
+            esac
+            before=$(seen)
+            service | cut -d : -f 1
+            [ "$before" = "$(seen)" ]
+        done
+    "#;
+    let expected = "pass\npass\nwarn\n";
+    under_systemd(&home, "nobody", &format!("{SERVICE}{script}")).stdout(expected).run();
+}
+
+#[test]
+fn a_manager_that_cannot_be_asked_is_worth_a_word() {
+    let home = machine();
+    let systemctl = "echo 'Failed to connect to bus: No medium found' >&2; exit 1";
+    let script = r#"
+        service
+        opta daemon install >/dev/null 2>&1
+        service
+    "#;
+    let expected = format!(
+        "{NOT_INSTALLED}warn: {{unit}} is current; whether it is loaded is unknown: \
+         cannot run systemctl --user show opta-daemon.service: \
+         Failed to connect to bus: No medium found\n"
+    );
+    with_systemctl(&home, systemctl, &format!("{SERVICE}{script}")).stdout(&expected).run();
+}
+
+#[test]
+fn an_agent_of_launchd_is_current_or_mended() {
+    need_launchd!();
+    let home = machine();
+    let script = r#"
+        service
+        opta daemon install >/dev/null 2>&1
+        opta daemon status --wait=30 --quiet
+        calls >/dev/null
+        before=$(home); service; [ "$before" = "$(home)" ]
+        calls
+        echo edited; sed -i s/Interactive/Standard/ "$plist"; service; mend; service
+        echo older; sed -i 's/by opta [0-9.]*/by opta 0.0.1/; s/Interactive/Standard/' "$plist"
+        service; mend; service
+        echo stopped; opta daemon stop >/dev/null 2>&1; service; mend; service
+        mkdir "$HOME/a & b"; cp "$BIN/opta" "$HOME/a & b"
+        "$HOME/a & b/opta" daemon install >/dev/null 2>&1
+        echo gone; rm "$HOME/a & b/opta"; service; mend; service
+        echo elsewhere; OPTA_HOME=/nowhere service
+        echo foreign; sed -i '/Written by/d' "$plist"; service; mend; service
+        : >"$LAUNCHD/nodesktop"; service
+    "#;
+    let current = "pass: launchd has it, runs {program}, and starts it at every login\n";
+    let expected = [
+        NOT_INSTALLED,
+        current,
+        "print gui/UID/com.opta.daemon\n",
+        "edited\nwarn: {plist} was edited, and is not what opta would write; \
+         to mend it: opta daemon install\n",
+        current,
+        "older\nwarn: {plist} is of opta 0.0.1, and out of date; \
+         to mend it: opta daemon install\n",
+        current,
+        "stopped\nwarn: launchd has not loaded {plist}; to mend it: opta daemon start\n",
+        current,
+        "gone\nfail: {plist} runs ~/a & b/opta, which is not there; \
+         to mend it: opta daemon install\n",
+        current,
+        "elsewhere\n\
+         warn: {plist} serves another home, ~/.config/opta; to mend it: opta daemon install\n",
+        "foreign\nwarn: opta has not written {plist}; to mend it: opta daemon install --force\n",
+        current,
+        "warn: {plist} is current; whether it is loaded is unknown: \
+         cannot run launchctl print gui/{*}: \
+         Bootstrap failed: 125: Domain does not support specified action\n",
+    ];
+    let script = format!("{SERVICE}{script}");
+    under_launchd(&home, &script).unwrap().stdout(&expected.concat()).run();
 }
