@@ -199,6 +199,9 @@ pub const RESULT_BYTES_MAX: usize = 64 * 1024;
 pub const CHANGE_LINES_MAX: usize = 20;
 /// How long a permission is waited for; then the answer is no.
 pub const PERMISSION_MAX: Duration = Duration::from_secs(5 * 60);
+/// How long a question stands while nobody follows its session: whoever has only lost a connection
+/// is back by then.
+pub const ALONE_MAX: Duration = Duration::from_secs(10);
 /// A command that a tool runs, unless the call says otherwise.
 pub const COMMAND_DEFAULT: Duration = Duration::from_secs(30);
 /// The longest that a call may ask for.

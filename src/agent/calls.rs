@@ -9,7 +9,7 @@ use crate::config::{Rule, ToolSettings};
 use crate::json::{self, Raw};
 use crate::limits;
 use crate::log::Log;
-use crate::session::desk::Turn;
+use crate::session::desk::{Patience, Turn};
 use crate::session::journal::Durability;
 use crate::session::rules::ToolCall;
 use crate::session::turn::{Fault, cancelled};
@@ -195,7 +195,8 @@ impl Clerk<'_> {
             }
             _ => {
                 self.log.info("permission requested", &[("tool", &tool.alias())]);
-                let asked = self.turn.may(tool.name(), &call.input(), limits::PERMISSION_MAX);
+                let (limit, alone) = (limits::PERMISSION_MAX, limits::ALONE_MAX);
+                let asked = self.turn.may(tool.name(), &call.input(), Patience { limit, alone });
                 let allowed = asked.map_err(|problem| trouble(&problem))?;
                 self.resolved(tool, if allowed { "allow" } else { "deny" }, "answer");
                 if self.turn.cancelled() {
