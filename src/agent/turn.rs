@@ -12,7 +12,6 @@ use nanoserde::SerJson;
 use crate::config::{Rule, ToolSettings};
 use crate::json;
 use crate::limits;
-use crate::log::Log;
 use crate::session::desk::{Problem, Turn};
 use crate::session::event::Draft;
 use crate::session::journal::Durability;
@@ -23,7 +22,7 @@ use super::calls::{Call, Clerk};
 use super::history::History;
 use super::model::{Answer, Ask, Finish, Piece};
 use super::tools::{self, Scene, Tool};
-use super::{Model, permissions, spoken};
+use super::{Assistant, Model, permissions, spoken};
 
 /// A turn that is being answered.
 pub struct Answering<'a> {
@@ -63,10 +62,9 @@ impl<'a> Answering<'a> {
     /// Reads the conversation and opens the workspace.
     pub fn begin(
         turn: &'a Turn<'a>,
-        model: &'a dyn Model,
+        assistant: &'a Assistant,
         endpoint: Endpoint,
         settings: ToolSettings,
-        log: &'a Log,
     ) -> Result<Answering<'a>, Fault> {
         let began = Instant::now();
         let workspace = turn.summary().workspace;
@@ -74,7 +72,8 @@ impl<'a> Answering<'a> {
         let history = History::new(conversation, &prompt(workspace.as_deref()));
         let deadline = began + limits::TURN_MAX;
         let environment = &turn.options.environment;
-        let scene = Scene::new(workspace.as_deref(), environment, turn.cancel(), deadline);
+        let Assistant { closed, model, log, .. } = assistant;
+        let scene = Scene::new(workspace.as_deref(), closed, environment, turn.cancel(), deadline);
         let (grant, mode) = (turn.options.grant, turn.head.mode.as_str());
         let allowed = |tool: &Tool| permissions::rule(*tool, &settings, grant, mode) != Rule::Deny;
         let offered = match workspace {
@@ -85,7 +84,7 @@ impl<'a> Answering<'a> {
         let calls_max = settings.calls_max;
         Ok(Answering {
             turn,
-            model,
+            model: &**model,
             endpoint,
             history,
             offered,

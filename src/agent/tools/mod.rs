@@ -13,6 +13,7 @@ mod workspace;
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::error::one_line;
@@ -313,15 +314,18 @@ pub struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    /// A workspace that cannot be opened is what each tool will say.
+    /// A workspace that cannot be opened is what each tool will say. Tools for files touch nothing
+    /// of what is `closed`.
     pub fn new(
         workspace: Option<&str>,
+        closed: &[PathBuf],
         environment: &'a [(String, String)],
         cancel: &'a Cancel,
         deadline: Instant,
     ) -> Scene<'a> {
         let missing = || "the session has no workspace".to_owned();
-        let workspace = workspace.ok_or_else(missing).and_then(Workspace::open);
+        let workspace = workspace.ok_or_else(missing);
+        let workspace = workspace.and_then(|path| Workspace::open(path, closed));
         Scene { workspace, environment, cancel, deadline }
     }
 
