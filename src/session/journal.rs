@@ -217,7 +217,8 @@ impl Journal {
 
     /// A reading end.
     pub fn reader(&self) -> Reader {
-        Reader { path: self.path.clone(), view: Arc::clone(&self.view), file: None }
+        let (path, view) = (self.path.clone(), Arc::clone(&self.view));
+        Reader { path, view, file: None, reached: (0, 0) }
     }
 
     /// On failure the file is cut back to `start`.
@@ -283,6 +284,8 @@ pub struct Reader {
     path: PathBuf,
     view: Arc<Mutex<View>>,
     file: Option<File>,
+    /// The number of the event that was read last, and where its record ends.
+    reached: (u64, u64),
 }
 
 /// Some events in a row.
@@ -313,8 +316,8 @@ impl Reader {
     }
 
     /// The events after number `after`, at most `events_max` of them and about
-    /// [`limits::EVENTS_BYTES_MAX`]; at least one if there is one. Reads no more of the file than a
-    /// stretch of the index and what it gives.
+    /// [`limits::EVENTS_BYTES_MAX`]; at least one if there is one. Reads no more of the file than
+    /// what it gives and a stretch of the index, and not even that when it goes on where it was.
     pub fn after(&mut self, after: u64, events_max: usize) -> io::Result<Batch> {
         let (start, end) = self.stretch(after);
         let mut batch = Batch::default();
@@ -345,7 +348,10 @@ impl Reader {
         }
         let beyond = view.marks.partition_point(|(seq, _)| *seq <= after + 1);
         let mark = beyond.checked_sub(1).and_then(|index| view.marks.get(index));
-        (mark.map_or(0, |(_, at)| *at), view.end)
+        let mark = mark.map_or(0, |(_, at)| *at);
+        let (seq, at) = self.reached;
+        // What may be seen is never cut back.
+        (if seq <= after { mark.max(at) } else { mark }, view.end)
     }
 
     /// Shows the records with rising numbers above `after` that are in a stretch of the file, as
@@ -368,11 +374,12 @@ impl Reader {
         };
         let mut window = Window::new(start, end);
         let mut last = after;
-        while let Some((line, _)) = window.next(file)? {
+        while let Some((line, place)) = window.next(file)? {
             let Some(record) = next_record(line, last) else {
                 continue;
             };
             last = record.seq;
+            self.reached = (last, place + line.len() as u64 + 1);
             if !visit(&record) {
                 return Ok(());
             }
