@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::error::{At, Error};
 use crate::{clock, disk, limits};
 
-use super::event::{self, Draft, Origin, Record};
+use super::event::{self, Draft, Record};
 use super::lines::{READ_BYTES, Window, read_at};
 use super::rules::{SessionId, State};
 
@@ -171,10 +171,9 @@ impl Journal {
         if let Some(because) = &self.broken {
             return Err(Refused::Broken(because.clone()));
         }
-        let origin = Origin { daemon_id: &self.daemon_id, session_id: self.id.as_str() };
         let numbered = (self.seq + 1..).zip(drafts);
         let records: Vec<Vec<u8>> =
-            numbered.map(|(seq, draft)| event::record(draft, &origin, seq, ts)).collect();
+            numbered.map(|(seq, draft)| event::record(draft, &self.daemon_id, seq, ts)).collect();
         let mut start = self.end;
         for record in &records {
             self.write(record, start)?;
@@ -217,8 +216,8 @@ impl Journal {
 
     /// A reading end.
     pub fn reader(&self) -> Reader {
-        let (path, view) = (self.path.clone(), Arc::clone(&self.view));
-        Reader { path, view, file: None, reached: (0, 0) }
+        let (path, id, view) = (self.path.clone(), self.id.clone(), Arc::clone(&self.view));
+        Reader { path, id, view, file: None, reached: (0, 0) }
     }
 
     /// On failure the file is cut back to `start`.
@@ -282,6 +281,7 @@ impl Journal {
 /// The reading end of a journal: sees what may be seen, in order, each event once.
 pub struct Reader {
     path: PathBuf,
+    id: SessionId,
     view: Arc<Mutex<View>>,
     file: Option<File>,
     /// The number of the event that was read last, and where its record ends.
@@ -324,8 +324,9 @@ impl Reader {
         if start == end || events_max == 0 {
             return Ok(batch);
         }
+        let id = self.id.clone();
         self.each_record(start, end, after, |record| {
-            record.envelope(&mut batch.text);
+            record.envelope(id.as_str(), &mut batch.text);
             batch.events.push((record.seq, batch.text.len()));
             batch.events.len() < events_max && batch.text.len() < limits::EVENTS_BYTES_MAX
         })?;
