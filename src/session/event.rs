@@ -69,8 +69,11 @@ impl<'a> Record<'a> {
     pub fn envelope(&self, session_id: &str, out: &mut String) {
         let (names, rest) = self.parts;
         out.push_str(names);
-        out.push_str(",\"sessionId\":");
-        json::quote(session_id, out);
+        // The first journals had it in every record.
+        if !names.contains(",\"sessionId\":") {
+            out.push_str(",\"sessionId\":");
+            json::quote(session_id, out);
+        }
         out.push_str(rest);
         out.push('}');
     }
@@ -99,6 +102,15 @@ mod tests {
         let names = r#"{"v":"3","event":"turn.token","daemonId":"daemon_x","sessionId":"sess_1","#;
         assert!(envelope.starts_with(&format!("{names}\"seq\":42,")), "{envelope}");
         json::check(std::str::from_utf8(&line).unwrap().trim_end()).unwrap();
+    }
+
+    #[test]
+    fn a_record_that_names_its_session_is_still_read() {
+        let text = r#"{"v":"3","event":"turn.done","daemonId":"d","sessionId":"s","seq":7,"ts":"t","payload":{}"#;
+        let line = format!("{text},\"crc\":\"{:08x}\"}}", crc32c(text.as_bytes()));
+        let mut envelope = String::new();
+        Record::read(line.as_bytes()).unwrap().envelope("s", &mut envelope);
+        assert_eq!(envelope, format!("{text}}}"));
     }
 
     #[test]
