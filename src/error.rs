@@ -326,8 +326,8 @@ pub fn one_line(text: &str) -> String {
     line
 }
 
-/// Marks of direction, separators of lines, and what has no width. What joins letters and emoji, and
-/// has none either, is needed to write some languages. Unicode Technical Report 36, 2.10.
+/// Marks of direction, separators of lines, and what has no width. What joins letters and emoji,
+/// and has none either, is needed to write some languages. Unicode Technical Report 36, 2.10.
 fn is_deceptive(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{feff}'
         | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}'

@@ -280,7 +280,8 @@ impl Progress {
         let seconds = self.generating.as_secs_f64();
         let tokens = self.stats.completion_tokens;
         self.stats.tokens = tokens;
-        // What came all at once says nothing about its speed. Precise for any number of tokens that anybody will wait for.
+        // What came all at once says nothing about its speed. Precise for any number of tokens that
+        // anybody will wait for.
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let speed = if seconds >= 0.001 { tokens as f64 / seconds } else { 0.0 };
         self.stats.speed = (speed * 10.0).round() / 10.0;

@@ -127,8 +127,8 @@ impl Turn<'_> {
         self.session.subscribers()
     }
 
-    /// Asks whether the turn may do something, and waits for the answer: `false` when patience ends,
-    /// or the turn is cancelled. The request and the answer are events of the session.
+    /// Asks whether the turn may do something, and waits for the answer: `false` when patience
+    /// ends, or the turn is cancelled. The request and the answer are events of the session.
     pub fn may(&self, tool: &str, input: &Raw, patience: Patience) -> Result<bool, Problem> {
         let request_id = fresh_id("perm_")?.as_str().to_owned();
         let payload = json::text(&PermissionRequest {
