@@ -4,14 +4,18 @@
 //! The answer goes out byte for byte, but to a terminal: no control character of a model reaches
 //! one.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nanoserde::{DeJson, SerJson};
 
 use crate::cli::Show;
-use crate::error::Error;
+use crate::commands::outlet::Outlet;
+use crate::error::{Doing, Error};
 use crate::session::transcript::{one_line_cut, visible};
+use crate::sys::signal::Interrupts;
 use crate::{config, json, limits};
 
 /// A call of a tool, as `opta do --json` reports it.
@@ -29,6 +33,8 @@ pub struct Call {
 /// Where a turn is shown, and what was shown of it.
 pub struct Screen {
     show: Show,
+    out: Outlet,
+    errors: Outlet,
     /// People read both standard output and standard error.
     terminal: bool,
     /// Standard output is a terminal.
@@ -48,12 +54,16 @@ pub struct Screen {
 
 impl Screen {
     /// A screen with nothing on it.
-    pub fn new(show: Show) -> Screen {
-        let (guarded, errors) = (io::stdout().is_terminal(), io::stderr().is_terminal());
-        let coloured = errors && config::colour_allowed();
-        Screen {
+    pub fn new(show: Show, interrupts: &Rc<Interrupts>) -> Result<Screen, Error> {
+        let (guarded, readable) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        let coloured = readable && config::colour_allowed();
+        let out = io::stdout().as_fd().try_clone_to_owned().doing("use standard output")?;
+        let errors = io::stderr().as_fd().try_clone_to_owned().doing("use standard error")?;
+        Ok(Screen {
             show,
-            terminal: guarded && errors,
+            out: Outlet::new(out, interrupts),
+            errors: Outlet::new(errors, interrupts),
+            terminal: guarded && readable,
             guarded,
             dim: if coloured { ("\x1b[2m", "\x1b[0m") } else { ("", "") },
             answer: String::new(),
@@ -62,19 +72,21 @@ impl Screen {
             quiet_since: None,
             drawn: 0,
             thinking: false,
-        }
+        })
     }
 
     /// A turn begins: from now on something is being waited for.
     pub fn begin(&mut self) {
         self.answer.clear();
         self.calls.clear();
+        self.out.begin();
+        self.errors.begin();
         self.await_more();
     }
 
     /// An event, as it came.
     pub fn event(&mut self, envelope: &str) -> Result<(), Error> {
-        if self.show == Show::Events { write(&format!("{envelope}\n")) } else { Ok(()) }
+        if self.show == Show::Events { self.line(envelope) } else { Ok(()) }
     }
 
     /// More of the answer.
@@ -85,8 +97,8 @@ impl Screen {
         self.within_a_line = !self.answer.is_empty() && !self.answer.ends_with('\n');
         match self.show {
             Show::Object | Show::Events => Ok(()),
-            Show::Work | Show::Answer if self.guarded => write(&visible(text)),
-            Show::Work | Show::Answer => write(text),
+            Show::Work | Show::Answer if self.guarded => self.write(&visible(text)),
+            Show::Work | Show::Answer => self.write(text),
         }
     }
 
@@ -106,7 +118,7 @@ impl Screen {
             let what = subject(&call.args).unwrap_or_else(|| call.args.clone());
             let line = one_line_cut(&format!("{} {what}", call.name));
             let (dim, plain) = self.dim;
-            drop(writeln!(io::stderr(), "{dim}> {line}{plain}"));
+            self.tell(&format!("{dim}> {line}{plain}\n"));
         }
         self.calls.push(call);
         self.await_more();
@@ -131,7 +143,7 @@ impl Screen {
     pub fn make_room(&mut self) {
         self.erase();
         if self.terminal && self.within_a_line && self.shows_text() {
-            drop(writeln!(io::stderr()));
+            self.tell("\n");
         }
     }
 
@@ -148,7 +160,7 @@ impl Screen {
         let word = format!("… {what} {}s", waited.as_secs());
         let (dim, plain) = self.dim;
         let blanks = " ".repeat(self.drawn.saturating_sub(word.chars().count()));
-        drop(write!(io::stderr(), "\r{dim}{word}{plain}{blanks}"));
+        self.tell(&format!("\r{dim}{word}{plain}{blanks}"));
         self.drawn = self.drawn.max(word.chars().count());
         let next = Duration::from_secs(late.as_secs() + 1) + limits::PROGRESS_AFTER;
         Some(next.saturating_sub(waited))
@@ -172,7 +184,7 @@ impl Screen {
             return Ok(());
         }
         self.within_a_line = false;
-        if self.shows_text() { write("\n") } else { Ok(()) }
+        if self.shows_text() { self.write("\n") } else { Ok(()) }
     }
 
     fn shows_text(&self) -> bool {
@@ -182,8 +194,38 @@ impl Screen {
     fn erase(&mut self) {
         let width = std::mem::take(&mut self.drawn);
         if width > 0 {
-            drop(write!(io::stderr(), "\r{}\r", " ".repeat(width)));
+            self.tell(&format!("\r{}\r", " ".repeat(width)));
         }
+    }
+
+    /// A line of the result.
+    pub fn line(&mut self, text: &str) -> Result<(), Error> {
+        self.write(&format!("{text}\n"))
+    }
+
+    /// A line about what has happened on the way.
+    pub fn say(&mut self, text: &str) {
+        self.tell(&format!("opta: {text}\n"));
+    }
+
+    /// There was a signal: nobody is waited for much longer.
+    pub fn hurry(&mut self) {
+        self.out.hurry(limits::PARTING_MAX);
+        self.errors.hurry(limits::PARTING_MAX);
+    }
+
+    /// Whether something was not shown, since nobody read it and there was a signal.
+    pub fn is_stuck(&self) -> bool {
+        self.out.is_stuck() || self.errors.is_stuck()
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Error> {
+        self.out.write(text).map_err(Error::Output)
+    }
+
+    /// Nobody is left to tell if this fails.
+    fn tell(&mut self, text: &str) {
+        drop(self.errors.write(text));
     }
 }
 
@@ -191,11 +233,6 @@ impl Drop for Screen {
     fn drop(&mut self) {
         self.erase();
     }
-}
-
-fn write(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::Output)
 }
 
 #[derive(DeJson)]

@@ -6,19 +6,15 @@ use std::process::ExitCode;
 use nanoserde::SerJson;
 
 use crate::cli::{Do, Grant, Show};
-use crate::commands::keyboard::Keyboard;
-use crate::commands::screen::{Call, Screen};
-use crate::commands::turn::{Desk, End, Talk};
+use crate::commands::desk::{Desk, End};
+use crate::commands::screen::Call;
+use crate::commands::turn::{Talk, cancelled};
 use crate::commands::{Output, sessions};
 use crate::error::{Doing, Error};
 use crate::json::{self, Raw};
 use crate::paths::Paths;
 use crate::session::store::Store;
-use crate::sys::signal::Interrupts;
 use crate::{api, limits};
-
-/// The exit status of what Ctrl-C has ended.
-pub const INTERRUPTED: u8 = 130;
 
 #[derive(SerJson)]
 struct Report {
@@ -33,7 +29,7 @@ struct Report {
     error: Option<api::Fault>,
 }
 
-/// `opta do`: 0 if the turn was done, 1 if not, 130 after Ctrl-C.
+/// `opta do`: 0 if the turn was done, 1 if not, 130 after Ctrl-C, 129 and 143 after other signals.
 pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error> {
     let task = if asked.task == "-" { input()? } else { asked.task.clone() };
     let store = Store::new(paths.sessions());
@@ -43,35 +39,36 @@ pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
     if asked.grant == Grant::All {
         output.say("everything is allowed in this task, commands included");
     }
-    let mut desk = Desk {
-        screen: Screen::new(asked.show),
-        interrupts: Interrupts::take().doing("wait for Ctrl-C")?,
-        keyboard: Keyboard::of_terminal()?,
+    let mut desk = Desk::new(asked.show)?;
+    let end = match talk.run(&task, &mut desk) {
+        Ok(end) => end,
+        // A terminal that is closed fails, and sends a signal.
+        Err(error) => {
+            desk.settle();
+            return desk.leaves().map(ExitCode::from).ok_or(error);
+        }
     };
-    let end = talk.run(&task, &mut desk)?;
-    let (status, stats, error) = match end {
-        End::Done(stats) => (ExitCode::SUCCESS, Some(stats), None),
-        End::Failed(fault) => (ExitCode::from(status_of(&fault)), None, Some(fault)),
-        End::Left => (ExitCode::from(INTERRUPTED), None, Some(left())),
+    let status = desk.status(&end);
+    let (stats, error) = match end {
+        End::Done(stats) => (Some(stats), None),
+        End::Failed(fault) => (None, Some(fault)),
+        End::Left => (None, Some(left())),
     };
     if asked.show == Show::Object {
-        output.line(&json::text(&Report {
+        let report = Report {
             session_id: talk.session.as_str().to_owned(),
             turn_id: talk.turn_id,
             result: std::mem::take(&mut desk.screen.answer),
             tool_calls: std::mem::take(&mut desk.screen.calls),
             stats,
             error,
-        }))?;
+        };
+        desk.screen.line(&json::text(&report))?;
     } else if let Some(fault) = error {
-        output.say(&reason(&fault));
+        desk.screen.say(&reason(&fault));
     }
-    Ok(status)
-}
-
-/// The exit status of a command whose turn has failed.
-pub fn status_of(fault: &api::Fault) -> u8 {
-    if fault.code == "cancelled" { INTERRUPTED } else { 1 }
+    // Nobody may have read the last of it.
+    Ok(ExitCode::from(if desk.screen.is_stuck() { desk.status(&End::Left) } else { status }))
 }
 
 /// Why a turn did not get done, on one line.
@@ -81,8 +78,7 @@ pub fn reason(fault: &api::Fault) -> String {
 }
 
 fn left() -> api::Fault {
-    let message = "the turn was told to end, and its end not waited for".to_owned();
-    api::Fault { code: "cancelled".to_owned(), message }
+    cancelled("the turn was told to end, and its end not waited for")
 }
 
 /// The task, from standard input.

@@ -2,20 +2,20 @@
 //! the daemon meanwhile.
 //!
 //! Sessions and turns get their names here, so that what is sent again, because an answer was lost,
-//! is the same session and the same turn. One thread waits for everything, events, keys and Ctrl-C,
-//! since a process with two could not start a daemon.
+//! is the same session and the same turn. One thread waits for everything, events, keys and
+//! signals, since a process with two could not start a daemon.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::agent::find::{self, Wanted};
 use crate::cli::{Grant, Model};
 use crate::commands::Output;
-use crate::commands::keyboard::Keyboard;
+use crate::commands::desk::{Desk, End};
 use crate::commands::payload::{Figures, Of, Request, Resolved, Stats, Text, ToolEnd, ToolStart};
-use crate::commands::screen::{Call, Screen, subject};
+use crate::commands::screen::{Call, subject};
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, one_line};
 use crate::http::EventStream;
@@ -26,26 +26,8 @@ use crate::paths::Paths;
 use crate::session::rules::SessionId;
 use crate::session::turn::{Endpoint, Fault};
 use crate::state::Card;
-use crate::sys::signal::Interrupts;
 use crate::token::letters;
 use crate::{api, client, limits, sys};
-
-/// How a turn has ended, as far as this process knows.
-pub enum End {
-    /// With these figures, a JSON object.
-    Done(Raw),
-    Failed(api::Fault),
-    /// The user did not want to wait for its end.
-    Left,
-}
-
-/// What a turn is shown on and interrupted by.
-pub struct Desk {
-    pub screen: Screen,
-    pub interrupts: Interrupts,
-    /// Somebody who can be asked.
-    pub keyboard: Option<Keyboard>,
-}
 
 /// A session that turns are submitted to.
 pub struct Talk<'a> {
@@ -144,6 +126,10 @@ impl<'a> Talk<'a> {
                 }
             }
         }
+        if desk.signal()?.is_some() {
+            desk.screen.end()?;
+            return Ok(End::Failed(cancelled("it was cancelled before it began")));
+        }
         let id = format!("turn_{}", letters(12)?);
         let (mut turn, stream) = self.submit(id, content, desk)?;
         let end = self.follow(&mut turn, stream, desk);
@@ -224,17 +210,16 @@ impl<'a> Talk<'a> {
         call: impl FnMut(&Card) -> Result<T, client::Failure>,
     ) -> Result<T, Error> {
         let Talk { paths, output, config, card, .. } = self;
-        let Desk { screen, interrupts, .. } = desk;
         // Nothing is at stake while a daemon is being waited for.
-        interrupts.let_through().doing("wait for Ctrl-C")?;
+        desk.let_through()?;
         let tell = |daemon: &Ensured| {
-            drop(interrupts.hold());
+            drop(desk.hold());
             let before = card.replace(daemon.card.clone());
             let met = before.as_ref().map(|card| &card.daemon_id);
             if met == Some(&daemon.card.daemon_id) {
                 return;
             }
-            screen.make_room();
+            desk.screen.make_room();
             output.introduce(daemon);
             let crashed = matches!(&daemon.how, How::Started(past) if past.crashed.is_some());
             if before.is_some() && !crashed {
@@ -242,7 +227,7 @@ impl<'a> Talk<'a> {
             }
         };
         let answer = reach(paths, config, tell, call);
-        interrupts.hold().doing("wait for Ctrl-C")?;
+        desk.hold()?;
         answer
     }
 
@@ -255,6 +240,9 @@ impl<'a> Talk<'a> {
         loop {
             if let Some(end) = self.watch(turn, &mut stream, desk)? {
                 return Ok(end);
+            }
+            if desk.leaves().is_some() {
+                return Ok(End::Left);
             }
             turn.losses += 1;
             if turn.losses > limits::FOLLOW_TRIES_MAX {
@@ -284,14 +272,18 @@ impl<'a> Talk<'a> {
             if left.is_zero() {
                 return Ok(None);
             }
-            let wait = desk.screen.tick().map_or(left, |next| next.min(left));
+            let patience = desk.patience();
+            if patience == Some(Duration::ZERO) {
+                return Ok(Some(End::Left));
+            }
+            let wait = [desk.screen.tick(), patience].into_iter().flatten().fold(left, Ord::min);
             let asked = desk.keyboard.as_ref().filter(|_| !turn.questions.is_empty());
             let keys = asked.map_or_else(|| stream.as_fd(), |keyboard| keyboard.as_fd());
-            let files = [stream.as_fd(), desk.interrupts.as_fd(), keys];
-            let [spoke, interrupted, typed] =
+            let files = [stream.as_fd(), desk.signals(), keys];
+            let [spoke, signalled, typed] =
                 sys::wait_readable(files, Some(wait)).doing("wait for the daemon")?;
             let typed = typed && asked.is_some();
-            if interrupted && desk.interrupts.seen().doing("wait for Ctrl-C")? {
+            if signalled && desk.signal()?.is_some() {
                 if std::mem::replace(&mut turn.cancelled, true) {
                     return Ok(Some(End::Left));
                 }
@@ -436,6 +428,11 @@ impl<'a> Talk<'a> {
             drop(client::decide(card, &self.session, request_id, &decision));
         }
     }
+}
+
+/// What a turn comes to that is not waited for.
+pub fn cancelled(message: &str) -> api::Fault {
+    api::Fault { code: "cancelled".to_owned(), message: message.to_owned() }
 }
 
 /// The name of a session that is to be, and what it is to be made with.

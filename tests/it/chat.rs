@@ -286,3 +286,45 @@ fn a_signal_ends_a_script_with_130_and_its_turn() {
     running.finish();
     question.assert_dropped();
 }
+
+#[test]
+fn a_request_to_end_ends_a_script_between_and_within_its_turns() {
+    for (name, status, within) in [("TERM", 143, true), ("TERM", 143, false), ("HUP", 129, true)] {
+        let (home, model) = (Home::new(), Model::new());
+        let (path, mut typed) = lines(&home);
+        let running = chat(&home, &model, "").input(&path).stdout("a\n").stderr(ANYTHING);
+        let running = running.status(status).spawn();
+        writeln!(typed, "one").unwrap();
+        let mut question = model.question();
+        question.say("a");
+        eventually("the answer begins", || running.output() == "a");
+        if within {
+            signal(running.pid(), name);
+            running.finish();
+            question.assert_dropped();
+        } else {
+            question.end();
+            eventually("the answer ends", || running.output() == "a\n");
+            signal(running.pid(), name);
+            running.finish();
+        }
+    }
+}
+
+#[test]
+fn at_a_terminal_a_request_to_end_cancels_and_leaves() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut person = Person::at(&home, &model, "");
+    person.sees("> ");
+    person.types("hello\n");
+    let mut question = model.question();
+    question.say("so far");
+    person.sees("so far");
+    let daemon = home.owner();
+    let client = home.processes().into_iter().find(|pid| Some(*pid) != daemon).unwrap();
+    signal(client, "TERM");
+    let shown = person.leaves(143);
+    question.assert_dropped();
+    assert!(shown.contains("opta: to go on: opta chat --resume sess_"), "{shown}");
+}

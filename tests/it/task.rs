@@ -1,7 +1,12 @@
 //! `opta do`: what it prints and where, how it ends, and what becomes of a task when its daemon
 //! does not live to see the end.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use crate::model::Model;
 use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, signal};
@@ -94,9 +99,9 @@ fn events_are_shown_as_they_are_kept() {
     assert!(names.contains(&"turn.token".to_owned()), "{names:?}");
     // The journal has the same and a checksum.
     let sessions = home.path().join(".config/opta/sessions");
-    let folder = std::fs::read_dir(&sessions).unwrap().map(|entry| entry.unwrap().path());
+    let folder = fs::read_dir(&sessions).unwrap().map(|entry| entry.unwrap().path());
     let folder = folder.into_iter().find(|path| path.is_dir()).unwrap();
-    let journal = std::fs::read_to_string(folder.join("journal.jsonl")).unwrap();
+    let journal = fs::read_to_string(folder.join("journal.jsonl")).unwrap();
     for line in lines {
         assert!(journal.contains(line.strip_suffix('}').unwrap()), "{line}");
     }
@@ -114,6 +119,96 @@ fn ctrl_c_cancels_the_turn_and_ends_with_130() {
     running.finish();
     question.assert_dropped();
     home.opta("sessions list --json").stdout(r#"{*}"status":"idle"{*}"#).run();
+}
+
+#[test]
+fn a_signal_that_ends_commands_cancels_the_turn_and_ends_with_its_status() {
+    for (name, status) in [("TERM", 143), ("HUP", 129)] {
+        let (home, model) = (Home::new(), Model::new());
+        let said = "opta: cannot finish the turn: {why} (cancelled)\n";
+        let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(status);
+        let running = running.spawn();
+        let mut question = model.question();
+        question.say("so far");
+        eventually("the answer begins", || running.output() == "so far");
+        signal(running.pid(), name);
+        running.finish();
+        question.assert_dropped();
+        home.opta("sessions list --json").stdout(r#"{*}"status":"idle"{*}"#).run();
+    }
+}
+
+#[test]
+fn a_hangup_that_is_ignored_stays_ignored() {
+    let (home, model) = (Home::new(), Model::new());
+    let running = home.sh("trap '' HUP; exec opta do x").env("OPTA_MODEL_URL", model.url());
+    let running = running.stdout("one, two\n").spawn();
+    let mut question = model.question();
+    question.say("one");
+    eventually("the answer begins", || running.output() == "one");
+    signal(running.pid(), "HUP");
+    question.answer(", two");
+    running.finish();
+}
+
+#[test]
+fn a_signal_reaches_a_command_whose_output_nobody_reads() {
+    for (words, name, status) in [("x", "INT", 130), ("x", "TERM", 143), ("--events x", "INT", 130)]
+    {
+        let (home, model) = (Home::new(), Model::new());
+        let pipe = full_pipe(&home);
+        let running = task(&home, &model, words).output(&pipe).stderr(ANYTHING).status(status);
+        let running = running.spawn();
+        let mut question = model.question();
+        question.say("so far");
+        said(&home, "so far");
+        signal(running.pid(), name);
+        running.finish();
+        question.assert_dropped();
+    }
+}
+
+#[test]
+fn a_signal_reaches_a_command_whose_object_nobody_reads() {
+    let (home, model) = (Home::new(), Model::new());
+    let pipe = full_pipe(&home);
+    let running = task(&home, &model, "--json x").output(&pipe).stderr(ANYTHING).status(130);
+    let running = running.spawn();
+    model.question().answer("all of it");
+    eventually("the turn is done", || {
+        let list = home.opta("sessions list --json").stdout(ANYTHING).run().stdout;
+        list.contains(r#""status":"idle""#) && list.contains(r#""turns":1"#)
+    });
+    signal(running.pid(), "INT");
+    running.finish();
+}
+
+/// A pipe into which no byte more fits, and which nobody reads.
+fn full_pipe(home: &Home) -> PathBuf {
+    let pipe = home.beside("pipe");
+    fifo(&pipe);
+    let mut both = File::options().read(true).write(true).open(&pipe).unwrap();
+    let (sender, full) = channel();
+    let filling = move || {
+        // On Linux this is all that fits. The thread holds the pipe open as long as the test runs.
+        both.write_all(&[b'.'; 64 * 1024]).unwrap();
+        sender.send(()).unwrap_or(());
+        drop(both.write_all(b"."));
+    };
+    drop(thread::Builder::new().name("fill a pipe".into()).spawn(filling).unwrap());
+    // Where less fits, it does not come to this, and the pipe is full as well.
+    full.recv_timeout(Duration::from_secs(2)).unwrap_or(());
+    pipe
+}
+
+/// Waits until the model's words have come as far as the journal.
+fn said(home: &Home, text: &str) {
+    let sessions = home.path().join(".config/opta/sessions");
+    eventually("the words are in the journal", || {
+        let folders = fs::read_dir(&sessions).into_iter().flatten();
+        let journals = folders.map(|entry| entry.unwrap().path().join("journal.jsonl"));
+        journals.into_iter().any(|path| fs::read_to_string(path).is_ok_and(|j| j.contains(text)))
+    });
 }
 
 #[test]
