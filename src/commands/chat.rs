@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::cli::{Begin, Chat, Sessions, Show};
 use crate::commands::desk::{Desk, End};
-use crate::commands::keyboard::Keyboard;
+use crate::commands::keyboard::{Keyboard, Unsayable};
 use crate::commands::task::reason;
 use crate::commands::turn::Talk;
 use crate::commands::{Output, sessions};
@@ -26,6 +26,8 @@ const HELP: &str = "Each line is said to the model. Ctrl-C cancels what it does,
 /// What the user has given next.
 enum Given {
     Line(String),
+    /// A line that is none.
+    Unsayable(Unsayable),
     Signal(Signal),
     End,
 }
@@ -76,6 +78,10 @@ fn with_a_person(
         desk.keyboard = Some(keyboard);
         let line = match given? {
             Given::Line(line) => line,
+            Given::Unsayable(line) => {
+                output.say(&format!("cannot say this: {}", line.because));
+                continue;
+            }
             Given::End => {
                 drop(writeln!(io::stderr()));
                 return Ok(0);
@@ -115,7 +121,8 @@ fn with_a_person(
     }
 }
 
-/// Lines of a file or a pipe, each a turn, until there are no more or one is cancelled.
+/// Lines of a file or a pipe, each a turn, until there are no more, one is cancelled or cannot be
+/// said: what follows may have no sense without it.
 fn with_a_script(
     paths: &Paths,
     talk: &mut Talk<'_>,
@@ -127,6 +134,10 @@ fn with_a_script(
     loop {
         let line = match next(&mut input, desk)? {
             Given::Line(line) => line,
+            Given::Unsayable(Unsayable { line, because }) => {
+                output.say(&format!("cannot say line {line}: {because}"));
+                return Ok(1);
+            }
             Given::End => return Ok(worst),
             Given::Signal(signal) => return Ok(signal.status()),
         };
@@ -157,8 +168,8 @@ fn say(talk: &mut Talk<'_>, text: &str, desk: &mut Desk) -> Result<End, Error> {
 /// Waits for the next line.
 fn next(input: &mut Keyboard, desk: &mut Desk) -> Result<Given, Error> {
     loop {
-        if let Some(line) = input.line()? {
-            return Ok(Given::Line(line));
+        if let Some(line) = input.line() {
+            return Ok(line.map_or_else(Given::Unsayable, Given::Line));
         }
         if input.has_ended() {
             return Ok(Given::End);

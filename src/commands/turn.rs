@@ -388,8 +388,8 @@ impl<'a> Talk<'a> {
             return Ok(());
         };
         keyboard.read()?;
-        let line = match keyboard.line()? {
-            Some(line) => line.trim().to_lowercase(),
+        let line = match keyboard.line() {
+            Some(line) => line.unwrap_or_default().trim().to_lowercase(),
             // Ctrl-D, or the rest of a line is still to come.
             None if keyboard.take_end() => "n".to_owned(),
             None => return Ok(()),

@@ -328,3 +328,51 @@ fn at_a_terminal_a_request_to_end_cancels_and_leaves() {
     question.assert_dropped();
     assert!(shown.contains("opta: to go on: opta chat --resume sess_"), "{shown}");
 }
+
+#[test]
+fn a_script_may_have_the_line_ends_of_another_system() {
+    let (home, model) = (Home::new(), Model::new());
+    let script = home.beside("script");
+    home.write(&script, "first\r\n\r\nsecond\r\r\n/exit\r\n");
+    let running = chat(&home, &model, "").input(&script).stdout("1\n2\n").stderr(RESUME).spawn();
+    let question = model.question();
+    assert!(question.body.contains(r#""first""#), "{}", question.body);
+    question.answer("1");
+    let question = model.question();
+    assert!(question.body.contains(r#""second\r""#), "{}", question.body);
+    question.answer("2");
+    running.finish();
+}
+
+#[test]
+fn a_line_that_cannot_be_said_ends_a_script_and_is_named() {
+    for (line, why) in [
+        (b"\xff".to_vec(), "it is not UTF-8"),
+        (vec![b'x'; (3 << 20) + 1], "it is longer than 3145728 bytes"),
+    ] {
+        let (home, model) = (Home::new(), Model::new());
+        let script = home.beside("script");
+        home.write(&script, [&b"first\n\n"[..], &line, b"\nlast\n"].concat());
+        let said = format!("opta: cannot say line 3: {why}\n{RESUME}");
+        let running = chat(&home, &model, "").input(&script).stdout("1\n").stderr(&said);
+        let running = running.status(1).spawn();
+        model.question().answer("1");
+        running.finish();
+        model.assert_not_asked();
+    }
+}
+
+#[test]
+fn at_a_terminal_a_line_that_cannot_be_said_is_no_end() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut person = Person::at(&home, &model, "");
+    person.sees("> ");
+    person.keys.write_all(b"\xff\n").unwrap();
+    person.sees("opta: cannot say this: it is not UTF-8\r\n> ");
+    person.types("hello\n");
+    model.question().answer("Hi");
+    person.sees("Hi\r\n> ");
+    person.types("\x04");
+    person.leaves(0);
+}
