@@ -45,6 +45,9 @@ pub struct Screen {
     pub calls: Vec<Call>,
     /// The answer has not come to the end of a line.
     within_a_line: bool,
+    /// It has come to a carriage return, which a terminal is not shown before what follows is
+    /// known.
+    returned: bool,
     /// Since when nothing has come, if that is so.
     quiet_since: Option<Instant>,
     /// How wide the word is that says so.
@@ -69,6 +72,7 @@ impl Screen {
             answer: String::new(),
             calls: Vec::new(),
             within_a_line: false,
+            returned: false,
             quiet_since: None,
             drawn: 0,
             thinking: false,
@@ -97,7 +101,10 @@ impl Screen {
         self.within_a_line = !self.answer.is_empty() && !self.answer.ends_with('\n');
         match self.show {
             Show::Object | Show::Events => Ok(()),
-            Show::Work | Show::Answer if self.guarded => self.write(&visible(text)),
+            Show::Work | Show::Answer if self.guarded => {
+                let shown = self.shown(text);
+                self.write(&shown)
+            }
             Show::Work | Show::Answer => self.write(text),
         }
     }
@@ -184,7 +191,20 @@ impl Screen {
             return Ok(());
         }
         self.within_a_line = false;
-        if self.shows_text() { self.write("\n") } else { Ok(()) }
+        if !self.shows_text() {
+            return Ok(());
+        }
+        let end = if std::mem::take(&mut self.returned) { visible("\r") } else { String::new() };
+        self.write(&format!("{end}\n"))
+    }
+
+    /// More of the answer, as a terminal shows it: line ends as line ends, the rest visible.
+    fn shown(&mut self, text: &str) -> String {
+        let before = if std::mem::take(&mut self.returned) { "\r" } else { "" };
+        let text = format!("{before}{text}");
+        let whole = text.strip_suffix('\r');
+        self.returned = whole.is_some();
+        visible(&whole.unwrap_or(&text).replace("\r\n", "\n"))
     }
 
     fn shows_text(&self) -> bool {

@@ -376,3 +376,19 @@ fn at_a_terminal_a_line_that_cannot_be_said_is_no_end() {
     person.types("\x04");
     person.leaves(0);
 }
+
+#[test]
+fn at_a_terminal_the_line_ends_of_another_system_are_line_ends() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut person = Person::at(&home, &model, "");
+    person.sees("> ");
+    person.types("hello\n");
+    let mut question = model.question();
+    question.say("one\\r");
+    question.say("\\ntwo\\r\\nthree\\rfour\\r");
+    question.end();
+    person.sees("one\r\ntwo\r\nthree\\rfour\\r\r\n> ");
+    person.types("\x04");
+    person.leaves(0);
+}
