@@ -439,7 +439,11 @@ pub fn cancelled(message: &str) -> api::Fault {
 fn founding(model: &Model) -> Result<(SessionId, Option<api::NewSession>), Error> {
     let id = format!("sess_{}", letters(12)?);
     let workspace = std::env::current_dir().doing("find the working directory")?;
-    let workspace = workspace.to_string_lossy().into_owned();
+    let workspace = workspace.into_os_string().into_string().map_err(|name| {
+        // As good as it can be written it may be the name of another directory.
+        io::Error::other(format!("its name is not UTF-8: {name:?}"))
+    });
+    let workspace = workspace.doing("work in the current directory")?;
     let founding = api::NewSession {
         session_id: id.clone(),
         model: model.name.clone(),

@@ -1,15 +1,17 @@
 //! `opta do`: what it prints and where, how it ends, and what becomes of a task when its daemon
 //! does not live to see the end.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, signal};
+use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, signal, skip};
 
 /// `opta do` with these words, and a model to ask.
 fn task<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
@@ -209,6 +211,22 @@ fn said(home: &Home, text: &str) {
         let journals = folders.map(|entry| entry.unwrap().path().join("journal.jsonl"));
         journals.into_iter().any(|path| fs::read_to_string(path).is_ok_and(|j| j.contains(text)))
     });
+}
+
+#[test]
+fn a_directory_whose_name_cannot_be_passed_on_is_refused() {
+    let home = Home::new();
+    let place = home.beside("x").with_file_name(OsStr::from_bytes(b"a\xffb"));
+    if fs::create_dir(&place).is_err() {
+        skip!("no such name can be had here");
+    }
+    let refused = "opta: cannot work in the current directory: its name is not UTF-8: \
+                   \"{place}/a\\xFFb\"\n";
+    for words in ["do x", "chat --once x"] {
+        let script = format!("cd a?b; exec opta {words}");
+        home.sh(&script).stderr(refused).status(1).run();
+    }
+    home.assert_nothing_left();
 }
 
 #[test]
