@@ -53,7 +53,7 @@ pub fn run(paths: &Paths, asked: &Chat, output: &Output) -> Result<ExitCode, Err
         }
         (None, false) => with_a_script(paths, &mut talk, &mut desk, output),
     };
-    if resumed.is_some() || talk.turn_id.is_some() {
+    if talk.exists() {
         desk.screen.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
     }
     // A terminal that is closed fails, and sends a signal.

@@ -10,7 +10,7 @@ use crate::commands::desk::{Desk, End};
 use crate::commands::screen::Call;
 use crate::commands::turn::{Talk, cancelled};
 use crate::commands::{Output, sessions};
-use crate::error::{Doing, Error};
+use crate::error::{Doing, Error, one_line};
 use crate::json::{self, Raw};
 use crate::paths::Paths;
 use crate::session::store::Store;
@@ -19,7 +19,7 @@ use crate::{api, limits};
 #[derive(SerJson)]
 struct Report {
     #[nserde(rename = "sessionId")]
-    session_id: String,
+    session_id: Option<String>,
     #[nserde(rename = "turnId")]
     turn_id: Option<String>,
     result: String,
@@ -31,6 +31,17 @@ struct Report {
 
 /// `opta do`: 0 if the turn was done, 1 if not, 130 after Ctrl-C, 129 and 143 after other signals.
 pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error> {
+    let done = perform(paths, asked, output);
+    if let Err(error) = &done
+        && asked.show == Show::Events
+        && !matches!(error, Error::Output(_))
+    {
+        output.line(&api::problem(error.code(), &one_line(&error.to_string())))?;
+    }
+    done
+}
+
+fn perform(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error> {
     let task = if asked.task == "-" { input()? } else { asked.task.clone() };
     let store = Store::new(paths.sessions());
     let resumed = asked.resume.as_deref().map(|typed| sessions::find(&store, typed)).transpose()?;
@@ -49,6 +60,8 @@ pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
         }
     };
     let status = desk.status(&end);
+    // The last event says it, if that has been seen.
+    let told = matches!(end, End::Failed(_)) && talk.turn_id.is_some();
     let (stats, error) = match end {
         End::Done(stats) => (Some(stats), None),
         End::Failed(fault) => (None, Some(fault)),
@@ -56,7 +69,7 @@ pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
     };
     if asked.show == Show::Object {
         let report = Report {
-            session_id: talk.session.as_str().to_owned(),
+            session_id: talk.exists().then(|| talk.session.as_str().to_owned()),
             turn_id: talk.turn_id,
             result: std::mem::take(&mut desk.screen.answer),
             tool_calls: std::mem::take(&mut desk.screen.calls),
@@ -65,6 +78,9 @@ pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
         };
         desk.screen.line(&json::text(&report))?;
     } else if let Some(fault) = error {
+        if asked.show == Show::Events && !told {
+            desk.screen.line(&api::problem(&fault.code, &fault.message))?;
+        }
         desk.screen.say(&reason(&fault));
     }
     // Nobody may have read the last of it.
@@ -74,7 +90,7 @@ pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
 /// Why a turn did not get done, on one line.
 pub fn reason(fault: &api::Fault) -> String {
     let text = format!("cannot finish the turn: {} ({})", fault.message, fault.code);
-    crate::error::one_line(&text)
+    one_line(&text)
 }
 
 fn left() -> api::Fault {

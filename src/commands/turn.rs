@@ -98,6 +98,11 @@ impl<'a> Talk<'a> {
         })
     }
 
+    /// Whether there is such a session already.
+    pub fn exists(&self) -> bool {
+        self.founding.is_none()
+    }
+
     /// Allows the turns this much without a question.
     pub fn grant(&mut self, grant: Grant) {
         self.options.grant = match grant {

@@ -230,6 +230,35 @@ fn a_directory_whose_name_cannot_be_passed_on_is_refused() {
 }
 
 #[test]
+fn events_end_with_an_object_that_says_so_if_there_is_no_turn() {
+    let home = Home::new();
+    let object =
+        |code: &str| format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"{{why}}\"}}}}\n");
+    let url = "https://models.example";
+    for (words, object) in [
+        ("--events", object("model-config")),
+        (
+            "--json",
+            r#"{"result":"","toolCalls":[],"error":{"code":"model-config","message":"{why}"}}"#
+                .to_owned()
+                + "\n",
+        ),
+    ] {
+        let run = home.opta(&format!("do {words} x")).env("OPTA_MODEL_URL", url);
+        let run = run.stdout(&object).status(1);
+        if words == "--events" {
+            run.stderr("opta: cannot finish the turn: {why} (model-config)\n").run();
+        } else {
+            run.run();
+        }
+    }
+    home.opta("daemon stop").stdout(STOPPED).run();
+    let run =
+        home.opta("do --events x").env("OPTA_NO_AUTOSTART", "1").stdout(&object("NOT_RUNNING"));
+    run.stderr("opta: {why}\nstart it: opta daemon start\n").status(3).run();
+}
+
+#[test]
 fn a_model_that_goes_away_fails_the_task_and_keeps_what_it_said() {
     let (home, model) = (Home::new(), Model::new());
     let said = "opta: cannot finish the turn: {why} (model-disconnected)\n";
