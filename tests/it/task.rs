@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, signal, skip};
+use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, freeze, signal, skip};
 
 /// `opta do` with these words, and a model to ask.
 fn task<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
@@ -182,6 +182,19 @@ fn a_signal_reaches_a_command_whose_object_nobody_reads() {
         list.contains(r#""status":"idle""#) && list.contains(r#""turns":1"#)
     });
     signal(running.pid(), "INT");
+    running.finish();
+}
+
+#[test]
+fn a_request_to_end_is_met_even_if_the_daemon_does_not_answer() {
+    let (home, model) = (Home::new(), Model::new());
+    let said = "opta: cannot finish the turn: {why}, and its end not waited for (cancelled)\n";
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(143).spawn();
+    let mut question = model.question();
+    question.say("so far");
+    eventually("the answer begins", || running.output() == "so far");
+    freeze(home.owner().unwrap());
+    signal(running.pid(), "TERM");
     running.finish();
 }
 
