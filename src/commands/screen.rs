@@ -53,6 +53,8 @@ pub struct Screen {
     /// How wide the word is that says so.
     drawn: usize,
     thinking: bool,
+    /// Calls that have not ended.
+    running: usize,
 }
 
 impl Screen {
@@ -76,6 +78,7 @@ impl Screen {
             quiet_since: None,
             drawn: 0,
             thinking: false,
+            running: 0,
         })
     }
 
@@ -83,6 +86,7 @@ impl Screen {
     pub fn begin(&mut self) {
         self.answer.clear();
         self.calls.clear();
+        self.running = 0;
         self.out.begin();
         self.errors.begin();
         self.await_more();
@@ -128,6 +132,7 @@ impl Screen {
             self.tell(&format!("{dim}> {line}{plain}\n"));
         }
         self.calls.push(call);
+        self.running += 1;
         self.await_more();
         Ok(())
     }
@@ -137,6 +142,11 @@ impl Screen {
         if let Some(call) = self.calls.iter_mut().rev().find(|call| call.id == id) {
             call.duration_ms = duration_ms;
             call.success = success;
+        }
+        self.running = self.running.saturating_sub(1);
+        // Now the model has its turn, unless somebody is being asked.
+        if self.running == 0 && self.quiet_since.is_some() {
+            self.await_more();
         }
     }
 
@@ -163,7 +173,11 @@ impl Screen {
         let Some(late) = waited.checked_sub(limits::PROGRESS_AFTER) else {
             return Some(limits::PROGRESS_AFTER.saturating_sub(waited));
         };
-        let what = if self.thinking { "thinking" } else { "waiting" };
+        let what = match (self.running, self.thinking) {
+            (0, false) => "waiting",
+            (0, true) => "thinking",
+            _ => "running",
+        };
         let word = format!("… {what} {}s", waited.as_secs());
         let (dim, plain) = self.dim;
         let blanks = " ".repeat(self.drawn.saturating_sub(word.chars().count()));

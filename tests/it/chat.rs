@@ -378,6 +378,27 @@ fn at_a_terminal_a_line_that_cannot_be_said_is_no_end() {
 }
 
 #[test]
+fn at_a_terminal_a_tool_that_runs_is_said_to() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let gate = home.beside("gate");
+    fifo(&gate);
+    home.write(&home.config(), r#"{"permissions":{"run_command":"allow"}}"#);
+    let mut person = Person::at(&home, &model, "");
+    person.sees("> ");
+    person.types("hello\n");
+    let question = model.question();
+    person.sees("… waiting 0s");
+    question.call("run_command", r#"{\"command\":\"read x <gate\"}"#);
+    person.sees("… running 0s");
+    drop(File::options().write(true).open(&gate).unwrap());
+    model.question().answer("Hi");
+    person.sees("Hi\r\n> ");
+    person.types("\x04");
+    person.leaves(0);
+}
+
+#[test]
 fn at_a_terminal_the_line_ends_of_another_system_are_line_ends() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
