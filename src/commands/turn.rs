@@ -246,7 +246,9 @@ impl<'a> Talk<'a> {
             if let Some(end) = self.watch(turn, &mut stream, desk)? {
                 return Ok(end);
             }
-            if desk.leaves().is_some() {
+            // While a daemon is being waited for a signal would end this process at once.
+            if desk.signal()?.is_some() || desk.leaves().is_some() {
+                self.cancel(&turn.id);
                 return Ok(End::Left);
             }
             turn.losses += 1;
