@@ -96,8 +96,10 @@ pub struct ModelSettings {
     pub openai_url: Option<String>,
     /// `OLLAMA_HOST`, as Ollama understands it: not necessarily a URL.
     pub ollama_host: Option<String>,
-    /// `OPTA_API_KEY`, else `OPENAI_API_KEY`. A secret.
+    /// `OPTA_API_KEY`. A secret.
     pub key: Option<String>,
+    /// `OPENAI_API_KEY`. A secret.
+    pub openai_key: Option<String>,
     /// `OPTA_MODEL`, else `model.default`.
     pub model: Option<String>,
     /// `OPTA_TOOL_CHOICE`, else `model.toolChoice`: `auto`, `required` or `required-first`.
@@ -127,7 +129,8 @@ impl ModelSettings {
             url_config: file.connection.map_or(Ok(None), |keys| keys.url(at))?,
             openai_url: variable("OPENAI_BASE_URL"),
             ollama_host: variable("OLLAMA_HOST"),
-            key: variable("OPTA_API_KEY").or_else(|| variable("OPENAI_API_KEY")),
+            key: variable("OPTA_API_KEY"),
+            openai_key: variable("OPENAI_API_KEY"),
             model: model.map(checked_model).transpose()?,
             tool_choice: choice.map(checked_choice).transpose()?,
         })

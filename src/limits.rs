@@ -160,7 +160,11 @@ pub const EVENT_BYTES_MAX: usize = 32 << 20;
 pub const FOLLOW_TRIES_MAX: u32 = 3;
 /// Nothing has arrived for so long: time to say that something is being waited for.
 pub const PROGRESS_AFTER: Duration = Duration::from_millis(400);
-/// A task that comes on standard input; its request, with the escapes, has room for it.
+/// After a signal: how long a command waits for the end of its turn, and for somebody to read what
+/// it has still to say. A command that is killed for good gets a multiple of it from most.
+pub const PARTING_MAX: Duration = Duration::from_secs(2);
+/// A task that comes on standard input, or a line of a chat; its request, with the escapes, has
+/// room for it.
 pub const TASK_BYTES_MAX: u64 = 3 << 20;
 /// The least room on the disk that `opta doctor` is content with.
 pub const DISK_FREE_MIN: u64 = 64 << 20;

@@ -1,7 +1,8 @@
 //! Where the model is: what the user has set, else what answers on this machine.
 //!
 //! A setting that fails is not passed over for the next one: the user has said what is meant. A
-//! key goes to a server that was set, never to one that was only found.
+//! key goes to a server that was set, never to one that was only found; that of OpenAI not even to
+//! one that was set for Ollama.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -29,6 +30,9 @@ const PORTS: [(u16, &str); 4] = [
 
 /// What is said of a server that was found and is of no use yet.
 pub const NO_MODEL: &str = "a model server that has no model loaded";
+
+/// Names a server that was set for another program, and speaks of no key.
+const OLLAMA: &str = "OLLAMA_HOST";
 
 /// What the user says about the model: with the command, and in the settings.
 pub struct Wanted<'a> {
@@ -59,7 +63,7 @@ fn resolve_among(
     let tool_choice = settings.tool_choice.clone();
     if let Some((base, source)) = base_set(given) {
         let base = base.map_err(|because| unusable(source, because))?;
-        let key = settings.key.clone().map(Key);
+        let key = key_for(source, settings).map(Key);
         let (url, source) = (base.url(), source.to_owned());
         return Ok(Endpoint { url, source, key, model, tool_choice });
     }
@@ -84,7 +88,7 @@ fn resolve_among(
     }
     let mut message =
         format!("no model server is set, and none was found: {}", failures.join(", "));
-    if settings.key.is_some() {
+    if settings.key.is_some() || settings.openai_key.is_some() {
         message.push_str("; a key is set, but not the server that it is for");
     }
     message.push_str(
@@ -107,8 +111,15 @@ fn base_set<'a>(given: &Wanted<'a>) -> Option<(Result<Base, &'static str>, &'a s
         .or_else(|| url(settings.openai_url.as_deref(), "OPENAI_BASE_URL"))
         .or_else(|| {
             let host = settings.ollama_host.as_deref()?;
-            Some((Base::parse_ollama(host), "OLLAMA_HOST"))
+            Some((Base::parse_ollama(host), OLLAMA))
         })
+}
+
+/// The key for a base that this has set. `OLLAMA_HOST` says nothing of OpenAI: people have both,
+/// each for a program of its own, and the key would cross the network in clear.
+fn key_for(source: &str, settings: &ModelSettings) -> Option<String> {
+    let openai = settings.openai_key.as_ref().filter(|_| source != OLLAMA);
+    settings.key.as_ref().or(openai).cloned()
 }
 
 /// One port that is asked for its models.
@@ -277,7 +288,8 @@ mod tests {
             }),
             openai_url: Some("http://openai:3/v1/".into()),
             ollama_host: Some("0.0.0.0".into()),
-            key: Some("s3cret".into()),
+            key: None,
+            openai_key: Some("s3cret".into()),
             model: Some("m".into()),
             tool_choice: Some("required".into()),
         };
@@ -294,14 +306,22 @@ mod tests {
         assert_eq!(endpoint.key.unwrap().0, "s3cret");
         assert_eq!(endpoint.model.as_deref(), Some("m"));
         assert_eq!(endpoint.tool_choice.as_deref(), Some("required"));
+        settings.key = Some("ours".into());
+        assert_eq!(found(&settings).unwrap().key.unwrap().0, "ours");
+        settings.key = None;
         settings.url_variable = None;
-        assert_eq!(found(&settings).unwrap().source, "connection.url");
+        let endpoint = found(&settings).unwrap();
+        assert_eq!((endpoint.source.as_str(), endpoint.key.is_some()), ("connection.url", true));
         settings.url_config = None;
-        assert_eq!(found(&settings).unwrap().source, "OPENAI_BASE_URL");
+        let endpoint = found(&settings).unwrap();
+        assert_eq!((endpoint.source.as_str(), endpoint.key.is_some()), ("OPENAI_BASE_URL", true));
         settings.openai_url = None;
         let endpoint = found(&settings).unwrap();
         assert_eq!(endpoint.source, "OLLAMA_HOST");
         assert_eq!(endpoint.url, "http://127.0.0.1:11434/v1");
+        assert!(endpoint.key.is_none(), "the key of another program was sent to it");
+        settings.key = Some("ours".into());
+        assert_eq!(found(&settings).unwrap().key.unwrap().0, "ours");
     }
 
     #[test]
@@ -327,7 +347,10 @@ mod tests {
         let (empty, empty_thread) = server(listing(r#"{"object":"list","data":[]}"#));
         let (good, good_thread) =
             server(listing(r#"{"data":[{"id":"nomic-embed-text"},{"id":"qwen"}]}"#));
-        let settings = set(|settings| settings.key = Some("s3cret".into()));
+        let settings = set(|settings| {
+            settings.key = Some("s3cret".into());
+            settings.openai_key = Some("s3cret".into());
+        });
         let ports = [
             (silent.local_addr().unwrap().port(), "silent"),
             (web, "web"),

@@ -5,17 +5,17 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use crate::cli::{Begin, Chat, Sessions, Show};
-use crate::commands::keyboard::Keyboard;
-use crate::commands::screen::Screen;
-use crate::commands::task::{INTERRUPTED, reason, status_of as status_of_fault};
-use crate::commands::turn::{Desk, End, Talk};
+use crate::commands::desk::{Desk, End};
+use crate::commands::keyboard::{Keyboard, Unsayable};
+use crate::commands::task::reason;
+use crate::commands::turn::Talk;
 use crate::commands::{Output, sessions};
 use crate::error::{Doing, Error, one_line};
 use crate::paths::Paths;
 use crate::session::rules::SessionId;
 use crate::session::store::Store;
 use crate::session::transcript::turns;
-use crate::sys::signal::Interrupts;
+use crate::sys::signal::Signal;
 use crate::{limits, sys};
 
 const HELP: &str = "Each line is said to the model. Ctrl-C cancels what it does, twice leaves.\n\
@@ -26,12 +26,14 @@ const HELP: &str = "Each line is said to the model. Ctrl-C cancels what it does,
 /// What the user has given next.
 enum Given {
     Line(String),
-    /// Ctrl-C.
-    Interrupt,
+    /// A line that is none.
+    Unsayable(Unsayable),
+    Signal(Signal),
     End,
 }
 
-/// `opta chat`: 130 after Ctrl-C; without a terminal, and with `--once`, 1 if a turn has failed.
+/// `opta chat`: 130 after Ctrl-C, 129 and 143 after other signals; without a terminal, and with
+/// `--once`, 1 if a turn has failed.
 pub fn run(paths: &Paths, asked: &Chat, output: &Output) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
     let resumed = match &asked.begin {
@@ -39,14 +41,10 @@ pub fn run(paths: &Paths, asked: &Chat, output: &Output) -> Result<ExitCode, Err
         Begin::Resume(typed) => Some(sessions::find(&store, typed)?),
         Begin::Latest => Some(store.latest()?.ok_or(Error::NoSessions)?),
     };
-    let mut desk = Desk {
-        screen: Screen::new(Show::Work),
-        interrupts: Interrupts::take().doing("wait for Ctrl-C")?,
-        keyboard: Keyboard::of_terminal()?,
-    };
+    let mut desk = Desk::new(Show::Work)?;
     let mut talk = Talk::new(paths, output, &asked.model, resumed.clone())?;
     let ended = match (&asked.once, desk.keyboard.is_some()) {
-        (Some(text), _) => say(&mut talk, text, &mut desk, output).map(|end| status_of(&end)),
+        (Some(text), _) => say(&mut talk, text, &mut desk).map(|end| desk.status(&end)),
         (None, true) => {
             if let Some(id) = &resumed {
                 introduce(&store, id, output);
@@ -55,10 +53,12 @@ pub fn run(paths: &Paths, asked: &Chat, output: &Output) -> Result<ExitCode, Err
         }
         (None, false) => with_a_script(paths, &mut talk, &mut desk, output),
     };
-    if resumed.is_some() || talk.turn_id.is_some() {
-        output.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
+    if talk.exists() {
+        desk.screen.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
     }
-    ended.map(ExitCode::from)
+    // A terminal that is closed fails, and sends a signal.
+    desk.settle();
+    desk.leaves().map_or(ended, Ok).map(ExitCode::from)
 }
 
 /// Lines from a terminal, until its user leaves.
@@ -71,19 +71,25 @@ fn with_a_person(
     let mut interrupted = false;
     loop {
         drop(write!(io::stderr(), "> "));
-        let Desk { keyboard: Some(keyboard), interrupts, .. } = desk else {
+        let Some(mut keyboard) = desk.keyboard.take() else {
             return Ok(0);
         };
-        let line = match next(keyboard, interrupts)? {
+        let given = next(&mut keyboard, desk);
+        desk.keyboard = Some(keyboard);
+        let line = match given? {
             Given::Line(line) => line,
+            Given::Unsayable(line) => {
+                output.say(&format!("cannot say this: {}", line.because));
+                continue;
+            }
             Given::End => {
                 drop(writeln!(io::stderr()));
                 return Ok(0);
             }
-            Given::Interrupt => {
+            Given::Signal(signal) => {
                 drop(writeln!(io::stderr()));
-                if interrupted {
-                    return Ok(INTERRUPTED);
+                if interrupted || signal != Signal::Interrupt {
+                    return Ok(signal.status());
                 }
                 interrupted = true;
                 output.say("once more Ctrl-C leaves, as Ctrl-D and /exit do");
@@ -95,9 +101,13 @@ fn with_a_person(
             "" => {}
             "/exit" => return Ok(0),
             command if is_command(command) => answer(paths, command, output)?,
-            _ => match say(talk, &line, desk, output) {
-                Ok(End::Left) => return Ok(INTERRUPTED),
-                Ok(_) => {}
+            _ => match say(talk, &line, desk) {
+                Ok(end) => {
+                    let left = matches!(end, End::Left) || desk.leaves().is_some();
+                    if left {
+                        return Ok(desk.status(&end));
+                    }
+                }
                 Err(error @ Error::Output(_)) => return Err(error),
                 // The user may know what to do about it, and say it again.
                 Err(error) => {
@@ -111,7 +121,8 @@ fn with_a_person(
     }
 }
 
-/// Lines of a file or a pipe, each a turn, until there are no more or one is cancelled.
+/// Lines of a file or a pipe, each a turn, until there are no more, one is cancelled or cannot be
+/// said: what follows may have no sense without it.
 fn with_a_script(
     paths: &Paths,
     talk: &mut Talk<'_>,
@@ -121,53 +132,52 @@ fn with_a_script(
     let mut input = Keyboard::any()?;
     let mut worst = 0;
     loop {
-        let line = match next(&mut input, &desk.interrupts)? {
+        let line = match next(&mut input, desk)? {
             Given::Line(line) => line,
+            Given::Unsayable(Unsayable { line, because }) => {
+                output.say(&format!("cannot say line {line}: {because}"));
+                return Ok(1);
+            }
             Given::End => return Ok(worst),
-            Given::Interrupt => return Ok(INTERRUPTED),
+            Given::Signal(signal) => return Ok(signal.status()),
         };
         match line.trim() {
             "" => {}
             "/exit" => return Ok(worst),
             command if is_command(command) => answer(paths, command, output)?,
-            _ => match status_of(&say(talk, &line, desk, output)?) {
-                INTERRUPTED => return Ok(INTERRUPTED),
-                status => worst = worst.max(status),
-            },
+            _ => {
+                let end = say(talk, &line, desk)?;
+                match desk.status(&end) {
+                    status @ (0 | 1) => worst = worst.max(status),
+                    signal => return Ok(signal),
+                }
+            }
         }
     }
 }
 
 /// Says something, and shows what comes of it.
-fn say(talk: &mut Talk<'_>, text: &str, desk: &mut Desk, output: &Output) -> Result<End, Error> {
+fn say(talk: &mut Talk<'_>, text: &str, desk: &mut Desk) -> Result<End, Error> {
     let end = talk.run(text, desk)?;
     if let End::Failed(fault) = &end {
-        output.say(&reason(fault));
+        desk.screen.say(&reason(fault));
     }
     Ok(end)
 }
 
-fn status_of(end: &End) -> u8 {
-    match end {
-        End::Done(_) => 0,
-        End::Failed(fault) => status_of_fault(fault),
-        End::Left => INTERRUPTED,
-    }
-}
-
 /// Waits for the next line.
-fn next(input: &mut Keyboard, interrupts: &Interrupts) -> Result<Given, Error> {
+fn next(input: &mut Keyboard, desk: &mut Desk) -> Result<Given, Error> {
     loop {
-        if let Some(line) = input.line()? {
-            return Ok(Given::Line(line));
+        if let Some(line) = input.line() {
+            return Ok(line.map_or_else(Given::Unsayable, Given::Line));
         }
         if input.has_ended() {
             return Ok(Given::End);
         }
-        let files = [input.as_fd(), interrupts.as_fd()];
-        let [typed, interrupted] = sys::wait_readable(files, None).doing("wait for a line")?;
-        if interrupted && interrupts.seen().doing("wait for Ctrl-C")? {
-            return Ok(Given::Interrupt);
+        let files = [input.as_fd(), desk.signals()];
+        let [typed, signalled] = sys::wait_readable(files, None).doing("wait for a line")?;
+        if signalled && let Some(signal) = desk.signal()? {
+            return Ok(Given::Signal(signal));
         }
         if typed {
             input.read()?;

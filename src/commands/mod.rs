@@ -3,8 +3,10 @@
 
 pub mod chat;
 pub mod daemon;
+mod desk;
 pub mod doctor;
 mod keyboard;
+mod outlet;
 mod payload;
 mod question;
 mod screen;

@@ -4,14 +4,18 @@
 //! The answer goes out byte for byte, but to a terminal: no control character of a model reaches
 //! one.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nanoserde::SerJson;
 
 use crate::cli::Show;
-use crate::error::Error;
+use crate::commands::outlet::Outlet;
+use crate::error::{Doing, Error};
 use crate::session::transcript::{one_line_cut, visible};
+use crate::sys::signal::Interrupts;
 use crate::{agent, config, limits};
 
 /// A call of a tool, as `opta do --json` reports it.
@@ -29,6 +33,8 @@ pub struct Call {
 /// Where a turn is shown, and what was shown of it.
 pub struct Screen {
     show: Show,
+    out: Outlet,
+    errors: Outlet,
     /// People read both standard output and standard error.
     terminal: bool,
     /// Standard output is a terminal.
@@ -39,42 +45,56 @@ pub struct Screen {
     pub calls: Vec<Call>,
     /// The answer has not come to the end of a line.
     within_a_line: bool,
+    /// It has come to a carriage return, which a terminal is not shown before what follows is
+    /// known.
+    returned: bool,
     /// Since when nothing has come, if that is so.
     quiet_since: Option<Instant>,
     /// How wide the word is that says so.
     drawn: usize,
     thinking: bool,
+    /// Calls that have not ended.
+    running: usize,
 }
 
 impl Screen {
     /// A screen with nothing on it.
-    pub fn new(show: Show) -> Screen {
-        let (guarded, errors) = (io::stdout().is_terminal(), io::stderr().is_terminal());
-        let coloured = errors && config::colour_allowed();
-        Screen {
+    pub fn new(show: Show, interrupts: &Rc<Interrupts>) -> Result<Screen, Error> {
+        let (guarded, readable) = (io::stdout().is_terminal(), io::stderr().is_terminal());
+        let coloured = readable && config::colour_allowed();
+        let out = io::stdout().as_fd().try_clone_to_owned().doing("use standard output")?;
+        let errors = io::stderr().as_fd().try_clone_to_owned().doing("use standard error")?;
+        Ok(Screen {
             show,
-            terminal: guarded && errors,
+            out: Outlet::new(out, interrupts),
+            errors: Outlet::new(errors, interrupts),
+            terminal: guarded && readable,
             guarded,
             dim: if coloured { ("\x1b[2m", "\x1b[0m") } else { ("", "") },
             answer: String::new(),
             calls: Vec::new(),
             within_a_line: false,
+            returned: false,
             quiet_since: None,
             drawn: 0,
             thinking: false,
-        }
+            running: 0,
+        })
     }
 
     /// A turn begins: from now on something is being waited for.
     pub fn begin(&mut self) {
         self.answer.clear();
         self.calls.clear();
+        self.running = 0;
+        self.out.begin();
+        self.errors.begin();
         self.await_more();
     }
 
     /// An event, as it came.
     pub fn event(&mut self, envelope: &str) -> Result<(), Error> {
-        if self.show == Show::Events { write(&format!("{envelope}\n")) } else { Ok(()) }
+        if self.show == Show::Events { self.line(envelope) } else { Ok(()) }
     }
 
     /// More of the answer.
@@ -85,8 +105,11 @@ impl Screen {
         self.within_a_line = !self.answer.is_empty() && !self.answer.ends_with('\n');
         match self.show {
             Show::Object | Show::Events => Ok(()),
-            Show::Work | Show::Answer if self.guarded => write(&visible(text)),
-            Show::Work | Show::Answer => write(text),
+            Show::Work | Show::Answer if self.guarded => {
+                let shown = self.shown(text);
+                self.write(&shown)
+            }
+            Show::Work | Show::Answer => self.write(text),
         }
     }
 
@@ -107,9 +130,10 @@ impl Screen {
             let what = shown.map_or_else(|| call.args.clone(), |shown| shown.subject);
             let line = one_line_cut(&format!("{} {what}", call.name));
             let (dim, plain) = self.dim;
-            drop(writeln!(io::stderr(), "{dim}> {line}{plain}"));
+            self.tell(&format!("{dim}> {line}{plain}\n"));
         }
         self.calls.push(call);
+        self.running += 1;
         self.await_more();
         Ok(())
     }
@@ -119,6 +143,11 @@ impl Screen {
         if let Some(call) = self.calls.iter_mut().rev().find(|call| call.id == id) {
             call.duration_ms = duration_ms;
             call.success = success;
+        }
+        self.running = self.running.saturating_sub(1);
+        // Now the model has its turn, unless somebody is being asked.
+        if self.running == 0 && self.quiet_since.is_some() {
+            self.await_more();
         }
     }
 
@@ -132,7 +161,7 @@ impl Screen {
     pub fn make_room(&mut self) {
         self.erase();
         if self.terminal && self.within_a_line && self.shows_text() {
-            drop(writeln!(io::stderr()));
+            self.tell("\n");
         }
     }
 
@@ -145,11 +174,15 @@ impl Screen {
         let Some(late) = waited.checked_sub(limits::PROGRESS_AFTER) else {
             return Some(limits::PROGRESS_AFTER.saturating_sub(waited));
         };
-        let what = if self.thinking { "thinking" } else { "waiting" };
+        let what = match (self.running, self.thinking) {
+            (0, false) => "waiting",
+            (0, true) => "thinking",
+            _ => "running",
+        };
         let word = format!("… {what} {}s", waited.as_secs());
         let (dim, plain) = self.dim;
         let blanks = " ".repeat(self.drawn.saturating_sub(word.chars().count()));
-        drop(write!(io::stderr(), "\r{dim}{word}{plain}{blanks}"));
+        self.tell(&format!("\r{dim}{word}{plain}{blanks}"));
         self.drawn = self.drawn.max(word.chars().count());
         let next = Duration::from_secs(late.as_secs() + 1) + limits::PROGRESS_AFTER;
         Some(next.saturating_sub(waited))
@@ -173,7 +206,20 @@ impl Screen {
             return Ok(());
         }
         self.within_a_line = false;
-        if self.shows_text() { write("\n") } else { Ok(()) }
+        if !self.shows_text() {
+            return Ok(());
+        }
+        let end = if std::mem::take(&mut self.returned) { visible("\r") } else { String::new() };
+        self.write(&format!("{end}\n"))
+    }
+
+    /// More of the answer, as a terminal shows it: line ends as line ends, the rest visible.
+    fn shown(&mut self, text: &str) -> String {
+        let before = if std::mem::take(&mut self.returned) { "\r" } else { "" };
+        let text = format!("{before}{text}");
+        let whole = text.strip_suffix('\r');
+        self.returned = whole.is_some();
+        visible(&whole.unwrap_or(&text).replace("\r\n", "\n"))
     }
 
     fn shows_text(&self) -> bool {
@@ -183,8 +229,38 @@ impl Screen {
     fn erase(&mut self) {
         let width = std::mem::take(&mut self.drawn);
         if width > 0 {
-            drop(write!(io::stderr(), "\r{}\r", " ".repeat(width)));
+            self.tell(&format!("\r{}\r", " ".repeat(width)));
         }
+    }
+
+    /// A line of the result.
+    pub fn line(&mut self, text: &str) -> Result<(), Error> {
+        self.write(&format!("{text}\n"))
+    }
+
+    /// A line about what has happened on the way.
+    pub fn say(&mut self, text: &str) {
+        self.tell(&format!("opta: {text}\n"));
+    }
+
+    /// There was a signal: nobody is waited for much longer.
+    pub fn hurry(&mut self) {
+        self.out.hurry(limits::PARTING_MAX);
+        self.errors.hurry(limits::PARTING_MAX);
+    }
+
+    /// Whether something was not shown, since nobody read it and there was a signal.
+    pub fn is_stuck(&self) -> bool {
+        self.out.is_stuck() || self.errors.is_stuck()
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Error> {
+        self.out.write(text).map_err(Error::Output)
+    }
+
+    /// Nobody is left to tell if this fails.
+    fn tell(&mut self, text: &str) {
+        drop(self.errors.write(text));
     }
 }
 
@@ -192,9 +268,4 @@ impl Drop for Screen {
     fn drop(&mut self) {
         self.erase();
     }
-}
-
-fn write(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::Output)
 }

@@ -6,24 +6,20 @@ use std::process::ExitCode;
 use nanoserde::SerJson;
 
 use crate::cli::{Do, Grant, Show};
-use crate::commands::keyboard::Keyboard;
-use crate::commands::screen::{Call, Screen};
-use crate::commands::turn::{Desk, End, Talk};
+use crate::commands::desk::{Desk, End};
+use crate::commands::screen::Call;
+use crate::commands::turn::{Talk, cancelled};
 use crate::commands::{Output, sessions};
-use crate::error::{Doing, Error};
+use crate::error::{Doing, Error, one_line};
 use crate::json::{self, Raw};
 use crate::paths::Paths;
 use crate::session::store::Store;
-use crate::sys::signal::Interrupts;
 use crate::{api, limits};
-
-/// The exit status of what Ctrl-C has ended.
-pub const INTERRUPTED: u8 = 130;
 
 #[derive(SerJson)]
 struct Report {
     #[nserde(rename = "sessionId")]
-    session_id: String,
+    session_id: Option<String>,
     #[nserde(rename = "turnId")]
     turn_id: Option<String>,
     result: String,
@@ -33,8 +29,19 @@ struct Report {
     error: Option<api::Fault>,
 }
 
-/// `opta do`: 0 if the turn was done, 1 if not, 130 after Ctrl-C.
+/// `opta do`: 0 if the turn was done, 1 if not, 130 after Ctrl-C, 129 and 143 after other signals.
 pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error> {
+    let done = perform(paths, asked, output);
+    if let Err(error) = &done
+        && asked.show == Show::Events
+        && !matches!(error, Error::Output(_))
+    {
+        output.line(&api::problem(error.code(), &one_line(&error.to_string())))?;
+    }
+    done
+}
+
+fn perform(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error> {
     let task = if asked.task == "-" { input()? } else { asked.task.clone() };
     let store = Store::new(paths.sessions());
     let resumed = asked.resume.as_deref().map(|typed| sessions::find(&store, typed)).transpose()?;
@@ -43,46 +50,51 @@ pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
     if asked.grant == Grant::All {
         output.say("everything is allowed in this task, commands included");
     }
-    let mut desk = Desk {
-        screen: Screen::new(asked.show),
-        interrupts: Interrupts::take().doing("wait for Ctrl-C")?,
-        keyboard: Keyboard::of_terminal()?,
+    let mut desk = Desk::new(asked.show)?;
+    let end = match talk.run(&task, &mut desk) {
+        Ok(end) => end,
+        // A terminal that is closed fails, and sends a signal.
+        Err(error) => {
+            desk.settle();
+            return desk.leaves().map(ExitCode::from).ok_or(error);
+        }
     };
-    let end = talk.run(&task, &mut desk)?;
-    let (status, stats, error) = match end {
-        End::Done(stats) => (ExitCode::SUCCESS, Some(stats), None),
-        End::Failed(fault) => (ExitCode::from(status_of(&fault)), None, Some(fault)),
-        End::Left => (ExitCode::from(INTERRUPTED), None, Some(left())),
+    let status = desk.status(&end);
+    // The last event says it, if that has been seen.
+    let told = matches!(end, End::Failed(_)) && talk.turn_id.is_some();
+    let (stats, error) = match end {
+        End::Done(stats) => (Some(stats), None),
+        End::Failed(fault) => (None, Some(fault)),
+        End::Left => (None, Some(left())),
     };
     if asked.show == Show::Object {
-        output.line(&json::text(&Report {
-            session_id: talk.session.as_str().to_owned(),
+        let report = Report {
+            session_id: talk.exists().then(|| talk.session.as_str().to_owned()),
             turn_id: talk.turn_id,
             result: std::mem::take(&mut desk.screen.answer),
             tool_calls: std::mem::take(&mut desk.screen.calls),
             stats,
             error,
-        }))?;
+        };
+        desk.screen.line(&json::text(&report))?;
     } else if let Some(fault) = error {
-        output.say(&reason(&fault));
+        if asked.show == Show::Events && !told {
+            desk.screen.line(&api::problem(&fault.code, &fault.message))?;
+        }
+        desk.screen.say(&reason(&fault));
     }
-    Ok(status)
-}
-
-/// The exit status of a command whose turn has failed.
-pub fn status_of(fault: &api::Fault) -> u8 {
-    if fault.code == "cancelled" { INTERRUPTED } else { 1 }
+    // Nobody may have read the last of it.
+    Ok(ExitCode::from(if desk.screen.is_stuck() { desk.status(&End::Left) } else { status }))
 }
 
 /// Why a turn did not get done, on one line.
 pub fn reason(fault: &api::Fault) -> String {
     let text = format!("cannot finish the turn: {} ({})", fault.message, fault.code);
-    crate::error::one_line(&text)
+    one_line(&text)
 }
 
 fn left() -> api::Fault {
-    let message = "the turn was told to end, and its end not waited for".to_owned();
-    api::Fault { code: "cancelled".to_owned(), message }
+    cancelled("the turn was told to end, and its end not waited for")
 }
 
 /// The task, from standard input.

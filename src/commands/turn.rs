@@ -2,21 +2,21 @@
 //! the daemon meanwhile.
 //!
 //! Sessions and turns get their names here, so that what is sent again, because an answer was lost,
-//! is the same session and the same turn. One thread waits for everything, events, keys and Ctrl-C,
-//! since a process with two could not start a daemon.
+//! is the same session and the same turn. One thread waits for everything, events, keys and
+//! signals, since a process with two could not start a daemon.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::agent::find::{self, Wanted};
 use crate::cli::{Grant, Model};
 use crate::commands::Output;
-use crate::commands::keyboard::Keyboard;
+use crate::commands::desk::{Desk, End};
 use crate::commands::payload::{Figures, Of, Request, Resolved, Stats, Text, ToolEnd, ToolStart};
 use crate::commands::question::{Question, Reply};
-use crate::commands::screen::{Call, Screen};
+use crate::commands::screen::Call;
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, one_line};
 use crate::http::EventStream;
@@ -27,26 +27,8 @@ use crate::paths::Paths;
 use crate::session::rules::SessionId;
 use crate::session::turn::{Endpoint, Fault};
 use crate::state::Card;
-use crate::sys::signal::Interrupts;
 use crate::token::letters;
 use crate::{api, client, limits, sys};
-
-/// How a turn has ended, as far as this process knows.
-pub enum End {
-    /// With these figures, a JSON object.
-    Done(Raw),
-    Failed(api::Fault),
-    /// The user did not want to wait for its end.
-    Left,
-}
-
-/// What a turn is shown on and interrupted by.
-pub struct Desk {
-    pub screen: Screen,
-    pub interrupts: Interrupts,
-    /// Somebody who can be asked.
-    pub keyboard: Option<Keyboard>,
-}
 
 /// A session that turns are submitted to.
 pub struct Talk<'a> {
@@ -111,6 +93,11 @@ impl<'a> Talk<'a> {
         })
     }
 
+    /// Whether there is such a session already.
+    pub fn exists(&self) -> bool {
+        self.founding.is_none()
+    }
+
     /// Allows the turns this much without a question.
     pub fn grant(&mut self, grant: Grant) {
         self.options.grant = match grant {
@@ -138,6 +125,10 @@ impl<'a> Talk<'a> {
                     return Ok(End::Failed(api::Fault { code, message: fault.message }));
                 }
             }
+        }
+        if desk.signal()?.is_some() {
+            desk.screen.end()?;
+            return Ok(End::Failed(cancelled("it was cancelled before it began")));
         }
         let id = format!("turn_{}", letters(12)?);
         let (mut turn, stream) = self.submit(id, content, desk)?;
@@ -219,17 +210,16 @@ impl<'a> Talk<'a> {
         call: impl FnMut(&Card) -> Result<T, client::Failure>,
     ) -> Result<T, Error> {
         let Talk { paths, output, config, card, .. } = self;
-        let Desk { screen, interrupts, .. } = desk;
         // Nothing is at stake while a daemon is being waited for.
-        interrupts.let_through().doing("wait for Ctrl-C")?;
+        desk.let_through()?;
         let tell = |daemon: &Ensured| {
-            drop(interrupts.hold());
+            drop(desk.hold());
             let before = card.replace(daemon.card.clone());
             let met = before.as_ref().map(|card| &card.daemon_id);
             if met == Some(&daemon.card.daemon_id) {
                 return;
             }
-            screen.make_room();
+            desk.screen.make_room();
             output.introduce(daemon);
             let crashed = matches!(&daemon.how, How::Started(past) if past.crashed.is_some());
             if before.is_some() && !crashed {
@@ -237,7 +227,7 @@ impl<'a> Talk<'a> {
             }
         };
         let answer = reach(paths, config, tell, call);
-        interrupts.hold().doing("wait for Ctrl-C")?;
+        desk.hold()?;
         answer
     }
 
@@ -250,6 +240,11 @@ impl<'a> Talk<'a> {
         loop {
             if let Some(end) = self.watch(turn, &mut stream, desk)? {
                 return Ok(end);
+            }
+            // While a daemon is being waited for a signal would end this process at once.
+            if desk.signal()?.is_some() || desk.leaves().is_some() {
+                self.cancel(&turn.id);
+                return Ok(End::Left);
             }
             turn.losses += 1;
             if turn.losses > limits::FOLLOW_TRIES_MAX {
@@ -279,14 +274,18 @@ impl<'a> Talk<'a> {
             if left.is_zero() {
                 return Ok(None);
             }
-            let wait = desk.screen.tick().map_or(left, |next| next.min(left));
+            let patience = desk.patience();
+            if patience == Some(Duration::ZERO) {
+                return Ok(Some(End::Left));
+            }
+            let wait = [desk.screen.tick(), patience].into_iter().flatten().fold(left, Ord::min);
             let asked = desk.keyboard.as_ref().filter(|_| !turn.questions.is_empty());
             let keys = asked.map_or_else(|| stream.as_fd(), |keyboard| keyboard.as_fd());
-            let files = [stream.as_fd(), desk.interrupts.as_fd(), keys];
-            let [spoke, interrupted, typed] =
+            let files = [stream.as_fd(), desk.signals(), keys];
+            let [spoke, signalled, typed] =
                 sys::wait_readable(files, Some(wait)).doing("wait for the daemon")?;
             let typed = typed && asked.is_some();
-            if interrupted && desk.interrupts.seen().doing("wait for Ctrl-C")? {
+            if signalled && desk.signal()?.is_some() {
                 if std::mem::replace(&mut turn.cancelled, true) {
                     return Ok(Some(End::Left));
                 }
@@ -388,8 +387,8 @@ impl<'a> Talk<'a> {
             return Ok(());
         };
         keyboard.read()?;
-        let reply = match keyboard.line()? {
-            Some(line) => question.reply(Some(&line)),
+        let reply = match keyboard.line() {
+            Some(line) => question.reply(Some(&line.unwrap_or_default())),
             // Ctrl-D, or the rest of a line is still to come.
             None if keyboard.take_end() => question.reply(None),
             None => return Ok(()),
@@ -434,11 +433,20 @@ impl<'a> Talk<'a> {
     }
 }
 
+/// What a turn comes to that is not waited for.
+pub fn cancelled(message: &str) -> api::Fault {
+    api::Fault { code: "cancelled".to_owned(), message: message.to_owned() }
+}
+
 /// The name of a session that is to be, and what it is to be made with.
 fn founding(model: &Model) -> Result<(SessionId, Option<api::NewSession>), Error> {
     let id = format!("sess_{}", letters(12)?);
     let workspace = std::env::current_dir().doing("find the working directory")?;
-    let workspace = workspace.to_string_lossy().into_owned();
+    let workspace = workspace.into_os_string().into_string().map_err(|name| {
+        // As good as it can be written it may be the name of another directory.
+        io::Error::other(format!("its name is not UTF-8: {name:?}"))
+    });
+    let workspace = workspace.doing("work in the current directory")?;
     let founding = api::NewSession {
         session_id: id.clone(),
         model: model.name.clone(),

@@ -49,6 +49,10 @@ pub fn wait_readable<const N: usize>(
     Ok(polled.map(|one| one.revents != 0))
 }
 
+/// So many bytes can be written to a pipe at once, and without waiting, when [`wait_any`] says that
+/// something can. pipe(7)
+pub const PIPE_BYTES: usize = libc::PIPE_BUF;
+
 /// What a file is waited for.
 #[derive(Clone, Copy)]
 pub enum Wish {

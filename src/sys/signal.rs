@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::check;
 
-/// What the daemon waits for.
+/// What the daemon and some commands wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM.
@@ -25,6 +25,15 @@ impl Signal {
             Signal::Terminate => libc::SIGTERM,
             Signal::Interrupt => libc::SIGINT,
             Signal::Hangup => libc::SIGHUP,
+        }
+    }
+
+    /// The exit status of a command that it has ended: as the shell would report it.
+    pub fn status(self) -> u8 {
+        match self {
+            Signal::Terminate => 143,
+            Signal::Interrupt => 130,
+            Signal::Hangup => 129,
         }
     }
 }
@@ -105,44 +114,49 @@ pub fn reset() -> io::Result<()> {
         .map(drop)
 }
 
-/// Ctrl-C as something to be waited for, from when this is made until it is dropped.
+/// Ctrl-C and what else asks a command to end, as something to be waited for, from when this is
+/// made until it is dropped.
 ///
 /// It takes no thread, since a process that may have to start a daemon must not have a second one.
-/// A process that was told to ignore SIGINT goes on to. signalfd(2), kqueue(2).
+/// A process that was told to ignore one of the signals goes on to. signalfd(2), kqueue(2).
 pub struct Interrupts {
     queue: OwnedFd,
-    /// SIGINT was not ignored, and is to be as before in the end.
-    taken: bool,
+    /// Those that were not ignored, and are to be as before in the end.
+    taken: Vec<libc::c_int>,
 }
 
 impl Interrupts {
-    /// From now on Ctrl-C does not end this process.
+    /// From now on no signal that can be waited for ends this process.
     pub fn take() -> io::Result<Interrupts> {
-        let taken = !is_ignored(libc::SIGINT)?;
-        let queue = queue(if taken { &[libc::SIGINT] } else { &[] })?;
-        if taken {
-            hold(libc::SIGINT)?;
+        let mut taken = Vec::new();
+        for signal in WAITED_FOR.map(Signal::number) {
+            if !is_ignored(signal)? {
+                taken.push(signal);
+            }
         }
-        Ok(Interrupts { queue, taken })
+        let interrupts = Interrupts { queue: queue(&taken)?, taken };
+        interrupts.hold()?;
+        Ok(interrupts)
     }
 
-    /// Until [`Interrupts::hold`], Ctrl-C ends the process as if this were not here.
+    /// Until [`Interrupts::hold`], they end the process as if this were not here.
     pub fn let_through(&self) -> io::Result<()> {
-        if self.taken { release(libc::SIGINT) } else { Ok(()) }
+        release(&self.taken)
     }
 
-    /// From now on Ctrl-C is to be waited for again.
+    /// From now on they are to be waited for again.
     pub fn hold(&self) -> io::Result<()> {
-        if self.taken { hold(libc::SIGINT) } else { Ok(()) }
+        hold(&self.taken)
     }
 
-    /// Whether there was one since this was last asked. Does not wait.
-    pub fn seen(&self) -> io::Result<bool> {
+    /// The next one that has come, if there is one. Does not wait.
+    pub fn seen(&self) -> io::Result<Option<Signal>> {
         let [ready] = super::wait_readable([self.queue.as_fd()], Some(Duration::ZERO))?;
-        if ready {
-            take_out(&self.queue)?;
+        if !ready {
+            return Ok(None);
         }
-        Ok(ready)
+        let number = take_out(&self.queue)?;
+        Ok(WAITED_FOR.into_iter().find(|signal| Some(signal.number()) == number))
     }
 }
 
@@ -154,11 +168,9 @@ impl AsFd for Interrupts {
 
 impl Drop for Interrupts {
     fn drop(&mut self) {
-        if self.taken {
-            // One that nobody has asked for is forgotten, not acted upon late.
-            drop(self.seen());
-            drop(release(libc::SIGINT));
-        }
+        // One that nobody has asked for is forgotten, not acted upon late.
+        while let Ok(Some(_)) = self.seen() {}
+        drop(release(&self.taken));
     }
 }
 
@@ -181,23 +193,29 @@ fn queue(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// Takes one out, and says which it was.
 #[cfg(target_os = "linux")]
-fn take_out(queue: &OwnedFd) -> io::Result<()> {
-    let mut told = [0_u8; size_of::<libc::signalfd_siginfo>()];
-    // SAFETY: the buffer is writable for the length passed; the descriptor does not block.
-    let got = unsafe { libc::read(queue.as_raw_fd(), told.as_mut_ptr().cast(), told.len()) };
-    if got < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+fn take_out(queue: &OwnedFd) -> io::Result<Option<libc::c_int>> {
+    // SAFETY: signalfd_siginfo is a C struct of integers, for which all zeroes is a valid value.
+    let mut told: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+    let length = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: `told` is writable for the length passed; the descriptor does not block.
+    let got = unsafe { libc::read(queue.as_raw_fd(), (&raw mut told).cast(), length) };
+    if got < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(libc::c_int::try_from(told.ssi_signo).ok())
 }
 
-/// A blocked signal goes to the queue.
+/// Blocked signals go to the queue.
 #[cfg(target_os = "linux")]
-fn hold(signal: libc::c_int) -> io::Result<()> {
-    mask(libc::SIG_BLOCK, &[signal])
+fn hold(signals: &[libc::c_int]) -> io::Result<()> {
+    mask(libc::SIG_BLOCK, signals)
 }
 
 #[cfg(target_os = "linux")]
-fn release(signal: libc::c_int) -> io::Result<()> {
-    mask(libc::SIG_UNBLOCK, &[signal])
+fn release(signals: &[libc::c_int]) -> io::Result<()> {
+    mask(libc::SIG_UNBLOCK, signals)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -222,25 +240,27 @@ fn queue(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     Ok(queue)
 }
 
+/// Takes one out, and says which it was.
 #[cfg(not(target_os = "linux"))]
-fn take_out(queue: &OwnedFd) -> io::Result<()> {
+fn take_out(queue: &OwnedFd) -> io::Result<Option<libc::c_int>> {
     // SAFETY: kevent is a C struct for which all zeroes is a valid value.
     let mut event: libc::kevent = unsafe { std::mem::zeroed() };
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let (raw, none) = (queue.as_raw_fd(), std::ptr::null());
     // SAFETY: room for one event out; the timeout is a live timespec.
-    check(unsafe { libc::kevent(raw, none, 0, &raw mut event, 1, &raw const now) }).map(drop)
+    let count = check(unsafe { libc::kevent(raw, none, 0, &raw mut event, 1, &raw const now) })?;
+    Ok(if count == 1 { libc::c_int::try_from(event.ident).ok() } else { None })
 }
 
-/// An ignored signal still goes to the queue; a blocked one would wait for its release as well.
+/// Ignored signals still go to the queue; blocked ones would wait for their release as well.
 #[cfg(not(target_os = "linux"))]
-fn hold(signal: libc::c_int) -> io::Result<()> {
-    dispose(signal, libc::SIG_IGN)
+fn hold(signals: &[libc::c_int]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| dispose(*signal, libc::SIG_IGN))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn release(signal: libc::c_int) -> io::Result<()> {
-    dispose(signal, libc::SIG_DFL)
+fn release(signals: &[libc::c_int]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| dispose(*signal, libc::SIG_DFL))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -314,3 +314,130 @@ fn a_signal_ends_a_script_with_130_and_its_turn() {
     running.finish();
     question.assert_dropped();
 }
+
+#[test]
+fn a_request_to_end_ends_a_script_between_and_within_its_turns() {
+    for (name, status, within) in [("TERM", 143, true), ("TERM", 143, false), ("HUP", 129, true)] {
+        let (home, model) = (Home::new(), Model::new());
+        let (path, mut typed) = lines(&home);
+        let running = chat(&home, &model, "").input(&path).stdout("a\n").stderr(ANYTHING);
+        let running = running.status(status).spawn();
+        writeln!(typed, "one").unwrap();
+        let mut question = model.question();
+        question.say("a");
+        eventually("the answer begins", || running.output() == "a");
+        if within {
+            signal(running.pid(), name);
+            running.finish();
+            question.assert_dropped();
+        } else {
+            question.end();
+            eventually("the answer ends", || running.output() == "a\n");
+            signal(running.pid(), name);
+            running.finish();
+        }
+    }
+}
+
+#[test]
+fn at_a_terminal_a_request_to_end_cancels_and_leaves() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut person = Person::at(&home, &model, "");
+    person.sees("> ");
+    person.types("hello\n");
+    let mut question = model.question();
+    question.say("so far");
+    person.sees("so far");
+    let daemon = home.owner();
+    let client = home.processes().into_iter().find(|pid| Some(*pid) != daemon).unwrap();
+    signal(client, "TERM");
+    let shown = person.leaves(143);
+    question.assert_dropped();
+    assert!(shown.contains("opta: to go on: opta chat --resume sess_"), "{shown}");
+}
+
+#[test]
+fn a_script_may_have_the_line_ends_of_another_system() {
+    let (home, model) = (Home::new(), Model::new());
+    let script = home.beside("script");
+    home.write(&script, "first\r\n\r\nsecond\r\r\n/exit\r\n");
+    let running = chat(&home, &model, "").input(&script).stdout("1\n2\n").stderr(RESUME).spawn();
+    let question = model.question();
+    assert!(question.body.contains(r#""first""#), "{}", question.body);
+    question.answer("1");
+    let question = model.question();
+    assert!(question.body.contains(r#""second\r""#), "{}", question.body);
+    question.answer("2");
+    running.finish();
+}
+
+#[test]
+fn a_line_that_cannot_be_said_ends_a_script_and_is_named() {
+    for (line, why) in [
+        (b"\xff".to_vec(), "it is not UTF-8"),
+        (vec![b'x'; (3 << 20) + 1], "it is longer than 3145728 bytes"),
+    ] {
+        let (home, model) = (Home::new(), Model::new());
+        let script = home.beside("script");
+        home.write(&script, [&b"first\n\n"[..], &line, b"\nlast\n"].concat());
+        let said = format!("opta: cannot say line 3: {why}\n{RESUME}");
+        let running = chat(&home, &model, "").input(&script).stdout("1\n").stderr(&said);
+        let running = running.status(1).spawn();
+        model.question().answer("1");
+        running.finish();
+        model.assert_not_asked();
+    }
+}
+
+#[test]
+fn at_a_terminal_a_line_that_cannot_be_said_is_no_end() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut person = Person::at(&home, &model, "");
+    person.sees("> ");
+    person.keys.write_all(b"\xff\n").unwrap();
+    person.sees("opta: cannot say this: it is not UTF-8\r\n> ");
+    person.types("hello\n");
+    model.question().answer("Hi");
+    person.sees("Hi\r\n> ");
+    person.types("\x04");
+    person.leaves(0);
+}
+
+#[test]
+fn at_a_terminal_a_tool_that_runs_is_said_to() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let gate = home.beside("gate");
+    fifo(&gate);
+    home.write(&home.config(), r#"{"permissions":{"run_command":"allow"}}"#);
+    let mut person = Person::at(&home, &model, "");
+    person.sees("> ");
+    person.types("hello\n");
+    let question = model.question();
+    person.sees("… waiting 0s");
+    question.call("run_command", r#"{\"command\":\"read x <gate\"}"#);
+    person.sees("… running 0s");
+    drop(File::options().write(true).open(&gate).unwrap());
+    model.question().answer("Hi");
+    person.sees("Hi\r\n> ");
+    person.types("\x04");
+    person.leaves(0);
+}
+
+#[test]
+fn at_a_terminal_the_line_ends_of_another_system_are_line_ends() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut person = Person::at(&home, &model, "");
+    person.sees("> ");
+    person.types("hello\n");
+    let mut question = model.question();
+    question.say("one\\r");
+    question.say("\\ntwo\\r\\nthree\\rfour\\r");
+    question.end();
+    person.sees("one\r\ntwo\r\nthree\\rfour\\r\r\n> ");
+    person.types("\x04");
+    person.leaves(0);
+}

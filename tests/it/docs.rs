@@ -219,8 +219,7 @@ fn pages_and_readme_list_the_exit_statuses_of_the_program() {
     };
     let mut used = from_source("src/error.rs", "pub fn status(&self) -> u8 {");
     used.extend(from_source("src/commands/daemon.rs", "Ok(ExitCode::from(match status {"));
-    // What the shell makes of a command that SIGINT has ended.
-    used.insert("130".to_owned());
+    used.extend(from_source("src/sys/signal.rs", "pub fn status(self) -> u8 {"));
     for name in PAGES {
         let items = Page::read(name).section("EXIT STATUS").items();
         let listed = set(items.iter().map(|item| &item.head));

@@ -1,0 +1,97 @@
+//! What a turn is shown on, and what reaches it from outside: keys and signals.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::cli::Show;
+use crate::commands::keyboard::Keyboard;
+use crate::commands::screen::Screen;
+use crate::error::{Doing, Error};
+use crate::json::Raw;
+use crate::sys::signal::{Interrupts, Signal};
+use crate::{api, limits};
+
+/// How a turn has ended, as far as this process knows.
+pub enum End {
+    /// With these figures, a JSON object.
+    Done(Raw),
+    Failed(api::Fault),
+    /// Its end was not waited for.
+    Left,
+}
+
+/// Where somebody sits, or nobody.
+pub struct Desk {
+    pub screen: Screen,
+    interrupts: Rc<Interrupts>,
+    /// Somebody who can be asked.
+    pub keyboard: Option<Keyboard>,
+    /// What ends the command, and until when it may wait for the end of its turn.
+    leaving: Option<(Signal, Instant)>,
+}
+
+impl Desk {
+    /// One on which `show` is shown. From now on signals do not end this process.
+    pub fn new(show: Show) -> Result<Desk, Error> {
+        let interrupts = Rc::new(Interrupts::take().doing("wait for signals")?);
+        let screen = Screen::new(show, &interrupts)?;
+        Ok(Desk { screen, interrupts, keyboard: Keyboard::of_terminal()?, leaving: None })
+    }
+
+    /// Until [`Desk::hold`], a signal ends the process as if this were not here.
+    pub fn let_through(&self) -> Result<(), Error> {
+        self.interrupts.let_through().doing("wait for signals")
+    }
+
+    /// From now on signals are to be waited for again.
+    pub fn hold(&self) -> Result<(), Error> {
+        self.interrupts.hold().doing("wait for signals")
+    }
+
+    /// Can be read when there is a signal to be taken.
+    pub fn signals(&self) -> BorrowedFd<'_> {
+        self.interrupts.as_fd()
+    }
+
+    /// Takes the next signal, if there is one. All but Ctrl-C end the command soon.
+    pub fn signal(&mut self) -> Result<Option<Signal>, Error> {
+        let seen = self.interrupts.seen().doing("wait for signals")?;
+        if let Some(signal) = seen {
+            self.screen.hurry();
+            if signal != Signal::Interrupt {
+                self.leaving = Some((signal, Instant::now() + limits::PARTING_MAX));
+            }
+        }
+        Ok(seen)
+    }
+
+    /// How long the end of a turn may still be waited for; `None` without a limit.
+    pub fn patience(&self) -> Option<Duration> {
+        self.leaving.map(|(_, until)| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// The exit status of a command that a signal other than Ctrl-C has told to end.
+    pub fn leaves(&self) -> Option<u8> {
+        self.leaving.map(|(signal, _)| signal.status())
+    }
+
+    /// Takes all signals that are left: nothing follows that they could end.
+    pub fn settle(&mut self) {
+        while let Ok(Some(_)) = self.signal() {}
+    }
+
+    /// The exit status that this end of a turn makes.
+    pub fn status(&mut self, end: &End) -> u8 {
+        let given_up = self.screen.is_stuck();
+        if given_up {
+            self.settle();
+        }
+        match (self.leaves(), end) {
+            (Some(status), _) => status,
+            (None, End::Done(_)) if !given_up => 0,
+            (None, End::Failed(fault)) if fault.code != "cancelled" && !given_up => 1,
+            _ => Signal::Interrupt.status(),
+        }
+    }
+}
