@@ -182,7 +182,7 @@ fn commands_get_no_descriptor_of_the_daemons() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
-    let command = "ls -l /proc/$$/fd; grep SigBlk /proc/self/status; cat /proc/$$/environ | tr '\\\\0' '\\\\n'";
+    let command = "ls -l /proc/$$/fd; while read -r one; do echo $one; done < /proc/$$/status; cat /proc/$$/environ | tr '\\\\0' '\\\\n'";
     let arguments = format!("{{\"command\":\"{command}\"}}");
     session.submit(&Model::saying(vec![calls("run_command", &arguments), says(&["ok".into()])]));
     let journal = session.ended(&home, "turn.done");
@@ -191,9 +191,23 @@ fn commands_get_no_descriptor_of_the_daemons() {
     for other in ["socket:", "daemon.pid", "daemon.log", "journal", "3 ->"] {
         assert!(!end.contains(other), "{other}: {end}");
     }
-    assert!(end.contains("SigBlk:\\t0000000000000000"), "{end}");
+    assert!(end.contains("SigBlk: 0000000000000000"), "{end}");
     // Nothing of the environment that the daemon was started in.
     assert!(!end.contains("HOME=") && end.contains("PATH=/"), "{end}");
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
+fn what_a_command_starts_can_be_ended_by_signals() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let command = "(sleep 21) & kill $!; wait $!; echo rc=$?";
+    let arguments = format!("{{\"command\":\"{command}\"}}");
+    session.submit(&Model::saying(vec![calls("run_command", &arguments), says(&["ok".into()])]));
+    let journal = session.ended(&home, "turn.done");
+    let end = journal.lines().find(|line| line.contains("\"event\":\"tool.end\"")).unwrap();
+    assert!(end.contains("rc=143"), "{end}");
     home.opta("daemon stop").stdout("{*}").run();
 }
 
