@@ -40,6 +40,12 @@ pub fn settle(command: &mut Command, directory: File) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Makes `command` begin deaf: of all signals only SIGKILL ends it, and only SIGSTOP halts it.
+pub fn deafen(command: &mut Command) {
+    // SAFETY: between fork and exec it makes system calls, and no allocation.
+    unsafe { command.pre_exec(|| begin_with(libc::SIG_IGN)) };
+}
+
 #[cfg(target_os = "linux")]
 fn part_from(parent: u32) -> io::Result<()> {
     // SAFETY: integers only. Descriptors of ours are closed on exec anyway; this is for those that

@@ -140,9 +140,13 @@ impl Session {
 /// Runs a command that says in a pipe which processes it has: itself, and a child that ignores
 /// TERM.
 fn run_stubborn(home: &Home, session: &Session) -> Vec<i32> {
+    let command = "sh -c 'trap : TERM HUP; while :; do sleep 600; done' & echo $$ $! > pipe; wait";
+    run_until_piped(home, session, command)
+}
+
+fn run_until_piped(home: &Home, session: &Session, command: &str) -> Vec<i32> {
     let pipe = session.workspace.join("pipe");
     fifo(&pipe);
-    let command = "sh -c 'trap : TERM HUP; while :; do sleep 600; done' & echo $$ $! > pipe; wait";
     let model =
         Model::saying(vec![calls("run_command", &format!("{{\"command\":\"{command}\"}}"))]);
     session.submit(&model);
@@ -228,6 +232,40 @@ fn a_daemon_that_is_killed_takes_its_commands_along() {
     session.post(&format!("/v3/sessions/{}/cancel", session.id), "{}");
     assert!(session.journal(&home).contains("\"code\":\"interrupted\""));
     home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
+fn a_group_that_is_sent_every_signal_still_ends_with_a_daemon_that_is_killed() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let signals = "HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM TSTP TTIN TTOU \
+                   XCPU XFSZ VTALRM PROF SYS";
+    let command = format!(
+        "trap '' {signals}; sh -c 'while :; do sleep 600; done' & for one in {signals}; do \
+         kill -$one 0; done; echo $$ $! > pipe; wait"
+    );
+    let pids = run_until_piped(&home, &session, &command);
+    home.crash();
+    for pid in pids {
+        eventually("the command ends with its daemon", || is_gone(pid));
+    }
+}
+
+/// What is halted is sent on its way by the kernel once its daemon has gone.
+#[test]
+fn a_group_that_is_halted_still_ends_with_a_daemon_that_is_killed() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let command =
+        "sh -c 'trap : HUP; while :; do sleep 600; done' & echo $$ $! > pipe; kill -STOP 0";
+    let pids = run_until_piped(&home, &session, command);
+    eventually("it is halted", || pids.iter().all(|pid| state_of(*pid) == Some('T')));
+    home.crash();
+    for pid in pids {
+        eventually("the command ends with its daemon", || is_gone(pid));
+    }
 }
 
 #[test]

@@ -27,8 +27,9 @@ use super::Scene;
 use super::clip::Clip;
 
 const SHELL: &str = "/bin/sh";
-/// TERM is for the others of the group; at the end of the pipe they and it get KILL.
-const KEEPER: &str = "trap '' TERM INT HUP; read -r _; kill -KILL 0";
+/// At the end of the pipe the whole group gets KILL. Other signals are for the others of the group:
+/// the keeper begins with all of them ignored, and a shell leaves it at that.
+const KEEPER: &str = "read -r _; kill -KILL 0";
 /// For a caller that brings none.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 /// Keys of model servers are the caller's secret, not the model's.
@@ -78,15 +79,11 @@ impl Running {
     fn start(text: &str, scene: &Scene<'_>) -> io::Result<Running> {
         let workspace = scene.workspace().map_err(io::Error::other)?;
         let (end, leash) = io::pipe()?;
-        let mut keeper = Command::new(SHELL)
-            .args(["-c", KEEPER])
-            .env_clear()
-            .current_dir("/")
-            .stdin(end)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
+        let mut keeper = Command::new(SHELL);
+        keeper.args(["-c", KEEPER]).env_clear().current_dir("/").process_group(0);
+        keeper.stdin(end).stdout(Stdio::null()).stderr(Stdio::null());
+        child::deafen(&mut keeper);
+        let mut keeper = keeper.spawn()?;
         let group = i32::try_from(keeper.id()).unwrap_or(0);
         let mut command = Command::new(SHELL);
         command.args(["-c", text]).env_clear().env("PATH", PATH_DEFAULT).process_group(group);
