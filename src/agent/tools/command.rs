@@ -52,10 +52,9 @@ enum Cut {
 impl Run {
     /// What the command has written and how it ended. `Err` if it failed, with the same text.
     pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let limit = self
-            .timeout_ms
-            .map_or(limits::COMMAND_DEFAULT, |Quoted(millis)| Duration::from_millis(millis));
-        let deadline = scene.deadline.min(Instant::now() + limit.min(limits::COMMAND_MAX));
+        let left = scene.deadline.saturating_duration_since(Instant::now());
+        let limit = limit(self.timeout_ms.map(|Quoted(millis)| millis))?.min(left);
+        let deadline = Instant::now() + limit;
         let failed =
             |error: io::Error| format!("the command cannot be started: {}", reason(&error));
         let mut output = Output::default();
@@ -272,6 +271,19 @@ impl Output {
     }
 }
 
+/// How long a command may run, if a call asks for so many milliseconds.
+fn limit(asked: Option<u64>) -> Result<Duration, String> {
+    match asked {
+        None => Ok(limits::COMMAND_DEFAULT),
+        Some(0) => Err(format!(
+            "timeout_ms must be at least 1; without it a command has {} ms, and never more than {}",
+            limits::COMMAND_DEFAULT.as_millis(),
+            limits::COMMAND_MAX.as_millis()
+        )),
+        Some(millis) => Ok(Duration::from_millis(millis).min(limits::COMMAND_MAX)),
+    }
+}
+
 /// Whether a command gets to see a variable. Some names would not even be accepted.
 fn is_passed_on(name: &str) -> bool {
     let well_formed = !name.is_empty() && !name.contains(['=', '\0']);
@@ -383,6 +395,30 @@ mod tests {
             assert!(told.contains("[ended after 200 ms: out of time]"), "{told}");
             assert!(began.elapsed() < Duration::from_secs(30));
         }
+    }
+
+    #[test]
+    fn the_time_of_a_command_is_what_its_end_says() {
+        let most = u64::try_from(limits::COMMAND_MAX.as_millis()).unwrap();
+        assert_eq!(limit(None), Ok(limits::COMMAND_DEFAULT));
+        assert_eq!(limit(Some(1)), Ok(Duration::from_millis(1)));
+        for asked in [most, most + 1, 99_999_999, u64::MAX] {
+            assert_eq!(limit(Some(asked)), Ok(limits::COMMAND_MAX));
+        }
+        let scratch = Scratch::new();
+        let refused = scratch.run("run_command", r#"{"command":"touch ran","timeout_ms":0}"#);
+        let because = "timeout_ms must be at least 1; without it a command has 30000 ms, and never \
+                       more than 600000";
+        assert_eq!(refused.unwrap_err(), because);
+        assert!(!scratch.path().join("ran").exists());
+        // That of the turn, if it has less.
+        let job = Tool::RunCommand.job(&arguments("sleep 600")).unwrap();
+        let cancel = Cancel::new().unwrap();
+        let deadline = Instant::now() + Duration::from_millis(300);
+        let told = job.attempt(&Scene::new(scratch.path().to_str(), &[], &cancel, deadline));
+        let told = told.unwrap_err();
+        let millis = told.strip_prefix("[ended after ").unwrap().split(' ').next().unwrap();
+        assert!(millis.parse::<u64>().unwrap() <= 300, "{told}");
     }
 
     #[test]

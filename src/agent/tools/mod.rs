@@ -139,7 +139,7 @@ impl Tool {
             },
             Tool::RunCommand => Offer {
                 description: "Run a shell command in the workspace. Nothing it starts outlives it.",
-                properties: r#""command":{"type":"string"},"timeout_ms":{"type":"integer","description":"default 30000"}"#,
+                properties: r#""command":{"type":"string"},"timeout_ms":{"type":"integer","description":"default 30000, at most 600000"}"#,
                 required: r#""command""#,
                 shape: r#"{"command": string, "timeout_ms"?: integer}"#,
             },
