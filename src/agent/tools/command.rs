@@ -4,8 +4,8 @@
 //! Each command has a keeper: a shell that leads its process group and reads from a pipe whose
 //! other end only the daemon has. While the keeper has not been waited for, the group's number is
 //! nobody else's; and when the daemon ends, however it ends, the pipe ends, and the keeper kills
-//! the group: the command and all that it has started. What a command leaves running in its group
-//! ends with it.
+//! the group. What a command leaves running in its group ends with it; what it has moved to another
+//! one, with setsid(1) or a shell's job control, is out of reach and stays.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
