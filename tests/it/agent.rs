@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::support::{Home, eventually, fifo, line_of, signal, state_of};
+use crate::model;
+use crate::support::{Home, eventually, fifo, line_of, need, signal, state_of};
 
 /// A model server. Its threads end with the test's process.
 struct Model {
@@ -312,5 +313,39 @@ fn a_long_answer_costs_little_on_the_disk() {
     let parts = journal.lines().filter(|line| line.contains("\"event\":\"turn.token\""));
     let text = parts.filter_map(|line| line.split("\"text\":\"").nth(1)?.split('"').next());
     assert_eq!(text.collect::<String>(), words.concat());
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
+fn the_daemon_does_not_show_the_words_of_its_starter() {
+    need!("/proc");
+    let (home, model) = (Home::new(), model::Model::new());
+    let task = home.opta("do my secret salary is marked").env("OPTA_MODEL_URL", model.url());
+    let client = task.stdout("Yes.\n").spawn();
+    let question = model.question();
+    let daemon = home.owner().unwrap();
+    let line = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(line(daemon).trim_end_matches('\0'), "opta\0daemon");
+    // Its environment, which lies behind its arguments, is as it was.
+    let processes = home.processes();
+    assert!(processes.contains(&daemon));
+    let marked: Vec<i32> =
+        processes.into_iter().filter(|pid| line(*pid).contains("salary")).collect();
+    assert_eq!(marked, [client.pid()]);
+    question.answer("Yes.");
+    client.finish();
+    home.opta("daemon stop").stdout("{*}").run();
+
+    // With less room than the title has.
+    let short = home.beside("o");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_opta"), &short).unwrap();
+    let script = "cd \"$1\"; PATH=. o do x";
+    let task = home.sh(script).arg("sh").arg(short.parent().unwrap()).stdout("Yes.\n");
+    let client = task.env("OPTA_MODEL_URL", model.url()).spawn();
+    let question = model.question();
+    let daemon = home.owner().unwrap();
+    assert_eq!(line(daemon), "opta\0\0\0");
+    question.answer("Yes.");
+    client.finish();
     home.opta("daemon stop").stdout("{*}").run();
 }
