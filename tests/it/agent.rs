@@ -300,6 +300,22 @@ fn a_cancel_ends_a_command_that_does_not_want_to() {
 }
 
 #[test]
+fn a_cancel_ends_a_search_within_a_long_line() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    home.write(&session.workspace.join("line"), "a".repeat(15 << 20));
+    let pattern = "{\"pattern\":\"(a|b)(a|c)(a|d){300}[xyz]\"}";
+    session.submit(&Model::saying(vec![calls("search_files", pattern)]));
+    let begun = || session.journal(&home).contains("\"event\":\"tool.start\"");
+    eventually("the search has begun", begun);
+    session.post(&format!("/v3/sessions/{}/cancel", session.id), "{}");
+    let journal = session.ended(&home, "turn.error");
+    assert!(journal.contains("\"code\":\"cancelled\""), "{journal}");
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
 fn a_long_answer_costs_little_on_the_disk() {
     const TOKENS: usize = 10_000;
     let home = Home::new();
