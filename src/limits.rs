@@ -234,6 +234,11 @@ pub const IGNORE_BYTES_MAX: u64 = 256 * 1024;
 pub const PATTERN_BYTES_MAX: usize = 1_000;
 /// See [`PATTERN_BYTES_MAX`]: with its repetitions written out.
 pub const PATTERN_STEPS_MAX: usize = 5_000;
+/// Steps of matching after which it is looked whether anybody still waits: some milliseconds.
+pub const PATTERN_STEPS_UNASKED_MAX: u64 = 1 << 18;
+/// Steps that one line may take, about a second: the longest line that is searched has sixteen for
+/// each character, which is enough for patterns that people write.
+pub const PATTERN_LINE_STEPS_MAX: u64 = 1 << 28;
 /// The port of a model server that the settings name without one: that of LM Studio and LMX.
 pub const MODEL_PORT_DEFAULT: u16 = 1234;
 /// Addresses of one host name that are tried one after the other.

@@ -11,7 +11,7 @@ use crate::lifecycle::claim::Claim;
 use crate::lifecycle::crashes;
 use crate::lock::Door;
 use crate::paths::Paths;
-use crate::sys::detach::{Side, close_inherited, fork_twice, redirect_input};
+use crate::sys::detach::{Side, close_inherited, fork_twice, redirect_input, retitle};
 use crate::{limits, sys};
 
 /// Which process this is now.
@@ -103,6 +103,10 @@ fn settle(claim: &Claim, ready: &Ready, null: File) -> Result<(), Error> {
         kept.push(pipe.as_raw_fd());
     }
     close_inherited(&kept);
+    // Words that are somebody's task must not stay in the list of processes.
+    if let Err(error) = retitle(&["opta", "daemon"]) {
+        claim.log.warn("what the daemon was started with stays visible", &[("cause", &error)]);
+    }
     std::env::set_current_dir("/").at("change to", Path::new("/"))
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use super::check;
-use super::signal::Signal;
+use super::signal::{Signal, begin_with};
 
 /// What a group of processes is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,8 @@ pub enum End {
 }
 
 /// Makes `command` begin in `directory`, wherever that has been moved, with the usual umask,
-/// nothing of ours open, and a life no longer than that of the thread that starts it.
+/// no signal blocked or ignored, nothing of ours open, and a life no longer than that of the thread
+/// that starts it.
 ///
 /// Linux: it gets SIGKILL when that thread ends, PR_SET_PDEATHSIG in prctl(2). Elsewhere whoever
 /// starts it sees to that.
@@ -29,14 +30,20 @@ pub fn settle(command: &mut Command, directory: File) {
     let prepare = move || {
         // SAFETY: umask cannot fail and touches no memory.
         unsafe { libc::umask(0o022) };
-        // SAFETY: a standard disposition runs none of our code. std resets SIGPIPE and the mask.
-        unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
+        // What the thread that starts it blocks would be blocked in all that it starts.
+        begin_with(libc::SIG_DFL)?;
         // SAFETY: the closure owns the descriptor.
         check(unsafe { libc::fchdir(directory.as_raw_fd()) })?;
         part_from(parent)
     };
     // SAFETY: between fork and exec it makes system calls on values of its own, and no allocation.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Makes `command` begin deaf: of all signals only SIGKILL ends it, and only SIGSTOP halts it.
+pub fn deafen(command: &mut Command) {
+    // SAFETY: between fork and exec it makes system calls, and no allocation.
+    unsafe { command.pre_exec(|| begin_with(libc::SIG_IGN)) };
 }
 
 #[cfg(target_os = "linux")]

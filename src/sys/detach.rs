@@ -1,5 +1,7 @@
 //! Leaving the terminal: the double fork, and what a daemon must not take with it.
 
+#[cfg(target_os = "macos")]
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -74,6 +76,80 @@ fn wait_for(child: libc::pid_t) -> io::Result<()> {
     } else {
         Err(io::Error::other("the intermediate process was killed"))
     }
+}
+
+/// Writes `title`, each of its words ended by NUL, over the arguments that this process was started
+/// with, and NUL over the rest: they are shown to every user, and `std` must not be asked for them
+/// any more. If it does not fit, as many of its words are taken as do. proc(5), ps(1).
+///
+/// Refused in a process with more than one thread: another could be reading them.
+pub fn retitle(title: &[&str]) -> io::Result<()> {
+    if super::process::own_threads().is_some_and(|threads| threads != 1) {
+        return Err(io::Error::other("the process has more than one thread"));
+    }
+    let (begin, length) = arguments()?;
+    // SAFETY: `arguments` names bytes of this process that are writable as long as it lives, and
+    // which no Rust value borrows: `std` copies them when it is asked. There is no other thread.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(begin, length) };
+    // The last byte stays NUL: whoever reads an argument finds an end.
+    bytes.fill(0);
+    let mut rest = bytes;
+    for word in title {
+        let Some((place, behind)) = rest.split_at_mut_checked(word.len() + 1) else { break };
+        place.iter_mut().zip(word.bytes()).for_each(|(to, from)| *to = from);
+        rest = behind;
+    }
+    Ok(())
+}
+
+/// Where the arguments of this process lie, one after the other, and how many bytes they are.
+#[cfg(target_os = "linux")]
+fn arguments() -> io::Result<(*mut u8, usize)> {
+    let text = std::fs::read_to_string("/proc/self/stat")?;
+    // Behind the name, which may hold anything, the 48th and the 49th field; 0 is "not for you".
+    let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let mut places = fields.split(' ').skip(45).map_while(|field| field.trim().parse().ok());
+    match (places.next(), places.next()) {
+        (Some(begin), Some(end)) if 0 < begin && begin < end => {
+            Ok((std::ptr::with_exposed_provenance_mut(begin), end - begin))
+        }
+        _ => Err(io::Error::other("the system does not tell where they are")),
+    }
+}
+
+/// As above. crt_externs(3).
+#[cfg(target_os = "macos")]
+fn arguments() -> io::Result<(*mut u8, usize)> {
+    // SAFETY: takes nothing, and its answer can be read as long as the process lives.
+    let count = unsafe { *libc::_NSGetArgc() };
+    // SAFETY: as above.
+    let list = unsafe { *libc::_NSGetArgv() };
+    let count = usize::try_from(count).unwrap_or(0);
+    if count == 0 || list.is_null() {
+        return Err(io::Error::other("there are none"));
+    }
+    // SAFETY: the list has `count` elements, and nobody changes it.
+    let list = unsafe { std::slice::from_raw_parts(list, count) };
+    let begin = list.first().copied().unwrap_or(std::ptr::null_mut()).cast::<u8>();
+    let mut end = begin;
+    for argument in list.iter().map(|argument| argument.cast::<u8>()) {
+        // Only what the kernel has put there, in one piece.
+        if argument.is_null() || argument != end {
+            break;
+        }
+        // SAFETY: an argument is a string that ends with NUL.
+        let length = unsafe { CStr::from_ptr(argument.cast()) }.to_bytes_with_nul().len();
+        end = argument.wrapping_add(length);
+    }
+    match end.addr() - begin.addr() {
+        0 => Err(io::Error::other("there are none")),
+        length => Ok((begin, length)),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn arguments() -> io::Result<(*mut u8, usize)> {
+    Err(io::Error::other("it is not known where they are"))
 }
 
 /// Makes standard input what is given. dup2(2).

@@ -108,10 +108,35 @@ pub fn reset() -> io::Result<()> {
         // SAFETY: a standard disposition runs none of our code.
         unsafe { libc::signal(number, disposition) };
     }
+    unblock_all()
+}
+
+fn unblock_all() -> io::Result<()> {
     let none = set_of(&[]);
     // SAFETY: `none` is initialised; the old mask is not asked for.
     check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) })
         .map(drop)
+}
+
+/// Gives every signal that can have one this standard disposition, and unblocks all. For the moment
+/// between fork and exec: it allocates nothing and takes no lock.
+pub(super) fn begin_with(disposition: libc::sighandler_t) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    for number in 1..=64 {
+        // As the kernel has it: the disposition first, no flags, an empty mask. The C library keeps
+        // two of the numbers to itself, and anybody can send those.
+        let action = [disposition, 0, 0, 0];
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: the kernel reads no more than `action` holds, and writes nothing; a standard
+        // disposition runs none of our code.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), none, 8) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    for number in 1..32 {
+        // SAFETY: a standard disposition runs none of our code.
+        unsafe { libc::signal(number, disposition) };
+    }
+    unblock_all()
 }
 
 /// Ctrl-C and what else asks a command to end, as something to be waited for, from when this is

@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::support::{Home, eventually, fifo, line_of, signal, state_of};
+use crate::model;
+use crate::support::{Home, eventually, fifo, line_of, need, signal, state_of};
 
 /// A model server. Its threads end with the test's process.
 struct Model {
@@ -140,9 +141,13 @@ impl Session {
 /// Runs a command that says in a pipe which processes it has: itself, and a child that ignores
 /// TERM.
 fn run_stubborn(home: &Home, session: &Session) -> Vec<i32> {
+    let command = "sh -c 'trap : TERM HUP; while :; do sleep 600; done' & echo $$ $! > pipe; wait";
+    run_until_piped(home, session, command)
+}
+
+fn run_until_piped(home: &Home, session: &Session, command: &str) -> Vec<i32> {
     let pipe = session.workspace.join("pipe");
     fifo(&pipe);
-    let command = "sh -c 'trap : TERM HUP; while :; do sleep 600; done' & echo $$ $! > pipe; wait";
     let model =
         Model::saying(vec![calls("run_command", &format!("{{\"command\":\"{command}\"}}"))]);
     session.submit(&model);
@@ -182,7 +187,7 @@ fn commands_get_no_descriptor_of_the_daemons() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
-    let command = "ls -l /proc/$$/fd; grep SigBlk /proc/self/status; cat /proc/$$/environ | tr '\\\\0' '\\\\n'";
+    let command = "ls -l /proc/$$/fd; while read -r one; do echo $one; done < /proc/$$/status; cat /proc/$$/environ | tr '\\\\0' '\\\\n'";
     let arguments = format!("{{\"command\":\"{command}\"}}");
     session.submit(&Model::saying(vec![calls("run_command", &arguments), says(&["ok".into()])]));
     let journal = session.ended(&home, "turn.done");
@@ -191,9 +196,23 @@ fn commands_get_no_descriptor_of_the_daemons() {
     for other in ["socket:", "daemon.pid", "daemon.log", "journal", "3 ->"] {
         assert!(!end.contains(other), "{other}: {end}");
     }
-    assert!(end.contains("SigBlk:\\t0000000000000000"), "{end}");
+    assert!(end.contains("SigBlk: 0000000000000000"), "{end}");
     // Nothing of the environment that the daemon was started in.
     assert!(!end.contains("HOME=") && end.contains("PATH=/"), "{end}");
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
+fn what_a_command_starts_can_be_ended_by_signals() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let command = "(sleep 21) & kill $!; wait $!; echo rc=$?";
+    let arguments = format!("{{\"command\":\"{command}\"}}");
+    session.submit(&Model::saying(vec![calls("run_command", &arguments), says(&["ok".into()])]));
+    let journal = session.ended(&home, "turn.done");
+    let end = journal.lines().find(|line| line.contains("\"event\":\"tool.end\"")).unwrap();
+    assert!(end.contains("rc=143"), "{end}");
     home.opta("daemon stop").stdout("{*}").run();
 }
 
@@ -214,6 +233,40 @@ fn a_daemon_that_is_killed_takes_its_commands_along() {
     session.post(&format!("/v3/sessions/{}/cancel", session.id), "{}");
     assert!(session.journal(&home).contains("\"code\":\"interrupted\""));
     home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
+fn a_group_that_is_sent_every_signal_still_ends_with_a_daemon_that_is_killed() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let signals = "HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM TSTP TTIN TTOU \
+                   XCPU XFSZ VTALRM PROF SYS";
+    let command = format!(
+        "trap '' {signals}; sh -c 'while :; do sleep 600; done' & for one in {signals}; do \
+         kill -$one 0; done; echo $$ $! > pipe; wait"
+    );
+    let pids = run_until_piped(&home, &session, &command);
+    home.crash();
+    for pid in pids {
+        eventually("the command ends with its daemon", || is_gone(pid));
+    }
+}
+
+/// What is halted is sent on its way by the kernel once its daemon has gone.
+#[test]
+fn a_group_that_is_halted_still_ends_with_a_daemon_that_is_killed() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let command =
+        "sh -c 'trap : HUP; while :; do sleep 600; done' & echo $$ $! > pipe; kill -STOP 0";
+    let pids = run_until_piped(&home, &session, command);
+    eventually("it is halted", || pids.iter().all(|pid| state_of(*pid) == Some('T')));
+    home.crash();
+    for pid in pids {
+        eventually("the command ends with its daemon", || is_gone(pid));
+    }
 }
 
 #[test]
@@ -247,6 +300,22 @@ fn a_cancel_ends_a_command_that_does_not_want_to() {
 }
 
 #[test]
+fn a_cancel_ends_a_search_within_a_long_line() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    home.write(&session.workspace.join("line"), "a".repeat(15 << 20));
+    let pattern = "{\"pattern\":\"(a|b)(a|c)(a|d){300}[xyz]\"}";
+    session.submit(&Model::saying(vec![calls("search_files", pattern)]));
+    let begun = || session.journal(&home).contains("\"event\":\"tool.start\"");
+    eventually("the search has begun", begun);
+    session.post(&format!("/v3/sessions/{}/cancel", session.id), "{}");
+    let journal = session.ended(&home, "turn.error");
+    assert!(journal.contains("\"code\":\"cancelled\""), "{journal}");
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
 fn a_long_answer_costs_little_on_the_disk() {
     const TOKENS: usize = 10_000;
     let home = Home::new();
@@ -260,5 +329,39 @@ fn a_long_answer_costs_little_on_the_disk() {
     let parts = journal.lines().filter(|line| line.contains("\"event\":\"turn.token\""));
     let text = parts.filter_map(|line| line.split("\"text\":\"").nth(1)?.split('"').next());
     assert_eq!(text.collect::<String>(), words.concat());
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
+fn the_daemon_does_not_show_the_words_of_its_starter() {
+    need!("/proc");
+    let (home, model) = (Home::new(), model::Model::new());
+    let task = home.opta("do my secret salary is marked").env("OPTA_MODEL_URL", model.url());
+    let client = task.stdout("Yes.\n").spawn();
+    let question = model.question();
+    let daemon = home.owner().unwrap();
+    let line = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(line(daemon).trim_end_matches('\0'), "opta\0daemon");
+    // Its environment, which lies behind its arguments, is as it was.
+    let processes = home.processes();
+    assert!(processes.contains(&daemon));
+    let marked: Vec<i32> =
+        processes.into_iter().filter(|pid| line(*pid).contains("salary")).collect();
+    assert_eq!(marked, [client.pid()]);
+    question.answer("Yes.");
+    client.finish();
+    home.opta("daemon stop").stdout("{*}").run();
+
+    // With less room than the title has.
+    let short = home.beside("o");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_opta"), &short).unwrap();
+    let script = "cd \"$1\"; PATH=. o do x";
+    let task = home.sh(script).arg("sh").arg(short.parent().unwrap()).stdout("Yes.\n");
+    let client = task.env("OPTA_MODEL_URL", model.url()).spawn();
+    let question = model.question();
+    let daemon = home.owner().unwrap();
+    assert_eq!(line(daemon), "opta\0\0\0");
+    question.answer("Yes.");
+    client.finish();
     home.opta("daemon stop").stdout("{*}").run();
 }

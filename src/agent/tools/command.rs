@@ -4,8 +4,8 @@
 //! Each command has a keeper: a shell that leads its process group and reads from a pipe whose
 //! other end only the daemon has. While the keeper has not been waited for, the group's number is
 //! nobody else's; and when the daemon ends, however it ends, the pipe ends, and the keeper kills
-//! the group: the command and all that it has started. What a command leaves running in its group
-//! ends with it.
+//! the group. What a command leaves running in its group ends with it; what it has moved to another
+//! one, with setsid(1) or a shell's job control, is out of reach and stays.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
@@ -27,8 +27,9 @@ use super::Scene;
 use super::clip::Clip;
 
 const SHELL: &str = "/bin/sh";
-/// TERM is for the others of the group; at the end of the pipe they and it get KILL.
-const KEEPER: &str = "trap '' TERM INT HUP; read -r _; kill -KILL 0";
+/// At the end of the pipe the whole group gets KILL. Other signals are for the others of the group:
+/// the keeper begins with all of them ignored, and a shell leaves it at that.
+const KEEPER: &str = "read -r _; kill -KILL 0";
 /// For a caller that brings none.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 /// Keys of model servers are the caller's secret, not the model's.
@@ -51,10 +52,9 @@ enum Cut {
 impl Run {
     /// What the command has written and how it ended. `Err` if it failed, with the same text.
     pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let limit = self
-            .timeout_ms
-            .map_or(limits::COMMAND_DEFAULT, |Quoted(millis)| Duration::from_millis(millis));
-        let deadline = scene.deadline.min(Instant::now() + limit.min(limits::COMMAND_MAX));
+        let left = scene.deadline.saturating_duration_since(Instant::now());
+        let limit = limit(self.timeout_ms.map(|Quoted(millis)| millis))?.min(left);
+        let deadline = Instant::now() + limit;
         let failed =
             |error: io::Error| format!("the command cannot be started: {}", reason(&error));
         let mut output = Output::default();
@@ -78,15 +78,11 @@ impl Running {
     fn start(text: &str, scene: &Scene<'_>) -> io::Result<Running> {
         let workspace = scene.workspace().map_err(io::Error::other)?;
         let (end, leash) = io::pipe()?;
-        let mut keeper = Command::new(SHELL)
-            .args(["-c", KEEPER])
-            .env_clear()
-            .current_dir("/")
-            .stdin(end)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
+        let mut keeper = Command::new(SHELL);
+        keeper.args(["-c", KEEPER]).env_clear().current_dir("/").process_group(0);
+        keeper.stdin(end).stdout(Stdio::null()).stderr(Stdio::null());
+        child::deafen(&mut keeper);
+        let mut keeper = keeper.spawn()?;
         let group = i32::try_from(keeper.id()).unwrap_or(0);
         let mut command = Command::new(SHELL);
         command.args(["-c", text]).env_clear().env("PATH", PATH_DEFAULT).process_group(group);
@@ -275,6 +271,19 @@ impl Output {
     }
 }
 
+/// How long a command may run, if a call asks for so many milliseconds.
+fn limit(asked: Option<u64>) -> Result<Duration, String> {
+    match asked {
+        None => Ok(limits::COMMAND_DEFAULT),
+        Some(0) => Err(format!(
+            "timeout_ms must be at least 1; without it a command has {} ms, and never more than {}",
+            limits::COMMAND_DEFAULT.as_millis(),
+            limits::COMMAND_MAX.as_millis()
+        )),
+        Some(millis) => Ok(Duration::from_millis(millis).min(limits::COMMAND_MAX)),
+    }
+}
+
 /// Whether a command gets to see a variable. Some names would not even be accepted.
 fn is_passed_on(name: &str) -> bool {
     let well_formed = !name.is_empty() && !name.contains(['=', '\0']);
@@ -353,14 +362,25 @@ mod tests {
         let scratch = Scratch::new();
         let _open = File::open("/dev/null").unwrap();
         if std::path::Path::new("/proc/self/fd").exists() {
-            let text =
-                run(&scratch, "ls /proc/$$/fd; grep -E 'SigIgn|SigBlk' /proc/self/status").unwrap();
-            let lines: Vec<&str> = text.split_whitespace().collect();
-            assert_eq!(lines[..3], ["0", "1", "2"], "{text}");
-            assert!(lines[3].starts_with("Sig"), "{text}");
-            // The standard signals are the lower half; of the others the C library keeps some.
-            assert_eq!(text.matches("00000000\n").count() + text.matches("80000000\n").count(), 2);
+            // As the threads of the daemon have it.
+            sys::signal::block().unwrap();
+            // Of the shell itself: it may do otherwise for programs that it starts.
+            let status = "while read -r one; do echo \"$one\"; done < /proc/$$/status";
+            let text = run(&scratch, &format!("ls /proc/$$/fd; {status}")).unwrap();
+            assert!(text.starts_with("0\n1\n2\nName:"), "{text}");
             assert!(text.contains("SigBlk:\t0000000000000000"), "{text}");
+            assert!(text.contains("SigIgn:\t0000000000000000"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_command_starts_can_be_ended_by_signals() {
+        let scratch = Scratch::new();
+        sys::signal::block().unwrap();
+        for (signal, status) in [("TERM", 143), ("HUP", 129)] {
+            let command = format!("(sleep 21) & kill -{signal} $!; wait $!; echo rc=$?");
+            let text = run(&scratch, &command).unwrap();
+            assert!(text.starts_with(&format!("rc={status}\n")), "{text}");
         }
     }
 
@@ -375,6 +395,30 @@ mod tests {
             assert!(told.contains("[ended after 200 ms: out of time]"), "{told}");
             assert!(began.elapsed() < Duration::from_secs(30));
         }
+    }
+
+    #[test]
+    fn the_time_of_a_command_is_what_its_end_says() {
+        let most = u64::try_from(limits::COMMAND_MAX.as_millis()).unwrap();
+        assert_eq!(limit(None), Ok(limits::COMMAND_DEFAULT));
+        assert_eq!(limit(Some(1)), Ok(Duration::from_millis(1)));
+        for asked in [most, most + 1, 99_999_999, u64::MAX] {
+            assert_eq!(limit(Some(asked)), Ok(limits::COMMAND_MAX));
+        }
+        let scratch = Scratch::new();
+        let refused = scratch.run("run_command", r#"{"command":"touch ran","timeout_ms":0}"#);
+        let because = "timeout_ms must be at least 1; without it a command has 30000 ms, and never \
+                       more than 600000";
+        assert_eq!(refused.unwrap_err(), because);
+        assert!(!scratch.path().join("ran").exists());
+        // That of the turn, if it has less.
+        let job = Tool::RunCommand.job(&arguments("sleep 600")).unwrap();
+        let cancel = Cancel::new().unwrap();
+        let deadline = Instant::now() + Duration::from_millis(300);
+        let told = job.attempt(&Scene::new(scratch.path().to_str(), &[], &[], &cancel, deadline));
+        let told = told.unwrap_err();
+        let millis = told.strip_prefix("[ended after ").unwrap().split(' ').next().unwrap();
+        assert!(millis.parse::<u64>().unwrap() <= 300, "{told}");
     }
 
     #[test]
@@ -402,16 +446,15 @@ mod tests {
     fn stubborn(scratch: &Scratch) -> String {
         let pipe = scratch.path().join("pipe");
         assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        "sh -c 'trap \"\" TERM HUP; echo $$ > pipe; while :; do sleep 600; done' & echo $$ > pipe2; wait".replace("pipe2", "pipe")
+        "sh -c 'trap \"\" TERM HUP; echo $$ > pipe; while :; do sleep 600; done' & echo $$ > pipe; wait"
+            .to_owned()
     }
 
     fn two_pids(scratch: &Scratch) -> Vec<i32> {
-        let mut pids = Vec::new();
-        while pids.len() < 2 {
-            let pipe = BufReader::new(File::open(scratch.path().join("pipe")).unwrap());
-            pids.extend(pipe.lines().map(|line| line.unwrap().parse::<i32>().unwrap()));
-        }
-        pids
+        // Open for writing as well: between the two writers it must not end, nor lose a line.
+        let pipe = File::options().read(true).write(true).open(scratch.path().join("pipe"));
+        let lines = BufReader::new(pipe.unwrap()).lines().take(2);
+        lines.map(|line| line.unwrap().parse().unwrap()).collect()
     }
 
     #[test]

@@ -143,8 +143,8 @@ impl Tool {
                 shape: r#"{"path": string, "old_text": string, "new_text": string}"#,
             },
             Tool::RunCommand => Offer {
-                description: "Run a shell command in the workspace. Nothing it starts outlives it.",
-                properties: r#""command":{"type":"string"},"timeout_ms":{"type":"integer","description":"default 30000"}"#,
+                description: "Run a shell command in the workspace. When it ends, its process group is killed.",
+                properties: r#""command":{"type":"string"},"timeout_ms":{"type":"integer","description":"default 30000, at most 600000"}"#,
                 required: r#""command""#,
                 shape: r#"{"command": string, "timeout_ms"?: integer}"#,
             },

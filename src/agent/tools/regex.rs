@@ -9,6 +9,51 @@ use crate::limits;
 
 use super::syntax::{self, Class, Node, WORD};
 
+/// How long looking for matches may take: so many steps a line, and until somebody wishes an end.
+///
+/// One is made for a whole search, so that many short lines are interrupted as one long line is.
+pub struct Patience<'a> {
+    is_over: &'a dyn Fn() -> bool,
+    over: bool,
+    /// Until `is_over` is asked again.
+    unasked: u64,
+    /// For each line.
+    most: u64,
+    /// Of those for the line.
+    left: u64,
+}
+
+impl<'a> Patience<'a> {
+    /// Until `is_over`, which is asked every some milliseconds.
+    pub fn until(is_over: &'a dyn Fn() -> bool) -> Patience<'a> {
+        let unasked = limits::PATTERN_STEPS_UNASKED_MAX;
+        let most = limits::PATTERN_LINE_STEPS_MAX;
+        Patience { is_over, over: false, unasked, most, left: most }
+    }
+
+    /// With so many steps a line.
+    #[cfg(test)]
+    pub fn with_steps(self, most: u64) -> Patience<'a> {
+        Patience { most, ..self }
+    }
+
+    /// Whether nobody wants the result any more.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether so many steps more may be taken.
+    fn allows(&mut self, steps: u64) -> bool {
+        self.left = self.left.saturating_sub(steps);
+        self.unasked = self.unasked.saturating_sub(steps);
+        if self.unasked == 0 {
+            self.unasked = limits::PATTERN_STEPS_UNASKED_MAX;
+            self.over = (self.is_over)();
+        }
+        self.left > 0 && !self.over
+    }
+}
+
 /// A pattern that is ready to match.
 pub struct Pattern {
     program: Vec<Step>,
@@ -52,10 +97,17 @@ impl Pattern {
         &self.needle
     }
 
-    /// Whether `line` has a match: anywhere for a regular expression, as a whole for a glob.
-    pub fn matches(&self, line: &str) -> bool {
+    /// Whether `line` has a match: anywhere for a regular expression, as a whole for a glob. `None`
+    /// if that has been given up: it takes more than [`limits::PATTERN_LINE_STEPS_MAX`], or nobody
+    /// wants to know any more.
+    pub fn matches(&self, line: &str, patience: &mut Patience<'_>) -> Option<bool> {
+        patience.left = patience.most;
+        // For a line that is looked at, however short.
+        if !patience.allows(1 + line.len() as u64 / 64) {
+            return None;
+        }
         if !line.contains(&self.needle) {
-            return false;
+            return Some(false);
         }
         let (mut now, mut next) = (States::new(&self.program), States::new(&self.program));
         let mut before = None;
@@ -67,10 +119,10 @@ impl Pattern {
             }
             let done = !self.anchored || after.is_none();
             if done && now.matched {
-                return true;
+                return Some(true);
             }
             let Some(c) = rest.next() else {
-                return false;
+                return Some(false);
             };
             let ahead = rest.clone().next();
             for at in &now.list {
@@ -79,6 +131,9 @@ impl Pattern {
                 {
                     next.add(&self.program, at + 1, Some(c), ahead);
                 }
+            }
+            if !patience.allows(now.steps) {
+                return None;
             }
             std::mem::swap(&mut now, &mut next);
             next.clear();
@@ -91,31 +146,45 @@ impl Pattern {
 struct States {
     list: Vec<usize>,
     seen: Vec<bool>,
+    pending: Vec<usize>,
     matched: bool,
+    /// What finding them and leaving them takes.
+    steps: u64,
 }
 
 impl States {
     fn new(program: &[Step]) -> States {
-        States { list: Vec::new(), seen: vec![false; program.len()], matched: false }
+        let seen = vec![false; program.len()];
+        let mut new =
+            States { list: Vec::new(), seen, pending: Vec::new(), matched: false, steps: 0 };
+        new.clear();
+        new
     }
 
     fn clear(&mut self) {
         self.list.clear();
         self.seen.fill(false);
         self.matched = false;
+        // Emptying is quick, and is done for every character.
+        self.steps = 1 + self.seen.len() as u64 / 64;
     }
 
     /// Takes in `at` and all that can be reached from it without a character.
     fn add(&mut self, program: &[Step], at: usize, before: Option<char>, after: Option<char>) {
-        let mut pending = vec![at];
+        let States { list, seen, pending, matched, steps } = self;
+        pending.push(at);
         while let Some(at) = pending.pop() {
-            let Some(seen) = self.seen.get_mut(at).filter(|seen| !**seen) else {
+            *steps += 1;
+            let Some(seen) = seen.get_mut(at).filter(|seen| !**seen) else {
                 continue;
             };
             *seen = true;
             let is_word = |c: Option<char>| c.is_some_and(|c| Class::of(WORD).has(c));
             match program.get(at) {
-                Some(Step::One(_)) => self.list.push(at),
+                Some(Step::One(class)) => {
+                    *steps += class.steps();
+                    list.push(at);
+                }
                 Some(Step::Fork(one, other)) => pending.extend([*other, *one]),
                 Some(Step::Go(to)) => pending.push(*to),
                 Some(Step::Start) if before.is_none() => pending.push(at + 1),
@@ -123,7 +192,7 @@ impl States {
                 Some(Step::Edge(wanted)) if (is_word(before) != is_word(after)) == *wanted => {
                     pending.push(at + 1);
                 }
-                Some(Step::Match) => self.matched = true,
+                Some(Step::Match) => *matched = true,
                 _ => {}
             }
         }
@@ -211,6 +280,10 @@ fn needle(node: &Node) -> String {
 mod tests {
     use super::*;
 
+    fn matches(pattern: &Pattern, text: &str) -> bool {
+        pattern.matches(text, &mut Patience::until(&|| false)).unwrap()
+    }
+
     #[test]
     fn regular_expressions_match_what_they_should() {
         let cases = [
@@ -249,7 +322,11 @@ mod tests {
             ("(a*)*b", "aaab", true),
         ];
         for (pattern, text, wanted) in cases {
-            assert_eq!(Pattern::regex(pattern).unwrap().matches(text), wanted, "{pattern} {text}");
+            assert_eq!(
+                matches(&Pattern::regex(pattern).unwrap(), text),
+                wanted,
+                "{pattern} {text}"
+            );
         }
     }
 
@@ -286,8 +363,41 @@ mod tests {
     fn evil_patterns_take_no_evil_time() {
         let text = "a".repeat(5_000);
         for pattern in ["(a*)*b", "(a|a)*b", "(a|aa)+$b", "(.*)(.*)(.*)(.*)(.*)b", "(x+x+)+y"] {
-            assert!(!Pattern::regex(pattern).unwrap().matches(&text), "{pattern}");
+            assert!(!matches(&Pattern::regex(pattern).unwrap(), &text), "{pattern}");
         }
+    }
+
+    #[test]
+    fn matching_ends_when_it_is_told_to() {
+        let pattern = Pattern::regex("(a|b)(a|c)(a|d){300}[xyz]").unwrap();
+        let line = "a".repeat(2 << 20);
+        let asked = std::cell::Cell::new(0);
+        let is_over = || asked.replace(asked.get() + 1) == 3;
+        let mut patience = Patience::until(&is_over);
+        let began = std::time::Instant::now();
+        assert_eq!(pattern.matches(&line, &mut patience), None);
+        assert!(patience.is_over() && asked.get() == 4);
+        assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_line_that_takes_too_many_steps_is_given_up() {
+        let pattern = Pattern::regex("z$").unwrap();
+        let mut patience = Patience::until(&|| false);
+        let mut takes = |line: &str| {
+            assert_eq!(pattern.matches(line, &mut patience), Some(true));
+            patience.most - patience.left
+        };
+        let (one, line) = (takes("-z"), "-".repeat(10_000) + "z");
+        let most = takes(&line);
+        assert!(one < most);
+        assert_eq!(takes("-z"), one, "each line has as much");
+        for (most, found) in [(most + 1, Some(true)), (most, None)] {
+            patience = patience.with_steps(most);
+            assert_eq!(pattern.matches(&line, &mut patience), found);
+        }
+        assert!(!patience.is_over());
+        assert_eq!(pattern.matches("-z", &mut patience), Some(true));
     }
 
     #[test]
@@ -313,7 +423,7 @@ mod tests {
             ("a.c", "abc", false),
         ];
         for (pattern, path, wanted) in cases {
-            assert_eq!(Pattern::glob(pattern).unwrap().matches(path), wanted, "{pattern} {path}");
+            assert_eq!(matches(&Pattern::glob(pattern).unwrap(), path), wanted, "{pattern} {path}");
         }
         assert!(Pattern::glob("{a,b").is_err());
         assert!(Pattern::glob("[a").is_err());

@@ -11,7 +11,7 @@ use crate::sys::beneath::{self, Kind};
 
 use super::clip::Clip;
 use super::files::is_binary;
-use super::regex::Pattern;
+use super::regex::{Patience, Pattern};
 use super::walk::{self, Ended, Entry};
 use super::{Scene, shown_path};
 
@@ -48,14 +48,14 @@ impl Names {
         Ok(Names { pattern, whole_path: glob.contains('/'), base })
     }
 
-    fn has(&self, path: &str) -> bool {
+    fn has(&self, path: &str, patience: &mut Patience<'_>) -> bool {
         let name = path.rsplit('/').next().unwrap_or(path);
-        let whole = || path.get(self.base..).is_some_and(|rest| self.pattern.matches(rest));
+        let mut fits = |text: &str| self.pattern.matches(text, patience).unwrap_or(false);
         // With the way from the workspace it is as clear what is meant.
         if self.whole_path {
-            whole() || self.pattern.matches(path)
+            path.get(self.base..).is_some_and(&mut fits) || fits(path)
         } else {
-            self.pattern.matches(name)
+            fits(name)
         }
     }
 }
@@ -68,8 +68,10 @@ impl Find {
         let names = Names::new(&self.pattern, start)?;
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
         let mut count = 0_u64;
+        let is_over = || scene.is_over();
+        let mut patience = Patience::until(&is_over);
         let ended = walk::walk(scene, workspace, start, |entry| {
-            if entry.kind != Kind::Directory && names.has(entry.path) {
+            if entry.kind != Kind::Directory && names.has(entry.path, &mut patience) {
                 clip.push(shown_path(entry.path).as_bytes());
                 clip.push(b"\n");
                 count += 1;
@@ -91,16 +93,19 @@ impl Search {
         let pattern = Pattern::regex(&self.pattern)?;
         let start = start(self.path.as_deref());
         let names = self.glob.as_deref().map(|glob| Names::new(glob, start)).transpose()?;
-        let mut found = Vec::new();
+        let is_over = || scene.is_over();
+        let mut looking =
+            Looking { pattern, patience: Patience::until(&is_over), found: Vec::new() };
         let ended = match workspace.file(start) {
-            Ok(file) => look_into(&file, start, &pattern, &mut found, scene),
+            Ok(file) => looking.through(&file, start, scene),
             Err(_) => walk::walk(scene, workspace, start, |entry| {
-                let wanted = names.as_ref().is_none_or(|names| names.has(entry.path));
+                let mut fits = |names: &Names| names.has(entry.path, &mut looking.patience);
+                let wanted = names.as_ref().is_none_or(&mut fits);
                 if entry.kind != Kind::File || !wanted {
                     return ControlFlow::Continue(());
                 }
                 match open(entry) {
-                    Some(file) => match look_into(&file, entry.path, &pattern, &mut found, scene) {
+                    Some(file) => match looking.through(&file, entry.path, scene) {
                         Ended::Complete => ControlFlow::Continue(()),
                         _ => ControlFlow::Break(()),
                     },
@@ -108,6 +113,7 @@ impl Search {
                 }
             })?,
         };
+        let found = looking.found;
         let mut text = found.concat();
         if found.is_empty() {
             text.push_str("[no line matches]");
@@ -139,56 +145,68 @@ fn open(entry: &Entry<'_>) -> Option<File> {
     (found.is_file() && found.len() <= limits::SEARCH_BYTES_MAX).then_some(file)
 }
 
-/// Adds the lines of a file that match, up to one more than are shown.
-fn look_into(
-    file: &File,
-    path: &str,
-    pattern: &Pattern,
-    found: &mut Vec<String>,
-    scene: &Scene<'_>,
-) -> Ended {
-    if scene.is_over() {
-        return Ended::Cancelled;
-    }
-    let mut bytes = Vec::new();
-    if file.take(limits::SEARCH_BYTES_MAX).read_to_end(&mut bytes).is_err() {
-        return Ended::Complete;
-    }
-    let binary = is_binary(&bytes);
-    let text = String::from_utf8_lossy(&bytes);
-    if !text.contains(pattern.needle()) {
-        return Ended::Complete;
-    }
-    for (line, number) in text.lines().zip(1..) {
-        // A line can be as long as the file.
-        if number % 1_000 == 0 && scene.is_over() {
+/// A search, and what it has found.
+struct Looking<'a> {
+    pattern: Pattern,
+    patience: Patience<'a>,
+    found: Vec<String>,
+}
+
+impl Looking<'_> {
+    /// Adds the lines of a file that match, up to one more than are shown.
+    fn through(&mut self, file: &File, path: &str, scene: &Scene<'_>) -> Ended {
+        if scene.is_over() {
             return Ended::Cancelled;
         }
-        if !pattern.matches(line) {
-            continue;
+        let mut bytes = Vec::new();
+        if file.take(limits::SEARCH_BYTES_MAX).read_to_end(&mut bytes).is_err() {
+            return Ended::Complete;
         }
-        let path = shown_path(path);
-        if binary {
-            found.push(format!("{path}: the binary file matches\n"));
-        } else {
-            let shown: String = line.chars().take(limits::MATCH_CHARS_MAX).collect();
-            let more = if shown.len() < line.len() { "…" } else { "" };
-            found.push(format!("{path}:{number}:{shown}{more}\n"));
+        let binary = is_binary(&bytes);
+        let text = String::from_utf8_lossy(&bytes);
+        if !text.contains(self.pattern.needle()) {
+            return Ended::Complete;
         }
-        if found.len() > limits::MATCHES_MAX {
-            return Ended::Enough;
+        for (line, number) in text.lines().zip(1..) {
+            let matches = self.pattern.matches(line, &mut self.patience);
+            if self.patience.is_over() {
+                return Ended::Cancelled;
+            }
+            if matches == Some(false) {
+                continue;
+            }
+            let path = shown_path(path);
+            match matches {
+                None => self.found.push(format!(
+                    "{path}:{number}: [given up: this line is too long for so costly a pattern]\n"
+                )),
+                Some(_) if binary => {
+                    self.found.push(format!("{path}: the binary file matches\n"));
+                }
+                Some(_) => {
+                    let shown: String = line.chars().take(limits::MATCH_CHARS_MAX).collect();
+                    let more = if shown.len() < line.len() { "…" } else { "" };
+                    self.found.push(format!("{path}:{number}:{shown}{more}\n"));
+                }
+            }
+            if self.found.len() > limits::MATCHES_MAX {
+                return Ended::Enough;
+            }
+            if binary {
+                break;
+            }
         }
-        if binary {
-            break;
-        }
+        Ended::Complete
     }
-    Ended::Complete
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::scratch::Scratch;
     use super::*;
+    use crate::session::wake::Cancel;
+    use std::cell::Cell;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn files_are_found_by_name_or_by_path() {
@@ -243,6 +261,47 @@ mod tests {
         assert_eq!(search(r#"{"pattern":"zzz"}"#), "[no line matches]");
         let problem = scratch.run("search_files", r#"{"pattern":"a("}"#).unwrap_err();
         assert!(problem.contains("character 3"), "{problem}");
+    }
+
+    #[test]
+    fn cancel_reaches_a_search_within_a_line() {
+        let scratch = Scratch::new();
+        scratch.put("line", &"a".repeat(15 << 20));
+        let cancel = Cancel::new().unwrap();
+        let wished = Cell::new(None);
+        let asked = Cell::new(0);
+        // Somebody wishes it just behind the third look.
+        let is_over = || {
+            let over = cancel.is_wished();
+            if asked.replace(asked.get() + 1) == 2 {
+                cancel.wish();
+                wished.set(Some(Instant::now()));
+            }
+            over
+        };
+        let pattern = Pattern::regex("(a|b)(a|c)(a|d){300}[xyz]").unwrap();
+        let patience = Patience::until(&is_over);
+        let mut looking = Looking { pattern, patience, found: Vec::new() };
+        let file = File::open(scratch.path().join("line")).unwrap();
+        let ended = scratch.scene(|scene| looking.through(&file, "line", scene));
+        let elapsed = wished.get().unwrap().elapsed();
+        assert_eq!(ended, Ended::Cancelled);
+        assert!(elapsed < Duration::from_millis(100), "{elapsed:?}");
+    }
+
+    #[test]
+    fn a_line_that_is_too_costly_is_named_and_the_others_are_searched() {
+        let scratch = Scratch::new();
+        scratch.put("a", &format!("{}\n{}x\n", "a".repeat(40_000), "a".repeat(302)));
+        let pattern = Pattern::regex("(a|b)(a|c)(a|d){300}[xyz]").unwrap();
+        let patience = Patience::until(&|| false).with_steps(1 << 20);
+        let mut looking = Looking { pattern, patience, found: Vec::new() };
+        let file = File::open(scratch.path().join("a")).unwrap();
+        let ended = scratch.scene(|scene| looking.through(&file, "a", scene));
+        assert_eq!(ended, Ended::Complete);
+        let [given_up, rest] = looking.found.as_slice() else { panic!("{:?}", looking.found) };
+        assert_eq!(given_up, "a:1: [given up: this line is too long for so costly a pattern]\n");
+        assert!(rest.starts_with("a:2:aaa"), "{rest}");
     }
 
     #[test]

@@ -29,6 +29,12 @@ impl Class {
         found != self.negated
     }
 
+    /// What [`Class::has`] takes, beside other classes.
+    pub fn steps(&self) -> u64 {
+        let looks = if self.any_case { 4 } else { 1 };
+        1 + looks * self.ranges.len() as u64 / 2
+    }
+
     /// The character that it is, if it is only that one as it is written.
     pub fn single(&self) -> Option<char> {
         match self.ranges.as_slice() {

@@ -12,7 +12,7 @@ use crate::limits;
 use crate::sys::beneath::{self, Kind};
 
 use super::Scene;
-use super::regex::Pattern;
+use super::regex::{Patience, Pattern};
 use super::workspace::Workspace;
 
 /// An entry that the walk has come to.
@@ -56,6 +56,7 @@ struct Walk<'a, V> {
     workspace: &'a Workspace,
     visit: V,
     ignores: Vec<Ignore>,
+    patience: Patience<'a>,
     seen: usize,
 }
 
@@ -70,7 +71,7 @@ pub fn walk(
     let mut ignores = Vec::new();
     let mut path = String::new();
     // What the directories above the first one say holds in it as well.
-    ignores.extend(Ignore::read(workspace.root(), 0));
+    ignores.extend(Ignore::read(scene, workspace.root(), 0));
     for component in workspace.relative(given)?.components() {
         if component == Component::CurDir {
             continue;
@@ -85,9 +86,11 @@ pub fn walk(
             break;
         }
         let above = workspace.directory(path.trim_end_matches('/'));
-        ignores.extend(above.ok().and_then(|above| Ignore::read(above.as_fd(), path.len())));
+        ignores.extend(above.ok().and_then(|above| Ignore::read(scene, above.as_fd(), path.len())));
     }
-    let mut walk = Walk { scene, workspace, visit, ignores, seen: 0 };
+    let is_over = || scene.is_over();
+    let patience = Patience::until(&is_over);
+    let mut walk = Walk { scene, workspace, visit, ignores, patience, seen: 0 };
     let ended = walk.through(&top, &mut path, 0);
     Ok(ended.break_value().unwrap_or(Ended::Complete))
 }
@@ -108,6 +111,9 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
         for (name, kind) in entries {
             path.truncate(base);
             path.push_str(&name.to_string_lossy());
+            if self.scene.is_over() {
+                return ControlFlow::Break(Ended::Cancelled);
+            }
             let closed = || self.workspace.check(directory.as_fd(), Some(&name)).is_err();
             if name == ".git" || self.ignored(path, kind == Kind::Directory) || closed() {
                 continue;
@@ -125,7 +131,7 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
                 && let Ok(below) = beneath::enter(directory.as_fd(), &name)
             {
                 path.push('/');
-                let ignore = Ignore::read(below.as_fd(), path.len());
+                let ignore = Ignore::read(self.scene, below.as_fd(), path.len());
                 let more = usize::from(ignore.is_some());
                 self.ignores.extend(ignore);
                 self.through(&below, path, depth + 1)?;
@@ -137,10 +143,12 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
     }
 
     /// The last rule that speaks of a path decides, those of the innermost directory first.
-    fn ignored(&self, path: &str, directory: bool) -> bool {
+    fn ignored(&mut self, path: &str, directory: bool) -> bool {
+        let patience = &mut self.patience;
         let decided = self.ignores.iter().rev().find_map(|ignore| {
             let rest = path.get(ignore.base..)?;
-            let rule = ignore.rules.iter().rev().find(|rule| rule.speaks_of(rest, directory))?;
+            let mut rules = ignore.rules.iter().rev();
+            let rule = rules.find(|rule| rule.speaks_of(rest, directory, patience))?;
             Some(!rule.takes_back)
         });
         decided.unwrap_or(false)
@@ -148,13 +156,14 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
 }
 
 impl Ignore {
-    fn read(directory: BorrowedFd<'_>, base: usize) -> Option<Ignore> {
+    fn read(scene: &Scene<'_>, directory: BorrowedFd<'_>, base: usize) -> Option<Ignore> {
         let file = beneath::open_entry(directory, OsStr::new(".gitignore")).ok()?;
         file.metadata().ok().filter(|found| found.is_file())?;
         let mut bytes = Vec::new();
         file.take(limits::IGNORE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
         let text = String::from_utf8_lossy(&bytes);
-        let rules: Vec<Rule> = text.lines().filter_map(Rule::parse).collect();
+        let lines = text.lines().take_while(|_| !scene.is_over());
+        let rules: Vec<Rule> = lines.filter_map(Rule::parse).collect();
         (!rules.is_empty()).then_some(Ignore { base, rules })
     }
 }
@@ -179,12 +188,13 @@ impl Rule {
         Some(Rule { pattern, whole_path, directories_only, takes_back })
     }
 
-    fn speaks_of(&self, path: &str, directory: bool) -> bool {
+    fn speaks_of(&self, path: &str, directory: bool, patience: &mut Patience<'_>) -> bool {
         if self.directories_only && !directory {
             return false;
         }
         let name = Path::new(path).file_name().and_then(OsStr::to_str).unwrap_or(path);
-        self.pattern.matches(if self.whole_path { path } else { name })
+        let fits = self.pattern.matches(if self.whole_path { path } else { name }, patience);
+        fits.unwrap_or(false)
     }
 }
 
