@@ -9,8 +9,10 @@ use super::Ask;
 
 /// Small models call tools the better the less they are left to chance.
 const TEMPERATURE: &str = "0.2";
-/// The result of a call that has none in the history.
-const NOT_RUN: &str = "error: this call was not run";
+/// The result of a call that has none in the history. Every call that a session knows was begun:
+/// the daemon ended in the middle of this one.
+const INTERRUPTED: &str = "error: this call was started and then interrupted; it may have done all \
+    of its work, a part of it or nothing: check which before you repeat it";
 
 /// A field that some servers do not know and can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +135,7 @@ fn add_assistant(message: Message, results: &[Message], out: &mut String) {
         }
     }
     for call in calls {
-        let result = by_id.get(call.id.as_str()).copied().unwrap_or(NOT_RUN).to_owned();
+        let result = by_id.get(call.id.as_str()).copied().unwrap_or(INTERRUPTED).to_owned();
         add(&Message::Tool { call_id: call.id, result }, out);
     }
 }
@@ -244,12 +246,14 @@ mod tests {
                 called("c", "{}")
             ),
             answered("a", "one"),
-            answered("b", NOT_RUN),
+            answered("b", INTERRUPTED),
             answered("c", "three"),
             "{\"role\":\"user\",\"content\":\"x\"}".to_owned(),
             "{\"role\":\"assistant\",\"content\":\"cut off\"}".to_owned(),
         ];
         assert_eq!(text, format!("[{}]", expected.join(",")));
         assert_eq!(messages(None, &[]), "[]");
+        // What was begun is not told as if it had not been.
+        assert!(text.contains("was started") && text.contains("check which before"), "{text}");
     }
 }
