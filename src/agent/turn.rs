@@ -197,7 +197,8 @@ impl<'a> Answering<'a> {
     fn calls_of(&mut self, answer: &Answer) -> Result<Vec<Call>, Fault> {
         let left = self.calls_max.saturating_sub(self.progress.stats.tool_calls);
         let mut wanted = answer.calls.clone();
-        if wanted.is_empty() && answer.finish != Finish::Length && !self.offered.is_empty() {
+        let whole = answer.finish.is_the_models_own();
+        if wanted.is_empty() && whole && !self.offered.is_empty() {
             wanted.extend(spoken::call(&answer.text));
         }
         if left == 0 && !wanted.is_empty() {

@@ -48,8 +48,8 @@ pub enum Piece<'a> {
 pub struct Answer {
     /// All of its text, byte for byte as it was sent.
     pub text: String,
-    /// What the model wants to be run. Empty if the answer was cut by its length: a call that was
-    /// cut is not what the model wanted.
+    /// What the model wants to be run. Empty unless the model itself has ended the answer: a call
+    /// that was cut or filtered is not what it wanted.
     pub calls: Vec<ToolCall>,
     pub finish: Finish,
     pub prompt_tokens: Option<u64>,
@@ -66,6 +66,13 @@ pub enum Finish {
     Length,
     /// In the server's own word.
     Other(String),
+}
+
+impl Finish {
+    /// The model has said all it wanted to.
+    pub fn is_the_models_own(&self) -> bool {
+        matches!(self, Finish::Stop | Finish::ToolCalls)
+    }
 }
 
 /// Asks, and hands on what arrives, in the order in which it does. A fault from `on_piece` ends the

@@ -189,10 +189,10 @@ impl Reply {
             Some("length" | "max_tokens") => Finish::Length,
             Some(other) => Finish::Other(other.chars().take(64).collect()),
         };
-        let cut = finish == Finish::Length;
+        let whole = finish.is_the_models_own();
         Answer {
             text: self.text,
-            calls: if cut { Vec::new() } else { self.calls.finish() },
+            calls: if whole { self.calls.finish() } else { Vec::new() },
             finish,
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
@@ -469,8 +469,6 @@ mod tests {
             assert_eq!((answer.finish, answer.calls.len()), (Finish::ToolCalls, 1), "{end}");
         }
         assert_eq!(answer(&finish("tool_calls")).unwrap().finish, Finish::Stop);
-        let filtered = answer(&finish("content_filter")).unwrap();
-        assert_eq!(filtered.finish, Finish::Other("content_filter".to_owned()));
     }
 
     #[test]
@@ -480,9 +478,13 @@ mod tests {
                 "{{\"tool_calls\":[{{\"id\":\"a\",\"function\":\
                  {{\"name\":\"f\",\"arguments\":\"{arguments}\"}}}}]}}"
             ));
-            let answer = answer(&(call.clone() + &finish("length"))).unwrap();
-            assert_eq!(answer.finish, Finish::Length);
-            assert!(answer.calls.is_empty());
+            let cut = answer(&(call.clone() + &finish("length"))).unwrap();
+            assert_eq!(cut.finish, Finish::Length);
+            assert!(cut.calls.is_empty());
+            // Nor one of an answer that somebody else has ended.
+            let filtered = answer(&(call.clone() + &finish("content_filter"))).unwrap();
+            assert_eq!(filtered.finish, Finish::Other("content_filter".to_owned()));
+            assert!(filtered.calls.is_empty());
             assert_eq!(heard(call.as_bytes(), 10).1.err(), Some(Wrong::Cut));
         }
     }

@@ -78,9 +78,11 @@ fn an_answer_that_is_cut_off_before_a_word_is_an_error_and_one_with_words_is_not
     let events = stage.run(alone(), "turn.error");
     assert!(of(&events, "turn.error")[0].contains(r#""code":"model-cut-off""#));
     // Not even if the words look like a call.
-    let stage = Stage::new(|_| Says::Cut(r#"{"name":"list_dir","arguments":{}}"#));
-    let events = stage.run(alone(), "turn.done");
-    assert!(of(&events, "tool.start").is_empty());
+    for says in [Says::Cut, Says::Filtered] {
+        let stage = Stage::new(move |_| says(r#"{"name":"list_dir","arguments":{}}"#));
+        let events = stage.run(alone(), "turn.done");
+        assert!(of(&events, "tool.start").is_empty());
+    }
 }
 
 #[test]

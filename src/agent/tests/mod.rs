@@ -39,6 +39,8 @@ enum Says {
     /// Names and arguments; the ids are left out.
     Calls(Vec<(&'static str, String)>),
     Cut(&'static str),
+    /// The same, ended by neither itself nor its length.
+    Filtered(&'static str),
     Fault(&'static str),
     /// Something, then nothing more.
     Hangs,
@@ -99,6 +101,10 @@ impl Model for Scripted {
             Says::Cut(text) => {
                 answer.text = text.to_owned();
                 answer.finish = Finish::Length;
+            }
+            Says::Filtered(text) => {
+                answer.text = text.to_owned();
+                answer.finish = Finish::Other("content_filter".into());
             }
             Says::Fault(code) => return Err(Fault { code, message: "as scripted".into() }),
             Says::Hangs => {
