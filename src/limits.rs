@@ -191,10 +191,14 @@ pub const SAME_CALLS_MAX: u64 = 3;
 pub const PARALLEL_TOOLS_MAX: usize = 8;
 /// The tokens of one answer: a file of about 16 KiB, and an end to a model that repeats itself.
 pub const ANSWER_TOKENS_MAX: u32 = 4_096;
-/// What a model is sent of a conversation; older tool results are left out to get there.
+/// What a model is sent of a conversation besides its task; older parts are left out to get there.
 pub const HISTORY_BYTES_MAX: usize = 1 << 20;
 /// A tool's result; of a longer one the beginning and the end are kept.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024;
+/// What is kept of a result that there is no room for in a model's context: some 4,000 tokens,
+pub const RESULT_CLIPPED_BYTES: usize = 16 * 1024;
+/// and if that is too much, some 1,000.
+pub const RESULT_CLIPPED_BYTES_MIN: usize = 4 * 1024;
 /// How long a permission is waited for; then the answer is no.
 pub const PERMISSION_MAX: Duration = Duration::from_secs(5 * 60);
 /// A command that a tool runs, unless the call says otherwise.

@@ -81,8 +81,8 @@ impl Finish {
 /// # Faults
 ///
 /// `model-config`, `model-unreachable`, `model-unauthorized`, `model-busy`, `model-error`,
-/// `model-malformed`, `model-timeout`, `model-disconnected`, `context-too-long` and `cancelled`. What was handed on
-/// before is all there is of the answer; no tool call of it counts.
+/// `model-malformed`, `model-timeout`, `model-disconnected`, `context-too-long` and `cancelled`. What
+/// was handed on before is all there is of the answer; no tool call of it counts.
 pub fn ask(
     ask: &Ask<'_>,
     cancel: &Cancel,
