@@ -4,6 +4,7 @@
 //! is how an answer is cancelled. Nothing is asked twice once a word of the answer has arrived.
 
 mod calls;
+mod chunk;
 mod known;
 pub mod list;
 pub mod peer;

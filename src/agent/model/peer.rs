@@ -18,8 +18,8 @@ use crate::session::turn::{self, Endpoint, Fault};
 use crate::session::wake::Cancel;
 use crate::{limits, sys};
 
+use super::chunk::error_text;
 use super::list;
-use super::reply::error_text;
 
 /// How long is waited for what.
 #[derive(Clone, Copy)]

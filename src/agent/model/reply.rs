@@ -6,12 +6,11 @@
 
 use std::time::Duration;
 
-use nanoserde::DeJson;
-
-use crate::json::{self, Loose, Raw};
+use crate::json::{self, Loose};
 use crate::limits;
 
 use super::calls::{Calls, Fragment};
+use super::chunk::{Chunk, Delta, Usage, content, error_text, first};
 use super::{Answer, Finish, Piece};
 
 /// Why an answer is none.
@@ -64,35 +63,6 @@ enum Form {
 enum Voice {
     Text,
     Thinking,
-}
-
-#[derive(DeJson)]
-struct Chunk {
-    choices: Option<Vec<Choice>>,
-    error: Option<Raw>,
-    usage: Option<Raw>,
-}
-
-#[derive(DeJson)]
-struct Choice {
-    index: Option<i64>,
-    delta: Option<Delta>,
-    message: Option<Delta>,
-    finish_reason: Option<Loose>,
-}
-
-#[derive(DeJson)]
-struct Delta {
-    content: Option<Loose>,
-    reasoning_content: Option<Loose>,
-    reasoning: Option<Loose>,
-    tool_calls: Option<Vec<Fragment>>,
-}
-
-#[derive(DeJson)]
-struct Usage {
-    prompt_tokens: Option<i64>,
-    completion_tokens: Option<i64>,
 }
 
 impl Reply {
@@ -246,16 +216,12 @@ impl Reply {
         if let Some(error) = chunk.error {
             return Err(Wrong::Said(error_text(error.as_str())));
         }
-        // It may be anything, and nothing depends on it.
-        let usage = chunk.usage.and_then(|raw| json::parse::<Usage>(raw.as_str().as_bytes()).ok());
-        if let Some(Usage { prompt_tokens, completion_tokens }) = usage {
+        if let Some(used) = chunk.usage.as_ref().and_then(Usage::of) {
             let count = |tokens: Option<i64>| tokens.and_then(|tokens| u64::try_from(tokens).ok());
-            self.prompt_tokens = count(prompt_tokens).or(self.prompt_tokens);
-            self.completion_tokens = count(completion_tokens).or(self.completion_tokens);
+            self.prompt_tokens = count(used.prompt_tokens).or(self.prompt_tokens);
+            self.completion_tokens = count(used.completion_tokens).or(self.completion_tokens);
         }
-        let choices = chunk.choices.unwrap_or_default();
-        let first = choices.into_iter().find(|choice| matches!(choice.index, None | Some(0)));
-        let Some(choice) = first else { return Ok(()) };
+        let Some(choice) = chunk.choices.and_then(first) else { return Ok(()) };
         self.begun = true;
         if let Some(delta) = choice.delta {
             self.take_delta(delta, Calls::add)?;
@@ -309,41 +275,6 @@ impl Reply {
 
     fn foreign(&self) -> Wrong {
         Wrong::Foreign(self.opening.clone())
-    }
-}
-
-/// A string, or the texts of a list of parts.
-fn content(loose: Loose) -> String {
-    #[derive(DeJson)]
-    struct Part {
-        text: Option<String>,
-    }
-    match loose {
-        Loose::Text(text) => text,
-        Loose::Other(raw) => {
-            let parts = json::parse::<Vec<Part>>(raw.as_str().as_bytes()).unwrap_or_default();
-            parts.into_iter().filter_map(|part| part.text).collect()
-        }
-    }
-}
-
-/// What an `error` says, which is an object or a string, with its type for those who know it.
-pub fn error_text(error: &str) -> String {
-    #[derive(DeJson)]
-    struct Object {
-        message: Option<Loose>,
-        #[nserde(rename = "type")]
-        kind: Option<Loose>,
-    }
-    if let Ok(text) = json::parse::<String>(error.as_bytes()) {
-        return text;
-    }
-    let object = json::parse::<Object>(error.as_bytes()).ok();
-    let Some(Object { message: Some(message), kind }) = object else { return error.to_owned() };
-    let message = message.into_text();
-    match kind.and_then(Loose::text) {
-        Some(kind) if !kind.is_empty() && !message.contains(&kind) => format!("{message} ({kind})"),
-        _ => message,
     }
 }
 
