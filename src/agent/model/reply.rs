@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::json::{self, Loose};
+use crate::json::{self, Loose, Seam};
 use crate::limits;
 
 use super::calls::{Calls, Fragment};
@@ -41,6 +41,10 @@ pub struct Reply {
     said_bytes: usize,
     begun: bool,
     pieces: Vec<(Voice, String)>,
+    seam: Seam,
+    thinking_seam: Seam,
+    /// The latest chunk has halves of characters in it.
+    has_halves: bool,
     text: String,
     calls: Calls,
     finish: Option<String>,
@@ -90,10 +94,16 @@ impl Reply {
 
     /// The connection has ended, or the answer has as far as HTTP can tell.
     pub fn end(&mut self) -> Result<(), Wrong> {
+        let ended = self.end_form();
+        self.settle();
+        ended
+    }
+
+    fn end_form(&mut self) -> Result<(), Wrong> {
         match self.form {
             Form::Whole => {
                 let text = std::mem::take(&mut self.line);
-                let chunk = json::parse(&text).map_err(|_problem| self.foreign())?;
+                let chunk = self.read(&text).map_err(|_problem| self.foreign())?;
                 self.take_chunk(chunk)?;
                 self.done = true;
                 if self.begun { Ok(()) } else { Err(self.foreign()) }
@@ -201,10 +211,13 @@ impl Reply {
         };
         match data {
             b"" => {}
-            b"[DONE]" => self.done = true,
+            b"[DONE]" => {
+                self.done = true;
+                self.settle();
+            }
             _ => {
                 let unreadable = |problem: json::Problem| Wrong::Unreadable(problem.to_string());
-                let chunk = json::parse(data).map_err(unreadable)?;
+                let chunk = self.read(data).map_err(unreadable)?;
                 self.begun = true;
                 self.take_chunk(chunk)?;
             }
@@ -212,9 +225,15 @@ impl Reply {
         Ok(())
     }
 
+    fn read(&mut self, data: &[u8]) -> Result<Chunk, json::Problem> {
+        let (data, has_halves) = json::mend(data);
+        self.has_halves = has_halves;
+        json::parse(data.as_bytes())
+    }
+
     fn take_chunk(&mut self, chunk: Chunk) -> Result<(), Wrong> {
         if let Some(error) = chunk.error {
-            return Err(Wrong::Said(error_text(error.as_str())));
+            return Err(Wrong::Said(Seam::whole(error_text(error.as_str()), self.has_halves)));
         }
         if let Some(used) = chunk.usage.as_ref().and_then(Usage::of) {
             let count = |tokens: Option<i64>| tokens.and_then(|tokens| u64::try_from(tokens).ok());
@@ -231,6 +250,7 @@ impl Reply {
         let finish = choice.finish_reason.map(Loose::into_text);
         if let Some(finish) = finish.filter(|finish| !finish.is_empty()) {
             self.finish = Some(finish);
+            self.settle();
         }
         Ok(())
     }
@@ -238,7 +258,7 @@ impl Reply {
     fn take_delta(
         &mut self,
         delta: Delta,
-        add: fn(&mut Calls, Fragment) -> Result<usize, Wrong>,
+        add: fn(&mut Calls, Fragment, bool) -> Result<usize, Wrong>,
     ) -> Result<(), Wrong> {
         let text = |loose: Option<Loose>| loose.and_then(Loose::text).filter(|s| !s.is_empty());
         // Newer servers have the second name, and some send both.
@@ -246,7 +266,7 @@ impl Reply {
         self.say(Voice::Thinking, thinking)?;
         self.say(Voice::Text, delta.content.map(content).filter(|text| !text.is_empty()))?;
         for fragment in delta.tool_calls.unwrap_or_default() {
-            let bytes = add(&mut self.calls, fragment)?;
+            let bytes = add(&mut self.calls, fragment, self.has_halves)?;
             self.count(bytes)?;
         }
         Ok(())
@@ -255,6 +275,24 @@ impl Reply {
     fn say(&mut self, voice: Voice, text: Option<String>) -> Result<(), Wrong> {
         let Some(text) = text else { return Ok(()) };
         self.count(text.len())?;
+        let has_halves = self.has_halves;
+        let text = self.seam(voice).join(text, has_halves);
+        self.put(voice, text);
+        Ok(())
+    }
+
+    /// Nothing follows on what was said.
+    fn settle(&mut self) {
+        for voice in [Voice::Thinking, Voice::Text] {
+            let rest = self.seam(voice).end();
+            self.put(voice, rest.to_owned());
+        }
+    }
+
+    fn put(&mut self, voice: Voice, text: String) {
+        if text.is_empty() {
+            return;
+        }
         if voice == Voice::Text {
             self.text.push_str(&text);
         }
@@ -262,7 +300,13 @@ impl Reply {
             Some((last, said)) if *last == voice => said.push_str(&text),
             _ => self.pieces.push((voice, text)),
         }
-        Ok(())
+    }
+
+    fn seam(&mut self, voice: Voice) -> &mut Seam {
+        match voice {
+            Voice::Text => &mut self.seam,
+            Voice::Thinking => &mut self.thinking_seam,
+        }
     }
 
     fn count(&mut self, bytes: usize) -> Result<(), Wrong> {
@@ -342,6 +386,76 @@ mod tests {
             assert_eq!((answer.prompt_tokens, answer.completion_tokens), (Some(33), Some(6)));
             assert!(answer.calls.is_empty());
         }
+    }
+
+    #[test]
+    fn a_character_that_the_server_has_cut_is_put_together_and_a_lone_part_is_replaced() {
+        let said = |deltas: &[&str], end: &str| {
+            let stream: String = deltas.iter().copied().map(delta).chain([end.into()]).collect();
+            let (pieces, answer) = heard(stream.as_bytes(), 1);
+            (pieces, answer.map(|answer| answer.text))
+        };
+        let done = "data: [DONE]\n";
+        let (pieces, text) = said(
+            &[
+                r#"{"content":"hi \ud83d","reasoning":"\ud83d"}"#,
+                r#"{"content":""}"#,
+                r#"{"reasoning":"\ude01"}"#,
+                r#"{"content":"\uDE00 \\ud83d bye"}"#,
+            ],
+            done,
+        );
+        assert_eq!(text.unwrap(), "hi \u{1f600} \\ud83d bye");
+        assert_eq!(pieces, "hi <\u{1f601}>\u{1f600} \\ud83d bye");
+        for (deltas, whole) in [
+            (
+                &[r#"{"content":"a\ud83d"}"#, r#"{"content":"b\ude00\ud83d\ud83d\ude00"}"#][..],
+                "a\u{fffd}b\u{fffd}\u{fffd}\u{1f600}",
+            ),
+            (&[r#"{"content":"a\ud83d"}"#], "a\u{fffd}"),
+            (&[r#"{"content":[{"text":"a\ud83d"},{"text":"\ude00"}]}"#], "a\u{1f600}"),
+            // Characters of anybody's own stay what they are.
+            (
+                &["{\"content\":\"a\u{10f83d}\"}", "{\"content\":\"\u{10fe00}\"}"],
+                "a\u{10f83d}\u{10fe00}",
+            ),
+            (
+                &["{\"content\":\"\u{10f83d}\\ud83d\"}", "{\"content\":\"\\udbfe\\udc3d\"}"],
+                "\u{10f83d}\u{fffd}\u{10f83d}",
+            ),
+        ] {
+            for end in [done.to_owned(), finish("stop")] {
+                let (pieces, text) = said(deltas, &end);
+                assert_eq!((pieces.as_str(), text.unwrap().as_str()), (whole, whole));
+            }
+        }
+        assert_eq!(said(&[r#"{"content":"a\ud83d"}"#], ""), ("a\u{fffd}".into(), Err(Wrong::Cut)));
+        let bytes =
+            b"data: {\"choices\":[{\"delta\":{\"content\":\"a\xff\xe2\x82b\"}}]}\ndata: [DONE]\n";
+        assert_eq!(heard(bytes, 3).1.unwrap().text, "a\u{fffd}\u{fffd}b");
+        let whole = br#"{"choices":[{"message":{"content":"a\ud83d"},"finish_reason":"stop"}]}"#;
+        assert_eq!(heard(whole, 7).0, "a\u{fffd}");
+        let wrong = answer("data: {\"error\":\"a\\ud83d\"}\n").err();
+        assert_eq!(wrong, Some(Wrong::Said("a\u{fffd}".into())));
+    }
+
+    #[test]
+    fn a_character_that_is_cut_within_arguments_is_put_together() {
+        let part = |index: u32, arguments: &str| {
+            let function = format!("{{\"name\":\"f\",\"arguments\":\"{arguments}\"}}");
+            delta(&format!("{{\"tool_calls\":[{{\"index\":{index},\"function\":{function}}}]}}"))
+        };
+        let stream = [
+            part(0, "[\\\"a\\ud83d"),
+            part(1, "[\\\"b\\ud83d"),
+            part(0, "\\ude00\\\"]"),
+            part(1, "\\\"]"),
+            part(2, "[1]\\ud83d"),
+            finish("tool_calls"),
+        ];
+        let answer = answer(&stream.concat()).unwrap();
+        let arguments: Vec<_> = answer.calls.iter().map(|call| call.arguments.as_str()).collect();
+        assert_eq!(arguments, ["[\"a\u{1f600}\"]", "[\"b\u{fffd}\"]", "[1]\u{fffd}"]);
     }
 
     #[test]
