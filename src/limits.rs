@@ -250,7 +250,8 @@ pub const MODEL_TAIL_MAX: Duration = Duration::from_secs(1);
 pub const MODEL_RETRIES_MAX: u32 = 2;
 /// The pause before that, if the server names none.
 pub const MODEL_RETRY_WAIT: Duration = Duration::from_secs(1);
-/// The longest pause that a server may ask for; nobody waits longer at a terminal.
+/// The longest pause that a server may ask for, and all pauses together for one that loads its
+/// model; nobody waits longer at a terminal.
 pub const MODEL_RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// One line of a stream, or an answer that is no stream. A tool call may carry a whole file.
 pub const MODEL_LINE_BYTES_MAX: usize = 8 << 20;

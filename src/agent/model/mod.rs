@@ -82,8 +82,8 @@ impl Finish {
 /// # Faults
 ///
 /// `model-config`, `model-unreachable`, `model-unauthorized`, `model-busy`, `model-error`,
-/// `model-malformed`, `model-timeout`, `model-disconnected`, `context-too-long` and `cancelled`. What
-/// was handed on before is all there is of the answer; no tool call of it counts.
+/// `model-malformed`, `model-timeout`, `model-disconnected`, `context-too-long` and `cancelled`.
+/// What was handed on before is all there is of the answer; no tool call of it counts.
 pub fn ask(
     ask: &Ask<'_>,
     cancel: &Cancel,
@@ -139,7 +139,8 @@ pub fn models(url: &str, key: Option<&Key>, limit: Duration) -> Result<Vec<Strin
         tool_choice: None,
     };
     let until = Instant::now() + limit;
-    let patience = Patience { retries: 0, until: Some(until), ..OF_A_TURN };
+    let patience =
+        Patience { retries: 0, loading: Duration::ZERO, until: Some(until), ..OF_A_TURN };
     let server = Server::at(&endpoint, None, patience)?;
     let names = server.models()?;
     names.ok_or_else(|| server.fault("model-error", "does not tell its models"))
