@@ -38,9 +38,11 @@ const EXTRAS: [(Extra, &str); 5] = [
 /// The field that a refusal complains about, if it can be left out and has not been yet. One that
 /// complains about the length of the context may mean the room for the answer.
 pub fn refused_extra(said: &str, left_out: &[Extra]) -> Option<Extra> {
+    // llama.cpp says this of a question that is too long by itself.
+    let room = said.contains("context") && !said.contains("exceed_context_size_error");
     let named = EXTRAS.iter().filter(|(_, name)| said.contains(name)).map(|(extra, _)| *extra);
-    let meant = said.contains("context").then_some(Extra::Limit);
-    named.chain(meant).find(|extra| !left_out.contains(extra))
+    let named = named.filter(|extra| !(room && *extra == Extra::MaxTokens));
+    named.chain(room.then_some(Extra::Limit)).find(|extra| !left_out.contains(extra))
 }
 
 /// The body of a request for a streamed answer. Without a model, the server takes what it has.
@@ -207,6 +209,13 @@ mod tests {
         let no_room = "the maximum context length is 4096, you requested 4100";
         assert_eq!(refused_extra(no_room, &[]), Some(Extra::Limit));
         assert_eq!(refused_extra(no_room, &[Extra::Limit]), None);
+        // The same in vLLM's words, which name the field: another name for it would not help.
+        let no_room =
+            "'max_tokens' is too large: 4096. This model's maximum context length is 4096";
+        assert_eq!(refused_extra(no_room, &[]), Some(Extra::Limit));
+        // llama.cpp counts the question alone.
+        let question = "the request exceeds the available context (exceed_context_size_error)";
+        assert_eq!(refused_extra(question, &[]), None);
     }
 
     #[test]

@@ -353,7 +353,11 @@ fn a_limit_that_leaves_no_room_for_the_question_is_left_out_for_this_one() {
     let limited: Vec<bool> = sent.iter().map(|sent| sent.contains("max_tokens")).collect();
     assert_eq!(limited, [true, false, true]);
     // If there is still no room, it is the question that is too long.
-    let server = Scripted::sending(&[TOO_LONG, TOO_LONG]);
+    let server = Scripted::sending(&[NO_ROOM, NO_ROOM]);
+    assert_eq!(fault(server.ask(OF_A_TURN).1).code, "context-too-long");
+    server.requests();
+    // Some say so at once.
+    let server = Scripted::sending(&[TOO_LONG]);
     let too_long = fault(server.ask(OF_A_TURN).1);
     assert_eq!(too_long.code, "context-too-long");
     let said = "answered 400: too long (exceed_context_size_error)";
