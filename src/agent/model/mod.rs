@@ -23,7 +23,7 @@ use crate::session::rules::ToolCall;
 use crate::session::turn::{self, Endpoint, Fault, Key};
 use crate::session::wake::Cancel;
 
-use peer::{OF_A_TURN, Patience, Server, code_of};
+use peer::{OF_A_TURN, Patience, Server, TOO_LONG, code_of};
 use reply::{Reply, Wrong};
 use wire::Extra;
 
@@ -195,7 +195,7 @@ fn listen(
             Ok(None) => {
                 let ended = reply.end();
                 reply.hand_on(on_piece)?;
-                ended.map_err(|wrong| in_words(server, wrong))?;
+                ended.map_err(|wrong| in_words(server, wrong, reply.has_spoken()))?;
                 break;
             }
             // Whatever happens to the connection behind the last word does not matter.
@@ -203,16 +203,21 @@ fn listen(
             Err(error) => return Err(server.broken(&error, WENT)),
         };
         reply.hand_on(on_piece)?;
-        taken.map_err(|wrong| in_words(server, wrong))?;
+        taken.map_err(|wrong| in_words(server, wrong, reply.has_spoken()))?;
     }
     Ok(Answer { took: begun.elapsed(), ..reply.answer() })
 }
 
-fn in_words(server: &Server<'_>, wrong: Wrong) -> Fault {
+fn in_words(server: &Server<'_>, wrong: Wrong, has_spoken: bool) -> Fault {
     match wrong {
         Wrong::Cut => server.fault("model-disconnected", "went away in the middle of its answer"),
         Wrong::Said(said) => {
-            server.fault(code_of(&said), format_args!("says: {}", server.quoted(&said)))
+            let code = match code_of(&said) {
+                // What has been heard must not be asked for again.
+                TOO_LONG if has_spoken => "model-error",
+                code => code,
+            };
+            server.fault(code, format_args!("says: {}", server.quoted(&said)))
         }
         Wrong::Foreign(opening) => server.foreign(&opening),
         Wrong::Unreadable(problem) => {

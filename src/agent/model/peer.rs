@@ -38,6 +38,9 @@ pub struct Patience {
     pub until: Option<Instant>,
 }
 
+/// The code for more than a model can be told: the turn tries again with less.
+pub const TOO_LONG: &str = "context-too-long";
+
 /// What a turn has.
 pub const OF_A_TURN: Patience = Patience {
     first: limits::MODEL_FIRST_MAX,
@@ -191,7 +194,7 @@ impl<'a> Server<'a> {
             // llama.cpp: exceed_context_size_error; OpenAI: context_length_exceeded; vLLM: maximum
             // context length.
             400 | 413 | 422 if said.contains("context") => {
-                self.fault("context-too-long", format_args!("answered {status}{said}"))
+                self.fault(TOO_LONG, format_args!("answered {status}{said}"))
             }
             _ => self.fault(code_of(&said), format_args!("answered {status}{said}")),
         }
@@ -313,15 +316,21 @@ impl<'a> Server<'a> {
     }
 }
 
-/// The code for a server's complaint: `model-malformed` if it is about what its own model has said.
+/// The code for a server's complaint: `model-malformed` if it is about what its own model has said,
+/// `context-too-long` if it is about what the model was to be told.
 ///
 /// llama.cpp: "The model produced output that does not match the expected … format", "Failed to
-/// parse tool call arguments"; Ollama: "error parsing tool call".
+/// parse tool call arguments"; Ollama: "error parsing tool call". LM Studio, within a stream:
+/// "loaded with context length of only …".
 pub fn code_of(said: &str) -> &'static str {
-    let malformed = said.contains("model produced output that does not match")
-        || said.contains("parse tool call")
-        || said.contains("parsing tool call");
-    if malformed { "model-malformed" } else { "model-error" }
+    let any = |phrases: &[&str]| phrases.iter().any(|phrase| said.contains(phrase));
+    if any(&["model produced output that does not match", "parse tool call", "parsing tool call"]) {
+        "model-malformed"
+    } else if any(&["context length", "context size"]) {
+        TOO_LONG
+    } else {
+        "model-error"
+    }
 }
 
 /// Where a part of the API is.

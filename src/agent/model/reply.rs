@@ -145,6 +145,11 @@ impl Reply {
         self.begun
     }
 
+    /// It has text.
+    pub fn has_spoken(&self) -> bool {
+        !self.text.is_empty()
+    }
+
     /// Hands on what was said since this was last asked, in as few pieces as can be.
     pub fn hand_on<E>(
         &mut self,
