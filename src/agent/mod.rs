@@ -15,12 +15,14 @@ use std::path::{Path, PathBuf};
 use crate::config::{ModelSettings, ToolSettings};
 use crate::error::Error;
 use crate::log::Log;
+use crate::paths::Paths;
 use crate::session::desk::Turn;
 use crate::session::turn::{Agent, Endpoint, Fault, Stats};
 use crate::session::wake::Cancel;
 
 use find::Wanted;
 use model::{Answer, Ask, Piece};
+pub use tools::shown;
 
 /// What can be asked: a model server, or what a test has in its place.
 trait Model: Send + Sync {
@@ -58,14 +60,17 @@ impl Model for Server {
 pub struct Assistant {
     /// Read anew for each turn, so that an edit counts from the next one on.
     config: PathBuf,
+    /// What no tool for files may touch: opta's own, where tokens, sessions and permissions are.
+    closed: Vec<PathBuf>,
     log: Log,
     model: Box<dyn Model>,
 }
 
 impl Assistant {
-    /// `config` is the user's `config.json`; it need not be there.
-    pub fn new(config: PathBuf, log: Log) -> Assistant {
-        Assistant { config, log, model: Box::new(Server) }
+    /// The user's `config.json` need not be there.
+    pub fn new(paths: &Paths, log: Log) -> Assistant {
+        let closed = vec![paths.daemon(), paths.sessions(), paths.config()];
+        Assistant { config: paths.config(), closed, log, model: Box::new(Server) }
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
@@ -86,7 +91,7 @@ impl Agent for Assistant {
     fn run(&self, turn: &Turn<'_>) -> Result<Stats, Fault> {
         let settings = settings(ToolSettings::load, &self.config)?;
         let endpoint = self.endpoint(turn)?;
-        turn::Answering::begin(turn, &*self.model, endpoint, settings, &self.log)?.run()
+        turn::Answering::begin(turn, self, endpoint, settings)?.run()
     }
 }
 

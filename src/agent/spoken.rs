@@ -35,15 +35,6 @@ pub fn call(text: &str) -> Option<ToolCall> {
     })
 }
 
-/// Whether `text` talks around a call: one in its tags, or in a block of code, between other words.
-pub fn mentions_call(text: &str) -> bool {
-    let tagged = text.split("<tool_call>").skip(1);
-    let tagged = tagged.filter_map(|rest| rest.split("</tool_call>").next());
-    let fenced = text.split("```").skip(1).step_by(2);
-    let fenced = fenced.map(|block| block.strip_prefix("json").unwrap_or(block));
-    tagged.chain(fenced).any(|part| call(part).is_some())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,29 +66,6 @@ mod tests {
         ];
         for text in left {
             assert_eq!(call(&text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_call_between_other_words_is_mentioned_only_in_its_marks() {
-        let bare = r#"{"name":"file_read","arguments":{"path":"a"}}"#;
-        for text in [
-            format!("I read it: <tool_call>{bare}</tool_call>"),
-            format!("<tool_call>{bare}"),
-            format!("So:\n```json\n{bare}\n```\nand then?"),
-            format!("```\nls\n```\n```{bare}```"),
-        ] {
-            assert!(mentions_call(&text), "{text}");
-        }
-        let other = bare.replace("file_read", "rm");
-        for text in [
-            format!("I would say {bare}"),
-            format!("```json\n{other}\n```"),
-            format!("``` ``` {bare} ``` ```"),
-            "<tool_call>".to_owned(),
-            String::new(),
-        ] {
-            assert!(!mentions_call(&text), "{text}");
         }
     }
 }

@@ -12,7 +12,6 @@ use nanoserde::SerJson;
 use crate::config::{Rule, ToolSettings};
 use crate::json;
 use crate::limits;
-use crate::log::Log;
 use crate::session::desk::{Problem, Turn};
 use crate::session::event::Draft;
 use crate::session::journal::Durability;
@@ -23,7 +22,7 @@ use super::calls::{Call, Clerk};
 use super::history::History;
 use super::model::{Answer, Ask, Finish, Piece};
 use super::tools::{self, Scene, Tool};
-use super::{Model, permissions, spoken};
+use super::{Assistant, Model, permissions, spoken};
 
 /// A turn that is being answered.
 pub struct Answering<'a> {
@@ -63,10 +62,9 @@ impl<'a> Answering<'a> {
     /// Reads the conversation and opens the workspace.
     pub fn begin(
         turn: &'a Turn<'a>,
-        model: &'a dyn Model,
+        assistant: &'a Assistant,
         endpoint: Endpoint,
         settings: ToolSettings,
-        log: &'a Log,
     ) -> Result<Answering<'a>, Fault> {
         let began = Instant::now();
         let workspace = turn.summary().workspace;
@@ -74,7 +72,8 @@ impl<'a> Answering<'a> {
         let history = History::new(conversation, &prompt(workspace.as_deref()));
         let deadline = began + limits::TURN_MAX;
         let environment = &turn.options.environment;
-        let scene = Scene::new(workspace.as_deref(), environment, turn.cancel(), deadline);
+        let Assistant { closed, model, log, .. } = assistant;
+        let scene = Scene::new(workspace.as_deref(), closed, environment, turn.cancel(), deadline);
         let (grant, mode) = (turn.options.grant, turn.head.mode.as_str());
         let allowed = |tool: &Tool| permissions::rule(*tool, &settings, grant, mode) != Rule::Deny;
         let offered = match workspace {
@@ -85,7 +84,7 @@ impl<'a> Answering<'a> {
         let calls_max = settings.calls_max;
         Ok(Answering {
             turn,
-            model,
+            model: &**model,
             endpoint,
             history,
             offered,
@@ -111,10 +110,6 @@ impl<'a> Answering<'a> {
             if calls.is_empty() {
                 if is_cut_off(&answer) {
                     return Err(cut_off());
-                }
-                if spoken::mentions_call(&answer.text) && self.insist() {
-                    // The same question again: words at the end are what a model would go on with.
-                    continue;
                 }
                 return Ok(self.progress.done(answer.finish));
             }
@@ -197,8 +192,9 @@ impl<'a> Answering<'a> {
     fn calls_of(&mut self, answer: &Answer) -> Result<Vec<Call>, Fault> {
         let left = self.calls_max.saturating_sub(self.progress.stats.tool_calls);
         let mut wanted = answer.calls.clone();
+        let spoken = wanted.is_empty();
         let whole = answer.finish.is_the_models_own();
-        if wanted.is_empty() && whole && !self.offered.is_empty() {
+        if spoken && whole && !self.offered.is_empty() {
             wanted.extend(spoken::call(&answer.text));
         }
         if left == 0 && !wanted.is_empty() {
@@ -210,7 +206,8 @@ impl<'a> Answering<'a> {
             return Err(Fault { code: "tool-limit", message });
         }
         wanted.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        Ok(wanted.into_iter().map(|call| Call::new(self.with_own_id(call))).collect())
+        let calls = wanted.into_iter().map(|call| Call::new(self.with_own_id(call), spoken));
+        Ok(calls.collect())
     }
 
     /// Some models leave ids out, and some use one for every call.
@@ -284,7 +281,8 @@ impl Progress {
         let seconds = self.generating.as_secs_f64();
         let tokens = self.stats.completion_tokens;
         self.stats.tokens = tokens;
-        // What came all at once says nothing about its speed. Precise for any number of tokens that anybody will wait for.
+        // What came all at once says nothing about its speed. Precise for any number of tokens that
+        // anybody will wait for.
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let speed = if seconds >= 0.001 { tokens as f64 / seconds } else { 0.0 };
         self.stats.speed = (speed * 10.0).round() / 10.0;

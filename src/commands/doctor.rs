@@ -9,22 +9,23 @@ use std::process::ExitCode;
 use nanoserde::SerJson;
 
 use crate::agent::find::{self, Wanted};
-use crate::agent::model;
+use crate::agent::model::{self, list};
 use crate::cli::Form;
 use crate::commands::Output;
-use crate::config::{Config, ModelSettings, Port};
+use crate::config::{Config, ModelSettings, Port, ToolSettings};
 use crate::error::{Error, one_line, reason};
+use crate::lifecycle::service::{Condition, Service};
 use crate::lifecycle::status::{self, Status};
-use crate::lifecycle::{crashes, run};
-use crate::paths::Paths;
+use crate::lifecycle::{crashes, port, run};
+use crate::paths::{Manager, Paths};
 use crate::session::store::Store;
 use crate::{api, http, json, limits, sys};
 
 /// What came of a check.
 enum Finding {
     Pass(String),
-    /// Worth knowing, and no reason to do anything at once.
-    Warn(String),
+    /// Worth knowing, and no reason to do anything at once; with what can be done, if anything.
+    Warn(String, Option<String>),
     /// With the command that mends it.
     Fail(String, String),
 }
@@ -43,14 +44,20 @@ struct Line {
 /// `opta doctor`: 1 if a check fails.
 pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let status = status::look(paths);
-    let checks: [(&str, Finding); 9] = [
+    let files = files(paths);
+    let daemon = match (&files, &status) {
+        (Fail(..), Err(error)) => Warn(format!("cannot be told before: {error}"), None),
+        _ => daemon(&status),
+    };
+    let checks: [(&str, Finding); 10] = [
         ("settings", settings(paths)),
-        ("files", files(paths)),
-        ("daemon", daemon(&status)),
-        ("port", port(paths, &status)),
+        ("files", files),
+        ("daemon", daemon),
+        ("port", port_of(paths, &status)),
         ("version", version(&status)),
+        ("service", service(paths)),
         ("disk", disk(paths)),
-        ("log", log(paths)),
+        ("log", log(paths, &status)),
         ("model", model(paths)),
         ("sessions", sessions(paths)),
     ];
@@ -67,7 +74,7 @@ pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
 fn tell(check: &str, finding: Finding, output: &Output) -> Result<(), Error> {
     let (status, colour, message, fix) = match finding {
         Pass(message) => ("pass", "32", message, None),
-        Warn(message) => ("warn", "33", message, None),
+        Warn(message, fix) => ("warn", "33", message, fix),
         Fail(message, fix) => ("fail", "31", message, Some(fix)),
     };
     if output.form == Form::Json {
@@ -89,25 +96,45 @@ fn failed(error: &Error, fix: impl Display) -> Finding {
 
 fn settings(paths: &Paths) -> Finding {
     let path = paths.config();
-    let read = Config::load(&path).and_then(|_| ModelSettings::load(&path));
-    match read {
-        Ok(_) if path.exists() => Pass(paths.shown(&path)),
-        Ok(_) => Pass(format!("{} is not there, and need not be", paths.shown(&path))),
-        Err(error) => failed(&error, format_args!("${{EDITOR:-vi}} {}", quoted(&path))),
+    let models = || ModelSettings::load(&path).map(drop);
+    let tools = || ToolSettings::load(&path).map(drop);
+    match Config::load(&path).and_then(|_| models()).and_then(|()| tools()) {
+        Ok(()) if path.exists() => Pass(paths.shown(&path)),
+        Ok(()) => Pass(format!("{} is not there, and need not be", paths.shown(&path))),
+        Err(error) => match &error {
+            Error::Config { at, .. } if is_variable(at) => {
+                Fail(error.to_string(), format!("unset {at}"))
+            }
+            _ => failed(&error, edit(&path)),
+        },
     }
+}
+
+/// What a setting is named by: a variable, or a place in a file.
+fn is_variable(source: &str) -> bool {
+    source.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+}
+
+fn edit(config: &Path) -> String {
+    format!("${{EDITOR:-vi}} {}", quoted(config))
 }
 
 /// What holds secrets belongs to this user, and nobody else reads it.
 fn files(paths: &Paths) -> Finding {
-    let secret: [(PathBuf, u32); 5] = [
+    // The settings may be elsewhere, behind a link.
+    let root = paths.root().canonicalize().unwrap_or_else(|_| paths.root().to_owned());
+    let private: [(PathBuf, u32); 8] = [
+        (root, 0o755),
         (paths.daemon(), 0o700),
         (paths.sessions(), 0o700),
         (paths.state(), 0o600),
         (paths.pid(), 0o600),
+        (paths.door(), 0o600),
+        (paths.crashes(), 0o600),
         (paths.log(), 0o600),
     ];
     let mut looked = 0;
-    for (path, mode) in &secret {
+    for (path, mode) in &private {
         let found = match path.symlink_metadata() {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -117,14 +144,18 @@ fn files(paths: &Paths) -> Finding {
             }
         };
         looked += 1;
-        let fits = if *mode == 0o700 { found.is_dir() } else { found.is_file() };
         let shown = paths.shown(path);
-        if !fits {
-            let what = if *mode == 0o700 { "directory" } else { "file" };
+        let directory = *mode & 0o100 != 0;
+        if found.is_dir() != directory || found.is_file() == directory {
+            let what = if directory { "directory" } else { "regular file" };
             return Fail(format!("{shown} is no {what}"), format!("mv {0} {0}.old", quoted(path)));
         }
         if found.uid() != sys::effective_user() {
-            let fix = format!("sudo chown -R \"$(id -u)\" {}", quoted(path));
+            let fix = match sys::effective_user() {
+                // Root would take it away from its owner.
+                0 => format!("sudo -u '#{}' opta doctor", found.uid()),
+                _ => format!("sudo chown -R \"$(id -u)\" {}", quoted(path)),
+            };
             return Fail(format!("{shown} belongs to another user"), fix);
         }
         let others = found.mode() & 0o777 & !mode;
@@ -146,20 +177,31 @@ fn daemon(status: &Result<Status, Error>) -> Finding {
         Ok(Status::Stopped) => Pass("does not run; a command that needs it starts it".to_owned()),
         Ok(Status::Crashed { card }) => {
             let pid = card.as_ref().map_or(String::new(), |card| format!(" (pid {})", card.pid));
-            Warn(format!("has crashed{pid}; a command that needs it starts it again"))
+            Warn(format!("has crashed{pid}; a command that needs it starts it again"), None)
         }
         Ok(Status::Unresponsive { pid, card_lost, .. }) => {
             let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-            let what = if *card_lost { "its state.json is not its own" } else { "does not answer" };
-            Fail(format!("holds its lock{pid}, and {what}"), "opta daemon restart --force".into())
+            // One that is well writes its card again when it is wanted.
+            let (what, fix) = match card_lost {
+                true => ("its state.json is lost or not its own", "opta daemon start"),
+                false => ("does not answer", "opta daemon restart --force"),
+            };
+            Fail(format!("holds its lock{pid}, and {what}"), fix.to_owned())
         }
         Err(error) => failed(error, "opta daemon restart --force"),
     }
 }
 
-fn port(paths: &Paths, status: &Result<Status, Error>) -> Finding {
-    if let Ok(Status::Running { card, .. }) = status {
-        return Pass(format!("the daemon answers on 127.0.0.1:{}", card.port));
+fn port_of(paths: &Paths, status: &Result<Status, Error>) -> Finding {
+    match status {
+        Ok(Status::Running { card, .. }) => {
+            return Pass(format!("the daemon answers on 127.0.0.1:{}", card.port));
+        }
+        Ok(Status::Stopped | Status::Crashed { .. }) => {}
+        // Whoever has the port may well be the daemon.
+        Ok(Status::Unresponsive { .. }) | Err(_) => {
+            return Warn("not looked at before the daemon is in order".to_owned(), None);
+        }
     }
     // What is wrong with the settings was said before.
     let wanted = Config::load(&paths.config()).map_or(Port::Default, |config| config.port);
@@ -169,13 +211,15 @@ fn port(paths: &Paths, status: &Result<Status, Error>) -> Finding {
         Port::Preferred(port) => (port, None),
         Port::Default => (limits::PORT_DEFAULT, None),
     };
-    let taken = http::answers(port, limits::HEALTH_MAX);
-    match (taken, exactly) {
-        (false, _) => Pass(format!("{port} is free")),
-        (true, None) => Warn(format!("another program has {port}; the daemon takes another one")),
-        (true, Some(by)) => {
-            let message = format!("another program has {port}, which {by} asks for");
-            Fail(message, "opta daemon start --port 0".to_owned())
+    if !http::answers(port, limits::HEALTH_MAX) {
+        return Pass(format!("{port} is free"));
+    }
+    let owner = port::owner_of(port).map_or(String::new(), |owner| format!(" ({owner})"));
+    let taken = format!("another program{owner} has {port}");
+    match exactly {
+        None => Warn(format!("{taken}; the daemon takes another one"), None),
+        Some(by) => {
+            Fail(format!("{taken}, which {by} asks for"), "opta daemon start --port 0".to_owned())
         }
     }
 }
@@ -192,15 +236,75 @@ fn version(status: &Result<Status, Error>) -> Finding {
     }
     if card.version != ours {
         let theirs = &card.version;
-        return Warn(format!("the daemon is opta {theirs}, this is {ours}: {}", restart()));
+        return Warn(format!("the daemon is opta {theirs}, this is {ours}"), Some(restart()));
     }
     let replaced = card
         .executable
         .as_ref()
         .is_some_and(|(path, id)| run::file_id(path.as_ref()).as_ref() != Some(id));
     match replaced {
-        true => Warn(format!("the program was replaced since the daemon began: {}", restart())),
+        true => Warn("the program was replaced since the daemon began".into(), Some(restart())),
         false => Pass(format!("the daemon and this are opta {ours}")),
+    }
+}
+
+/// The service's file is what `install` would write, and its manager has it.
+fn service(paths: &Paths) -> Finding {
+    let service = match Service::of(paths) {
+        Ok(service) => service,
+        Err(error) => return Warn(error.to_string(), error.remedy()),
+    };
+    let (file, manager) = (paths.shown(&service.file), service.manager.name());
+    let condition = match service.condition(paths) {
+        Ok(condition) => condition,
+        Err(error) => return failed(&error, format_args!("ls -ld {}", quoted(&service.file))),
+    };
+    let install = || "opta daemon install".to_owned();
+    let start = || "opta daemon start".to_owned();
+    let warn = |message, fix| Warn(message, Some(fix));
+    match condition {
+        Condition::NotInstalled => Pass("the daemon is not installed as a service".to_owned()),
+        Condition::Foreign => {
+            warn(format!("opta has not written {file}"), format!("{} --force", install()))
+        }
+        Condition::OfAnotherHome(home) => {
+            warn(format!("{file} serves another home, {}", paths.shown(&home)), install())
+        }
+        Condition::Broken { program, because } => {
+            Fail(format!("{file} runs {}, which {because}", paths.shown(&program)), install())
+        }
+        Condition::Edited => {
+            warn(format!("{file} was edited, and is not what opta would write"), install())
+        }
+        Condition::Outdated { by } => {
+            warn(format!("{file} is of opta {by}, and out of date"), install())
+        }
+        Condition::Unreachable(error) => {
+            Warn(format!("{file} is current; whether it is loaded is unknown: {error}"), None)
+        }
+        // launchd forgets what is stopped until the next login, and a start loads it again.
+        Condition::NotLoaded => match service.manager {
+            Manager::Systemd => {
+                warn(format!("systemd has not read {file} as it is now"), install())
+            }
+            Manager::Launchd => warn(format!("launchd has not loaded {file}"), start()),
+        },
+        Condition::Refused(word) => Fail(
+            format!("{manager} cannot use {file} and what adds to it ({word})"),
+            "systemctl --user edit opta-daemon".to_owned(),
+        ),
+        Condition::Failed(trouble) => Fail(format!("{} ({file})", trouble.words), start()),
+        Condition::Sound { program, enabled } => {
+            let program = paths.shown(&program);
+            let name = service.name();
+            Pass(match enabled {
+                true => format!("{manager} has it, runs {program}, and starts it at every login"),
+                false => format!(
+                    "{manager} has it and runs {program}, but not at every login: \
+                     systemctl --user enable {name}"
+                ),
+            })
+        }
     }
 }
 
@@ -208,7 +312,7 @@ fn disk(paths: &Paths) -> Finding {
     let directory = paths.sessions();
     let nearest = directory.ancestors().find(|path| path.exists());
     let Some(nearest) = nearest else {
-        return Warn("it cannot be told how much room there is".to_owned());
+        return Warn("it cannot be told how much room there is".to_owned(), None);
     };
     match sys::free_bytes(nearest) {
         Ok(free) if free < limits::DISK_FREE_MIN => {
@@ -216,23 +320,29 @@ fn disk(paths: &Paths) -> Finding {
             Fail(message, "opta sessions list, then opta sessions rm ID".to_owned())
         }
         Ok(free) => Pass(format!("{} MiB are free", free >> 20)),
-        Err(error) => Warn(format!("{}: {}", paths.shown(nearest), reason(&error))),
+        Err(error) => Warn(format!("{}: {}", paths.shown(nearest), reason(&error)), None),
     }
 }
 
-fn log(paths: &Paths) -> Finding {
+fn log(paths: &Paths, status: &Result<Status, Error>) -> Finding {
     let path = paths.log();
     if let Ok(crashes) = crashes::recent(paths)
         && crashes >= limits::CRASHES_MAX
     {
         let message = format!("the daemon has crashed {crashes} times within a minute");
-        return Fail(message, "opta daemon logs --level error, then opta daemon start".to_owned());
+        let look = "opta daemon logs --level error";
+        return match status {
+            Ok(Status::Running { .. }) => Warn(message, Some(look.to_owned())),
+            // Commands that need it start it no more.
+            _ => Fail(message, format!("{look}; opta daemon start")),
+        };
     }
-    match std::fs::File::options().append(true).open(&path) {
-        Ok(file) => {
-            let bytes = file.metadata().map_or(0, |found| found.len());
-            Pass(format!("{}, {} KiB", paths.shown(&path), bytes.div_ceil(1024)))
-        }
+    // What is no file was found before, and might keep whoever opens it waiting.
+    let regular = path.symlink_metadata().map(|found| found.is_file().then_some(found.len()));
+    let open = || std::fs::File::options().append(true).open(&path);
+    match regular.and_then(|bytes| bytes.map(|bytes| open().map(|_| bytes)).transpose()) {
+        Ok(None) => Warn("not looked at: it is no regular file".to_owned(), None),
+        Ok(Some(bytes)) => Pass(format!("{}, {} KiB", paths.shown(&path), bytes.div_ceil(1024))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Pass("there is none yet".to_owned())
         }
@@ -243,21 +353,59 @@ fn log(paths: &Paths) -> Finding {
     }
 }
 
+/// There is a model that answers.
 fn model(paths: &Paths) -> Finding {
-    let fix = || "set OPTA_MODEL_URL to a server that runs, or start one: ollama serve".to_owned();
-    let Ok(settings) = ModelSettings::load(&paths.config()) else {
-        return Warn("not asked: the settings cannot be read".to_owned());
+    let config = paths.config();
+    let Ok(settings) = ModelSettings::load(&config) else {
+        return Warn("not asked: the settings cannot be read".to_owned(), None);
     };
-    let wanted = Wanted { model_url: None, model: None, settings: &settings };
-    let endpoint = match find::resolve(&wanted) {
-        Ok(endpoint) => endpoint,
-        Err(fault) => return Fail(fault.message, fix()),
+    let instead = |source: &str| match is_variable(source) {
+        true => format!("unset {source}"),
+        false => edit(&config),
     };
+    let endpoint =
+        match find::resolve(&Wanted { model_url: None, model: None, settings: &settings }) {
+            Ok(endpoint) => endpoint,
+            Err(fault) if fault.code == "model-config" => {
+                let named = fault.message.strip_prefix("cannot use ").unwrap_or_default();
+                let fix = instead(named.split(':').next().unwrap_or_default());
+                return Fail(fault.message, fix);
+            }
+            Err(fault) if fault.message.contains(find::NO_MODEL) => {
+                return Fail(fault.message, "ollama pull qwen3".to_owned());
+            }
+            Err(fault) => return Fail(fault.message, "ollama serve".to_owned()),
+        };
     let (url, source) = (&endpoint.url, &endpoint.source);
-    match model::models(url, endpoint.key.as_ref(), limits::DOCTOR_MODEL_MAX) {
-        Err(fault) => Fail(fault.message, fix()),
-        Ok(models) if models.is_empty() => Warn(format!("{url} ({source}) offers no model")),
-        Ok(models) => Pass(format!("{url} ({source}), {} models", models.len())),
+    let names = match model::models(&endpoint, limits::DOCTOR_MODEL_MAX) {
+        Ok(Some(names)) => names,
+        Ok(None) => return Warn(format!("{url} ({source}) does not tell its models"), None),
+        Err(fault) if fault.code == "model-unauthorized" => {
+            // Neither shown nor kept in the shell's history.
+            return Fail(fault.message, "read -rs OPTA_API_KEY; export OPTA_API_KEY".to_owned());
+        }
+        Err(fault) if fault.code == "model-unreachable" => {
+            let message = format!("{}; start it, or do without it", fault.message);
+            return Fail(message, instead(source));
+        }
+        Err(fault) => return Fail(fault.message, instead(source)),
+    };
+    let offers = |model: &String| {
+        let latest = |name: &String| name.strip_suffix(":latest") == Some(model);
+        names.iter().any(|name| name == model || latest(name))
+    };
+    match &endpoint.model {
+        Some(model) if offers(model) => Pass(format!("{model} at {url} ({source})")),
+        Some(model) => {
+            Warn(format!("{url} ({source}) does not name {model} among its models"), None)
+        }
+        None => match list::first_that_chats(&names) {
+            Some(model) => Pass(format!("{model} at {url} ({source})")),
+            None => Fail(
+                format!("{url} ({source}) has no model that chats: load one, or do without it"),
+                instead(source),
+            ),
+        },
     }
 }
 
@@ -285,9 +433,8 @@ fn sessions(paths: &Paths) -> Finding {
         ([], count) => Pass(format!("the newest are whole ({count} read)")),
         ([first, ..], count) => {
             let message = format!("{} of the newest {count} are damaged", damaged.len());
-            let fix = format!(
-                "opta sessions export {first} >{first}.json, then opta sessions rm {first}"
-            );
+            let fix =
+                format!("opta sessions export {first} >{first}.json && opta sessions rm {first}");
             Fail(message, fix)
         }
     }

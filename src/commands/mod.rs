@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod doctor;
 mod keyboard;
 mod payload;
+mod question;
 mod screen;
 pub mod service;
 pub mod sessions;

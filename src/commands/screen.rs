@@ -7,12 +7,12 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use nanoserde::{DeJson, SerJson};
+use nanoserde::SerJson;
 
 use crate::cli::Show;
 use crate::error::Error;
 use crate::session::transcript::{one_line_cut, visible};
-use crate::{config, json, limits};
+use crate::{agent, config, limits};
 
 /// A call of a tool, as `opta do --json` reports it.
 #[derive(Clone, SerJson)]
@@ -103,7 +103,8 @@ impl Screen {
         }
         self.end_line()?;
         if self.show == Show::Work {
-            let what = subject(&call.args).unwrap_or_else(|| call.args.clone());
+            let shown = agent::shown(&call.name, &call.args);
+            let what = shown.map_or_else(|| call.args.clone(), |shown| shown.subject);
             let line = one_line_cut(&format!("{} {what}", call.name));
             let (dim, plain) = self.dim;
             drop(writeln!(io::stderr(), "{dim}> {line}{plain}"));
@@ -196,17 +197,4 @@ impl Drop for Screen {
 fn write(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::Output)
-}
-
-#[derive(DeJson)]
-struct Subject {
-    command: Option<String>,
-    path: Option<String>,
-    pattern: Option<String>,
-}
-
-/// What a tool is called on: the command, else the path, else the pattern.
-pub fn subject(arguments: &str) -> Option<String> {
-    let subject: Subject = json::parse(arguments.as_bytes()).ok()?;
-    subject.command.or(subject.path).or(subject.pattern)
 }

@@ -15,7 +15,8 @@ use crate::cli::{Grant, Model};
 use crate::commands::Output;
 use crate::commands::keyboard::Keyboard;
 use crate::commands::payload::{Figures, Of, Request, Resolved, Stats, Text, ToolEnd, ToolStart};
-use crate::commands::screen::{Call, Screen, subject};
+use crate::commands::question::{Question, Reply};
+use crate::commands::screen::{Call, Screen};
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, one_line};
 use crate::http::EventStream;
@@ -76,12 +77,6 @@ struct Turn {
     cancelled: bool,
     /// What the user is asked, the first one on the screen.
     questions: VecDeque<Question>,
-}
-
-struct Question {
-    request_id: String,
-    tool: String,
-    text: String,
 }
 
 impl<'a> Talk<'a> {
@@ -376,15 +371,11 @@ impl<'a> Talk<'a> {
 
     /// The turn waits for a permission.
     fn asked(&mut self, request: Request, turn: &mut Turn, desk: &mut Desk) {
-        let Request { request_id, tool, args } = request;
-        if self.always.contains(&tool) {
-            return self.decide(&request_id, true);
+        let question = Question::new(request);
+        if self.always.contains(&question.tool) {
+            return self.decide(&question.request_id, true);
         }
-        let args = args.map_or(String::new(), |args| args.as_str().to_owned());
-        // All of it, however long: nobody is to allow what was not shown.
-        let what = subject(&args).map_or(args, |subject| format!("\"{subject}\""));
-        let text = one_line(&format!("Allow {tool} {what}?"));
-        turn.questions.push_back(Question { request_id, tool, text });
+        turn.questions.push_back(question);
         if turn.questions.len() == 1 {
             put(turn, desk);
         }
@@ -392,27 +383,32 @@ impl<'a> Talk<'a> {
 
     /// Takes what was typed as the answer to the question on the screen.
     fn read_answers(&mut self, turn: &mut Turn, desk: &mut Desk) -> Result<(), Error> {
-        let Some(keyboard) = &mut desk.keyboard else {
+        let (Some(keyboard), Some(question)) = (&mut desk.keyboard, turn.questions.front_mut())
+        else {
             return Ok(());
         };
         keyboard.read()?;
-        let line = match keyboard.line()? {
-            Some(line) => line.trim().to_lowercase(),
+        let reply = match keyboard.line()? {
+            Some(line) => question.reply(Some(&line)),
             // Ctrl-D, or the rest of a line is still to come.
-            None if keyboard.take_end() => "n".to_owned(),
+            None if keyboard.take_end() => question.reply(None),
             None => return Ok(()),
         };
-        let allow = match line.as_str() {
-            "y" | "yes" | "a" | "always" => true,
-            "n" | "no" => false,
-            _ => {
+        match reply {
+            Reply::Yes | Reply::Always | Reply::No => {}
+            Reply::Show => {
+                question.show();
                 put(turn, desk);
                 return Ok(());
             }
-        };
+            Reply::Unclear => {
+                put(turn, desk);
+                return Ok(());
+            }
+        }
         if let Some(question) = turn.questions.pop_front() {
-            self.decide(&question.request_id, allow);
-            if line.starts_with('a') {
+            self.decide(&question.request_id, !matches!(reply, Reply::No));
+            if matches!(reply, Reply::Always) {
                 self.always.push(question.tool);
             }
         }
@@ -453,15 +449,15 @@ fn founding(model: &Model) -> Result<(SessionId, Option<api::NewSession>), Error
 }
 
 /// Puts the first question on the screen, if there is one and somebody to be asked.
-fn put(turn: &Turn, desk: &mut Desk) {
-    let (Some(question), Some(keyboard)) = (turn.questions.front(), &mut desk.keyboard) else {
+fn put(turn: &mut Turn, desk: &mut Desk) {
+    let (Some(question), Some(keyboard)) = (turn.questions.front_mut(), &mut desk.keyboard) else {
         return;
     };
     // What was typed before the question is no answer to it.
     keyboard.forget();
     desk.screen.make_room();
     desk.screen.hush();
-    drop(write!(io::stderr(), "{} [y]es / [n]o / [a]lways ", question.text));
+    question.put();
 }
 
 /// Somebody has decided, perhaps another one than who is asked here.

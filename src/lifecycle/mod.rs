@@ -5,7 +5,7 @@ mod claim;
 pub mod crashes;
 mod detach;
 pub mod guardian;
-mod port;
+pub mod port;
 pub mod reach;
 pub mod run;
 pub mod service;

@@ -36,7 +36,7 @@ fn bind(port: u16) -> io::Result<TcpListener> {
 
 /// The process that listens on `port`, as a person would name it: `nginx, pid 812, uid 33`. Only
 /// where the system shows its tables as files, as Linux does (proc(5)).
-fn owner_of(port: u16) -> Option<String> {
+pub fn owner_of(port: u16) -> Option<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
     let (uid, inode) = table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();

@@ -64,7 +64,7 @@ pub fn serve(
         let mut card = begin(&mut lock, paths, port, &log, &events)?;
         card.managed_by = supervision.manager;
         let store = Store::new(paths.sessions());
-        let agent = Box::new(Assistant::new(paths.config(), log.clone()));
+        let agent = Box::new(Assistant::new(paths, log.clone()));
         let sessions = Runtime::new(store, &card.daemon_id, log.clone(), agent);
         let server = Server::start(listener, Arc::new(app(&card, &sessions, &log, &events)))?;
         state::publish(paths, &card)?;

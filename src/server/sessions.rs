@@ -184,11 +184,19 @@ struct Role {
     role: String,
 }
 
+/// A mode restricts what tools may do: one that is misspelt must not be one that restricts nothing.
+fn known_mode(mode: Option<&str>) -> Result<(), Reply> {
+    match mode {
+        None | Some("chat" | "do" | "plan" | "review" | "research") => Ok(()),
+        Some(_) => Err(Reply::invalid("mode is chat, do, plan, review or research")),
+    }
+}
+
 fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
     let asked: Create = parse(body)?;
     at_most("title", asked.title.as_deref(), limits::TITLE_BYTES_MAX)?;
     at_most("model", asked.model.as_deref(), limits::NAME_BYTES_MAX)?;
-    at_most("mode", asked.mode.as_deref(), limits::NAME_BYTES_MAX)?;
+    known_mode(asked.mode.as_deref())?;
     let id = asked.session_id.as_deref().map(parse_id).transpose()?;
     let metadata = asked.metadata.as_ref();
     let metadata = metadata.and_then(|raw| json::parse::<Metadata>(raw.as_str().as_bytes()).ok());
@@ -293,7 +301,7 @@ fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result
             Err(Reply::invalid(message))
         }
     };
-    at_most("mode", asked.mode.as_deref(), limits::NAME_BYTES_MAX)?;
+    known_mode(asked.mode.as_deref())?;
     let submission = Submission {
         turn_id: asked.turn_id,
         client_id: named(asked.client_id, "clientId")?,

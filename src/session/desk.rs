@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error, reason};
 use crate::json::{self, Raw};
@@ -92,6 +92,14 @@ pub struct Turn<'a> {
     pub options: &'a Options,
 }
 
+/// How long an answer is waited for.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    pub limit: Duration,
+    /// While nobody follows the session.
+    pub alone: Duration,
+}
+
 impl Turn<'_> {
     /// Whether it should end as soon as it can.
     pub fn cancelled(&self) -> bool {
@@ -119,9 +127,9 @@ impl Turn<'_> {
         self.session.subscribers()
     }
 
-    /// Asks whether the turn may do something, and waits for the answer: `false` after `limit`, or
-    /// when the turn is cancelled. The request and the answer are events of the session.
-    pub fn may(&self, tool: &str, input: &Raw, limit: Duration) -> Result<bool, Problem> {
+    /// Asks whether the turn may do something, and waits for the answer: `false` when patience
+    /// ends, or the turn is cancelled. The request and the answer are events of the session.
+    pub fn may(&self, tool: &str, input: &Raw, patience: Patience) -> Result<bool, Problem> {
         let request_id = fresh_id("perm_")?.as_str().to_owned();
         let payload = json::text(&PermissionRequest {
             turn_id: self.head.turn_id.clone(),
@@ -130,7 +138,8 @@ impl Turn<'_> {
             args: input.clone(),
             input: input.clone(),
             expires_at: clock::rfc3339(
-                clock::now_millis().saturating_add(i64::try_from(limit.as_millis()).unwrap_or(0)),
+                clock::now_millis()
+                    .saturating_add(i64::try_from(patience.limit.as_millis()).unwrap_or(0)),
             ),
         });
         let mut desk = lock(&self.session.desk);
@@ -142,8 +151,22 @@ impl Turn<'_> {
             let permission = desk.permissions.get(&request_id);
             permission.is_some_and(|permission| permission.decided.is_none()) && !self.cancelled()
         };
-        let waited = self.session.decided.wait_timeout_while(desk, limit, undecided);
-        let (desk, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut followed = Instant::now();
+        let deadline = followed + patience.limit;
+        while undecided(&mut desk) {
+            let now = Instant::now();
+            if self.listeners() > 0 {
+                followed = now;
+            }
+            let left = deadline.min(followed + patience.alone).saturating_duration_since(now);
+            if left.is_zero() {
+                break;
+            }
+            // Who follows can be seen only by looking.
+            let wait = left.min(patience.alone / 4);
+            let waited = self.session.decided.wait_timeout_while(desk, wait, undecided);
+            desk = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         let decided = desk.permissions.get(&request_id).and_then(|permission| permission.decided);
         drop(desk);
         match decided {

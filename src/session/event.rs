@@ -4,7 +4,8 @@
 //! A record is the envelope with its checksum as the last field, one line, so that `jq` reads it:
 //! `{"v":"3","event":…,"seq":42,…,"payload":{…},"crc":"xxxxxxxx"}`. The checksum is CRC-32C over
 //! the bytes before `,"crc"`. The fields stand in this order and without blanks, as they are
-//! written here.
+//! written here. The session's name is not among them, since all of a journal is of one session:
+//! most events are tokens, and their records little else than names.
 
 use crate::json;
 
@@ -19,21 +20,13 @@ pub struct Draft<'a> {
     pub payload: &'a str,
 }
 
-/// What all events of one session, written by one daemon, have in common.
-pub struct Origin<'a> {
-    pub daemon_id: &'a str,
-    pub session_id: &'a str,
-}
-
-/// The record of an event, with its line end.
-pub fn record(draft: &Draft<'_>, origin: &Origin<'_>, seq: u64, ts: &str) -> Vec<u8> {
+/// The record of an event that the daemon `daemon_id` writes, with its line end.
+pub fn record(draft: &Draft<'_>, daemon_id: &str, seq: u64, ts: &str) -> Vec<u8> {
     let mut text = String::with_capacity(draft.payload.len() + 256);
     text.push_str("{\"v\":\"3\",\"event\":");
     json::quote(draft.event, &mut text);
     text.push_str(",\"daemonId\":");
-    json::quote(origin.daemon_id, &mut text);
-    text.push_str(",\"sessionId\":");
-    json::quote(origin.session_id, &mut text);
+    json::quote(daemon_id, &mut text);
     text.push_str(&format!(",\"seq\":{seq},\"ts\":\"{ts}\",\"payload\":"));
     text.push_str(draft.payload);
     let crc = crc32c(text.as_bytes());
@@ -44,8 +37,8 @@ pub fn record(draft: &Draft<'_>, origin: &Origin<'_>, seq: u64, ts: &str) -> Vec
 /// A record that has been read and found whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// The envelope but for its closing brace.
-    open_envelope: &'a str,
+    /// The envelope up to the name of the session, and behind it but for the closing brace.
+    parts: (&'a str, &'a str),
     pub event: &'a str,
     pub seq: u64,
     pub ts: &'a str,
@@ -63,18 +56,25 @@ impl<'a> Record<'a> {
             return None;
         }
         // Whole, so written by `record`: its fields are where that function puts them.
-        let open_envelope = std::str::from_utf8(body).ok()?;
-        let rest = open_envelope.strip_prefix("{\"v\":\"3\",\"event\":\"")?;
-        let (event, rest) = rest.split_once("\",\"daemonId\":\"")?;
-        let (_, rest) = rest.split_once("\",\"seq\":")?;
-        let (seq, rest) = rest.split_once(",\"ts\":\"")?;
+        let text = std::str::from_utf8(body).ok()?;
+        let parts = text.split_at(text.find(",\"seq\":")?);
+        let names = parts.0.strip_prefix("{\"v\":\"3\",\"event\":\"")?;
+        let (event, _) = names.split_once("\",\"daemonId\":\"")?;
+        let (seq, rest) = parts.1.strip_prefix(",\"seq\":")?.split_once(",\"ts\":\"")?;
         let (ts, payload) = rest.split_once("\",\"payload\":")?;
-        Some(Record { open_envelope, event, seq: seq.parse().ok()?, ts, payload })
+        Some(Record { parts, event, seq: seq.parse().ok()?, ts, payload })
     }
 
-    /// Appends the envelope as clients get it.
-    pub fn envelope(&self, out: &mut String) {
-        out.push_str(self.open_envelope);
+    /// Appends the envelope as clients of the session get it.
+    pub fn envelope(&self, session_id: &str, out: &mut String) {
+        let (names, rest) = self.parts;
+        out.push_str(names);
+        // The first journals had it in every record.
+        if !names.contains(",\"sessionId\":") {
+            out.push_str(",\"sessionId\":");
+            json::quote(session_id, out);
+        }
+        out.push_str(rest);
         out.push('}');
     }
 }
@@ -86,8 +86,7 @@ mod tests {
     fn written() -> Vec<u8> {
         let draft =
             Draft { event: "turn.token", payload: r#"{"turnId":"t","text":"\",\"seq\":9"}"# };
-        let origin = Origin { daemon_id: "daemon_x", session_id: "sess_1" };
-        record(&draft, &origin, 42, "2026-03-01T10:00:00.000Z")
+        record(&draft, "daemon_x", 42, "2026-03-01T10:00:00.000Z")
     }
 
     #[test]
@@ -98,10 +97,28 @@ mod tests {
         assert_eq!(record.ts, "2026-03-01T10:00:00.000Z");
         assert_eq!(record.payload, r#"{"turnId":"t","text":"\",\"seq\":9"}"#);
         let mut envelope = String::new();
-        record.envelope(&mut envelope);
+        record.envelope("sess_1", &mut envelope);
         json::check(&envelope).unwrap();
-        assert!(envelope.starts_with(r#"{"v":"3","event":"turn.token","daemonId":"daemon_x","#));
+        let names = r#"{"v":"3","event":"turn.token","daemonId":"daemon_x","sessionId":"sess_1","#;
+        assert!(envelope.starts_with(&format!("{names}\"seq\":42,")), "{envelope}");
         json::check(std::str::from_utf8(&line).unwrap().trim_end()).unwrap();
+    }
+
+    #[test]
+    fn a_record_that_names_its_session_is_still_read() {
+        let text = r#"{"v":"3","event":"turn.done","daemonId":"d","sessionId":"s","seq":7,"ts":"t","payload":{}"#;
+        let line = format!("{text},\"crc\":\"{:08x}\"}}", crc32c(text.as_bytes()));
+        let mut envelope = String::new();
+        Record::read(line.as_bytes()).unwrap().envelope("s", &mut envelope);
+        assert_eq!(envelope, format!("{text}}}"));
+    }
+
+    #[test]
+    fn a_token_takes_at_most_200_bytes() {
+        let payload = r#"{"turnId":"turn_abcdefghijkl","text":" understand"}"#;
+        let draft = Draft { event: "turn.token", payload };
+        let line = record(&draft, "daemon_abcdefgh", 100_000, "2026-03-01T10:00:00.000Z");
+        assert!(line.len() <= 200, "{} bytes", line.len());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::error::{At, Error};
 use crate::{clock, disk, limits};
 
-use super::event::{self, Draft, Origin, Record};
+use super::event::{self, Draft, Record};
 use super::lines::{READ_BYTES, Window, read_at};
 use super::rules::{SessionId, State};
 
@@ -171,10 +171,9 @@ impl Journal {
         if let Some(because) = &self.broken {
             return Err(Refused::Broken(because.clone()));
         }
-        let origin = Origin { daemon_id: &self.daemon_id, session_id: self.id.as_str() };
         let numbered = (self.seq + 1..).zip(drafts);
         let records: Vec<Vec<u8>> =
-            numbered.map(|(seq, draft)| event::record(draft, &origin, seq, ts)).collect();
+            numbered.map(|(seq, draft)| event::record(draft, &self.daemon_id, seq, ts)).collect();
         let mut start = self.end;
         for record in &records {
             self.write(record, start)?;
@@ -217,7 +216,8 @@ impl Journal {
 
     /// A reading end.
     pub fn reader(&self) -> Reader {
-        Reader { path: self.path.clone(), view: Arc::clone(&self.view), file: None }
+        let (path, id, view) = (self.path.clone(), self.id.clone(), Arc::clone(&self.view));
+        Reader { path, id, view, file: None, reached: (0, 0) }
     }
 
     /// On failure the file is cut back to `start`.
@@ -281,8 +281,11 @@ impl Journal {
 /// The reading end of a journal: sees what may be seen, in order, each event once.
 pub struct Reader {
     path: PathBuf,
+    id: SessionId,
     view: Arc<Mutex<View>>,
     file: Option<File>,
+    /// The number of the event that was read last, and where its record ends.
+    reached: (u64, u64),
 }
 
 /// Some events in a row.
@@ -313,16 +316,17 @@ impl Reader {
     }
 
     /// The events after number `after`, at most `events_max` of them and about
-    /// [`limits::EVENTS_BYTES_MAX`]; at least one if there is one. Reads no more of the file than a
-    /// stretch of the index and what it gives.
+    /// [`limits::EVENTS_BYTES_MAX`]; at least one if there is one. Reads no more of the file than
+    /// what it gives and a stretch of the index, and not even that when it goes on where it was.
     pub fn after(&mut self, after: u64, events_max: usize) -> io::Result<Batch> {
         let (start, end) = self.stretch(after);
         let mut batch = Batch::default();
         if start == end || events_max == 0 {
             return Ok(batch);
         }
+        let id = self.id.clone();
         self.each_record(start, end, after, |record| {
-            record.envelope(&mut batch.text);
+            record.envelope(id.as_str(), &mut batch.text);
             batch.events.push((record.seq, batch.text.len()));
             batch.events.len() < events_max && batch.text.len() < limits::EVENTS_BYTES_MAX
         })?;
@@ -345,7 +349,10 @@ impl Reader {
         }
         let beyond = view.marks.partition_point(|(seq, _)| *seq <= after + 1);
         let mark = beyond.checked_sub(1).and_then(|index| view.marks.get(index));
-        (mark.map_or(0, |(_, at)| *at), view.end)
+        let mark = mark.map_or(0, |(_, at)| *at);
+        let (seq, at) = self.reached;
+        // What may be seen is never cut back.
+        (if seq <= after { mark.max(at) } else { mark }, view.end)
     }
 
     /// Shows the records with rising numbers above `after` that are in a stretch of the file, as
@@ -368,11 +375,12 @@ impl Reader {
         };
         let mut window = Window::new(start, end);
         let mut last = after;
-        while let Some((line, _)) = window.next(file)? {
+        while let Some((line, place)) = window.next(file)? {
             let Some(record) = next_record(line, last) else {
                 continue;
             };
             last = record.seq;
+            self.reached = (last, place + line.len() as u64 + 1);
             if !visit(&record) {
                 return Ok(());
             }

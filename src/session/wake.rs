@@ -39,10 +39,9 @@ impl Bell {
         self.awaited.store(true, Ordering::SeqCst);
     }
 
-    /// The reader has been woken.
+    /// The reader has been woken. A ring that is left wakes it once more.
     pub fn silence(&self) {
-        let mut rings = [0_u8; 64];
-        while matches!((&self.listener).read(&mut rings), Ok(count) if count > 0) {}
+        drop((&self.listener).read(&mut [0; 64]));
     }
 }
 

@@ -99,6 +99,24 @@ pub fn link_target(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option
     Ok(Some(PathBuf::from(OsString::from_vec(buffer))))
 }
 
+/// Where an open file or directory is now, without links.
+#[cfg(not(target_os = "macos"))]
+pub fn path_of(file: BorrowedFd<'_>) -> io::Result<PathBuf> {
+    // proc_pid_fd(5); elsewhere there is none.
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Where an open file or directory is now, without links. F_GETPATH, fcntl(2).
+#[cfg(target_os = "macos")]
+pub fn path_of(file: BorrowedFd<'_>) -> io::Result<PathBuf> {
+    let mut buffer = vec![0_u8; libc::PATH_MAX as usize];
+    // SAFETY: the descriptor is open, and the buffer has the PATH_MAX bytes that F_GETPATH writes.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETPATH, buffer.as_mut_ptr()) })?;
+    let length = buffer.iter().position(|byte| *byte == 0).unwrap_or(buffer.len());
+    buffer.truncate(length);
+    Ok(PathBuf::from(OsString::from_vec(buffer)))
+}
+
 /// What `directory` holds but for `.` and `..`, unsorted; at most so many entries. readdir(3).
 pub fn entries(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(OsString, Kind)>> {
     // Opened again: a descriptor's place in a directory is shared with its copies.

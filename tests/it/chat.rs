@@ -257,6 +257,34 @@ fn at_a_terminal_permissions_are_asked_for() {
 }
 
 #[test]
+fn at_a_terminal_a_change_is_shown_before_it_is_asked_about() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut person = Person::at(&home, &model, "");
+    person.sees("> ");
+    person.types("write it\n");
+    let lines: Vec<String> = (1..=30).map(|number| format!("line {number}")).collect();
+    let content = lines.join("\\\\n");
+    let arguments = format!(r#"{{\"path\":\"evil\\u202etxt\",\"content\":\"{content}\"}}"#);
+    model.question().call("write_file", &arguments);
+    let question = r#"Allow write_file "evil\u{202e}txt"? [y]es / [n]o / [a]lways"#;
+    person.sees(&format!("+ line 20\r\n… and 10 lines more\r\n{question} / [s]how all "));
+    person.types("s\n");
+    person.sees(&format!("+ line 30\r\n{question} "));
+    person.types("n\n");
+    // What it is not called on cannot stand in the question, for then it is not asked.
+    let odd = r#"{\"path\":\"a\",\"content\":\"x\",\"command\":\"make test\"}"#;
+    model.question().call("write_file", odd);
+    let told = model.question();
+    assert!(told.body.contains(r#"there is no \"command\""#), "{}", told.body);
+    told.answer("done");
+    person.sees("done");
+    person.types("/exit\n");
+    let shown = person.leaves(0);
+    assert_eq!(shown.matches("line 21").count(), 1, "{shown}");
+}
+
+#[test]
 fn at_a_terminal_ctrl_c_cancels_what_waits_for_a_permission() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());

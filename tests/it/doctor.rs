@@ -1,10 +1,16 @@
 //! `opta doctor`: what it finds, and that it changes nothing.
 
 use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::thread;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Run, freeze, signal};
+use crate::service::{
+    USERS, machine, need_launchd, need_systemd, under_launchd, under_systemd, with_systemctl,
+};
+use crate::support::{ANYTHING, Home, Run, STOPPED, fifo, freeze, need, signal, skip};
 
 fn doctor<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
     home.opta(&format!("doctor {words}")).env("OPTA_MODEL_URL", model.url())
@@ -116,4 +122,380 @@ fn a_damaged_session_is_found() {
     fs::write(&journal, bytes).unwrap();
     let found = findings(&home, &model, 1);
     assert_found(&found, "fail sessions", "opta sessions export sess_");
+    let fix = found.iter().find_map(|line| line.split_once("to mend it: ")).unwrap().1;
+    // On a terminal it would ask.
+    let fix = fix.replace("sessions rm", "sessions rm --force");
+    home.sh(&format!("cd \"$HOME\"; {fix}; cat sess_*.json")).stdout("{*}:\"hi\"{*}").run();
+    assert_found(&findings(&home, &model, 0), "pass sessions", "none");
+}
+
+/// What a doctor says of a check, what it says of all that is not in order, and what mends it.
+const CARE: &str = r#"
+    found() { opta doctor | tr -s ' ' | grep "^[a-z]* $1 "; }
+    amiss() { opta doctor | tr -s ' ' | grep -v ^pass | cut -d ' ' -f 1,2 | paste -s -d , -; }
+    mend() { eval "$(found "$1" | sed -n 's/.*to mend it: //p')" >/dev/null 2>&1; }
+    place=~/.config/opta/daemon
+"#;
+
+fn care<'h>(home: &'h Home, model: &Model, script: &str) -> Run<'h> {
+    home.sh(&format!("{CARE}{script}")).env("OPTA_MODEL_URL", model.url())
+}
+
+#[test]
+fn what_others_may_do_is_taken_from_them() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let script = r#"
+        cd "$place"
+        for file in 777:.. 755:. 644:daemon.pid 666:start.lock; do
+            chmod "${file%%:*}" "${file#*:}"
+            found files; mend files; found files
+        done
+    "#;
+    let pass = "pass files private, and this user's own\n";
+    let fail = |file: &str, mode: &str, fit: &str, path: &str| {
+        format!(
+            "fail files ~/.config/opta{file} has mode 0{mode}, not 0{fit}; \
+             to mend it: chmod {fit} '{{home}}/.config/opta{path}'\n{pass}"
+        )
+    };
+    let expected = [
+        fail("", "777", "755", ""),
+        fail("/daemon", "755", "700", "/daemon"),
+        fail("/daemon/daemon.pid", "644", "600", "/daemon/daemon.pid"),
+        fail("/daemon/start.lock", "666", "600", "/daemon/start.lock"),
+    ];
+    care(&home, &model, script).stdout(&expected.concat()).run();
+}
+
+#[test]
+fn a_card_that_is_lost_or_a_link_is_made_anew_by_the_same_daemon() {
+    let (home, model) = (Home::new(), Model::new());
+    let daemon = home.start();
+    let script = r#"
+        mv "$place/state.json" "$HOME/card"
+        amiss; mend daemon; found daemon
+        ln -sf "$HOME/card" "$place/state.json"
+        amiss; mend files; amiss; mend daemon; found daemon
+    "#;
+    let runs = format!("pass daemon runs (pid {})\n", daemon.pid);
+    let lost = "fail daemon,warn port\n";
+    let expected = format!("{lost}{runs}fail files,warn daemon,warn port\n{lost}{runs}");
+    care(&home, &model, script).stdout(&expected).run();
+}
+
+#[test]
+fn a_daemon_that_hangs_is_mended_and_its_port_is_not_a_strangers() {
+    let (home, model) = (Home::new(), Model::new());
+    let daemon = home.start();
+    freeze(daemon.pid);
+    let script = "amiss; mend daemon; amiss; found daemon";
+    let expected = "fail daemon,warn port\n\npass daemon runs (pid {pid})\n";
+    care(&home, &model, script).stdout(expected).run();
+}
+
+#[test]
+fn a_log_that_would_keep_its_reader_waiting_is_not_opened() {
+    let (home, model) = (Home::new(), Model::new());
+    home.write(&home.file("daemon.pid"), "");
+    fifo(&home.file("daemon.log"));
+    let script = "amiss; mend files; amiss; rm -f $place/daemon.log";
+    care(&home, &model, script).stdout("fail files,warn log\n\n").run();
+}
+
+#[test]
+fn crashes_in_a_row_fail_until_somebody_starts_it() {
+    let (home, model) = (Home::new(), Model::new());
+    for _ in 0..3 {
+        home.opta("daemon start").stdout(ANYTHING).stderr(ANYTHING).run();
+        home.crash();
+    }
+    // The third is counted by the one who finds it.
+    home.opta("daemon start").stdout(ANYTHING).stderr(ANYTHING).run();
+    home.crash();
+    let script = "amiss; mend log; amiss";
+    let expected = "warn daemon,fail log\nwarn log\n";
+    care(&home, &model, script).stdout(expected).run();
+}
+
+#[test]
+fn a_variable_that_cannot_be_used_is_to_be_unset() {
+    let (home, model) = (Home::new(), Model::new());
+    let script = r#"
+        export OPTA_DAEMON_PORT=x; found settings; mend settings; found settings
+        export OPTA_MODEL_URL=ftp://x; found model; mend model
+        echo "${OPTA_MODEL_URL-unset}"
+        mkdir -p -m 700 ~/.config/opta
+        echo '{"safety":{"maxToolCalls":-1}}' >~/.config/opta/config.json; found settings
+    "#;
+    let expected = "fail settings cannot use the settings: OPTA_DAEMON_PORT: {*}; \
+         to mend it: unset OPTA_DAEMON_PORT\n\
+         pass settings ~/.config/opta/config.json is not there, and need not be\n\
+         fail model cannot use OPTA_MODEL_URL: {*}; to mend it: unset OPTA_MODEL_URL\nunset\n\
+         fail settings {*}safety.maxToolCalls{*}";
+    care(&home, &model, script).stdout(expected).run();
+}
+
+#[test]
+fn a_port_that_is_taken_fails_only_if_it_must_be_that_one() {
+    let (home, model) = (Home::new(), Model::new());
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let script = format!(
+        "export OPTA_DAEMON_PORT={port}; found port; mend port; found port; opta daemon stop"
+    );
+    let expected = format!(
+        "fail port another program{{*}} has {port}, which OPTA_DAEMON_PORT asks for; \
+         to mend it: opta daemon start --port 0\n\
+         pass port the daemon answers on 127.0.0.1:{{other}}\n{STOPPED}"
+    );
+    care(&home, &model, &script).stdout(&expected).run();
+}
+
+/// A server that gives every request this answer.
+fn answering(status: &'static str, body: &'static str) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let length = body.len();
+    let answer = move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 4096];
+            drop(stream.read(&mut head));
+            drop(write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}"));
+        }
+    };
+    drop(thread::Builder::new().name("answer".into()).spawn(answer).unwrap());
+    format!("http://127.0.0.1:{port}/v1")
+}
+
+#[test]
+fn the_model_that_would_be_asked_is_named() {
+    let home = Home::new();
+    let list = r#"{"data":[{"id":"nomic-embed-text"},{"id":"qwen3:latest"}]}"#;
+    let check = |url: &str, model: &str, expected: &str| {
+        let script = "export OPTA_MODEL_URL OPTA_MODEL; found model";
+        let run = home.sh(&format!("{CARE}{script}")).env("OPTA_MODEL_URL", url);
+        run.env("OPTA_MODEL", model).stdout(&format!("{expected}\n")).run();
+    };
+    let url = answering("200 OK", list);
+    let pass = |model: &str| format!("pass model {model} at {url} (OPTA_MODEL_URL)");
+    check(&url, "", &pass("qwen3:latest"));
+    check(&url, "qwen3", &pass("qwen3"));
+    let missing = format!("warn model {url} (OPTA_MODEL_URL) does not name gpt among its models");
+    check(&url, "gpt", &missing);
+    let silent = answering("404 Not Found", "");
+    check(&silent, "", &format!("warn model {silent} (OPTA_MODEL_URL) does not tell its models"));
+    let none = answering("200 OK", r#"{"data":[]}"#);
+    check(
+        &none,
+        "",
+        "fail model {*} has no model that chats: load one, or do without it; \
+         to mend it: unset OPTA_MODEL_URL",
+    );
+    let locked = answering("401 Unauthorized", "");
+    check(
+        &locked,
+        "",
+        "fail model {*} wants a key, and none is set (OPTA_API_KEY); \
+         to mend it: read -rs OPTA_API_KEY; export OPTA_API_KEY",
+    );
+}
+
+/// What a doctor says of the service, and the command that it names.
+const SERVICE: &str = r#"
+    service() { opta doctor | sed -n 's/  service   /: /p'; }
+    mend() { eval "$(service | sed -n 's/.*to mend it: //p')" >/dev/null 2>&1; }
+    home() { find ~ -printf '%p %i %m %s %T@ %C@\n' | sort; }
+"#;
+const NOT_INSTALLED: &str = "pass: the daemon is not installed as a service\n";
+
+#[test]
+fn a_service_of_systemd_is_current_or_mended() {
+    need_systemd!();
+    for user in USERS {
+        let home = machine();
+        let script = r#"
+            service
+            opta daemon install >/dev/null 2>&1
+            service
+            systemctl --user enable --quiet opta-daemon
+            service
+            echo edited; echo '# by me' >>"$unit"; service; mend; service
+            echo older; sed -i '1s/opta [0-9.]*/opta 0.0.1/; s/RestartSec=2/RestartSec=3/' "$unit"
+            service; mend; service
+            echo unread; touch -d tomorrow "$unit"; service; mend; service
+            echo lost; rm "$unit"; service
+        "#;
+        let current = "pass: systemd has it, runs {program}, and starts it at every login\n";
+        let expected = [
+            NOT_INSTALLED,
+            "pass: systemd has it and runs {program}, but not at every login: \
+             systemctl --user enable opta-daemon\n",
+            current,
+            "edited\nwarn: {unit} was edited, and is not what opta would write; \
+             to mend it: opta daemon install\n",
+            current,
+            "older\nwarn: {unit} is of opta 0.0.1, and out of date; \
+             to mend it: opta daemon install\n",
+            current,
+            "unread\nwarn: systemd has not read {unit} as it is now; \
+             to mend it: opta daemon install\n",
+            current,
+            "lost\n",
+            NOT_INSTALLED,
+        ];
+        let script = format!("{SERVICE}{script}");
+        under_systemd(&home, user, &script).stdout(&expected.concat()).run();
+    }
+}
+
+#[test]
+fn that_another_opta_has_written_the_same_is_no_matter() {
+    need_systemd!();
+    let home = machine();
+    let script = r#"
+        opta daemon install >/dev/null 2>&1
+        sed -i '1s/opta [0-9.]*/opta 0.0.1/' "$unit"
+        systemctl --user daemon-reload
+        # Where programs are searched is the installing shell's.
+        PATH="$PATH:/nowhere" service
+    "#;
+    let expected = "pass: systemd has it and runs {*}";
+    under_systemd(&home, "nobody", &format!("{SERVICE}{script}")).stdout(expected).run();
+}
+
+#[test]
+fn a_service_of_systemd_that_cannot_run_fails() {
+    need_systemd!();
+    let home = machine();
+    let script = r#"
+        mkdir "$HOME/old bin%"
+        cp "$BIN/opta" "$HOME/old bin%"
+        "$HOME/old bin%/opta" daemon install >/dev/null 2>&1
+        chmod -x "$HOME/old bin%/opta"; service
+        rm "$HOME/old bin%/opta"; service
+        mend; service
+        OPTA_HOME=/nowhere service
+        echo refused; mkdir "$unit.d"
+        printf '[Service]\nExecStart=/bin/true\n' >"$unit.d/override.conf"
+        systemctl --user daemon-reload; service
+        rm -r "$unit.d"; systemctl --user daemon-reload; service
+        echo failed; echo '{"daemon":{"port":"x"}}' >~/.config/opta/config.json
+        systemctl --user start opta-daemon 2>/dev/null || service
+        echo '{"daemon":{"port":0}}' >~/.config/opta/config.json
+        mend; service
+        opta daemon stop >/dev/null
+        echo masked; ln -sf /dev/null "$unit"; service; mend; service
+    "#;
+    let runs = "pass: systemd has it and runs {program}, but not at every login: \
+                systemctl --user enable opta-daemon\n";
+    let expected = [
+        "fail: {unit} runs ~/old bin%/opta, which is not executable; \
+         to mend it: opta daemon install\n\
+         fail: {unit} runs ~/old bin%/opta, which is not there; \
+         to mend it: opta daemon install\n",
+        runs,
+        "warn: {unit} serves another home, ~/.config/opta; to mend it: opta daemon install\n",
+        "refused\nfail: systemd cannot use {unit} and what adds to it (bad-setting); \
+         to mend it: systemctl --user edit opta-daemon\n",
+        runs,
+        "failed\nfail: the service has failed (exit-code, status 78) ({unit}); \
+         to mend it: opta daemon start\n",
+        runs,
+        "masked\nwarn: opta has not written {unit}; \
+         to mend it: opta daemon install --force\n",
+        runs,
+    ];
+    let script = format!("{SERVICE}{script}");
+    under_systemd(&home, "nobody", &script).stdout(&expected.concat()).run();
+}
+
+#[test]
+fn looking_at_a_service_changes_nothing() {
+    need_systemd!();
+    let home = machine();
+    let script = r#"
+        told=LoadState,UnitFileState,NeedDaemonReload,ActiveState,MainPID,NRestarts
+        seen() { home; systemctl --user show --property=$told opta-daemon; }
+        for state in idle active unread; do
+            case $state in
+            idle) opta daemon install >/dev/null 2>&1 ;;
+            unread) touch -d tomorrow "$unit" ;;
+            active) opta daemon install --now >/dev/null 2>&1 ;;
+            esac
+            before=$(seen)
+            service | cut -d : -f 1
+            [ "$before" = "$(seen)" ]
+        done
+    "#;
+    let expected = "pass\npass\nwarn\n";
+    under_systemd(&home, "nobody", &format!("{SERVICE}{script}")).stdout(expected).run();
+}
+
+#[test]
+fn a_manager_that_cannot_be_asked_is_worth_a_word() {
+    let home = machine();
+    let systemctl = "echo 'Failed to connect to bus: No medium found' >&2; exit 1";
+    let script = r#"
+        service
+        opta daemon install >/dev/null 2>&1
+        service
+    "#;
+    let expected = format!(
+        "{NOT_INSTALLED}warn: {{unit}} is current; whether it is loaded is unknown: \
+         cannot run systemctl --user show opta-daemon.service: \
+         Failed to connect to bus: No medium found\n"
+    );
+    with_systemctl(&home, systemctl, &format!("{SERVICE}{script}")).stdout(&expected).run();
+}
+
+#[test]
+fn an_agent_of_launchd_is_current_or_mended() {
+    need_launchd!();
+    let home = machine();
+    let script = r#"
+        service
+        opta daemon install >/dev/null 2>&1
+        opta daemon status --wait=30 --quiet
+        calls >/dev/null
+        before=$(home); service; [ "$before" = "$(home)" ]
+        calls
+        echo edited; sed -i s/Interactive/Standard/ "$plist"; service; mend; service
+        echo older; sed -i 's/by opta [0-9.]*/by opta 0.0.1/; s/Interactive/Standard/' "$plist"
+        service; mend; service
+        echo stopped; opta daemon stop >/dev/null 2>&1; service; mend; service
+        mkdir "$HOME/a & b"; cp "$BIN/opta" "$HOME/a & b"
+        "$HOME/a & b/opta" daemon install >/dev/null 2>&1
+        echo gone; rm "$HOME/a & b/opta"; service; mend; service
+        echo elsewhere; OPTA_HOME=/nowhere service
+        echo foreign; sed -i '/Written by/d' "$plist"; service; mend; service
+        : >"$LAUNCHD/nodesktop"; service
+    "#;
+    let current = "pass: launchd has it, runs {program}, and starts it at every login\n";
+    let expected = [
+        NOT_INSTALLED,
+        current,
+        "print gui/UID/com.opta.daemon\n",
+        "edited\nwarn: {plist} was edited, and is not what opta would write; \
+         to mend it: opta daemon install\n",
+        current,
+        "older\nwarn: {plist} is of opta 0.0.1, and out of date; \
+         to mend it: opta daemon install\n",
+        current,
+        "stopped\nwarn: launchd has not loaded {plist}; to mend it: opta daemon start\n",
+        current,
+        "gone\nfail: {plist} runs ~/a & b/opta, which is not there; \
+         to mend it: opta daemon install\n",
+        current,
+        "elsewhere\n\
+         warn: {plist} serves another home, ~/.config/opta; to mend it: opta daemon install\n",
+        "foreign\nwarn: opta has not written {plist}; to mend it: opta daemon install --force\n",
+        current,
+        "warn: {plist} is current; whether it is loaded is unknown: \
+         cannot run launchctl print gui/{*}: \
+         Bootstrap failed: 125: Domain does not support specified action\n",
+    ];
+    let script = format!("{SERVICE}{script}");
+    under_launchd(&home, &script).unwrap().stdout(&expected.concat()).run();
 }

@@ -25,7 +25,7 @@ fn tools() -> PathBuf {
 }
 
 /// A home, and beside it a copy of the program where every user can run it.
-fn machine() -> Home {
+pub fn machine() -> Home {
     let home = Home::new();
     let bin = home.beside("bin");
     std::fs::create_dir(&bin).unwrap();
@@ -43,7 +43,7 @@ fn session<'h>(home: &'h Home, tools: &Path, script: &str) -> Run<'h> {
 
 /// With a systemd that is the user's alone; elsewhere the real one of this machine is not to be
 /// met.
-fn under_systemd<'h>(home: &'h Home, user: &str, script: &str) -> Run<'h> {
+pub fn under_systemd<'h>(home: &'h Home, user: &str, script: &str) -> Run<'h> {
     let tool = tools().join("with-user-systemd");
     // No tools of ours on the PATH: systemctl is the real one.
     let run = session(home, &home.beside("bin"), script);
@@ -51,7 +51,7 @@ fn under_systemd<'h>(home: &'h Home, user: &str, script: &str) -> Run<'h> {
 }
 
 /// Why no systemd can be run here, if so.
-fn no_systemd() -> Option<String> {
+pub fn no_systemd() -> Option<String> {
     let output = Command::new(tools().join("with-user-systemd")).arg("true").output().unwrap();
     match output.status.code() {
         Some(77) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
@@ -60,15 +60,16 @@ fn no_systemd() -> Option<String> {
 }
 
 /// Root, and a user without any rights.
-const USERS: [&str; 2] = ["root", "nobody"];
+pub const USERS: [&str; 2] = ["root", "nobody"];
 
 macro_rules! need_systemd {
     () => {
-        if let Some(why) = no_systemd() {
+        if let Some(why) = $crate::service::no_systemd() {
             skip!("{why}");
         }
     };
 }
+pub(crate) use need_systemd;
 
 const INSTALLED: &str = "Installed systemd user service: opta-daemon\n\
                          Run: systemctl --user enable --now opta-daemon\n";
@@ -416,7 +417,7 @@ fn a_stop_that_is_asked_for_inside_the_service_does_not_wait_for_itself() {
 }
 
 /// A `systemctl` that says and does what the script says, in place of the real one.
-fn with_systemctl<'h>(home: &'h Home, systemctl: &str, script: &str) -> Run<'h> {
+pub fn with_systemctl<'h>(home: &'h Home, systemctl: &str, script: &str) -> Run<'h> {
     let fake = home.beside("fake");
     std::fs::create_dir(&fake).unwrap();
     let program = fake.join("systemctl");
@@ -503,7 +504,7 @@ fn files_of_others_are_left_alone() {
 }
 
 /// With a launchd that is played, and a process 1 that adopts its job.
-fn under_launchd<'h>(home: &'h Home, script: &str) -> Option<Run<'h>> {
+pub fn under_launchd<'h>(home: &'h Home, script: &str) -> Option<Run<'h>> {
     let alone = namespace(&["--pid", "--fork", "--mount-proc"])?;
     let script = format!(
         r#"
@@ -521,6 +522,7 @@ macro_rules! need_launchd {
         need!("/proc", "private processes", "python3");
     };
 }
+pub(crate) use need_launchd;
 
 const INSTALLED_AGENT: &str = "Installed launchd service: com.opta.daemon\n\
                                Daemon will start automatically on login.\n";

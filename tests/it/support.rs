@@ -620,8 +620,14 @@ impl Running {
 
     /// Waits for its end, and compares.
     #[track_caller]
-    pub fn finish(mut self) -> Seen {
-        let ended = self.process.wait(DEADLINE);
+    pub fn finish(self) -> Seen {
+        self.finish_within(DEADLINE)
+    }
+
+    /// Waits no longer than this for its end, and compares.
+    #[track_caller]
+    pub fn finish_within(mut self, limit: Duration) -> Seen {
+        let ended = self.process.wait(limit);
         let (out, err) = (read_text(&self.output), read_text(&self.errors));
         let words = self.words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
         let said = format!("{}\n--- stdout\n{out}--- stderr\n{err}---", words.join(" "));
@@ -737,8 +743,14 @@ pub fn state_of(pid: i32) -> Option<char> {
 /// Waits for what the system tells nobody about: asks a thousand times a second, until
 /// [`DEADLINE`].
 #[track_caller]
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
+pub fn eventually(what: &str, is_so: impl FnMut() -> bool) {
+    eventually_within(DEADLINE, what, is_so);
+}
+
+/// Waits as [`eventually`] does, for so long.
+#[track_caller]
+pub fn eventually_within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !is_so() {
         assert!(Instant::now() < deadline, "still not: {what}");
         thread::park_timeout(Duration::from_millis(1));

@@ -92,13 +92,17 @@ fn events_are_shown_as_they_are_kept() {
     assert_eq!(names.first().unwrap(), "turn.queued");
     assert_eq!(names.last().unwrap(), "turn.done");
     assert!(names.contains(&"turn.token".to_owned()), "{names:?}");
-    // The journal has the same and a checksum.
+    // The journal has the same and a checksum, but for the name of the session, which is its own.
     let sessions = home.path().join(".config/opta/sessions");
     let folder = std::fs::read_dir(&sessions).unwrap().map(|entry| entry.unwrap().path());
     let folder = folder.into_iter().find(|path| path.is_dir()).unwrap();
     let journal = std::fs::read_to_string(folder.join("journal.jsonl")).unwrap();
+    let id = folder.file_name().unwrap().to_str().unwrap();
+    let session = format!(r#","sessionId":"{id}","seq":"#);
     for line in lines {
-        assert!(journal.contains(line.strip_suffix('}').unwrap()), "{line}");
+        assert!(line.contains(&session), "{line}");
+        let kept = line.replacen(&session, r#","seq":"#, 1);
+        assert!(journal.contains(kept.strip_suffix('}').unwrap()), "{line}");
     }
 }
 

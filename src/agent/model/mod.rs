@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::http::Link;
 use crate::limits;
 use crate::session::rules::ToolCall;
-use crate::session::turn::{self, Endpoint, Fault, Key};
+use crate::session::turn::{self, Endpoint, Fault};
 use crate::session::wake::Cancel;
 
 use peer::{OF_A_TURN, Patience, Server, TOO_LONG, code_of};
@@ -126,24 +126,16 @@ fn ask_patiently(
     }
 }
 
-/// The names of the models that a server offers, told within `limit`. `GET /v1/models`
+/// The names of the models that a server offers, told within `limit`; `None` if it does not tell.
+/// `GET /v1/models`
 ///
 /// # Faults
 /// As for [`ask`].
-pub fn models(url: &str, key: Option<&Key>, limit: Duration) -> Result<Vec<String>, Fault> {
-    let endpoint = Endpoint {
-        url: url.to_owned(),
-        source: String::new(),
-        key: key.cloned(),
-        model: None,
-        tool_choice: None,
-    };
+pub fn models(endpoint: &Endpoint, limit: Duration) -> Result<Option<Vec<String>>, Fault> {
     let until = Instant::now() + limit;
     let patience =
         Patience { retries: 0, loading: Duration::ZERO, until: Some(until), ..OF_A_TURN };
-    let server = Server::at(&endpoint, None, patience)?;
-    let names = server.models()?;
-    names.ok_or_else(|| server.fault("model-error", "does not tell its models"))
+    Server::at(endpoint, None, patience)?.models()
 }
 
 /// The model that is meant when none is named; `None` leaves it to the server.

@@ -69,6 +69,26 @@ fn a_session_for_planning_changes_nothing_whatever_is_granted() {
     assert!(stage.log().contains(r#""decision":"deny","by":"mode""#), "{}", stage.log());
 }
 
+#[test]
+fn optas_own_files_are_closed_to_tools_whatever_is_granted() {
+    let stage = Stage::new(|round| match round {
+        0 => call("read_file", r#"{"path":"own/state"}"#),
+        1 => call("search_files", r#"{"pattern":"secret"}"#),
+        2 => call("find_files", r#"{"pattern":"state"}"#),
+        3 => call("list_dir", r#"{"recursive":true}"#),
+        4 => call("write_file", r#"{"path":"own/state","content":"x"}"#),
+        5 => call("edit_file", r#"{"path":"own/state","old_text":"secret","new_text":"x"}"#),
+        _ => Says::Text("done"),
+    });
+    stage.scratch.put("work/own/state", "secret");
+    let events = stage.run(granted(Grant::All), "turn.done");
+    let ends = of(&events, "tool.end").join("\n");
+    assert_eq!(ends.matches("it belongs to opta itself").count(), 3, "{ends}");
+    assert!(!ends.contains("own/state\\n") && !ends.contains(":1:"), "{ends}");
+    assert!(!stage.asked().iter().any(|asked| asked.messages.contains(r#"1\tsecret"#)));
+    assert_eq!(stage.scratch.read("work/own/state"), "secret");
+}
+
 /// Answers the question that the turn asks.
 fn answer(stage: &Stage, allow: bool) -> Raw {
     let events = stage.wait_for("permission.request", 1);

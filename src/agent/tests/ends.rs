@@ -68,11 +68,7 @@ fn a_chat_may_become_longer_than_the_context_of_its_model() {
 
 #[test]
 fn a_first_call_that_is_bungled_is_demanded_once() {
-    let bungled: [fn() -> Says; 3] = [
-        || Says::Fault("model-malformed"),
-        || Says::Cut(""),
-        || Says::Text("So: <tool_call>{\"name\":\"list_dir\",\"arguments\":{}}</tool_call>"),
-    ];
+    let bungled: [fn() -> Says; 2] = [|| Says::Fault("model-malformed"), || Says::Cut("")];
     for bungle in bungled {
         let stage = Stage::new(move |round| match round {
             0 => bungle(),
@@ -119,6 +115,25 @@ fn a_call_that_is_written_as_text_is_a_call() {
     });
     let events = stage.run(alone(), "turn.done");
     assert!(of(&events, "tool.end")[0].contains("buy milk"));
+}
+
+#[test]
+fn a_call_that_is_written_as_text_may_be_an_example_and_does_nothing_without_a_question() {
+    let said = r#"{"name":"run_command","arguments":{"command":"touch ran"}}"#;
+    let stage = Stage::new(move |round| match round {
+        0 => Says::Text(said),
+        _ => Says::Text("done"),
+    });
+    let events = stage.run(granted(Grant::All), "turn.done");
+    assert!(of(&events, "tool.end")[0].contains("nobody is there to be asked"), "{events:?}");
+    assert!(!stage.scratch.path().join("work/ran").exists());
+    // Between other words it is not even that.
+    let stage = Stage::new(|_| {
+        Says::Text("So: ```{\"name\":\"run_command\",\"arguments\":{\"command\":\"touch ran\"}}```")
+    });
+    let events = stage.run(granted(Grant::All), "turn.done");
+    assert!(of(&events, "tool.start").is_empty(), "{events:?}");
+    assert_eq!(stage.asked().len(), 1);
 }
 
 #[test]

@@ -37,7 +37,7 @@ const SECRETS: [&str; 3] = ["OPTA_API_KEY", "OPTA_MODEL_KEY", "OPENAI_API_KEY"];
 /// The arguments of `run_command`.
 #[derive(DeJson)]
 pub struct Run {
-    command: String,
+    pub command: String,
     timeout_ms: Option<Quoted<u64>>,
 }
 
@@ -464,7 +464,7 @@ mod tests {
         if let Ok(place) = place {
             let cancel = Cancel::new().unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
-            let scene = Scene::new(Some(&place), &[], &cancel, deadline);
+            let scene = Scene::new(Some(&place), &[], &[], &cancel, deadline);
             let command = "sh -c 'trap \"\" TERM HUP; echo $$ > pipe; while :; do sleep 600; done' & echo $$ > pipe; wait";
             drop(Tool::RunCommand.job(&arguments(command)).unwrap().attempt(&scene));
             return;

@@ -39,15 +39,15 @@ pub struct List {
 #[derive(DeJson)]
 pub struct Write {
     pub path: String,
-    content: String,
+    pub content: String,
 }
 
 /// The arguments of `edit_file`.
 #[derive(DeJson)]
 pub struct Edit {
     pub path: String,
-    old_text: String,
-    new_text: String,
+    pub old_text: String,
+    pub new_text: String,
 }
 
 impl ReadLines {

@@ -11,8 +11,13 @@ mod syntax;
 mod walk;
 mod workspace;
 
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::error::one_line;
+use crate::json::Raw;
 use crate::session::wake::Cancel;
 use crate::{json, limits};
 
@@ -159,6 +164,8 @@ impl Tool {
     /// says where they are not, and what they should be.
     pub fn job(self, arguments: &str) -> Result<Job, String> {
         let bytes = arguments.as_bytes();
+        let wrong =
+            |what: &dyn Display| format!("{} needs {}; {what}", self.name(), self.offer().shape);
         let job = match self {
             Tool::ReadFile => json::parse(bytes).map(Job::Read),
             Tool::ListDir => json::parse(bytes).map(Job::List),
@@ -168,8 +175,40 @@ impl Tool {
             Tool::EditFile => json::parse(bytes).map(Job::Edit),
             Tool::RunCommand => json::parse(bytes).map(Job::Run),
         };
-        job.map_err(|problem| format!("{} needs {}; {problem}", self.name(), self.offer().shape))
+        let job = job.map_err(|problem| wrong(&problem))?;
+        match self.unknown(bytes) {
+            Some(name) => Err(wrong(&format_args!("there is no {name:?}"))),
+            None => Ok(job),
+        }
     }
+
+    /// The name of an argument that the tool does not have. Passed over, it would be something that
+    /// the model has said and nobody has done.
+    fn unknown(self, arguments: &[u8]) -> Option<String> {
+        let given: HashMap<String, Raw> = json::parse(arguments).ok()?;
+        let properties = format!("{{{}}}", self.offer().properties);
+        let known: HashMap<String, Raw> = json::parse(properties.as_bytes()).ok()?;
+        given.into_keys().find(|name| !known.contains_key(name)).map(|name| short(&name))
+    }
+}
+
+/// A call as people see it, read in the same way as it is run.
+pub struct Shown {
+    /// What it is called on: the command, the pattern or the path.
+    pub subject: String,
+    /// The lines that it would take out of a file, behind `-`, and put into it, behind `+`.
+    pub change: Vec<String>,
+}
+
+/// What a call is to be shown as; `None` if it would not be run.
+pub fn shown(name: &str, arguments: &str) -> Option<Shown> {
+    let job = Tool::named(name)?.job(arguments).ok()?;
+    let (old, new) = job.change().unwrap_or_default();
+    let marked =
+        |text: &str, mark: char| text.lines().map(|line| format!("{mark} {line}")).collect();
+    let (mut change, added): (Vec<String>, Vec<String>) = (marked(old, '-'), marked(new, '+'));
+    change.extend(added);
+    Some(Shown { subject: job.subject().to_owned(), change })
 }
 
 /// The `tools` of a request to a model: a JSON list.
@@ -232,6 +271,25 @@ impl Job {
         }
     }
 
+    /// What it is called on: the command, the pattern or the path.
+    pub fn subject(&self) -> &str {
+        match self {
+            Job::Run(run) => &run.command,
+            Job::Find(find) => &find.pattern,
+            Job::Search(search) => &search.pattern,
+            _ => self.path().unwrap_or("."),
+        }
+    }
+
+    /// What it would take out of a file and put into it.
+    fn change(&self) -> Option<(&str, &str)> {
+        match self {
+            Job::Write(write) => Some(("", &write.content)),
+            Job::Edit(edit) => Some((&edit.old_text, &edit.new_text)),
+            _ => None,
+        }
+    }
+
     /// The path that it is about, if it names one.
     pub fn path(&self) -> Option<&str> {
         match self {
@@ -256,15 +314,18 @@ pub struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    /// A workspace that cannot be opened is what each tool will say.
+    /// A workspace that cannot be opened is what each tool will say. Tools for files touch nothing
+    /// of what is `closed`.
     pub fn new(
         workspace: Option<&str>,
+        closed: &[PathBuf],
         environment: &'a [(String, String)],
         cancel: &'a Cancel,
         deadline: Instant,
     ) -> Scene<'a> {
         let missing = || "the session has no workspace".to_owned();
-        let workspace = workspace.ok_or_else(missing).and_then(Workspace::open);
+        let workspace = workspace.ok_or_else(missing);
+        let workspace = workspace.and_then(|path| Workspace::open(path, closed));
         Scene { workspace, environment, cancel, deadline }
     }
 
@@ -285,7 +346,12 @@ impl<'a> Scene<'a> {
 
 /// A path on one line, whatever is in the name: results are made of lines.
 fn shown_path(path: &str) -> String {
-    crate::error::one_line(path)
+    one_line(path)
+}
+
+/// What a model has made up, as far as it is worth a place in a sentence.
+fn short(text: &str) -> String {
+    text.chars().take(64).collect()
 }
 
 #[cfg(test)]
@@ -309,6 +375,28 @@ mod tests {
             }
         }
         assert_eq!(Tool::named("rm"), None);
+    }
+
+    #[test]
+    fn a_call_is_shown_as_it_would_be_run() {
+        let shown = |name: &str, arguments: &str| {
+            shown(name, arguments).map(|Shown { subject, change }| (subject, change))
+        };
+        let plain = |subject: &str| Some((subject.to_owned(), Vec::new()));
+        assert_eq!(shown("shell", r#"{"command":"make\ntest"}"#), plain("make\ntest"));
+        assert_eq!(shown("search_files", r#"{"pattern":"x","path":"a"}"#), plain("x"));
+        assert_eq!(shown("list_dir", "{}"), plain("."));
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
+        let written = shown("write_file", r#"{"path":"a","content":"one\n\ntwo"}"#);
+        assert_eq!(written, Some(("a".to_owned(), lines(&["+ one", "+ ", "+ two"]))));
+        let edited = r#"{"path":"a","old_text":"x\n","new_text":"y\nz\n"}"#;
+        let change = lines(&["- x", "+ y", "+ z"]);
+        assert_eq!(shown("edit_file", edited), Some(("a".to_owned(), change)));
+        // Another word for what it is called on changes nothing: it would not be run.
+        let odd = r#"{"path":"Makefile","content":"x","command":"make test"}"#;
+        assert_eq!(shown("write_file", odd), None);
+        let refused = Tool::WriteFile.job(odd).err().unwrap();
+        assert!(refused.ends_with("; there is no \"command\""), "{refused}");
     }
 
     #[test]

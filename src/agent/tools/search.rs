@@ -18,14 +18,14 @@ use super::{Scene, shown_path};
 /// The arguments of `find_files`.
 #[derive(DeJson)]
 pub struct Find {
-    pattern: String,
+    pub pattern: String,
     pub path: Option<String>,
 }
 
 /// The arguments of `search_files`.
 #[derive(DeJson)]
 pub struct Search {
-    pattern: String,
+    pub pattern: String,
     pub path: Option<String>,
     glob: Option<String>,
 }

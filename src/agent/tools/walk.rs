@@ -53,6 +53,7 @@ struct Ignore {
 
 struct Walk<'a, V> {
     scene: &'a Scene<'a>,
+    workspace: &'a Workspace,
     visit: V,
     ignores: Vec<Ignore>,
     seen: usize,
@@ -86,7 +87,7 @@ pub fn walk(
         let above = workspace.directory(path.trim_end_matches('/'));
         ignores.extend(above.ok().and_then(|above| Ignore::read(above.as_fd(), path.len())));
     }
-    let mut walk = Walk { scene, visit, ignores, seen: 0 };
+    let mut walk = Walk { scene, workspace, visit, ignores, seen: 0 };
     let ended = walk.through(&top, &mut path, 0);
     Ok(ended.break_value().unwrap_or(Ended::Complete))
 }
@@ -96,6 +97,9 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
         if self.scene.is_over() {
             return ControlFlow::Break(Ended::Cancelled);
         }
+        if self.workspace.check(directory.as_fd(), None).is_err() {
+            return ControlFlow::Continue(());
+        }
         let entries = beneath::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX);
         // One that may not be read has nothing to show.
         let mut entries = entries.unwrap_or_default();
@@ -104,7 +108,8 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
         for (name, kind) in entries {
             path.truncate(base);
             path.push_str(&name.to_string_lossy());
-            if name == ".git" || self.ignored(path, kind == Kind::Directory) {
+            let closed = || self.workspace.check(directory.as_fd(), Some(&name)).is_err();
+            if name == ".git" || self.ignored(path, kind == Kind::Directory) || closed() {
                 continue;
             }
             self.seen += 1;

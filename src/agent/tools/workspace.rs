@@ -23,6 +23,8 @@ pub struct Workspace {
     given: PathBuf,
     /// Without links.
     path: PathBuf,
+    /// What is not to be touched though it lies inside, without links.
+    closed: Vec<PathBuf>,
 }
 
 /// What tells one content of a file from another.
@@ -55,8 +57,9 @@ pub struct Change<'a> {
 }
 
 impl Workspace {
-    /// Opens the directory at `path`. The error is for the model to read, like all of this room.
-    pub fn open(path: &str) -> Result<Workspace, String> {
+    /// Opens the directory at `path`, but for what of it lies in one of `closed` or is one. The
+    /// error is for the model to read, like all of this room.
+    pub fn open(path: &str, closed: &[PathBuf]) -> Result<Workspace, String> {
         let given = PathBuf::from(path);
         let failed =
             |error: io::Error| format!("the workspace {path} cannot be opened: {}", reason(&error));
@@ -69,7 +72,25 @@ impl Workspace {
         if !is_directory {
             return Err(format!("the workspace {} is not a directory", given.display()));
         }
-        Ok(Workspace { root, given, path })
+        let mut closed: Vec<PathBuf> = closed.iter().map(|path| real(path)).collect();
+        if closed.iter().any(|closed| path.starts_with(closed)) {
+            return Err(format!("the workspace {} belongs to opta itself", given.display()));
+        }
+        closed.retain(|closed| closed.starts_with(&path));
+        Ok(Workspace { root, given, path, closed })
+    }
+
+    /// Fails if an open file or directory, or `name` in it, is closed.
+    pub fn check(&self, file: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<()> {
+        if self.closed.is_empty() {
+            return Ok(());
+        }
+        let mut path = beneath::path_of(file)?;
+        path.extend(name);
+        if self.closed.iter().any(|closed| path.starts_with(closed)) {
+            return Err(io::Error::new(ErrorKind::PermissionDenied, "it belongs to opta itself"));
+        }
+        Ok(())
     }
 
     /// The directory itself.
@@ -119,6 +140,7 @@ impl Workspace {
         let failed = |error: &io::Error| self.refused(given, error);
         let (directory, name) = self.target(given)?;
         let directory = directory.as_fd();
+        self.check(directory, Some(&name)).map_err(|error| failed(&error))?;
         let old = match beneath::open_entry(directory, &name) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -205,7 +227,7 @@ impl Workspace {
         open: fn(BorrowedFd<'_>, &Path) -> io::Result<File>,
     ) -> io::Result<File> {
         let root = self.root.as_fd();
-        match open(root, path) {
+        let opened = match open(root, path) {
             Err(error) if error.kind() == ErrorKind::CrossesDevices => {
                 let real = self.path.join(path).canonicalize();
                 let inside = real
@@ -214,7 +236,9 @@ impl Workspace {
                 inside.map_or(Err(error), |inside| open(root, &inside))
             }
             result => result,
-        }
+        }?;
+        self.check(opened.as_fd(), None)?;
+        Ok(opened)
     }
 
     fn outside(&self, given: &str) -> String {
@@ -229,6 +253,12 @@ impl Workspace {
             _ => format!("{given}: {}", reason(error)),
         }
     }
+}
+
+/// `path` without links, also if only its directory is there.
+fn real(path: &Path) -> PathBuf {
+    let of_directory = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(of_directory).unwrap_or_else(|| path.to_owned())
 }
 
 fn write(directory: BorrowedFd<'_>, name: &OsStr, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -261,7 +291,7 @@ mod tests {
         symlink(scratch.path().join("inside/a"), scratch.path().join("inside/back_in")).unwrap();
         symlink(scratch.path().join("secret"), scratch.path().join("inside/out")).unwrap();
         let inside = scratch.path().join("inside");
-        let workspace = Workspace::open(inside.to_str().unwrap()).unwrap();
+        let workspace = Workspace::open(inside.to_str().unwrap(), &[]).unwrap();
         for path in ["a", "./a", "back_in", inside.join("a").to_str().unwrap()] {
             assert_eq!(text(workspace.file(path).unwrap()), "plain", "{path}");
         }
@@ -284,6 +314,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_closed_is_neither_read_nor_written_by_any_way() {
+        let scratch = Scratch::new();
+        let own = |name: &str| scratch.path().join(".config/opta").join(name);
+        scratch.put(".config/opta/daemon/state.json", "token");
+        scratch.put(".config/other", "plain");
+        symlink(".config/opta/daemon", scratch.path().join("link")).unwrap();
+        symlink(own("daemon/state.json"), scratch.path().join("file")).unwrap();
+        symlink(own("config.json"), scratch.path().join("new")).unwrap();
+        let closed = [own("daemon"), own("config.json")];
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &closed).unwrap();
+        let change = Change { bytes: b"mine", over: None };
+        for path in [
+            ".config/opta/daemon/state.json",
+            "link/state.json",
+            "file",
+            "link/../daemon/state.json",
+        ] {
+            let problem = workspace.file(path).unwrap_err();
+            assert!(problem.ends_with("it belongs to opta itself"), "{path}: {problem}");
+            assert!(workspace.replace(path, &change).is_err(), "{path}");
+        }
+        for path in [".config/opta/config.json", "new", "link/new", "link/a/b"] {
+            let problem = workspace.replace(path, &change).unwrap_err();
+            assert!(problem.ends_with("it belongs to opta itself"), "{path}: {problem}");
+        }
+        assert!(workspace.directory("link").is_err());
+        assert_eq!(scratch.read(".config/opta/daemon/state.json"), "token");
+        assert!(!own("config.json").exists() && !own("daemon/a").exists());
+        assert_eq!(text(workspace.file(".config/other").unwrap()), "plain");
+        let inside = own("daemon");
+        let problem = Workspace::open(inside.to_str().unwrap(), &closed).err().unwrap();
+        assert!(problem.ends_with("belongs to opta itself"), "{problem}");
+    }
+
+    #[test]
     fn writing_keeps_modes_and_links_and_makes_directories() {
         let scratch = Scratch::new();
         scratch.put("run.sh", "old");
@@ -292,7 +357,7 @@ mod tests {
         symlink("run.sh", scratch.path().join("link")).unwrap();
         symlink("new/by_link", scratch.path().join("dangling")).unwrap();
         symlink("../elsewhere", scratch.path().join("dangling_out")).unwrap();
-        let workspace = Workspace::open(scratch.path().to_str().unwrap()).unwrap();
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
         let put = |path: &str| workspace.replace(path, &Change { bytes: b"new", over: None });
         assert_eq!(put("link"), Ok(true));
         assert_eq!((scratch.read("run.sh").as_str(), mode("run.sh")), ("new", 0o755));
@@ -314,7 +379,7 @@ mod tests {
     fn what_somebody_else_changes_meanwhile_is_not_overwritten() {
         let scratch = Scratch::new();
         scratch.put("a", "one");
-        let workspace = Workspace::open(scratch.path().to_str().unwrap()).unwrap();
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
         let stamp = Stamp::of(&workspace.file("a").unwrap()).unwrap();
         scratch.put("a", "another");
         let problem = workspace.replace("a", &Change { bytes: b"mine", over: Some(stamp) });
@@ -328,7 +393,7 @@ mod tests {
         scratch.put("inside/sub/file", "plain");
         scratch.put("outside/file", "precious");
         let inside = scratch.path().join("inside");
-        let workspace = Workspace::open(inside.to_str().unwrap()).unwrap();
+        let workspace = Workspace::open(inside.to_str().unwrap(), &[]).unwrap();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {

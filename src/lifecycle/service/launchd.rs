@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::call::{self, Answer};
+use super::condition::{Named, Taken};
 use super::{Plan, Standing};
 use crate::error::{Doing, Error};
 use crate::{limits, sys};
@@ -66,6 +67,18 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// What a text of [`text`]'s names, if it has all of it.
+pub fn named(text: &str) -> Option<Named> {
+    let after = |key: &str| {
+        let (_, rest) = text.split_once(&format!("<key>{key}</key>"))?;
+        let (_, rest) = rest.split_once("<string>")?;
+        let (value, _) = rest.split_once("</string>")?;
+        Some(value.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    };
+    let (program, search_path) = (after("ProgramArguments")?, after("PATH")?);
+    Some(Named { program, search_path, root: after("OPTA_HOME")? })
+}
+
 /// What `launchctl print` ends with when there is no such domain, as over ssh without a desktop.
 const NO_DOMAIN: [i32; 2] = [112, 125];
 /// What `launchctl bootstrap` ends with while launchd has not yet forgotten the job of before.
@@ -87,6 +100,17 @@ pub fn standing() -> Result<Standing, Error> {
             Err(call::failure("launchctl", &arguments, said))
         }
     }
+}
+
+/// What is loaded is started at every login, too.
+///
+/// # Errors
+/// As [`standing`].
+pub fn taken() -> Result<Taken, Error> {
+    Ok(match standing()? {
+        Standing::Idle => Taken::Not,
+        standing => Taken::In { standing, enabled: true },
+    })
 }
 
 /// `launchctl print` promises no form; this line has been in it since launchctl 2.
@@ -197,6 +221,15 @@ mod tests {
     fn what_xml_would_take_for_its_own_is_escaped() {
         let text = text(&Plan::example("/Users/a & b/<opta>"));
         assert!(text.contains("<string>/Users/a &amp; b/&lt;opta&gt;</string>"), "{text}");
+    }
+
+    #[test]
+    fn what_a_job_names_is_read_back() {
+        let mut plan = Plan::example("/Users/a & b/<opta>&amp;lt;");
+        plan.search_path = "/usr/bin:/a&b".to_owned();
+        let named = named(&text(&plan)).unwrap();
+        assert_eq!((&named.program, &named.search_path), (&plan.program, &plan.search_path));
+        assert_eq!(named.root, plan.root);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! alone.
 
 mod call;
+mod condition;
 mod launchd;
 mod notify;
 mod program;
@@ -25,6 +26,8 @@ use crate::error::{At, Error};
 use crate::paths::{Manager, Paths};
 use crate::state::{self, Found};
 use crate::{disk, limits};
+
+pub use condition::Condition;
 
 /// The service of this user on this system, installed or not.
 pub struct Service {
@@ -131,10 +134,7 @@ impl Service {
     pub fn install(&self, paths: &Paths, force: Force) -> Result<Installed, Error> {
         paths.prepare()?;
         let plan = Plan::make(paths)?;
-        let text = match self.manager {
-            Manager::Systemd => systemd::text(&plan)?,
-            Manager::Launchd => launchd::text(&plan),
-        };
+        let text = self.text(&plan)?;
         let present = self.touchable(force)?;
         let before = match fs::read(&self.file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -157,6 +157,13 @@ impl Service {
         let program = PathBuf::from(plan.program);
         let will_not_last = program::will_not_last(&program);
         Ok(Installed { new: before.is_none(), started, program, will_not_last, unreachable })
+    }
+
+    fn text(&self, plan: &Plan) -> Result<String, Error> {
+        match self.manager {
+            Manager::Systemd => systemd::text(plan),
+            Manager::Launchd => Ok(launchd::text(plan)),
+        }
     }
 
     /// Makes the manager read the file; true if that has started the service.
@@ -323,9 +330,13 @@ const MARK: &str = "Written by opta ";
 
 impl Plan {
     fn make(paths: &Paths) -> Result<Plan, Error> {
+        Plan::with(paths, plain(&program::path()?)?, search_path(&config::search_path()))
+    }
+
+    fn with(paths: &Paths, program: String, search_path: String) -> Result<Plan, Error> {
         Ok(Plan {
-            program: plain(&program::path()?)?,
-            search_path: search_path(&config::search_path()),
+            program,
+            search_path,
             root: plain(paths.root())?,
             output: plain(&paths.output())?,
             errors: plain(&paths.errors())?,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::call::{self, Answer};
+use super::condition::{Named, Taken};
 use super::{Plan, Standing, Trouble, supervision};
 use crate::error::Error;
 use crate::{disk, limits};
@@ -76,17 +77,33 @@ fn variable(name: &str, value: &str) -> String {
     format!("Environment=\"{name}={value}\"")
 }
 
+fn value_of(variable: &str) -> String {
+    variable.replace("%%", "%").replace("\\\"", "\"").replace("\\\\", "\\")
+}
+
+/// What a text of [`text`]'s names, if it has all of it.
+pub fn named(text: &str) -> Option<Named> {
+    let between = |before: &str, after: &str| {
+        text.lines().find_map(|line| line.strip_prefix(before)?.strip_suffix(after))
+    };
+    let variable = |name: &str| between(&format!("Environment=\"{name}="), "\"").map(value_of);
+    let program = between("ExecStart=\"", "\" daemon start --foreground")?.replace("%%", "%");
+    Some(Named { program, search_path: variable("PATH")?, root: variable("OPTA_HOME")? })
+}
+
 /// What systemd knows of the unit.
 #[derive(Default)]
 struct Unit {
+    load: String,
     active: String,
     result: String,
     fragment: String,
     main_pid: i32,
     restarts: u32,
     exit_status: i32,
-    /// The file has changed since systemd read it, or systemd has not read it at all.
-    unread: bool,
+    /// The file has changed since systemd read it.
+    changed: bool,
+    enabled: bool,
 }
 
 impl Unit {
@@ -95,8 +112,9 @@ impl Unit {
         let mut unit = Unit::default();
         for (key, value) in answer.lines().filter_map(|line| line.split_once('=')) {
             match key {
-                "LoadState" => unit.unread |= value == "not-found",
-                "NeedDaemonReload" => unit.unread |= value == "yes",
+                "LoadState" => value.clone_into(&mut unit.load),
+                "NeedDaemonReload" => unit.changed = value == "yes",
+                "UnitFileState" => unit.enabled = value.starts_with("enabled"),
                 "ActiveState" => value.clone_into(&mut unit.active),
                 "Result" => value.clone_into(&mut unit.result),
                 "FragmentPath" => value.clone_into(&mut unit.fragment),
@@ -107,6 +125,16 @@ impl Unit {
             }
         }
         unit
+    }
+
+    /// Systemd has not read the file, or not as it is now.
+    fn unread(&self) -> bool {
+        self.changed || self.load == "not-found"
+    }
+
+    fn is_read_from(&self, file: &Path) -> bool {
+        let read = std::fs::canonicalize(&self.fragment).ok();
+        read.is_some() && read == std::fs::canonicalize(file).ok()
     }
 
     fn standing(&self) -> Standing {
@@ -137,6 +165,20 @@ pub fn standing() -> Result<Standing, Error> {
     unit().map(|unit| unit.standing())
 }
 
+/// # Errors
+/// As [`standing`].
+pub fn taken(file: &Path) -> Result<Taken, Error> {
+    let unit = unit()?;
+    Ok(match unit.load.as_str() {
+        "loaded" if !unit.unread() && unit.is_read_from(file) => {
+            Taken::In { standing: unit.standing(), enabled: unit.enabled }
+        }
+        "loaded" | "not-found" | "" => Taken::Not,
+        // Such as bad-setting; whether to read it again means nothing then.
+        _ => Taken::Refused(unit.load),
+    })
+}
+
 fn unit() -> Result<Unit, Error> {
     systemctl(&["show", UNIT]).map(|answer| Unit::parse(&answer))
 }
@@ -144,9 +186,7 @@ fn unit() -> Result<Unit, Error> {
 /// Makes systemd read the unit's file, and makes sure that it did.
 pub fn register(file: &Path) -> Result<(), Error> {
     systemctl(&["daemon-reload"])?;
-    let fragment = unit()?.fragment;
-    let read = std::fs::canonicalize(fragment).ok();
-    if read.is_some() && read == std::fs::canonicalize(file).ok() {
+    if unit()?.is_read_from(file) {
         return Ok(());
     }
     let because = "systemd looks for it elsewhere: it has another XDG_CONFIG_HOME or HOME";
@@ -160,7 +200,7 @@ pub fn enable() -> Result<(), Error> {
 
 /// Starts it, and returns when the daemon has said that it serves.
 pub fn start() -> Result<(), Error> {
-    if unit()?.unread {
+    if unit()?.unread() {
         systemctl(&["daemon-reload"])?;
     }
     forgive();
@@ -271,6 +311,15 @@ WantedBy=default.target
     }
 
     #[test]
+    fn what_a_unit_names_is_read_back() {
+        let mut plan = Plan::example("/opt/50% off/$HOME/öpta%%");
+        plan.search_path = "/a\\\"b:/c\\\\d:/%h/$HOME:/e\\%\"".to_owned();
+        let named = named(&text(&plan).unwrap()).unwrap();
+        assert_eq!((&named.program, &named.search_path), (&plan.program, &plan.search_path));
+        assert_eq!(named.root, plan.root);
+    }
+
+    #[test]
     fn a_program_that_systemd_cannot_run_is_refused() {
         for path in ["/opt/o'pta", "/opt/o\"pta", "/opt/o\\pta"] {
             let error = text(&Plan::example(path)).unwrap_err().to_string();
@@ -283,11 +332,14 @@ WantedBy=default.target
         let show = "NRestarts=5\nMainPID=0\nExecMainStatus=9\nLoadState=loaded\nResult=signal\n\
                     ActiveState=failed\nFragmentPath=/u/x=y\nNeedDaemonReload=no\n";
         let unit = Unit::parse(show);
-        assert_eq!((unit.fragment.as_str(), unit.unread), ("/u/x=y", false));
+        assert_eq!((unit.fragment.as_str(), unit.unread()), ("/u/x=y", false));
         let Standing::Failed(trouble) = unit.standing() else { panic!("not failed") };
         assert_eq!(trouble.words, "systemd has given up on the service after 5 restarts (signal)");
         assert!(trouble.gave_up && !trouble.passing);
-        assert!(Unit::parse("LoadState=not-found").unread);
+        assert!(Unit::parse("LoadState=not-found").unread());
+        assert!(Unit::parse("NeedDaemonReload=yes\nLoadState=loaded").unread());
+        assert!(Unit::parse("UnitFileState=enabled").enabled);
+        assert!(!Unit::parse("UnitFileState=disabled").enabled);
         assert!(matches!(Unit::parse("ActiveState=inactive").standing(), Standing::Idle));
         let active = Unit::parse("MainPID=7\nActiveState=active").standing();
         assert!(matches!(active, Standing::Active { pid: Some(7) }));

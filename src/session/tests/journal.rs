@@ -209,7 +209,7 @@ fn the_index_finds_what_a_look_at_everything_finds() {
         let mut count = 0;
         for ((seq, envelope), record) in batch.iter().zip(expected.clone()) {
             let mut whole = String::new();
-            record.envelope(&mut whole);
+            record.envelope("s", &mut whole);
             assert_eq!((seq, envelope), (record.seq, whole.as_str()));
             count += 1;
         }

@@ -13,7 +13,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::event::{self, Draft, Origin};
+use super::event::{self, Draft};
 use super::journal::{Durability, FILE_NAME, Journal};
 use super::rules::{SessionId, State};
 
@@ -65,9 +65,8 @@ fn put(path: &Path, bytes: &[u8]) {
 /// A record with this number and a payload of about `size` bytes.
 fn record(seq: u64, size: usize) -> Vec<u8> {
     let payload = format!(r#"{{"turnId":"t","text":"{}"}}"#, "x".repeat(size));
-    let origin = Origin { daemon_id: "daemon_x", session_id: "s" };
     let draft = Draft { event: "turn.token", payload: &payload };
-    event::record(&draft, &origin, seq, "2026-03-01T10:00:00.000Z")
+    event::record(&draft, "daemon_x", seq, "2026-03-01T10:00:00.000Z")
 }
 
 fn append(journal: &mut Journal, state: &mut State) -> u64 {

@@ -1,13 +1,12 @@
 //! What a session is follows from its events alone, however they are cut into pieces.
 
 use crate::limits;
-use crate::session::event::{self, Draft, Origin, Record};
+use crate::session::event::{self, Draft, Record};
 use crate::session::rules::{SessionId, Stage, State};
 
 fn apply(state: &mut State, event: &str, payload: &str) {
-    let origin = Origin { daemon_id: "daemon_x", session_id: "s" };
     let draft = Draft { event, payload };
-    let bytes = event::record(&draft, &origin, state.seq + 1, "2026-03-01T10:00:00.000Z");
+    let bytes = event::record(&draft, "daemon_x", state.seq + 1, "2026-03-01T10:00:00.000Z");
     state.apply(&Record::read(bytes.strip_suffix(b"\n").unwrap()).unwrap());
 }
 

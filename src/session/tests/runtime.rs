@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::json::Raw;
 use crate::log::{Level, Log, Rotation};
-use crate::session::desk::{Decision, Problem, Session, Turn};
+use crate::session::desk::{self, Decision, Problem, Session, Turn};
 use crate::session::event::Draft;
 use crate::session::journal::Durability;
 use crate::session::rules::Founding;
@@ -281,13 +281,18 @@ fn cancel_reaches_what_it_names_and_nothing_else() {
     wait_until("it is idle", || runtime.leave_if_idle().is_ok());
 }
 
+const FOR_LONG: desk::Patience = {
+    let limit = Duration::from_secs(600);
+    desk::Patience { limit, alone: limit }
+};
+
 #[test]
 fn of_many_decisions_one_wins_and_the_turn_acts_on_it() {
     let scratch = Scratch::new();
     let (told, allowed) = channel();
     let runtime = runtime(&scratch, move |turn| {
         let input = Raw::parse(r#"{"command":"true"}"#).unwrap();
-        told.send(turn.may("run_command", &input, PATIENCE).unwrap()).unwrap();
+        told.send(turn.may("run_command", &input, FOR_LONG).unwrap()).unwrap();
         done()
     });
     let (session, other) = (create(&runtime, "s"), create(&runtime, "other"));
@@ -337,22 +342,35 @@ fn nobody_deciding_and_a_cancelled_turn_both_mean_no() {
     let scratch = Scratch::new();
     let (told, allowed) = channel();
     let runtime = runtime(&scratch, move |turn| {
-        let limit = if turn.content == "short" { Duration::from_millis(20) } else { PATIENCE * 9 };
+        let short = Duration::from_millis(20);
+        let patience = match turn.content {
+            "short" => desk::Patience { limit: short, ..FOR_LONG },
+            "alone" => desk::Patience { alone: short, ..FOR_LONG },
+            _ => FOR_LONG,
+        };
         let input = Raw::parse("{}").unwrap();
-        told.send(turn.may("write_file", &input, limit).unwrap()).unwrap();
+        told.send(turn.may("write_file", &input, patience).unwrap()).unwrap();
         done()
     });
     let session = create(&runtime, "s");
     runtime.submit(&session, &turn("short")).unwrap();
     assert!(!allowed.recv_timeout(PATIENCE).unwrap());
     wait_for(&session, "turn.done short");
+    // As long as somebody follows the session there is hope.
+    let follower = session.subscribe().unwrap();
+    runtime.submit(&session, &turn("alone")).unwrap();
+    wait_for(&session, "permission.request alone");
+    assert!(allowed.recv_timeout(Duration::from_millis(200)).is_err());
+    drop(follower);
+    assert!(!allowed.recv_timeout(PATIENCE).unwrap());
+    wait_for(&session, "turn.done alone");
     runtime.submit(&session, &turn("long")).unwrap();
     wait_for(&session, "permission.request long");
     assert!(runtime.cancel(&session, &Selector::default()).unwrap().active);
     assert!(!allowed.recv_timeout(PATIENCE).unwrap());
     wait_for(&session, "turn.error long cancelled");
     let events = events(&session);
-    for name in ["short", "long"] {
+    for name in ["short", "alone", "long"] {
         assert!(events.contains(&format!("permission.resolved {name}")), "{events:?}");
     }
 }

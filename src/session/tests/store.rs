@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-use crate::session::event::{self, Draft, Origin};
+use crate::session::event::{self, Draft};
 use crate::session::journal::{FILE_NAME, Journal};
 use crate::session::rules::{Founding, SessionId};
 use crate::session::store::{Page, Store};
@@ -17,8 +17,7 @@ const TIME: &str = "2026-03-01T10:00:00.000Z";
 fn founded(name: &str, title: &str) -> Vec<u8> {
     let founding = Founding { title: Some(title.to_owned()), ..Founding::default() };
     let payload = founding_payload(&id(name), &founding);
-    let origin = Origin { daemon_id: "daemon_x", session_id: name };
-    event::record(&Draft { event: "session.snapshot", payload: &payload }, &origin, 1, TIME)
+    event::record(&Draft { event: "session.snapshot", payload: &payload }, "daemon_x", 1, TIME)
 }
 
 /// A session as `Runtime::create` makes it.

@@ -8,6 +8,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::session::turn::Key;
 
 mod patience;
 
@@ -407,15 +408,14 @@ fn without_a_name_the_first_model_that_chats_is_asked_and_remembered() {
 #[test]
 fn a_server_tells_its_models_in_time_or_not_at_all() {
     let limit = Duration::from_millis(200);
-    let key = Key("s3cret".to_owned());
     let server = Scripted::sending(&[LIST]);
-    let names = models(&server.endpoint.url, Some(&key), limit * 10).unwrap();
-    assert_eq!(names, ["bge-m3", "qwen"]);
+    let names = models(&server.endpoint, limit * 10).unwrap();
+    assert_eq!(names.unwrap(), ["bge-m3", "qwen"]);
     server.requests();
     let (gone, seen) = mpsc::channel();
     let server = Scripted::new(vec![vec![Step::SeeOff(gone)]]);
     let asked = Instant::now();
-    let late = models(&server.endpoint.url, None, limit).unwrap_err();
+    let late = models(&server.endpoint, limit).unwrap_err();
     assert_eq!(late.code, "model-timeout");
     assert!(asked.elapsed() < limit * 5);
     seen.recv().unwrap();

@@ -1,0 +1,80 @@
+//! The question whether a tool may do what the model wants, to somebody at a terminal.
+
+use std::io::{self, Write};
+
+use crate::agent;
+use crate::commands::payload::Request;
+use crate::error::one_line;
+use crate::limits;
+
+/// What a turn waits for.
+pub struct Question {
+    pub request_id: String,
+    pub tool: String,
+    text: String,
+    /// What the call would change, a line each, as far as it is not on the screen.
+    change: Vec<String>,
+    begun: bool,
+}
+
+/// What was typed.
+pub enum Reply {
+    Yes,
+    No,
+    /// Yes, and the same for all that this tool does from now on.
+    Always,
+    /// All of the change.
+    Show,
+    Unclear,
+}
+
+impl Question {
+    /// The question that an event asks: nobody is to allow what was not shown.
+    pub fn new(request: Request) -> Question {
+        let Request { request_id, tool, args } = request;
+        let args = args.map_or(String::new(), |args| args.as_str().to_owned());
+        let (what, change) = match agent::shown(&tool, &args) {
+            Some(shown) => (format!("\"{}\"", shown.subject), shown.change),
+            // A tool that this program does not know.
+            None => (args, Vec::new()),
+        };
+        let text = one_line(&format!("Allow {tool} {what}?"));
+        let change = change.iter().map(|line| one_line(line)).collect();
+        Question { request_id, tool, text, change, begun: false }
+    }
+
+    /// Writes it to standard error; the first time, below what the call would change.
+    pub fn put(&mut self) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.list(limits::CHANGE_LINES_MAX);
+            if !self.change.is_empty() {
+                drop(writeln!(io::stderr(), "… and {} lines more", self.change.len()));
+            }
+        }
+        let show = if self.change.is_empty() { "" } else { " / [s]how all" };
+        drop(write!(io::stderr(), "{} [y]es / [n]o / [a]lways{show} ", self.text));
+    }
+
+    /// Writes what of the change is not on the screen yet.
+    pub fn show(&mut self) {
+        self.list(usize::MAX);
+    }
+
+    fn list(&mut self, count: usize) {
+        let lines = self.change.drain(..count.min(self.change.len()));
+        let lines: String = lines.map(|line| line + "\n").collect();
+        // Nobody is left to tell if this fails.
+        drop(io::stderr().write_all(lines.as_bytes()));
+    }
+
+    /// What a line says to it; none is a no.
+    pub fn reply(&self, line: Option<&str>) -> Reply {
+        match line.map(|line| line.trim().to_lowercase()).as_deref() {
+            None | Some("n" | "no") => Reply::No,
+            Some("y" | "yes") => Reply::Yes,
+            Some("a" | "always") => Reply::Always,
+            Some("s" | "show") if !self.change.is_empty() => Reply::Show,
+            Some(_) => Reply::Unclear,
+        }
+    }
+}
