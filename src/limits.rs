@@ -195,10 +195,14 @@ pub const SAME_CALLS_MAX: u64 = 3;
 pub const PARALLEL_TOOLS_MAX: usize = 8;
 /// The tokens of one answer: a file of about 16 KiB, and an end to a model that repeats itself.
 pub const ANSWER_TOKENS_MAX: u32 = 4_096;
-/// What a model is sent of a conversation; older tool results are left out to get there.
+/// What a model is sent of a conversation besides its task; older parts are left out to get there.
 pub const HISTORY_BYTES_MAX: usize = 1 << 20;
 /// A tool's result; of a longer one the beginning and the end are kept.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024;
+/// What is kept of a result that there is no room for in a model's context: some 4,000 tokens,
+pub const RESULT_CLIPPED_BYTES: usize = 16 * 1024;
+/// and if that is too much, some 1,000.
+pub const RESULT_CLIPPED_BYTES_MIN: usize = 4 * 1024;
 /// Lines of a change that are shown above the question whether it may be made; more on request.
 pub const CHANGE_LINES_MAX: usize = 20;
 /// How long a permission is waited for; then the answer is no.
@@ -260,7 +264,8 @@ pub const MODEL_TAIL_MAX: Duration = Duration::from_secs(1);
 pub const MODEL_RETRIES_MAX: u32 = 2;
 /// The pause before that, if the server names none.
 pub const MODEL_RETRY_WAIT: Duration = Duration::from_secs(1);
-/// The longest pause that a server may ask for; nobody waits longer at a terminal.
+/// The longest pause that a server may ask for, and all pauses together for one that loads its
+/// model; nobody waits longer at a terminal.
 pub const MODEL_RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
 /// One line of a stream, or an answer that is no stream. A tool call may carry a whole file.
 pub const MODEL_LINE_BYTES_MAX: usize = 8 << 20;

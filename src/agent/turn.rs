@@ -193,7 +193,8 @@ impl<'a> Answering<'a> {
         let left = self.calls_max.saturating_sub(self.progress.stats.tool_calls);
         let mut wanted = answer.calls.clone();
         let spoken = wanted.is_empty();
-        if spoken && answer.finish != Finish::Length && !self.offered.is_empty() {
+        let whole = answer.finish.is_the_models_own();
+        if spoken && whole && !self.offered.is_empty() {
             wanted.extend(spoken::call(&answer.text));
         }
         if left == 0 && !wanted.is_empty() {

@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod fuzz;
+mod halves;
 mod loose;
 mod misfit;
 mod scan;
@@ -18,6 +19,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::Chars;
 
+pub use halves::{Seam, mend};
 pub use loose::{Loose, Quoted};
 
 use nanoserde::{DeJson, DeJsonErr, DeJsonState, DeJsonTok, SerJson, SerJsonState};

@@ -74,6 +74,14 @@ pub fn is_wide(number: &str) -> bool {
     integer && number.parse::<i64>().is_err()
 }
 
+/// The UTF-16 unit that a `\uXXXX` at `at` stands for.
+pub fn unit(text: &str, at: usize) -> Option<u16> {
+    let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+    // `from_str_radix` alone would take a sign.
+    let all_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u16::from_str_radix(digits, 16).ok().filter(|_| all_hexadecimal)
+}
+
 struct Scan<'t> {
     text: &'t str,
     at: usize,
@@ -200,7 +208,7 @@ impl<'t> Scan<'t> {
             }
             _ => return Err(self.fault(self.at, "there is no such escape")),
         }
-        match (self.unit(self.at), self.unit(self.at + 6)) {
+        match (unit(self.text, self.at), unit(self.text, self.at + 6)) {
             (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => self.at += 12,
             (Some(0xD800..=0xDFFF), _) => {
                 return Err(self.fault(self.at, "half of a surrogate pair is no character"));
@@ -211,14 +219,6 @@ impl<'t> Scan<'t> {
             }
         }
         Ok(())
-    }
-
-    /// The UTF-16 unit that a `\uXXXX` at `at` stands for.
-    fn unit(&self, at: usize) -> Option<u16> {
-        let digits = self.text.get(at..at + 6)?.strip_prefix("\\u")?;
-        // `from_str_radix` alone would take a sign.
-        let all_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        u16::from_str_radix(digits, 16).ok().filter(|_| all_hexadecimal)
     }
 
     fn number(&mut self) -> Result<Due, Fault> {

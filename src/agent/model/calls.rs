@@ -2,7 +2,7 @@
 
 use nanoserde::DeJson;
 
-use crate::json::{self, Loose};
+use crate::json::{self, Loose, Seam};
 use crate::limits;
 use crate::session::rules::ToolCall;
 
@@ -37,6 +37,7 @@ struct Filling {
     id: Option<String>,
     name: String,
     arguments: String,
+    seam: Seam,
 }
 
 /// A fragment in plain terms.
@@ -50,30 +51,37 @@ struct Part {
 }
 
 impl Part {
-    fn of(fragment: Fragment) -> Part {
-        let plain = |loose: Option<Loose>| loose.map(Loose::into_text).unwrap_or_default();
+    fn of(fragment: Fragment, has_halves: bool) -> Part {
+        let whole = |loose: Loose| Seam::whole(loose.into_text(), has_halves);
         let function = fragment.function.unwrap_or(Function { name: None, arguments: None });
+        let is_value = matches!(function.arguments, Some(Loose::Other(_)));
+        let arguments = if is_value {
+            function.arguments.map(whole)
+        } else {
+            function.arguments.map(Loose::into_text)
+        };
         Part {
             index: fragment.index.map(Loose::into_text),
-            id: fragment.id.map(Loose::into_text).filter(|id| !id.is_empty()),
-            name: plain(function.name),
-            is_value: matches!(function.arguments, Some(Loose::Other(_))),
-            arguments: plain(function.arguments),
+            id: fragment.id.map(whole).filter(|id| !id.is_empty()),
+            name: function.name.map(whole).unwrap_or_default(),
+            is_value,
+            arguments: arguments.unwrap_or_default(),
         }
     }
 }
 
 impl Calls {
-    /// Takes in a fragment, and says how many bytes of text it held.
-    pub fn add(&mut self, fragment: Fragment) -> Result<usize, Wrong> {
-        let part = Part::of(fragment);
+    /// Takes in a fragment, which may have halves of characters in it, and says how many bytes of
+    /// text it held.
+    pub fn add(&mut self, fragment: Fragment, has_halves: bool) -> Result<usize, Wrong> {
+        let part = Part::of(fragment, has_halves);
         let at = self.place(&part);
-        self.fill(at, part)
+        self.fill(at, part, has_halves)
     }
 
     /// Takes in a whole call.
-    pub fn add_whole(&mut self, fragment: Fragment) -> Result<usize, Wrong> {
-        self.fill(self.filling.len(), Part::of(fragment))
+    pub fn add_whole(&mut self, fragment: Fragment, has_halves: bool) -> Result<usize, Wrong> {
+        self.fill(self.filling.len(), Part::of(fragment, has_halves), has_halves)
     }
 
     /// No call has been begun.
@@ -82,7 +90,10 @@ impl Calls {
     }
 
     /// The calls, each with a name of its own and with arguments.
-    pub fn finish(self) -> Vec<ToolCall> {
+    pub fn finish(mut self) -> Vec<ToolCall> {
+        for call in &mut self.filling {
+            call.arguments.push_str(call.seam.end());
+        }
         let mut calls: Vec<ToolCall> = Vec::new();
         let given: Vec<String> = self.filling.iter().filter_map(|call| call.id.clone()).collect();
         let named = self
@@ -121,7 +132,7 @@ impl Calls {
         if another { new } else { at }
     }
 
-    fn fill(&mut self, at: usize, part: Part) -> Result<usize, Wrong> {
+    fn fill(&mut self, at: usize, part: Part, has_halves: bool) -> Result<usize, Wrong> {
         if at >= limits::MODEL_CALLS_MAX {
             return Err(Wrong::TooMuch("more tool calls than an answer may have"));
         }
@@ -143,7 +154,8 @@ impl Calls {
         if part.is_value {
             call.arguments = part.arguments;
         } else {
-            call.arguments.push_str(&part.arguments);
+            let joined = call.seam.join(part.arguments, has_halves);
+            call.arguments.push_str(&joined);
         }
         Ok(bytes)
     }
@@ -170,7 +182,7 @@ mod tests {
     fn calls(fragments: &[&str]) -> Vec<String> {
         let mut calls = Calls::default();
         for text in fragments {
-            calls.add(json::parse(text.as_bytes()).unwrap()).unwrap();
+            calls.add(json::parse(text.as_bytes()).unwrap(), false).unwrap();
         }
         let shown = |call: ToolCall| format!("{} {} {}", call.id, call.name, call.arguments);
         calls.finish().into_iter().map(shown).collect()
@@ -236,7 +248,7 @@ mod tests {
         let mut calls = Calls::default();
         let same = r#"{"id":"a","function":{"name":"f","arguments":"{"}}"#;
         for _ in 0..2 {
-            calls.add_whole(json::parse(same.as_bytes()).unwrap()).unwrap();
+            calls.add_whole(json::parse(same.as_bytes()).unwrap(), false).unwrap();
         }
         let ids: Vec<String> = calls.finish().into_iter().map(|call| call.id).collect();
         assert_eq!(ids, ["a", "call_1"]);
@@ -247,7 +259,7 @@ mod tests {
         let mut calls = Calls::default();
         let mut add = |index: usize| {
             let text = format!("{{\"index\":{index},\"function\":{{\"name\":\"f\"}}}}");
-            calls.add(json::parse(text.as_bytes()).unwrap())
+            calls.add(json::parse(text.as_bytes()).unwrap(), false)
         };
         assert!((0..limits::MODEL_CALLS_MAX).all(|index| add(index).is_ok()));
         assert!(add(0).is_ok());

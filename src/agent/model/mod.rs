@@ -4,6 +4,7 @@
 //! is how an answer is cancelled. Nothing is asked twice once a word of the answer has arrived.
 
 mod calls;
+mod chunk;
 mod known;
 pub mod list;
 pub mod peer;
@@ -22,7 +23,7 @@ use crate::session::rules::ToolCall;
 use crate::session::turn::{self, Endpoint, Fault};
 use crate::session::wake::Cancel;
 
-use peer::{OF_A_TURN, Patience, Server, code_of};
+use peer::{OF_A_TURN, Patience, Server, TOO_LONG, code_of};
 use reply::{Reply, Wrong};
 use wire::Extra;
 
@@ -48,8 +49,8 @@ pub enum Piece<'a> {
 pub struct Answer {
     /// All of its text, byte for byte as it was sent.
     pub text: String,
-    /// What the model wants to be run. Empty if the answer was cut by its length: a call that was
-    /// cut is not what the model wanted.
+    /// What the model wants to be run. Empty unless the model itself has ended the answer: a call
+    /// that was cut or filtered is not what it wanted.
     pub calls: Vec<ToolCall>,
     pub finish: Finish,
     pub prompt_tokens: Option<u64>,
@@ -66,6 +67,13 @@ pub enum Finish {
     Length,
     /// In the server's own word.
     Other(String),
+}
+
+impl Finish {
+    /// The model has said all it wanted to.
+    pub fn is_the_models_own(&self) -> bool {
+        matches!(self, Finish::Stop | Finish::ToolCalls)
+    }
 }
 
 /// Asks, and hands on what arrives, in the order in which it does. A fault from `on_piece` ends the
@@ -125,7 +133,8 @@ fn ask_patiently(
 /// As for [`ask`].
 pub fn models(endpoint: &Endpoint, limit: Duration) -> Result<Option<Vec<String>>, Fault> {
     let until = Instant::now() + limit;
-    let patience = Patience { retries: 0, until: Some(until), ..OF_A_TURN };
+    let patience =
+        Patience { retries: 0, loading: Duration::ZERO, until: Some(until), ..OF_A_TURN };
     Server::at(endpoint, None, patience)?.models()
 }
 
@@ -178,7 +187,7 @@ fn listen(
             Ok(None) => {
                 let ended = reply.end();
                 reply.hand_on(on_piece)?;
-                ended.map_err(|wrong| in_words(server, wrong))?;
+                ended.map_err(|wrong| in_words(server, wrong, reply.has_spoken()))?;
                 break;
             }
             // Whatever happens to the connection behind the last word does not matter.
@@ -186,16 +195,21 @@ fn listen(
             Err(error) => return Err(server.broken(&error, WENT)),
         };
         reply.hand_on(on_piece)?;
-        taken.map_err(|wrong| in_words(server, wrong))?;
+        taken.map_err(|wrong| in_words(server, wrong, reply.has_spoken()))?;
     }
     Ok(Answer { took: begun.elapsed(), ..reply.answer() })
 }
 
-fn in_words(server: &Server<'_>, wrong: Wrong) -> Fault {
+fn in_words(server: &Server<'_>, wrong: Wrong, has_spoken: bool) -> Fault {
     match wrong {
         Wrong::Cut => server.fault("model-disconnected", "went away in the middle of its answer"),
         Wrong::Said(said) => {
-            server.fault(code_of(&said), format_args!("says: {}", server.quoted(&said)))
+            let code = match code_of(&said) {
+                // What has been heard must not be asked for again.
+                TOO_LONG if has_spoken => "model-error",
+                code => code,
+            };
+            server.fault(code, format_args!("says: {}", server.quoted(&said)))
         }
         Wrong::Foreign(opening) => server.foreign(&opening),
         Wrong::Unreadable(problem) => {

@@ -16,10 +16,10 @@ use crate::http::{self, Asking, Head, Link};
 use crate::json::{self, Loose, Raw};
 use crate::session::turn::{self, Endpoint, Fault};
 use crate::session::wake::Cancel;
-use crate::{limits, sys};
+use crate::{clock, limits, sys};
 
+use super::chunk::error_text;
 use super::list;
-use super::reply::error_text;
 
 /// How long is waited for what.
 #[derive(Clone, Copy)]
@@ -32,9 +32,14 @@ pub struct Patience {
     pub tail: Duration,
     /// A busy server is asked again so often.
     pub retries: u32,
+    /// One that loads its model is waited for so long, all pauses together.
+    pub loading: Duration,
     /// All of it has to be over then.
     pub until: Option<Instant>,
 }
+
+/// The code for more than a model can be told: the turn tries again with less.
+pub const TOO_LONG: &str = "context-too-long";
 
 /// What a turn has.
 pub const OF_A_TURN: Patience = Patience {
@@ -42,6 +47,7 @@ pub const OF_A_TURN: Patience = Patience {
     idle: limits::MODEL_IDLE_MAX,
     tail: limits::MODEL_TAIL_MAX,
     retries: limits::MODEL_RETRIES_MAX,
+    loading: limits::MODEL_RETRY_WAIT_MAX,
     until: None,
 };
 
@@ -68,21 +74,32 @@ impl<'a> Server<'a> {
     /// Asks, and waits for the head of the answer.
     ///
     /// A connection that ends before the first byte of an answer is tried once more, a busy server
-    /// as often as patience says. Any answer but "busy" is an answer.
+    /// as often as patience says, one that loads its model as long. Any answer but "busy" is an
+    /// answer.
     pub fn exchange(&self, asking: &Asking<'_>) -> Result<(Link<'a>, Head), Fault> {
         let mut lost = false;
-        let mut retries = self.patience.retries;
+        let Patience { mut retries, mut loading, .. } = self.patience;
         loop {
             let mut link = self.connect()?;
             let sent = link.send(asking, self.limit(limits::MODEL_SEND_MAX));
             match sent.and_then(|()| link.head(self.limit(self.patience.first))) {
                 Ok(head) if matches!(head.status, 429 | 503) => {
-                    let pause = pause_asked_for(&head);
-                    if retries == 0 || pause > limits::MODEL_RETRY_WAIT_MAX {
-                        return Err(self.busy(&mut link, &head, pause));
-                    }
-                    retries -= 1;
+                    let said = self.refusal(&mut link);
                     drop(link);
+                    let mut pause = pause_asked_for(head.field("retry-after"), clock::now_millis());
+                    let again = if is_loading(&said) {
+                        pause = pause.max(limits::MODEL_RETRY_WAIT);
+                        let left = loading.checked_sub(pause);
+                        loading = left.unwrap_or(loading);
+                        left.is_some()
+                    } else {
+                        let left = retries.checked_sub(1);
+                        retries = left.unwrap_or(retries);
+                        left.is_some() && pause <= limits::MODEL_RETRY_WAIT_MAX
+                    };
+                    if !again {
+                        return Err(self.busy(&said, head.status, pause));
+                    }
                     self.pause(pause)?;
                 }
                 Ok(head) => return Ok((link, head)),
@@ -177,7 +194,7 @@ impl<'a> Server<'a> {
             // llama.cpp: exceed_context_size_error; OpenAI: context_length_exceeded; vLLM: maximum
             // context length.
             400 | 413 | 422 if said.contains("context") => {
-                self.fault("context-too-long", format_args!("answered {status}{said}"))
+                self.fault(TOO_LONG, format_args!("answered {status}{said}"))
             }
             _ => self.fault(code_of(&said), format_args!("answered {status}{said}")),
         }
@@ -252,9 +269,8 @@ impl<'a> Server<'a> {
         })
     }
 
-    fn busy(&self, link: &mut Link<'_>, head: &Head, pause: Duration) -> Fault {
-        let said = self.quoted(&self.refusal(link));
-        let status = head.status;
+    fn busy(&self, said: &str, status: u16, pause: Duration) -> Fault {
+        let said = self.quoted(said);
         let what = if pause > limits::MODEL_RETRY_WAIT_MAX {
             format!("is busy for {}s ({status}): {said}", pause.as_secs())
         } else {
@@ -300,15 +316,21 @@ impl<'a> Server<'a> {
     }
 }
 
-/// The code for a server's complaint: `model-malformed` if it is about what its own model has said.
+/// The code for a server's complaint: `model-malformed` if it is about what its own model has said,
+/// `context-too-long` if it is about what the model was to be told.
 ///
 /// llama.cpp: "The model produced output that does not match the expected … format", "Failed to
-/// parse tool call arguments"; Ollama: "error parsing tool call".
+/// parse tool call arguments"; Ollama: "error parsing tool call". LM Studio, within a stream:
+/// "loaded with context length of only …".
 pub fn code_of(said: &str) -> &'static str {
-    let malformed = said.contains("model produced output that does not match")
-        || said.contains("parse tool call")
-        || said.contains("parsing tool call");
-    if malformed { "model-malformed" } else { "model-error" }
+    let any = |phrases: &[&str]| phrases.iter().any(|phrase| said.contains(phrase));
+    if any(&["model produced output that does not match", "parse tool call", "parsing tool call"]) {
+        "model-malformed"
+    } else if any(&["context length", "context size"]) {
+        TOO_LONG
+    } else {
+        "model-error"
+    }
 }
 
 /// Where a part of the API is.
@@ -353,11 +375,31 @@ fn read(
     Ok(())
 }
 
-/// How long a busy server wants to be left alone. A date, which it may also name, counts for
-/// nothing.
-fn pause_asked_for(head: &Head) -> Duration {
-    let seconds = head.field("retry-after").and_then(|text| text.parse().ok());
-    seconds.map_or(limits::MODEL_RETRY_WAIT, Duration::from_secs)
+/// How long a busy server wants to be left alone: seconds, or until a date. RFC 9110, 10.2.3
+fn pause_asked_for(retry_after: Option<&str>, now_millis: i64) -> Duration {
+    let asked = retry_after.and_then(|text| {
+        let seconds = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+        seconds.or_else(|| {
+            let left = date(text)?.saturating_sub(now_millis);
+            Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+        })
+    });
+    asked.unwrap_or(limits::MODEL_RETRY_WAIT)
+}
+
+/// The moment that a date of HTTP means: `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn date(text: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let [_weekday, day, month, year, time, "GMT"] = *words.as_slice() else { return None };
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    clock::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))
+}
+
+/// Whether a server says that it is not ready yet. llama.cpp: "Loading model".
+fn is_loading(said: &str) -> bool {
+    said.to_ascii_lowercase().contains("loading model")
 }
 
 /// Whether the other end has gone.
@@ -367,4 +409,29 @@ fn is_lost(error: &io::Error) -> bool {
     };
     let kinds = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof];
     kinds.contains(&error.kind())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_until_a_date() {
+        // 1994-11-06T08:49:37Z
+        let asked = |text: &str| pause_asked_for(Some(text), 784_111_777_000);
+        for (text, millis) in [
+            ("7", 7_000),
+            ("0", 0),
+            ("0.25", 250),
+            ("Sun, 06 Nov 1994 08:49:57 GMT", 20_000),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
+            ("Sat, 05 Nov 1994 08:49:37 GMT", 0),
+        ] {
+            assert_eq!(asked(text), Duration::from_millis(millis), "{text}");
+        }
+        for odd in ["", "soon", "-1", "nan", "inf", "06 Nov 1994", "Sun, 06 Nix 1994 08:49:37 GMT"]
+        {
+            assert_eq!(asked(odd), limits::MODEL_RETRY_WAIT, "{odd}");
+        }
+    }
 }

@@ -4,14 +4,16 @@
 //! line is whole. Every field may be missing or `null`. An answer that is one JSON value although a
 //! stream was asked for is taken as well.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
-use nanoserde::DeJson;
-
-use crate::json::{self, Loose, Raw};
+use crate::json::{self, Loose, Seam};
 use crate::limits;
 
 use super::calls::{Calls, Fragment};
+use super::chunk::{Chunk, Delta, Usage, content, error_text, first};
 use super::{Answer, Finish, Piece};
 
 /// Why an answer is none.
@@ -42,6 +44,10 @@ pub struct Reply {
     said_bytes: usize,
     begun: bool,
     pieces: Vec<(Voice, String)>,
+    seam: Seam,
+    thinking_seam: Seam,
+    /// The latest chunk has halves of characters in it.
+    has_halves: bool,
     text: String,
     calls: Calls,
     finish: Option<String>,
@@ -64,35 +70,6 @@ enum Form {
 enum Voice {
     Text,
     Thinking,
-}
-
-#[derive(DeJson)]
-struct Chunk {
-    choices: Option<Vec<Choice>>,
-    error: Option<Raw>,
-    usage: Option<Raw>,
-}
-
-#[derive(DeJson)]
-struct Choice {
-    index: Option<i64>,
-    delta: Option<Delta>,
-    message: Option<Delta>,
-    finish_reason: Option<Loose>,
-}
-
-#[derive(DeJson)]
-struct Delta {
-    content: Option<Loose>,
-    reasoning_content: Option<Loose>,
-    reasoning: Option<Loose>,
-    tool_calls: Option<Vec<Fragment>>,
-}
-
-#[derive(DeJson)]
-struct Usage {
-    prompt_tokens: Option<i64>,
-    completion_tokens: Option<i64>,
 }
 
 impl Reply {
@@ -120,10 +97,16 @@ impl Reply {
 
     /// The connection has ended, or the answer has as far as HTTP can tell.
     pub fn end(&mut self) -> Result<(), Wrong> {
+        let ended = self.end_form();
+        self.settle();
+        ended
+    }
+
+    fn end_form(&mut self) -> Result<(), Wrong> {
         match self.form {
             Form::Whole => {
                 let text = std::mem::take(&mut self.line);
-                let chunk = json::parse(&text).map_err(|_problem| self.foreign())?;
+                let chunk = self.read(&text).map_err(|_problem| self.foreign())?;
                 self.take_chunk(chunk)?;
                 self.done = true;
                 if self.begun { Ok(()) } else { Err(self.foreign()) }
@@ -165,6 +148,11 @@ impl Reply {
         self.begun
     }
 
+    /// It has text.
+    pub fn has_spoken(&self) -> bool {
+        !self.text.is_empty()
+    }
+
     /// Hands on what was said since this was last asked, in as few pieces as can be.
     pub fn hand_on<E>(
         &mut self,
@@ -189,10 +177,10 @@ impl Reply {
             Some("length" | "max_tokens") => Finish::Length,
             Some(other) => Finish::Other(other.chars().take(64).collect()),
         };
-        let cut = finish == Finish::Length;
+        let whole = finish.is_the_models_own();
         Answer {
             text: self.text,
-            calls: if cut { Vec::new() } else { self.calls.finish() },
+            calls: if whole { self.calls.finish() } else { Vec::new() },
             finish,
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
@@ -231,10 +219,13 @@ impl Reply {
         };
         match data {
             b"" => {}
-            b"[DONE]" => self.done = true,
+            b"[DONE]" => {
+                self.done = true;
+                self.settle();
+            }
             _ => {
                 let unreadable = |problem: json::Problem| Wrong::Unreadable(problem.to_string());
-                let chunk = json::parse(data).map_err(unreadable)?;
+                let chunk = self.read(data).map_err(unreadable)?;
                 self.begun = true;
                 self.take_chunk(chunk)?;
             }
@@ -242,20 +233,22 @@ impl Reply {
         Ok(())
     }
 
+    fn read(&mut self, data: &[u8]) -> Result<Chunk, json::Problem> {
+        let (data, has_halves) = json::mend(data);
+        self.has_halves = has_halves;
+        json::parse(data.as_bytes())
+    }
+
     fn take_chunk(&mut self, chunk: Chunk) -> Result<(), Wrong> {
         if let Some(error) = chunk.error {
-            return Err(Wrong::Said(error_text(error.as_str())));
+            return Err(Wrong::Said(Seam::whole(error_text(error.as_str()), self.has_halves)));
         }
-        // It may be anything, and nothing depends on it.
-        let usage = chunk.usage.and_then(|raw| json::parse::<Usage>(raw.as_str().as_bytes()).ok());
-        if let Some(Usage { prompt_tokens, completion_tokens }) = usage {
+        if let Some(used) = chunk.usage.as_ref().and_then(Usage::of) {
             let count = |tokens: Option<i64>| tokens.and_then(|tokens| u64::try_from(tokens).ok());
-            self.prompt_tokens = count(prompt_tokens).or(self.prompt_tokens);
-            self.completion_tokens = count(completion_tokens).or(self.completion_tokens);
+            self.prompt_tokens = count(used.prompt_tokens).or(self.prompt_tokens);
+            self.completion_tokens = count(used.completion_tokens).or(self.completion_tokens);
         }
-        let choices = chunk.choices.unwrap_or_default();
-        let first = choices.into_iter().find(|choice| matches!(choice.index, None | Some(0)));
-        let Some(choice) = first else { return Ok(()) };
+        let Some(choice) = chunk.choices.and_then(first) else { return Ok(()) };
         self.begun = true;
         if let Some(delta) = choice.delta {
             self.take_delta(delta, Calls::add)?;
@@ -265,6 +258,7 @@ impl Reply {
         let finish = choice.finish_reason.map(Loose::into_text);
         if let Some(finish) = finish.filter(|finish| !finish.is_empty()) {
             self.finish = Some(finish);
+            self.settle();
         }
         Ok(())
     }
@@ -272,7 +266,7 @@ impl Reply {
     fn take_delta(
         &mut self,
         delta: Delta,
-        add: fn(&mut Calls, Fragment) -> Result<usize, Wrong>,
+        add: fn(&mut Calls, Fragment, bool) -> Result<usize, Wrong>,
     ) -> Result<(), Wrong> {
         let text = |loose: Option<Loose>| loose.and_then(Loose::text).filter(|s| !s.is_empty());
         // Newer servers have the second name, and some send both.
@@ -280,7 +274,7 @@ impl Reply {
         self.say(Voice::Thinking, thinking)?;
         self.say(Voice::Text, delta.content.map(content).filter(|text| !text.is_empty()))?;
         for fragment in delta.tool_calls.unwrap_or_default() {
-            let bytes = add(&mut self.calls, fragment)?;
+            let bytes = add(&mut self.calls, fragment, self.has_halves)?;
             self.count(bytes)?;
         }
         Ok(())
@@ -289,6 +283,24 @@ impl Reply {
     fn say(&mut self, voice: Voice, text: Option<String>) -> Result<(), Wrong> {
         let Some(text) = text else { return Ok(()) };
         self.count(text.len())?;
+        let has_halves = self.has_halves;
+        let text = self.seam(voice).join(text, has_halves);
+        self.put(voice, text);
+        Ok(())
+    }
+
+    /// Nothing follows on what was said.
+    fn settle(&mut self) {
+        for voice in [Voice::Thinking, Voice::Text] {
+            let rest = self.seam(voice).end();
+            self.put(voice, rest.to_owned());
+        }
+    }
+
+    fn put(&mut self, voice: Voice, text: String) {
+        if text.is_empty() {
+            return;
+        }
         if voice == Voice::Text {
             self.text.push_str(&text);
         }
@@ -296,7 +308,13 @@ impl Reply {
             Some((last, said)) if *last == voice => said.push_str(&text),
             _ => self.pieces.push((voice, text)),
         }
-        Ok(())
+    }
+
+    fn seam(&mut self, voice: Voice) -> &mut Seam {
+        match voice {
+            Voice::Text => &mut self.seam,
+            Voice::Thinking => &mut self.thinking_seam,
+        }
     }
 
     fn count(&mut self, bytes: usize) -> Result<(), Wrong> {
@@ -309,263 +327,5 @@ impl Reply {
 
     fn foreign(&self) -> Wrong {
         Wrong::Foreign(self.opening.clone())
-    }
-}
-
-/// A string, or the texts of a list of parts.
-fn content(loose: Loose) -> String {
-    #[derive(DeJson)]
-    struct Part {
-        text: Option<String>,
-    }
-    match loose {
-        Loose::Text(text) => text,
-        Loose::Other(raw) => {
-            let parts = json::parse::<Vec<Part>>(raw.as_str().as_bytes()).unwrap_or_default();
-            parts.into_iter().filter_map(|part| part.text).collect()
-        }
-    }
-}
-
-/// What an `error` says, which is an object or a string, with its type for those who know it.
-pub fn error_text(error: &str) -> String {
-    #[derive(DeJson)]
-    struct Object {
-        message: Option<Loose>,
-        #[nserde(rename = "type")]
-        kind: Option<Loose>,
-    }
-    if let Ok(text) = json::parse::<String>(error.as_bytes()) {
-        return text;
-    }
-    let object = json::parse::<Object>(error.as_bytes()).ok();
-    let Some(Object { message: Some(message), kind }) = object else { return error.to_owned() };
-    let message = message.into_text();
-    match kind.and_then(Loose::text) {
-        Some(kind) if !kind.is_empty() && !message.contains(&kind) => format!("{message} ({kind})"),
-        _ => message,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What is handed on, and the answer, of bytes that arrive in pieces of `size`.
-    fn heard(bytes: &[u8], size: usize) -> (String, Result<Answer, Wrong>) {
-        let mut reply = Reply::default();
-        let mut pieces = String::new();
-        let mut on_piece = |piece: Piece<'_>| -> Result<(), Wrong> {
-            match piece {
-                Piece::Text(text) => pieces.push_str(text),
-                Piece::Thinking(text) => pieces.push_str(&format!("<{text}>")),
-            }
-            Ok(())
-        };
-        let mut taken = Ok(());
-        for piece in bytes.chunks(size) {
-            taken = taken.and_then(|()| reply.take(piece));
-            reply.hand_on(&mut on_piece).unwrap();
-        }
-        let ended = taken.and_then(|()| reply.end());
-        reply.hand_on(&mut on_piece).unwrap();
-        (pieces, ended.map(|()| reply.answer()))
-    }
-
-    fn answer(stream: &str) -> Result<Answer, Wrong> {
-        let (pieces, answer) = heard(stream.as_bytes(), stream.len().max(1));
-        if let Ok(answer) = &answer {
-            assert_eq!(pieces, answer.text);
-        }
-        answer
-    }
-
-    fn delta(delta: &str) -> String {
-        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{delta}}}]}}\n\n")
-    }
-
-    fn finish(reason: &str) -> String {
-        format!("data: {{\"choices\":[{{\"delta\":{{}},\"finish_reason\":\"{reason}\"}}]}}\n\n")
-    }
-
-    #[test]
-    fn a_stream_is_the_same_however_it_is_cut() {
-        let stream = concat!(
-            ": welcome\r\nevent: message\r\nid: 7\r\nretry: 100\r\nnonsense\r\n",
-            "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":null}}]}\r\n",
-            "\r\n:\n\n",
-            "data:{\"choices\":[{\"delta\":{\"reasoning_content\":\"h\u{fc}m\"}}]}\n",
-            "data: {\"choices\":[{\"delta\":{\"content\":\" \\ta\u{1f600}\"}}],\"usage\":null}\n\n",
-            "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"other\"}},",
-            "{\"index\":0,\"delta\":{\"content\":\"\\n\\r\\n \"}}]}\n\n",
-            "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
-            "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":33,\"completion_tokens\":6}}\n\n",
-            "data: [DONE]\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"behind\"}}]}\n",
-        );
-        for size in [1, 2, 3, 5, 64, 10_000] {
-            let (pieces, answer) = heard(stream.as_bytes(), size);
-            let answer = answer.unwrap();
-            assert_eq!(pieces, "<h\u{fc}m> \ta\u{1f600}\n\r\n ", "{size}");
-            assert_eq!(answer.text, " \ta\u{1f600}\n\r\n ", "{size}");
-            assert_eq!(answer.finish, Finish::Stop);
-            assert_eq!((answer.prompt_tokens, answer.completion_tokens), (Some(33), Some(6)));
-            assert!(answer.calls.is_empty());
-        }
-    }
-
-    #[test]
-    fn what_has_arrived_is_handed_on_at_once_and_in_one_piece() {
-        let mut reply = Reply::default();
-        let mut pieces = Vec::new();
-        let stream = delta("{\"content\":\"a\"}") + &delta("{\"content\":\"b\"}");
-        reply.take((stream + "data: {\"choi").as_bytes()).unwrap();
-        let mut keep = |piece: Piece<'_>| -> Result<(), Wrong> {
-            if let Piece::Text(text) = piece {
-                pieces.push(text.to_owned());
-            }
-            Ok(())
-        };
-        reply.hand_on(&mut keep).unwrap();
-        reply.hand_on(&mut keep).unwrap();
-        assert_eq!(pieces, ["ab"]);
-    }
-
-    #[test]
-    fn every_field_may_be_missing_or_null_or_of_another_kind() {
-        let stream = [
-            "data: {}\n".to_owned(),
-            "data: {\"choices\":null,\"error\":null,\"usage\":\"none\"}\n".to_owned(),
-            "data: {\"choices\":[{\"index\":null,\"delta\":null,\"finish_reason\":null}]}\n".into(),
-            "data: {\"choices\":[{}],\"timings\":{\"x\":[1.5]},\"usage\":{}}\n".into(),
-            delta(
-                "{\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}",
-            ),
-            delta("{\"reasoning\":{\"x\":1},\"tool_calls\":null,\"content\":\"\"}"),
-            finish("stop"),
-        ];
-        assert_eq!(answer(&stream.concat()).unwrap().text, "ab");
-    }
-
-    #[test]
-    fn an_end_is_announced_or_it_is_a_cut() {
-        let text = delta("{\"content\":\"a\"}");
-        assert_eq!(answer(&format!("{text}data: [DONE]")).unwrap().finish, Finish::Stop);
-        assert_eq!(answer(&format!("{text}{}", finish("stop"))).unwrap().finish, Finish::Stop);
-        for cut in [text.clone(), format!("{text}data: {{\"cho"), text.trim_end().to_owned()] {
-            let (pieces, answer) = heard(cut.as_bytes(), 9);
-            assert_eq!(pieces, "a");
-            assert_eq!(answer.err(), Some(Wrong::Cut), "{cut}");
-        }
-        assert_eq!(answer("").err(), Some(Wrong::Cut));
-    }
-
-    #[test]
-    fn calls_count_more_than_the_reason() {
-        let call = delta(
-            "{\"tool_calls\":[{\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]}",
-        );
-        for end in [finish("tool_calls"), finish("stop"), "data: [DONE]\n".to_owned()] {
-            let answer = answer(&format!("{call}{end}")).unwrap();
-            assert_eq!((answer.finish, answer.calls.len()), (Finish::ToolCalls, 1), "{end}");
-        }
-        assert_eq!(answer(&finish("tool_calls")).unwrap().finish, Finish::Stop);
-        let filtered = answer(&finish("content_filter")).unwrap();
-        assert_eq!(filtered.finish, Finish::Other("content_filter".to_owned()));
-    }
-
-    #[test]
-    fn a_call_of_an_answer_that_was_cut_is_no_call() {
-        for arguments in ["{\\\"path\\\": \\\"no", "{\\\"path\\\": \\\"notes.txt\\\"}"] {
-            let call = delta(&format!(
-                "{{\"tool_calls\":[{{\"id\":\"a\",\"function\":\
-                 {{\"name\":\"f\",\"arguments\":\"{arguments}\"}}}}]}}"
-            ));
-            let answer = answer(&(call.clone() + &finish("length"))).unwrap();
-            assert_eq!(answer.finish, Finish::Length);
-            assert!(answer.calls.is_empty());
-            assert_eq!(heard(call.as_bytes(), 10).1.err(), Some(Wrong::Cut));
-        }
-    }
-
-    #[test]
-    fn an_error_ends_the_answer_in_the_words_of_the_server() {
-        let begun = delta("{\"content\":\"a\"}");
-        for (error, said) in [
-            (
-                "{\"code\":500,\"message\":\"bad format\",\"type\":\"server_error\"}",
-                "bad format (server_error)",
-            ),
-            (
-                "{\"code\":null,\"message\":\"a server_error\",\"type\":\"server_error\"}",
-                "a server_error",
-            ),
-            ("{\"message\":{\"x\":1},\"type\":7}", "{\"x\":1}"),
-            ("{\"reason\":\"odd\"}", "{\"reason\":\"odd\"}"),
-            ("\"plain\"", "plain"),
-        ] {
-            let stream = format!("{begun}data: {{\"error\":{error}}}\n\n");
-            let (pieces, answer) = heard(stream.as_bytes(), 1000);
-            assert_eq!(answer.err(), Some(Wrong::Said(said.to_owned())));
-            assert_eq!(pieces, "a");
-            let whole = format!("{{\"error\":{error}}}");
-            assert_eq!(heard(whole.as_bytes(), 7).1.err(), Some(Wrong::Said(said.to_owned())));
-        }
-    }
-
-    #[test]
-    fn a_whole_completion_in_place_of_a_stream_is_taken() {
-        let whole = "\n {\"choices\":[{\"index\":0,\"finish_reason\":\"tool_calls\",\"message\":\
-                     {\"role\":\"assistant\",\"content\":\"a\\tb\",\"tool_calls\":[\
-                     {\"function\":{\"name\":\"f\",\"arguments\":{\"x\":\"\\n\"}}},\
-                     {\"function\":{\"name\":\"f\",\"arguments\":\"\"}}]}}],\
-                     \"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n";
-        for size in [1, 10, 10_000] {
-            let (pieces, answer) = heard(whole.as_bytes(), size);
-            let answer = answer.unwrap();
-            assert_eq!((pieces.as_str(), answer.text.as_str()), ("a\tb", "a\tb"));
-            assert_eq!(answer.completion_tokens, Some(2));
-            let calls: Vec<_> = answer
-                .calls
-                .iter()
-                .map(|call| (call.id.as_str(), call.arguments.as_str()))
-                .collect();
-            assert_eq!(calls, [("call_0", "{\"x\":\"\\n\"}"), ("call_1", "{}")]);
-        }
-    }
-
-    #[test]
-    fn what_is_no_answer_is_told_by_how_it_begins() {
-        for foreign in ["<!DOCTYPE html>\n<html>", "Not here", "{\"choices\": [", "{\"a\":1}", "{}"]
-        {
-            let wrong = heard(foreign.as_bytes(), 4).1.err();
-            assert_eq!(wrong, Some(Wrong::Foreign(foreign.into())), "{foreign}");
-        }
-        let begun = delta("{\"content\":\"a\"}");
-        let wrong = heard(format!("{begun}data: oops\n{begun}").as_bytes(), 1000).1.err();
-        assert!(matches!(wrong, Some(Wrong::Unreadable(_))), "{wrong:?}");
-        let wrong = heard(b"data: \"\xff\"\n", 1000).1.err();
-        assert!(matches!(wrong, Some(Wrong::Unreadable(_))), "{wrong:?}");
-    }
-
-    #[test]
-    fn a_line_an_answer_and_a_stream_have_limits() {
-        let max = limits::MODEL_LINE_BYTES_MAX;
-        for begin in ["{", ":"] {
-            let mut reply = Reply::default();
-            reply.take(begin.as_bytes()).unwrap();
-            reply.take(&vec![b' '; max - 1]).unwrap();
-            assert!(matches!(reply.take(b" "), Err(Wrong::TooMuch(_))));
-        }
-        let mut reply = Reply::default();
-        let piece = delta(&format!("{{\"content\":\"{}\"}}", "x".repeat(1 << 20)));
-        for _ in 0..limits::MODEL_ANSWER_BYTES_MAX >> 20 {
-            reply.take(piece.as_bytes()).unwrap();
-            reply.hand_on(&mut |_| -> Result<(), Wrong> { Ok(()) }).unwrap();
-        }
-        let one = delta("{\"reasoning\":\"x\"}");
-        assert!(matches!(reply.take(one.as_bytes()), Err(Wrong::TooMuch(_))));
-        let mut reply = Reply { bytes: limits::MODEL_STREAM_BYTES_MAX - 2, ..Reply::default() };
-        reply.take(b":\n").unwrap();
-        assert!(matches!(reply.take(b"\n"), Err(Wrong::TooMuch(_))));
     }
 }

@@ -9,8 +9,10 @@ use super::Ask;
 
 /// Small models call tools the better the less they are left to chance.
 const TEMPERATURE: &str = "0.2";
-/// The result of a call that has none in the history.
-const NOT_RUN: &str = "error: this call was not run";
+/// The result of a call that has none in the history. Every call that a session knows was begun:
+/// the daemon ended in the middle of this one.
+const INTERRUPTED: &str = "error: this call was started and then interrupted; it may have done all \
+    of its work, a part of it or nothing: check which before you repeat it";
 
 /// A field that some servers do not know and can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +38,11 @@ const EXTRAS: [(Extra, &str); 5] = [
 /// The field that a refusal complains about, if it can be left out and has not been yet. One that
 /// complains about the length of the context may mean the room for the answer.
 pub fn refused_extra(said: &str, left_out: &[Extra]) -> Option<Extra> {
+    // llama.cpp says this of a question that is too long by itself.
+    let room = said.contains("context") && !said.contains("exceed_context_size_error");
     let named = EXTRAS.iter().filter(|(_, name)| said.contains(name)).map(|(extra, _)| *extra);
-    let meant = said.contains("context").then_some(Extra::Limit);
-    named.chain(meant).find(|extra| !left_out.contains(extra))
+    let named = named.filter(|extra| !(room && *extra == Extra::MaxTokens));
+    named.chain(room.then_some(Extra::Limit)).find(|extra| !left_out.contains(extra))
 }
 
 /// The body of a request for a streamed answer. Without a model, the server takes what it has.
@@ -133,7 +137,7 @@ fn add_assistant(message: Message, results: &[Message], out: &mut String) {
         }
     }
     for call in calls {
-        let result = by_id.get(call.id.as_str()).copied().unwrap_or(NOT_RUN).to_owned();
+        let result = by_id.get(call.id.as_str()).copied().unwrap_or(INTERRUPTED).to_owned();
         add(&Message::Tool { call_id: call.id, result }, out);
     }
 }
@@ -205,6 +209,13 @@ mod tests {
         let no_room = "the maximum context length is 4096, you requested 4100";
         assert_eq!(refused_extra(no_room, &[]), Some(Extra::Limit));
         assert_eq!(refused_extra(no_room, &[Extra::Limit]), None);
+        // The same in vLLM's words, which name the field: another name for it would not help.
+        let no_room =
+            "'max_tokens' is too large: 4096. This model's maximum context length is 4096";
+        assert_eq!(refused_extra(no_room, &[]), Some(Extra::Limit));
+        // llama.cpp counts the question alone.
+        let question = "the request exceeds the available context (exceed_context_size_error)";
+        assert_eq!(refused_extra(question, &[]), None);
     }
 
     #[test]
@@ -244,12 +255,14 @@ mod tests {
                 called("c", "{}")
             ),
             answered("a", "one"),
-            answered("b", NOT_RUN),
+            answered("b", INTERRUPTED),
             answered("c", "three"),
             "{\"role\":\"user\",\"content\":\"x\"}".to_owned(),
             "{\"role\":\"assistant\",\"content\":\"cut off\"}".to_owned(),
         ];
         assert_eq!(text, format!("[{}]", expected.join(",")));
         assert_eq!(messages(None, &[]), "[]");
+        // What was begun is not told as if it had not been.
+        assert!(text.contains("was started") && text.contains("check which before"), "{text}");
     }
 }

@@ -21,23 +21,49 @@ fn damaged_settings_end_the_turn_with_their_place_and_count_once_repaired() {
 }
 
 #[test]
-fn faults_of_the_model_end_the_turn_and_a_full_context_is_tried_again_with_less() {
+fn faults_of_the_model_end_the_turn() {
     let stage = Stage::new(|_| Says::Fault("model-disconnected"));
     let events = stage.run(alone(), "turn.error");
     assert!(of(&events, "turn.error")[0].contains(r#""code":"model-disconnected""#));
 
-    let stage = Stage::new(|round| match round {
-        0 | 1 => call("read_file", &format!(r#"{{"path":"notes.txt","limit":{}}}"#, round + 1)),
-        3 => Says::Text("done"),
-        _ => Says::Fault("context-too-long"),
-    });
-    stage.run(alone(), "turn.done");
-    let asked = stage.asked();
-    assert!(
-        !asked[2].messages.contains("is left out") && asked[3].messages.contains("is left out")
-    );
+    let stage = Stage::new(|_| Says::Fault("context-too-long"));
     let events = stage.run(alone(), "turn.error");
     assert!(of(&events, "turn.error")[0].contains(r#""code":"context-too-long""#));
+    assert_eq!(stage.asked().len(), 1);
+}
+
+#[test]
+fn a_result_that_is_too_long_for_the_model_ends_neither_its_turn_nor_the_session() {
+    let stage = Stage::new(|round| match round {
+        0 => call("read_file", r#"{"path":"long.txt"}"#),
+        1 => Says::Text("done"),
+        _ => Says::Text("hello"),
+    });
+    let long: String = (0..10_000).map(|line| format!("{line:07}\n")).collect();
+    stage.scratch.put("work/long.txt", &long);
+    stage.context.store(8 * 1024, Ordering::SeqCst);
+    let events = stage.run(alone(), "turn.done");
+    assert!(of(&events, "tool.end")[0].len() > 32 * 1024);
+    let asked = stage.asked();
+    assert!(asked[asked.len() - 2].messages.len() > 16 * 1024);
+    let heard = &asked.last().unwrap().messages;
+    assert!(heard.contains("0000001") && heard.contains("0009999"), "{heard}");
+    assert!(heard.contains("bytes are left out here"), "{heard}");
+    // Neither the next turn, nor one for which there is less room.
+    stage.run(alone(), "turn.done");
+    stage.context.store(1024, Ordering::SeqCst);
+    stage.run(alone(), "turn.done");
+}
+
+#[test]
+fn a_chat_may_become_longer_than_the_context_of_its_model() {
+    let stage = Stage::new(|_| Says::Text("one two three four five six seven eight nine ten"));
+    stage.context.store(2048, Ordering::SeqCst);
+    for _ in 0..40 {
+        stage.run(alone(), "turn.done");
+    }
+    let heard = stage.asked().last().unwrap().messages.clone();
+    assert!(heard.contains("is left out") && heard.matches("do it").count() > 5, "{heard}");
 }
 
 #[test]
@@ -74,9 +100,11 @@ fn an_answer_that_is_cut_off_before_a_word_is_an_error_and_one_with_words_is_not
     let events = stage.run(alone(), "turn.error");
     assert!(of(&events, "turn.error")[0].contains(r#""code":"model-cut-off""#));
     // Not even if the words look like a call.
-    let stage = Stage::new(|_| Says::Cut(r#"{"name":"list_dir","arguments":{}}"#));
-    let events = stage.run(alone(), "turn.done");
-    assert!(of(&events, "tool.start").is_empty());
+    for says in [Says::Cut, Says::Filtered] {
+        let stage = Stage::new(move |_| says(r#"{"name":"list_dir","arguments":{}}"#));
+        let events = stage.run(alone(), "turn.done");
+        assert!(of(&events, "tool.start").is_empty());
+    }
 }
 
 #[test]

@@ -39,6 +39,8 @@ enum Says {
     /// Names and arguments; the ids are left out.
     Calls(Vec<(&'static str, String)>),
     Cut(&'static str),
+    /// The same, ended by neither itself nor its length.
+    Filtered(&'static str),
     Fault(&'static str),
     /// Something, then nothing more.
     Hangs,
@@ -48,6 +50,8 @@ struct Scripted {
     script: Box<dyn Fn(usize) -> Says + Send + Sync>,
     asked: Arc<Mutex<Vec<Asked>>>,
     count: AtomicUsize,
+    /// More bytes of messages than that are too many for it.
+    context: Arc<AtomicUsize>,
 }
 
 impl Model for Scripted {
@@ -68,6 +72,9 @@ impl Model for Scripted {
             tools: ask.tools.to_owned(),
             tool_choice: ask.tool_choice.to_owned(),
         });
+        if ask.messages.len() > self.context.load(Ordering::SeqCst) {
+            return Err(Fault { code: "context-too-long", message: "as measured".into() });
+        }
         let says = (self.script)(self.count.fetch_add(1, Ordering::SeqCst));
         let mut answer = Answer {
             text: String::new(),
@@ -100,6 +107,10 @@ impl Model for Scripted {
                 answer.text = text.to_owned();
                 answer.finish = Finish::Length;
             }
+            Says::Filtered(text) => {
+                answer.text = text.to_owned();
+                answer.finish = Finish::Other("content_filter".into());
+            }
             Says::Fault(code) => return Err(Fault { code, message: "as scripted".into() }),
             Says::Hangs => {
                 on_piece(Piece::Text("wait "))?;
@@ -131,6 +142,8 @@ struct Stage {
     runtime: Arc<Runtime>,
     session: Arc<Session>,
     asked: Arc<Mutex<Vec<Asked>>>,
+    /// See [`Scripted::context`].
+    context: Arc<AtomicUsize>,
 }
 
 /// An event: its name and its payload.
@@ -155,10 +168,12 @@ impl Stage {
         let rotation = Rotation { bytes: crate::limits::LOG_BYTES_DEFAULT, files: 1 };
         let log = Log::open(scratch.path(), rotation, Level::Debug).unwrap();
         let asked = Arc::default();
+        let context = Arc::new(AtomicUsize::new(usize::MAX));
         let model = Scripted {
             script: Box::new(script),
             asked: Arc::clone(&asked),
             count: AtomicUsize::new(0),
+            context: Arc::clone(&context),
         };
         let config = scratch.path().join("config.json");
         let closed = vec![scratch.path().join("work/own")];
@@ -169,7 +184,7 @@ impl Stage {
         let (workspace, mode) = (there.then_some(work), mode.map(str::to_owned));
         let founding = Founding { workspace, mode, ..Founding::default() };
         let session = runtime.create(None, &founding).unwrap();
-        Stage { scratch, runtime, session, asked }
+        Stage { scratch, runtime, session, asked, context }
     }
 
     fn submit(&self, content: &str, options: Options) {

@@ -2,7 +2,7 @@
 //!
 //! What a tool says is for the model to read: `Ok` is its result, `Err` why there is none.
 
-mod clip;
+pub mod clip;
 mod command;
 mod files;
 mod regex;

@@ -249,6 +249,23 @@ fn a_model_whose_words_its_own_server_cannot_read_is_told_apart() {
 }
 
 #[test]
+fn a_context_that_is_too_short_is_told_in_whatever_way_the_server_says_so() {
+    const OK: &str = "HTTP/1.1 200 OK\r\n\r\n";
+    const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\n";
+    const ERROR: &str = "data: {\"error\":{\"message\":\"its context length is only 4096\"}}\n\n";
+    for (answer, code) in [
+        (&["HTTP/1.1 500 Oops\r\n\r\nthe context size is exceeded"][..], "context-too-long"),
+        (&[OK, ERROR], "context-too-long"),
+        // What has been heard must not be asked for again.
+        (&[OK, WORD, ERROR], "model-error"),
+    ] {
+        let server = Scripted::new(vec![answer.iter().map(|text| Step::Send(text)).collect()]);
+        assert_eq!(fault(server.ask(OF_A_TURN).1).code, code, "{answer:?}");
+        server.requests();
+    }
+}
+
+#[test]
 fn refusals_are_told_apart() {
     let cases = [
         (
@@ -354,7 +371,11 @@ fn a_limit_that_leaves_no_room_for_the_question_is_left_out_for_this_one() {
     let limited: Vec<bool> = sent.iter().map(|sent| sent.contains("max_tokens")).collect();
     assert_eq!(limited, [true, false, true]);
     // If there is still no room, it is the question that is too long.
-    let server = Scripted::sending(&[TOO_LONG, TOO_LONG]);
+    let server = Scripted::sending(&[NO_ROOM, NO_ROOM]);
+    assert_eq!(fault(server.ask(OF_A_TURN).1).code, "context-too-long");
+    server.requests();
+    // Some say so at once.
+    let server = Scripted::sending(&[TOO_LONG]);
     let too_long = fault(server.ask(OF_A_TURN).1);
     assert_eq!(too_long.code, "context-too-long");
     let said = "answered 400: too long (exceed_context_size_error)";

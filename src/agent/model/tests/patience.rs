@@ -26,6 +26,21 @@ fn a_busy_server_is_asked_again_when_it_says_and_not_for_ever() {
 }
 
 #[test]
+fn a_server_that_loads_its_model_is_waited_for_but_not_for_ever() {
+    const LOADING: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 49\r\n\r\n\
+        {\"error\":{\"code\":503,\"message\":\"Loading model\"}}";
+    let patience = Patience { loading: limits::MODEL_RETRY_WAIT * 3, ..OF_A_TURN };
+    let server = Scripted::sending(&[LOADING, LOADING, LOADING, HELLO]);
+    assert_eq!(server.ask(patience).1.unwrap().text, "hello");
+    server.requests();
+    let server = Scripted::sending(&[LOADING; 4]);
+    let busy = fault(server.ask(patience).1);
+    assert_eq!(busy.code, "model-busy");
+    assert!(busy.message.ends_with("is busy (503): Loading model"), "{}", busy.message);
+    assert_eq!(server.requests().len(), 4);
+}
+
+#[test]
 fn a_connection_that_ends_before_a_byte_is_tried_once_more() {
     let server = Scripted::sending(&["", HELLO]);
     assert_eq!(server.ask(OF_A_TURN).1.unwrap().text, "hello");
@@ -83,13 +98,16 @@ fn silence_ends_and_comments_are_no_silence() {
 #[test]
 fn a_cancel_reaches_the_server_at_once_wherever_the_answer_is() {
     const BUSY: &str = "HTTP/1.1 429 Busy\r\nRetry-After: 20\r\nContent-Length: 0\r\n\r\n";
+    const LOADING: &str =
+        "HTTP/1.1 503 Busy\r\nRetry-After: 20\r\nContent-Length: 13\r\n\r\nLoading model";
     let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\n";
     let (gone, seen) = mpsc::channel();
     let scripts = [
         vec![Step::SeeOff(gone.clone())],
         vec![Step::Send(SSE), Step::SeeOff(gone.clone())],
         vec![Step::Send(SSE), Step::Send(begun), Step::SeeOff(gone.clone())],
-        vec![Step::Send(BUSY), Step::SeeOff(gone)],
+        vec![Step::Send(BUSY), Step::SeeOff(gone.clone())],
+        vec![Step::Send(LOADING), Step::SeeOff(gone)],
     ];
     for steps in scripts {
         let server = Scripted::new(vec![steps]);
