@@ -60,8 +60,8 @@ impl Model for Server {
 pub struct Assistant {
     /// Read anew for each turn, so that an edit counts from the next one on.
     config: PathBuf,
-    /// What no tool for files may touch: opta's own, where tokens, sessions and permissions are.
-    closed: Vec<PathBuf>,
+    /// What no tool for files may touch: opta's own, where token, sessions and permissions are.
+    closed: PathBuf,
     log: Log,
     model: Box<dyn Model>,
 }
@@ -69,8 +69,8 @@ pub struct Assistant {
 impl Assistant {
     /// The user's `config.json` need not be there.
     pub fn new(paths: &Paths, log: Log) -> Assistant {
-        let closed = vec![paths.daemon(), paths.sessions(), paths.config()];
-        Assistant { config: paths.config(), closed, log, model: Box::new(Server) }
+        let (config, closed) = (paths.config(), paths.root().to_owned());
+        Assistant { config, closed, log, model: Box::new(Server) }
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {

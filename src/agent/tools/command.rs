@@ -297,6 +297,7 @@ mod tests {
     use super::*;
     use crate::json;
     use std::io::{BufRead, BufReader};
+    use std::path::Path;
 
     fn arguments(command: &str) -> String {
         format!(r#"{{"command":{},"timeout_ms":60000}}"#, json::text(&command.to_owned()))
@@ -361,7 +362,7 @@ mod tests {
     fn no_descriptor_and_no_signal_disposition_is_handed_on() {
         let scratch = Scratch::new();
         let _open = File::open("/dev/null").unwrap();
-        if std::path::Path::new("/proc/self/fd").exists() {
+        if Path::new("/proc/self/fd").exists() {
             // As the threads of the daemon have it.
             sys::signal::block().unwrap();
             // Of the shell itself: it may do otherwise for programs that it starts.
@@ -415,7 +416,13 @@ mod tests {
         let job = Tool::RunCommand.job(&arguments("sleep 600")).unwrap();
         let cancel = Cancel::new().unwrap();
         let deadline = Instant::now() + Duration::from_millis(300);
-        let told = job.attempt(&Scene::new(scratch.path().to_str(), &[], &[], &cancel, deadline));
+        let told = job.attempt(&Scene::new(
+            scratch.path().to_str(),
+            Path::new("/nowhere"),
+            &[],
+            &cancel,
+            deadline,
+        ));
         let told = told.unwrap_err();
         let millis = told.strip_prefix("[ended after ").unwrap().split(' ').next().unwrap();
         assert!(millis.parse::<u64>().unwrap() <= 300, "{told}");
@@ -507,7 +514,7 @@ mod tests {
         if let Ok(place) = place {
             let cancel = Cancel::new().unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
-            let scene = Scene::new(Some(&place), &[], &[], &cancel, deadline);
+            let scene = Scene::new(Some(&place), Path::new("/nowhere"), &[], &cancel, deadline);
             let command = "sh -c 'trap \"\" TERM HUP; echo $$ > pipe; while :; do sleep 600; done' & echo $$ > pipe; wait";
             drop(Tool::RunCommand.job(&arguments(command)).unwrap().attempt(&scene));
             return;

@@ -13,7 +13,7 @@ mod workspace;
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Instant;
 
 use crate::error::one_line;
@@ -315,10 +315,10 @@ pub struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     /// A workspace that cannot be opened is what each tool will say. Tools for files touch nothing
-    /// of what is `closed`.
+    /// in the directory `closed`.
     pub fn new(
         workspace: Option<&str>,
-        closed: &[PathBuf],
+        closed: &Path,
         environment: &'a [(String, String)],
         cancel: &'a Cancel,
         deadline: Instant,

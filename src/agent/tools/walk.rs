@@ -100,7 +100,7 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
         if self.scene.is_over() {
             return ControlFlow::Break(Ended::Cancelled);
         }
-        if self.workspace.check(directory.as_fd(), None).is_err() {
+        if self.workspace.check(directory.as_fd()).is_err() {
             return ControlFlow::Continue(());
         }
         let entries = beneath::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX);
@@ -114,8 +114,7 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
             if self.scene.is_over() {
                 return ControlFlow::Break(Ended::Cancelled);
             }
-            let closed = || self.workspace.check(directory.as_fd(), Some(&name)).is_err();
-            if name == ".git" || self.ignored(path, kind == Kind::Directory) || closed() {
+            if name == ".git" || self.ignored(path, kind == Kind::Directory) {
                 continue;
             }
             self.seen += 1;

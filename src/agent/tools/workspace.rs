@@ -23,8 +23,8 @@ pub struct Workspace {
     given: PathBuf,
     /// Without links.
     path: PathBuf,
-    /// What is not to be touched though it lies inside, without links.
-    closed: Vec<PathBuf>,
+    /// A directory that is not to be touched though it lies inside, without links.
+    closed: Option<PathBuf>,
 }
 
 /// What tells one content of a file from another.
@@ -57,9 +57,9 @@ pub struct Change<'a> {
 }
 
 impl Workspace {
-    /// Opens the directory at `path`, but for what of it lies in one of `closed` or is one. The
-    /// error is for the model to read, like all of this room.
-    pub fn open(path: &str, closed: &[PathBuf]) -> Result<Workspace, String> {
+    /// Opens the directory at `path`, but for the directory `closed` if that lies in it. The error
+    /// is for the model to read, like all of this room.
+    pub fn open(path: &str, closed: &Path) -> Result<Workspace, String> {
         let given = PathBuf::from(path);
         let failed =
             |error: io::Error| format!("the workspace {path} cannot be opened: {}", reason(&error));
@@ -72,25 +72,22 @@ impl Workspace {
         if !is_directory {
             return Err(format!("the workspace {} is not a directory", given.display()));
         }
-        let mut closed: Vec<PathBuf> = closed.iter().map(|path| real(path)).collect();
-        if closed.iter().any(|closed| path.starts_with(closed)) {
+        let closed = closed.canonicalize().unwrap_or_else(|_missing| closed.to_owned());
+        if path.starts_with(&closed) {
             return Err(format!("the workspace {} belongs to opta itself", given.display()));
         }
-        closed.retain(|closed| closed.starts_with(&path));
+        let closed = Some(closed).filter(|closed| closed.starts_with(&path));
         Ok(Workspace { root, given, path, closed })
     }
 
-    /// Fails if an open file or directory, or `name` in it, is closed.
-    pub fn check(&self, file: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<()> {
-        if self.closed.is_empty() {
-            return Ok(());
+    /// Fails if an open file or directory is closed, or lies in what is.
+    pub fn check(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        match &self.closed {
+            Some(closed) if beneath::path_of(file)?.starts_with(closed) => {
+                Err(io::Error::new(ErrorKind::PermissionDenied, "it belongs to opta itself"))
+            }
+            _ => Ok(()),
         }
-        let mut path = beneath::path_of(file)?;
-        path.extend(name);
-        if self.closed.iter().any(|closed| path.starts_with(closed)) {
-            return Err(io::Error::new(ErrorKind::PermissionDenied, "it belongs to opta itself"));
-        }
-        Ok(())
     }
 
     /// The directory itself.
@@ -140,7 +137,6 @@ impl Workspace {
         let failed = |error: &io::Error| self.refused(given, error);
         let (directory, name) = self.target(given)?;
         let directory = directory.as_fd();
-        self.check(directory, Some(&name)).map_err(|error| failed(&error))?;
         let old = match beneath::open_entry(directory, &name) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -237,7 +233,7 @@ impl Workspace {
             }
             result => result,
         }?;
-        self.check(opened.as_fd(), None)?;
+        self.check(opened.as_fd())?;
         Ok(opened)
     }
 
@@ -253,12 +249,6 @@ impl Workspace {
             _ => format!("{given}: {}", reason(error)),
         }
     }
-}
-
-/// `path` without links, also if only its directory is there.
-fn real(path: &Path) -> PathBuf {
-    let of_directory = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
-    path.canonicalize().ok().or_else(of_directory).unwrap_or_else(|| path.to_owned())
 }
 
 fn write(directory: BorrowedFd<'_>, name: &OsStr, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -277,6 +267,10 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    fn nowhere() -> &'static Path {
+        Path::new("/nowhere")
+    }
+
     fn text(mut file: File) -> String {
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
@@ -291,7 +285,7 @@ mod tests {
         symlink(scratch.path().join("inside/a"), scratch.path().join("inside/back_in")).unwrap();
         symlink(scratch.path().join("secret"), scratch.path().join("inside/out")).unwrap();
         let inside = scratch.path().join("inside");
-        let workspace = Workspace::open(inside.to_str().unwrap(), &[]).unwrap();
+        let workspace = Workspace::open(inside.to_str().unwrap(), nowhere()).unwrap();
         for path in ["a", "./a", "back_in", inside.join("a").to_str().unwrap()] {
             assert_eq!(text(workspace.file(path).unwrap()), "plain", "{path}");
         }
@@ -316,14 +310,13 @@ mod tests {
     #[test]
     fn what_is_closed_is_neither_read_nor_written_by_any_way() {
         let scratch = Scratch::new();
-        let own = |name: &str| scratch.path().join(".config/opta").join(name);
+        let own = scratch.path().join(".config/opta");
         scratch.put(".config/opta/daemon/state.json", "token");
         scratch.put(".config/other", "plain");
         symlink(".config/opta/daemon", scratch.path().join("link")).unwrap();
-        symlink(own("daemon/state.json"), scratch.path().join("file")).unwrap();
-        symlink(own("config.json"), scratch.path().join("new")).unwrap();
-        let closed = [own("daemon"), own("config.json")];
-        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &closed).unwrap();
+        symlink(own.join("daemon/state.json"), scratch.path().join("file")).unwrap();
+        symlink(own.join("config.json"), scratch.path().join("new")).unwrap();
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &own).unwrap();
         let change = Change { bytes: b"mine", over: None };
         for path in [
             ".config/opta/daemon/state.json",
@@ -335,16 +328,25 @@ mod tests {
             assert!(problem.ends_with("it belongs to opta itself"), "{path}: {problem}");
             assert!(workspace.replace(path, &change).is_err(), "{path}");
         }
-        for path in [".config/opta/config.json", "new", "link/new", "link/a/b"] {
+        for path in [
+            ".config/opta/config.json",
+            ".config/opta/config.json/a",
+            ".config/opta/new/a",
+            "new",
+            "link/new",
+            "link/a/b",
+        ] {
             let problem = workspace.replace(path, &change).unwrap_err();
             assert!(problem.ends_with("it belongs to opta itself"), "{path}: {problem}");
         }
         assert!(workspace.directory("link").is_err());
         assert_eq!(scratch.read(".config/opta/daemon/state.json"), "token");
-        assert!(!own("config.json").exists() && !own("daemon/a").exists());
+        // Nothing was made on the way.
+        assert_eq!(fs::read_dir(&own).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(own.join("daemon")).unwrap().count(), 1);
         assert_eq!(text(workspace.file(".config/other").unwrap()), "plain");
-        let inside = own("daemon");
-        let problem = Workspace::open(inside.to_str().unwrap(), &closed).err().unwrap();
+        let inside = own.join("daemon");
+        let problem = Workspace::open(inside.to_str().unwrap(), &own).err().unwrap();
         assert!(problem.ends_with("belongs to opta itself"), "{problem}");
     }
 
@@ -357,7 +359,7 @@ mod tests {
         symlink("run.sh", scratch.path().join("link")).unwrap();
         symlink("new/by_link", scratch.path().join("dangling")).unwrap();
         symlink("../elsewhere", scratch.path().join("dangling_out")).unwrap();
-        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), nowhere()).unwrap();
         let put = |path: &str| workspace.replace(path, &Change { bytes: b"new", over: None });
         assert_eq!(put("link"), Ok(true));
         assert_eq!((scratch.read("run.sh").as_str(), mode("run.sh")), ("new", 0o755));
@@ -379,7 +381,7 @@ mod tests {
     fn what_somebody_else_changes_meanwhile_is_not_overwritten() {
         let scratch = Scratch::new();
         scratch.put("a", "one");
-        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), nowhere()).unwrap();
         let stamp = Stamp::of(&workspace.file("a").unwrap()).unwrap();
         scratch.put("a", "another");
         let problem = workspace.replace("a", &Change { bytes: b"mine", over: Some(stamp) });
@@ -393,7 +395,7 @@ mod tests {
         scratch.put("inside/sub/file", "plain");
         scratch.put("outside/file", "precious");
         let inside = scratch.path().join("inside");
-        let workspace = Workspace::open(inside.to_str().unwrap(), &[]).unwrap();
+        let workspace = Workspace::open(inside.to_str().unwrap(), nowhere()).unwrap();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
