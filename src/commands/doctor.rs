@@ -267,8 +267,9 @@ fn service(paths: &Paths) -> Finding {
         Condition::Foreign => {
             warn(format!("opta has not written {file}"), format!("{} --force", install()))
         }
+        // To install it here would take it from there.
         Condition::OfAnotherHome(home) => {
-            warn(format!("{file} serves another home, {}", paths.shown(&home)), install())
+            Warn(format!("{file} serves another home, {}", paths.shown(&home)), None)
         }
         Condition::Broken { program, because } => {
             Fail(format!("{file} runs {}, which {because}", paths.shown(&program)), install())
@@ -316,8 +317,9 @@ fn disk(paths: &Paths) -> Finding {
     };
     match sys::free_bytes(nearest) {
         Ok(free) if free < limits::DISK_FREE_MIN => {
-            let message = format!("{} MiB are free in {}", free >> 20, paths.shown(nearest));
-            Fail(message, "opta sessions list, then opta sessions rm ID".to_owned())
+            let (free, place) = (free >> 20, paths.shown(nearest));
+            let message = format!("{free} MiB are free in {place}, where sessions are kept");
+            Fail(message, "opta sessions list".to_owned())
         }
         Ok(free) => Pass(format!("{} MiB are free", free >> 20)),
         Err(error) => Warn(format!("{}: {}", paths.shown(nearest), reason(&error)), None),

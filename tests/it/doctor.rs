@@ -396,7 +396,7 @@ fn a_service_of_systemd_that_cannot_run_fails() {
          fail: {unit} runs ~/old bin%/opta, which is not there; \
          to mend it: opta daemon install\n",
         runs,
-        "warn: {unit} serves another home, ~/.config/opta; to mend it: opta daemon install\n",
+        "warn: {unit} serves another home, ~/.config/opta\n",
         "refused\nfail: systemd cannot use {unit} and what adds to it (bad-setting); \
          to mend it: systemctl --user edit opta-daemon\n",
         runs,
@@ -489,7 +489,7 @@ fn an_agent_of_launchd_is_current_or_mended() {
          to mend it: opta daemon install\n",
         current,
         "elsewhere\n\
-         warn: {plist} serves another home, ~/.config/opta; to mend it: opta daemon install\n",
+         warn: {plist} serves another home, ~/.config/opta\n",
         "foreign\nwarn: opta has not written {plist}; to mend it: opta daemon install --force\n",
         current,
         "warn: {plist} is current; whether it is loaded is unknown: \
