@@ -28,8 +28,8 @@ pub fn rule(tool: Tool, settings: &ToolSettings, grant: Grant, mode: &str) -> Ru
     }
 }
 
-/// Whether a tool does what a mode is for: `chat` and `do` are for everything, `research` is not for
-/// writing, and `plan`, `review` and what nobody knows are for reading alone.
+/// Whether a tool does what a mode is for: `chat` and `do` are for everything, `research` is not
+/// for writing, and `plan`, `review` and what nobody knows are for reading alone.
 pub fn fits(tool: Tool, mode: &str) -> bool {
     matches!(
         (tool.effect(), mode),
