@@ -38,6 +38,11 @@ trait Model: Send + Sync {
     ) -> Result<Answer, Fault>;
 }
 
+/// Whether a tool has this name, or this other name.
+pub fn has_tool(name: &str) -> bool {
+    tools::Tool::named(name).is_some()
+}
+
 /// A real model server.
 struct Server;
 

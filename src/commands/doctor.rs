@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use nanoserde::SerJson;
 
+use crate::agent;
 use crate::agent::find::{self, Wanted};
 use crate::agent::model::{self, list};
 use crate::cli::Form;
@@ -97,10 +98,16 @@ fn failed(error: &Error, fix: impl Display) -> Finding {
 fn settings(paths: &Paths) -> Finding {
     let path = paths.config();
     let models = || ModelSettings::load(&path).map(drop);
-    let tools = || ToolSettings::load(&path).map(drop);
-    match Config::load(&path).and_then(|_| models()).and_then(|()| tools()) {
-        Ok(()) if path.exists() => Pass(paths.shown(&path)),
-        Ok(()) => Pass(format!("{} is not there, and need not be", paths.shown(&path))),
+    let tools = || ToolSettings::load(&path);
+    let read = Config::load(&path).and_then(|_| models()).and_then(|()| tools());
+    match read.map(|tools| strangers(&tools)) {
+        // A misspelt one restricts nothing.
+        Ok(Some(names)) => {
+            let message = format!("permissions has what is no tool's name: {names}");
+            Warn(message, Some(edit(&path)))
+        }
+        Ok(None) if path.exists() => Pass(paths.shown(&path)),
+        Ok(None) => Pass(format!("{} is not there, and need not be", paths.shown(&path))),
         Err(error) => match &error {
             Error::Config { at, .. } if is_variable(at) => {
                 Fail(error.to_string(), format!("unset {at}"))
@@ -108,6 +115,14 @@ fn settings(paths: &Paths) -> Finding {
             _ => failed(&error, edit(&path)),
         },
     }
+}
+
+/// The names in `permissions` that no tool has.
+fn strangers(tools: &ToolSettings) -> Option<String> {
+    let names = tools.permissions.keys().filter(|name| !agent::has_tool(name));
+    let mut names: Vec<&str> = names.map(String::as_str).collect();
+    names.sort_unstable();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// What a setting is named by: a variable, or a place in a file.

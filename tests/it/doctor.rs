@@ -67,6 +67,9 @@ fn what_is_wrong_is_named_with_what_mends_it() {
     home.write(&home.config(), "{\n  \"daemon\": ,\n}");
     let found = findings(&home, &model, 1);
     assert_found(&found, "fail settings", "config.json:2:");
+    home.write(&home.config(), r#"{"permissions":{"shell":"deny","read_files":"deny"}}"#);
+    let found = findings(&home, &model, 0);
+    assert_found(&found, "warn settings", "permissions has what is no tool's name: read_files; ");
     fs::remove_file(home.config()).unwrap();
 
     home.start();
