@@ -66,7 +66,7 @@ pub struct Assistant {
     /// Read anew for each turn, so that an edit counts from the next one on.
     config: PathBuf,
     /// What no tool for files may touch: opta's own, where token, sessions and permissions are.
-    closed: PathBuf,
+    closed: Vec<PathBuf>,
     log: Log,
     model: Box<dyn Model>,
 }
@@ -74,7 +74,9 @@ pub struct Assistant {
 impl Assistant {
     /// The user's `config.json` need not be there.
     pub fn new(paths: &Paths, log: Log) -> Assistant {
-        let (config, closed) = (paths.config(), paths.root().to_owned());
+        let config = paths.config();
+        // The settings may be a link that leads elsewhere.
+        let closed = vec![paths.root().to_owned(), config.clone()];
         Assistant { config, closed, log, model: Box::new(Server) }
     }
 

@@ -176,7 +176,7 @@ impl Stage {
             context: Arc::clone(&context),
         };
         let config = scratch.path().join("config.json");
-        let closed = scratch.path().join("work/own");
+        let closed = vec![scratch.path().join("work/own")];
         let agent = Assistant { config, closed, log: log.clone(), model: Box::new(model) };
         let store = Store::new(scratch.path().join("sessions"));
         let runtime = Runtime::new(store, "daemon_test", log, Box::new(agent));

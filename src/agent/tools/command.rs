@@ -416,13 +416,7 @@ mod tests {
         let job = Tool::RunCommand.job(&arguments("sleep 600")).unwrap();
         let cancel = Cancel::new().unwrap();
         let deadline = Instant::now() + Duration::from_millis(300);
-        let told = job.attempt(&Scene::new(
-            scratch.path().to_str(),
-            Path::new("/nowhere"),
-            &[],
-            &cancel,
-            deadline,
-        ));
+        let told = job.attempt(&Scene::new(scratch.path().to_str(), &[], &[], &cancel, deadline));
         let told = told.unwrap_err();
         let millis = told.strip_prefix("[ended after ").unwrap().split(' ').next().unwrap();
         assert!(millis.parse::<u64>().unwrap() <= 300, "{told}");
@@ -514,7 +508,7 @@ mod tests {
         if let Ok(place) = place {
             let cancel = Cancel::new().unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
-            let scene = Scene::new(Some(&place), Path::new("/nowhere"), &[], &cancel, deadline);
+            let scene = Scene::new(Some(&place), &[], &[], &cancel, deadline);
             let command = "sh -c 'trap \"\" TERM HUP; echo $$ > pipe; while :; do sleep 600; done' & echo $$ > pipe; wait";
             drop(Tool::RunCommand.job(&arguments(command)).unwrap().attempt(&scene));
             return;

@@ -13,7 +13,7 @@ mod workspace;
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::error::one_line;
@@ -315,10 +315,10 @@ pub struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     /// A workspace that cannot be opened is what each tool will say. Tools for files touch nothing
-    /// in the directory `closed`.
+    /// of what is `closed`.
     pub fn new(
         workspace: Option<&str>,
-        closed: &Path,
+        closed: &[PathBuf],
         environment: &'a [(String, String)],
         cancel: &'a Cancel,
         deadline: Instant,

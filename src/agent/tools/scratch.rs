@@ -44,7 +44,7 @@ impl Scratch {
         act: impl FnOnce(&Scene<'_>) -> T,
     ) -> T {
         let deadline = Instant::now() + Duration::from_secs(120);
-        act(&Scene::new(self.0.to_str(), Path::new("/nowhere"), environment, cancel, deadline))
+        act(&Scene::new(self.0.to_str(), &[], environment, cancel, deadline))
     }
 
     pub fn run(&self, tool: &str, arguments: &str) -> Result<String, String> {

@@ -23,8 +23,8 @@ pub struct Workspace {
     given: PathBuf,
     /// Without links.
     path: PathBuf,
-    /// A directory that is not to be touched though it lies inside, without links.
-    closed: Option<PathBuf>,
+    /// What is not to be touched though it lies inside, without links.
+    closed: Vec<PathBuf>,
 }
 
 /// What tells one content of a file from another.
@@ -57,9 +57,9 @@ pub struct Change<'a> {
 }
 
 impl Workspace {
-    /// Opens the directory at `path`, but for the directory `closed` if that lies in it. The error
-    /// is for the model to read, like all of this room.
-    pub fn open(path: &str, closed: &Path) -> Result<Workspace, String> {
+    /// Opens the directory at `path`, but for what of `closed` lies in it: directories, and files
+    /// that links among them lead to. The error is for the model to read, like all of this room.
+    pub fn open(path: &str, closed: &[PathBuf]) -> Result<Workspace, String> {
         let given = PathBuf::from(path);
         let failed =
             |error: io::Error| format!("the workspace {path} cannot be opened: {}", reason(&error));
@@ -72,22 +72,25 @@ impl Workspace {
         if !is_directory {
             return Err(format!("the workspace {} is not a directory", given.display()));
         }
-        let closed = closed.canonicalize().unwrap_or_else(|_missing| closed.to_owned());
-        if path.starts_with(&closed) {
+        let mut closed: Vec<PathBuf> = closed.iter().map(|closed| real(closed)).collect();
+        if closed.iter().any(|closed| path.starts_with(closed)) {
             return Err(format!("the workspace {} belongs to opta itself", given.display()));
         }
-        let closed = Some(closed).filter(|closed| closed.starts_with(&path));
+        closed.retain(|closed| closed.starts_with(&path));
         Ok(Workspace { root, given, path, closed })
     }
 
-    /// Fails if an open file or directory is closed, or lies in what is.
-    pub fn check(&self, file: BorrowedFd<'_>) -> io::Result<()> {
-        match &self.closed {
-            Some(closed) if beneath::path_of(file)?.starts_with(closed) => {
-                Err(io::Error::new(ErrorKind::PermissionDenied, "it belongs to opta itself"))
-            }
-            _ => Ok(()),
+    /// Fails if an open file or directory, or `name` in it, is closed or lies in what is.
+    fn check(&self, file: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<()> {
+        if self.closed.is_empty() {
+            return Ok(());
         }
+        let mut path = beneath::path_of(file)?;
+        path.extend(name);
+        if self.closed.iter().any(|closed| path.starts_with(closed)) {
+            return Err(io::Error::new(ErrorKind::PermissionDenied, "it belongs to opta itself"));
+        }
+        Ok(())
     }
 
     /// The directory itself.
@@ -106,6 +109,16 @@ impl Workspace {
         }
         let inside = path.strip_prefix(&self.given).or_else(|_| path.strip_prefix(&self.path));
         inside.map(Path::to_owned).ok().ok_or_else(|| self.outside(given))
+    }
+
+    /// The names in an open directory that are closed.
+    pub fn closed_in(&self, directory: BorrowedFd<'_>) -> io::Result<Vec<&OsStr>> {
+        if self.closed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let path = beneath::path_of(directory)?;
+        let here = self.closed.iter().filter(|closed| closed.parent() == Some(&path));
+        Ok(here.filter_map(|closed| closed.file_name()).collect())
     }
 
     /// Opens a file for reading, if it is one.
@@ -137,6 +150,7 @@ impl Workspace {
         let failed = |error: &io::Error| self.refused(given, error);
         let (directory, name) = self.target(given)?;
         let directory = directory.as_fd();
+        self.check(directory, Some(&name)).map_err(|error| failed(&error))?;
         let old = match beneath::open_entry(directory, &name) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -233,7 +247,7 @@ impl Workspace {
             }
             result => result,
         }?;
-        self.check(opened.as_fd())?;
+        self.check(opened.as_fd(), None)?;
         Ok(opened)
     }
 
@@ -249,6 +263,23 @@ impl Workspace {
             _ => format!("{given}: {}", reason(error)),
         }
     }
+}
+
+/// Where `path` leads, whether anything is there or not.
+fn real(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        if let Ok(real) = path.canonicalize() {
+            return real;
+        }
+        let Some((directory, name)) = path.parent().zip(path.file_name()) else { break };
+        let directory = directory.canonicalize().unwrap_or_else(|_missing| directory.to_owned());
+        match path.read_link() {
+            Ok(target) => path = directory.join(target),
+            Err(_) => return directory.join(name),
+        }
+    }
+    path
 }
 
 fn write(directory: BorrowedFd<'_>, name: &OsStr, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -267,10 +298,6 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    fn nowhere() -> &'static Path {
-        Path::new("/nowhere")
-    }
-
     fn text(mut file: File) -> String {
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
@@ -285,7 +312,7 @@ mod tests {
         symlink(scratch.path().join("inside/a"), scratch.path().join("inside/back_in")).unwrap();
         symlink(scratch.path().join("secret"), scratch.path().join("inside/out")).unwrap();
         let inside = scratch.path().join("inside");
-        let workspace = Workspace::open(inside.to_str().unwrap(), nowhere()).unwrap();
+        let workspace = Workspace::open(inside.to_str().unwrap(), &[]).unwrap();
         for path in ["a", "./a", "back_in", inside.join("a").to_str().unwrap()] {
             assert_eq!(text(workspace.file(path).unwrap()), "plain", "{path}");
         }
@@ -311,12 +338,13 @@ mod tests {
     fn what_is_closed_is_neither_read_nor_written_by_any_way() {
         let scratch = Scratch::new();
         let own = scratch.path().join(".config/opta");
+        let closed = [own.clone(), own.join("config.json")];
         scratch.put(".config/opta/daemon/state.json", "token");
         scratch.put(".config/other", "plain");
         symlink(".config/opta/daemon", scratch.path().join("link")).unwrap();
         symlink(own.join("daemon/state.json"), scratch.path().join("file")).unwrap();
         symlink(own.join("config.json"), scratch.path().join("new")).unwrap();
-        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &own).unwrap();
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &closed).unwrap();
         let change = Change { bytes: b"mine", over: None };
         for path in [
             ".config/opta/daemon/state.json",
@@ -346,8 +374,33 @@ mod tests {
         assert_eq!(fs::read_dir(own.join("daemon")).unwrap().count(), 1);
         assert_eq!(text(workspace.file(".config/other").unwrap()), "plain");
         let inside = own.join("daemon");
-        let problem = Workspace::open(inside.to_str().unwrap(), &own).err().unwrap();
+        let problem = Workspace::open(inside.to_str().unwrap(), &closed).err().unwrap();
         assert!(problem.ends_with("belongs to opta itself"), "{problem}");
+    }
+
+    #[test]
+    fn settings_that_lie_elsewhere_are_closed_there_before_they_are_there() {
+        let scratch = Scratch::new();
+        let own = scratch.path().join(".config/opta");
+        fs::create_dir_all(&own).unwrap();
+        scratch.put("dot/other", "plain");
+        symlink("../../dot/link.json", own.join("config.json")).unwrap();
+        symlink("opta.json", scratch.path().join("dot/link.json")).unwrap();
+        let open = || {
+            let closed = [own.clone(), own.join("config.json")];
+            Workspace::open(scratch.path().join("dot").to_str().unwrap(), &closed).unwrap()
+        };
+        let change = Change { bytes: b"mine", over: None };
+        for path in ["opta.json", "link.json"] {
+            assert!(open().replace(path, &change).is_err(), "{path}");
+        }
+        scratch.put("dot/opta.json", "{}");
+        for path in ["opta.json", "link.json"] {
+            assert!(open().replace(path, &change).is_err(), "{path}");
+            assert!(open().file(path).is_err(), "{path}");
+        }
+        assert_eq!(scratch.read("dot/opta.json"), "{}");
+        assert_eq!(text(open().file("other").unwrap()), "plain");
     }
 
     #[test]
@@ -359,7 +412,7 @@ mod tests {
         symlink("run.sh", scratch.path().join("link")).unwrap();
         symlink("new/by_link", scratch.path().join("dangling")).unwrap();
         symlink("../elsewhere", scratch.path().join("dangling_out")).unwrap();
-        let workspace = Workspace::open(scratch.path().to_str().unwrap(), nowhere()).unwrap();
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
         let put = |path: &str| workspace.replace(path, &Change { bytes: b"new", over: None });
         assert_eq!(put("link"), Ok(true));
         assert_eq!((scratch.read("run.sh").as_str(), mode("run.sh")), ("new", 0o755));
@@ -381,7 +434,7 @@ mod tests {
     fn what_somebody_else_changes_meanwhile_is_not_overwritten() {
         let scratch = Scratch::new();
         scratch.put("a", "one");
-        let workspace = Workspace::open(scratch.path().to_str().unwrap(), nowhere()).unwrap();
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
         let stamp = Stamp::of(&workspace.file("a").unwrap()).unwrap();
         scratch.put("a", "another");
         let problem = workspace.replace("a", &Change { bytes: b"mine", over: Some(stamp) });
@@ -395,7 +448,7 @@ mod tests {
         scratch.put("inside/sub/file", "plain");
         scratch.put("outside/file", "precious");
         let inside = scratch.path().join("inside");
-        let workspace = Workspace::open(inside.to_str().unwrap(), nowhere()).unwrap();
+        let workspace = Workspace::open(inside.to_str().unwrap(), &[]).unwrap();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
