@@ -161,9 +161,15 @@ pub fn decide(
 }
 
 /// The events of a session behind number `after`, those to come included.
-pub fn follow(card: &Card, id: &SessionId, after: u64) -> Result<EventStream, Failure> {
+pub fn follow(
+    card: &Card,
+    id: &SessionId,
+    after: u64,
+    answers: bool,
+) -> Result<EventStream, Failure> {
     const WHAT: &str = "follow the session";
-    let target = format!("/v3/sse/events?sessionId={}&afterSeq={after}", id.as_str());
+    let (id_text, answers) = (id.as_str(), u8::from(answers));
+    let target = format!("/v3/sse/events?sessionId={id_text}&afterSeq={after}&answers={answers}");
     let asked = request("GET", &target, card, "");
     match http::open(card.port, &asked, limits::CALL_MAX, limits::EVENT_BYTES_MAX) {
         Ok(Opened::Stream(stream)) => Ok(stream),

@@ -188,7 +188,7 @@ impl Clerk<'_> {
                 self.resolved(tool, "deny", "settings");
                 "permission denied: the user's settings forbid this tool"
             }
-            _ if !permissions::can_ask(self.turn.options, self.turn.listeners()) => {
+            _ if !self.can_ask() => {
                 self.resolved(tool, "deny", "nobody to ask");
                 "permission denied: it needs the user's consent, and nobody is there to be asked; \
                  do without it"
@@ -209,6 +209,12 @@ impl Clerk<'_> {
             }
         };
         Ok(Some(Outcome::error(because)))
+    }
+
+    /// Whether there is anybody to answer a question: at the caller's side, or among those who
+    /// follow the session.
+    fn can_ask(&self) -> bool {
+        self.turn.options.attended == Some(true) || self.turn.has_listener()
     }
 
     fn resolved(&self, tool: Tool, decision: &str, by: &str) {

@@ -2,7 +2,7 @@
 //! this turn, then what each tool is by nature: reading is allowed, everything else is asked about.
 
 use crate::config::{Rule, ToolSettings};
-use crate::session::turn::{Grant, Options};
+use crate::session::turn::Grant;
 
 use super::tools::{Effect, Tool};
 
@@ -35,16 +35,6 @@ pub fn fits(tool: Tool, mode: &str) -> bool {
         (tool.effect(), mode),
         (Effect::Reads, _) | (_, "chat" | "do") | (Effect::Runs, "research")
     )
-}
-
-/// Whether there is anybody to answer a question. A caller that says that nobody is at its side may
-/// itself be one of those who listen.
-pub fn can_ask(options: &Options, listeners: usize) -> bool {
-    match options.attended {
-        Some(true) => true,
-        Some(false) => listeners > 1,
-        None => listeners > 0,
-    }
 }
 
 #[cfg(test)]
@@ -105,14 +95,5 @@ mod tests {
             };
             assert_eq!(denied, wanted, "{tool:?}");
         }
-    }
-
-    #[test]
-    fn somebody_to_ask_is_at_the_callers_side_or_listens() {
-        let asked =
-            |attended, listeners| can_ask(&Options { attended, ..Options::default() }, listeners);
-        assert!(asked(Some(true), 0));
-        assert!(!asked(Some(false), 0) && !asked(Some(false), 1) && asked(Some(false), 2));
-        assert!(!asked(None, 0) && asked(None, 1));
     }
 }

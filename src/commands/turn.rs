@@ -184,6 +184,7 @@ impl<'a> Talk<'a> {
             options: self.options.clone(),
         };
         let (session, founding) = (self.session.clone(), self.founding.take());
+        let answers = desk.keyboard.is_some();
         let submitted = self.reach(desk, |card| {
             if let Some(founding) = &founding {
                 client::create_session(card, founding)?;
@@ -191,7 +192,8 @@ impl<'a> Talk<'a> {
             let accepted = client::submit_turn(card, &session, &new)?;
             // Its own first event included.
             let seq = accepted.seq.saturating_sub(1);
-            Ok((seq, client::follow(card, &session, seq)?))
+            let stream = client::follow(card, &session, seq, answers);
+            Ok((seq, stream.inspect_err(|failure| abandon(card, &session, &id, failure))?))
         });
         if submitted.is_err() {
             // Made again if it was made: it is the same one.
@@ -252,7 +254,11 @@ impl<'a> Talk<'a> {
                 return Err(Error::Reply { what: "follow the turn", because });
             }
             let (session, seq) = (self.session.clone(), turn.seq);
-            stream = self.reach(desk, |card| client::follow(card, &session, seq))?;
+            let answers = desk.keyboard.is_some();
+            stream = self.reach(desk, |card| {
+                let stream = client::follow(card, &session, seq, answers);
+                stream.inspect_err(|failure| abandon(card, &session, &turn.id, failure))
+            })?;
         }
     }
 
@@ -328,8 +334,12 @@ impl<'a> Talk<'a> {
         desk.screen.event(text)?;
         let payload = payload.as_str().as_bytes();
         let of: Option<Of> = json::parse(payload).ok();
-        if of.and_then(|of| of.turn_id).as_ref() != Some(&turn.id) {
-            return Ok(None);
+        let is_its_own = of.and_then(|of| of.turn_id).as_ref() == Some(&turn.id);
+        match event.as_str() {
+            // Whoever is here may answer for another turn, too.
+            "permission.request" | "permission.resolved" => {}
+            _ if !is_its_own => return Ok(None),
+            _ => {}
         }
         match event.as_str() {
             "turn.token" => {
@@ -350,7 +360,7 @@ impl<'a> Talk<'a> {
             }
             "permission.request" => {
                 if let Ok(request) = json::parse(payload) {
-                    self.asked(request, turn, desk);
+                    self.asked(request, is_its_own, turn, desk);
                 }
             }
             "permission.resolved" => {
@@ -368,10 +378,10 @@ impl<'a> Talk<'a> {
         Ok(None)
     }
 
-    /// The turn waits for a permission.
-    fn asked(&mut self, request: Request, turn: &mut Turn, desk: &mut Desk) {
+    /// A turn waits for a permission; what is always allowed here is so for turns of our own.
+    fn asked(&mut self, request: Request, own: bool, turn: &mut Turn, desk: &mut Desk) {
         let question = Question::new(request);
-        if self.always.contains(&question.tool) {
+        if own && self.always.contains(&question.tool) {
             return self.decide(&question.request_id, true);
         }
         turn.questions.push_back(question);
@@ -454,6 +464,13 @@ fn founding(model: &Model) -> Result<(SessionId, Option<api::NewSession>), Error
     };
     let refused = || Error::Reply { what: "name a session", because: id.clone() };
     Ok((SessionId::parse(&id).ok_or_else(refused)?, Some(founding)))
+}
+
+/// A turn that cannot be followed must not go on behind the back of who has asked for it.
+fn abandon(card: &Card, session: &SessionId, turn_id: &str, failure: &client::Failure) {
+    if matches!(failure, client::Failure::Final(_)) {
+        drop(client::cancel_turn(card, session, turn_id));
+    }
 }
 
 /// Puts the first question on the screen, if there is one and somebody to be asked.

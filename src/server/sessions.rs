@@ -324,11 +324,17 @@ fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result
     ))
 }
 
+/// Whether a client can answer the questions of turns, unless it says that it cannot.
+fn answers(query: &str) -> Result<bool, Reply> {
+    Ok(number(query, "answers", 0, 1)? != Some(0))
+}
+
 fn poll(session: Arc<Session>, query: &str) -> Result<Poll, Reply> {
     let after = number(query, "afterSeq", 0, u64::MAX)?.unwrap_or(0);
     let most = number(query, "limit", 1, limits::EVENTS_MAX as u64)?;
     let limit = number(query, "timeout", 0, u64::MAX)?.unwrap_or(0);
-    let follower = Follower::new(session, after).map_err(|error| refuse(error.into()))?;
+    let follower = Follower::new(session, after, answers(query)?);
+    let follower = follower.map_err(|error| refuse(error.into()))?;
     let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(limits::EVENTS_MAX);
     let limit = Duration::from_millis(limit).min(limits::POLL_MAX);
     Ok(Poll { follower, events_max: most, limit })
@@ -352,7 +358,8 @@ fn stream(
     let full =
         || Reply::problem(503, "BUSY", "too many event streams are open").with("Retry-After", "1");
     let ticket = Ticket::take(streams).ok_or_else(full)?;
-    let follower = Follower::new(session, after).map_err(|error: Error| refuse(error.into()))?;
+    let follower = Follower::new(session, after, answers(asked.query)?);
+    let follower = follower.map_err(|error: Error| refuse(error.into()))?;
     Ok(Answer::Stream(Box::new(Stream { follower, _ticket: ticket, headers: asked.headers })))
 }
 

@@ -61,10 +61,15 @@ enum Waited {
 }
 
 impl Follower {
-    /// Follows `session` from behind event number `after`.
-    pub fn new(session: Arc<Session>, after: u64) -> Result<Follower, crate::error::Error> {
+    /// Follows `session` from behind event number `after`, for somebody who may be one who
+    /// `answers` questions.
+    pub fn new(
+        session: Arc<Session>,
+        after: u64,
+        answers: bool,
+    ) -> Result<Follower, crate::error::Error> {
         // The bell first: what is appended from now on rings it.
-        let bell = session.subscribe()?;
+        let bell = session.subscribe(answers)?;
         let reader = session.reader();
         Ok(Follower { session, reader, bell, after, deaf: false })
     }

@@ -32,7 +32,8 @@ pub struct Session {
     /// Notified, with the desk, when a permission was decided, the turn was cancelled, or somebody
     /// began or ceased to follow.
     pub(super) decided: Condvar,
-    pub(super) bells: Mutex<Vec<Arc<Bell>>>,
+    /// Of everybody who follows, and whether they answer.
+    pub(super) bells: Mutex<Vec<(Arc<Bell>, bool)>>,
     /// Its streams are to end.
     pub(super) closed: AtomicBool,
     /// Seconds of the boot clock when it was last asked for.
@@ -55,7 +56,7 @@ impl Deref for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        lock(&self.session.bells).retain(|bell| !Arc::ptr_eq(bell, &self.bell));
+        lock(&self.session.bells).retain(|(bell, _)| !Arc::ptr_eq(bell, &self.bell));
         self.session.reconsider();
     }
 }
@@ -144,10 +145,9 @@ impl Turn<'_> {
         self.session.summary()
     }
 
-    /// How many follow the session at this moment; whoever has submitted the turn may be one of
-    /// them.
-    pub fn listeners(&self) -> usize {
-        self.session.subscribers()
+    /// Whether anybody follows the session at this moment who can answer a question.
+    pub fn has_listener(&self) -> bool {
+        lock(&self.session.bells).iter().any(|(_, answers)| *answers)
     }
 
     /// Asks whether the turn may do something, and waits for the answer: `false` when patience
@@ -176,11 +176,10 @@ impl Turn<'_> {
         };
         let deadline = Instant::now() + patience.limit;
         while undecided(&mut desk) {
-            let is_alone = self.listeners() == 0;
+            let is_alone = !self.has_listener();
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = if is_alone { left.min(patience.alone) } else { left };
-            let as_before =
-                |desk: &mut Desk| undecided(desk) && (self.listeners() == 0) == is_alone;
+            let as_before = |desk: &mut Desk| undecided(desk) && self.has_listener() != is_alone;
             let waited = self.session.decided.wait_timeout_while(desk, limit, as_before);
             let (woken, ended) = waited.unwrap_or_else(PoisonError::into_inner);
             desk = woken;
@@ -277,10 +276,11 @@ impl Session {
         Ok(Decision::Won)
     }
 
-    /// A bell that rings when there are more events, or when there will be none.
-    pub fn subscribe(self: &Arc<Session>) -> Result<Subscription, Error> {
+    /// A bell that rings when there are more events, or when there will be none. Whether it is for
+    /// somebody who `answers` the questions of turns is known to nobody else.
+    pub fn subscribe(self: &Arc<Session>, answers: bool) -> Result<Subscription, Error> {
         let bell = Arc::new(Bell::new().doing("watch a session")?);
-        lock(&self.bells).push(Arc::clone(&bell));
+        lock(&self.bells).push((Arc::clone(&bell), answers));
         self.reconsider();
         Ok(Subscription { session: Arc::clone(self), bell })
     }
@@ -363,7 +363,7 @@ impl Session {
     }
 
     pub(super) fn ring(&self) {
-        lock(&self.bells).iter().for_each(|bell| bell.ring());
+        lock(&self.bells).iter().for_each(|(bell, _)| bell.ring());
     }
 
     pub(super) fn subscribers(&self) -> usize {

@@ -10,6 +10,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+use crate::api::{Api, Event};
 use crate::model::Model;
 use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, freeze, signal, skip};
 
@@ -354,6 +355,39 @@ fn a_daemon_that_is_restarted_meanwhile_says_so_in_one_line() {
     home.opta("daemon restart").stdout(ANYTHING).run();
     running.finish();
     model.assert_not_asked();
+}
+
+#[test]
+fn a_task_that_cannot_be_followed_is_cancelled() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let api = Api::of(&home);
+    api.create("s");
+    let streams: Vec<_> = (0..64).map(|_| api.follow("s", 0, "").unwrap()).collect();
+    let full = "opta: cannot follow the session: {*}too many event streams are open{*}\n";
+    task(&home, &model, "x --resume s").stderr(full).status(1).run();
+    drop(streams);
+    let cancelled = |event: &Event| event.text.contains(r#""code":"cancelled""#);
+    eventually("it is cancelled", || api.events("s", 0).iter().any(cancelled));
+}
+
+#[test]
+fn one_that_waits_in_the_same_session_is_nobody_to_ask() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let api = Api::of(&home);
+    api.create("s");
+    let first = task(&home, &model, "first --resume s").stdout("done\n").stderr(ANYTHING).spawn();
+    let question = model.question();
+    let second = task(&home, &model, "second --resume s").stdout("done\n").spawn();
+    eventually("it waits", || api.get("/v3/sessions/s").number("queuedTurns") == 1);
+    question.call("run_command", r#"{\"command\":\"true\"}"#);
+    let told = model.question();
+    assert!(told.body.contains("nobody is there to be asked"), "{}", told.body);
+    told.answer("done");
+    first.finish();
+    model.question().answer("done");
+    second.finish();
 }
 
 #[test]

@@ -135,11 +135,13 @@ fn the_first_answer_counts_and_nothing_runs_before_it() {
 #[test]
 fn another_listener_can_be_asked() {
     let stage = Stage::new(|round| match round {
-        0 => call("run_command", r#"{"command":"touch ran"}"#),
+        0 | 2 => call("run_command", r#"{"command":"touch ran"}"#),
         _ => Says::Text("done"),
     });
-    let _own = stage.session.subscribe().unwrap();
-    let _other = stage.session.subscribe().unwrap();
+    let _deaf = stage.session.subscribe(false).unwrap();
+    let events = stage.run(alone(), "turn.done");
+    assert!(of(&events, "permission.request").is_empty(), "{events:?}");
+    let _other = stage.session.subscribe(true).unwrap();
     stage.submit("do it", alone());
     answer(&stage, true);
     stage.ended("turn.done");

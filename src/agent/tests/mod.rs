@@ -212,7 +212,7 @@ impl Stage {
 
     /// Waits until there are so many events of one name.
     fn wait_for(&self, name: &str, count: usize) -> Vec<Heard> {
-        let bell = self.session.subscribe().unwrap();
+        let bell = self.session.subscribe(false).unwrap();
         let deadline = Instant::now() + PATIENCE;
         loop {
             bell.await_next();
@@ -234,7 +234,7 @@ impl Stage {
     }
 
     fn ended(&self, event: &str) -> Vec<Heard> {
-        let bell = self.session.subscribe().unwrap();
+        let bell = self.session.subscribe(false).unwrap();
         let deadline = Instant::now() + PATIENCE;
         loop {
             bell.await_next();

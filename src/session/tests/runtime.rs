@@ -120,7 +120,7 @@ fn events(session: &Session) -> Vec<String> {
 /// Waits until there is this event.
 #[track_caller]
 fn wait_for(session: &Arc<Session>, event: &str) {
-    let bell = session.subscribe().unwrap();
+    let bell = session.subscribe(false).unwrap();
     let deadline = Instant::now() + PATIENCE;
     loop {
         bell.await_next();
@@ -357,7 +357,7 @@ fn nobody_deciding_and_a_cancelled_turn_both_mean_no() {
     assert!(!allowed.recv_timeout(PATIENCE).unwrap());
     wait_for(&session, "turn.done short");
     // As long as somebody follows the session there is hope.
-    let follower = session.subscribe().unwrap();
+    let follower = session.subscribe(true).unwrap();
     runtime.submit(&session, &turn("alone")).unwrap();
     wait_for(&session, "permission.request alone");
     assert!(allowed.recv_timeout(Duration::from_millis(200)).is_err());
@@ -529,7 +529,7 @@ fn a_session_that_nobody_uses_leaves_memory_and_comes_back_the_same() {
         // The clock began with the machine, and nothing can be half an hour old yet.
         return;
     }
-    let bell = session.subscribe().unwrap();
+    let bell = session.subscribe(false).unwrap();
     assert_eq!(sweep(&session), 1, "it is watched");
     drop(bell);
     assert_eq!(sweep(&session), 1, "somebody has it at hand and may write to it");
