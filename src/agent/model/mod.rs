@@ -5,6 +5,7 @@
 
 mod calls;
 mod chunk;
+mod complaint;
 mod known;
 pub mod list;
 pub mod peer;
@@ -23,7 +24,8 @@ use crate::session::rules::ToolCall;
 use crate::session::turn::{self, Endpoint, Fault};
 use crate::session::wake::Cancel;
 
-use peer::{OF_A_TURN, Patience, Server, TOO_LONG, code_of};
+use complaint::{TOO_LONG, code_of};
+use peer::{OF_A_TURN, Patience, Server};
 use reply::{Reply, Wrong};
 use wire::Extra;
 

@@ -19,6 +19,7 @@ use crate::session::wake::Cancel;
 use crate::{clock, limits, sys};
 
 use super::chunk::error_text;
+use super::complaint::{code_of, is_loading};
 use super::list;
 
 /// How long is waited for what.
@@ -37,9 +38,6 @@ pub struct Patience {
     /// All of it has to be over then.
     pub until: Option<Instant>,
 }
-
-/// The code for more than a model can be told: the turn tries again with less.
-pub const TOO_LONG: &str = "context-too-long";
 
 /// What a turn has.
 pub const OF_A_TURN: Patience = Patience {
@@ -173,6 +171,7 @@ impl<'a> Server<'a> {
 
     /// The words for an answer that is not 200.
     pub fn refused(&self, head: &Head, said: &str) -> Fault {
+        let code = code_of(said);
         let said = match self.quoted(said) {
             said if said.is_empty() => said,
             said => format!(": {said}"),
@@ -191,12 +190,7 @@ impl<'a> Server<'a> {
                 let to = self.quoted(to);
                 self.fault("model-config", format_args!("sends its callers to {to}: name that"))
             }
-            // llama.cpp: exceed_context_size_error; OpenAI: context_length_exceeded; vLLM: maximum
-            // context length.
-            400 | 413 | 422 if said.contains("context") => {
-                self.fault(TOO_LONG, format_args!("answered {status}{said}"))
-            }
-            _ => self.fault(code_of(&said), format_args!("answered {status}{said}")),
+            _ => self.fault(code, format_args!("answered {status}{said}")),
         }
     }
 
@@ -316,23 +310,6 @@ impl<'a> Server<'a> {
     }
 }
 
-/// The code for a server's complaint: `model-malformed` if it is about what its own model has said,
-/// `context-too-long` if it is about what the model was to be told.
-///
-/// llama.cpp: "The model produced output that does not match the expected … format", "Failed to
-/// parse tool call arguments"; Ollama: "error parsing tool call". LM Studio, within a stream:
-/// "loaded with context length of only …".
-pub fn code_of(said: &str) -> &'static str {
-    let any = |phrases: &[&str]| phrases.iter().any(|phrase| said.contains(phrase));
-    if any(&["model produced output that does not match", "parse tool call", "parsing tool call"]) {
-        "model-malformed"
-    } else if any(&["context length", "context size"]) {
-        TOO_LONG
-    } else {
-        "model-error"
-    }
-}
-
 /// Where a part of the API is.
 pub struct Place {
     authority: String,
@@ -395,11 +372,6 @@ fn date(text: &str) -> Option<i64> {
     let [_weekday, day, month, year, time, "GMT"] = *words.as_slice() else { return None };
     let month = MONTHS.iter().position(|name| *name == month)? + 1;
     clock::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))
-}
-
-/// Whether a server says that it is not ready yet. llama.cpp: "Loading model".
-fn is_loading(said: &str) -> bool {
-    said.to_ascii_lowercase().contains("loading model")
 }
 
 /// Whether the other end has gone.

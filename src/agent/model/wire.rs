@@ -6,6 +6,7 @@ use crate::json::{self, Raw};
 use crate::session::rules::{Message, ToolCall};
 
 use super::Ask;
+use super::complaint::is_about_context;
 
 /// Small models call tools the better the less they are left to chance.
 const TEMPERATURE: &str = "0.2";
@@ -39,7 +40,7 @@ const EXTRAS: [(Extra, &str); 5] = [
 /// complains about the length of the context may mean the room for the answer.
 pub fn refused_extra(said: &str, left_out: &[Extra]) -> Option<Extra> {
     // llama.cpp says this of a question that is too long by itself.
-    let room = said.contains("context") && !said.contains("exceed_context_size_error");
+    let room = is_about_context(said) && !said.contains("exceed_context_size_error");
     let named = EXTRAS.iter().filter(|(_, name)| said.contains(name)).map(|(extra, _)| *extra);
     let named = named.filter(|extra| !(room && *extra == Extra::MaxTokens));
     named.chain(room.then_some(Extra::Limit)).find(|extra| !left_out.contains(extra))
@@ -216,6 +217,9 @@ mod tests {
         // llama.cpp counts the question alone.
         let question = "the request exceeds the available context (exceed_context_size_error)";
         assert_eq!(refused_extra(question, &[]), None);
+        // Neither is a word that happens to be in what the server was sent.
+        let echo = "content: field required, got 'in this context'";
+        assert_eq!(refused_extra(echo, &[]), None);
     }
 
     #[test]

@@ -258,6 +258,8 @@ fn a_context_that_is_too_short_is_told_in_whatever_way_the_server_says_so() {
         (&[OK, ERROR], "context-too-long"),
         // What has been heard must not be asked for again.
         (&[OK, WORD, ERROR], "model-error"),
+        // A word of the question that comes back says nothing.
+        (&["HTTP/1.1 400 Bad\r\n\r\n{\"error\":\"no 'in this context'\"}"], "model-error"),
     ] {
         let server = Scripted::new(vec![answer.iter().map(|text| Step::Send(text)).collect()]);
         assert_eq!(fault(server.ask(OF_A_TURN).1).code, code, "{answer:?}");
