@@ -17,8 +17,8 @@ use crate::session::turn::{Endpoint, Fault, Key};
 use crate::sys::{self, Wish};
 
 use super::address::Base;
-use super::model::list;
 use super::model::peer::unusable;
+use super::model::{code, list};
 
 /// Where model servers listen unless they are told otherwise, in the order in which they count.
 const PORTS: [(u16, &str); 4] = [
@@ -95,7 +95,7 @@ fn resolve_among(
         "; start one, for example with 'ollama serve' or 'llama-server --jinja -m FILE.gguf', or \
          name one with OPTA_MODEL_URL=http://HOST:PORT/v1",
     );
-    Err(Fault { code: "model-unreachable", message })
+    Err(Fault { code: code::UNREACHABLE, message })
 }
 
 /// The first base that is set, and by what.

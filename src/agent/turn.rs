@@ -20,7 +20,7 @@ use crate::session::turn::{Endpoint, Fault, Stats, cancelled};
 
 use super::calls::{Call, Clerk};
 use super::history::History;
-use super::model::{Answer, Ask, Finish, Piece};
+use super::model::{Answer, Ask, Finish, Piece, code};
 use super::tools::{self, Scene, Tool};
 use super::{Assistant, Model, permissions, spoken};
 
@@ -126,8 +126,8 @@ impl<'a> Answering<'a> {
             self.check()?;
             let mut spoke = false;
             match self.ask_once(&mut spoke) {
-                Err(fault) if fault.code == "context-too-long" && self.history.shorten() => {}
-                Err(fault) if fault.code == "model-malformed" && !spoke && self.insist() => {}
+                Err(fault) if fault.code == code::TOO_LONG && self.history.shorten() => {}
+                Err(fault) if fault.code == code::MALFORMED && !spoke && self.insist() => {}
                 Ok(answer) if is_cut_off(&answer) && self.insist() => {}
                 result => return result,
             }

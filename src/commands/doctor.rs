@@ -380,11 +380,11 @@ fn model(paths: &Paths) -> Finding {
     let names = match model::models(&endpoint, limits::DOCTOR_MODEL_MAX) {
         Ok(Some(names)) => names,
         Ok(None) => return Warn(format!("{url} ({source}) does not tell its models"), None),
-        Err(fault) if fault.code == "model-unauthorized" => {
+        Err(fault) if fault.code == model::code::UNAUTHORIZED => {
             // Neither shown nor kept in the shell's history.
             return Fail(fault.message, "read -rs OPTA_API_KEY; export OPTA_API_KEY".to_owned());
         }
-        Err(fault) if fault.code == "model-unreachable" => {
+        Err(fault) if fault.code == model::code::UNREACHABLE => {
             let message = format!("{}; start it, or do without it", fault.message);
             return Fail(message, instead(source));
         }

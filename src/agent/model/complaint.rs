@@ -1,8 +1,7 @@
 //! What servers complain about, told from their own words: there is no other sign that all of them
 //! give. Pure.
 
-/// The code for more than a model can be told: the turn tries again with less.
-pub const TOO_LONG: &str = "context-too-long";
+use super::code;
 
 /// What servers say of a question that does not fit into the context, in small letters. No word
 /// alone: servers repeat what they were sent, and have fields that are called `context_…`.
@@ -42,11 +41,11 @@ pub fn is_loading(said: &str) -> bool {
 pub fn code_of(said: &str) -> &'static str {
     let any = |phrases: &[&str]| phrases.iter().any(|phrase| said.contains(phrase));
     if any(&["model produced output that does not match", "parse tool call", "parsing tool call"]) {
-        "model-malformed"
+        code::MALFORMED
     } else if is_about_context(said) {
-        TOO_LONG
+        code::TOO_LONG
     } else {
-        "model-error"
+        code::ERROR
     }
 }
 
@@ -69,7 +68,7 @@ mod tests {
             "The decoder prompt (length 8357) is longer than the maximum model length of 8192.",
         ] {
             assert!(is_about_context(said), "{said}");
-            assert_eq!(code_of(said), TOO_LONG, "{said}");
+            assert_eq!(code_of(said), code::TOO_LONG, "{said}");
         }
         for said in [
             "messages.0.content: field required, got {'text': 'in this context, do it'}",

@@ -5,6 +5,7 @@
 
 mod calls;
 mod chunk;
+pub mod code;
 mod complaint;
 mod known;
 pub mod list;
@@ -24,7 +25,7 @@ use crate::session::rules::ToolCall;
 use crate::session::turn::{self, Endpoint, Fault};
 use crate::session::wake::Cancel;
 
-use complaint::{TOO_LONG, code_of};
+use complaint::code_of;
 use peer::{OF_A_TURN, Patience, Server};
 use reply::{Reply, Wrong};
 use wire::Extra;
@@ -156,7 +157,7 @@ fn first_model(
     };
     let Some(model) = list::first_that_chats(&names) else {
         let what = if names.is_empty() { "has no model" } else { "has no model that chats" };
-        return Err(server.fault("model-error", format_args!("{what}: load one, or name one")));
+        return Err(server.fault(code::ERROR, format_args!("{what}: load one, or name one")));
     };
     known::keep_model(&url, model);
     Ok(Some(model.clone()))
@@ -204,19 +205,19 @@ fn listen(
 
 fn in_words(server: &Server<'_>, wrong: Wrong, has_spoken: bool) -> Fault {
     match wrong {
-        Wrong::Cut => server.fault("model-disconnected", "went away in the middle of its answer"),
+        Wrong::Cut => server.fault(code::DISCONNECTED, "went away in the middle of its answer"),
         Wrong::Said(said) => {
             let code = match code_of(&said) {
                 // What has been heard must not be asked for again.
-                TOO_LONG if has_spoken => "model-error",
+                code::TOO_LONG if has_spoken => code::ERROR,
                 code => code,
             };
             server.fault(code, format_args!("says: {}", server.quoted(&said)))
         }
         Wrong::Foreign(opening) => server.foreign(&opening),
         Wrong::Unreadable(problem) => {
-            server.fault("model-error", format_args!("sent what cannot be read: {problem}"))
+            server.fault(code::ERROR, format_args!("sent what cannot be read: {problem}"))
         }
-        Wrong::TooMuch(what) => server.fault("model-error", format_args!("sent {what}")),
+        Wrong::TooMuch(what) => server.fault(code::ERROR, format_args!("sent {what}")),
     }
 }

@@ -19,6 +19,7 @@ use crate::session::wake::Cancel;
 use crate::{clock, limits, sys};
 
 use super::chunk::error_text;
+use super::code;
 use super::complaint::{code_of, is_loading};
 use super::list;
 
@@ -183,12 +184,12 @@ impl<'a> Server<'a> {
                     Some(_) => "refuses the key that is set",
                     None => "wants a key, and none is set (OPTA_API_KEY)",
                 };
-                self.fault("model-unauthorized", format_args!("{what}{said}"))
+                self.fault(code::UNAUTHORIZED, format_args!("{what}{said}"))
             }
             300..=399 => {
                 let to = head.field("location").unwrap_or("another place");
                 let to = self.quoted(to);
-                self.fault("model-config", format_args!("sends its callers to {to}: name that"))
+                self.fault(code::CONFIG, format_args!("sends its callers to {to}: name that"))
             }
             _ => self.fault(code, format_args!("answered {status}{said}")),
         }
@@ -200,7 +201,7 @@ impl<'a> Server<'a> {
             opening if opening.is_empty() => "answers with nothing".to_owned(),
             opening => format!("does not answer as a model server does: {opening}"),
         };
-        self.fault("model-error", what)
+        self.fault(code::ERROR, what)
     }
 
     /// A server's own words, as far as an error repeats them.
@@ -218,19 +219,19 @@ impl<'a> Server<'a> {
     pub fn broken(&self, error: &io::Error, what: &str) -> Fault {
         match error.kind() {
             _ if self.cancel.is_some_and(Cancel::is_wished) => turn::cancelled(),
-            io::ErrorKind::TimedOut => self.fault("model-timeout", "has been silent for too long"),
+            io::ErrorKind::TimedOut => self.fault(code::TIMEOUT, "has been silent for too long"),
             io::ErrorKind::InvalidData => {
-                self.fault("model-error", format_args!("does not speak HTTP: {}", reason(error)))
+                self.fault(code::ERROR, format_args!("does not speak HTTP: {}", reason(error)))
             }
             // The address was checked before.
             io::ErrorKind::InvalidInput => self.fault(
-                "model-config",
+                code::CONFIG,
                 "cannot be given the key that is set: it has characters that no header can hold",
             ),
             io::ErrorKind::UnexpectedEof => {
-                self.fault("model-disconnected", format_args!("{what}: the connection has ended"))
+                self.fault(code::DISCONNECTED, format_args!("{what}: the connection has ended"))
             }
-            _ => self.fault("model-disconnected", format_args!("{what}: {}", reason(error))),
+            _ => self.fault(code::DISCONNECTED, format_args!("{what}: {}", reason(error))),
         }
     }
 
@@ -259,7 +260,7 @@ impl<'a> Server<'a> {
             }
             let message =
                 format!("cannot reach the model server at {}: {}", self.named(), reason(&error));
-            Fault { code: "model-unreachable", message: one_line(&self.without_key(&message)) }
+            Fault { code: code::UNREACHABLE, message: one_line(&self.without_key(&message)) }
         })
     }
 
@@ -270,7 +271,7 @@ impl<'a> Server<'a> {
         } else {
             format!("is busy ({status}): {said}")
         };
-        self.fault("model-busy", what.trim_end_matches([':', ' ']))
+        self.fault(code::BUSY, what.trim_end_matches([':', ' ']))
     }
 
     fn pause(&self, pause: Duration) -> Result<(), Fault> {
@@ -318,7 +319,7 @@ pub struct Place {
 
 /// A setting that names no server that can be asked. Its value is not quoted.
 pub fn unusable(source: &str, because: &str) -> Fault {
-    Fault { code: "model-config", message: format!("cannot use {source}: {because}") }
+    Fault { code: code::CONFIG, message: format!("cannot use {source}: {because}") }
 }
 
 /// `text` on one line, and no more than `chars_max` of it.
