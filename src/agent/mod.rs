@@ -43,7 +43,7 @@ struct Server;
 
 impl Model for Server {
     fn endpoint(&self, settings: &ModelSettings, model: Option<&str>) -> Result<Endpoint, Fault> {
-        find::resolve(&Wanted { model_url: None, model, settings })
+        Ok(find::resolve(&Wanted { model_url: None, model, settings })?)
     }
 
     fn ask(
