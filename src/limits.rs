@@ -289,7 +289,9 @@ pub const MODEL_LIST_BYTES_MAX: usize = 4 << 20;
 pub const MODEL_LIST_MAX: Duration = Duration::from_secs(10);
 /// How long a server's first model is remembered.
 pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
-/// Servers of which something is remembered.
+/// How long it is remembered what was too long for a model: it may be loaded with more room.
+pub const CONTEXT_KEPT: Duration = Duration::from_secs(10 * 60);
+/// Servers of which something is remembered, and models.
 pub const MODEL_SERVERS_KEPT: usize = 32;
 /// A server on this machine tells its models within this time, or it is none.
 pub const MODEL_PROBE_MAX: Duration = Duration::from_secs(1);

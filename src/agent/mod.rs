@@ -2,6 +2,7 @@
 
 mod address;
 mod calls;
+mod contexts;
 pub mod find;
 mod history;
 pub mod model;
@@ -20,6 +21,7 @@ use crate::session::desk::Turn;
 use crate::session::turn::{Agent, Endpoint, Fault, Stats};
 use crate::session::wake::Cancel;
 
+use contexts::Contexts;
 use find::Wanted;
 use model::{Answer, Ask, Piece};
 pub use tools::shown;
@@ -64,13 +66,15 @@ pub struct Assistant {
     closed: Vec<PathBuf>,
     log: Log,
     model: Box<dyn Model>,
+    contexts: Contexts,
 }
 
 impl Assistant {
     /// The user's `config.json` need not be there.
     pub fn new(paths: &Paths, log: Log) -> Assistant {
         let closed = vec![paths.daemon(), paths.sessions(), paths.config()];
-        Assistant { config: paths.config(), closed, log, model: Box::new(Server) }
+        let contexts = Contexts::default();
+        Assistant { config: paths.config(), closed, log, model: Box::new(Server), contexts }
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
