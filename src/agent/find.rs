@@ -266,7 +266,7 @@ mod tests {
     use std::net::TcpListener;
     use std::thread::{self, JoinHandle};
 
-    const LIMIT: Duration = Duration::from_millis(300);
+    const LIMIT: Duration = Duration::from_secs(1);
 
     fn set(change: impl FnOnce(&mut ModelSettings)) -> ModelSettings {
         let mut settings = ModelSettings::default();

@@ -34,6 +34,8 @@ pub struct Patience {
     pub tail: Duration,
     /// A busy server is asked again so often.
     pub retries: u32,
+    /// After so long, if it does not say.
+    pub pause: Duration,
     /// One that loads its model is waited for so long, all pauses together.
     pub loading: Duration,
     /// All of it has to be over then.
@@ -46,6 +48,7 @@ pub const OF_A_TURN: Patience = Patience {
     idle: limits::MODEL_IDLE_MAX,
     tail: limits::MODEL_TAIL_MAX,
     retries: limits::MODEL_RETRIES_MAX,
+    pause: limits::MODEL_RETRY_WAIT,
     loading: limits::MODEL_RETRY_WAIT_MAX,
     until: None,
 };
@@ -85,9 +88,10 @@ impl<'a> Server<'a> {
                 Ok(head) if matches!(head.status, 429 | 503) => {
                     let said = self.refusal(&mut link);
                     drop(link);
-                    let mut pause = pause_asked_for(head.field("retry-after"), clock::now_millis());
+                    let asked = pause_asked_for(head.field("retry-after"), clock::now_millis());
+                    let mut pause = asked.unwrap_or(self.patience.pause);
                     let again = if is_loading(&said) {
-                        pause = pause.max(limits::MODEL_RETRY_WAIT);
+                        pause = pause.max(self.patience.pause);
                         let left = loading.checked_sub(pause);
                         loading = left.unwrap_or(loading);
                         left.is_some()
@@ -354,15 +358,13 @@ fn read(
 }
 
 /// How long a busy server wants to be left alone: seconds, or until a date. RFC 9110, 10.2.3
-fn pause_asked_for(retry_after: Option<&str>, now_millis: i64) -> Duration {
-    let asked = retry_after.and_then(|text| {
-        let seconds = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
-        seconds.or_else(|| {
-            let left = date(text)?.saturating_sub(now_millis);
-            Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
-        })
-    });
-    asked.unwrap_or(limits::MODEL_RETRY_WAIT)
+fn pause_asked_for(retry_after: Option<&str>, now_millis: i64) -> Option<Duration> {
+    let text = retry_after?;
+    let seconds = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    seconds.or_else(|| {
+        let left = date(text)?.saturating_sub(now_millis);
+        Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+    })
 }
 
 /// The moment that a date of HTTP means: `Sun, 06 Nov 1994 08:49:37 GMT`.
@@ -400,11 +402,11 @@ mod tests {
             ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
             ("Sat, 05 Nov 1994 08:49:37 GMT", 0),
         ] {
-            assert_eq!(asked(text), Duration::from_millis(millis), "{text}");
+            assert_eq!(asked(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for odd in ["", "soon", "-1", "nan", "inf", "06 Nov 1994", "Sun, 06 Nix 1994 08:49:37 GMT"]
         {
-            assert_eq!(asked(odd), limits::MODEL_RETRY_WAIT, "{odd}");
+            assert_eq!(asked(odd), None, "{odd}");
         }
     }
 }

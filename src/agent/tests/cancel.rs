@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::Read;
 
 use super::*;
+use crate::limits;
 
-/// What a cancel may take, on a machine that has other things to do.
-const AT_ONCE: Duration = Duration::from_millis(100);
+/// Less than anything that is waited for when a turn ends, and enough for a machine that has other
+/// things to do.
+const AT_ONCE: Duration = limits::COMMAND_GRACE.checked_div(2).unwrap();
 
 fn cancelled_at_once(stage: &Stage) -> Vec<Heard> {
     let wished = stage.cancel();

@@ -374,10 +374,9 @@ mod tests {
         let asked = std::cell::Cell::new(0);
         let is_over = || asked.replace(asked.get() + 1) == 3;
         let mut patience = Patience::until(&is_over);
-        let began = std::time::Instant::now();
         assert_eq!(pattern.matches(&line, &mut patience), None);
-        assert!(patience.is_over() && asked.get() == 4);
-        assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(patience.is_over());
+        assert_eq!(asked.get(), 4, "the look that says so is the last");
     }
 
     #[test]
