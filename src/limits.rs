@@ -281,6 +281,8 @@ pub const MODEL_REFUSAL_BYTES_MAX: usize = 64 * 1024;
 pub const MODEL_REFUSAL_MAX: Duration = Duration::from_secs(5);
 /// What is quoted of a server's words in an error.
 pub const MODEL_QUOTE_CHARS_MAX: usize = 400;
+/// What is quoted of a word that a model or its server has made up where a name belongs.
+pub const MODEL_WORD_CHARS_MAX: usize = 64;
 /// What is quoted of an answer that cannot be understood.
 pub const MODEL_OPENING_CHARS_MAX: usize = 200;
 /// The list of a server's models; some offer hundreds.

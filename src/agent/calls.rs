@@ -15,7 +15,7 @@ use crate::session::rules::ToolCall;
 use crate::session::turn::{Fault, cancelled};
 
 use super::permissions;
-use super::tools::{Effect, Job, Outcome, Scene, Tool};
+use super::tools::{Effect, Job, Outcome, Scene, Tool, short};
 use super::turn::{tell, trouble};
 
 /// What the model wants, as far as it is understood.
@@ -41,8 +41,7 @@ impl Call {
             Some(tool) => tool.job(&call.arguments),
             None => {
                 let names = Tool::ALL.map(Tool::name).join(", ");
-                let name: String = call.name.chars().take(64).collect();
-                Err(format!("there is no tool {name:?}; the tools are {names}"))
+                Err(format!("there is no tool {:?}; the tools are {names}", short(&call.name)))
             }
         };
         if let Some(tool) = tool {

@@ -350,8 +350,8 @@ fn shown_path(path: &str) -> String {
 }
 
 /// What a model has made up, as far as it is worth a place in a sentence.
-fn short(text: &str) -> String {
-    text.chars().take(64).collect()
+pub fn short(text: &str) -> String {
+    text.chars().take(limits::MODEL_WORD_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -375,6 +375,13 @@ mod tests {
             }
         }
         assert_eq!(Tool::named("rm"), None);
+    }
+
+    #[test]
+    fn what_a_model_has_made_up_is_quoted_in_part() {
+        let most = "é".repeat(limits::MODEL_WORD_CHARS_MAX);
+        assert_eq!(short(&most), most);
+        assert_eq!(short(&format!("{most}x")), most);
     }
 
     #[test]
