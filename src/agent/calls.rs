@@ -33,7 +33,7 @@ impl Call {
     /// as a whole lose them.
     pub fn new(mut call: ToolCall, spoken: bool) -> Call {
         let quoted: Option<String> = json::parse(call.arguments.as_bytes()).ok();
-        if let Some(inner) = quoted.filter(|inner| object(inner).is_some()) {
+        if let Some(inner) = quoted.filter(|inner| Raw::object(inner).is_some()) {
             call.arguments = inner;
         }
         let tool = Tool::named(&call.name);
@@ -57,18 +57,13 @@ impl Call {
     }
 
     fn input(&self) -> Raw {
-        object(&self.call.arguments).unwrap_or_else(Raw::empty)
+        Raw::object(&self.call.arguments).unwrap_or_else(Raw::empty)
     }
 
     /// As the log has it; what the model has made up is not worth a line's length.
     fn logged_name(&self) -> &str {
         self.tool.map_or("unknown", Tool::alias)
     }
-}
-
-/// What the model has written as arguments, if it is an object.
-pub fn object(text: &str) -> Option<Raw> {
-    Raw::parse(text).ok().filter(|raw| raw.as_str().starts_with('{'))
 }
 
 #[derive(SerJson)]

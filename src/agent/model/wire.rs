@@ -144,8 +144,7 @@ fn add_assistant(message: Message, results: &[Message], out: &mut String) {
 }
 
 fn with_valid_arguments(call: &ToolCall) -> ToolCall {
-    let object = Raw::parse(&call.arguments).ok().filter(|raw| raw.as_str().starts_with('{'));
-    let arguments = object.map_or_else(|| "{}".to_owned(), |raw| raw.as_str().to_owned());
+    let arguments = Raw::object(&call.arguments).unwrap_or_else(Raw::empty).as_str().to_owned();
     ToolCall { id: call.id.clone(), name: call.name.clone(), arguments }
 }
 
