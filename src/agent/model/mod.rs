@@ -163,6 +163,9 @@ fn first_model(
     Ok(Some(model.clone()))
 }
 
+/// What is said of a server that begins an answer and does not end it.
+const WENT: &str = "went away in the middle of its answer";
+
 /// Takes an answer in from its first word to its last.
 fn listen(
     server: &Server<'_>,
@@ -170,7 +173,6 @@ fn listen(
     cancel: &Cancel,
     on_piece: &mut dyn FnMut(Piece<'_>) -> Result<(), Fault>,
 ) -> Result<Answer, Fault> {
-    const WENT: &str = "went away in the middle of its answer";
     let mut reply = Reply::default();
     let mut begun = Instant::now();
     while !reply.is_done() {
@@ -205,7 +207,7 @@ fn listen(
 
 fn in_words(server: &Server<'_>, wrong: Wrong, has_spoken: bool) -> Fault {
     match wrong {
-        Wrong::Cut => server.fault(code::DISCONNECTED, "went away in the middle of its answer"),
+        Wrong::Cut => server.fault(code::DISCONNECTED, WENT),
         Wrong::Said(said) => {
             let code = match code_of(&said) {
                 // What has been heard must not be asked for again.

@@ -249,14 +249,13 @@ impl Outcome {
 impl Job {
     /// Does it.
     pub fn run(&self, scene: &Scene<'_>) -> Outcome {
-        match self.attempt(scene) {
-            Ok(text) => Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success: true },
+        let (text, success) = match self.attempt(scene) {
+            Ok(text) => (text, true),
             // What a command says speaks for itself.
-            Err(text) if matches!(self, Job::Run(_)) => {
-                Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success: false }
-            }
-            Err(because) => Outcome::error(&because),
-        }
+            Err(text) if matches!(self, Job::Run(_)) => (text, false),
+            Err(because) => return Outcome::error(&because),
+        };
+        Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success }
     }
 
     fn attempt(&self, scene: &Scene<'_>) -> Result<String, String> {
