@@ -60,12 +60,9 @@ install:
 		test -e "$$file" || { echo "nothing to install, no $$file: run make first" >&2; exit 1; }; \
 	done
 	@$(PUT) 755 "$(OPTA)" "$(DESTDIR)$(BINDIR)/opta"
-	@$(PUT) 644 man/opta.1 "$(DESTDIR)$(MANDIR)/man1/opta.1"
-	@$(PUT) 644 man/opta-do.1 "$(DESTDIR)$(MANDIR)/man1/opta-do.1"
-	@$(PUT) 644 man/opta-chat.1 "$(DESTDIR)$(MANDIR)/man1/opta-chat.1"
-	@$(PUT) 644 man/opta-doctor.1 "$(DESTDIR)$(MANDIR)/man1/opta-doctor.1"
-	@$(PUT) 644 man/opta-daemon.1 "$(DESTDIR)$(MANDIR)/man1/opta-daemon.1"
-	@$(PUT) 644 man/opta-sessions.1 "$(DESTDIR)$(MANDIR)/man1/opta-sessions.1"
+	@for page in $(PAGES); do \
+		$(PUT) 644 "$$page" "$(DESTDIR)$(MANDIR)/man1/$${page#man/}" || exit; \
+	done
 	@$(PUT) 644 "$(COMPLETIONS)/opta" "$(DESTDIR)$(BASH_COMPLETIONS)/opta"
 	@$(PUT) 644 "$(COMPLETIONS)/_opta" "$(DESTDIR)$(ZSH_COMPLETIONS)/_opta"
 	@$(PUT) 644 "$(COMPLETIONS)/opta.fish" "$(DESTDIR)$(FISH_COMPLETIONS)/opta.fish"
@@ -73,10 +70,7 @@ install:
 
 uninstall:
 	rm -f "$(DESTDIR)$(BINDIR)/opta"
-	rm -f "$(DESTDIR)$(MANDIR)/man1/opta.1" "$(DESTDIR)$(MANDIR)/man1/opta-daemon.1"
-	rm -f "$(DESTDIR)$(MANDIR)/man1/opta-sessions.1"
-	rm -f "$(DESTDIR)$(MANDIR)/man1/opta-do.1" "$(DESTDIR)$(MANDIR)/man1/opta-chat.1"
-	rm -f "$(DESTDIR)$(MANDIR)/man1/opta-doctor.1"
+	for page in $(PAGES); do rm -f "$(DESTDIR)$(MANDIR)/man1/$${page#man/}"; done
 	rm -f "$(DESTDIR)$(BASH_COMPLETIONS)/opta" "$(DESTDIR)$(ZSH_COMPLETIONS)/_opta"
 	rm -f "$(DESTDIR)$(FISH_COMPLETIONS)/opta.fish"
 

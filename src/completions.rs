@@ -133,7 +133,13 @@ _opta() {
             "        '--help:show help'\n      )\n      _describe option candidates ;;",
         );
     }
-    script.push_str("  esac\n}\n_opta \"$@\"\n");
+    // Loaded by compinit as the body of the function, or run by whoever evaluates it.
+    script.push_str(
+        "  esac
+}
+if [[ $funcstack[1] == _opta ]]; then _opta \"$@\"; else compdef _opta opta; fi
+",
+    );
     script
 }
 
@@ -205,7 +211,7 @@ fn named(words: &str) -> Vec<(&'static str, String)> {
 
 /// The inside of a string in single quotes, for all three shells.
 fn single_quoted(text: &str) -> String {
-    text.replace('\'', "")
+    text.replace('\'', "'\\''")
 }
 
 fn push(script: &mut String, line: &str) {

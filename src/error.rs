@@ -329,9 +329,10 @@ pub fn one_line(text: &str) -> String {
 /// Marks of direction, separators of lines, and what has no width. What joins letters and emoji,
 /// and has none either, is needed to write some languages. Unicode Technical Report 36, 2.10.
 fn is_deceptive(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{feff}'
+    matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}'
+        | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
         | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}'
-        | '\u{e0000}'..='\u{e007f}')
+        | '\u{180b}'..='\u{180d}' | '\u{2800}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Names what was being done to which file when a system call failed.

@@ -88,7 +88,7 @@ fn report(error: &Error, form: Form) -> ExitCode {
     }
     let message = one_line(&error.to_string());
     // Nobody is left to tell if these fail.
-    if form == Form::Json {
+    if form == Form::Json && !matches!(error, Error::Output(_)) {
         drop(writeln!(io::stdout(), "{}", api::problem(error.code(), &message)));
     } else {
         drop(writeln!(io::stderr(), "opta: {message}"));

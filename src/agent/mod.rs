@@ -40,6 +40,11 @@ trait Model: Send + Sync {
     ) -> Result<Answer, Fault>;
 }
 
+/// Whether a tool has this name, or this other name.
+pub fn has_tool(name: &str) -> bool {
+    tools::Tool::named(name).is_some()
+}
+
 /// A real model server.
 struct Server;
 
@@ -62,7 +67,7 @@ impl Model for Server {
 pub struct Assistant {
     /// Read anew for each turn, so that an edit counts from the next one on.
     config: PathBuf,
-    /// What no tool for files may touch: opta's own, where tokens, sessions and permissions are.
+    /// What no tool for files may touch: opta's own, where token, sessions and permissions are.
     closed: Vec<PathBuf>,
     log: Log,
     model: Box<dyn Model>,
@@ -72,9 +77,10 @@ pub struct Assistant {
 impl Assistant {
     /// The user's `config.json` need not be there.
     pub fn new(paths: &Paths, log: Log) -> Assistant {
-        let closed = vec![paths.daemon(), paths.sessions(), paths.config()];
-        let contexts = Contexts::default();
-        Assistant { config: paths.config(), closed, log, model: Box::new(Server), contexts }
+        let (config, contexts) = (paths.config(), Contexts::default());
+        // The settings may be a link that leads elsewhere.
+        let closed = vec![paths.root().to_owned(), config.clone()];
+        Assistant { config, closed, log, model: Box::new(Server), contexts }
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {

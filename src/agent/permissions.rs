@@ -28,14 +28,13 @@ pub fn rule(tool: Tool, settings: &ToolSettings, grant: Grant, mode: &str) -> Ru
     }
 }
 
-/// Whether a tool does what a mode is for. Whoever plans or reviews changes nothing; research may
-/// run commands as well. Any other mode is for everything.
+/// Whether a tool does what a mode is for: `chat` and `do` are for everything, `research` is not
+/// for writing, and `plan`, `review` and what nobody knows are for reading alone.
 pub fn fits(tool: Tool, mode: &str) -> bool {
-    match (tool.effect(), mode) {
-        (Effect::Reads, _) => true,
-        (_, "plan" | "review") | (Effect::Edits, "research") => false,
-        _ => true,
-    }
+    matches!(
+        (tool.effect(), mode),
+        (Effect::Reads, _) | (_, "chat" | "do") | (Effect::Runs, "research")
+    )
 }
 
 /// Whether there is anybody to answer a question. A caller that says that nobody is at its side may
@@ -98,11 +97,11 @@ mod tests {
         for tool in Tool::ALL {
             let settings = settings(&[(tool.name(), Rule::Allow)]);
             let denied = |mode| rule(tool, &settings, Grant::All, mode) == Rule::Deny;
-            let denied = ["plan", "review", "research", "chat", "do", ""].map(denied);
+            let denied = ["plan", "review", "Plan", "research", "chat", "do"].map(denied);
             let wanted = match tool.effect() {
                 Effect::Reads => [false; 6],
-                Effect::Edits => [true, true, true, false, false, false],
-                Effect::Runs => [true, true, false, false, false, false],
+                Effect::Edits => [true, true, true, true, false, false],
+                Effect::Runs => [true, true, true, false, false, false],
             };
             assert_eq!(denied, wanted, "{tool:?}");
         }

@@ -65,11 +65,6 @@ fn operand_of(verb: &Verb) -> String {
     }
 }
 
-/// The usage line where no command was understood.
-pub fn general_usage() -> String {
-    "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)".to_owned()
-}
-
 /// An option as the help writes it: `-n, --lines N`.
 pub fn spelling(flag: &Flag) -> String {
     let short = flag.short.map_or(String::new(), |short| format!("-{short}, "));

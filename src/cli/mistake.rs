@@ -3,7 +3,11 @@
 use crate::error::{Error, one_line};
 
 use super::following;
-use super::help::general_usage;
+
+/// The usage line where no command was understood.
+pub fn general_usage() -> String {
+    "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)".to_owned()
+}
 
 /// A refusal that shows how it is called.
 pub fn misuse(message: String, usage: String) -> Error {

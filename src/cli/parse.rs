@@ -8,8 +8,8 @@ use lexopt::{Arg, Parser};
 use crate::error::{Error, one_line};
 use crate::limits;
 
-use super::help::{general_usage, help, help_of, usage};
-use super::mistake::{misuse, unfinished, unknown_option, unknown_word};
+use super::help::{help, help_of, usage};
+use super::mistake::{general_usage, misuse, unfinished, unknown_option, unknown_word};
 use super::table::{Need, Operand, VERBS, Value, Verb, following};
 use super::{Command, Form};
 
@@ -108,10 +108,12 @@ pub struct Given {
 }
 
 impl Given {
+    /// Whether an option was given.
     pub fn has(&self, long: &str) -> bool {
         self.flags.iter().any(|(name, _)| *name == long)
     }
 
+    /// The value of an option, if it was given one.
     pub fn value(&self, long: &str) -> Option<String> {
         let value = self.flags.iter().find(|(name, _)| *name == long)?.1.as_ref()?;
         Some(value.to_string_lossy().into_owned())
@@ -126,6 +128,7 @@ impl Given {
         self.operand.clone().ok_or_else(missing)
     }
 
+    /// The value of an option, which is a number from `min` to `max`.
     pub fn number(&self, long: &str, what: &str, min: u64, max: u64) -> Result<Option<u64>, Error> {
         let Some(text) = self.value(long) else {
             return Ok(None);
@@ -144,10 +147,12 @@ impl Given {
         Ok(number.map(Duration::from_secs).or(self.has(long).then_some(default)))
     }
 
+    /// The refusal of a value; `takes` says which would be right.
     pub fn refuse(&self, long: &str, takes: &str, text: &str) -> Error {
         self.misuse(format!("--{long} takes {takes}, not '{}'", one_line(text)))
     }
 
+    /// A refusal that shows how this command is called.
     pub fn misuse(&self, message: String) -> Error {
         misuse(message, usage(self.verb))
     }

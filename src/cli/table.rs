@@ -223,7 +223,7 @@ pub const VERBS: &[Verb] = &[
         operand: None,
         flags: &[JSON],
         summary: "Print the token of the running daemon",
-        about: "For: curl -H \"Authorization: Bearer $(opta daemon token)\" …",
+        about: "To show it to nobody: opta daemon token | sed 's/^/Authorization: Bearer /' | curl -H @- URL",
         build: |_| Ok(Command::Token),
     },
     Verb {

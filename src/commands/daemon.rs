@@ -382,6 +382,8 @@ fn make_way(
             stop::wait_for_end(paths, card.pid, limit)?;
             Some(card.pid)
         }
+        // Whoever starts the next one clears away what is left of it, and tells.
+        (Status::Crashed { .. }, None) => None,
         _ => return end(Some(door), paths, &asked.stop, output),
     };
     if ended.is_some() {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use nanoserde::SerJson;
 
+use crate::agent;
 use crate::agent::find::{self, Unresolved, Wanted};
 use crate::agent::model::{self, list};
 use crate::cli::Form;
@@ -98,10 +99,16 @@ fn failed(error: &Error, fix: impl Display) -> Finding {
 fn settings(paths: &Paths) -> Finding {
     let path = paths.config();
     let models = || ModelSettings::load(&path).map(drop);
-    let tools = || ToolSettings::load(&path).map(drop);
-    match Config::load(&path).and_then(|_| models()).and_then(|()| tools()) {
-        Ok(()) if path.exists() => Pass(paths.shown(&path)),
-        Ok(()) => Pass(format!("{} is not there, and need not be", paths.shown(&path))),
+    let tools = || ToolSettings::load(&path);
+    let read = Config::load(&path).and_then(|_| models()).and_then(|()| tools());
+    match read.map(|tools| strangers(&tools)) {
+        // A misspelt one restricts nothing.
+        Ok(Some(names)) => {
+            let message = format!("permissions has what is no tool's name: {names}");
+            Warn(message, Some(edit(&path)))
+        }
+        Ok(None) if path.exists() => Pass(paths.shown(&path)),
+        Ok(None) => Pass(format!("{} is not there, and need not be", paths.shown(&path))),
         Err(error) => match &error {
             Error::Config { at, .. } if is_variable(at) => {
                 Fail(error.to_string(), format!("unset {at}"))
@@ -109,6 +116,14 @@ fn settings(paths: &Paths) -> Finding {
             _ => failed(&error, edit(&path)),
         },
     }
+}
+
+/// The names in `permissions` that no tool has.
+fn strangers(tools: &ToolSettings) -> Option<String> {
+    let names = tools.permissions.keys().filter(|name| !agent::has_tool(name));
+    let mut names: Vec<&str> = names.map(String::as_str).collect();
+    names.sort_unstable();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// What a setting is named by: a variable, or a place in a file.
@@ -268,8 +283,9 @@ fn service(paths: &Paths) -> Finding {
         Condition::Foreign => {
             warn(format!("opta has not written {file}"), format!("{} --force", install()))
         }
+        // To install it here would take it from there.
         Condition::OfAnotherHome(home) => {
-            warn(format!("{file} serves another home, {}", paths.shown(&home)), install())
+            Warn(format!("{file} serves another home, {}", paths.shown(&home)), None)
         }
         Condition::Broken { program, because } => {
             Fail(format!("{file} runs {}, which {because}", paths.shown(&program)), install())
@@ -317,8 +333,9 @@ fn disk(paths: &Paths) -> Finding {
     };
     match sys::free_bytes(nearest) {
         Ok(free) if free < limits::DISK_FREE_MIN => {
-            let message = format!("{} MiB are free in {}", free >> 20, paths.shown(nearest));
-            Fail(message, "opta sessions list, then opta sessions rm ID".to_owned())
+            let (free, place) = (free >> 20, paths.shown(nearest));
+            let message = format!("{free} MiB are free in {place}, where sessions are kept");
+            Fail(message, "opta sessions list".to_owned())
         }
         Ok(free) => Pass(format!("{} MiB are free", free >> 20)),
         Err(error) => Warn(format!("{}: {}", paths.shown(nearest), reason(&error)), None),

@@ -34,7 +34,7 @@ impl Question {
         let Request { request_id, tool, args } = request;
         let args = args.map_or(String::new(), |args| args.as_str().to_owned());
         let (what, change) = match agent::shown(&tool, &args) {
-            Some(shown) => (format!("\"{}\"", shown.subject), shown.change),
+            Some(shown) => (quoted(&shown.subject), shown.change),
             // A tool that this program does not know.
             None => (args, Vec::new()),
         };
@@ -76,5 +76,30 @@ impl Question {
             Some("s" | "show") if !self.change.is_empty() => Reply::Show,
             Some(_) => Reply::Unclear,
         }
+    }
+}
+
+/// In quotes, of which none within looks like the end, and no letter like the sign of another.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    #[test]
+    fn what_is_quoted_can_be_told_from_what_is_around_it() {
+        let text = |args: &str| {
+            let args = json::Raw::parse(args).ok();
+            let (request_id, tool) = (String::new(), "run_command".to_owned());
+            Question::new(Request { request_id, tool, args }).text
+        };
+        let ends = text(r#"{"command":"echo a\"? [y]es"}"#);
+        assert_eq!(ends, r#"Allow run_command "echo a\"? [y]es"?"#);
+        // A line end, and what looks like one.
+        assert_eq!(text(r#"{"command":"a\nb"}"#), r#"Allow run_command "a\nb"?"#);
+        assert_eq!(text(r#"{"command":"a\\nb"}"#), r#"Allow run_command "a\\nb"?"#);
     }
 }

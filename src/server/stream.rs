@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::session::desk::Session;
+use crate::session::desk::{Session, Subscription};
 use crate::session::journal::{Batch, Reader};
-use crate::session::wake::Bell;
+
 use crate::{limits, sys};
 
 use super::reply::Reply;
@@ -44,7 +44,7 @@ impl Drop for Ticket {
 pub struct Follower {
     session: Arc<Session>,
     reader: Reader,
-    bell: Arc<Bell>,
+    bell: Subscription,
     after: u64,
     /// The client has sent what is not ours to read now: its leaving cannot be seen any more.
     deaf: bool,

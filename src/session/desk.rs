@@ -7,8 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error, reason};
@@ -28,13 +29,35 @@ use super::wake::{Bell, Cancel};
 pub struct Session {
     pub id: SessionId,
     pub(super) desk: Mutex<Desk>,
-    /// Notified, with the desk, when a permission was decided or the turn was cancelled.
+    /// Notified, with the desk, when a permission was decided, the turn was cancelled, or somebody
+    /// began or ceased to follow.
     pub(super) decided: Condvar,
-    pub(super) bells: Mutex<Vec<Weak<Bell>>>,
+    pub(super) bells: Mutex<Vec<Arc<Bell>>>,
     /// Its streams are to end.
     pub(super) closed: AtomicBool,
     /// Seconds of the boot clock when it was last asked for.
     pub(super) used: AtomicU64,
+}
+
+/// Somebody who follows a session, as long as this lives.
+pub struct Subscription {
+    session: Arc<Session>,
+    bell: Arc<Bell>,
+}
+
+impl Deref for Subscription {
+    type Target = Bell;
+
+    fn deref(&self) -> &Bell {
+        &self.bell
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        lock(&self.session.bells).retain(|bell| !Arc::ptr_eq(bell, &self.bell));
+        self.session.reconsider();
+    }
 }
 
 /// What came of a decision.
@@ -151,21 +174,19 @@ impl Turn<'_> {
             let permission = desk.permissions.get(&request_id);
             permission.is_some_and(|permission| permission.decided.is_none()) && !self.cancelled()
         };
-        let mut followed = Instant::now();
-        let deadline = followed + patience.limit;
+        let deadline = Instant::now() + patience.limit;
         while undecided(&mut desk) {
-            let now = Instant::now();
-            if self.listeners() > 0 {
-                followed = now;
-            }
-            let left = deadline.min(followed + patience.alone).saturating_duration_since(now);
-            if left.is_zero() {
+            let is_alone = self.listeners() == 0;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = if is_alone { left.min(patience.alone) } else { left };
+            let as_before =
+                |desk: &mut Desk| undecided(desk) && (self.listeners() == 0) == is_alone;
+            let waited = self.session.decided.wait_timeout_while(desk, limit, as_before);
+            let (woken, ended) = waited.unwrap_or_else(PoisonError::into_inner);
+            desk = woken;
+            if ended.timed_out() {
                 break;
             }
-            // Who follows can be seen only by looking.
-            let wait = left.min(patience.alone / 4);
-            let waited = self.session.decided.wait_timeout_while(desk, wait, undecided);
-            desk = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let decided = desk.permissions.get(&request_id).and_then(|permission| permission.decided);
         drop(desk);
@@ -257,13 +278,18 @@ impl Session {
     }
 
     /// A bell that rings when there are more events, or when there will be none.
-    pub fn subscribe(&self) -> Result<Arc<Bell>, Error> {
+    pub fn subscribe(self: &Arc<Session>) -> Result<Subscription, Error> {
         let bell = Arc::new(Bell::new().doing("watch a session")?);
-        let mut bells = lock(&self.bells);
-        bells.retain(|bell| bell.strong_count() > 0);
-        bells.push(Arc::downgrade(&bell));
-        drop(bells);
-        Ok(bell)
+        lock(&self.bells).push(Arc::clone(&bell));
+        self.reconsider();
+        Ok(Subscription { session: Arc::clone(self), bell })
+    }
+
+    /// Wakes a turn that waits for a decision: who follows the session is not the same as before.
+    fn reconsider(&self) {
+        // Whoever is between looking and waiting has the desk.
+        drop(lock(&self.desk));
+        self.decided.notify_all();
     }
 
     /// Whether there will be no more events: streams end.
@@ -337,11 +363,11 @@ impl Session {
     }
 
     pub(super) fn ring(&self) {
-        lock(&self.bells).retain(|bell| bell.upgrade().is_some_and(|bell| bell.ring()));
+        lock(&self.bells).iter().for_each(|bell| bell.ring());
     }
 
     pub(super) fn subscribers(&self) -> usize {
-        lock(&self.bells).iter().filter(|bell| bell.strong_count() > 0).count()
+        lock(&self.bells).len()
     }
 
     pub(super) fn is_idle(&self, now: u64) -> bool {

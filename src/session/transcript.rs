@@ -202,7 +202,8 @@ pub fn one_line_cut(text: &str) -> String {
 }
 
 /// `text` with its line ends and tabs; other control characters, which could drive a terminal, are
-/// escaped.
+/// escaped. Marks of direction stay, unlike in [`one_line`]: there are languages that need them,
+/// and nothing is decided by what is read here.
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {

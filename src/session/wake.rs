@@ -25,13 +25,12 @@ impl Bell {
         Ok(Bell { ringer, listener, awaited: AtomicBool::new(false) })
     }
 
-    /// Wakes the reader if it waits. Always `true`, for use in a filter.
-    pub fn ring(&self) -> bool {
+    /// Wakes the reader if it waits.
+    pub fn ring(&self) {
         if self.awaited.swap(false, Ordering::SeqCst) {
             // A bell that is full of rings is rung already.
             drop((&self.ringer).write(&[1]));
         }
-        true
     }
 
     /// The reader is about to wait, and must look once more after this and before it does.

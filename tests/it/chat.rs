@@ -268,9 +268,9 @@ fn at_a_terminal_a_change_is_shown_before_it_is_asked_about() {
     let arguments = format!(r#"{{\"path\":\"evil\\u202etxt\",\"content\":\"{content}\"}}"#);
     model.question().call("write_file", &arguments);
     let question = r#"Allow write_file "evil\u{202e}txt"? [y]es / [n]o / [a]lways"#;
-    person.sees(&format!("+ line 20\r\n… and 10 lines more\r\n{question} / [s]how all "));
+    person.sees(&format!("+ line 20\r\n… and 11 lines more\r\n{question} / [s]how all "));
     person.types("s\n");
-    person.sees(&format!("+ line 30\r\n{question} "));
+    person.sees(&format!("+ line 30\r\n\\ no line end\r\n{question} "));
     person.types("n\n");
     // What it is not called on cannot stand in the question, for then it is not asked.
     let odd = r#"{\"path\":\"a\",\"content\":\"x\",\"command\":\"make test\"}"#;

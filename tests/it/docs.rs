@@ -261,6 +261,18 @@ fn the_page_lists_the_settings_that_are_read() {
 }
 
 #[test]
+fn the_page_lists_the_names_of_the_tools() {
+    let source = document("src/agent/tools/mod.rs");
+    let names = source.split("pub fn name(self)").nth(1).unwrap();
+    let names = names.split("pub fn effect(self)").next().unwrap();
+    let page = Page::read("opta-daemon.1").section("Configuration");
+    let listed = set(page.marked("Cm"));
+    let missing: Vec<String> =
+        between(names, "=> \"", '"').into_iter().filter(|name| !listed.contains(name)).collect();
+    assert_eq!(missing, [""; 0]);
+}
+
+#[test]
 fn the_page_lists_the_files_and_the_fields_of_the_card() {
     let source = document("src/paths.rs");
     let mut files = between(&source, "join(\"daemon/", '"');
@@ -617,11 +629,16 @@ fn zsh_completes_what_the_table_has() {
     let script = r#"
         _describe() { print -r -- ${${(P)2}%%:*} }
         compadd() { print -r -- $@ }
-        _opta() { }
+        compdef() { print -r -- compdef $@ }
+        # Once by whoever evaluates it, and then as compinit loads it.
+        source "$1"
+        unfunction _opta
+        mkdir "${1:h}/site" && cp "$1" "${1:h}/site/_opta"
+        fpath=("${1:h}/site") && autoload _opta
         while IFS= read -r line; do
             words=(${(s: :)line}) CURRENT=$#words
             [[ $line == *' ' ]] && (( CURRENT++ ))
-            source "$1"
+            _opta
         done <"${1:h}/typed"
     "#;
     let cases = [
@@ -637,7 +654,8 @@ fn zsh_completes_what_the_table_has() {
     let typed: String = cases.iter().map(|(line, _)| format!("{line}\n")).collect();
     let script = format!("printf '{typed}' >\"${{1:h}}/typed\"\n{script}");
     let answers = in_shell("zsh", "words", &script);
-    let expected: Vec<&str> = cases.iter().map(|(_, words)| *words).collect();
+    let words = cases.iter().map(|(_, words)| *words);
+    let expected: Vec<&str> = ["compdef _opta opta"].into_iter().chain(words).collect();
     assert_eq!(answers.lines().collect::<Vec<_>>(), expected);
 }
 

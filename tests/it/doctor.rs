@@ -67,6 +67,9 @@ fn what_is_wrong_is_named_with_what_mends_it() {
     home.write(&home.config(), "{\n  \"daemon\": ,\n}");
     let found = findings(&home, &model, 1);
     assert_found(&found, "fail settings", "config.json:2:");
+    home.write(&home.config(), r#"{"permissions":{"shell":"deny","read_files":"deny"}}"#);
+    let found = findings(&home, &model, 0);
+    assert_found(&found, "warn settings", "permissions has what is no tool's name: read_files; ");
     fs::remove_file(home.config()).unwrap();
 
     home.start();
@@ -396,7 +399,7 @@ fn a_service_of_systemd_that_cannot_run_fails() {
          fail: {unit} runs ~/old bin%/opta, which is not there; \
          to mend it: opta daemon install\n",
         runs,
-        "warn: {unit} serves another home, ~/.config/opta; to mend it: opta daemon install\n",
+        "warn: {unit} serves another home, ~/.config/opta\n",
         "refused\nfail: systemd cannot use {unit} and what adds to it (bad-setting); \
          to mend it: systemctl --user edit opta-daemon\n",
         runs,
@@ -489,7 +492,7 @@ fn an_agent_of_launchd_is_current_or_mended() {
          to mend it: opta daemon install\n",
         current,
         "elsewhere\n\
-         warn: {plist} serves another home, ~/.config/opta; to mend it: opta daemon install\n",
+         warn: {plist} serves another home, ~/.config/opta\n",
         "foreign\nwarn: opta has not written {plist}; to mend it: opta daemon install --force\n",
         current,
         "warn: {plist} is current; whether it is loaded is unknown: \

@@ -188,7 +188,7 @@ fn restart_after_a_crash_starts_afresh() {
     let old = home.start().pid;
     home.crash();
     let afresh = "Daemon started (pid {pid}, port {port})\nToken rotated.\n";
-    let seen = home.opta("daemon restart").stdout(afresh).stderr(ANYTHING).run();
+    let seen = home.opta("daemon restart").stdout(afresh).stderr(CRASHED).run();
     assert_ne!(seen.pid(), old);
     assert_eq!(home.owner(), Some(seen.pid()));
 }

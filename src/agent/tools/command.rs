@@ -297,6 +297,7 @@ mod tests {
     use super::*;
     use crate::json;
     use std::io::{BufRead, BufReader};
+    use std::path::Path;
 
     fn arguments(command: &str) -> String {
         format!(r#"{{"command":{},"timeout_ms":60000}}"#, json::text(&command.to_owned()))
@@ -370,7 +371,7 @@ mod tests {
     fn no_descriptor_and_no_signal_disposition_is_handed_on() {
         let scratch = Scratch::new();
         let _open = File::open("/dev/null").unwrap();
-        if std::path::Path::new("/proc/self/fd").exists() {
+        if Path::new("/proc/self/fd").exists() {
             // Of the shell itself: it may do otherwise for programs that it starts.
             let status = "while read -r one; do echo \"$one\"; done < /proc/$$/status";
             let text = run_blocking(&scratch, &format!("ls /proc/$$/fd; {status}")).unwrap();

@@ -204,11 +204,25 @@ pub struct Shown {
 pub fn shown(name: &str, arguments: &str) -> Option<Shown> {
     let job = Tool::named(name)?.job(arguments).ok()?;
     let (old, new) = job.change().unwrap_or_default();
-    let marked =
-        |text: &str, mark: char| text.lines().map(|line| format!("{mark} {line}")).collect();
-    let (mut change, added): (Vec<String>, Vec<String>) = (marked(old, '-'), marked(new, '+'));
-    change.extend(added);
+    let mut change = lines(old, '-');
+    change.extend(lines(new, '+'));
+    if matches!(job, Job::Write(_)) && new.is_empty() {
+        change.push("+ (nothing: the file will be empty)".to_owned());
+    }
     Some(Shown { subject: job.subject().to_owned(), change })
+}
+
+/// The lines of a text behind a mark, as `diff` has them: nothing of them is left out.
+fn lines(text: &str, mark: char) -> Vec<String> {
+    let whole = text.strip_suffix('\n');
+    let each = whole.unwrap_or(text).split('\n');
+    let mut lines: Vec<String> = each.map(|line| format!("{mark} {line}")).collect();
+    match (text, whole) {
+        ("", _) => lines.clear(),
+        (_, None) => lines.push("\\ no line end".to_owned()),
+        (_, Some(_)) => {}
+    }
+    lines
 }
 
 /// The `tools` of a request to a model: a JSON list.
@@ -392,12 +406,15 @@ mod tests {
         assert_eq!(shown("shell", r#"{"command":"make\ntest"}"#), plain("make\ntest"));
         assert_eq!(shown("search_files", r#"{"pattern":"x","path":"a"}"#), plain("x"));
         assert_eq!(shown("list_dir", "{}"), plain("."));
-        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
-        let written = shown("write_file", r#"{"path":"a","content":"one\n\ntwo"}"#);
-        assert_eq!(written, Some(("a".to_owned(), lines(&["+ one", "+ ", "+ two"]))));
-        let edited = r#"{"path":"a","old_text":"x\n","new_text":"y\nz\n"}"#;
-        let change = lines(&["- x", "+ y", "+ z"]);
-        assert_eq!(shown("edit_file", edited), Some(("a".to_owned(), change)));
+        let change = |name: &str, arguments: &str| shown(name, arguments).unwrap().1.join("|");
+        let written = change("write_file", r#"{"path":"a","content":"one\n\ntwo\r\n"}"#);
+        assert_eq!(written, "+ one|+ |+ two\r");
+        let emptied = change("write_file", r#"{"path":"a","content":""}"#);
+        assert_eq!(emptied, "+ (nothing: the file will be empty)");
+        let edited = r#"{"path":"a","old_text":"x\n","new_text":"y\nz"}"#;
+        assert_eq!(change("edit_file", edited), "- x|+ y|+ z|\\ no line end");
+        let cut = r#"{"path":"a","old_text":"x\n","new_text":""}"#;
+        assert_eq!(change("edit_file", cut), "- x");
         // Another word for what it is called on changes nothing: it would not be run.
         let odd = r#"{"path":"Makefile","content":"x","command":"make test"}"#;
         assert_eq!(shown("write_file", odd), None);

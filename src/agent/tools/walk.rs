@@ -100,9 +100,9 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
         if self.scene.is_over() {
             return ControlFlow::Break(Ended::Cancelled);
         }
-        if self.workspace.check(directory.as_fd(), None).is_err() {
+        let Ok(closed) = self.workspace.closed_in(directory.as_fd()) else {
             return ControlFlow::Continue(());
-        }
+        };
         let entries = beneath::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX);
         // One that may not be read has nothing to show.
         let mut entries = entries.unwrap_or_default();
@@ -114,8 +114,8 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
             if self.scene.is_over() {
                 return ControlFlow::Break(Ended::Cancelled);
             }
-            let closed = || self.workspace.check(directory.as_fd(), Some(&name)).is_err();
-            if name == ".git" || self.ignored(path, kind == Kind::Directory) || closed() {
+            let skipped = name == ".git" || closed.contains(&name.as_os_str());
+            if skipped || self.ignored(path, kind == Kind::Directory) {
                 continue;
             }
             self.seen += 1;

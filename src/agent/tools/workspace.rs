@@ -57,8 +57,8 @@ pub struct Change<'a> {
 }
 
 impl Workspace {
-    /// Opens the directory at `path`, but for what of it lies in one of `closed` or is one. The
-    /// error is for the model to read, like all of this room.
+    /// Opens the directory at `path`, but for what of `closed` lies in it: directories, and files
+    /// that links among them lead to. The error is for the model to read, like all of this room.
     pub fn open(path: &str, closed: &[PathBuf]) -> Result<Workspace, String> {
         let given = PathBuf::from(path);
         let failed =
@@ -72,7 +72,7 @@ impl Workspace {
         if !is_directory {
             return Err(format!("the workspace {} is not a directory", given.display()));
         }
-        let mut closed: Vec<PathBuf> = closed.iter().map(|path| real(path)).collect();
+        let mut closed: Vec<PathBuf> = closed.iter().map(|closed| real(closed)).collect();
         if closed.iter().any(|closed| path.starts_with(closed)) {
             return Err(format!("the workspace {} belongs to opta itself", given.display()));
         }
@@ -80,8 +80,8 @@ impl Workspace {
         Ok(Workspace { root, given, path, closed })
     }
 
-    /// Fails if an open file or directory, or `name` in it, is closed.
-    pub fn check(&self, file: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<()> {
+    /// Fails if an open file or directory, or `name` in it, is closed or lies in what is.
+    fn check(&self, file: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<()> {
         if self.closed.is_empty() {
             return Ok(());
         }
@@ -109,6 +109,16 @@ impl Workspace {
         }
         let inside = path.strip_prefix(&self.given).or_else(|_| path.strip_prefix(&self.path));
         inside.map(Path::to_owned).ok().ok_or_else(|| self.outside(given))
+    }
+
+    /// The names in an open directory that are closed.
+    pub fn closed_in(&self, directory: BorrowedFd<'_>) -> io::Result<Vec<&OsStr>> {
+        if self.closed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let path = beneath::path_of(directory)?;
+        let here = self.closed.iter().filter(|closed| closed.parent() == Some(&path));
+        Ok(here.filter_map(|closed| closed.file_name()).collect())
     }
 
     /// Opens a file for reading, if it is one.
@@ -255,10 +265,21 @@ impl Workspace {
     }
 }
 
-/// `path` without links, also if only its directory is there.
+/// Where `path` leads, whether anything is there or not.
 fn real(path: &Path) -> PathBuf {
-    let of_directory = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
-    path.canonicalize().ok().or_else(of_directory).unwrap_or_else(|| path.to_owned())
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        if let Ok(real) = path.canonicalize() {
+            return real;
+        }
+        let Some((directory, name)) = path.parent().zip(path.file_name()) else { break };
+        let directory = directory.canonicalize().unwrap_or_else(|_missing| directory.to_owned());
+        match path.read_link() {
+            Ok(target) => path = directory.join(target),
+            Err(_) => return directory.join(name),
+        }
+    }
+    path
 }
 
 fn write(directory: BorrowedFd<'_>, name: &OsStr, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -316,13 +337,13 @@ mod tests {
     #[test]
     fn what_is_closed_is_neither_read_nor_written_by_any_way() {
         let scratch = Scratch::new();
-        let own = |name: &str| scratch.path().join(".config/opta").join(name);
+        let own = scratch.path().join(".config/opta");
+        let closed = [own.clone(), own.join("config.json")];
         scratch.put(".config/opta/daemon/state.json", "token");
         scratch.put(".config/other", "plain");
         symlink(".config/opta/daemon", scratch.path().join("link")).unwrap();
-        symlink(own("daemon/state.json"), scratch.path().join("file")).unwrap();
-        symlink(own("config.json"), scratch.path().join("new")).unwrap();
-        let closed = [own("daemon"), own("config.json")];
+        symlink(own.join("daemon/state.json"), scratch.path().join("file")).unwrap();
+        symlink(own.join("config.json"), scratch.path().join("new")).unwrap();
         let workspace = Workspace::open(scratch.path().to_str().unwrap(), &closed).unwrap();
         let change = Change { bytes: b"mine", over: None };
         for path in [
@@ -335,17 +356,51 @@ mod tests {
             assert!(problem.ends_with("it belongs to opta itself"), "{path}: {problem}");
             assert!(workspace.replace(path, &change).is_err(), "{path}");
         }
-        for path in [".config/opta/config.json", "new", "link/new", "link/a/b"] {
+        for path in [
+            ".config/opta/config.json",
+            ".config/opta/config.json/a",
+            ".config/opta/new/a",
+            "new",
+            "link/new",
+            "link/a/b",
+        ] {
             let problem = workspace.replace(path, &change).unwrap_err();
             assert!(problem.ends_with("it belongs to opta itself"), "{path}: {problem}");
         }
         assert!(workspace.directory("link").is_err());
         assert_eq!(scratch.read(".config/opta/daemon/state.json"), "token");
-        assert!(!own("config.json").exists() && !own("daemon/a").exists());
+        // Nothing was made on the way.
+        assert_eq!(fs::read_dir(&own).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(own.join("daemon")).unwrap().count(), 1);
         assert_eq!(text(workspace.file(".config/other").unwrap()), "plain");
-        let inside = own("daemon");
+        let inside = own.join("daemon");
         let problem = Workspace::open(inside.to_str().unwrap(), &closed).err().unwrap();
         assert!(problem.ends_with("belongs to opta itself"), "{problem}");
+    }
+
+    #[test]
+    fn settings_that_lie_elsewhere_are_closed_there_before_they_are_there() {
+        let scratch = Scratch::new();
+        let own = scratch.path().join(".config/opta");
+        fs::create_dir_all(&own).unwrap();
+        scratch.put("dot/other", "plain");
+        symlink("../../dot/link.json", own.join("config.json")).unwrap();
+        symlink("opta.json", scratch.path().join("dot/link.json")).unwrap();
+        let open = || {
+            let closed = [own.clone(), own.join("config.json")];
+            Workspace::open(scratch.path().join("dot").to_str().unwrap(), &closed).unwrap()
+        };
+        let change = Change { bytes: b"mine", over: None };
+        for path in ["opta.json", "link.json"] {
+            assert!(open().replace(path, &change).is_err(), "{path}");
+        }
+        scratch.put("dot/opta.json", "{}");
+        for path in ["opta.json", "link.json"] {
+            assert!(open().replace(path, &change).is_err(), "{path}");
+            assert!(open().file(path).is_err(), "{path}");
+        }
+        assert_eq!(scratch.read("dot/opta.json"), "{}");
+        assert_eq!(text(open().file("other").unwrap()), "plain");
     }
 
     #[test]

@@ -119,7 +119,7 @@ fn events(session: &Session) -> Vec<String> {
 
 /// Waits until there is this event.
 #[track_caller]
-fn wait_for(session: &Session, event: &str) {
+fn wait_for(session: &Arc<Session>, event: &str) {
     let bell = session.subscribe().unwrap();
     let deadline = Instant::now() + PATIENCE;
     loop {
