@@ -1,6 +1,7 @@
 //! What answers turns: a model, the tools it may use, and who allows what.
 
 mod address;
+mod answering;
 mod calls;
 mod contexts;
 pub mod find;
@@ -9,7 +10,6 @@ pub mod model;
 mod permissions;
 mod spoken;
 mod tools;
-mod turn;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use crate::session::desk::Turn;
 use crate::session::turn::{Agent, Endpoint, Fault, Stats};
 use crate::session::wake::Cancel;
 
+use answering::Answering;
 use contexts::Contexts;
 use find::Wanted;
 use model::{Answer, Ask, Piece};
@@ -101,7 +102,7 @@ impl Agent for Assistant {
     fn run(&self, turn: &Turn<'_>) -> Result<Stats, Fault> {
         let settings = settings(ToolSettings::load, &self.config)?;
         let endpoint = self.endpoint(turn)?;
-        turn::Answering::begin(turn, self, endpoint, settings)?.run()
+        Answering::begin(turn, self, endpoint, settings)?.run()
     }
 }
 
