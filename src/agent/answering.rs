@@ -116,7 +116,7 @@ impl<'a> Answering<'a> {
                 }
                 return Ok(self.progress.done(answer.finish));
             }
-            let heard = calls.iter().map(|call| call.call.clone()).collect();
+            let heard = calls.iter().map(|call| call.asked.clone()).collect();
             self.history.push(Message::Assistant { text: answer.text, calls: heard });
             self.act(&calls)?;
         }
@@ -258,11 +258,11 @@ impl<'a> Answering<'a> {
             now = now.get(..circle.unwrap_or(now.len())).unwrap_or_default();
             for (call, outcome) in now.iter().zip(self.clerk.carry_out(now)?) {
                 self.progress.stats.tool_calls += 1;
-                let call_id = call.call.id.clone();
+                let call_id = call.asked.id.clone();
                 self.history.push(Message::Tool { call_id, result: outcome.text });
             }
             if let Some(repeated) = repeated {
-                return Err(in_circles(&repeated.call.name));
+                return Err(in_circles(&repeated.asked.name));
             }
             rest = later;
         }
@@ -270,7 +270,7 @@ impl<'a> Answering<'a> {
     }
 
     fn is_repeated(&mut self, call: &Call) -> bool {
-        let key = (call.call.name.clone(), call.canonical());
+        let key = (call.asked.name.clone(), call.canonical());
         let count = match self.last.take() {
             Some((last, count)) if last == key => count + 1,
             _ => 1,
