@@ -46,10 +46,10 @@ pub fn has_tool(name: &str) -> bool {
     tools::Tool::named(name).is_some()
 }
 
-/// A real model server.
-struct Server;
+/// The model of a real server.
+struct RealModel;
 
-impl Model for Server {
+impl Model for RealModel {
     fn endpoint(&self, settings: &ModelSettings, model: Option<&str>) -> Result<Endpoint, Fault> {
         Ok(find::resolve(&Wanted { model_url: None, model, settings })?)
     }
@@ -81,7 +81,7 @@ impl Assistant {
         let (config, contexts) = (paths.config(), Contexts::default());
         // The settings may be a link that leads elsewhere.
         let closed = vec![paths.root().to_owned(), config.clone()];
-        Assistant { config, closed, log, model: Box::new(Server), contexts }
+        Assistant { config, closed, log, model: Box::new(RealModel), contexts }
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
