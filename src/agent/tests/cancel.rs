@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io::Read;
 
 use super::*;
-use crate::limits;
 
-/// Less than anything that is waited for when a turn ends, and enough for a machine that has other
-/// things to do.
-const AT_ONCE: Duration = limits::COMMAND_GRACE.checked_div(2).unwrap();
+/// Far less than anything here would take by itself, and enough for a machine that has other things
+/// to do.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn cancelled_at_once(stage: &Stage) -> Vec<Heard> {
     let wished = stage.cancel();

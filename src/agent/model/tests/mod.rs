@@ -18,6 +18,8 @@ enum Step {
     Send(&'static str),
     /// Waits until the test says so.
     Await(mpsc::Receiver<()>),
+    /// Says that it has come so far.
+    Tell(mpsc::Sender<()>),
     /// Waits until the client has gone, and says so.
     SeeOff(mpsc::Sender<Instant>),
 }
@@ -85,6 +87,7 @@ fn play(listener: &TcpListener, steps: Vec<Step>) -> String {
             // A client that has enough may have gone.
             Step::Send(text) => drop(socket.write_all(text.as_bytes())),
             Step::Await(word) => word.recv().unwrap(),
+            Step::Tell(arrived) => arrived.send(()).unwrap(),
             Step::SeeOff(gone) => {
                 let mut rest = Vec::new();
                 drop(socket.read_to_end(&mut rest));

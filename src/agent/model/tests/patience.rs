@@ -103,20 +103,16 @@ fn a_cancel_reaches_the_server_at_once_wherever_the_answer_is() {
     const LOADING: &str =
         "HTTP/1.1 503 Busy\r\nRetry-After: 20\r\nContent-Length: 13\r\n\r\nLoading model";
     let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\n";
-    let (gone, seen) = mpsc::channel();
-    let scripts = [
-        vec![Step::SeeOff(gone.clone())],
-        vec![Step::Send(SSE), Step::SeeOff(gone.clone())],
-        vec![Step::Send(SSE), Step::Send(begun), Step::SeeOff(gone.clone())],
-        vec![Step::Send(BUSY), Step::SeeOff(gone.clone())],
-        vec![Step::Send(LOADING), Step::SeeOff(gone)],
-    ];
-    for steps in scripts {
+    for texts in [&[][..], &[SSE], &[SSE, begun], &[BUSY], &[LOADING]] {
+        let ((arrived, word), (gone, seen)) = (mpsc::channel(), mpsc::channel());
+        let mut steps: Vec<Step> = texts.iter().map(|text| Step::Send(text)).collect();
+        steps.extend([Step::Tell(arrived), Step::SeeOff(gone)]);
         let server = Scripted::new(vec![steps]);
         let cancel = std::sync::Arc::new(Cancel::new().unwrap());
         let (endpoint, wish) = (server.endpoint.clone(), std::sync::Arc::clone(&cancel));
         let asking = move || fault(ask_at(&endpoint, OF_A_TURN, &cancel).1);
         let asking = Builder::new().spawn(asking).unwrap();
+        word.recv().unwrap();
         // Long enough to be where the script leaves it; the result is the same if it is not.
         let (_never, word) = mpsc::channel::<()>();
         assert!(word.recv_timeout(Duration::from_millis(100)).is_err());
