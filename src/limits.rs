@@ -281,6 +281,8 @@ pub const MODEL_REFUSAL_BYTES_MAX: usize = 64 * 1024;
 pub const MODEL_REFUSAL_MAX: Duration = Duration::from_secs(5);
 /// What is quoted of a server's words in an error.
 pub const MODEL_QUOTE_CHARS_MAX: usize = 400;
+/// What is quoted of a word that a model or its server has made up where a name belongs.
+pub const MODEL_WORD_CHARS_MAX: usize = 64;
 /// What is quoted of an answer that cannot be understood.
 pub const MODEL_OPENING_CHARS_MAX: usize = 200;
 /// The list of a server's models; some offer hundreds.
@@ -289,7 +291,9 @@ pub const MODEL_LIST_BYTES_MAX: usize = 4 << 20;
 pub const MODEL_LIST_MAX: Duration = Duration::from_secs(10);
 /// How long a server's first model is remembered.
 pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
-/// Servers of which something is remembered.
+/// How long it is remembered what was too long for a model: it may be loaded with more room.
+pub const CONTEXT_KEPT: Duration = Duration::from_secs(10 * 60);
+/// Servers of which something is remembered, and models.
 pub const MODEL_SERVERS_KEPT: usize = 32;
 /// A server on this machine tells its models within this time, or it is none.
 pub const MODEL_PROBE_MAX: Duration = Duration::from_secs(1);

@@ -14,13 +14,13 @@ use crate::session::journal::Durability;
 use crate::session::rules::ToolCall;
 use crate::session::turn::{Fault, cancelled};
 
+use super::answering::{tell, trouble};
 use super::permissions;
-use super::tools::{Effect, Job, Outcome, Scene, Tool};
-use super::turn::{tell, trouble};
+use super::tools::{Effect, Job, Outcome, Scene, Tool, short};
 
 /// What the model wants, as far as it is understood.
 pub struct Call {
-    pub call: ToolCall,
+    pub asked: ToolCall,
     tool: Option<Tool>,
     /// The error is for the model.
     job: Result<Job, String>,
@@ -31,45 +31,39 @@ pub struct Call {
 impl Call {
     /// Understands a call; its name becomes the tool's own, and arguments that stand in quotes
     /// as a whole lose them.
-    pub fn new(mut call: ToolCall, spoken: bool) -> Call {
-        let quoted: Option<String> = json::parse(call.arguments.as_bytes()).ok();
-        if let Some(inner) = quoted.filter(|inner| object(inner).is_some()) {
-            call.arguments = inner;
+    pub fn new(mut asked: ToolCall, spoken: bool) -> Call {
+        let quoted: Option<String> = json::parse(asked.arguments.as_bytes()).ok();
+        if let Some(inner) = quoted.filter(|inner| Raw::object(inner).is_some()) {
+            asked.arguments = inner;
         }
-        let tool = Tool::named(&call.name);
+        let tool = Tool::named(&asked.name);
         let job = match tool {
-            Some(tool) => tool.job(&call.arguments),
+            Some(tool) => tool.job(&asked.arguments),
             None => {
                 let names = Tool::ALL.map(Tool::name).join(", ");
-                let name: String = call.name.chars().take(64).collect();
-                Err(format!("there is no tool {name:?}; the tools are {names}"))
+                Err(format!("there is no tool {:?}; the tools are {names}", short(&asked.name)))
             }
         };
         if let Some(tool) = tool {
-            tool.name().clone_into(&mut call.name);
+            tool.name().clone_into(&mut asked.name);
         }
-        Call { call, tool, job, spoken }
+        Call { asked, tool, job, spoken }
     }
 
     /// The arguments without what does not matter.
     pub fn canonical(&self) -> String {
-        let raw = Raw::parse(&self.call.arguments);
-        raw.map_or_else(|_| self.call.arguments.clone(), |raw| raw.as_str().to_owned())
+        let raw = Raw::parse(&self.asked.arguments);
+        raw.map_or_else(|_| self.asked.arguments.clone(), |raw| raw.as_str().to_owned())
     }
 
     fn input(&self) -> Raw {
-        object(&self.call.arguments).unwrap_or_else(Raw::empty)
+        Raw::object(&self.asked.arguments).unwrap_or_else(Raw::empty)
     }
 
     /// As the log has it; what the model has made up is not worth a line's length.
     fn logged_name(&self) -> &str {
         self.tool.map_or("unknown", Tool::alias)
     }
-}
-
-/// What the model has written as arguments, if it is an object.
-pub fn object(text: &str) -> Option<Raw> {
-    Raw::parse(text).ok().filter(|raw| raw.as_str().starts_with('{'))
 }
 
 #[derive(SerJson)]
@@ -229,7 +223,7 @@ impl Clerk<'_> {
             Some(path) => self.log.info("tool.start", &[("tool", &name), ("path", &path)]),
             None => self.log.info("tool.start", &[("tool", &name)]),
         }
-        let ToolCall { id, name, arguments } = &call.call;
+        let ToolCall { id, name, arguments } = &call.asked;
         let payload = json::text(&ToolStart {
             turn_id: self.turn.head.turn_id.clone(),
             name: name.clone(),
@@ -247,7 +241,7 @@ impl Clerk<'_> {
         let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         let (name, duration) = (call.logged_name(), format!("{millis}ms"));
         self.log.info("tool.end", &[("tool", &name), ("duration", &duration)]);
-        let ToolCall { id, name, .. } = &call.call;
+        let ToolCall { id, name, .. } = &call.asked;
         let payload = json::text(&ToolEnd {
             turn_id: self.turn.head.turn_id.clone(),
             name: name.clone(),

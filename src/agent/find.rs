@@ -17,8 +17,8 @@ use crate::session::turn::{Endpoint, Fault, Key};
 use crate::sys::{self, Wish};
 
 use super::address::Base;
-use super::model::list;
 use super::model::peer::unusable;
+use super::model::{code, list};
 
 /// Where model servers listen unless they are told otherwise, in the order in which they count.
 const PORTS: [(u16, &str); 4] = [
@@ -27,9 +27,6 @@ const PORTS: [(u16, &str); 4] = [
     (8080, "llama.cpp"),
     (8000, "vLLM"),
 ];
-
-/// What is said of a server that was found and is of no use yet.
-pub const NO_MODEL: &str = "a model server that has no model loaded";
 
 /// Names a server that was set for another program, and speaks of no key.
 const OLLAMA: &str = "OLLAMA_HOST";
@@ -43,13 +40,42 @@ pub struct Wanted<'a> {
     pub settings: &'a ModelSettings,
 }
 
+/// Why no server can be asked.
+#[derive(Debug)]
+pub enum Unresolved {
+    /// A setting names none.
+    Setting { source: String, because: &'static str },
+    /// Nothing is set, and none was found.
+    Nowhere {
+        /// What each port had to say, in words.
+        tried: Vec<String>,
+        /// A server was found that has no model loaded.
+        lacks_model: bool,
+        /// A key is set all the same.
+        has_key: bool,
+    },
+}
+
+impl From<Unresolved> for Fault {
+    fn from(unresolved: Unresolved) -> Fault {
+        let (tried, has_key) = match unresolved {
+            Unresolved::Setting { source, because } => return unusable(&source, because),
+            Unresolved::Nowhere { tried, has_key, .. } => (tried, has_key),
+        };
+        let but = if has_key { "; a key is set, but not the server that it is for" } else { "" };
+        let message = format!(
+            "no model server is set, and none was found: {}{but}; start one, for example with \
+             'ollama serve' or 'llama-server --jinja -m FILE.gguf', or name one with \
+             OPTA_MODEL_URL=http://HOST:PORT/v1",
+            tried.join(", ")
+        );
+        Fault { code: code::UNREACHABLE, message }
+    }
+}
+
 /// The endpoint that is meant: the first that is set, else the first of the usual ports of this
-/// machine where a model server answers, all asked at once.
-///
-/// # Faults
-/// `model-config` for a setting that names no server, `model-unreachable` if nothing is set and
-/// nothing answers. A server that is set is not asked here.
-pub fn resolve(given: &Wanted<'_>) -> Result<Endpoint, Fault> {
+/// machine where a model server answers, all asked at once. A server that is set is not asked here.
+pub fn resolve(given: &Wanted<'_>) -> Result<Endpoint, Unresolved> {
     resolve_among(given, &PORTS, limits::MODEL_PROBE_MAX)
 }
 
@@ -57,17 +83,18 @@ fn resolve_among(
     given: &Wanted<'_>,
     ports: &[(u16, &str)],
     limit: Duration,
-) -> Result<Endpoint, Fault> {
+) -> Result<Endpoint, Unresolved> {
     let settings = given.settings;
     let model = given.model.or(settings.model.as_deref()).map(str::to_owned);
     let tool_choice = settings.tool_choice.clone();
     if let Some((base, source)) = base_set(given) {
-        let base = base.map_err(|because| unusable(source, because))?;
+        let unusable = |because| Unresolved::Setting { source: source.to_owned(), because };
+        let base = base.map_err(unusable)?;
         let key = key_for(source, settings).map(Key);
         let (url, source) = (base.url(), source.to_owned());
         return Ok(Endpoint { url, source, key, model, tool_choice });
     }
-    let mut failures = Vec::new();
+    let (mut tried, mut lacks_model) = (Vec::new(), false);
     for (answer, (port, name)) in probe(ports, limit).into_iter().zip(ports) {
         let failure = match answer {
             Ok(names) => match list::first_that_chats(&names) {
@@ -80,22 +107,17 @@ fn resolve_among(
                         tool_choice,
                     });
                 }
-                None => NO_MODEL.to_owned(),
+                None => {
+                    lacks_model = true;
+                    "a model server that has no model loaded".to_owned()
+                }
             },
             Err(failure) => failure,
         };
-        failures.push(format!("127.0.0.1:{port} ({name}): {failure}"));
+        tried.push(format!("127.0.0.1:{port} ({name}): {failure}"));
     }
-    let mut message =
-        format!("no model server is set, and none was found: {}", failures.join(", "));
-    if settings.key.is_some() || settings.openai_key.is_some() {
-        message.push_str("; a key is set, but not the server that it is for");
-    }
-    message.push_str(
-        "; start one, for example with 'ollama serve' or 'llama-server --jinja -m FILE.gguf', or \
-         name one with OPTA_MODEL_URL=http://HOST:PORT/v1",
-    );
-    Err(Fault { code: "model-unreachable", message })
+    let has_key = settings.key.is_some() || settings.openai_key.is_some();
+    Err(Unresolved::Nowhere { tried, lacks_model, has_key })
 }
 
 /// The first base that is set, and by what.
@@ -244,7 +266,7 @@ mod tests {
     use std::net::TcpListener;
     use std::thread::{self, JoinHandle};
 
-    const LIMIT: Duration = Duration::from_millis(300);
+    const LIMIT: Duration = Duration::from_secs(1);
 
     fn set(change: impl FnOnce(&mut ModelSettings)) -> ModelSettings {
         let mut settings = ModelSettings::default();
@@ -330,7 +352,7 @@ mod tests {
             settings.url_variable = Some("https://me:s3cret@api.example.com/v1".into());
             settings.openai_url = Some("http://127.0.0.1:1".into());
         });
-        let fault = resolve_among(&wanted(&settings), &[], LIMIT).err().unwrap();
+        let fault = Fault::from(resolve_among(&wanted(&settings), &[], LIMIT).err().unwrap());
         assert_eq!(fault.code, "model-config");
         assert!(
             fault.message.starts_with("cannot use OPTA_MODEL_URL: https://"),
@@ -378,9 +400,12 @@ mod tests {
             server("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".into());
         let ports = [(silent_port, "a"), (closed, "b"), (lost, "c")];
         let begun = Instant::now();
-        let fault = resolve_among(&wanted(&ModelSettings::default()), &ports, LIMIT).err().unwrap();
+        let unresolved = resolve_among(&wanted(&ModelSettings::default()), &ports, LIMIT).err();
         assert!(begun.elapsed() >= LIMIT);
         lost_thread.join().unwrap();
+        let unresolved = unresolved.unwrap();
+        assert!(matches!(unresolved, Unresolved::Nowhere { lacks_model: false, .. }));
+        let fault = Fault::from(unresolved);
         assert_eq!(fault.code, "model-unreachable");
         for part in [
             format!("127.0.0.1:{silent_port} (a): no answer"),
@@ -390,5 +415,20 @@ mod tests {
         ] {
             assert!(fault.message.contains(&part), "{}", fault.message);
         }
+    }
+
+    #[test]
+    fn a_server_without_a_model_and_a_key_without_a_server_are_told_apart() {
+        let (empty, empty_thread) = server(listing(r#"{"object":"list","data":[]}"#));
+        let settings = set(|settings| settings.openai_key = Some("s3cret".into()));
+        let unresolved = resolve_among(&wanted(&settings), &[(empty, "empty")], LIMIT).err();
+        empty_thread.join().unwrap();
+        let unresolved = unresolved.unwrap();
+        let Unresolved::Nowhere { lacks_model: true, has_key: true, .. } = &unresolved else {
+            panic!("{unresolved:?}")
+        };
+        let message = Fault::from(unresolved).message;
+        assert!(message.contains("no model loaded; a key is set, but not the server"), "{message}");
+        assert!(message.contains("; start one") && !message.contains("s3cret"), "{message}");
     }
 }

@@ -1,14 +1,15 @@
 //! What answers turns: a model, the tools it may use, and who allows what.
 
 mod address;
+mod answering;
 mod calls;
+mod contexts;
 pub mod find;
 mod history;
 pub mod model;
 mod permissions;
 mod spoken;
 mod tools;
-mod turn;
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,8 @@ use crate::session::desk::Turn;
 use crate::session::turn::{Agent, Endpoint, Fault, Stats};
 use crate::session::wake::Cancel;
 
+use answering::Answering;
+use contexts::Contexts;
 use find::Wanted;
 use model::{Answer, Ask, Piece};
 pub use tools::shown;
@@ -43,12 +46,12 @@ pub fn has_tool(name: &str) -> bool {
     tools::Tool::named(name).is_some()
 }
 
-/// A real model server.
-struct Server;
+/// The model of a real server.
+struct RealModel;
 
-impl Model for Server {
+impl Model for RealModel {
     fn endpoint(&self, settings: &ModelSettings, model: Option<&str>) -> Result<Endpoint, Fault> {
-        find::resolve(&Wanted { model_url: None, model, settings })
+        Ok(find::resolve(&Wanted { model_url: None, model, settings })?)
     }
 
     fn ask(
@@ -69,15 +72,16 @@ pub struct Assistant {
     closed: Vec<PathBuf>,
     log: Log,
     model: Box<dyn Model>,
+    contexts: Contexts,
 }
 
 impl Assistant {
     /// The user's `config.json` need not be there.
     pub fn new(paths: &Paths, log: Log) -> Assistant {
-        let config = paths.config();
+        let (config, contexts) = (paths.config(), Contexts::default());
         // The settings may be a link that leads elsewhere.
         let closed = vec![paths.root().to_owned(), config.clone()];
-        Assistant { config, closed, log, model: Box::new(Server) }
+        Assistant { config, closed, log, model: Box::new(RealModel), contexts }
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
@@ -98,7 +102,7 @@ impl Agent for Assistant {
     fn run(&self, turn: &Turn<'_>) -> Result<Stats, Fault> {
         let settings = settings(ToolSettings::load, &self.config)?;
         let endpoint = self.endpoint(turn)?;
-        turn::Answering::begin(turn, self, endpoint, settings)?.run()
+        Answering::begin(turn, self, endpoint, settings)?.run()
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use nanoserde::SerJson;
 
 use crate::agent;
-use crate::agent::find::{self, Wanted};
+use crate::agent::find::{self, Unresolved, Wanted};
 use crate::agent::model::{self, list};
 use crate::cli::Form;
 use crate::commands::Output;
@@ -20,6 +20,7 @@ use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, port, run};
 use crate::paths::{Manager, Paths};
 use crate::session::store::Store;
+use crate::session::turn::Fault;
 use crate::{api, http, json, limits, sys};
 
 /// What came of a check.
@@ -380,28 +381,27 @@ fn model(paths: &Paths) -> Finding {
         true => format!("unset {source}"),
         false => edit(&config),
     };
-    let endpoint =
-        match find::resolve(&Wanted { model_url: None, model: None, settings: &settings }) {
-            Ok(endpoint) => endpoint,
-            Err(fault) if fault.code == "model-config" => {
-                let named = fault.message.strip_prefix("cannot use ").unwrap_or_default();
-                let fix = instead(named.split(':').next().unwrap_or_default());
-                return Fail(fault.message, fix);
-            }
-            Err(fault) if fault.message.contains(find::NO_MODEL) => {
-                return Fail(fault.message, "ollama pull qwen3".to_owned());
-            }
-            Err(fault) => return Fail(fault.message, "ollama serve".to_owned()),
-        };
+    let wanted = Wanted { model_url: None, model: None, settings: &settings };
+    let endpoint = match find::resolve(&wanted) {
+        Ok(endpoint) => endpoint,
+        Err(unresolved) => {
+            let fix = match &unresolved {
+                Unresolved::Setting { source, .. } => instead(source),
+                Unresolved::Nowhere { lacks_model: true, .. } => "ollama pull qwen3".to_owned(),
+                Unresolved::Nowhere { .. } => "ollama serve".to_owned(),
+            };
+            return Fail(Fault::from(unresolved).message, fix);
+        }
+    };
     let (url, source) = (&endpoint.url, &endpoint.source);
     let names = match model::models(&endpoint, limits::DOCTOR_MODEL_MAX) {
         Ok(Some(names)) => names,
         Ok(None) => return Warn(format!("{url} ({source}) does not tell its models"), None),
-        Err(fault) if fault.code == "model-unauthorized" => {
+        Err(fault) if fault.code == model::code::UNAUTHORIZED => {
             // Neither shown nor kept in the shell's history.
             return Fail(fault.message, "read -rs OPTA_API_KEY; export OPTA_API_KEY".to_owned());
         }
-        Err(fault) if fault.code == "model-unreachable" => {
+        Err(fault) if fault.code == model::code::UNREACHABLE => {
             let message = format!("{}; start it, or do without it", fault.message);
             return Fail(message, instead(source));
         }

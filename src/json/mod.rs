@@ -140,6 +140,11 @@ impl Raw {
         parse(text.as_bytes())
     }
 
+    /// The value, if it is an object.
+    pub fn object(text: &str) -> Option<Raw> {
+        Raw::parse(text).ok().filter(|raw| raw.0.starts_with('{'))
+    }
+
     /// An object without fields.
     pub fn empty() -> Raw {
         Raw("{}".to_owned())
@@ -328,6 +333,8 @@ mod tests {
         let kept = |text: &str| parse::<Vec<Option<Raw>>>(text.as_bytes());
         assert_eq!(kept("[null,[null]]"), Ok(vec![None, Some(Raw("[null]".into()))]));
         assert!(Raw::parse("{\"cut\":").is_err());
+        assert_eq!(Raw::object(" { } ").as_ref(), Some(&Raw::empty()));
+        assert!(["[{}]", "\"{}\"", "null", "{"].iter().all(|text| Raw::object(text).is_none()));
         // Even on text that nobody checked it neither panics nor spins.
         for unchecked in ["", "]", "[", "{\"a\":", "[}", ":", "}{"] {
             drop(Raw::deserialize_json(unchecked));

@@ -2,7 +2,7 @@
 
 use nanoserde::DeJson;
 
-use crate::json::{self, Loose, Seam};
+use crate::json::{Loose, Seam};
 use crate::limits;
 use crate::session::rules::ToolCall;
 
@@ -37,7 +37,36 @@ struct Filling {
     id: Option<String>,
     name: String,
     arguments: String,
+    nesting: Nesting,
     seam: Seam,
+}
+
+/// Whether a JSON value that comes in pieces has come to its end, told from its brackets and quotes
+/// alone: each byte is looked at once, however many pieces there are.
+#[derive(Default)]
+struct Nesting {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// Something was open, and is not any more.
+    whole: bool,
+}
+
+impl Nesting {
+    fn follow(&mut self, text: &str) {
+        for byte in text.bytes() {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.in_string => self.escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                _ if self.in_string => continue,
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                _ => continue,
+            }
+            self.whole = self.depth == 0 && !self.in_string;
+        }
+    }
 }
 
 /// A fragment in plain terms.
@@ -152,9 +181,12 @@ impl Calls {
             call.name.push_str(&part.name);
         }
         if part.is_value {
+            call.nesting = Nesting::default();
+            call.nesting.follow(&part.arguments);
             call.arguments = part.arguments;
         } else {
             let joined = call.seam.join(part.arguments, has_halves);
+            call.nesting.follow(&joined);
             call.arguments.push_str(&joined);
         }
         Ok(bytes)
@@ -165,7 +197,7 @@ impl Calls {
 /// call whose arguments are complete, is the next one.
 fn begins_anew(call: &Filling, part: &Part) -> bool {
     let whole = !part.name.is_empty() && !part.arguments.trim().is_empty();
-    whole && !call.name.is_empty() && json::check(&call.arguments).is_ok()
+    whole && !call.name.is_empty() && call.nesting.whole
 }
 
 /// A name for a call that has none.
@@ -177,6 +209,7 @@ fn fresh(number: usize, given: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json;
 
     /// The calls that come of fragments, as `id name arguments`.
     fn calls(fragments: &[&str]) -> Vec<String> {
@@ -229,6 +262,25 @@ mod tests {
             r#"{"id":"call_0","index":7,"function":{"name":"g"}}"#,
         ]);
         assert_eq!(found, ["call_1 f {}", "call_0 g {}"]);
+    }
+
+    #[test]
+    fn a_name_may_be_repeated_however_long_the_arguments_are() {
+        // What ends as a whole value does, and is none.
+        let part = r#"{"function":{"name":"f","arguments":"}"}}"#;
+        let mut parts = vec![r#"{"function":{"name":"f","arguments":"{\"x\":\"\\\""}}"#];
+        parts.extend(std::iter::repeat_n(part, 50_000));
+        parts.push(r#"{"function":{"name":"f","arguments":"\"}"}}"#);
+        let wanted = format!("call_0 f {{\"x\":\"\\\"{}\"}}", "}".repeat(50_000));
+        assert_eq!(calls(&parts), [wanted]);
+    }
+
+    #[test]
+    fn what_closes_is_whole_even_if_it_is_no_json() {
+        let part = r#"{"function":{"name":"f","arguments":"{x: [1]} "}}"#;
+        assert_eq!(calls(&[part, part]), ["call_0 f {x: [1]} ", "call_1 f {x: [1]} "]);
+        let part = r#"{"function":{"name":"f","arguments":"\"{\\\"x\\\":1}\""}}"#;
+        assert_eq!(calls(&[part, part]).len(), 2);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 mod calls;
 mod chunk;
+pub mod code;
+mod complaint;
 mod known;
 pub mod list;
 pub mod peer;
@@ -23,7 +25,8 @@ use crate::session::rules::ToolCall;
 use crate::session::turn::{self, Endpoint, Fault};
 use crate::session::wake::Cancel;
 
-use peer::{OF_A_TURN, Patience, Server, TOO_LONG, code_of};
+use complaint::code_of;
+use peer::{OF_A_TURN, Patience, Server};
 use reply::{Reply, Wrong};
 use wire::Extra;
 
@@ -154,11 +157,14 @@ fn first_model(
     };
     let Some(model) = list::first_that_chats(&names) else {
         let what = if names.is_empty() { "has no model" } else { "has no model that chats" };
-        return Err(server.fault("model-error", format_args!("{what}: load one, or name one")));
+        return Err(server.fault(code::ERROR, format_args!("{what}: load one, or name one")));
     };
     known::keep_model(&url, model);
     Ok(Some(model.clone()))
 }
+
+/// What is said of a server that begins an answer and does not end it.
+const WENT: &str = "went away in the middle of its answer";
 
 /// Takes an answer in from its first word to its last.
 fn listen(
@@ -167,7 +173,6 @@ fn listen(
     cancel: &Cancel,
     on_piece: &mut dyn FnMut(Piece<'_>) -> Result<(), Fault>,
 ) -> Result<Answer, Fault> {
-    const WENT: &str = "went away in the middle of its answer";
     let mut reply = Reply::default();
     let mut begun = Instant::now();
     while !reply.is_done() {
@@ -202,19 +207,19 @@ fn listen(
 
 fn in_words(server: &Server<'_>, wrong: Wrong, has_spoken: bool) -> Fault {
     match wrong {
-        Wrong::Cut => server.fault("model-disconnected", "went away in the middle of its answer"),
+        Wrong::Cut => server.fault(code::DISCONNECTED, WENT),
         Wrong::Said(said) => {
             let code = match code_of(&said) {
                 // What has been heard must not be asked for again.
-                TOO_LONG if has_spoken => "model-error",
+                code::TOO_LONG if has_spoken => code::ERROR,
                 code => code,
             };
             server.fault(code, format_args!("says: {}", server.quoted(&said)))
         }
         Wrong::Foreign(opening) => server.foreign(&opening),
         Wrong::Unreadable(problem) => {
-            server.fault("model-error", format_args!("sent what cannot be read: {problem}"))
+            server.fault(code::ERROR, format_args!("sent what cannot be read: {problem}"))
         }
-        Wrong::TooMuch(what) => server.fault("model-error", format_args!("sent {what}")),
+        Wrong::TooMuch(what) => server.fault(code::ERROR, format_args!("sent {what}")),
     }
 }

@@ -19,6 +19,8 @@ use crate::session::wake::Cancel;
 use crate::{clock, limits, sys};
 
 use super::chunk::error_text;
+use super::code;
+use super::complaint::{code_of, is_loading};
 use super::list;
 
 /// How long is waited for what.
@@ -32,14 +34,13 @@ pub struct Patience {
     pub tail: Duration,
     /// A busy server is asked again so often.
     pub retries: u32,
+    /// After so long, if it does not say.
+    pub pause: Duration,
     /// One that loads its model is waited for so long, all pauses together.
     pub loading: Duration,
     /// All of it has to be over then.
     pub until: Option<Instant>,
 }
-
-/// The code for more than a model can be told: the turn tries again with less.
-pub const TOO_LONG: &str = "context-too-long";
 
 /// What a turn has.
 pub const OF_A_TURN: Patience = Patience {
@@ -47,6 +48,7 @@ pub const OF_A_TURN: Patience = Patience {
     idle: limits::MODEL_IDLE_MAX,
     tail: limits::MODEL_TAIL_MAX,
     retries: limits::MODEL_RETRIES_MAX,
+    pause: limits::MODEL_RETRY_WAIT,
     loading: limits::MODEL_RETRY_WAIT_MAX,
     until: None,
 };
@@ -86,9 +88,10 @@ impl<'a> Server<'a> {
                 Ok(head) if matches!(head.status, 429 | 503) => {
                     let said = self.refusal(&mut link);
                     drop(link);
-                    let mut pause = pause_asked_for(head.field("retry-after"), clock::now_millis());
+                    let asked = pause_asked_for(head.field("retry-after"), clock::now_millis());
+                    let mut pause = asked.unwrap_or(self.patience.pause);
                     let again = if is_loading(&said) {
-                        pause = pause.max(limits::MODEL_RETRY_WAIT);
+                        pause = pause.max(self.patience.pause);
                         let left = loading.checked_sub(pause);
                         loading = left.unwrap_or(loading);
                         left.is_some()
@@ -173,6 +176,7 @@ impl<'a> Server<'a> {
 
     /// The words for an answer that is not 200.
     pub fn refused(&self, head: &Head, said: &str) -> Fault {
+        let code = code_of(said);
         let said = match self.quoted(said) {
             said if said.is_empty() => said,
             said => format!(": {said}"),
@@ -184,19 +188,14 @@ impl<'a> Server<'a> {
                     Some(_) => "refuses the key that is set",
                     None => "wants a key, and none is set (OPTA_API_KEY)",
                 };
-                self.fault("model-unauthorized", format_args!("{what}{said}"))
+                self.fault(code::UNAUTHORIZED, format_args!("{what}{said}"))
             }
             300..=399 => {
                 let to = head.field("location").unwrap_or("another place");
                 let to = self.quoted(to);
-                self.fault("model-config", format_args!("sends its callers to {to}: name that"))
+                self.fault(code::CONFIG, format_args!("sends its callers to {to}: name that"))
             }
-            // llama.cpp: exceed_context_size_error; OpenAI: context_length_exceeded; vLLM: maximum
-            // context length.
-            400 | 413 | 422 if said.contains("context") => {
-                self.fault(TOO_LONG, format_args!("answered {status}{said}"))
-            }
-            _ => self.fault(code_of(&said), format_args!("answered {status}{said}")),
+            _ => self.fault(code, format_args!("answered {status}{said}")),
         }
     }
 
@@ -206,7 +205,7 @@ impl<'a> Server<'a> {
             opening if opening.is_empty() => "answers with nothing".to_owned(),
             opening => format!("does not answer as a model server does: {opening}"),
         };
-        self.fault("model-error", what)
+        self.fault(code::ERROR, what)
     }
 
     /// A server's own words, as far as an error repeats them.
@@ -224,19 +223,19 @@ impl<'a> Server<'a> {
     pub fn broken(&self, error: &io::Error, what: &str) -> Fault {
         match error.kind() {
             _ if self.cancel.is_some_and(Cancel::is_wished) => turn::cancelled(),
-            io::ErrorKind::TimedOut => self.fault("model-timeout", "has been silent for too long"),
+            io::ErrorKind::TimedOut => self.fault(code::TIMEOUT, "has been silent for too long"),
             io::ErrorKind::InvalidData => {
-                self.fault("model-error", format_args!("does not speak HTTP: {}", reason(error)))
+                self.fault(code::ERROR, format_args!("does not speak HTTP: {}", reason(error)))
             }
             // The address was checked before.
             io::ErrorKind::InvalidInput => self.fault(
-                "model-config",
+                code::CONFIG,
                 "cannot be given the key that is set: it has characters that no header can hold",
             ),
             io::ErrorKind::UnexpectedEof => {
-                self.fault("model-disconnected", format_args!("{what}: the connection has ended"))
+                self.fault(code::DISCONNECTED, format_args!("{what}: the connection has ended"))
             }
-            _ => self.fault("model-disconnected", format_args!("{what}: {}", reason(error))),
+            _ => self.fault(code::DISCONNECTED, format_args!("{what}: {}", reason(error))),
         }
     }
 
@@ -265,7 +264,7 @@ impl<'a> Server<'a> {
             }
             let message =
                 format!("cannot reach the model server at {}: {}", self.named(), reason(&error));
-            Fault { code: "model-unreachable", message: one_line(&self.without_key(&message)) }
+            Fault { code: code::UNREACHABLE, message: one_line(&self.without_key(&message)) }
         })
     }
 
@@ -276,7 +275,7 @@ impl<'a> Server<'a> {
         } else {
             format!("is busy ({status}): {said}")
         };
-        self.fault("model-busy", what.trim_end_matches([':', ' ']))
+        self.fault(code::BUSY, what.trim_end_matches([':', ' ']))
     }
 
     fn pause(&self, pause: Duration) -> Result<(), Fault> {
@@ -316,23 +315,6 @@ impl<'a> Server<'a> {
     }
 }
 
-/// The code for a server's complaint: `model-malformed` if it is about what its own model has said,
-/// `context-too-long` if it is about what the model was to be told.
-///
-/// llama.cpp: "The model produced output that does not match the expected … format", "Failed to
-/// parse tool call arguments"; Ollama: "error parsing tool call". LM Studio, within a stream:
-/// "loaded with context length of only …".
-pub fn code_of(said: &str) -> &'static str {
-    let any = |phrases: &[&str]| phrases.iter().any(|phrase| said.contains(phrase));
-    if any(&["model produced output that does not match", "parse tool call", "parsing tool call"]) {
-        "model-malformed"
-    } else if any(&["context length", "context size"]) {
-        TOO_LONG
-    } else {
-        "model-error"
-    }
-}
-
 /// Where a part of the API is.
 pub struct Place {
     authority: String,
@@ -341,7 +323,7 @@ pub struct Place {
 
 /// A setting that names no server that can be asked. Its value is not quoted.
 pub fn unusable(source: &str, because: &str) -> Fault {
-    Fault { code: "model-config", message: format!("cannot use {source}: {because}") }
+    Fault { code: code::CONFIG, message: format!("cannot use {source}: {because}") }
 }
 
 /// `text` on one line, and no more than `chars_max` of it.
@@ -376,15 +358,13 @@ fn read(
 }
 
 /// How long a busy server wants to be left alone: seconds, or until a date. RFC 9110, 10.2.3
-fn pause_asked_for(retry_after: Option<&str>, now_millis: i64) -> Duration {
-    let asked = retry_after.and_then(|text| {
-        let seconds = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
-        seconds.or_else(|| {
-            let left = date(text)?.saturating_sub(now_millis);
-            Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
-        })
-    });
-    asked.unwrap_or(limits::MODEL_RETRY_WAIT)
+fn pause_asked_for(retry_after: Option<&str>, now_millis: i64) -> Option<Duration> {
+    let text = retry_after?;
+    let seconds = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    seconds.or_else(|| {
+        let left = date(text)?.saturating_sub(now_millis);
+        Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+    })
 }
 
 /// The moment that a date of HTTP means: `Sun, 06 Nov 1994 08:49:37 GMT`.
@@ -395,11 +375,6 @@ fn date(text: &str) -> Option<i64> {
     let [_weekday, day, month, year, time, "GMT"] = *words.as_slice() else { return None };
     let month = MONTHS.iter().position(|name| *name == month)? + 1;
     clock::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))
-}
-
-/// Whether a server says that it is not ready yet. llama.cpp: "Loading model".
-fn is_loading(said: &str) -> bool {
-    said.to_ascii_lowercase().contains("loading model")
 }
 
 /// Whether the other end has gone.
@@ -427,11 +402,11 @@ mod tests {
             ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
             ("Sat, 05 Nov 1994 08:49:37 GMT", 0),
         ] {
-            assert_eq!(asked(text), Duration::from_millis(millis), "{text}");
+            assert_eq!(asked(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for odd in ["", "soon", "-1", "nan", "inf", "06 Nov 1994", "Sun, 06 Nix 1994 08:49:37 GMT"]
         {
-            assert_eq!(asked(odd), limits::MODEL_RETRY_WAIT, "{odd}");
+            assert_eq!(asked(odd), None, "{odd}");
         }
     }
 }

@@ -175,7 +175,9 @@ impl Reply {
             None | Some("stop" | "tool_calls" | "function_call") if called => Finish::ToolCalls,
             None | Some("stop" | "tool_calls" | "function_call") => Finish::Stop,
             Some("length" | "max_tokens") => Finish::Length,
-            Some(other) => Finish::Other(other.chars().take(64).collect()),
+            Some(other) => {
+                Finish::Other(other.chars().take(limits::MODEL_WORD_CHARS_MAX).collect())
+            }
         };
         let whole = finish.is_the_models_own();
         Answer {

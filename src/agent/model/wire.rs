@@ -6,6 +6,7 @@ use crate::json::{self, Raw};
 use crate::session::rules::{Message, ToolCall};
 
 use super::Ask;
+use super::complaint::is_about_context;
 
 /// Small models call tools the better the less they are left to chance.
 const TEMPERATURE: &str = "0.2";
@@ -39,7 +40,7 @@ const EXTRAS: [(Extra, &str); 5] = [
 /// complains about the length of the context may mean the room for the answer.
 pub fn refused_extra(said: &str, left_out: &[Extra]) -> Option<Extra> {
     // llama.cpp says this of a question that is too long by itself.
-    let room = said.contains("context") && !said.contains("exceed_context_size_error");
+    let room = is_about_context(said) && !said.contains("exceed_context_size_error");
     let named = EXTRAS.iter().filter(|(_, name)| said.contains(name)).map(|(extra, _)| *extra);
     let named = named.filter(|extra| !(room && *extra == Extra::MaxTokens));
     named.chain(room.then_some(Extra::Limit)).find(|extra| !left_out.contains(extra))
@@ -143,8 +144,7 @@ fn add_assistant(message: Message, results: &[Message], out: &mut String) {
 }
 
 fn with_valid_arguments(call: &ToolCall) -> ToolCall {
-    let object = Raw::parse(&call.arguments).ok().filter(|raw| raw.as_str().starts_with('{'));
-    let arguments = object.map_or_else(|| "{}".to_owned(), |raw| raw.as_str().to_owned());
+    let arguments = Raw::object(&call.arguments).unwrap_or_else(Raw::empty).as_str().to_owned();
     ToolCall { id: call.id.clone(), name: call.name.clone(), arguments }
 }
 
@@ -216,6 +216,9 @@ mod tests {
         // llama.cpp counts the question alone.
         let question = "the request exceeds the available context (exceed_context_size_error)";
         assert_eq!(refused_extra(question, &[]), None);
+        // Neither is a word that happens to be in what the server was sent.
+        let echo = "content: field required, got 'in this context'";
+        assert_eq!(refused_extra(echo, &[]), None);
     }
 
     #[test]

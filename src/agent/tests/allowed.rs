@@ -97,7 +97,8 @@ fn answer(stage: &Stage, allow: bool) -> Raw {
     assert!(request.contains(r#""input":{"command":"touch ran"}"#), "{request}");
     let id = request.split("\"requestId\":\"").nth(1).unwrap().split('"').next().unwrap();
     assert_eq!(stage.session.decide(id, allow, "me").unwrap(), Decision::Won);
-    assert_eq!(stage.session.decide(id, !allow, "late").unwrap(), Decision::TooLate);
+    // Too late, or the turn has gone on and nobody asks any more.
+    assert_ne!(stage.session.decide(id, !allow, "late").unwrap(), Decision::Won);
     Raw::parse(request).unwrap()
 }
 

@@ -49,8 +49,11 @@ fn a_result_that_is_too_long_for_the_model_ends_neither_its_turn_nor_the_session
     let heard = &asked.last().unwrap().messages;
     assert!(heard.contains("0000001") && heard.contains("0009999"), "{heard}");
     assert!(heard.contains("bytes are left out here"), "{heard}");
-    // Neither the next turn, nor one for which there is less room.
+    // Neither the next turn, which does not try again what was too long, nor one for which there is
+    // less room.
+    let before = stage.asked().len();
     stage.run(alone(), "turn.done");
+    assert_eq!(stage.asked().len(), before + 1);
     stage.context.store(1024, Ordering::SeqCst);
     stage.run(alone(), "turn.done");
 }
@@ -62,7 +65,9 @@ fn a_chat_may_become_longer_than_the_context_of_its_model() {
     for _ in 0..40 {
         stage.run(alone(), "turn.done");
     }
-    let heard = stage.asked().last().unwrap().messages.clone();
+    let asked = stage.asked();
+    assert!(asked.len() < 50, "{} requests for 40 turns", asked.len());
+    let heard = asked.last().unwrap().messages.clone();
     assert!(heard.contains("is left out") && heard.matches("do it").count() > 5, "{heard}");
 }
 

@@ -177,7 +177,8 @@ impl Stage {
         };
         let config = scratch.path().join("config.json");
         let closed = vec![scratch.path().join("work/own")];
-        let agent = Assistant { config, closed, log: log.clone(), model: Box::new(model) };
+        let (model, contexts) = (Box::new(model), Contexts::default());
+        let agent = Assistant { config, closed, log: log.clone(), model, contexts };
         let store = Store::new(scratch.path().join("sessions"));
         let runtime = Runtime::new(store, "daemon_test", log, Box::new(agent));
         let work = scratch.path().join("work").to_str().unwrap().to_owned();

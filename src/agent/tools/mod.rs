@@ -263,14 +263,13 @@ impl Outcome {
 impl Job {
     /// Does it.
     pub fn run(&self, scene: &Scene<'_>) -> Outcome {
-        match self.attempt(scene) {
-            Ok(text) => Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success: true },
+        let (text, success) = match self.attempt(scene) {
+            Ok(text) => (text, true),
             // What a command says speaks for itself.
-            Err(text) if matches!(self, Job::Run(_)) => {
-                Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success: false }
-            }
-            Err(because) => Outcome::error(&because),
-        }
+            Err(text) if matches!(self, Job::Run(_)) => (text, false),
+            Err(because) => return Outcome::error(&because),
+        };
+        Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success }
     }
 
     fn attempt(&self, scene: &Scene<'_>) -> Result<String, String> {
@@ -364,8 +363,8 @@ fn shown_path(path: &str) -> String {
 }
 
 /// What a model has made up, as far as it is worth a place in a sentence.
-fn short(text: &str) -> String {
-    text.chars().take(64).collect()
+pub fn short(text: &str) -> String {
+    text.chars().take(limits::MODEL_WORD_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -389,6 +388,13 @@ mod tests {
             }
         }
         assert_eq!(Tool::named("rm"), None);
+    }
+
+    #[test]
+    fn what_a_model_has_made_up_is_quoted_in_part() {
+        let most = "é".repeat(limits::MODEL_WORD_CHARS_MAX);
+        assert_eq!(short(&most), most);
+        assert_eq!(short(&format!("{most}x")), most);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::limits;
 use crate::sys::beneath::{self, Kind};
 
 use super::Scene;
-use super::regex::{Patience, Pattern};
+use super::regex::{Budget, Pattern};
 use super::workspace::Workspace;
 
 /// An entry that the walk has come to.
@@ -56,7 +56,7 @@ struct Walk<'a, V> {
     workspace: &'a Workspace,
     visit: V,
     ignores: Vec<Ignore>,
-    patience: Patience<'a>,
+    budget: Budget<'a>,
     seen: usize,
 }
 
@@ -89,8 +89,8 @@ pub fn walk(
         ignores.extend(above.ok().and_then(|above| Ignore::read(scene, above.as_fd(), path.len())));
     }
     let is_over = || scene.is_over();
-    let patience = Patience::until(&is_over);
-    let mut walk = Walk { scene, workspace, visit, ignores, patience, seen: 0 };
+    let budget = Budget::until(&is_over);
+    let mut walk = Walk { scene, workspace, visit, ignores, budget, seen: 0 };
     let ended = walk.through(&top, &mut path, 0);
     Ok(ended.break_value().unwrap_or(Ended::Complete))
 }
@@ -144,11 +144,11 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
 
     /// The last rule that speaks of a path decides, those of the innermost directory first.
     fn ignored(&mut self, path: &str, directory: bool) -> bool {
-        let patience = &mut self.patience;
+        let budget = &mut self.budget;
         let decided = self.ignores.iter().rev().find_map(|ignore| {
             let rest = path.get(ignore.base..)?;
             let mut rules = ignore.rules.iter().rev();
-            let rule = rules.find(|rule| rule.speaks_of(rest, directory, patience))?;
+            let rule = rules.find(|rule| rule.speaks_of(rest, directory, budget))?;
             Some(!rule.takes_back)
         });
         decided.unwrap_or(false)
@@ -188,12 +188,12 @@ impl Rule {
         Some(Rule { pattern, whole_path, directories_only, takes_back })
     }
 
-    fn speaks_of(&self, path: &str, directory: bool, patience: &mut Patience<'_>) -> bool {
+    fn speaks_of(&self, path: &str, directory: bool, budget: &mut Budget<'_>) -> bool {
         if self.directories_only && !directory {
             return false;
         }
         let name = Path::new(path).file_name().and_then(OsStr::to_str).unwrap_or(path);
-        let fits = self.pattern.matches(if self.whole_path { path } else { name }, patience);
+        let fits = self.pattern.matches(if self.whole_path { path } else { name }, budget);
         fits.unwrap_or(false)
     }
 }

@@ -208,6 +208,10 @@ fn a_call_of_an_answer_that_was_cut_is_no_call() {
         assert!(filtered.calls.is_empty());
         assert_eq!(heard(call.as_bytes(), 10).1.err(), Some(Wrong::Cut));
     }
+    let most = "x".repeat(limits::MODEL_WORD_CHARS_MAX);
+    for word in [most.clone(), format!("{most}x")] {
+        assert_eq!(answer(&finish(&word)).unwrap().finish, Finish::Other(most.clone()));
+    }
 }
 
 #[test]

@@ -19,8 +19,9 @@ use crate::session::rules::{Message, ToolCall};
 use crate::session::turn::{Endpoint, Fault, Stats, cancelled};
 
 use super::calls::{Call, Clerk};
+use super::contexts::Contexts;
 use super::history::History;
-use super::model::{Answer, Ask, Finish, Piece};
+use super::model::{Answer, Ask, Finish, Piece, code};
 use super::tools::{self, Scene, Tool};
 use super::{Assistant, Model, permissions, spoken};
 
@@ -30,6 +31,7 @@ pub struct Answering<'a> {
     model: &'a dyn Model,
     endpoint: Endpoint,
     history: History,
+    contexts: &'a Contexts,
     /// What the model is offered.
     offered: Vec<Tool>,
     clerk: Clerk<'a>,
@@ -72,7 +74,7 @@ impl<'a> Answering<'a> {
         let history = History::new(conversation, &prompt(workspace.as_deref()));
         let deadline = began + limits::TURN_MAX;
         let environment = &turn.options.environment;
-        let Assistant { closed, model, log, .. } = assistant;
+        let Assistant { closed, model, log, contexts, .. } = assistant;
         let scene = Scene::new(workspace.as_deref(), closed, environment, turn.cancel(), deadline);
         let (grant, mode) = (turn.options.grant, turn.head.mode.as_str());
         let allowed = |tool: &Tool| permissions::rule(*tool, &settings, grant, mode) != Rule::Deny;
@@ -87,6 +89,7 @@ impl<'a> Answering<'a> {
             model: &**model,
             endpoint,
             history,
+            contexts,
             offered,
             clerk: Clerk { turn, scene, settings, log },
             calls_max,
@@ -113,7 +116,7 @@ impl<'a> Answering<'a> {
                 }
                 return Ok(self.progress.done(answer.finish));
             }
-            let heard = calls.iter().map(|call| call.call.clone()).collect();
+            let heard = calls.iter().map(|call| call.asked.clone()).collect();
             self.history.push(Message::Assistant { text: answer.text, calls: heard });
             self.act(&calls)?;
         }
@@ -122,14 +125,35 @@ impl<'a> Answering<'a> {
     /// Asks the model: again with less if it was told too much, and once more if it has bungled
     /// its first call and said nothing else.
     fn ask(&mut self) -> Result<Answer, Fault> {
+        let mut refused = None;
         loop {
             self.check()?;
+            let messages = self.messages();
             let mut spoke = false;
-            match self.ask_once(&mut spoke) {
-                Err(fault) if fault.code == "context-too-long" && self.history.shorten() => {}
-                Err(fault) if fault.code == "model-malformed" && !spoke && self.insist() => {}
+            match self.ask_once(&messages, &mut spoke) {
+                Err(fault) if fault.code == code::TOO_LONG && self.history.shorten() => {
+                    refused = Some(messages.len());
+                }
+                Err(fault) if fault.code == code::MALFORMED && !spoke && self.insist() => {}
                 Ok(answer) if is_cut_off(&answer) && self.insist() => {}
-                result => return result,
+                Ok(answer) => {
+                    let now = Instant::now();
+                    self.contexts.learn(&self.endpoint, messages.len(), refused, now);
+                    return Ok(answer);
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    /// What the model is told: less than is known to be too long, if that can be.
+    fn messages(&mut self) -> String {
+        let too_many = self.contexts.too_many(&self.endpoint, Instant::now());
+        loop {
+            let messages = self.history.json();
+            let fits = too_many.is_none_or(|too_many| messages.len() < too_many);
+            if fits || !self.history.shorten() {
+                return messages;
             }
         }
     }
@@ -163,11 +187,10 @@ impl<'a> Answering<'a> {
     }
 
     /// `spoke` becomes true with the first word of text.
-    fn ask_once(&mut self, spoke: &mut bool) -> Result<Answer, Fault> {
-        let messages = self.history.json();
+    fn ask_once(&mut self, messages: &str, spoke: &mut bool) -> Result<Answer, Fault> {
         let ask = Ask {
             endpoint: &self.endpoint,
-            messages: &messages,
+            messages,
             tools: &tools::definitions(self.offered()),
             tool_choice: self.tool_choice(),
             max_tokens: Some(limits::ANSWER_TOKENS_MAX),
@@ -235,11 +258,11 @@ impl<'a> Answering<'a> {
             now = now.get(..circle.unwrap_or(now.len())).unwrap_or_default();
             for (call, outcome) in now.iter().zip(self.clerk.carry_out(now)?) {
                 self.progress.stats.tool_calls += 1;
-                let call_id = call.call.id.clone();
+                let call_id = call.asked.id.clone();
                 self.history.push(Message::Tool { call_id, result: outcome.text });
             }
             if let Some(repeated) = repeated {
-                return Err(in_circles(&repeated.call.name));
+                return Err(in_circles(&repeated.asked.name));
             }
             rest = later;
         }
@@ -247,7 +270,7 @@ impl<'a> Answering<'a> {
     }
 
     fn is_repeated(&mut self, call: &Call) -> bool {
-        let key = (call.call.name.clone(), call.canonical());
+        let key = (call.asked.name.clone(), call.canonical());
         let count = match self.last.take() {
             Some((last, count)) if last == key => count + 1,
             _ => 1,
