@@ -3,12 +3,10 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::mpsc::channel;
-use std::thread;
-use std::time::Duration;
 
 use crate::model::Model;
 use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, freeze, signal, skip};
@@ -162,7 +160,7 @@ fn a_signal_reaches_a_command_whose_output_nobody_reads() {
     for (words, name, status) in [("x", "INT", 130), ("x", "TERM", 143), ("--events x", "INT", 130)]
     {
         let (home, model) = (Home::new(), Model::new());
-        let pipe = full_pipe(&home);
+        let (pipe, _held) = full_pipe(&home);
         let running = task(&home, &model, words).output(&pipe).stderr(ANYTHING).status(status);
         let running = running.spawn();
         let mut question = model.question();
@@ -177,7 +175,7 @@ fn a_signal_reaches_a_command_whose_output_nobody_reads() {
 #[test]
 fn a_signal_reaches_a_command_whose_object_nobody_reads() {
     let (home, model) = (Home::new(), Model::new());
-    let pipe = full_pipe(&home);
+    let (pipe, _held) = full_pipe(&home);
     let running = task(&home, &model, "--json x").output(&pipe).stderr(ANYTHING).status(130);
     let running = running.spawn();
     model.question().answer("all of it");
@@ -202,22 +200,23 @@ fn a_request_to_end_is_met_even_if_the_daemon_does_not_answer() {
     running.finish();
 }
 
-/// A pipe into which no byte more fits, and which nobody reads.
-fn full_pipe(home: &Home) -> PathBuf {
+/// A pipe into which no byte more fits, and which nobody reads as long as the file is held.
+fn full_pipe(home: &Home) -> (PathBuf, File) {
     let pipe = home.beside("pipe");
     fifo(&pipe);
-    let mut both = File::options().read(true).write(true).open(&pipe).unwrap();
-    let (sender, full) = channel();
-    let filling = move || {
-        // On Linux this is all that fits. The thread holds the pipe open as long as the test runs.
-        both.write_all(&[b'.'; 64 * 1024]).unwrap();
-        sender.send(()).unwrap_or(());
-        drop(both.write_all(b"."));
-    };
-    drop(thread::Builder::new().name("fill a pipe".into()).spawn(filling).unwrap());
-    // Where less fits, it does not come to this, and the pipe is full as well.
-    full.recv_timeout(Duration::from_secs(2)).unwrap_or(());
-    pipe
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+    let mut both = options.open(&pipe).unwrap();
+    // Much at once first: it may be so many bytes, or so many pages.
+    for piece in [&[b'.'; 64 * 1024][..], b"."] {
+        let full = loop {
+            if let Err(error) = both.write_all(piece) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock, "{full}");
+    }
+    (pipe, both)
 }
 
 /// Waits until the model's words have come as far as the journal.
