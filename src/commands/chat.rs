@@ -56,6 +56,7 @@ pub fn run(paths: &Paths, asked: &Chat, output: &Output) -> Result<ExitCode, Err
     if talk.exists() {
         desk.screen.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
     }
+    let ended = desk.finish().and(ended);
     // A terminal that is closed fails, and sends a signal.
     desk.settle();
     desk.leaves().map_or(ended, Ok).map(ExitCode::from)
@@ -148,6 +149,7 @@ fn with_a_script(
             _ => {
                 let end = say(talk, &line, desk)?;
                 match desk.status(&end) {
+                    0 | 1 if desk.interrupted => return Ok(Signal::Interrupt.status()),
                     status @ (0 | 1) => worst = worst.max(status),
                     signal => return Ok(signal),
                 }

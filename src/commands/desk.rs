@@ -27,6 +27,8 @@ pub struct Desk {
     interrupts: Rc<Interrupts>,
     /// Somebody who can be asked.
     pub keyboard: Option<Keyboard>,
+    /// Somebody has pressed Ctrl-C in the course of this turn.
+    pub interrupted: bool,
     /// What ends the command, and until when it may wait for the end of its turn.
     leaving: Option<(Signal, Instant)>,
 }
@@ -36,7 +38,14 @@ impl Desk {
     pub fn new(show: Show) -> Result<Desk, Error> {
         let interrupts = Rc::new(Interrupts::take().doing("wait for signals")?);
         let screen = Screen::new(show, &interrupts)?;
-        Ok(Desk { screen, interrupts, keyboard: Keyboard::of_terminal()?, leaving: None })
+        let keyboard = Keyboard::of_terminal()?;
+        Ok(Desk { screen, interrupts, keyboard, interrupted: false, leaving: None })
+    }
+
+    /// A turn begins.
+    pub fn begin(&mut self) {
+        self.interrupted = false;
+        self.screen.begin();
     }
 
     /// Until [`Desk::hold`], a signal ends the process as if this were not here.
@@ -59,8 +68,9 @@ impl Desk {
         let seen = self.interrupts.seen().doing("wait for signals")?;
         if let Some(signal) = seen {
             self.screen.hurry();
-            if signal != Signal::Interrupt {
-                self.leaving = Some((signal, Instant::now() + limits::PARTING_MAX));
+            match signal {
+                Signal::Interrupt => self.interrupted = true,
+                _ => self.leaving = Some((signal, Instant::now() + limits::PARTING_MAX)),
             }
         }
         Ok(seen)
@@ -76,17 +86,25 @@ impl Desk {
         self.leaving.map(|(signal, _)| signal.status())
     }
 
+    /// Has all that was shown written, or given up. A signal that comes meanwhile is taken.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        loop {
+            self.screen.flush()?;
+            if !self.screen.is_pending() {
+                return Ok(());
+            }
+            self.signal()?;
+        }
+    }
+
     /// Takes all signals that are left: nothing follows that they could end.
     pub fn settle(&mut self) {
         while let Ok(Some(_)) = self.signal() {}
     }
 
     /// The exit status that this end of a turn makes.
-    pub fn status(&mut self, end: &End) -> u8 {
+    pub fn status(&self, end: &End) -> u8 {
         let given_up = self.screen.is_stuck();
-        if given_up {
-            self.settle();
-        }
         match (self.leaves(), end) {
             (Some(status), _) => status,
             (None, End::Done(_)) if !given_up => 0,

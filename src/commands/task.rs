@@ -51,14 +51,16 @@ fn perform(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
         output.say("everything is allowed in this task, commands included");
     }
     let mut desk = Desk::new(asked.show)?;
-    let end = match talk.run(&task, &mut desk) {
-        Ok(end) => end,
-        // A terminal that is closed fails, and sends a signal.
-        Err(error) => {
-            desk.settle();
-            return desk.leaves().map(ExitCode::from).ok_or(error);
-        }
-    };
+    let done = talk.run(&task, &mut desk).and_then(|end| tell(end, asked.show, talk, &mut desk));
+    // A terminal that is closed fails, and sends a signal.
+    if done.is_err() {
+        desk.settle();
+    }
+    desk.leaves().map_or(done, Ok).map(ExitCode::from)
+}
+
+/// Says how it has ended; the exit status.
+fn tell(end: End, show: Show, talk: Talk<'_>, desk: &mut Desk) -> Result<u8, Error> {
     let status = desk.status(&end);
     // The last event says it, if that has been seen.
     let told = matches!(end, End::Failed(_)) && talk.turn_id.is_some();
@@ -67,7 +69,7 @@ fn perform(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
         End::Failed(fault) => (None, Some(fault)),
         End::Left => (None, Some(left())),
     };
-    if asked.show == Show::Object {
+    if show == Show::Object {
         let report = Report {
             session_id: talk.exists().then(|| talk.session.as_str().to_owned()),
             turn_id: talk.turn_id,
@@ -78,13 +80,14 @@ fn perform(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
         };
         desk.screen.line(&json::text(&report))?;
     } else if let Some(fault) = error {
-        if asked.show == Show::Events && !told {
+        if show == Show::Events && !told {
             desk.screen.line(&api::problem(&fault.code, &fault.message))?;
         }
         desk.screen.say(&reason(&fault));
     }
+    desk.finish()?;
     // Nobody may have read the last of it.
-    Ok(ExitCode::from(if desk.screen.is_stuck() { desk.status(&End::Left) } else { status }))
+    Ok(if desk.screen.is_stuck() { desk.status(&End::Left) } else { status })
 }
 
 /// Why a turn did not get done, on one line.

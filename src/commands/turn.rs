@@ -112,7 +112,7 @@ impl<'a> Talk<'a> {
     /// # Errors
     /// What keeps it from being submitted, or from being followed.
     pub fn run(&mut self, content: &str, desk: &mut Desk) -> Result<End, Error> {
-        desk.screen.begin();
+        desk.begin();
         self.options.attended = Some(desk.keyboard.is_some());
         if self.options.endpoint.is_none() {
             // The daemon first: without one there is nothing to have a model for.
@@ -133,7 +133,7 @@ impl<'a> Talk<'a> {
         let id = format!("turn_{}", letters(12)?);
         let (mut turn, stream) = self.submit(id, content, desk)?;
         let end = self.follow(&mut turn, stream, desk);
-        let shown = desk.screen.end();
+        let shown = desk.screen.end().and_then(|()| desk.finish());
         if matches!(end, Err(Error::Output(_))) {
             // Nobody is left to read what it would say.
             self.cancel(&turn.id);
@@ -290,6 +290,7 @@ impl<'a> Talk<'a> {
                     return Ok(Some(End::Left));
                 }
                 self.cancel(&turn.id);
+                desk.screen.flush()?;
             }
             if typed {
                 self.read_answers(turn, desk)?;

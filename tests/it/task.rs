@@ -2,17 +2,14 @@
 //! does not live to see the end.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, freeze, signal, skip};
+use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, freeze, signal, skip};
 
 /// `opta do` with these words, and a model to ask.
-fn task<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
+pub fn task<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
     home.opta(&format!("do {words}")).env("OPTA_MODEL_URL", model.url())
 }
 
@@ -156,38 +153,6 @@ fn a_hangup_that_is_ignored_stays_ignored() {
 }
 
 #[test]
-fn a_signal_reaches_a_command_whose_output_nobody_reads() {
-    for (words, name, status) in [("x", "INT", 130), ("x", "TERM", 143), ("--events x", "INT", 130)]
-    {
-        let (home, model) = (Home::new(), Model::new());
-        let (pipe, _held) = full_pipe(&home);
-        let running = task(&home, &model, words).output(&pipe).stderr(ANYTHING).status(status);
-        let running = running.spawn();
-        let mut question = model.question();
-        question.say("so far");
-        said(&home, "so far");
-        signal(running.pid(), name);
-        running.finish();
-        question.assert_dropped();
-    }
-}
-
-#[test]
-fn a_signal_reaches_a_command_whose_object_nobody_reads() {
-    let (home, model) = (Home::new(), Model::new());
-    let (pipe, _held) = full_pipe(&home);
-    let running = task(&home, &model, "--json x").output(&pipe).stderr(ANYTHING).status(130);
-    let running = running.spawn();
-    model.question().answer("all of it");
-    eventually("the turn is done", || {
-        let list = home.opta("sessions list --json").stdout(ANYTHING).run().stdout;
-        list.contains(r#""status":"idle""#) && list.contains(r#""turns":1"#)
-    });
-    signal(running.pid(), "INT");
-    running.finish();
-}
-
-#[test]
 fn a_request_to_end_is_met_even_if_the_daemon_does_not_answer() {
     let (home, model) = (Home::new(), Model::new());
     let said = "opta: cannot finish the turn: {why}, and its end not waited for (cancelled)\n";
@@ -198,35 +163,6 @@ fn a_request_to_end_is_met_even_if_the_daemon_does_not_answer() {
     freeze(home.owner().unwrap());
     signal(running.pid(), "TERM");
     running.finish();
-}
-
-/// A pipe into which no byte more fits, and which nobody reads as long as the file is held.
-fn full_pipe(home: &Home) -> (PathBuf, File) {
-    let pipe = home.beside("pipe");
-    fifo(&pipe);
-    let mut options = File::options();
-    options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-    let mut both = options.open(&pipe).unwrap();
-    // Much at once first: it may be so many bytes, or so many pages.
-    for piece in [&[b'.'; 64 * 1024][..], b"."] {
-        let full = loop {
-            if let Err(error) = both.write_all(piece) {
-                break error;
-            }
-        };
-        assert_eq!(full.kind(), ErrorKind::WouldBlock, "{full}");
-    }
-    (pipe, both)
-}
-
-/// Waits until the model's words have come as far as the journal.
-fn said(home: &Home, text: &str) {
-    let sessions = home.path().join(".config/opta/sessions");
-    eventually("the words are in the journal", || {
-        let folders = fs::read_dir(&sessions).into_iter().flatten();
-        let journals = folders.map(|entry| entry.unwrap().path().join("journal.jsonl"));
-        journals.into_iter().any(|path| fs::read_to_string(path).is_ok_and(|j| j.contains(text)))
-    });
 }
 
 #[test]
