@@ -1,6 +1,5 @@
 //! `opta chat`
 
-use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
@@ -9,7 +8,7 @@ use crate::commands::desk::{Desk, End};
 use crate::commands::keyboard::{Keyboard, Unsayable};
 use crate::commands::task::reason;
 use crate::commands::turn::Talk;
-use crate::commands::{Output, sessions};
+use crate::commands::{Kept, Output, sessions};
 use crate::error::{Doing, Error, one_line};
 use crate::paths::Paths;
 use crate::session::rules::SessionId;
@@ -34,7 +33,7 @@ enum Given {
 
 /// `opta chat`: 130 after Ctrl-C, 129 and 143 after other signals; without a terminal, and with
 /// `--once`, 1 if a turn has failed.
-pub fn run(paths: &Paths, asked: &Chat, output: &Output) -> Result<ExitCode, Error> {
+pub fn run(paths: &Paths, asked: &Chat) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
     let resumed = match &asked.begin {
         Begin::New => None,
@@ -42,16 +41,16 @@ pub fn run(paths: &Paths, asked: &Chat, output: &Output) -> Result<ExitCode, Err
         Begin::Latest => Some(store.latest()?.ok_or(Error::NoSessions)?),
     };
     let mut desk = Desk::new(Show::Work)?;
-    let mut talk = Talk::new(paths, output, &asked.model, resumed.clone())?;
+    let mut talk = Talk::new(paths, &asked.model, resumed.clone())?;
     let ended = match (&asked.once, desk.keyboard.is_some()) {
         (Some(text), _) => say(&mut talk, text, &mut desk).map(|end| desk.status(&end)),
         (None, true) => {
             if let Some(id) = &resumed {
-                introduce(&store, id, output);
+                introduce(&store, id, &mut desk);
             }
-            with_a_person(paths, &mut talk, &mut desk, output)
+            with_a_person(paths, &mut talk, &mut desk)
         }
-        (None, false) => with_a_script(paths, &mut talk, &mut desk, output),
+        (None, false) => with_a_script(paths, &mut talk, &mut desk),
     };
     if talk.exists() {
         desk.screen.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
@@ -63,15 +62,11 @@ pub fn run(paths: &Paths, asked: &Chat, output: &Output) -> Result<ExitCode, Err
 }
 
 /// Lines from a terminal, until its user leaves.
-fn with_a_person(
-    paths: &Paths,
-    talk: &mut Talk<'_>,
-    desk: &mut Desk,
-    output: &Output,
-) -> Result<u8, Error> {
+fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, desk: &mut Desk) -> Result<u8, Error> {
     let mut interrupted = false;
     loop {
-        drop(write!(io::stderr(), "> "));
+        desk.screen.renew();
+        desk.screen.tell("> ");
         let Some(mut keyboard) = desk.keyboard.take() else {
             return Ok(0);
         };
@@ -80,20 +75,20 @@ fn with_a_person(
         let line = match given? {
             Given::Line(line) => line,
             Given::Unsayable(line) => {
-                output.say(&format!("cannot say this: {}", line.because));
+                desk.screen.say(&format!("cannot say this: {}", line.because));
                 continue;
             }
             Given::End => {
-                drop(writeln!(io::stderr()));
+                desk.screen.tell("\n");
                 return Ok(0);
             }
             Given::Signal(signal) => {
-                drop(writeln!(io::stderr()));
+                desk.screen.tell("\n");
                 if interrupted || signal != Signal::Interrupt {
                     return Ok(signal.status());
                 }
                 interrupted = true;
-                output.say("once more Ctrl-C leaves, as Ctrl-D and /exit do");
+                desk.screen.say("once more Ctrl-C leaves, as Ctrl-D and /exit do");
                 continue;
             }
         };
@@ -101,7 +96,7 @@ fn with_a_person(
         match line.trim() {
             "" => {}
             "/exit" => return Ok(0),
-            command if is_command(command) => answer(paths, command, output)?,
+            command if is_command(command) => answer(paths, command, desk)?,
             _ => match say(talk, &line, desk) {
                 Ok(end) => {
                     let left = matches!(end, End::Left) || desk.leaves().is_some();
@@ -112,9 +107,9 @@ fn with_a_person(
                 Err(error @ Error::Output(_)) => return Err(error),
                 // The user may know what to do about it, and say it again.
                 Err(error) => {
-                    output.say(&one_line(&error.to_string()));
+                    desk.screen.say(&one_line(&error.to_string()));
                     if let Some(remedy) = error.remedy() {
-                        drop(writeln!(io::stderr(), "{}", one_line(&remedy)));
+                        desk.screen.tell(&format!("{}\n", one_line(&remedy)));
                     }
                 }
             },
@@ -124,19 +119,14 @@ fn with_a_person(
 
 /// Lines of a file or a pipe, each a turn, until there are no more, one is cancelled or cannot be
 /// said: what follows may have no sense without it.
-fn with_a_script(
-    paths: &Paths,
-    talk: &mut Talk<'_>,
-    desk: &mut Desk,
-    output: &Output,
-) -> Result<u8, Error> {
+fn with_a_script(paths: &Paths, talk: &mut Talk<'_>, desk: &mut Desk) -> Result<u8, Error> {
     let mut input = Keyboard::any()?;
     let mut worst = 0;
     loop {
         let line = match next(&mut input, desk)? {
             Given::Line(line) => line,
             Given::Unsayable(Unsayable { line, because }) => {
-                output.say(&format!("cannot say line {line}: {because}"));
+                desk.screen.say(&format!("cannot say line {line}: {because}"));
                 return Ok(1);
             }
             Given::End => return Ok(worst),
@@ -145,7 +135,7 @@ fn with_a_script(
         match line.trim() {
             "" => {}
             "/exit" => return Ok(worst),
-            command if is_command(command) => answer(paths, command, output)?,
+            command if is_command(command) => answer(paths, command, desk)?,
             _ => {
                 let end = say(talk, &line, desk)?;
                 match desk.status(&end) {
@@ -193,25 +183,29 @@ fn is_command(line: &str) -> bool {
     word.is_some_and(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase()))
 }
 
-fn answer(paths: &Paths, command: &str, output: &Output) -> Result<(), Error> {
+fn answer(paths: &Paths, command: &str, desk: &mut Desk) -> Result<(), Error> {
     match command {
-        "/help" => drop(write!(io::stderr(), "{HELP}")),
+        "/help" => desk.screen.tell(HELP),
         "/sessions" => {
             let list = Sessions::List { limit: limits::SESSIONS_PAGE_DEFAULT };
-            sessions::run(paths, &list, output)?;
+            let output = Output::to_keep();
+            sessions::run(paths, &list, &output)?;
+            let Kept { results, words } = output.kept();
+            desk.screen.write(&results)?;
+            desk.screen.tell(&words);
         }
-        unknown => output.say(&format!("unknown command '{unknown}'; /help lists them")),
+        unknown => desk.screen.say(&format!("unknown command '{unknown}'; /help lists them")),
     }
     Ok(())
 }
 
 /// Says which session this is.
-fn introduce(store: &Store, id: &SessionId, output: &Output) {
+fn introduce(store: &Store, id: &SessionId, desk: &mut Desk) {
     if let Ok(summary) = store.summary(id) {
         let title: String = summary.title.unwrap_or_default();
         let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
         let place = summary.workspace.map_or(String::new(), |place| format!(", in {place}"));
         let line = format!("{}: {title}  ({}{place})", id.as_str(), turns(summary.turns));
-        output.say(&one_line(&line));
+        desk.screen.say(&one_line(&line));
     }
 }

@@ -1,7 +1,5 @@
 //! The question whether a tool may do what the model wants, to somebody at a terminal.
 
-use std::io::{self, Write};
-
 use crate::agent;
 use crate::commands::payload::Request;
 use crate::error::one_line;
@@ -43,28 +41,27 @@ impl Question {
         Question { request_id, tool, text, change, begun: false }
     }
 
-    /// Writes it to standard error; the first time, below what the call would change.
-    pub fn put(&mut self) {
+    /// How it is put; the first time, below what the call would change.
+    pub fn put(&mut self) -> String {
+        let mut text = String::new();
         if !std::mem::replace(&mut self.begun, true) {
-            self.list(limits::CHANGE_LINES_MAX);
+            text = self.list(limits::CHANGE_LINES_MAX);
             if !self.change.is_empty() {
-                drop(writeln!(io::stderr(), "… and {} lines more", self.change.len()));
+                text += &format!("… and {} lines more\n", self.change.len());
             }
         }
         let show = if self.change.is_empty() { "" } else { " / [s]how all" };
-        drop(write!(io::stderr(), "{} [y]es / [n]o / [a]lways{show} ", self.text));
+        text + &format!("{} [y]es / [n]o / [a]lways{show} ", self.text)
     }
 
-    /// Writes what of the change is not on the screen yet.
-    pub fn show(&mut self) {
-        self.list(usize::MAX);
+    /// What of the change is not on the screen yet.
+    pub fn show(&mut self) -> String {
+        self.list(usize::MAX)
     }
 
-    fn list(&mut self, count: usize) {
+    fn list(&mut self, count: usize) -> String {
         let lines = self.change.drain(..count.min(self.change.len()));
-        let lines: String = lines.map(|line| line + "\n").collect();
-        // Nobody is left to tell if this fails.
-        drop(io::stderr().write_all(lines.as_bytes()));
+        lines.map(|line| line + "\n").collect()
     }
 
     /// What a line says to it; none is a no.

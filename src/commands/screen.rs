@@ -274,12 +274,13 @@ impl Screen {
         self.out.is_stuck() || self.errors.is_stuck()
     }
 
-    fn write(&mut self, text: &str) -> Result<(), Error> {
+    /// A piece of the result, as it is.
+    pub fn write(&mut self, text: &str) -> Result<(), Error> {
         self.out.write(text).map_err(Error::Output)
     }
 
-    /// Nobody is left to tell if this fails.
-    fn tell(&mut self, text: &str) {
+    /// Words on standard error. Nobody is left to tell if this fails.
+    pub fn tell(&mut self, text: &str) {
         drop(self.errors.write(text));
     }
 }

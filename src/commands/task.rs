@@ -45,7 +45,7 @@ fn perform(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
     let task = if asked.task == "-" { input()? } else { asked.task.clone() };
     let store = Store::new(paths.sessions());
     let resumed = asked.resume.as_deref().map(|typed| sessions::find(&store, typed)).transpose()?;
-    let mut talk = Talk::new(paths, output, &asked.model, resumed)?;
+    let mut talk = Talk::new(paths, &asked.model, resumed)?;
     talk.grant(asked.grant);
     if asked.grant == Grant::All {
         output.say("everything is allowed in this task, commands included");

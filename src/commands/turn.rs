@@ -6,7 +6,7 @@
 //! signals, since a process with two could not start a daemon.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,6 @@ use crate::{api, client, limits, sys};
 /// A session that turns are submitted to.
 pub struct Talk<'a> {
     paths: &'a Paths,
-    output: &'a Output,
     config: Config,
     settings: ModelSettings,
     model: &'a Model,
@@ -65,7 +64,6 @@ impl<'a> Talk<'a> {
     /// A talk in `session`, or in a new one that is made with its first turn.
     pub fn new(
         paths: &'a Paths,
-        output: &'a Output,
         model: &'a Model,
         session: Option<SessionId>,
     ) -> Result<Talk<'a>, Error> {
@@ -80,7 +78,6 @@ impl<'a> Talk<'a> {
         let options = api::TurnOptions { environment: Some(environment), ..Default::default() };
         Ok(Talk {
             paths,
-            output,
             config,
             settings,
             model,
@@ -140,25 +137,9 @@ impl<'a> Talk<'a> {
         }
         shown?;
         if let Ok(End::Done(stats)) = &end {
-            self.warn(stats);
+            warn(stats, desk);
         }
         end
-    }
-
-    /// Says so if the answer is not all that the model had to say.
-    fn warn(&self, stats: &Raw) {
-        let figures: Option<Figures> = json::parse(stats.as_str().as_bytes()).ok();
-        match figures.and_then(|figures| figures.finish_reason).as_deref() {
-            None => {}
-            Some("length") => self.output.say(&format!(
-                "the answer is cut off: it has reached {} tokens, or the end of the model's context",
-                limits::ANSWER_TOKENS_MAX
-            )),
-            Some(reason) => {
-                let reason = one_line(reason);
-                self.output.say(&format!("the model server has ended the answer: {reason}"));
-            }
-        }
     }
 
     /// Where the model is: looked for once, and meant for every turn.
@@ -209,7 +190,7 @@ impl<'a> Talk<'a> {
         desk: &mut Desk,
         call: impl FnMut(&Card) -> Result<T, client::Failure>,
     ) -> Result<T, Error> {
-        let Talk { paths, output, config, card, .. } = self;
+        let Talk { paths, config, card, .. } = self;
         // Nothing is at stake while a daemon is being waited for.
         desk.let_through()?;
         let tell = |daemon: &Ensured| {
@@ -220,11 +201,13 @@ impl<'a> Talk<'a> {
                 return;
             }
             desk.screen.make_room();
+            let output = Output::to_keep();
             output.introduce(daemon);
             let crashed = matches!(&daemon.how, How::Started(past) if past.crashed.is_some());
             if before.is_some() && !crashed {
                 output.say(&format!("the daemon was restarted (pid {})", daemon.card.pid));
             }
+            desk.screen.tell(&output.kept().words);
         };
         let answer = reach(paths, config, tell, call);
         desk.hold()?;
@@ -397,7 +380,8 @@ impl<'a> Talk<'a> {
         match reply {
             Reply::Yes | Reply::Always | Reply::No => {}
             Reply::Show => {
-                question.show();
+                let rest = question.show();
+                desk.screen.tell(&rest);
                 put(turn, desk);
                 return Ok(());
             }
@@ -457,6 +441,22 @@ fn founding(model: &Model) -> Result<(SessionId, Option<api::NewSession>), Error
     Ok((SessionId::parse(&id).ok_or_else(refused)?, Some(founding)))
 }
 
+/// Says so if the answer is not all that the model had to say.
+fn warn(stats: &Raw, desk: &mut Desk) {
+    let figures: Option<Figures> = json::parse(stats.as_str().as_bytes()).ok();
+    match figures.and_then(|figures| figures.finish_reason).as_deref() {
+        None => {}
+        Some("length") => desk.screen.say(&format!(
+            "the answer is cut off: it has reached {} tokens, or the end of the model's context",
+            limits::ANSWER_TOKENS_MAX
+        )),
+        Some(reason) => {
+            let reason = one_line(reason);
+            desk.screen.say(&format!("the model server has ended the answer: {reason}"));
+        }
+    }
+}
+
 /// Puts the first question on the screen, if there is one and somebody to be asked.
 fn put(turn: &mut Turn, desk: &mut Desk) {
     let (Some(question), Some(keyboard)) = (turn.questions.front_mut(), &mut desk.keyboard) else {
@@ -466,7 +466,8 @@ fn put(turn: &mut Turn, desk: &mut Desk) {
     keyboard.forget();
     desk.screen.make_room();
     desk.screen.hush();
-    question.put();
+    let text = question.put();
+    desk.screen.tell(&text);
 }
 
 /// Somebody has decided, perhaps another one than who is asked here.
@@ -477,10 +478,10 @@ fn settled(resolved: &Resolved, turn: &mut Turn, desk: &mut Desk) {
     };
     drop(turn.questions.remove(at));
     if at == 0 && desk.keyboard.is_some() {
-        drop(writeln!(io::stderr()));
+        desk.screen.tell("\n");
         // A turn that is cancelled answers for itself.
         if !turn.cancelled {
-            drop(writeln!(io::stderr(), "opta: decided elsewhere: {}", one_line(decision)));
+            desk.screen.say(&format!("decided elsewhere: {}", one_line(decision)));
         }
         desk.screen.await_more();
         put(turn, desk);

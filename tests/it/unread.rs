@@ -107,6 +107,46 @@ fn read_until(pipe: &Path, last: &str) -> String {
     }
 }
 
+#[test]
+fn a_signal_reaches_a_command_whose_words_nobody_reads() {
+    let (home, model) = (Home::new(), Model::new());
+    let (pipe, _held) = full_pipe(&home);
+    let run = |words: &str| {
+        let script = format!("exec opta {words} 2>\"$PIPE\"");
+        home.sh(&script).env("PIPE", &pipe).env("OPTA_MODEL_URL", model.url()).stdout(ANYTHING)
+    };
+    // The answer is cut off.
+    let running = run("do x").status(143).spawn();
+    let mut question = model.question();
+    question.say("half");
+    question.end_because("length");
+    eventually("the turn is done", || running.output() == "half\n");
+    signal(running.pid(), "TERM");
+    running.finish();
+    // The daemon is another one.
+    home.crash();
+    let running = run("do x").status(143).spawn();
+    eventually("the daemon runs", || home.owner().is_some());
+    eventually("the words wait", || signals_held(running.pid()));
+    signal(running.pid(), "TERM");
+    running.finish();
+    // Nobody knows the command.
+    let input = home.beside("input");
+    home.write(&input, "/nonsense\n");
+    let running = run("chat").input(&input).status(143).spawn();
+    eventually("the words wait", || signals_held(running.pid()));
+    signal(running.pid(), "TERM");
+    running.finish();
+}
+
+/// Whether a process has blocked SIGTERM. proc(5)
+fn signals_held(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let held = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let held = held.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    held.is_some_and(|set| set & (1 << (libc::SIGTERM - 1)) != 0)
+}
+
 /// A pipe into which no byte more fits, and which nobody reads as long as the file is held.
 fn full_pipe(home: &Home) -> (PathBuf, File) {
     let pipe = home.beside("pipe");
