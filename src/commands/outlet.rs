@@ -7,7 +7,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ pub type Patience = Rc<Cell<Option<Duration>>>;
 /// A place to write to, until that would mean to wait in spite of a signal.
 pub struct Outlet {
     file: File,
+    /// As much as can be written without waiting when something can.
+    piece: usize,
     interrupts: Rc<Interrupts>,
     patience: Patience,
     /// What is still to be written.
@@ -34,7 +36,13 @@ impl Outlet {
     /// One for `file`, which is a duplicate of a standard descriptor.
     pub fn new(file: OwnedFd, interrupts: &Rc<Interrupts>, patience: &Patience) -> Outlet {
         let (interrupts, patience) = (Rc::clone(interrupts), Rc::clone(patience));
-        Outlet { file: File::from(file), interrupts, patience, pending: Vec::new(), stuck: false }
+        let file = File::from(file);
+        let (file, piece) = match sys::opened_anew(&file) {
+            Some(own) => (own, usize::MAX),
+            None if file.is_terminal() => (file, 1),
+            None => (file, sys::PIPE_BYTES),
+        };
+        Outlet { file, piece, interrupts, patience, pending: Vec::new(), stuck: false }
     }
 
     /// Writes `text`; what is left of it when there is a signal is kept. Once it was given up,
@@ -64,8 +72,7 @@ impl Outlet {
                 self.stuck = self.patience.get().is_some();
                 break;
             }
-            // So much never waits once something can be written.
-            match self.file.write(left.get(..sys::PIPE_BYTES).unwrap_or(left)) {
+            match self.file.write(left.get(..self.piece).unwrap_or(left)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => *written += count,
                 // Somebody else who writes there was faster.

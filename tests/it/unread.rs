@@ -9,7 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, DEADLINE, Home, eventually, fifo, signal};
+use crate::support::{ANYTHING, DEADLINE, Home, eventually, fifo, freeze, need, signal, state_of};
 use crate::task::task;
 
 #[test]
@@ -145,6 +145,36 @@ fn signals_held(pid: i32) -> bool {
     let held = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
     let held = held.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
     held.is_some_and(|set| set & (1 << (libc::SIGTERM - 1)) != 0)
+}
+
+#[test]
+fn a_signal_reaches_a_command_whose_terminal_nobody_reads() {
+    need!("script");
+    for name in ["TERM", "INT"] {
+        let (home, model) = (Home::new(), Model::new());
+        home.start();
+        let window = home.sh(r#"exec script -qec "exec opta do x" /dev/null"#);
+        let window = window.env("SHELL", "/bin/sh").env("OPTA_MODEL_URL", model.url());
+        let window = window.stdout(ANYTHING).status_in(&[130, 143]).spawn();
+        let mut question = model.question();
+        question.say("begun\\n");
+        eventually("the answer begins", || window.output().contains("begun"));
+        let known = [Some(window.pid()), home.owner()];
+        let client = home.processes().into_iter().find(|pid| !known.contains(&Some(*pid)));
+        let client = client.unwrap();
+        freeze(window.pid());
+        let line = "0123456789".repeat(100) + "\\n";
+        for _ in 0..32 {
+            question.say(&line.repeat(8));
+        }
+        question.say("the end");
+        said(&home, "the end\"");
+        signal(client, name);
+        eventually("it ends", || state_of(client).is_none_or(|state| state == 'Z'));
+        question.assert_dropped();
+        signal(window.pid(), "CONT");
+        window.finish();
+    }
 }
 
 /// A pipe into which no byte more fits, and which nobody reads as long as the file is held.
