@@ -1,7 +1,10 @@
 //! The question whether a tool may do what the model wants, to somebody at a terminal.
 
+use std::collections::VecDeque;
+
 use crate::agent;
-use crate::commands::payload::Request;
+use crate::commands::desk::Desk;
+use crate::commands::payload::{Request, Resolved};
 use crate::error::one_line;
 use crate::limits;
 
@@ -73,5 +76,41 @@ impl Question {
             Some("s" | "show") if !self.change.is_empty() => Reply::Show,
             Some(_) => Reply::Unclear,
         }
+    }
+}
+
+/// Puts the first question on the screen, if there is one and somebody to be asked.
+pub fn put(questions: &mut VecDeque<Question>, desk: &mut Desk) {
+    let (Some(question), Some(keyboard)) = (questions.front_mut(), &mut desk.keyboard) else {
+        return;
+    };
+    // What was typed before the question is no answer to it.
+    keyboard.forget();
+    desk.screen.make_room();
+    desk.screen.hush();
+    let text = question.put();
+    desk.screen.tell(&text);
+}
+
+/// Somebody has decided, perhaps another one than who is asked here.
+pub fn settled(
+    questions: &mut VecDeque<Question>,
+    resolved: &Resolved,
+    cancelled: bool,
+    desk: &mut Desk,
+) {
+    let Resolved { request_id, decision } = resolved;
+    let Some(at) = questions.iter().position(|one| one.request_id == *request_id) else {
+        return;
+    };
+    drop(questions.remove(at));
+    if at == 0 && desk.keyboard.is_some() {
+        desk.screen.tell("\n");
+        // A turn that is cancelled answers for itself.
+        if !cancelled {
+            desk.screen.say(&format!("decided elsewhere: {}", one_line(decision)));
+        }
+        desk.screen.await_more();
+        put(questions, desk);
     }
 }

@@ -14,8 +14,8 @@ use crate::agent::find::{self, Wanted};
 use crate::cli::{Grant, Model};
 use crate::commands::Output;
 use crate::commands::desk::{Desk, End};
-use crate::commands::payload::{Figures, Of, Request, Resolved, Stats, Text, ToolEnd, ToolStart};
-use crate::commands::question::{Question, Reply};
+use crate::commands::payload::{Figures, Of, Request, Stats, Text, ToolEnd, ToolStart};
+use crate::commands::question::{self, Question, Reply};
 use crate::commands::screen::Call;
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, one_line};
@@ -23,6 +23,7 @@ use crate::http::EventStream;
 use crate::json::{self, Raw};
 use crate::lifecycle::guardian::{Ensured, How};
 use crate::lifecycle::reach::reach;
+use crate::lifecycle::status::{self, Status};
 use crate::paths::Paths;
 use crate::session::rules::SessionId;
 use crate::session::turn::{Endpoint, Fault};
@@ -46,6 +47,15 @@ pub struct Talk<'a> {
     always: Vec<String>,
     /// The last turn, if one was submitted.
     pub turn_id: Option<String>,
+}
+
+/// What would be lost if a signal ended this process while a daemon is being waited for.
+#[derive(Clone, Copy)]
+enum Stake {
+    /// It does, then.
+    Nothing,
+    /// A turn that goes on without this process: signals wait, and cancel it.
+    Turn,
 }
 
 /// A turn that is followed.
@@ -113,7 +123,7 @@ impl<'a> Talk<'a> {
         self.options.attended = Some(desk.keyboard.is_some());
         if self.options.endpoint.is_none() {
             // The daemon first: without one there is nothing to have a model for.
-            self.reach(desk, |_| Ok(()))?;
+            self.reach(desk, Stake::Nothing, |_| Ok(()))?;
             match self.endpoint() {
                 Ok(endpoint) => self.options.endpoint = Some(endpoint),
                 Err(fault) => {
@@ -165,7 +175,7 @@ impl<'a> Talk<'a> {
             options: self.options.clone(),
         };
         let (session, founding) = (self.session.clone(), self.founding.take());
-        let submitted = self.reach(desk, |card| {
+        let submitted = self.reach(desk, Stake::Nothing, |card| {
             if let Some(founding) = &founding {
                 client::create_session(card, founding)?;
             }
@@ -188,11 +198,13 @@ impl<'a> Talk<'a> {
     fn reach<T>(
         &mut self,
         desk: &mut Desk,
+        stake: Stake,
         call: impl FnMut(&Card) -> Result<T, client::Failure>,
     ) -> Result<T, Error> {
         let Talk { paths, config, card, .. } = self;
-        // Nothing is at stake while a daemon is being waited for.
-        desk.let_through()?;
+        if matches!(stake, Stake::Nothing) {
+            desk.let_through()?;
+        }
         let tell = |daemon: &Ensured| {
             drop(desk.hold());
             let before = card.replace(daemon.card.clone());
@@ -224,7 +236,6 @@ impl<'a> Talk<'a> {
             if let Some(end) = self.watch(turn, &mut stream, desk)? {
                 return Ok(end);
             }
-            // While a daemon is being waited for a signal would end this process at once.
             if desk.signal()?.is_some() || desk.leaves().is_some() {
                 self.cancel(&turn.id);
                 return Ok(End::Left);
@@ -235,7 +246,22 @@ impl<'a> Talk<'a> {
                 return Err(Error::Reply { what: "follow the turn", because });
             }
             let (session, seq) = (self.session.clone(), turn.seq);
-            stream = self.reach(desk, |card| client::follow(card, &session, seq))?;
+            let stake = self.stake();
+            let again = self.reach(desk, stake, |card| client::follow(card, &session, seq));
+            if again.is_err() && desk.signal()?.is_some() {
+                self.cancel(&turn.id);
+                return Ok(End::Left);
+            }
+            stream = again?;
+        }
+    }
+
+    /// What a signal would put an end to while the daemon is looked for, once the turn was lost.
+    fn stake(&self) -> Stake {
+        match status::look(self.paths) {
+            // Interrupted with its daemon; to wait for the next one may take long.
+            Ok(Status::Stopped | Status::Crashed { .. }) => Stake::Nothing,
+            _ => Stake::Turn,
         }
     }
 
@@ -339,7 +365,7 @@ impl<'a> Talk<'a> {
             }
             "permission.resolved" => {
                 if let Ok(resolved) = json::parse(payload) {
-                    settled(&resolved, turn, desk);
+                    question::settled(&mut turn.questions, &resolved, turn.cancelled, desk);
                 }
             }
             "turn.done" => {
@@ -360,7 +386,7 @@ impl<'a> Talk<'a> {
         }
         turn.questions.push_back(question);
         if turn.questions.len() == 1 {
-            put(turn, desk);
+            question::put(&mut turn.questions, desk);
         }
     }
 
@@ -382,11 +408,11 @@ impl<'a> Talk<'a> {
             Reply::Show => {
                 let rest = question.show();
                 desk.screen.tell(&rest);
-                put(turn, desk);
+                question::put(&mut turn.questions, desk);
                 return Ok(());
             }
             Reply::Unclear => {
-                put(turn, desk);
+                question::put(&mut turn.questions, desk);
                 return Ok(());
             }
         }
@@ -404,7 +430,7 @@ impl<'a> Talk<'a> {
             !always
         });
         desk.screen.await_more();
-        put(turn, desk);
+        question::put(&mut turn.questions, desk);
         Ok(())
     }
 
@@ -454,36 +480,5 @@ fn warn(stats: &Raw, desk: &mut Desk) {
             let reason = one_line(reason);
             desk.screen.say(&format!("the model server has ended the answer: {reason}"));
         }
-    }
-}
-
-/// Puts the first question on the screen, if there is one and somebody to be asked.
-fn put(turn: &mut Turn, desk: &mut Desk) {
-    let (Some(question), Some(keyboard)) = (turn.questions.front_mut(), &mut desk.keyboard) else {
-        return;
-    };
-    // What was typed before the question is no answer to it.
-    keyboard.forget();
-    desk.screen.make_room();
-    desk.screen.hush();
-    let text = question.put();
-    desk.screen.tell(&text);
-}
-
-/// Somebody has decided, perhaps another one than who is asked here.
-fn settled(resolved: &Resolved, turn: &mut Turn, desk: &mut Desk) {
-    let Resolved { request_id, decision } = resolved;
-    let Some(at) = turn.questions.iter().position(|one| one.request_id == *request_id) else {
-        return;
-    };
-    drop(turn.questions.remove(at));
-    if at == 0 && desk.keyboard.is_some() {
-        desk.screen.tell("\n");
-        // A turn that is cancelled answers for itself.
-        if !turn.cancelled {
-            desk.screen.say(&format!("decided elsewhere: {}", one_line(decision)));
-        }
-        desk.screen.await_more();
-        put(turn, desk);
     }
 }

@@ -3,7 +3,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 use crate::model::Model;
 use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, freeze, signal, skip};
@@ -150,6 +155,87 @@ fn a_hangup_that_is_ignored_stays_ignored() {
     signal(running.pid(), "HUP");
     question.answer(", two");
     running.finish();
+}
+
+#[test]
+fn ctrl_c_cancels_a_turn_whose_connection_was_lost() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let relay = Relay::before(&home);
+    let said = "opta: cannot finish the turn: {why} (cancelled)\n";
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(130).spawn();
+    let mut question = model.question();
+    question.say("so far");
+    eventually("the answer begins", || running.output() == "so far");
+    relay.cut();
+    signal(running.pid(), "INT");
+    relay.go_on();
+    running.finish();
+    question.assert_dropped();
+}
+
+/// What stands between a home's commands and its daemon, for a test to cut the connections.
+#[derive(Clone)]
+struct Relay {
+    /// All connections there have been, from both sides.
+    known: Arc<Mutex<Vec<TcpStream>>>,
+    holds: Arc<AtomicBool>,
+}
+
+impl Relay {
+    fn before(home: &Home) -> Relay {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let ours = listener.local_addr().unwrap().port();
+        let port = home.card().port();
+        let card = fs::read_to_string(home.file("state.json")).unwrap();
+        let card = card.replace(&format!("\"port\":{port}"), &format!("\"port\":{ours}"));
+        home.write(&home.file("state.json"), card);
+        let relay = Relay { known: Arc::default(), holds: Arc::default() };
+        let at_work = relay.clone();
+        let accepting = move || {
+            for near in listener.incoming() {
+                let (near, relay) = (near.unwrap(), at_work.clone());
+                let far = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+                for stream in [&near, &far] {
+                    relay.known.lock().unwrap().push(stream.try_clone().unwrap());
+                }
+                let names = [ours, port].map(|port| format!("Host: 127.0.0.1:{port}\r\n"));
+                let pair = (far.try_clone().unwrap(), near.try_clone().unwrap());
+                for (mut from, mut to) in [(near, far), pair] {
+                    let (relay, [ours, theirs]) = (relay.clone(), names.clone());
+                    let copying = move || {
+                        let mut chunk = [0; 16 * 1024];
+                        while let Ok(count @ 1..) = from.read(&mut chunk) {
+                            eventually("it goes on", || !relay.holds.load(Ordering::Acquire));
+                            // The daemon wants to be called by its own name.
+                            let text = String::from_utf8_lossy(&chunk[..count]);
+                            drop(to.write_all(text.replacen(&ours, &theirs, 1).as_bytes()));
+                        }
+                        drop(to.shutdown(Shutdown::Write));
+                    };
+                    drop(thread::Builder::new().name("relay".into()).spawn(copying).unwrap());
+                }
+            }
+        };
+        drop(thread::Builder::new().name("relay".into()).spawn(accepting).unwrap());
+        relay
+    }
+
+    /// Cuts all connections, and waits for the next one, which is kept waiting.
+    fn cut(&self) {
+        self.holds.store(true, Ordering::Release);
+        let known = self.known.lock().unwrap();
+        let count = known.len();
+        for stream in known.iter() {
+            drop(stream.shutdown(Shutdown::Both));
+        }
+        drop(known);
+        eventually("it connects again", || self.known.lock().unwrap().len() > count);
+    }
+
+    fn go_on(&self) {
+        self.holds.store(false, Ordering::Release);
+    }
 }
 
 #[test]
