@@ -90,6 +90,7 @@ pub fn retitle(title: &[&str]) -> io::Result<()> {
     let (begin, length) = arguments()?;
     // SAFETY: `arguments` names bytes of this process that are writable as long as it lives, and
     // which no Rust value borrows: `std` copies them when it is asked. There is no other thread.
+    // The C library's `program_invocation_name` points there as well, and keeps finding a string.
     let bytes = unsafe { std::slice::from_raw_parts_mut(begin, length) };
     // The last byte stays NUL: whoever reads an argument finds an end.
     bytes.fill(0);
@@ -105,7 +106,9 @@ pub fn retitle(title: &[&str]) -> io::Result<()> {
 /// Where the arguments of this process lie, one after the other, and how many bytes they are.
 #[cfg(target_os = "linux")]
 fn arguments() -> io::Result<(*mut u8, usize)> {
-    let text = std::fs::read_to_string("/proc/self/stat")?;
+    let text = std::fs::read("/proc/self/stat")?;
+    // The kernel cuts the name after so many bytes, be it within a character.
+    let text = String::from_utf8_lossy(&text);
     // Behind the name, which may hold anything, the 48th and the 49th field; 0 is "not for you".
     let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let mut places = fields.split(' ').skip(45).map_while(|field| field.trim().parse().ok());
