@@ -4,10 +4,9 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use crate::cli::{Begin, Chat, Sessions, Show};
-use crate::commands::desk::{Desk, End};
+use crate::commands::console::{Console, End};
 use crate::commands::keyboard::{Keyboard, Unsayable};
-use crate::commands::task::reason;
-use crate::commands::turn::Talk;
+use crate::commands::talk::Talk;
 use crate::commands::{Kept, Output, sessions};
 use crate::error::{Doing, Error, one_line};
 use crate::paths::Paths;
@@ -40,55 +39,55 @@ pub fn run(paths: &Paths, asked: &Chat) -> Result<ExitCode, Error> {
         Begin::Resume(typed) => Some(sessions::find(&store, typed)?),
         Begin::Latest => Some(store.latest()?.ok_or(Error::NoSessions)?),
     };
-    let mut desk = Desk::new(Show::Work)?;
+    let mut console = Console::new(Show::Work)?;
     let mut talk = Talk::new(paths, &asked.model, resumed.clone())?;
-    let ended = match (&asked.once, desk.keyboard.is_some()) {
-        (Some(text), _) => say(&mut talk, text, &mut desk).map(|end| desk.status(&end)),
+    let ended = match (&asked.once, console.keyboard.is_some()) {
+        (Some(text), _) => say(&mut talk, text, &mut console).map(|end| console.status(&end)),
         (None, true) => {
             if let Some(id) = &resumed {
-                introduce(&store, id, &mut desk);
+                introduce(&store, id, &mut console);
             }
-            with_a_person(paths, &mut talk, &mut desk)
+            with_a_person(paths, &mut talk, &mut console)
         }
-        (None, false) => with_a_script(paths, &mut talk, &mut desk),
+        (None, false) => with_a_script(paths, &mut talk, &mut console),
     };
     if talk.exists() {
-        desk.screen.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
+        console.screen.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
     }
-    let ended = desk.finish().and(ended);
+    let ended = console.finish().and(ended);
     // A terminal that is closed fails, and sends a signal.
-    desk.settle();
-    desk.leaves().map_or(ended, Ok).map(ExitCode::from)
+    console.settle();
+    console.leaves().map_or(ended, Ok).map(ExitCode::from)
 }
 
 /// Lines from a terminal, until its user leaves.
-fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, desk: &mut Desk) -> Result<u8, Error> {
+fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> Result<u8, Error> {
     let mut interrupted = false;
     loop {
-        desk.screen.renew();
-        desk.screen.tell("> ");
-        let Some(mut keyboard) = desk.keyboard.take() else {
+        console.screen.renew();
+        console.screen.tell("> ");
+        let Some(mut keyboard) = console.keyboard.take() else {
             return Ok(0);
         };
-        let given = next(&mut keyboard, desk);
-        desk.keyboard = Some(keyboard);
+        let given = next(&mut keyboard, console);
+        console.keyboard = Some(keyboard);
         let line = match given? {
             Given::Line(line) => line,
             Given::Unsayable(line) => {
-                desk.screen.say(&format!("cannot say this: {}", line.because));
+                console.screen.say(&format!("cannot say this: {}", line.because));
                 continue;
             }
             Given::End => {
-                desk.screen.tell("\n");
+                console.screen.tell("\n");
                 return Ok(0);
             }
             Given::Signal(signal) => {
-                desk.screen.tell("\n");
+                console.screen.tell("\n");
                 if interrupted || signal != Signal::Interrupt {
                     return Ok(signal.status());
                 }
                 interrupted = true;
-                desk.screen.say("once more Ctrl-C leaves, as Ctrl-D and /exit do");
+                console.screen.say("once more Ctrl-C leaves, as Ctrl-D and /exit do");
                 continue;
             }
         };
@@ -96,20 +95,20 @@ fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, desk: &mut Desk) -> Result<
         match line.trim() {
             "" => {}
             "/exit" => return Ok(0),
-            command if is_command(command) => answer(paths, command, desk)?,
-            _ => match say(talk, &line, desk) {
+            command if is_command(command) => answer(paths, command, console)?,
+            _ => match say(talk, &line, console) {
                 Ok(end) => {
-                    let left = matches!(end, End::Left) || desk.leaves().is_some();
+                    let left = matches!(end, End::Left) || console.leaves().is_some();
                     if left {
-                        return Ok(desk.status(&end));
+                        return Ok(console.status(&end));
                     }
                 }
                 Err(error @ Error::Output(_)) => return Err(error),
                 // The user may know what to do about it, and say it again.
                 Err(error) => {
-                    desk.screen.say(&one_line(&error.to_string()));
+                    console.screen.say(&one_line(&error.to_string()));
                     if let Some(remedy) = error.remedy() {
-                        desk.screen.tell(&format!("{}\n", one_line(&remedy)));
+                        console.screen.tell(&format!("{}\n", one_line(&remedy)));
                     }
                 }
             },
@@ -119,14 +118,14 @@ fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, desk: &mut Desk) -> Result<
 
 /// Lines of a file or a pipe, each a turn, until there are no more, one is cancelled or cannot be
 /// said: what follows may have no sense without it.
-fn with_a_script(paths: &Paths, talk: &mut Talk<'_>, desk: &mut Desk) -> Result<u8, Error> {
+fn with_a_script(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> Result<u8, Error> {
     let mut input = Keyboard::any()?;
     let mut worst = 0;
     loop {
-        let line = match next(&mut input, desk)? {
+        let line = match next(&mut input, console)? {
             Given::Line(line) => line,
             Given::Unsayable(Unsayable { line, because }) => {
-                desk.screen.say(&format!("cannot say line {line}: {because}"));
+                console.screen.say(&format!("cannot say line {line}: {because}"));
                 return Ok(1);
             }
             Given::End => return Ok(worst),
@@ -135,11 +134,11 @@ fn with_a_script(paths: &Paths, talk: &mut Talk<'_>, desk: &mut Desk) -> Result<
         match line.trim() {
             "" => {}
             "/exit" => return Ok(worst),
-            command if is_command(command) => answer(paths, command, desk)?,
+            command if is_command(command) => answer(paths, command, console)?,
             _ => {
-                let end = say(talk, &line, desk)?;
-                match desk.status(&end) {
-                    0 | 1 if desk.interrupted => return Ok(Signal::Interrupt.status()),
+                let end = say(talk, &line, console)?;
+                match console.status(&end) {
+                    0 | 1 if console.interrupted => return Ok(Signal::Interrupt.status()),
                     status @ (0 | 1) => worst = worst.max(status),
                     signal => return Ok(signal),
                 }
@@ -149,16 +148,16 @@ fn with_a_script(paths: &Paths, talk: &mut Talk<'_>, desk: &mut Desk) -> Result<
 }
 
 /// Says something, and shows what comes of it.
-fn say(talk: &mut Talk<'_>, text: &str, desk: &mut Desk) -> Result<End, Error> {
-    let end = talk.run(text, desk)?;
-    if let End::Failed(fault) = &end {
-        desk.screen.say(&reason(fault));
+fn say(talk: &mut Talk<'_>, text: &str, console: &mut Console) -> Result<End, Error> {
+    let end = talk.run(text, console)?;
+    if let Some(reason) = end.reason() {
+        console.screen.say(&reason);
     }
     Ok(end)
 }
 
 /// Waits for the next line.
-fn next(input: &mut Keyboard, desk: &mut Desk) -> Result<Given, Error> {
+fn next(input: &mut Keyboard, console: &mut Console) -> Result<Given, Error> {
     loop {
         if let Some(line) = input.line() {
             return Ok(line.map_or_else(Given::Unsayable, Given::Line));
@@ -166,9 +165,9 @@ fn next(input: &mut Keyboard, desk: &mut Desk) -> Result<Given, Error> {
         if input.has_ended() {
             return Ok(Given::End);
         }
-        let files = [input.as_fd(), desk.signals()];
+        let files = [input.as_fd(), console.signals()];
         let [typed, signalled] = sys::wait_readable(files, None).doing("wait for a line")?;
-        if signalled && let Some(signal) = desk.signal()? {
+        if signalled && let Some(signal) = console.signal()? {
             return Ok(Given::Signal(signal));
         }
         if typed {
@@ -183,29 +182,29 @@ fn is_command(line: &str) -> bool {
     word.is_some_and(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase()))
 }
 
-fn answer(paths: &Paths, command: &str, desk: &mut Desk) -> Result<(), Error> {
+fn answer(paths: &Paths, command: &str, console: &mut Console) -> Result<(), Error> {
     match command {
-        "/help" => desk.screen.tell(HELP),
+        "/help" => console.screen.tell(HELP),
         "/sessions" => {
             let list = Sessions::List { limit: limits::SESSIONS_PAGE_DEFAULT };
             let output = Output::to_keep();
             sessions::run(paths, &list, &output)?;
             let Kept { results, words } = output.kept();
-            desk.screen.write(&results)?;
-            desk.screen.tell(&words);
+            console.screen.write(&results)?;
+            console.screen.tell(&words);
         }
-        unknown => desk.screen.say(&format!("unknown command '{unknown}'; /help lists them")),
+        unknown => console.screen.say(&format!("unknown command '{unknown}'; /help lists them")),
     }
     Ok(())
 }
 
 /// Says which session this is.
-fn introduce(store: &Store, id: &SessionId, desk: &mut Desk) {
+fn introduce(store: &Store, id: &SessionId, console: &mut Console) {
     if let Ok(summary) = store.summary(id) {
         let title: String = summary.title.unwrap_or_default();
         let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
         let place = summary.workspace.map_or(String::new(), |place| format!(", in {place}"));
         let line = format!("{}: {title}  ({}{place})", id.as_str(), turns(summary.turns));
-        desk.screen.say(&one_line(&line));
+        console.screen.say(&one_line(&line));
     }
 }

@@ -1,9 +1,9 @@
 //! What the user asks for: ask the rooms below, print, choose the exit status. A file for each
-//! noun; `turn` and what it uses are what `opta do` and `opta chat` have in common.
+//! noun; `talk` and what it uses are what `opta do` and `opta chat` have in common.
 
 pub mod chat;
+mod console;
 pub mod daemon;
-mod desk;
 pub mod doctor;
 mod keyboard;
 mod outlet;
@@ -12,8 +12,8 @@ mod question;
 mod screen;
 pub mod service;
 pub mod sessions;
+mod talk;
 pub mod task;
-mod turn;
 
 use std::cell::{OnceCell, RefCell};
 use std::io::{self, IsTerminal, Write};

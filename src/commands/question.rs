@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::agent;
-use crate::commands::desk::Desk;
+use crate::commands::console::Console;
 use crate::commands::payload::{Request, Resolved};
 use crate::error::one_line;
 use crate::limits;
@@ -80,16 +80,16 @@ impl Question {
 }
 
 /// Puts the first question on the screen, if there is one and somebody to be asked.
-pub fn put(questions: &mut VecDeque<Question>, desk: &mut Desk) {
-    let (Some(question), Some(keyboard)) = (questions.front_mut(), &mut desk.keyboard) else {
+pub fn put(questions: &mut VecDeque<Question>, console: &mut Console) {
+    let (Some(question), Some(keyboard)) = (questions.front_mut(), &mut console.keyboard) else {
         return;
     };
     // What was typed before the question is no answer to it.
     keyboard.forget();
-    desk.screen.make_room();
-    desk.screen.hush();
+    console.screen.make_room();
+    console.screen.hush();
     let text = question.put();
-    desk.screen.tell(&text);
+    console.screen.tell(&text);
 }
 
 /// Somebody has decided, perhaps another one than who is asked here.
@@ -97,20 +97,20 @@ pub fn settled(
     questions: &mut VecDeque<Question>,
     resolved: &Resolved,
     cancelled: bool,
-    desk: &mut Desk,
+    console: &mut Console,
 ) {
     let Resolved { request_id, decision } = resolved;
     let Some(at) = questions.iter().position(|one| one.request_id == *request_id) else {
         return;
     };
     drop(questions.remove(at));
-    if at == 0 && desk.keyboard.is_some() {
-        desk.screen.tell("\n");
+    if at == 0 && console.keyboard.is_some() {
+        console.screen.tell("\n");
         // A turn that is cancelled answers for itself.
         if !cancelled {
-            desk.screen.say(&format!("decided elsewhere: {}", one_line(decision)));
+            console.screen.say(&format!("decided elsewhere: {}", one_line(decision)));
         }
-        desk.screen.await_more();
-        put(questions, desk);
+        console.screen.await_more();
+        put(questions, console);
     }
 }

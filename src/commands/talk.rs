@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::agent::find::{self, Wanted};
 use crate::cli::{Grant, Model};
 use crate::commands::Output;
-use crate::commands::desk::{Desk, End};
+use crate::commands::console::{Console, End};
 use crate::commands::payload::{Figures, Of, Request, Stats, Text, ToolEnd, ToolStart};
 use crate::commands::question::{self, Question, Reply};
 use crate::commands::screen::Call;
@@ -59,7 +59,7 @@ enum Stake {
 }
 
 /// A turn that is followed.
-struct Turn {
+struct Followed {
     id: String,
     /// Of the last event that was seen.
     seq: u64,
@@ -118,36 +118,36 @@ impl<'a> Talk<'a> {
     ///
     /// # Errors
     /// What keeps it from being submitted, or from being followed.
-    pub fn run(&mut self, content: &str, desk: &mut Desk) -> Result<End, Error> {
-        desk.begin();
-        self.options.attended = Some(desk.keyboard.is_some());
+    pub fn run(&mut self, content: &str, console: &mut Console) -> Result<End, Error> {
+        console.begin();
+        self.options.attended = Some(console.keyboard.is_some());
         if self.options.endpoint.is_none() {
             // The daemon first: without one there is nothing to have a model for.
-            self.reach(desk, Stake::Nothing, |_| Ok(()))?;
+            self.reach(console, Stake::Nothing, |_| Ok(()))?;
             match self.endpoint() {
                 Ok(endpoint) => self.options.endpoint = Some(endpoint),
                 Err(fault) => {
-                    desk.screen.end()?;
+                    console.screen.end()?;
                     let code = fault.code.to_owned();
                     return Ok(End::Failed(api::Fault { code, message: fault.message }));
                 }
             }
         }
-        if desk.signal()?.is_some() {
-            desk.screen.end()?;
-            return Ok(End::Failed(cancelled("it was cancelled before it began")));
+        if console.signal()?.is_some() {
+            console.screen.end()?;
+            return Ok(End::cancelled("it was cancelled before it began"));
         }
         let id = format!("turn_{}", letters(12)?);
-        let (mut turn, stream) = self.submit(id, content, desk)?;
-        let end = self.follow(&mut turn, stream, desk);
-        let shown = desk.screen.end().and_then(|()| desk.finish());
+        let (mut turn, stream) = self.submit(id, content, console)?;
+        let end = self.follow(&mut turn, stream, console);
+        let shown = console.screen.end().and_then(|()| console.finish());
         if matches!(end, Err(Error::Output(_))) {
             // Nobody is left to read what it would say.
             self.cancel(&turn.id);
         }
         shown?;
         if let Ok(End::Done(stats)) = &end {
-            warn(stats, desk);
+            warn(stats, console);
         }
         end
     }
@@ -164,8 +164,8 @@ impl<'a> Talk<'a> {
         &mut self,
         id: String,
         content: &str,
-        desk: &mut Desk,
-    ) -> Result<(Turn, EventStream), Error> {
+        console: &mut Console,
+    ) -> Result<(Followed, EventStream), Error> {
         let name = format!("opta-{}", std::process::id());
         let new = api::NewTurn {
             turn_id: id.clone(),
@@ -175,7 +175,7 @@ impl<'a> Talk<'a> {
             options: self.options.clone(),
         };
         let (session, founding) = (self.session.clone(), self.founding.take());
-        let submitted = self.reach(desk, Stake::Nothing, |card| {
+        let submitted = self.reach(console, Stake::Nothing, |card| {
             if let Some(founding) = &founding {
                 client::create_session(card, founding)?;
             }
@@ -191,52 +191,52 @@ impl<'a> Talk<'a> {
         let (seq, stream) = submitted?;
         self.turn_id = Some(id.clone());
         let questions = VecDeque::new();
-        Ok((Turn { id, seq, losses: 0, cancelled: false, questions }, stream))
+        Ok((Followed { id, seq, losses: 0, cancelled: false, questions }, stream))
     }
 
     /// Calls the daemon, and says so once if it is another one than before.
     fn reach<T>(
         &mut self,
-        desk: &mut Desk,
+        console: &mut Console,
         stake: Stake,
         call: impl FnMut(&Card) -> Result<T, client::Failure>,
     ) -> Result<T, Error> {
         let Talk { paths, config, card, .. } = self;
         if matches!(stake, Stake::Nothing) {
-            desk.let_through()?;
+            console.let_through()?;
         }
         let tell = |daemon: &Ensured| {
-            drop(desk.hold());
+            drop(console.hold());
             let before = card.replace(daemon.card.clone());
             let met = before.as_ref().map(|card| &card.daemon_id);
             if met == Some(&daemon.card.daemon_id) {
                 return;
             }
-            desk.screen.make_room();
+            console.screen.make_room();
             let output = Output::to_keep();
             output.introduce(daemon);
             let crashed = matches!(&daemon.how, How::Started(past) if past.crashed.is_some());
             if before.is_some() && !crashed {
                 output.say(&format!("the daemon was restarted (pid {})", daemon.card.pid));
             }
-            desk.screen.tell(&output.kept().words);
+            console.screen.tell(&output.kept().words);
         };
         let answer = reach(paths, config, tell, call);
-        desk.hold()?;
+        console.hold()?;
         answer
     }
 
     fn follow(
         &mut self,
-        turn: &mut Turn,
+        turn: &mut Followed,
         mut stream: EventStream,
-        desk: &mut Desk,
+        console: &mut Console,
     ) -> Result<End, Error> {
         loop {
-            if let Some(end) = self.watch(turn, &mut stream, desk)? {
+            if let Some(end) = self.watch(turn, &mut stream, console)? {
                 return Ok(end);
             }
-            if desk.signal()?.is_some() || desk.leaves().is_some() {
+            if console.signal()?.is_some() || console.leaves().is_some() {
                 self.cancel(&turn.id);
                 return Ok(End::Left);
             }
@@ -247,8 +247,8 @@ impl<'a> Talk<'a> {
             }
             let (session, seq) = (self.session.clone(), turn.seq);
             let stake = self.stake();
-            let again = self.reach(desk, stake, |card| client::follow(card, &session, seq));
-            if again.is_err() && desk.signal()?.is_some() {
+            let again = self.reach(console, stake, |card| client::follow(card, &session, seq));
+            if again.is_err() && console.signal()?.is_some() {
                 self.cancel(&turn.id);
                 return Ok(End::Left);
             }
@@ -268,14 +268,14 @@ impl<'a> Talk<'a> {
     /// Watches a turn until it ends; `None` if the daemon was lost before.
     fn watch(
         &mut self,
-        turn: &mut Turn,
+        turn: &mut Followed,
         stream: &mut EventStream,
-        desk: &mut Desk,
+        console: &mut Console,
     ) -> Result<Option<End>, Error> {
         let mut heard = Instant::now();
         loop {
             while let Some(envelope) = stream.next().ok().flatten() {
-                if let Some(end) = self.event(envelope, turn, desk)? {
+                if let Some(end) = self.event(envelope, turn, console)? {
                     return Ok(Some(end));
                 }
             }
@@ -283,26 +283,26 @@ impl<'a> Talk<'a> {
             if left.is_zero() {
                 return Ok(None);
             }
-            let patience = desk.patience();
+            let patience = console.left();
             if patience == Some(Duration::ZERO) {
                 return Ok(Some(End::Left));
             }
-            let wait = [desk.screen.tick(), patience].into_iter().flatten().fold(left, Ord::min);
-            let asked = desk.keyboard.as_ref().filter(|_| !turn.questions.is_empty());
+            let wait = [console.screen.tick(), patience].into_iter().flatten().fold(left, Ord::min);
+            let asked = console.keyboard.as_ref().filter(|_| !turn.questions.is_empty());
             let keys = asked.map_or_else(|| stream.as_fd(), |keyboard| keyboard.as_fd());
-            let files = [stream.as_fd(), desk.signals(), keys];
+            let files = [stream.as_fd(), console.signals(), keys];
             let [spoke, signalled, typed] =
                 sys::wait_readable(files, Some(wait)).doing("wait for the daemon")?;
             let typed = typed && asked.is_some();
-            if signalled && desk.signal()?.is_some() {
+            if signalled && console.signal()?.is_some() {
                 if std::mem::replace(&mut turn.cancelled, true) {
                     return Ok(Some(End::Left));
                 }
                 self.cancel(&turn.id);
-                desk.screen.flush()?;
+                console.screen.flush()?;
             }
             if typed {
-                self.read_answers(turn, desk)?;
+                self.read_answers(turn, console)?;
             }
             if spoke {
                 if stream.read().is_err() {
@@ -323,8 +323,8 @@ impl<'a> Talk<'a> {
     fn event(
         &mut self,
         text: &str,
-        turn: &mut Turn,
-        desk: &mut Desk,
+        turn: &mut Followed,
+        console: &mut Console,
     ) -> Result<Option<End>, Error> {
         // The last word of a stream is no event of the session.
         let Ok(api::Envelope { event, seq, payload }) = json::parse(text.as_bytes()) else {
@@ -335,7 +335,7 @@ impl<'a> Talk<'a> {
         }
         turn.seq = seq;
         turn.losses = 0;
-        desk.screen.event(text)?;
+        console.screen.event(text)?;
         let payload = payload.as_str().as_bytes();
         let of: Option<Of> = json::parse(payload).ok();
         if of.and_then(|of| of.turn_id).as_ref() != Some(&turn.id) {
@@ -344,28 +344,34 @@ impl<'a> Talk<'a> {
         match event.as_str() {
             "turn.token" => {
                 if let Ok(Text { text }) = json::parse(payload) {
-                    desk.screen.text(&text)?;
+                    console.screen.text(&text)?;
                 }
             }
-            "turn.thinking" => desk.screen.thinking(),
+            "turn.thinking" => console.screen.thinking(),
             "tool.start" => {
                 if let Ok(ToolStart { id, name, args }) = json::parse(payload) {
-                    desk.screen.call(Call { id, name, args, duration_ms: None, success: None })?;
+                    console.screen.call(Call {
+                        id,
+                        name,
+                        args,
+                        duration_ms: None,
+                        success: None,
+                    })?;
                 }
             }
             "tool.end" => {
                 if let Ok(ToolEnd { id, duration_ms, success }) = json::parse(payload) {
-                    desk.screen.called(&id, duration_ms, success);
+                    console.screen.called(&id, duration_ms, success);
                 }
             }
             "permission.request" => {
                 if let Ok(request) = json::parse(payload) {
-                    self.asked(request, turn, desk);
+                    self.asked(request, turn, console);
                 }
             }
             "permission.resolved" => {
                 if let Ok(resolved) = json::parse(payload) {
-                    question::settled(&mut turn.questions, &resolved, turn.cancelled, desk);
+                    question::settled(&mut turn.questions, &resolved, turn.cancelled, console);
                 }
             }
             "turn.done" => {
@@ -379,20 +385,20 @@ impl<'a> Talk<'a> {
     }
 
     /// The turn waits for a permission.
-    fn asked(&mut self, request: Request, turn: &mut Turn, desk: &mut Desk) {
+    fn asked(&mut self, request: Request, turn: &mut Followed, console: &mut Console) {
         let question = Question::new(request);
         if self.always.contains(&question.tool) {
             return self.decide(&question.request_id, true);
         }
         turn.questions.push_back(question);
         if turn.questions.len() == 1 {
-            question::put(&mut turn.questions, desk);
+            question::put(&mut turn.questions, console);
         }
     }
 
     /// Takes what was typed as the answer to the question on the screen.
-    fn read_answers(&mut self, turn: &mut Turn, desk: &mut Desk) -> Result<(), Error> {
-        let (Some(keyboard), Some(question)) = (&mut desk.keyboard, turn.questions.front_mut())
+    fn read_answers(&mut self, turn: &mut Followed, console: &mut Console) -> Result<(), Error> {
+        let (Some(keyboard), Some(question)) = (&mut console.keyboard, turn.questions.front_mut())
         else {
             return Ok(());
         };
@@ -407,12 +413,12 @@ impl<'a> Talk<'a> {
             Reply::Yes | Reply::Always | Reply::No => {}
             Reply::Show => {
                 let rest = question.show();
-                desk.screen.tell(&rest);
-                question::put(&mut turn.questions, desk);
+                console.screen.tell(&rest);
+                question::put(&mut turn.questions, console);
                 return Ok(());
             }
             Reply::Unclear => {
-                question::put(&mut turn.questions, desk);
+                question::put(&mut turn.questions, console);
                 return Ok(());
             }
         }
@@ -429,8 +435,8 @@ impl<'a> Talk<'a> {
             }
             !always
         });
-        desk.screen.await_more();
-        question::put(&mut turn.questions, desk);
+        console.screen.await_more();
+        question::put(&mut turn.questions, console);
         Ok(())
     }
 
@@ -442,11 +448,6 @@ impl<'a> Talk<'a> {
             drop(client::decide(card, &self.session, request_id, &decision));
         }
     }
-}
-
-/// What a turn comes to that is not waited for.
-pub fn cancelled(message: &str) -> api::Fault {
-    api::Fault { code: "cancelled".to_owned(), message: message.to_owned() }
 }
 
 /// The name of a session that is to be, and what it is to be made with.
@@ -468,17 +469,17 @@ fn founding(model: &Model) -> Result<(SessionId, Option<api::NewSession>), Error
 }
 
 /// Says so if the answer is not all that the model had to say.
-fn warn(stats: &Raw, desk: &mut Desk) {
+fn warn(stats: &Raw, console: &mut Console) {
     let figures: Option<Figures> = json::parse(stats.as_str().as_bytes()).ok();
     match figures.and_then(|figures| figures.finish_reason).as_deref() {
         None => {}
-        Some("length") => desk.screen.say(&format!(
+        Some("length") => console.screen.say(&format!(
             "the answer is cut off: it has reached {} tokens, or the end of the model's context",
             limits::ANSWER_TOKENS_MAX
         )),
         Some(reason) => {
             let reason = one_line(reason);
-            desk.screen.say(&format!("the model server has ended the answer: {reason}"));
+            console.screen.say(&format!("the model server has ended the answer: {reason}"));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cli::Show;
 use crate::commands::keyboard::Keyboard;
 use crate::commands::screen::Screen;
-use crate::error::{Doing, Error};
+use crate::error::{Doing, Error, one_line};
 use crate::json::Raw;
 use crate::sys::signal::{Interrupts, Signal};
 use crate::{api, limits};
@@ -21,8 +21,21 @@ pub enum End {
     Left,
 }
 
+impl End {
+    /// What a turn comes to that somebody has told to end.
+    pub fn cancelled(message: &str) -> End {
+        End::Failed(api::Fault { code: "cancelled".to_owned(), message: message.to_owned() })
+    }
+
+    /// Why the turn did not get done, on one line; nothing if it did, or may have.
+    pub fn reason(&self) -> Option<String> {
+        let End::Failed(fault) = self else { return None };
+        Some(one_line(&format!("cannot finish the turn: {} ({})", fault.message, fault.code)))
+    }
+}
+
 /// Where somebody sits, or nobody.
-pub struct Desk {
+pub struct Console {
     pub screen: Screen,
     interrupts: Rc<Interrupts>,
     /// Somebody who can be asked.
@@ -33,13 +46,13 @@ pub struct Desk {
     leaving: Option<(Signal, Instant)>,
 }
 
-impl Desk {
+impl Console {
     /// One on which `show` is shown. From now on signals do not end this process.
-    pub fn new(show: Show) -> Result<Desk, Error> {
+    pub fn new(show: Show) -> Result<Console, Error> {
         let interrupts = Rc::new(Interrupts::take().doing("wait for signals")?);
         let screen = Screen::new(show, &interrupts)?;
         let keyboard = Keyboard::of_terminal()?;
-        Ok(Desk { screen, interrupts, keyboard, interrupted: false, leaving: None })
+        Ok(Console { screen, interrupts, keyboard, interrupted: false, leaving: None })
     }
 
     /// A turn begins.
@@ -48,7 +61,7 @@ impl Desk {
         self.screen.begin();
     }
 
-    /// Until [`Desk::hold`], a signal ends the process as if this were not here.
+    /// Until [`Console::hold`], a signal ends the process as if this were not here.
     pub fn let_through(&self) -> Result<(), Error> {
         self.interrupts.let_through().doing("wait for signals")
     }
@@ -77,7 +90,7 @@ impl Desk {
     }
 
     /// How long the end of a turn may still be waited for; `None` without a limit.
-    pub fn patience(&self) -> Option<Duration> {
+    pub fn left(&self) -> Option<Duration> {
         self.leaving.map(|(_, until)| until.saturating_duration_since(Instant::now()))
     }
 
