@@ -109,6 +109,7 @@ fn read_until(pipe: &Path, last: &str) -> String {
 
 #[test]
 fn a_signal_reaches_a_command_whose_words_nobody_reads() {
+    need!("/proc");
     let (home, model) = (Home::new(), Model::new());
     let (pipe, _held) = full_pipe(&home);
     let run = |words: &str| {
@@ -149,7 +150,7 @@ fn signals_held(pid: i32) -> bool {
 
 #[test]
 fn a_signal_reaches_a_command_whose_terminal_nobody_reads() {
-    need!("script");
+    need!("/proc", "script");
     for name in ["TERM", "INT"] {
         let (home, model) = (Home::new(), Model::new());
         home.start();
