@@ -66,7 +66,7 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
         Command::Sessions(asked) => return sessions::run(&paths()?, &asked, output),
         Command::Token => return daemon::token(&paths()?, output),
         Command::Do(asked) => return task::run(&paths()?, &asked, output),
-        Command::Chat(asked) => return chat::run(&paths()?, &asked, output),
+        Command::Chat(asked) => return chat::run(&paths()?, &asked),
         Command::Doctor => return doctor::run(&paths()?, output),
     };
     io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;

@@ -1,15 +1,13 @@
 //! `opta chat`
 
-use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use crate::cli::{Begin, Chat, Sessions, Show};
-use crate::commands::desk::{Desk, End};
+use crate::commands::console::{Console, End};
 use crate::commands::keyboard::{Keyboard, Unsayable};
-use crate::commands::task::reason;
-use crate::commands::turn::Talk;
-use crate::commands::{Output, sessions};
+use crate::commands::talk::Talk;
+use crate::commands::{Kept, Output, sessions};
 use crate::error::{Doing, Error, one_line};
 use crate::paths::Paths;
 use crate::session::rules::SessionId;
@@ -34,65 +32,62 @@ enum Given {
 
 /// `opta chat`: 130 after Ctrl-C, 129 and 143 after other signals; without a terminal, and with
 /// `--once`, 1 if a turn has failed.
-pub fn run(paths: &Paths, asked: &Chat, output: &Output) -> Result<ExitCode, Error> {
+pub fn run(paths: &Paths, asked: &Chat) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
     let resumed = match &asked.begin {
         Begin::New => None,
         Begin::Resume(typed) => Some(sessions::find(&store, typed)?),
         Begin::Latest => Some(store.latest()?.ok_or(Error::NoSessions)?),
     };
-    let mut desk = Desk::new(Show::Work)?;
-    let mut talk = Talk::new(paths, output, &asked.model, resumed.clone())?;
-    let ended = match (&asked.once, desk.keyboard.is_some()) {
-        (Some(text), _) => say(&mut talk, text, &mut desk).map(|end| desk.status(&end)),
+    let mut console = Console::new(Show::Work)?;
+    let mut talk = Talk::new(paths, &asked.model, resumed.clone())?;
+    let ended = match (&asked.once, console.keyboard.is_some()) {
+        (Some(text), _) => say(&mut talk, text, &mut console).map(|end| console.status(&end)),
         (None, true) => {
             if let Some(id) = &resumed {
-                introduce(&store, id, output);
+                introduce(&store, id, &mut console);
             }
-            with_a_person(paths, &mut talk, &mut desk, output)
+            with_a_person(paths, &mut talk, &mut console)
         }
-        (None, false) => with_a_script(paths, &mut talk, &mut desk, output),
+        (None, false) => with_a_script(paths, &mut talk, &mut console),
     };
     if talk.exists() {
-        desk.screen.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
+        console.screen.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
     }
+    let ended = console.finish().and(ended);
     // A terminal that is closed fails, and sends a signal.
-    desk.settle();
-    desk.leaves().map_or(ended, Ok).map(ExitCode::from)
+    console.settle();
+    console.leaves().map_or(ended, Ok).map(ExitCode::from)
 }
 
 /// Lines from a terminal, until its user leaves.
-fn with_a_person(
-    paths: &Paths,
-    talk: &mut Talk<'_>,
-    desk: &mut Desk,
-    output: &Output,
-) -> Result<u8, Error> {
+fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> Result<u8, Error> {
     let mut interrupted = false;
     loop {
-        drop(write!(io::stderr(), "> "));
-        let Some(mut keyboard) = desk.keyboard.take() else {
+        console.screen.renew();
+        console.screen.tell("> ");
+        let Some(mut keyboard) = console.keyboard.take() else {
             return Ok(0);
         };
-        let given = next(&mut keyboard, desk);
-        desk.keyboard = Some(keyboard);
+        let given = next(&mut keyboard, console);
+        console.keyboard = Some(keyboard);
         let line = match given? {
             Given::Line(line) => line,
             Given::Unsayable(line) => {
-                output.say(&format!("cannot say this: {}", line.because));
+                console.screen.say(&format!("cannot say this: {}", line.because));
                 continue;
             }
             Given::End => {
-                drop(writeln!(io::stderr()));
+                console.screen.tell("\n");
                 return Ok(0);
             }
             Given::Signal(signal) => {
-                drop(writeln!(io::stderr()));
+                console.screen.tell("\n");
                 if interrupted || signal != Signal::Interrupt {
                     return Ok(signal.status());
                 }
                 interrupted = true;
-                output.say("once more Ctrl-C leaves, as Ctrl-D and /exit do");
+                console.screen.say("once more Ctrl-C leaves, as Ctrl-D and /exit do");
                 continue;
             }
         };
@@ -100,20 +95,20 @@ fn with_a_person(
         match line.trim() {
             "" => {}
             "/exit" => return Ok(0),
-            command if is_command(command) => answer(paths, command, output)?,
-            _ => match say(talk, &line, desk) {
+            command if is_command(command) => answer(paths, command, console)?,
+            _ => match say(talk, &line, console) {
                 Ok(end) => {
-                    let left = matches!(end, End::Left) || desk.leaves().is_some();
+                    let left = matches!(end, End::Left) || console.leaves().is_some();
                     if left {
-                        return Ok(desk.status(&end));
+                        return Ok(console.status(&end));
                     }
                 }
                 Err(error @ Error::Output(_)) => return Err(error),
                 // The user may know what to do about it, and say it again.
                 Err(error) => {
-                    output.say(&one_line(&error.to_string()));
+                    console.screen.say(&one_line(&error.to_string()));
                     if let Some(remedy) = error.remedy() {
-                        drop(writeln!(io::stderr(), "{}", one_line(&remedy)));
+                        console.screen.tell(&format!("{}\n", one_line(&remedy)));
                     }
                 }
             },
@@ -123,19 +118,14 @@ fn with_a_person(
 
 /// Lines of a file or a pipe, each a turn, until there are no more, one is cancelled or cannot be
 /// said: what follows may have no sense without it.
-fn with_a_script(
-    paths: &Paths,
-    talk: &mut Talk<'_>,
-    desk: &mut Desk,
-    output: &Output,
-) -> Result<u8, Error> {
+fn with_a_script(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> Result<u8, Error> {
     let mut input = Keyboard::any()?;
     let mut worst = 0;
     loop {
-        let line = match next(&mut input, desk)? {
+        let line = match next(&mut input, console)? {
             Given::Line(line) => line,
             Given::Unsayable(Unsayable { line, because }) => {
-                output.say(&format!("cannot say line {line}: {because}"));
+                console.screen.say(&format!("cannot say line {line}: {because}"));
                 return Ok(1);
             }
             Given::End => return Ok(worst),
@@ -144,10 +134,11 @@ fn with_a_script(
         match line.trim() {
             "" => {}
             "/exit" => return Ok(worst),
-            command if is_command(command) => answer(paths, command, output)?,
+            command if is_command(command) => answer(paths, command, console)?,
             _ => {
-                let end = say(talk, &line, desk)?;
-                match desk.status(&end) {
+                let end = say(talk, &line, console)?;
+                match console.status(&end) {
+                    0 | 1 if console.interrupted => return Ok(Signal::Interrupt.status()),
                     status @ (0 | 1) => worst = worst.max(status),
                     signal => return Ok(signal),
                 }
@@ -157,16 +148,16 @@ fn with_a_script(
 }
 
 /// Says something, and shows what comes of it.
-fn say(talk: &mut Talk<'_>, text: &str, desk: &mut Desk) -> Result<End, Error> {
-    let end = talk.run(text, desk)?;
-    if let End::Failed(fault) = &end {
-        desk.screen.say(&reason(fault));
+fn say(talk: &mut Talk<'_>, text: &str, console: &mut Console) -> Result<End, Error> {
+    let end = talk.run(text, console)?;
+    if let Some(reason) = end.reason() {
+        console.screen.say(&reason);
     }
     Ok(end)
 }
 
 /// Waits for the next line.
-fn next(input: &mut Keyboard, desk: &mut Desk) -> Result<Given, Error> {
+fn next(input: &mut Keyboard, console: &mut Console) -> Result<Given, Error> {
     loop {
         if let Some(line) = input.line() {
             return Ok(line.map_or_else(Given::Unsayable, Given::Line));
@@ -174,9 +165,9 @@ fn next(input: &mut Keyboard, desk: &mut Desk) -> Result<Given, Error> {
         if input.has_ended() {
             return Ok(Given::End);
         }
-        let files = [input.as_fd(), desk.signals()];
+        let files = [input.as_fd(), console.signals()];
         let [typed, signalled] = sys::wait_readable(files, None).doing("wait for a line")?;
-        if signalled && let Some(signal) = desk.signal()? {
+        if signalled && let Some(signal) = console.signal()? {
             return Ok(Given::Signal(signal));
         }
         if typed {
@@ -191,25 +182,29 @@ fn is_command(line: &str) -> bool {
     word.is_some_and(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase()))
 }
 
-fn answer(paths: &Paths, command: &str, output: &Output) -> Result<(), Error> {
+fn answer(paths: &Paths, command: &str, console: &mut Console) -> Result<(), Error> {
     match command {
-        "/help" => drop(write!(io::stderr(), "{HELP}")),
+        "/help" => console.screen.tell(HELP),
         "/sessions" => {
             let list = Sessions::List { limit: limits::SESSIONS_PAGE_DEFAULT };
-            sessions::run(paths, &list, output)?;
+            let output = Output::to_keep();
+            sessions::run(paths, &list, &output)?;
+            let Kept { results, words } = output.kept();
+            console.screen.write(&results)?;
+            console.screen.tell(&words);
         }
-        unknown => output.say(&format!("unknown command '{unknown}'; /help lists them")),
+        unknown => console.screen.say(&format!("unknown command '{unknown}'; /help lists them")),
     }
     Ok(())
 }
 
 /// Says which session this is.
-fn introduce(store: &Store, id: &SessionId, output: &Output) {
+fn introduce(store: &Store, id: &SessionId, console: &mut Console) {
     if let Ok(summary) = store.summary(id) {
         let title: String = summary.title.unwrap_or_default();
         let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
         let place = summary.workspace.map_or(String::new(), |place| format!(", in {place}"));
         let line = format!("{}: {title}  ({}{place})", id.as_str(), turns(summary.turns));
-        output.say(&one_line(&line));
+        console.screen.say(&one_line(&line));
     }
 }

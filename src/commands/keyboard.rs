@@ -94,7 +94,9 @@ impl Lines {
         self.bytes.drain(..self.begin);
         self.searched = self.searched.saturating_sub(self.begin);
         self.begin = 0;
-        self.bytes.extend_from_slice(chunk);
+        let end = chunk.iter().position(|byte| *byte == b'\n').unwrap_or(chunk.len());
+        let useless = if self.skipping { end } else { 0 };
+        self.bytes.extend_from_slice(chunk.get(useless..).unwrap_or_default());
     }
 
     /// The next line; one without an end only if `all` has come.

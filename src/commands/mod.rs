@@ -1,9 +1,9 @@
 //! What the user asks for: ask the rooms below, print, choose the exit status. A file for each
-//! noun; `turn` and what it uses are what `opta do` and `opta chat` have in common.
+//! noun; `talk` and what it uses are what `opta do` and `opta chat` have in common.
 
 pub mod chat;
+mod console;
 pub mod daemon;
-mod desk;
 pub mod doctor;
 mod keyboard;
 mod outlet;
@@ -12,10 +12,10 @@ mod question;
 mod screen;
 pub mod service;
 pub mod sessions;
+mod talk;
 pub mod task;
-mod turn;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::io::{self, IsTerminal, Write};
 
 use crate::cli::Form;
@@ -33,12 +33,31 @@ pub struct Output {
     pub form: Form,
     /// Why words about what was going on could not be written.
     lost: OnceCell<io::Error>,
+    /// It goes nowhere for now.
+    kept: Option<RefCell<Kept>>,
+}
+
+/// What a command had to say, for somebody else to show.
+#[derive(Default)]
+pub struct Kept {
+    pub results: String,
+    pub words: String,
 }
 
 impl Output {
     /// Output in this form.
     pub fn new(form: Form) -> Output {
-        Output { form, lost: OnceCell::new() }
+        Output { form, lost: OnceCell::new(), kept: None }
+    }
+
+    /// Output that is kept, for people; [`Output::kept`] has it.
+    pub fn to_keep() -> Output {
+        Output { kept: Some(RefCell::default()), ..Output::new(Form::Text) }
+    }
+
+    /// What was kept.
+    pub fn kept(self) -> Kept {
+        self.kept.map(RefCell::into_inner).unwrap_or_default()
     }
 
     /// A line about something that goes on for people; nothing with `--json`. That it cannot be
@@ -58,7 +77,13 @@ impl Output {
 
     /// A line of the result.
     pub fn line(&self, text: &str) -> Result<(), Error> {
-        writeln!(io::stdout(), "{text}").map_err(Error::Output)
+        match &self.kept {
+            Some(kept) => {
+                kept.borrow_mut().results += &format!("{text}\n");
+                Ok(())
+            }
+            None => writeln!(io::stdout(), "{text}").map_err(Error::Output),
+        }
     }
 
     /// A line of the result for people; nothing with `--json`.
@@ -68,7 +93,10 @@ impl Output {
 
     /// A line that is no result: what happened on the way.
     pub fn say(&self, text: &str) {
-        drop(writeln!(io::stderr(), "opta: {text}"));
+        match &self.kept {
+            Some(kept) => kept.borrow_mut().words += &format!("opta: {text}\n"),
+            None => drop(writeln!(io::stderr(), "opta: {text}")),
+        }
     }
 
     /// Whether the user says yes, on a terminal.

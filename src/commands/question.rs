@@ -1,9 +1,10 @@
 //! The question whether a tool may do what the model wants, to somebody at a terminal.
 
-use std::io::{self, Write};
+use std::collections::VecDeque;
 
 use crate::agent;
-use crate::commands::payload::Request;
+use crate::commands::console::Console;
+use crate::commands::payload::{Request, Resolved};
 use crate::error::one_line;
 use crate::limits;
 
@@ -11,6 +12,8 @@ use crate::limits;
 pub struct Question {
     pub request_id: String,
     pub tool: String,
+    /// It is about a turn of ours.
+    pub own: bool,
     text: String,
     /// What the call would change, a line each, as far as it is not on the screen.
     change: Vec<String>,
@@ -30,7 +33,7 @@ pub enum Reply {
 
 impl Question {
     /// The question that an event asks: nobody is to allow what was not shown.
-    pub fn new(request: Request) -> Question {
+    pub fn new(request: Request, own: bool) -> Question {
         let Request { request_id, tool, args } = request;
         let args = args.map_or(String::new(), |args| args.as_str().to_owned());
         let (what, change) = match agent::shown(&tool, &args) {
@@ -40,31 +43,30 @@ impl Question {
         };
         let text = one_line(&format!("Allow {tool} {what}?"));
         let change = change.iter().map(|line| one_line(line)).collect();
-        Question { request_id, tool, text, change, begun: false }
+        Question { request_id, tool, own, text, change, begun: false }
     }
 
-    /// Writes it to standard error; the first time, below what the call would change.
-    pub fn put(&mut self) {
+    /// How it is put; the first time, below what the call would change.
+    pub fn put(&mut self) -> String {
+        let mut text = String::new();
         if !std::mem::replace(&mut self.begun, true) {
-            self.list(limits::CHANGE_LINES_MAX);
+            text = self.list(limits::CHANGE_LINES_MAX);
             if !self.change.is_empty() {
-                drop(writeln!(io::stderr(), "… and {} lines more", self.change.len()));
+                text += &format!("… and {} lines more\n", self.change.len());
             }
         }
         let show = if self.change.is_empty() { "" } else { " / [s]how all" };
-        drop(write!(io::stderr(), "{} [y]es / [n]o / [a]lways{show} ", self.text));
+        text + &format!("{} [y]es / [n]o / [a]lways{show} ", self.text)
     }
 
-    /// Writes what of the change is not on the screen yet.
-    pub fn show(&mut self) {
-        self.list(usize::MAX);
+    /// What of the change is not on the screen yet.
+    pub fn show(&mut self) -> String {
+        self.list(usize::MAX)
     }
 
-    fn list(&mut self, count: usize) {
+    fn list(&mut self, count: usize) -> String {
         let lines = self.change.drain(..count.min(self.change.len()));
-        let lines: String = lines.map(|line| line + "\n").collect();
-        // Nobody is left to tell if this fails.
-        drop(io::stderr().write_all(lines.as_bytes()));
+        lines.map(|line| line + "\n").collect()
     }
 
     /// What a line says to it; none is a no.
@@ -76,6 +78,42 @@ impl Question {
             Some("s" | "show") if !self.change.is_empty() => Reply::Show,
             Some(_) => Reply::Unclear,
         }
+    }
+}
+
+/// Puts the first question on the screen, if there is one and somebody to be asked.
+pub fn put(questions: &mut VecDeque<Question>, console: &mut Console) {
+    let (Some(question), Some(keyboard)) = (questions.front_mut(), &mut console.keyboard) else {
+        return;
+    };
+    // What was typed before the question is no answer to it.
+    keyboard.forget();
+    console.screen.make_room();
+    console.screen.hush();
+    let text = question.put();
+    console.screen.tell(&text);
+}
+
+/// Somebody has decided, perhaps another one than who is asked here.
+pub fn settled(
+    questions: &mut VecDeque<Question>,
+    resolved: &Resolved,
+    cancelled: bool,
+    console: &mut Console,
+) {
+    let Resolved { request_id, decision } = resolved;
+    let Some(at) = questions.iter().position(|one| one.request_id == *request_id) else {
+        return;
+    };
+    drop(questions.remove(at));
+    if at == 0 && console.keyboard.is_some() {
+        console.screen.tell("\n");
+        // A turn that is cancelled answers for itself.
+        if !cancelled {
+            console.screen.say(&format!("decided elsewhere: {}", one_line(decision)));
+        }
+        console.screen.await_more();
+        put(questions, console);
     }
 }
 
@@ -94,7 +132,7 @@ mod tests {
         let text = |args: &str| {
             let args = json::Raw::parse(args).ok();
             let (request_id, tool) = (String::new(), "run_command".to_owned());
-            Question::new(Request { request_id, tool, args }).text
+            Question::new(Request { request_id, tool, args }, true).text
         };
         let ends = text(r#"{"command":"echo a\"? [y]es"}"#);
         assert_eq!(ends, r#"Allow run_command "echo a\"? [y]es"?"#);

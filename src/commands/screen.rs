@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nanoserde::SerJson;
 
 use crate::cli::Show;
-use crate::commands::outlet::Outlet;
+use crate::commands::outlet::{Outlet, Patience};
 use crate::error::{Doing, Error};
 use crate::session::transcript::{one_line_cut, visible};
 use crate::sys::signal::Interrupts;
@@ -35,6 +35,7 @@ pub struct Screen {
     show: Show,
     out: Outlet,
     errors: Outlet,
+    patience: Patience,
     /// People read both standard output and standard error.
     terminal: bool,
     /// Standard output is a terminal.
@@ -64,10 +65,12 @@ impl Screen {
         let coloured = readable && config::colour_allowed();
         let out = io::stdout().as_fd().try_clone_to_owned().doing("use standard output")?;
         let errors = io::stderr().as_fd().try_clone_to_owned().doing("use standard error")?;
+        let patience = Patience::default();
         Ok(Screen {
             show,
-            out: Outlet::new(out, interrupts),
-            errors: Outlet::new(errors, interrupts),
+            out: Outlet::new(out, interrupts, &patience),
+            errors: Outlet::new(errors, interrupts, &patience),
+            patience,
             terminal: guarded && readable,
             guarded,
             dim: if coloured { ("\x1b[2m", "\x1b[0m") } else { ("", "") },
@@ -87,9 +90,15 @@ impl Screen {
         self.answer.clear();
         self.calls.clear();
         self.running = 0;
+        self.renew();
+        self.await_more();
+    }
+
+    /// From now on there is all the patience again with whoever does not read.
+    pub fn renew(&mut self) {
+        self.patience.set(None);
         self.out.begin();
         self.errors.begin();
-        self.await_more();
     }
 
     /// An event, as it came.
@@ -245,8 +254,19 @@ impl Screen {
 
     /// There was a signal: nobody is waited for much longer.
     pub fn hurry(&mut self) {
-        self.out.hurry(limits::PARTING_MAX);
-        self.errors.hurry(limits::PARTING_MAX);
+        self.patience.set(Some(limits::PARTING_MAX));
+    }
+
+    /// Shows what could not be shown before, unless there is a signal to be taken first.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        // Nobody is left to tell if this fails.
+        drop(self.errors.flush());
+        self.out.flush().map_err(Error::Output)
+    }
+
+    /// Whether something is still to be shown.
+    pub fn is_pending(&self) -> bool {
+        self.out.is_pending() || self.errors.is_pending()
     }
 
     /// Whether something was not shown, since nobody read it and there was a signal.
@@ -254,12 +274,13 @@ impl Screen {
         self.out.is_stuck() || self.errors.is_stuck()
     }
 
-    fn write(&mut self, text: &str) -> Result<(), Error> {
+    /// A piece of the result, as it is.
+    pub fn write(&mut self, text: &str) -> Result<(), Error> {
         self.out.write(text).map_err(Error::Output)
     }
 
-    /// Nobody is left to tell if this fails.
-    fn tell(&mut self, text: &str) {
+    /// Words on standard error. Nobody is left to tell if this fails.
+    pub fn tell(&mut self, text: &str) {
         drop(self.errors.write(text));
     }
 }

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use nanoserde::SerJson;
 
 use crate::cli::{Do, Grant, Show};
-use crate::commands::desk::{Desk, End};
+use crate::commands::console::{Console, End};
 use crate::commands::screen::Call;
-use crate::commands::turn::{Talk, cancelled};
+use crate::commands::talk::Talk;
 use crate::commands::{Output, sessions};
 use crate::error::{Doing, Error, one_line};
 use crate::json::{self, Raw};
@@ -45,56 +45,57 @@ fn perform(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
     let task = if asked.task == "-" { input()? } else { asked.task.clone() };
     let store = Store::new(paths.sessions());
     let resumed = asked.resume.as_deref().map(|typed| sessions::find(&store, typed)).transpose()?;
-    let mut talk = Talk::new(paths, output, &asked.model, resumed)?;
+    let mut talk = Talk::new(paths, &asked.model, resumed)?;
     talk.grant(asked.grant);
     if asked.grant == Grant::All {
         output.say("everything is allowed in this task, commands included");
     }
-    let mut desk = Desk::new(asked.show)?;
-    let end = match talk.run(&task, &mut desk) {
-        Ok(end) => end,
-        // A terminal that is closed fails, and sends a signal.
-        Err(error) => {
-            desk.settle();
-            return desk.leaves().map(ExitCode::from).ok_or(error);
-        }
-    };
-    let status = desk.status(&end);
+    let mut console = Console::new(asked.show)?;
+    let done =
+        talk.run(&task, &mut console).and_then(|end| tell(end, asked.show, talk, &mut console));
+    // A terminal that is closed fails, and sends a signal.
+    if done.is_err() {
+        console.settle();
+    }
+    console.leaves().map_or(done, Ok).map(ExitCode::from)
+}
+
+/// Says how it has ended; the exit status.
+fn tell(end: End, show: Show, talk: Talk<'_>, console: &mut Console) -> Result<u8, Error> {
+    let status = console.status(&end);
     // The last event says it, if that has been seen.
     let told = matches!(end, End::Failed(_)) && talk.turn_id.is_some();
+    let end = match end {
+        End::Left => End::cancelled("the turn was told to end, and its end not waited for"),
+        end => end,
+    };
+    let reason = end.reason();
     let (stats, error) = match end {
         End::Done(stats) => (Some(stats), None),
         End::Failed(fault) => (None, Some(fault)),
-        End::Left => (None, Some(left())),
+        End::Left => (None, None),
     };
-    if asked.show == Show::Object {
+    if show == Show::Object {
         let report = Report {
             session_id: talk.exists().then(|| talk.session.as_str().to_owned()),
             turn_id: talk.turn_id,
-            result: std::mem::take(&mut desk.screen.answer),
-            tool_calls: std::mem::take(&mut desk.screen.calls),
+            result: std::mem::take(&mut console.screen.answer),
+            tool_calls: std::mem::take(&mut console.screen.calls),
             stats,
             error,
         };
-        desk.screen.line(&json::text(&report))?;
-    } else if let Some(fault) = error {
-        if asked.show == Show::Events && !told {
-            desk.screen.line(&api::problem(&fault.code, &fault.message))?;
+        console.screen.line(&json::text(&report))?;
+    } else {
+        if let Some(fault) = error.filter(|_| show == Show::Events && !told) {
+            console.screen.line(&api::problem(&fault.code, &fault.message))?;
         }
-        desk.screen.say(&reason(&fault));
+        if let Some(reason) = reason {
+            console.screen.say(&reason);
+        }
     }
+    console.finish()?;
     // Nobody may have read the last of it.
-    Ok(ExitCode::from(if desk.screen.is_stuck() { desk.status(&End::Left) } else { status }))
-}
-
-/// Why a turn did not get done, on one line.
-pub fn reason(fault: &api::Fault) -> String {
-    let text = format!("cannot finish the turn: {} ({})", fault.message, fault.code);
-    one_line(&text)
-}
-
-fn left() -> api::Fault {
-    cancelled("the turn was told to end, and its end not waited for")
+    Ok(if console.screen.is_stuck() { console.status(&End::Left) } else { status })
 }
 
 /// The task, from standard input.

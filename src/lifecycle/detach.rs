@@ -11,7 +11,7 @@ use crate::lifecycle::claim::Claim;
 use crate::lifecycle::crashes;
 use crate::lock::Door;
 use crate::paths::Paths;
-use crate::sys::detach::{Side, close_inherited, fork_twice, redirect_input, retitle};
+use crate::sys::detach::{NoReturn, Side, close_inherited, fork_twice, redirect_input, retitle};
 use crate::{limits, sys};
 
 /// Which process this is now.
@@ -19,7 +19,7 @@ pub enum Detached {
     /// The one that the user started: the daemon serves.
     Parent,
     /// The daemon, with nothing of its starter left but what it was given.
-    Daemon { claim: Box<Claim>, ready: Ready },
+    Daemon { claim: Box<Claim>, ready: Ready, no_return: NoReturn },
 }
 
 /// Where the daemon says, once, that it serves or why it cannot.
@@ -76,12 +76,12 @@ pub fn detach(claim: Box<Claim>, door: Door, paths: &Paths) -> Result<Detached, 
             drop(door);
             word.map(|()| Detached::Parent)
         }
-        Side::Background => {
+        Side::Background(no_return) => {
             drop(door);
             drop(reader);
             let ready = Ready::Pipe(writer);
-            match settle(&claim, &ready, null) {
-                Ok(()) => Ok(Detached::Daemon { claim, ready }),
+            match settle(&claim, &ready, null, &no_return) {
+                Ok(()) => Ok(Detached::Daemon { claim, ready, no_return }),
                 Err(error) => {
                     ready.failed(&error);
                     claim.lock.release();
@@ -93,7 +93,7 @@ pub fn detach(claim: Box<Claim>, door: Door, paths: &Paths) -> Result<Detached, 
 }
 
 /// Makes the new process independent of where it came from.
-fn settle(claim: &Claim, ready: &Ready, null: File) -> Result<(), Error> {
+fn settle(claim: &Claim, ready: &Ready, null: File, no_return: &NoReturn) -> Result<(), Error> {
     let log = claim.log.descriptor();
     redirect_input(&null).doing("redirect the daemon's input")?;
     claim.log.capture_stdio()?;
@@ -102,7 +102,7 @@ fn settle(claim: &Claim, ready: &Ready, null: File) -> Result<(), Error> {
     if let Ready::Pipe(pipe) = ready {
         kept.push(pipe.as_raw_fd());
     }
-    close_inherited(&kept);
+    close_inherited(&kept, no_return);
     // Words that are somebody's task must not stay in the list of processes.
     if let Err(error) = retitle(&["opta", "daemon"]) {
         claim.log.warn("what the daemon was started with stays visible", &[("cause", &error)]);

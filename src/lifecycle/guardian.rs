@@ -103,7 +103,7 @@ pub fn start_behind(
     let crash_loop = crashes::recent(paths)? >= limits::CRASHES_MAX;
     let past = Past { crashed: claim.crashed, crash_loop };
     match detach::detach(claim, door, paths) {
-        Ok(Detached::Daemon { claim, ready }) => {
+        Ok(Detached::Daemon { claim, ready, no_return: _no_return }) => {
             let served = Supervision::none()
                 .and_then(|nobody| run::serve(*claim, ready, paths, Hangup::Refresh, &nobody));
             run::end(i32::from(served.is_err()))

@@ -14,7 +14,20 @@ pub enum Side {
     Foreground,
     /// The process that goes on in the background: in a session of its own, not its leader, so that
     /// it can never get a terminal.
-    Background,
+    Background(NoReturn),
+}
+
+/// What the process in the background holds until it ends, for it must not go back to where it was
+/// forked: the values there own descriptors that are the foreground's business, and that
+/// [`close_inherited`] closes, so that dropping them would close whatever has the numbers by then.
+///
+/// Whoever drops it, as a panic does, ends the process.
+pub struct NoReturn(());
+
+impl Drop for NoReturn {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
 }
 
 /// Looks at the list of threads before it is believed that there is more than one.
@@ -52,7 +65,7 @@ pub fn fork_twice() -> io::Result<Side> {
     // SAFETY: still one thread.
     let second = session.and_then(|_| check(unsafe { libc::fork() }));
     match second {
-        Ok(0) => Ok(Side::Background),
+        Ok(0) => Ok(Side::Background(NoReturn(()))),
         // SAFETY: _exit runs nothing of ours, so the buffers of the parent are not written twice.
         Ok(_) => unsafe { libc::_exit(0) },
         // SAFETY: as above. The reason travels in the exit status.
@@ -90,6 +103,7 @@ pub fn retitle(title: &[&str]) -> io::Result<()> {
     let (begin, length) = arguments()?;
     // SAFETY: `arguments` names bytes of this process that are writable as long as it lives, and
     // which no Rust value borrows: `std` copies them when it is asked. There is no other thread.
+    // The C library's `program_invocation_name` points there as well, and keeps finding a string.
     let bytes = unsafe { std::slice::from_raw_parts_mut(begin, length) };
     // The last byte stays NUL: whoever reads an argument finds an end.
     bytes.fill(0);
@@ -105,7 +119,9 @@ pub fn retitle(title: &[&str]) -> io::Result<()> {
 /// Where the arguments of this process lie, one after the other, and how many bytes they are.
 #[cfg(target_os = "linux")]
 fn arguments() -> io::Result<(*mut u8, usize)> {
-    let text = std::fs::read_to_string("/proc/self/stat")?;
+    let text = std::fs::read("/proc/self/stat")?;
+    // The kernel cuts the name after so many bytes, be it within a character.
+    let text = String::from_utf8_lossy(&text);
     // Behind the name, which may hold anything, the 48th and the 49th field; 0 is "not for you".
     let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let mut places = fields.split(' ').skip(45).map_while(|field| field.trim().parse().ok());
@@ -172,8 +188,9 @@ fn replace(file: &File, standard: RawFd) -> io::Result<()> {
 /// had open would otherwise stay open as long as the daemon lives. close_range(2) where there is
 /// one.
 ///
-/// Only for the moment after a fork: no Rust value may own a descriptor that is not in `kept`.
-pub fn close_inherited(kept: &[RawFd]) {
+/// Only for the moment after a fork. What the caller goes on to use is in `kept`; other values that
+/// own a descriptor lie behind the fork, where the [`NoReturn`] lets nobody go.
+pub fn close_inherited(kept: &[RawFd], _no_return: &NoReturn) {
     let mut kept: Vec<RawFd> = kept.iter().copied().filter(|raw| *raw > 2).collect();
     kept.sort_unstable();
     let mut from = 3;
@@ -189,7 +206,7 @@ pub fn close_inherited(kept: &[RawFd]) {
 fn close_between(first: RawFd, last: RawFd) {
     #[cfg(target_os = "linux")]
     {
-        // SAFETY: integers only; what is closed is owned by nobody, as the caller promises.
+        // SAFETY: integers only; what is closed is used by nobody any more, as the caller promises.
         let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
         if result == 0 {
             return;

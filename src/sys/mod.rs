@@ -16,10 +16,12 @@ pub mod watch;
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -52,6 +54,30 @@ pub fn wait_readable<const N: usize>(
 /// So many bytes can be written to a pipe at once, and without waiting, when [`wait_any`] says that
 /// something can. pipe(7)
 pub const PIPE_BYTES: usize = libc::PIPE_BUF;
+
+/// The same terminal or pipe, opened once more to be written to, so that a write that would wait
+/// fails with [`io::ErrorKind::WouldBlock`]: that something can be written says nothing of how much
+/// a terminal takes, and whoever shares the descriptor is not to be bothered with a flag of ours.
+/// `None` where that cannot be had, and for files, which never keep anybody waiting. proc(5).
+#[cfg(target_os = "linux")]
+pub fn opened_anew(file: &File) -> Option<File> {
+    // Whoever opens /dev/ptmx gets another terminal each time.
+    const MULTIPLEXER: u64 = libc::makedev(5, 2);
+    let found = file.metadata().ok()?;
+    let waits = found.file_type().is_fifo() || file.is_terminal();
+    if !waits || found.rdev() == MULTIPLEXER {
+        return None;
+    }
+    let mut options = File::options();
+    options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
+}
+
+/// Elsewhere a descriptor that is opened again shares its flags.
+#[cfg(not(target_os = "linux"))]
+pub fn opened_anew(_file: &File) -> Option<File> {
+    None
+}
 
 /// What a file is waited for.
 #[derive(Clone, Copy)]

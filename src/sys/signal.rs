@@ -95,18 +95,18 @@ pub fn ignore_file_size_limit() {
 /// ignores SIGPIPE and SIGXFSZ: a reader that has gone and a file that may not grow are errors of
 /// one write, not the end of the process. sigaction(2).
 pub fn reset() -> io::Result<()> {
-    for number in 1..32 {
-        if number == libc::SIGKILL || number == libc::SIGSTOP {
-            continue;
-        }
+    // The C library keeps some of the numbers to itself.
+    #[cfg(target_os = "linux")]
+    let its_own = 32..libc::SIGRTMIN();
+    #[cfg(not(target_os = "linux"))]
+    let its_own = 0..0;
+    for number in NUMBERS {
         // The handlers of SIGSEGV and SIGBUS are std's own: they report a stack overflow.
-        if number == libc::SIGSEGV || number == libc::SIGBUS {
+        if number == libc::SIGSEGV || number == libc::SIGBUS || its_own.contains(&number) {
             continue;
         }
         let ignored = number == libc::SIGPIPE || number == libc::SIGXFSZ;
-        let disposition = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
-        // SAFETY: a standard disposition runs none of our code.
-        unsafe { libc::signal(number, disposition) };
+        dispose(number, if ignored { libc::SIG_IGN } else { libc::SIG_DFL })?;
     }
     unblock_all()
 }
@@ -121,22 +121,75 @@ fn unblock_all() -> io::Result<()> {
 /// Gives every signal that can have one this standard disposition, and unblocks all. For the moment
 /// between fork and exec: it allocates nothing and takes no lock.
 pub(super) fn begin_with(disposition: libc::sighandler_t) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    for number in 1..=64 {
-        // As the kernel has it: the disposition first, no flags, an empty mask. The C library keeps
-        // two of the numbers to itself, and anybody can send those.
-        let action = [disposition, 0, 0, 0];
-        let none = std::ptr::null_mut::<libc::c_void>();
-        // SAFETY: the kernel reads no more than `action` holds, and writes nothing; a standard
-        // disposition runs none of our code.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), none, 8) };
-    }
-    #[cfg(not(target_os = "linux"))]
-    for number in 1..32 {
-        // SAFETY: a standard disposition runs none of our code.
-        unsafe { libc::signal(number, disposition) };
+    for number in NUMBERS {
+        dispose(number, disposition)?;
     }
     unblock_all()
+}
+
+/// The numbers that signals have.
+#[cfg(target_os = "linux")]
+const NUMBERS: std::ops::RangeInclusive<libc::c_int> = 1..=64;
+#[cfg(not(target_os = "linux"))]
+const NUMBERS: std::ops::RangeInclusive<libc::c_int> = 1..=31;
+
+/// Gives a signal this standard disposition; the two that can have no other are left as they are.
+/// It allocates nothing and takes no lock. sigaction(2).
+fn dispose(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
+    if number == libc::SIGKILL || number == libc::SIGSTOP {
+        return Ok(());
+    }
+    match set_disposition(number, disposition) {
+        // An emulated system may have fewer.
+        Err(error) if number > 31 && error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        result => result,
+    }
+}
+
+/// The C library refuses the numbers that it keeps to itself, and anybody can send those; so the
+/// kernel is asked.
+#[cfg(all(
+    target_os = "linux",
+    not(any(
+        target_arch = "mips",
+        target_arch = "mips32r6",
+        target_arch = "mips64",
+        target_arch = "mips64r6",
+        target_arch = "sparc",
+        target_arch = "sparc64"
+    ))
+))]
+fn set_disposition(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
+    // As the kernel has it: the disposition first, then flags, sometimes a function, and the mask,
+    // in all 20 bytes or 32, or less. None of the rest is set.
+    let mut action = [0_usize; 8];
+    if let Some(first) = action.first_mut() {
+        *first = disposition;
+    }
+    // Arguments of a call with any number of them are as wide as a register.
+    let (number, none) = (libc::c_long::from(number), std::ptr::null_mut::<libc::c_void>());
+    // The bytes of a mask.
+    let length: libc::size_t = 8;
+    // SAFETY: the kernel reads no more than `action` holds, and writes nothing; a standard
+    // disposition runs none of our code.
+    let result =
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, action.as_ptr(), none, length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(any(
+    not(target_os = "linux"),
+    target_arch = "mips",
+    target_arch = "mips32r6",
+    target_arch = "mips64",
+    target_arch = "mips64r6",
+    target_arch = "sparc",
+    target_arch = "sparc64"
+))]
+fn set_disposition(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: a standard disposition runs none of our code.
+    let before = unsafe { libc::signal(number, disposition) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Ctrl-C and what else asks a command to end, as something to be waited for, from when this is
@@ -288,9 +341,30 @@ fn release(signals: &[libc::c_int]) -> io::Result<()> {
     signals.iter().try_for_each(|signal| dispose(*signal, libc::SIG_DFL))
 }
 
-#[cfg(not(target_os = "linux"))]
-fn dispose(signal: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: a standard disposition runs none of our code.
-    let before = unsafe { libc::signal(signal, disposition) };
-    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_program_begins_with_no_signal_ignored() {
+        use std::os::unix::process::CommandExt;
+        for (disposition, ignored) in
+            [(libc::SIG_IGN, "fffffffffffbfeff"), (libc::SIG_DFL, "0000000000000000")]
+        {
+            let mut command = std::process::Command::new("cat");
+            command.arg("/proc/self/status");
+            // SAFETY: it makes system calls, and no allocation.
+            unsafe { command.pre_exec(move || begin_with(disposition)) };
+            let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+            let line = said.lines().find_map(|line| line.strip_prefix("SigIgn:\t"));
+            assert_eq!(line, Some(ignored));
+        }
+    }
+
+    #[test]
+    fn a_number_that_no_signal_has_is_refused() {
+        assert!(dispose(-1, libc::SIG_DFL).is_err());
+        assert!(dispose(0, libc::SIG_DFL).is_err());
+    }
 }

@@ -138,8 +138,10 @@ struct Person {
 }
 
 impl Person {
-    /// `chat` in a terminal whose modes are looked at before and after, and its exit status.
-    fn at(home: &Home, model: &Model, words: &str) -> Person {
+    /// One with the prompt of `chat` before them, in a terminal whose modes are looked at before
+    /// and after, and its exit status.
+    #[track_caller]
+    fn talking(home: &Home, model: &Model) -> Person {
         let (path, keys) = lines(home);
         let modes = ["before", "after"].map(|name| home.beside(name));
         let [before, after] = modes.each_ref().map(|path| path.display().to_string());
@@ -147,7 +149,7 @@ impl Person {
         home.write(
             &inner,
             format!(
-                "trap : INT\nstty -g >'{before}'\nopta chat {words}\nstatus=$?\nstty -g >'{after}'\n\
+                "trap : INT\nstty -g >'{before}'\nopta chat\nstatus=$?\nstty -g >'{after}'\n\
                  echo \"status=$status\"\n"
             ),
         );
@@ -155,7 +157,9 @@ impl Person {
         let window = home.sh(r#"exec script -qec "$COMMAND" /dev/null"#).env("COMMAND", command);
         let window = window.env("SHELL", "/bin/sh").env("TERM", "xterm");
         let window = window.env("OPTA_MODEL_URL", model.url()).input(&path).stdout(ANYTHING);
-        Person { keys, window: window.spawn(), modes }
+        let person = Person { keys, window: window.spawn(), modes };
+        person.sees("> ");
+        person
     }
 
     fn types(&mut self, keys: &str) {
@@ -183,8 +187,7 @@ impl Person {
 fn at_a_terminal_there_is_a_prompt_and_ctrl_d_leaves() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
-    let mut person = Person::at(&home, &model, "");
-    person.sees("> ");
+    let mut person = Person::talking(&home, &model);
     person.types("hello\n");
     let mut question = model.question();
     person.sees("… waiting 0s");
@@ -204,8 +207,7 @@ fn at_a_terminal_there_is_a_prompt_and_ctrl_d_leaves() {
 fn at_a_terminal_ctrl_c_cancels_and_twice_leaves() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
-    let mut person = Person::at(&home, &model, "");
-    person.sees("> ");
+    let mut person = Person::talking(&home, &model);
     person.types("hello\n");
     let mut question = model.question();
     question.say("so far");
@@ -228,8 +230,7 @@ fn at_a_terminal_ctrl_c_cancels_and_twice_leaves() {
 fn at_a_terminal_permissions_are_asked_for() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
-    let mut person = Person::at(&home, &model, "");
-    person.sees("> ");
+    let mut person = Person::talking(&home, &model);
     person.types("test it\n");
     let asked = |count: usize, person: &Person| {
         let question = r#"Allow run_command "true 1"? [y]es / [n]o / [a]lways "#;
@@ -260,8 +261,7 @@ fn at_a_terminal_permissions_are_asked_for() {
 fn at_a_terminal_a_change_is_shown_before_it_is_asked_about() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
-    let mut person = Person::at(&home, &model, "");
-    person.sees("> ");
+    let mut person = Person::talking(&home, &model);
     person.types("write it\n");
     let lines: Vec<String> = (1..=30).map(|number| format!("line {number}")).collect();
     let content = lines.join("\\\\n");
@@ -288,8 +288,7 @@ fn at_a_terminal_a_change_is_shown_before_it_is_asked_about() {
 fn at_a_terminal_ctrl_c_cancels_what_waits_for_a_permission() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
-    let mut person = Person::at(&home, &model, "");
-    person.sees("> ");
+    let mut person = Person::talking(&home, &model);
     person.types("test it\n");
     model.question().call("run_command", r#"{\"command\":\"true\"}"#);
     person.sees("[a]lways");
@@ -343,8 +342,7 @@ fn a_request_to_end_ends_a_script_between_and_within_its_turns() {
 fn at_a_terminal_a_request_to_end_cancels_and_leaves() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
-    let mut person = Person::at(&home, &model, "");
-    person.sees("> ");
+    let mut person = Person::talking(&home, &model);
     person.types("hello\n");
     let mut question = model.question();
     question.say("so far");
@@ -394,8 +392,7 @@ fn a_line_that_cannot_be_said_ends_a_script_and_is_named() {
 fn at_a_terminal_a_line_that_cannot_be_said_is_no_end() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
-    let mut person = Person::at(&home, &model, "");
-    person.sees("> ");
+    let mut person = Person::talking(&home, &model);
     person.keys.write_all(b"\xff\n").unwrap();
     person.sees("opta: cannot say this: it is not UTF-8\r\n> ");
     person.types("hello\n");
@@ -412,8 +409,7 @@ fn at_a_terminal_a_tool_that_runs_is_said_to() {
     let gate = home.beside("gate");
     fifo(&gate);
     home.write(&home.config(), r#"{"permissions":{"run_command":"allow"}}"#);
-    let mut person = Person::at(&home, &model, "");
-    person.sees("> ");
+    let mut person = Person::talking(&home, &model);
     person.types("hello\n");
     let question = model.question();
     person.sees("… waiting 0s");
@@ -430,8 +426,7 @@ fn at_a_terminal_a_tool_that_runs_is_said_to() {
 fn at_a_terminal_the_line_ends_of_another_system_are_line_ends() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
-    let mut person = Person::at(&home, &model, "");
-    person.sees("> ");
+    let mut person = Person::talking(&home, &model);
     person.types("hello\n");
     let mut question = model.question();
     question.say("one\\r");

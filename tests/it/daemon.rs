@@ -165,6 +165,21 @@ fn the_token_reaches_neither_arguments_nor_environment_nor_log() {
 }
 
 #[test]
+fn a_program_whose_name_is_cut_within_a_character_has_its_arguments_overwritten() {
+    need!("/proc");
+    let home = Home::new();
+    // The kernel keeps 15 bytes of it.
+    let program = home.beside("opta-with-umlaü");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_opta"), &program).unwrap();
+    let script = r#"exec "$1" daemon start"#;
+    let daemon = home.sh(script).arg("sh").arg(&program).stdout(STARTED).run();
+    let line = fs::read(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
+    let title = String::from_utf8_lossy(&line);
+    assert_eq!(title.trim_end_matches('\0'), "opta\0daemon");
+    home.opta("daemon stop").stdout(STOPPED).run();
+}
+
+#[test]
 fn json_says_the_same_in_one_object_a_line() {
     const START: &str = concat!(
         r#"{"started":{new},"alreadyRunning":{old},"pid":{pid},"port":{port},"daemonId":"{id}","#,

@@ -56,3 +56,5 @@ mod sessions_cmd;
 mod task;
 /// The rules of the house.
 mod tidy;
+/// What is said while nobody reads.
+mod unread;

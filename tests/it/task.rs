@@ -2,20 +2,20 @@
 //! does not live to see the end.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::sync::mpsc::channel;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use crate::api::{Api, Event};
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, freeze, signal, skip};
+use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, freeze, signal, skip};
 
 /// `opta do` with these words, and a model to ask.
-fn task<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
+pub fn task<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
     home.opta(&format!("do {words}")).env("OPTA_MODEL_URL", model.url())
 }
 
@@ -159,35 +159,84 @@ fn a_hangup_that_is_ignored_stays_ignored() {
 }
 
 #[test]
-fn a_signal_reaches_a_command_whose_output_nobody_reads() {
-    for (words, name, status) in [("x", "INT", 130), ("x", "TERM", 143), ("--events x", "INT", 130)]
-    {
-        let (home, model) = (Home::new(), Model::new());
-        let pipe = full_pipe(&home);
-        let running = task(&home, &model, words).output(&pipe).stderr(ANYTHING).status(status);
-        let running = running.spawn();
-        let mut question = model.question();
-        question.say("so far");
-        said(&home, "so far");
-        signal(running.pid(), name);
-        running.finish();
-        question.assert_dropped();
-    }
+fn ctrl_c_cancels_a_turn_whose_connection_was_lost() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let relay = Relay::before(&home);
+    let said = "opta: cannot finish the turn: {why} (cancelled)\n";
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(130).spawn();
+    let mut question = model.question();
+    question.say("so far");
+    eventually("the answer begins", || running.output() == "so far");
+    relay.cut();
+    signal(running.pid(), "INT");
+    relay.go_on();
+    running.finish();
+    question.assert_dropped();
 }
 
-#[test]
-fn a_signal_reaches_a_command_whose_object_nobody_reads() {
-    let (home, model) = (Home::new(), Model::new());
-    let pipe = full_pipe(&home);
-    let running = task(&home, &model, "--json x").output(&pipe).stderr(ANYTHING).status(130);
-    let running = running.spawn();
-    model.question().answer("all of it");
-    eventually("the turn is done", || {
-        let list = home.opta("sessions list --json").stdout(ANYTHING).run().stdout;
-        list.contains(r#""status":"idle""#) && list.contains(r#""turns":1"#)
-    });
-    signal(running.pid(), "INT");
-    running.finish();
+/// What stands between a home's commands and its daemon, for a test to cut the connections.
+#[derive(Clone)]
+struct Relay {
+    /// All connections there have been, from both sides.
+    known: Arc<Mutex<Vec<TcpStream>>>,
+    holds: Arc<AtomicBool>,
+}
+
+impl Relay {
+    fn before(home: &Home) -> Relay {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let ours = listener.local_addr().unwrap().port();
+        let port = home.card().port();
+        let card = fs::read_to_string(home.file("state.json")).unwrap();
+        let card = card.replace(&format!("\"port\":{port}"), &format!("\"port\":{ours}"));
+        home.write(&home.file("state.json"), card);
+        let relay = Relay { known: Arc::default(), holds: Arc::default() };
+        let at_work = relay.clone();
+        let accepting = move || {
+            for near in listener.incoming() {
+                let (near, relay) = (near.unwrap(), at_work.clone());
+                let far = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+                for stream in [&near, &far] {
+                    relay.known.lock().unwrap().push(stream.try_clone().unwrap());
+                }
+                let names = [ours, port].map(|port| format!("Host: 127.0.0.1:{port}\r\n"));
+                let pair = (far.try_clone().unwrap(), near.try_clone().unwrap());
+                for (mut from, mut to) in [(near, far), pair] {
+                    let (relay, [ours, theirs]) = (relay.clone(), names.clone());
+                    let copying = move || {
+                        let mut chunk = [0; 16 * 1024];
+                        while let Ok(count @ 1..) = from.read(&mut chunk) {
+                            eventually("it goes on", || !relay.holds.load(Ordering::Acquire));
+                            // The daemon wants to be called by its own name.
+                            let text = String::from_utf8_lossy(&chunk[..count]);
+                            drop(to.write_all(text.replacen(&ours, &theirs, 1).as_bytes()));
+                        }
+                        drop(to.shutdown(Shutdown::Write));
+                    };
+                    drop(thread::Builder::new().name("relay".into()).spawn(copying).unwrap());
+                }
+            }
+        };
+        drop(thread::Builder::new().name("relay".into()).spawn(accepting).unwrap());
+        relay
+    }
+
+    /// Cuts all connections, and waits for the next one, which is kept waiting.
+    fn cut(&self) {
+        self.holds.store(true, Ordering::Release);
+        let known = self.known.lock().unwrap();
+        let count = known.len();
+        for stream in known.iter() {
+            drop(stream.shutdown(Shutdown::Both));
+        }
+        drop(known);
+        eventually("it connects again", || self.known.lock().unwrap().len() > count);
+    }
+
+    fn go_on(&self) {
+        self.holds.store(false, Ordering::Release);
+    }
 }
 
 #[test]
@@ -201,34 +250,6 @@ fn a_request_to_end_is_met_even_if_the_daemon_does_not_answer() {
     freeze(home.owner().unwrap());
     signal(running.pid(), "TERM");
     running.finish();
-}
-
-/// A pipe into which no byte more fits, and which nobody reads.
-fn full_pipe(home: &Home) -> PathBuf {
-    let pipe = home.beside("pipe");
-    fifo(&pipe);
-    let mut both = File::options().read(true).write(true).open(&pipe).unwrap();
-    let (sender, full) = channel();
-    let filling = move || {
-        // On Linux this is all that fits. The thread holds the pipe open as long as the test runs.
-        both.write_all(&[b'.'; 64 * 1024]).unwrap();
-        sender.send(()).unwrap_or(());
-        drop(both.write_all(b"."));
-    };
-    drop(thread::Builder::new().name("fill a pipe".into()).spawn(filling).unwrap());
-    // Where less fits, it does not come to this, and the pipe is full as well.
-    full.recv_timeout(Duration::from_secs(2)).unwrap_or(());
-    pipe
-}
-
-/// Waits until the model's words have come as far as the journal.
-fn said(home: &Home, text: &str) {
-    let sessions = home.path().join(".config/opta/sessions");
-    eventually("the words are in the journal", || {
-        let folders = fs::read_dir(&sessions).into_iter().flatten();
-        let journals = folders.map(|entry| entry.unwrap().path().join("journal.jsonl"));
-        journals.into_iter().any(|path| fs::read_to_string(path).is_ok_and(|j| j.contains(text)))
-    });
 }
 
 #[test]

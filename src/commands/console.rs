@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cli::Show;
 use crate::commands::keyboard::Keyboard;
 use crate::commands::screen::Screen;
-use crate::error::{Doing, Error};
+use crate::error::{Doing, Error, one_line};
 use crate::json::Raw;
 use crate::sys::signal::{Interrupts, Signal};
 use crate::{api, limits};
@@ -21,25 +21,47 @@ pub enum End {
     Left,
 }
 
+impl End {
+    /// What a turn comes to that somebody has told to end.
+    pub fn cancelled(message: &str) -> End {
+        End::Failed(api::Fault { code: "cancelled".to_owned(), message: message.to_owned() })
+    }
+
+    /// Why the turn did not get done, on one line; nothing if it did, or may have.
+    pub fn reason(&self) -> Option<String> {
+        let End::Failed(fault) = self else { return None };
+        Some(one_line(&format!("cannot finish the turn: {} ({})", fault.message, fault.code)))
+    }
+}
+
 /// Where somebody sits, or nobody.
-pub struct Desk {
+pub struct Console {
     pub screen: Screen,
     interrupts: Rc<Interrupts>,
     /// Somebody who can be asked.
     pub keyboard: Option<Keyboard>,
+    /// Somebody has pressed Ctrl-C in the course of this turn.
+    pub interrupted: bool,
     /// What ends the command, and until when it may wait for the end of its turn.
     leaving: Option<(Signal, Instant)>,
 }
 
-impl Desk {
+impl Console {
     /// One on which `show` is shown. From now on signals do not end this process.
-    pub fn new(show: Show) -> Result<Desk, Error> {
+    pub fn new(show: Show) -> Result<Console, Error> {
         let interrupts = Rc::new(Interrupts::take().doing("wait for signals")?);
         let screen = Screen::new(show, &interrupts)?;
-        Ok(Desk { screen, interrupts, keyboard: Keyboard::of_terminal()?, leaving: None })
+        let keyboard = Keyboard::of_terminal()?;
+        Ok(Console { screen, interrupts, keyboard, interrupted: false, leaving: None })
     }
 
-    /// Until [`Desk::hold`], a signal ends the process as if this were not here.
+    /// A turn begins.
+    pub fn begin(&mut self) {
+        self.interrupted = false;
+        self.screen.begin();
+    }
+
+    /// Until [`Console::hold`], a signal ends the process as if this were not here.
     pub fn let_through(&self) -> Result<(), Error> {
         self.interrupts.let_through().doing("wait for signals")
     }
@@ -59,15 +81,16 @@ impl Desk {
         let seen = self.interrupts.seen().doing("wait for signals")?;
         if let Some(signal) = seen {
             self.screen.hurry();
-            if signal != Signal::Interrupt {
-                self.leaving = Some((signal, Instant::now() + limits::PARTING_MAX));
+            match signal {
+                Signal::Interrupt => self.interrupted = true,
+                _ => self.leaving = Some((signal, Instant::now() + limits::PARTING_MAX)),
             }
         }
         Ok(seen)
     }
 
     /// How long the end of a turn may still be waited for; `None` without a limit.
-    pub fn patience(&self) -> Option<Duration> {
+    pub fn left(&self) -> Option<Duration> {
         self.leaving.map(|(_, until)| until.saturating_duration_since(Instant::now()))
     }
 
@@ -76,17 +99,25 @@ impl Desk {
         self.leaving.map(|(signal, _)| signal.status())
     }
 
+    /// Has all that was shown written, or given up. A signal that comes meanwhile is taken.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        loop {
+            self.screen.flush()?;
+            if !self.screen.is_pending() {
+                return Ok(());
+            }
+            self.signal()?;
+        }
+    }
+
     /// Takes all signals that are left: nothing follows that they could end.
     pub fn settle(&mut self) {
         while let Ok(Some(_)) = self.signal() {}
     }
 
     /// The exit status that this end of a turn makes.
-    pub fn status(&mut self, end: &End) -> u8 {
+    pub fn status(&self, end: &End) -> u8 {
         let given_up = self.screen.is_stuck();
-        if given_up {
-            self.settle();
-        }
         match (self.leaves(), end) {
             (Some(status), _) => status,
             (None, End::Done(_)) if !given_up => 0,

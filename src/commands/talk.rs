@@ -6,16 +6,16 @@
 //! signals, since a process with two could not start a daemon.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::agent::find::{self, Wanted};
 use crate::cli::{Grant, Model};
 use crate::commands::Output;
-use crate::commands::desk::{Desk, End};
-use crate::commands::payload::{Figures, Of, Request, Resolved, Stats, Text, ToolEnd, ToolStart};
-use crate::commands::question::{Question, Reply};
+use crate::commands::console::{Console, End};
+use crate::commands::payload::{Figures, Of, Request, Stats, Text, ToolEnd, ToolStart};
+use crate::commands::question::{self, Question, Reply};
 use crate::commands::screen::Call;
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, one_line};
@@ -23,6 +23,7 @@ use crate::http::EventStream;
 use crate::json::{self, Raw};
 use crate::lifecycle::guardian::{Ensured, How};
 use crate::lifecycle::reach::reach;
+use crate::lifecycle::status::{self, Status};
 use crate::paths::Paths;
 use crate::session::rules::SessionId;
 use crate::session::turn::{Endpoint, Fault};
@@ -33,7 +34,6 @@ use crate::{api, client, limits, sys};
 /// A session that turns are submitted to.
 pub struct Talk<'a> {
     paths: &'a Paths,
-    output: &'a Output,
     config: Config,
     settings: ModelSettings,
     model: &'a Model,
@@ -49,8 +49,17 @@ pub struct Talk<'a> {
     pub turn_id: Option<String>,
 }
 
+/// What would be lost if a signal ended this process while a daemon is being waited for.
+#[derive(Clone, Copy)]
+enum Stake {
+    /// It does, then.
+    Nothing,
+    /// A turn that goes on without this process: signals wait, and cancel it.
+    Turn,
+}
+
 /// A turn that is followed.
-struct Turn {
+struct Followed {
     id: String,
     /// Of the last event that was seen.
     seq: u64,
@@ -65,7 +74,6 @@ impl<'a> Talk<'a> {
     /// A talk in `session`, or in a new one that is made with its first turn.
     pub fn new(
         paths: &'a Paths,
-        output: &'a Output,
         model: &'a Model,
         session: Option<SessionId>,
     ) -> Result<Talk<'a>, Error> {
@@ -80,7 +88,6 @@ impl<'a> Talk<'a> {
         let options = api::TurnOptions { environment: Some(environment), ..Default::default() };
         Ok(Talk {
             paths,
-            output,
             config,
             settings,
             model,
@@ -111,54 +118,38 @@ impl<'a> Talk<'a> {
     ///
     /// # Errors
     /// What keeps it from being submitted, or from being followed.
-    pub fn run(&mut self, content: &str, desk: &mut Desk) -> Result<End, Error> {
-        desk.screen.begin();
-        self.options.attended = Some(desk.keyboard.is_some());
+    pub fn run(&mut self, content: &str, console: &mut Console) -> Result<End, Error> {
+        console.begin();
+        self.options.attended = Some(console.keyboard.is_some());
         if self.options.endpoint.is_none() {
             // The daemon first: without one there is nothing to have a model for.
-            self.reach(desk, |_| Ok(()))?;
+            self.reach(console, Stake::Nothing, |_| Ok(()))?;
             match self.endpoint() {
                 Ok(endpoint) => self.options.endpoint = Some(endpoint),
                 Err(fault) => {
-                    desk.screen.end()?;
+                    console.screen.end()?;
                     let code = fault.code.to_owned();
                     return Ok(End::Failed(api::Fault { code, message: fault.message }));
                 }
             }
         }
-        if desk.signal()?.is_some() {
-            desk.screen.end()?;
-            return Ok(End::Failed(cancelled("it was cancelled before it began")));
+        if console.signal()?.is_some() {
+            console.screen.end()?;
+            return Ok(End::cancelled("it was cancelled before it began"));
         }
         let id = format!("turn_{}", letters(12)?);
-        let (mut turn, stream) = self.submit(id, content, desk)?;
-        let end = self.follow(&mut turn, stream, desk);
-        let shown = desk.screen.end();
+        let (mut turn, stream) = self.submit(id, content, console)?;
+        let end = self.follow(&mut turn, stream, console);
+        let shown = console.screen.end().and_then(|()| console.finish());
         if matches!(end, Err(Error::Output(_))) {
             // Nobody is left to read what it would say.
             self.cancel(&turn.id);
         }
         shown?;
         if let Ok(End::Done(stats)) = &end {
-            self.warn(stats);
+            warn(stats, console);
         }
         end
-    }
-
-    /// Says so if the answer is not all that the model had to say.
-    fn warn(&self, stats: &Raw) {
-        let figures: Option<Figures> = json::parse(stats.as_str().as_bytes()).ok();
-        match figures.and_then(|figures| figures.finish_reason).as_deref() {
-            None => {}
-            Some("length") => self.output.say(&format!(
-                "the answer is cut off: it has reached {} tokens, or the end of the model's context",
-                limits::ANSWER_TOKENS_MAX
-            )),
-            Some(reason) => {
-                let reason = one_line(reason);
-                self.output.say(&format!("the model server has ended the answer: {reason}"));
-            }
-        }
     }
 
     /// Where the model is: looked for once, and meant for every turn.
@@ -173,8 +164,8 @@ impl<'a> Talk<'a> {
         &mut self,
         id: String,
         content: &str,
-        desk: &mut Desk,
-    ) -> Result<(Turn, EventStream), Error> {
+        console: &mut Console,
+    ) -> Result<(Followed, EventStream), Error> {
         let name = format!("opta-{}", std::process::id());
         let new = api::NewTurn {
             turn_id: id.clone(),
@@ -184,8 +175,8 @@ impl<'a> Talk<'a> {
             options: self.options.clone(),
         };
         let (session, founding) = (self.session.clone(), self.founding.take());
-        let answers = desk.keyboard.is_some();
-        let submitted = self.reach(desk, |card| {
+        let answers = console.keyboard.is_some();
+        let submitted = self.reach(console, Stake::Nothing, |card| {
             if let Some(founding) = &founding {
                 client::create_session(card, founding)?;
             }
@@ -202,49 +193,52 @@ impl<'a> Talk<'a> {
         let (seq, stream) = submitted?;
         self.turn_id = Some(id.clone());
         let questions = VecDeque::new();
-        Ok((Turn { id, seq, losses: 0, cancelled: false, questions }, stream))
+        Ok((Followed { id, seq, losses: 0, cancelled: false, questions }, stream))
     }
 
     /// Calls the daemon, and says so once if it is another one than before.
     fn reach<T>(
         &mut self,
-        desk: &mut Desk,
+        console: &mut Console,
+        stake: Stake,
         call: impl FnMut(&Card) -> Result<T, client::Failure>,
     ) -> Result<T, Error> {
-        let Talk { paths, output, config, card, .. } = self;
-        // Nothing is at stake while a daemon is being waited for.
-        desk.let_through()?;
+        let Talk { paths, config, card, .. } = self;
+        if matches!(stake, Stake::Nothing) {
+            console.let_through()?;
+        }
         let tell = |daemon: &Ensured| {
-            drop(desk.hold());
+            drop(console.hold());
             let before = card.replace(daemon.card.clone());
             let met = before.as_ref().map(|card| &card.daemon_id);
             if met == Some(&daemon.card.daemon_id) {
                 return;
             }
-            desk.screen.make_room();
+            console.screen.make_room();
+            let output = Output::to_keep();
             output.introduce(daemon);
             let crashed = matches!(&daemon.how, How::Started(past) if past.crashed.is_some());
             if before.is_some() && !crashed {
                 output.say(&format!("the daemon was restarted (pid {})", daemon.card.pid));
             }
+            console.screen.tell(&output.kept().words);
         };
         let answer = reach(paths, config, tell, call);
-        desk.hold()?;
+        console.hold()?;
         answer
     }
 
     fn follow(
         &mut self,
-        turn: &mut Turn,
+        turn: &mut Followed,
         mut stream: EventStream,
-        desk: &mut Desk,
+        console: &mut Console,
     ) -> Result<End, Error> {
         loop {
-            if let Some(end) = self.watch(turn, &mut stream, desk)? {
+            if let Some(end) = self.watch(turn, &mut stream, console)? {
                 return Ok(end);
             }
-            // While a daemon is being waited for a signal would end this process at once.
-            if desk.signal()?.is_some() || desk.leaves().is_some() {
+            if console.signal()?.is_some() || console.leaves().is_some() {
                 self.cancel(&turn.id);
                 return Ok(End::Left);
             }
@@ -254,25 +248,40 @@ impl<'a> Talk<'a> {
                 return Err(Error::Reply { what: "follow the turn", because });
             }
             let (session, seq) = (self.session.clone(), turn.seq);
-            let answers = desk.keyboard.is_some();
-            stream = self.reach(desk, |card| {
+            let stake = self.stake();
+            let answers = console.keyboard.is_some();
+            let again = self.reach(console, stake, |card| {
                 let stream = client::follow(card, &session, seq, answers);
                 stream.inspect_err(|failure| abandon(card, &session, &turn.id, failure))
-            })?;
+            });
+            if again.is_err() && console.signal()?.is_some() {
+                self.cancel(&turn.id);
+                return Ok(End::Left);
+            }
+            stream = again?;
+        }
+    }
+
+    /// What a signal would put an end to while the daemon is looked for, once the turn was lost.
+    fn stake(&self) -> Stake {
+        match status::look(self.paths) {
+            // Interrupted with its daemon; to wait for the next one may take long.
+            Ok(Status::Stopped | Status::Crashed { .. }) => Stake::Nothing,
+            _ => Stake::Turn,
         }
     }
 
     /// Watches a turn until it ends; `None` if the daemon was lost before.
     fn watch(
         &mut self,
-        turn: &mut Turn,
+        turn: &mut Followed,
         stream: &mut EventStream,
-        desk: &mut Desk,
+        console: &mut Console,
     ) -> Result<Option<End>, Error> {
         let mut heard = Instant::now();
         loop {
             while let Some(envelope) = stream.next().ok().flatten() {
-                if let Some(end) = self.event(envelope, turn, desk)? {
+                if let Some(end) = self.event(envelope, turn, console)? {
                     return Ok(Some(end));
                 }
             }
@@ -280,25 +289,26 @@ impl<'a> Talk<'a> {
             if left.is_zero() {
                 return Ok(None);
             }
-            let patience = desk.patience();
+            let patience = console.left();
             if patience == Some(Duration::ZERO) {
                 return Ok(Some(End::Left));
             }
-            let wait = [desk.screen.tick(), patience].into_iter().flatten().fold(left, Ord::min);
-            let asked = desk.keyboard.as_ref().filter(|_| !turn.questions.is_empty());
+            let wait = [console.screen.tick(), patience].into_iter().flatten().fold(left, Ord::min);
+            let asked = console.keyboard.as_ref().filter(|_| !turn.questions.is_empty());
             let keys = asked.map_or_else(|| stream.as_fd(), |keyboard| keyboard.as_fd());
-            let files = [stream.as_fd(), desk.signals(), keys];
+            let files = [stream.as_fd(), console.signals(), keys];
             let [spoke, signalled, typed] =
                 sys::wait_readable(files, Some(wait)).doing("wait for the daemon")?;
             let typed = typed && asked.is_some();
-            if signalled && desk.signal()?.is_some() {
+            if signalled && console.signal()?.is_some() {
                 if std::mem::replace(&mut turn.cancelled, true) {
                     return Ok(Some(End::Left));
                 }
                 self.cancel(&turn.id);
+                console.screen.flush()?;
             }
             if typed {
-                self.read_answers(turn, desk)?;
+                self.read_answers(turn, console)?;
             }
             if spoke {
                 if stream.read().is_err() {
@@ -319,8 +329,8 @@ impl<'a> Talk<'a> {
     fn event(
         &mut self,
         text: &str,
-        turn: &mut Turn,
-        desk: &mut Desk,
+        turn: &mut Followed,
+        console: &mut Console,
     ) -> Result<Option<End>, Error> {
         // The last word of a stream is no event of the session.
         let Ok(api::Envelope { event, seq, payload }) = json::parse(text.as_bytes()) else {
@@ -331,7 +341,7 @@ impl<'a> Talk<'a> {
         }
         turn.seq = seq;
         turn.losses = 0;
-        desk.screen.event(text)?;
+        console.screen.event(text)?;
         let payload = payload.as_str().as_bytes();
         let of: Option<Of> = json::parse(payload).ok();
         let is_its_own = of.and_then(|of| of.turn_id).as_ref() == Some(&turn.id);
@@ -344,28 +354,34 @@ impl<'a> Talk<'a> {
         match event.as_str() {
             "turn.token" => {
                 if let Ok(Text { text }) = json::parse(payload) {
-                    desk.screen.text(&text)?;
+                    console.screen.text(&text)?;
                 }
             }
-            "turn.thinking" => desk.screen.thinking(),
+            "turn.thinking" => console.screen.thinking(),
             "tool.start" => {
                 if let Ok(ToolStart { id, name, args }) = json::parse(payload) {
-                    desk.screen.call(Call { id, name, args, duration_ms: None, success: None })?;
+                    console.screen.call(Call {
+                        id,
+                        name,
+                        args,
+                        duration_ms: None,
+                        success: None,
+                    })?;
                 }
             }
             "tool.end" => {
                 if let Ok(ToolEnd { id, duration_ms, success }) = json::parse(payload) {
-                    desk.screen.called(&id, duration_ms, success);
+                    console.screen.called(&id, duration_ms, success);
                 }
             }
             "permission.request" => {
                 if let Ok(request) = json::parse(payload) {
-                    self.asked(request, is_its_own, turn, desk);
+                    self.asked(request, is_its_own, turn, console);
                 }
             }
             "permission.resolved" => {
                 if let Ok(resolved) = json::parse(payload) {
-                    settled(&resolved, turn, desk);
+                    question::settled(&mut turn.questions, &resolved, turn.cancelled, console);
                 }
             }
             "turn.done" => {
@@ -379,20 +395,20 @@ impl<'a> Talk<'a> {
     }
 
     /// A turn waits for a permission; what is always allowed here is so for turns of our own.
-    fn asked(&mut self, request: Request, own: bool, turn: &mut Turn, desk: &mut Desk) {
-        let question = Question::new(request);
+    fn asked(&mut self, request: Request, own: bool, turn: &mut Followed, console: &mut Console) {
+        let question = Question::new(request, own);
         if own && self.always.contains(&question.tool) {
             return self.decide(&question.request_id, true);
         }
         turn.questions.push_back(question);
         if turn.questions.len() == 1 {
-            put(turn, desk);
+            question::put(&mut turn.questions, console);
         }
     }
 
     /// Takes what was typed as the answer to the question on the screen.
-    fn read_answers(&mut self, turn: &mut Turn, desk: &mut Desk) -> Result<(), Error> {
-        let (Some(keyboard), Some(question)) = (&mut desk.keyboard, turn.questions.front_mut())
+    fn read_answers(&mut self, turn: &mut Followed, console: &mut Console) -> Result<(), Error> {
+        let (Some(keyboard), Some(question)) = (&mut console.keyboard, turn.questions.front_mut())
         else {
             return Ok(());
         };
@@ -403,17 +419,11 @@ impl<'a> Talk<'a> {
             None if keyboard.take_end() => question.reply(None),
             None => return Ok(()),
         };
-        match reply {
-            Reply::Yes | Reply::Always | Reply::No => {}
-            Reply::Show => {
-                question.show();
-                put(turn, desk);
-                return Ok(());
-            }
-            Reply::Unclear => {
-                put(turn, desk);
-                return Ok(());
-            }
+        if matches!(reply, Reply::Show | Reply::Unclear) {
+            let rest = if matches!(reply, Reply::Show) { question.show() } else { String::new() };
+            console.screen.tell(&rest);
+            question::put(&mut turn.questions, console);
+            return Ok(());
         }
         if let Some(question) = turn.questions.pop_front() {
             self.decide(&question.request_id, !matches!(reply, Reply::No));
@@ -422,14 +432,14 @@ impl<'a> Talk<'a> {
             }
         }
         turn.questions.retain(|question| {
-            let always = self.always.contains(&question.tool);
+            let always = question.own && self.always.contains(&question.tool);
             if always {
                 self.decide(&question.request_id, true);
             }
             !always
         });
-        desk.screen.await_more();
-        put(turn, desk);
+        console.screen.await_more();
+        question::put(&mut turn.questions, console);
         Ok(())
     }
 
@@ -441,11 +451,6 @@ impl<'a> Talk<'a> {
             drop(client::decide(card, &self.session, request_id, &decision));
         }
     }
-}
-
-/// What a turn comes to that is not waited for.
-pub fn cancelled(message: &str) -> api::Fault {
-    api::Fault { code: "cancelled".to_owned(), message: message.to_owned() }
 }
 
 /// The name of a session that is to be, and what it is to be made with.
@@ -473,32 +478,18 @@ fn abandon(card: &Card, session: &SessionId, turn_id: &str, failure: &client::Fa
     }
 }
 
-/// Puts the first question on the screen, if there is one and somebody to be asked.
-fn put(turn: &mut Turn, desk: &mut Desk) {
-    let (Some(question), Some(keyboard)) = (turn.questions.front_mut(), &mut desk.keyboard) else {
-        return;
-    };
-    // What was typed before the question is no answer to it.
-    keyboard.forget();
-    desk.screen.make_room();
-    desk.screen.hush();
-    question.put();
-}
-
-/// Somebody has decided, perhaps another one than who is asked here.
-fn settled(resolved: &Resolved, turn: &mut Turn, desk: &mut Desk) {
-    let Resolved { request_id, decision } = resolved;
-    let Some(at) = turn.questions.iter().position(|one| one.request_id == *request_id) else {
-        return;
-    };
-    drop(turn.questions.remove(at));
-    if at == 0 && desk.keyboard.is_some() {
-        drop(writeln!(io::stderr()));
-        // A turn that is cancelled answers for itself.
-        if !turn.cancelled {
-            drop(writeln!(io::stderr(), "opta: decided elsewhere: {}", one_line(decision)));
+/// Says so if the answer is not all that the model had to say.
+fn warn(stats: &Raw, console: &mut Console) {
+    let figures: Option<Figures> = json::parse(stats.as_str().as_bytes()).ok();
+    match figures.and_then(|figures| figures.finish_reason).as_deref() {
+        None => {}
+        Some("length") => console.screen.say(&format!(
+            "the answer is cut off: it has reached {} tokens, or the end of the model's context",
+            limits::ANSWER_TOKENS_MAX
+        )),
+        Some(reason) => {
+            let reason = one_line(reason);
+            console.screen.say(&format!("the model server has ended the answer: {reason}"));
         }
-        desk.screen.await_more();
-        put(turn, desk);
     }
 }
