@@ -112,7 +112,7 @@ impl<'a> Answering<'a> {
             let calls = self.calls_of(&answer)?;
             if calls.is_empty() {
                 if is_cut_off(&answer) {
-                    return Err(cut_off());
+                    return Err(cut_off(&answer.finish));
                 }
                 return Ok(self.progress.done(answer.finish));
             }
@@ -135,7 +135,8 @@ impl<'a> Answering<'a> {
                     refused = Some(messages.len());
                 }
                 Err(fault) if fault.code == code::MALFORMED && !spoke && self.insist() => {}
-                Ok(answer) if is_cut_off(&answer) && self.insist() => {}
+                Ok(answer)
+                    if is_cut_off(&answer) && answer.finish == Finish::Length && self.insist() => {}
                 Ok(answer) => {
                     let now = Instant::now();
                     self.contexts.learn(&self.endpoint, messages.len(), refused, now);
@@ -362,10 +363,17 @@ fn out_of_time() -> Fault {
 
 /// Nothing has come of it: a call that is cut is not one.
 fn is_cut_off(answer: &Answer) -> bool {
-    answer.text.is_empty() && answer.finish == Finish::Length
+    answer.text.is_empty() && !answer.finish.is_the_models_own()
 }
 
-fn cut_off() -> Fault {
+fn cut_off(finish: &Finish) -> Fault {
+    if let Finish::Other(word) = finish {
+        let message = format!(
+            "the model server has ended the answer before it said anything ({word}); a tool call \
+             beside that is not run"
+        );
+        return Fault { code: "model-cut-off", message };
+    }
     let tokens = limits::ANSWER_TOKENS_MAX;
     let message = format!(
         "the model's answer was cut off before it said anything: it reached {tokens} tokens, or the end \

@@ -15,6 +15,9 @@ const TEMPERATURE: &str = "0.2";
 const INTERRUPTED: &str = "error: this call was started and then interrupted; it may have done all \
     of its work, a part of it or nothing: check which before you repeat it";
 
+/// The answer to what was said in a turn that ended before it had one.
+const NO_ANSWER: &str = "[no answer: this was cancelled or has failed]";
+
 /// A field that some servers do not know and can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extra {
@@ -114,7 +117,15 @@ pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
                 }
             }
             Message::Tool { .. } => {}
-            Message::Given(_) | Message::User(_) => add(message, &mut out),
+            Message::Given(_) => add(message, &mut out),
+            Message::User(_) => {
+                add(message, &mut out);
+                // Some models refuse to be spoken to twice without an answer.
+                if matches!(rest.first(), Some(Message::User(_))) {
+                    let (text, calls) = (NO_ANSWER.to_owned(), Vec::new());
+                    add(&Message::Assistant { text, calls }, &mut out);
+                }
+            }
         }
     }
     out.push(']');
@@ -267,5 +278,13 @@ mod tests {
         assert_eq!(messages(None, &[]), "[]");
         // What was begun is not told as if it had not been.
         assert!(text.contains("was started") && text.contains("check which before"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_said_twice_without_an_answer() {
+        let said = [Message::User("a".into()), Message::User("b".into())];
+        let user = |text: &str| format!("{{\"role\":\"user\",\"content\":\"{text}\"}}");
+        let answer = format!("{{\"role\":\"assistant\",\"content\":\"{NO_ANSWER}\"}}");
+        assert_eq!(messages(None, &said), format!("[{},{answer},{}]", user("a"), user("b")));
     }
 }

@@ -104,6 +104,11 @@ fn an_answer_that_is_cut_off_before_a_word_is_an_error_and_one_with_words_is_not
     let stage = Stage::new(|_| Says::Cut(""));
     let events = stage.run(alone(), "turn.error");
     assert!(of(&events, "turn.error")[0].contains(r#""code":"model-cut-off""#));
+    let stage = Stage::new(|_| Says::Filtered(""));
+    let events = stage.run(alone(), "turn.error");
+    let error = of(&events, "turn.error")[0];
+    assert!(error.contains(r#""code":"model-cut-off""#), "{error}");
+    assert!(error.contains("(content_filter)") && stage.asked().len() == 1, "{error}");
     // Not even if the words look like a call.
     for says in [Says::Cut, Says::Filtered] {
         let stage = Stage::new(move |_| says(r#"{"name":"list_dir","arguments":{}}"#));
