@@ -75,6 +75,8 @@ pub enum Error {
     NoSession { typed: String },
     /// The ids of several sessions begin so: some of them, and how many there are.
     AmbiguousSession { typed: String, some: Vec<String>, count: usize },
+    /// Nothing of the session can be read.
+    SessionDamaged { id: String, because: &'static str },
     /// The session has work in flight and was to be deleted.
     SessionBusy { id: String },
     /// The daemon is of another version and speaks another protocol.
@@ -133,6 +135,7 @@ impl Error {
             Error::Unservable { .. } => "UNSERVABLE_PATH",
             Error::NoSessions | Error::NoSession { .. } => "SESSION_NOT_FOUND",
             Error::AmbiguousSession { .. } => "AMBIGUOUS_ID",
+            Error::SessionDamaged { .. } => "SESSION_DAMAGED",
             Error::Protocol { .. } => "VERSION_SKEW",
         }
     }
@@ -169,6 +172,9 @@ impl Error {
                 Some("to replace or remove it all the same: the same command with --force".into())
             }
             Error::NoSession { .. } => Some("to see which there are: opta sessions list".into()),
+            Error::SessionDamaged { id, .. } => {
+                Some(format!("to see what is wrong: opta sessions verify {id}"))
+            }
             Error::NoSessions => Some("to begin one: opta chat".into()),
             Error::Protocol { .. } => {
                 Some("to move it to this version: opta daemon restart".into())
@@ -206,6 +212,9 @@ impl fmt::Display for Error {
                     0 => Ok(()),
                     more => write!(f, " and {more} more begin so"),
                 }
+            }
+            Error::SessionDamaged { id, because } => {
+                write!(f, "cannot read the session {id}: {because}")
             }
             Error::SessionBusy { id } => {
                 write!(f, "cannot delete the session {id}: a turn of it is in progress")

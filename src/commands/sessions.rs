@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{At, Error, one_line};
 use crate::lifecycle::reach::reach;
 use crate::paths::Paths;
-use crate::session::journal::Findings;
+use crate::session::findings::Findings;
 use crate::session::rules::SessionId;
 use crate::session::store::{Store, Summary};
 use crate::session::transcript::{Transcript, turns};
@@ -122,6 +122,8 @@ struct Damage {
     damaged: u64,
     #[nserde(rename = "tornBytes")]
     torn_bytes: u64,
+    #[nserde(rename = "missingBytes")]
+    missing_bytes: u64,
 }
 
 #[derive(SerJson)]
@@ -142,7 +144,7 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
     let mut torn = Vec::new();
     for id in &ids {
         match store.examine(id, |_| {}) {
-            Ok(found) if found.torn_bytes > 0 => torn.push((id, found)),
+            Ok(found) if found.torn_bytes > 0 || found.missing_bytes > 0 => torn.push((id, found)),
             Ok(found) if found.damaged > 0 => tell_damage(id, &found, &mut verified, output)?,
             Ok(_) => {}
             // It was deleted in the meantime.
@@ -192,7 +194,7 @@ fn look_again<'i>(
             // It goes on; what is behind its end now is the next record.
             now.torn_bytes = 0;
         }
-        if now.torn_bytes > 0 || now.damaged > 0 {
+        if now.torn_bytes > 0 || now.damaged > 0 || now.missing_bytes > 0 {
             damaged.push((id, now));
         }
     }
@@ -206,15 +208,24 @@ fn tell_damage(
     output: &Output,
 ) -> Result<(), Error> {
     verified.damaged_sessions += 1;
-    let Findings { records, damaged, torn_bytes, .. } = *found;
+    let Findings { records, damaged, torn_bytes, missing_bytes, .. } = *found;
     let session_id = id.as_str().to_owned();
     match output.form {
         Form::Json => {
-            output.line(&json::text(&Damage { session_id, records, damaged, torn_bytes }))
+            let damage = Damage { session_id, records, damaged, torn_bytes, missing_bytes };
+            output.line(&json::text(&damage))
         }
-        Form::Text => output.line(&format!(
-            "{session_id}  {records} whole records, {damaged} damaged, {torn_bytes} torn bytes"
-        )),
+        Form::Text => {
+            let missing = match missing_bytes {
+                0 => String::new(),
+                bytes => format!(", {bytes} bytes missing"),
+            };
+            let s = if records == 1 { "" } else { "s" };
+            output.line(&format!(
+                "{session_id}  {records} whole record{s}, {damaged} damaged, \
+                 {torn_bytes} torn bytes{missing}"
+            ))
+        }
     }
 }
 
@@ -243,7 +254,7 @@ fn remove(
     let config = Config::load(&paths.config())?;
     let id = find(store, typed)?;
     let session_id = id.as_str().to_owned();
-    if !force && !confirmed(&store.summary(&id)?, output)? {
+    if !force && !confirmed(&id, store.summary(&id), output)? {
         output.say(&format!("the session {session_id} is kept"));
         if output.form == Form::Json {
             output.line(&json::text(&Removed { deleted: false, session_id }))?;
@@ -271,10 +282,21 @@ fn remove(
     Ok(ExitCode::SUCCESS)
 }
 
-fn confirmed(summary: &Summary, output: &Output) -> Result<bool, Error> {
+fn confirmed(
+    id: &SessionId,
+    summary: Result<Summary, Error>,
+    output: &Output,
+) -> Result<bool, Error> {
+    let id = id.as_str();
+    let summary = match summary {
+        Err(Error::SessionDamaged { because, .. }) => {
+            return output.ask(&format!("Delete session {id} ({because})? [y/N] "));
+        }
+        summary => summary?,
+    };
     let title = summary.title.as_deref().unwrap_or_default();
     let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
-    let (id, turns) = (&summary.session_id, turns(summary.turns));
+    let turns = turns(summary.turns);
     output.ask(&format!("Delete session {id} ({turns}, \"{}\")? [y/N] ", one_line(&title)))
 }
 

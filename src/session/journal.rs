@@ -16,6 +16,7 @@ use crate::error::{At, Error};
 use crate::{clock, disk, limits};
 
 use super::event::{self, Draft, Record};
+use super::findings::Findings;
 use super::lines::{READ_BYTES, Window, read_at};
 use super::rules::{SessionId, State};
 
@@ -73,19 +74,6 @@ impl View {
         self.seq = seq;
         self.end = end;
     }
-}
-
-/// What an examination of a journal has found.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// Whole records.
-    pub records: u64,
-    /// Lines before the last whole record that are no records.
-    pub damaged: u64,
-    /// Bytes behind the last whole record.
-    pub torn_bytes: u64,
-    /// Bytes up to the end of the last whole record.
-    pub sound_bytes: u64,
 }
 
 impl Journal {

@@ -53,7 +53,7 @@ impl Transcript {
         let mut state = State::default();
         let mut conversation = Conversation::default();
         let mut parts = Vec::new();
-        store.examine(id, |record| {
+        store.examine_some(id, |record| {
             state.apply(record);
             conversation.apply(record);
             if record.event == "turn.error" {

@@ -129,6 +129,19 @@ fn a_damaged_session_is_found() {
     assert_found(&findings(&home, &model, 0), "pass sessions", "none");
 }
 
+#[test]
+fn a_session_that_has_lost_its_journal_is_found() {
+    let (home, model) = (Home::new(), Model::new());
+    let running = home.opta("do hello -q").env("OPTA_MODEL_URL", model.url()).stdout("hi\n");
+    let running = running.spawn();
+    model.question().answer("hi");
+    running.finish();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    let script = ": >$(echo ~/.config/opta/sessions/sess_*/journal.jsonl); found sessions";
+    let expected = "fail sessions 1 of the newest 1 are damaged; {*}\n";
+    care(&home, &model, script).stdout(expected).run();
+}
+
 /// What a doctor says of a check, what it says of all that is not in order, and what mends it.
 const CARE: &str = r#"
     found() { opta doctor | tr -s ' ' | grep "^[a-z]* $1 "; }

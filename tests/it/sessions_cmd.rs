@@ -189,11 +189,60 @@ fn verify_finds_what_is_damaged_and_what_is_torn() {
     fs::write(&path, format!("{good}{{\"v\":\"3\"")).unwrap();
     let torn = format!("hurt  4 whole records, 0 damaged, 8 torn bytes\n{ONE_DAMAGED}");
     home.opta("sessions verify h").stdout(&torn).status(1).run();
-    let torn = "{\"sessionId\":\"hurt\",\"records\":4,\"damaged\":0,\"tornBytes\":8}\n\
+    let torn = "{\"sessionId\":\"hurt\",\"records\":4,\"damaged\":0,\"tornBytes\":8,\"missingBytes\":0}\n\
                 {\"sessions\":1,\"damagedSessions\":1}\n";
     home.opta("sessions verify hurt --json").stdout(torn).status(1).run();
     // What is whole can still be read.
     home.opta("sessions show hurt").stdout(ANYTHING).run();
+}
+
+#[test]
+fn a_session_that_has_lost_its_journal_is_named() {
+    let home = with_sessions(&["cut", "empty", "gone", "never", "whole"]);
+    let bytes = fs::metadata(journal(&home, "cut")).unwrap().len();
+    // As a crash leaves it before the session is acknowledged.
+    File::create(journal(&home, "never")).unwrap();
+    fs::remove_file(sessions(&home).join("never/summary.json")).unwrap();
+    File::create(journal(&home, "empty")).unwrap();
+    fs::remove_file(journal(&home, "gone")).unwrap();
+    let kept = sessions(&home).join("cut/summary.json");
+    let longer = fs::read_to_string(&kept).unwrap();
+    let longer = longer.replace(&format!("\"bytes\":{bytes},"), "\"bytes\":5000,");
+    home.write(&kept, longer);
+
+    let missing = 5000 - bytes;
+    let verified = format!(
+        "cut  1 whole record, 0 damaged, 0 torn bytes, {missing} bytes missing\n\
+         empty  0 whole records, 0 damaged, 0 torn bytes, {{empty}} bytes missing\n\
+         gone  0 whole records, 0 damaged, 0 torn bytes, {{gone}} bytes missing\n\
+         4 sessions read, 3 damaged\n",
+    );
+    let before = home.snapshot();
+    home.opta("sessions verify").stdout(&verified).status(1).run();
+    let told = "{\"sessionId\":\"gone\",{counts},\"missingBytes\":{bytes}}\n\
+                {\"sessions\":1,\"damagedSessions\":1}\n";
+    home.opta("sessions verify gone --json").stdout(told).status(1).run();
+    let lost =
+        |id: &str| format!("opta: cannot read the session {id}: its journal is empty or missing\n");
+    let listed = "whole  {a}    0 turns\ncut    {b}    0 turns\n";
+    let both = lost("gone") + &lost("empty");
+    home.opta("sessions list").stdout(listed).stderr(&both).status(1).run();
+    for id in ["gone", "empty"] {
+        let next = format!("to see what is wrong: opta sessions verify {id}\n");
+        let refused = lost(id) + &next;
+        home.opta(&format!("sessions show {id}")).stderr(&refused).status(1).run();
+        home.opta(&format!("sessions export {id}")).stderr(&refused).status(1).run();
+    }
+    assert_eq!(home.snapshot(), before);
+    // An index that is made anew has them as well.
+    fs::remove_file(sessions(&home).join("index.jsonl")).unwrap();
+    home.opta("sessions verify").stdout(&verified).status(1).run();
+
+    let deleted = |id: &str| format!("Session {id} deleted.\n");
+    home.opta("sessions rm --force gone").stdout(&deleted("gone")).run();
+    home.opta("sessions rm --force empty").stdout(&deleted("empty")).run();
+    home.opta("sessions rm --force cut").stdout(&deleted("cut")).run();
+    home.opta("sessions verify").stdout("1 session read, 0 damaged\n").run();
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::thread;
 
 use crate::limits;
 use crate::session::event::Record;
-use crate::session::journal::{FILE_NAME, Findings, Journal};
+use crate::session::findings::Findings;
+use crate::session::journal::{FILE_NAME, Journal};
 
 use super::{Scratch, append, id, put, record, seen};
 
@@ -57,6 +58,7 @@ fn a_journal_of_every_length_keeps_its_whole_records_and_goes_on() {
                 damaged: 0,
                 torn_bytes: torn,
                 sound_bytes: ends[whole] as u64,
+                ..Findings::default()
             }
         );
         assert_eq!(before, (1..=whole as u64).collect::<Vec<_>>(), "cut at {length}");
