@@ -421,7 +421,7 @@ fn sessions(paths: &Paths) -> Finding {
     let mut damaged = Vec::new();
     for id in &page.ids {
         match store.examine(id, |_| {}) {
-            Ok(found) if found.damaged > 0 || found.missing_bytes > 0 => damaged.push(id.as_str()),
+            Ok(found) if found.is_damage() => damaged.push(id.as_str()),
             // What a crash has cut off is set aside when the session is used next.
             Ok(_) => {}
             Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {}

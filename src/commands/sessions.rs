@@ -145,7 +145,7 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
     for id in &ids {
         match store.examine(id, |_| {}) {
             Ok(found) if found.torn_bytes > 0 || found.missing_bytes > 0 => torn.push((id, found)),
-            Ok(found) if found.damaged > 0 => tell_damage(id, &found, &mut verified, output)?,
+            Ok(found) if found.is_damage() => tell_damage(id, &found, &mut verified, output)?,
             Ok(_) => {}
             // It was deleted in the meantime.
             Err(error) if has_gone(&error) => continue,
@@ -192,9 +192,9 @@ fn look_again<'i>(
         };
         if now.sound_bytes != before.sound_bytes {
             // It goes on; what is behind its end now is the next record.
-            now.torn_bytes = 0;
+            (now.torn_bytes, now.spoilt, now.spoilt_bytes) = (0, 0, 0);
         }
-        if now.torn_bytes > 0 || now.damaged > 0 || now.missing_bytes > 0 {
+        if now.torn_bytes > 0 || now.is_damage() {
             damaged.push((id, now));
         }
     }
@@ -208,7 +208,8 @@ fn tell_damage(
     output: &Output,
 ) -> Result<(), Error> {
     verified.damaged_sessions += 1;
-    let Findings { records, damaged, torn_bytes, missing_bytes, .. } = *found;
+    let Findings { records, missing_bytes, .. } = *found;
+    let (damaged, torn_bytes) = (found.lost(), found.unfinished_bytes());
     let session_id = id.as_str().to_owned();
     match output.form {
         Form::Json => {

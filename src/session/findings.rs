@@ -9,6 +9,11 @@ pub struct Findings {
     pub damaged: u64,
     /// Bytes behind the last whole record.
     pub torn_bytes: u64,
+    /// How many of them belong to lines that have their end. What a crash cuts off has none: these
+    /// were whole once, and may have been acknowledged.
+    pub spoilt_bytes: u64,
+    /// How many lines these are.
+    pub spoilt: u64,
     /// Bytes up to the end of the last whole record.
     pub sound_bytes: u64,
     /// Bytes that the session's summary has counted and that the journal has no more.
@@ -21,5 +26,20 @@ impl Findings {
     pub fn beside(mut self, counted: u64) -> Findings {
         self.missing_bytes = counted.saturating_sub(self.sound_bytes + self.torn_bytes);
         self
+    }
+
+    /// Lines that were records once.
+    pub fn lost(&self) -> u64 {
+        self.damaged + self.spoilt
+    }
+
+    /// Bytes of a record that was never finished.
+    pub fn unfinished_bytes(&self) -> u64 {
+        self.torn_bytes - self.spoilt_bytes
+    }
+
+    /// Whether something is lost, whoever may be writing now.
+    pub fn is_damage(&self) -> bool {
+        self.lost() > 0 || self.missing_bytes > 0
     }
 }

@@ -404,7 +404,7 @@ impl Runtime {
         if findings.damaged > 0 || torn > 0 || missing > 0 {
             let fields: [(&str, &dyn std::fmt::Display); 4] = [
                 ("id", &id.as_str()),
-                ("damaged", &findings.damaged),
+                ("damaged", &findings.lost()),
                 ("torn_bytes", &torn),
                 ("missing_bytes", &missing),
             ];

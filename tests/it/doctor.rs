@@ -118,10 +118,16 @@ fn a_damaged_session_is_found() {
     let journal = folders.into_iter().find(|path| path.is_dir()).unwrap().join("journal.jsonl");
     let mut bytes = fs::read(&journal).unwrap();
     let second = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 20;
+    let last = bytes.len() - 20;
+    for at in [last, second] {
+        bytes[at] ^= 1;
+        fs::write(&journal, &bytes).unwrap();
+        assert_found(&findings(&home, &model, 1), "fail sessions", "opta sessions export sess_");
+        bytes[at] ^= 1;
+    }
     bytes[second] ^= 1;
     fs::write(&journal, bytes).unwrap();
     let found = findings(&home, &model, 1);
-    assert_found(&found, "fail sessions", "opta sessions export sess_");
     let fix = found.iter().find_map(|line| line.split_once("to mend it: ")).unwrap().1;
     // On a terminal it would ask.
     let fix = fix.replace("sessions rm", "sessions rm --force");

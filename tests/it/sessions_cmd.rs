@@ -197,6 +197,46 @@ fn verify_finds_what_is_damaged_and_what_is_torn() {
 }
 
 #[test]
+fn a_last_record_with_its_line_end_is_damaged_and_not_torn() {
+    let home = Home::new();
+    home.start();
+    create(&home, "one", None);
+    create(&home, "two", None);
+    submit(&home, "two", "x", 1);
+    home.opta("daemon stop").stdout(STOPPED).run();
+    for id in ["one", "two"] {
+        let mut bytes = fs::read(journal(&home, id)).unwrap();
+        let at = bytes.len() - 20;
+        bytes[at] ^= 1;
+        fs::write(journal(&home, id), bytes).unwrap();
+    }
+    let verified = "one  0 whole records, 1 damaged, 0 torn bytes\n\
+                    two  3 whole records, 1 damaged, 0 torn bytes\n\
+                    2 sessions read, 2 damaged\n";
+    home.opta("sessions verify").stdout(verified).status(1).run();
+    // What is torn as well is told apart from it.
+    let mut file = File::options().append(true).open(journal(&home, "two")).unwrap();
+    file.write_all(b"{\"v\":\"3\"").unwrap();
+    let verified = format!("two  3 whole records, 1 damaged, 8 torn bytes\n{ONE_DAMAGED}");
+    home.opta("sessions verify two").stdout(&verified).status(1).run();
+    let refused = "opta: cannot read the session one: no record of its journal is whole\n";
+    let refused = format!("{refused}to see what is wrong: opta sessions verify one\n");
+    for words in ["show one", "export one", "export one --format markdown"] {
+        home.opta(&format!("sessions {words}")).stderr(&refused).status(1).run();
+    }
+    let refused = "{\"error\":{\"code\":\"SESSION_DAMAGED\",\"message\":\"{message}\"}}\n";
+    home.opta("sessions show one --json").stdout(refused).status(1).run();
+    home.opta("sessions rm --force one").stdout("Session one deleted.\n").run();
+    // The daemon sets aside what is behind the last whole record, and misses nothing then.
+    ask(&home, "GET", "/v3/sessions/two", "");
+    assert!(sessions(&home).join("two/journal.torn-1").exists());
+    home.opta("sessions verify").stdout("1 session read, 0 damaged\n").run();
+    let log = home.opta("daemon logs --level warn").stdout(ANYTHING).run();
+    let repaired = log.stdout.lines().find(|line| line.contains("session repaired")).unwrap();
+    assert!(repaired.contains("damaged=1"), "{repaired}");
+}
+
+#[test]
 fn a_session_that_has_lost_its_journal_is_named() {
     let home = with_sessions(&["cut", "empty", "gone", "never", "whole"]);
     let bytes = fs::metadata(journal(&home, "cut")).unwrap().len();
