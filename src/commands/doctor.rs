@@ -12,6 +12,7 @@ use crate::agent::find::{self, Wanted};
 use crate::agent::model::{self, list};
 use crate::cli::Form;
 use crate::commands::Output;
+use crate::commands::sessions::as_argument;
 use crate::config::{Config, ModelSettings, Port, ToolSettings};
 use crate::error::{Error, one_line, reason};
 use crate::lifecycle::service::{Condition, Service};
@@ -421,23 +422,29 @@ fn sessions(paths: &Paths) -> Finding {
     let mut damaged = Vec::new();
     for id in &page.ids {
         match store.examine(id, |_| {}) {
-            Ok(found) if found.is_damage() => damaged.push(id.as_str()),
+            Ok(found) if found.is_damage() => damaged.push((id, found.records)),
             // What a crash has cut off is set aside when the session is used next.
             Ok(_) => {}
             Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                return failed(&error, format_args!("opta sessions verify {}", id.as_str()));
+                return failed(&error, format_args!("opta sessions verify {}", as_argument(id)));
             }
         }
     }
     match (damaged.as_slice(), page.ids.len()) {
         ([], 0) => Pass("there are none yet".to_owned()),
         ([], count) => Pass(format!("the newest are whole ({count} read)")),
-        ([first, ..], count) => {
-            let message = format!("{} of the newest {count} are damaged", damaged.len());
-            let fix =
-                format!("opta sessions export {first} >{first}.json && opta sessions rm {first}");
-            Fail(message, fix)
+        ([(first, records), ..], count) => {
+            let are = if damaged.len() == 1 { "is" } else { "are" };
+            let message = format!("{} of the newest {count} {are} damaged", damaged.len());
+            let (id, name) = (as_argument(first), first.as_str());
+            // What is not whole is in no export, and perhaps worth more than the session's end.
+            let copy = format!("cp -Rp {} ./{name}.damaged", quoted(&store.directory(first)));
+            let export = match records {
+                0 => String::new(),
+                _ => format!(" && opta sessions export {id} >{name}.json"),
+            };
+            Fail(message, format!("{copy}{export} && opta sessions rm {id}"))
         }
     }
 }

@@ -78,7 +78,7 @@ fn row(summary: &Summary, width: usize, now: i64) -> String {
 }
 
 fn show(store: &Store, typed: &str, output: &Output) -> Result<ExitCode, Error> {
-    let transcript = Transcript::read(store, &find(store, typed)?)?;
+    let transcript = read(store, typed, output)?;
     match output.form {
         Form::Text => output.line(transcript.text(output.style()).trim_end_matches('\n'))?,
         Form::Json => output.line(&transcript.json())?,
@@ -87,12 +87,37 @@ fn show(store: &Store, typed: &str, output: &Output) -> Result<ExitCode, Error> 
 }
 
 fn export(store: &Store, typed: &str, format: Format, output: &Output) -> Result<ExitCode, Error> {
-    let transcript = Transcript::read(store, &find(store, typed)?)?;
+    let transcript = read(store, typed, output)?;
     match format {
         Format::Json => output.line(&transcript.json())?,
         Format::Markdown => output.line(transcript.markdown().trim_end_matches('\n'))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a session, and says what of it is lost.
+fn read(store: &Store, typed: &str, output: &Output) -> Result<Transcript, Error> {
+    let id = find(store, typed)?;
+    let transcript = Transcript::read(store, &id)?;
+    let found = &transcript.findings;
+    let say = |what: &str| {
+        output.say(&format!("{what}: opta sessions verify {}", as_argument(&id)));
+    };
+    match found.lost() {
+        0 => {}
+        1 => say("1 record is damaged and left out"),
+        lost => say(&format!("{lost} records are damaged and left out")),
+    }
+    if found.missing_bytes > 0 {
+        say(&format!("{} bytes at its end are missing", found.missing_bytes));
+    }
+    Ok(transcript)
+}
+
+/// An id as it is typed in a command.
+pub fn as_argument(id: &SessionId) -> String {
+    let dashes = if id.as_str().starts_with('-') { "-- " } else { "" };
+    format!("{dashes}{}", id.as_str())
 }
 
 /// The session whose id is `typed`, or the only one whose id begins so.

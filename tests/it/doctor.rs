@@ -131,7 +131,15 @@ fn a_damaged_session_is_found() {
     let fix = found.iter().find_map(|line| line.split_once("to mend it: ")).unwrap().1;
     // On a terminal it would ask.
     let fix = fix.replace("sessions rm", "sessions rm --force");
-    home.sh(&format!("cd \"$HOME\"; {fix}; cat sess_*.json")).stdout("{*}:\"hi\"{*}").run();
+    let journal = fs::read(&journal).unwrap();
+    home.sh(&format!("cd \"$HOME\"; {fix}; cat sess_*.json"))
+        .stdout("{*}:\"hi\"{*}")
+        .stderr("opta: 1 record is damaged and left out: opta sessions verify {id}\n")
+        .run();
+    // What is in no export is kept as well.
+    let kept = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path());
+    let kept = kept.into_iter().find(|path| path.extension().is_some_and(|end| end == "damaged"));
+    assert_eq!(fs::read(kept.unwrap().join("journal.jsonl")).unwrap(), journal);
     assert_found(&findings(&home, &model, 0), "pass sessions", "none");
 }
 
@@ -143,8 +151,14 @@ fn a_session_that_has_lost_its_journal_is_found() {
     model.question().answer("hi");
     running.finish();
     home.opta("daemon stop").stdout(STOPPED).run();
-    let script = ": >$(echo ~/.config/opta/sessions/sess_*/journal.jsonl); found sessions";
-    let expected = "fail sessions 1 of the newest 1 are damaged; {*}\n";
+    let script = r#"
+        : >"$(echo ~/.config/opta/sessions/sess_*/journal.jsonl)"
+        found sessions; cd; opta() { case $1 in sessions) set -- "$@" --force ;; esac
+            command opta "$@"; }
+        mend sessions; found sessions; ls -d sess_*.damaged/summary.json
+    "#;
+    let expected = "fail sessions 1 of the newest 1 is damaged; to mend it: cp -Rp {*} && \
+                    opta sessions rm {id}\npass sessions there are none yet\n{kept}.json\n";
     care(&home, &model, script).stdout(expected).run();
 }
 

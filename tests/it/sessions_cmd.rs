@@ -192,8 +192,24 @@ fn verify_finds_what_is_damaged_and_what_is_torn() {
     let torn = "{\"sessionId\":\"hurt\",\"records\":4,\"damaged\":0,\"tornBytes\":8,\"missingBytes\":0}\n\
                 {\"sessions\":1,\"damagedSessions\":1}\n";
     home.opta("sessions verify hurt --json").stdout(torn).status(1).run();
-    // What is whole can still be read.
+    // What is whole can still be read, and it is said that there was more.
     home.opta("sessions show hurt").stdout(ANYTHING).run();
+    let lost = |what: &str| format!("opta: {what} and left out: opta sessions verify hurt\n");
+    fs::write(&path, &bad).unwrap();
+    for words in ["show h", "show h --json", "export h", "export h --format markdown"] {
+        let run = home.opta(&format!("sessions {words}")).stdout(ANYTHING);
+        run.stderr(&lost("1 record is damaged")).run();
+    }
+    fs::write(&path, bad.replacen("\"seq\":3,", "\"seq\":8,", 1)).unwrap();
+    let run = home.opta("sessions show h").stdout(ANYTHING);
+    run.stderr(&lost("2 records are damaged")).run();
+    let first = &good[..=good.find('\n').unwrap()];
+    fs::write(&path, first).unwrap();
+    let missing = format!(
+        "opta: {} bytes at its end are missing: opta sessions verify hurt\n",
+        good.len() - first.len()
+    );
+    home.opta("sessions show h").stdout(ANYTHING).stderr(&missing).run();
 }
 
 #[test]
