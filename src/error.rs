@@ -51,9 +51,9 @@ pub enum Error {
     /// The daemon has work in flight and was asked to leave only if idle.
     Busy,
     /// The daemon has crashed too often for another automatic restart.
-    CrashLoop { crashes: usize, cause: Option<String>, log: PathBuf },
+    CrashLoop { crashes: usize, cause: Option<String> },
     /// The service has failed so often that its manager restarts it no more.
-    GaveUp { words: String, log: PathBuf },
+    GaveUp { words: String },
     /// The daemon was started, and somebody has stopped it since.
     StoppedMeanwhile,
     /// Another daemon serves, and this process was to be the only one.
@@ -154,9 +154,10 @@ impl Error {
             Error::Ports { .. } => Some("choose a free port: opta daemon start --port N".into()),
             Error::StartFailed { log, .. }
             | Error::DiedStarting { log }
-            | Error::StartTimedOut { log, .. }
-            | Error::GaveUp { log, .. }
-            | Error::CrashLoop { log, .. } => Some(format!("see the log: {}", log.display())),
+            | Error::StartTimedOut { log, .. } => Some(format!("see the log: {}", log.display())),
+            Error::GaveUp { .. } | Error::CrashLoop { .. } => {
+                Some("see why: opta daemon logs --level warn; then: opta daemon start".into())
+            }
             Error::Unresponsive { .. } => {
                 Some("to end it and start afresh: opta daemon restart --force".into())
             }

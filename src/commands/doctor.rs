@@ -17,7 +17,7 @@ use crate::config::{Config, ModelSettings, Port, ToolSettings};
 use crate::error::{Error, one_line, reason};
 use crate::lifecycle::service::{Condition, Service};
 use crate::lifecycle::status::{self, Status};
-use crate::lifecycle::{crashes, port, run};
+use crate::lifecycle::{crashes, guardian, port, run};
 use crate::paths::{Manager, Paths};
 use crate::session::store::Store;
 use crate::{api, http, json, limits, sys};
@@ -48,7 +48,7 @@ pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let files = files(paths);
     let daemon = match (&files, &status) {
         (Fail(..), Err(error)) => Warn(format!("cannot be told before: {error}"), None),
-        _ => daemon(&status),
+        _ => daemon(paths, &status),
     };
     let checks: [(&str, Finding); 10] = [
         ("settings", settings(paths)),
@@ -172,13 +172,20 @@ fn files(paths: &Paths) -> Finding {
 }
 
 /// Lock, card and what answers agree.
-fn daemon(status: &Result<Status, Error>) -> Finding {
+fn daemon(paths: &Paths, status: &Result<Status, Error>) -> Finding {
+    // Why, is said of the log or of the service.
+    let left = matches!(status, Ok(Status::Stopped | Status::Crashed { .. }))
+        && guardian::is_left_to_the_user(paths);
     match status {
         Ok(Status::Running { card, .. }) => Pass(format!("runs (pid {})", card.pid)),
+        Ok(Status::Stopped) if left => {
+            Warn("does not run; only opta daemon start starts it again".to_owned(), None)
+        }
         Ok(Status::Stopped) => Pass("does not run; a command that needs it starts it".to_owned()),
         Ok(Status::Crashed { card }) => {
             let pid = card.as_ref().map_or(String::new(), |card| format!(" (pid {})", card.pid));
-            Warn(format!("has crashed{pid}; a command that needs it starts it again"), None)
+            let who = if left { "only opta daemon start" } else { "a command that needs it" };
+            Warn(format!("has crashed{pid}; {who} starts it again"), None)
         }
         Ok(Status::Unresponsive { pid, card_lost, .. }) => {
             let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
@@ -333,7 +340,7 @@ fn log(paths: &Paths, status: &Result<Status, Error>) -> Finding {
         && crashes >= limits::CRASHES_MAX
     {
         let message = format!("the daemon has crashed {crashes} times within a minute");
-        let look = "opta daemon logs --level error";
+        let look = "opta daemon logs --level warn";
         return match status {
             Ok(Status::Running { .. }) => Warn(message, Some(look.to_owned())),
             // Commands that need it start it no more.

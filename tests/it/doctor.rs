@@ -246,8 +246,14 @@ fn crashes_in_a_row_fail_until_somebody_starts_it() {
     // The third is counted by the one who finds it.
     home.opta("daemon start").stdout(ANYTHING).stderr(ANYTHING).run();
     home.crash();
-    let script = "amiss; mend log; amiss";
-    let expected = "warn daemon,fail log\nwarn log\n";
+    let script = r#"
+        amiss; found daemon
+        mend() { eval "$(found "$1" | sed -n 's/.*to mend it: //p')" 2>/dev/null; }
+        mend log | grep -c 'WARN.*had crashed'; amiss
+    "#;
+    let expected = "warn daemon,fail log\n\
+        warn daemon has crashed (pid {pid}); only opta daemon start starts it again\n\
+        {count}\nwarn log\n";
     care(&home, &model, script).stdout(expected).run();
 }
 

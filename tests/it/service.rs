@@ -259,6 +259,7 @@ fn status_tells_that_systemd_has_given_up() {
         try opta daemon status
         opta daemon status --json || :
         try opta daemon status --quiet
+        opta doctor | grep '  daemon '
         opta daemon start 2>&1
         managed
         opta daemon stop
@@ -268,6 +269,7 @@ fn status_tells_that_systemd_has_given_up() {
     let expected = format!(
         "{NONE}opta: {gave_up}; see: opta daemon logs\n= 1\n\
          {{\"state\":\"crashed\",\"running\":false,{{*}},\"trouble\":\"{gave_up}\"}}\n= 1\n\
+         warn  daemon    has crashed{{*}}; only opta daemon start starts it again\n\
          {{*}}Daemon started (pid {{pid}}, port {{*}})\n\
          Token written to ~/.config/opta/daemon/state.json\n\
          \"systemd\"\nStopping daemon (pid {{pid}})...\nDaemon stopped.\n{NONE}= 3\n"

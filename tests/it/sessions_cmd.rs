@@ -457,7 +457,7 @@ fn a_daemon_that_crashes_again_and_again_is_not_restarted_by_commands() {
     rm.stderr(crashed).run();
     home.crash();
     let refused = "opta: cannot start the daemon: it has crashed 3 times within a minute{*}\n\
-                   see the log: {home}/.config/opta/daemon/daemon.log\n";
+                   see why: opta daemon logs --level warn; then: opta daemon start\n";
     home.opta("sessions rm --force two").stderr(refused).status(1).run();
     home.opta("sessions list").stdout("two  {age}    0 turns\n").run();
 }
