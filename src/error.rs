@@ -40,6 +40,8 @@ pub enum Error {
     StartTimedOut { waited: Duration, log: PathBuf },
     /// A daemon holds the lock and does not answer.
     Unresponsive { pid: Option<i32>, waited: Duration },
+    /// A daemon holds the lock, and its card, without which nobody can ask it, is lost.
+    CardLost { pid: Option<i32> },
     /// The lock is held by a process that cannot be seen from here: another host or container.
     HeldElsewhere { lock: PathBuf, hostname: Option<String> },
     /// Other starters have kept the door closed for too long.
@@ -89,7 +91,7 @@ impl Error {
         match self {
             Error::Usage { .. } => 2,
             Error::NotRunning => 3,
-            Error::Unresponsive { .. } | Error::HeldElsewhere { .. } => 4,
+            Error::Unresponsive { .. } | Error::CardLost { .. } | Error::HeldElsewhere { .. } => 4,
             // EX_TEMPFAIL and EX_CONFIG of sysexits.h: the unit lists them as not worth a restart.
             Error::Supervised { cause } if cause.lock_is_held() => 75,
             Error::Supervised { cause } if matches!(**cause, Error::Config { .. }) => 78,
@@ -104,6 +106,7 @@ impl Error {
             self,
             Error::Taken { .. }
                 | Error::Unresponsive { .. }
+                | Error::CardLost { .. }
                 | Error::HeldElsewhere { .. }
                 | Error::Queue { .. }
         )
@@ -120,7 +123,7 @@ impl Error {
             Error::Port { .. } | Error::Ports { .. } => "PORT_IN_USE",
             Error::StartFailed { .. } | Error::DiedStarting { .. } => "START_FAILED",
             Error::StartTimedOut { .. } | Error::Queue { .. } => "TIMEOUT",
-            Error::Unresponsive { .. } => "UNRESPONSIVE",
+            Error::Unresponsive { .. } | Error::CardLost { .. } => "UNRESPONSIVE",
             Error::HeldElsewhere { .. } => "HELD_ELSEWHERE",
             Error::NotRunning => "NOT_RUNNING",
             Error::StillRunning { .. } => "STILL_RUNNING",
@@ -161,6 +164,7 @@ impl Error {
             Error::Unresponsive { .. } => {
                 Some("to end it and start afresh: opta daemon restart --force".into())
             }
+            Error::CardLost { .. } => Some("to have it written again: opta daemon start".into()),
             Error::HeldElsewhere { .. } => Some(
                 "stop it where it runs, or give this machine a place of its own: OPTA_HOME".into(),
             ),
@@ -237,6 +241,10 @@ impl fmt::Display for Error {
                 let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
                 let seconds = waited.as_secs();
                 write!(f, "cannot reach the daemon{pid}: it is alive, no answer in {seconds}s")
+            }
+            Error::CardLost { pid } => {
+                let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+                write!(f, "cannot reach the daemon{pid}: it runs, and its state.json is lost")
             }
             Error::HeldElsewhere { lock, hostname } => {
                 let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));

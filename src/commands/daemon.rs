@@ -195,10 +195,14 @@ fn one_line_of(status: &Status, output: &Output) -> String {
         Status::Stopped | Status::Crashed { .. } => {
             ("2", "○", "stopped  (no daemon process found)".to_owned())
         }
-        Status::Unresponsive { pid, port, .. } => {
+        Status::Unresponsive { pid, port, card_lost } => {
             let pid = pid.map_or(String::new(), |pid| format!("  pid={pid}"));
             let port = port.map_or(String::new(), |port| format!("  port={port}"));
-            ("33", "◐", format!("unresponsive{pid}{port}  (no answer in 1s)"))
+            let why = match card_lost {
+                true => "its state.json is lost; to have it written again: opta daemon start",
+                false => "no answer in 1s",
+            };
+            ("33", "◐", format!("unresponsive{pid}{port}  ({why})"))
         }
     };
     if output.coloured() {
@@ -368,8 +372,8 @@ fn make_way(
             Some(card.pid)
         }
         // One that does not answer cannot be asked.
-        (Status::Unresponsive { pid, .. }, _) if asked.if_idle => {
-            return Err(Error::Unresponsive { pid: *pid, waited: limits::HEALTH_MAX });
+        (Status::Unresponsive { pid, card_lost, .. }, _) if asked.if_idle => {
+            return Err(status::unresponsive(*pid, *card_lost));
         }
         // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one has
         // left.
