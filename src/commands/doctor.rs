@@ -1,8 +1,9 @@
 //! `opta doctor`: looks at everything and touches nothing.
 
+mod files;
+
 use std::fmt::Display;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ use crate::lifecycle::service::{Condition, Service};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, guardian, port, run};
 use crate::paths::{Manager, Paths};
+use crate::session::journal;
 use crate::session::store::Store;
 use crate::{api, http, json, limits, sys};
 
@@ -45,7 +47,7 @@ struct Line {
 /// `opta doctor`: 1 if a check fails.
 pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let status = status::look(paths);
-    let files = files(paths);
+    let files = files::check(paths);
     let daemon = match (&files, &status) {
         (Fail(..), Err(error)) => Warn(format!("cannot be told before: {error}"), None),
         _ => daemon(paths, &status),
@@ -101,6 +103,10 @@ fn settings(paths: &Paths) -> Finding {
     let tools = || ToolSettings::load(&path).map(drop);
     match Config::load(&path).and_then(|_| models()).and_then(|()| tools()) {
         Ok(()) if path.exists() => Pass(paths.shown(&path)),
+        Ok(()) if path.is_symlink() => {
+            let message = format!("{} is a link to what is not there", paths.shown(&path));
+            Warn(message, Some(format!("ls -l {}", quoted(&path))))
+        }
         Ok(()) => Pass(format!("{} is not there, and need not be", paths.shown(&path))),
         Err(error) => match &error {
             Error::Config { at, .. } if is_variable(at) => {
@@ -118,57 +124,6 @@ fn is_variable(source: &str) -> bool {
 
 fn edit(config: &Path) -> String {
     format!("${{EDITOR:-vi}} {}", quoted(config))
-}
-
-/// What holds secrets belongs to this user, and nobody else reads it.
-fn files(paths: &Paths) -> Finding {
-    // The settings may be elsewhere, behind a link.
-    let root = paths.root().canonicalize().unwrap_or_else(|_| paths.root().to_owned());
-    let private: [(PathBuf, u32); 8] = [
-        (root, 0o755),
-        (paths.daemon(), 0o700),
-        (paths.sessions(), 0o700),
-        (paths.state(), 0o600),
-        (paths.pid(), 0o600),
-        (paths.door(), 0o600),
-        (paths.crashes(), 0o600),
-        (paths.log(), 0o600),
-    ];
-    let mut looked = 0;
-    for (path, mode) in &private {
-        let found = match path.symlink_metadata() {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                let message = format!("{}: {}", paths.shown(path), reason(&error));
-                return Fail(message, format!("ls -ld {}", quoted(path)));
-            }
-        };
-        looked += 1;
-        let shown = paths.shown(path);
-        let directory = *mode & 0o100 != 0;
-        if found.is_dir() != directory || found.is_file() == directory {
-            let what = if directory { "directory" } else { "regular file" };
-            return Fail(format!("{shown} is no {what}"), format!("mv {0} {0}.old", quoted(path)));
-        }
-        if found.uid() != sys::effective_user() {
-            let fix = match sys::effective_user() {
-                // Root would take it away from its owner.
-                0 => format!("sudo -u '#{}' opta doctor", found.uid()),
-                _ => format!("sudo chown -R \"$(id -u)\" {}", quoted(path)),
-            };
-            return Fail(format!("{shown} belongs to another user"), fix);
-        }
-        let others = found.mode() & 0o777 & !mode;
-        if others != 0 {
-            let message = format!("{shown} has mode {:04o}, not {mode:04o}", found.mode() & 0o7777);
-            return Fail(message, format!("chmod {mode:o} {}", quoted(path)));
-        }
-    }
-    match looked {
-        0 => Pass("nothing is there yet".to_owned()),
-        _ => Pass("private, and this user's own".to_owned()),
-    }
 }
 
 /// Lock, card and what answers agree.
@@ -428,6 +383,13 @@ fn sessions(paths: &Paths) -> Finding {
     };
     let mut damaged = Vec::new();
     for id in &page.ids {
+        let directory = store.directory(id);
+        let journal = directory.join(journal::FILE_NAME);
+        for (path, mode) in [(&directory, 0o700), (&journal, 0o600)] {
+            if let Some(finding) = files::not_private(paths, path, mode) {
+                return finding;
+            }
+        }
         match store.examine(id, |_| {}) {
             Ok(found) if found.is_damage() => damaged.push((id, found.records)),
             // What a crash has cut off is set aside when the session is used next.

@@ -202,6 +202,51 @@ fn what_others_may_do_is_taken_from_them() {
 }
 
 #[test]
+fn a_second_name_and_a_link_to_nowhere_are_found() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let script = r#"
+        for file in daemon.log daemon.pid; do
+            ln "$place/$file" "$place/second"; found files
+            eval "$(found files | sed -n 's/.*to mend it: //p')" | sort
+            rm "$place/second"; found files
+        done
+        ln -s "$HOME/nowhere" ~/.config/opta/config.json; found settings
+    "#;
+    let root = "{home}/.config/opta";
+    let second = |file: &str| {
+        format!(
+            "fail files ~/.config/opta/daemon/{file} has a second name (a hard link); \
+             to mend it: find '{root}' -xdev -samefile '{root}/daemon/{file}'\n\
+             {root}/daemon/{file}\n{root}/daemon/second\n\
+             pass files private, and this user's own\n"
+        )
+    };
+    let link = "warn settings ~/.config/opta/config.json is a link to what is not there; \
+                to mend it: ls -l '{home}/.config/opta/config.json'\n";
+    let expected = second("daemon.log") + &second("daemon.pid") + link;
+    care(&home, &model, script).stdout(&expected).run();
+}
+
+#[test]
+fn a_journal_that_others_may_read_is_closed_to_them() {
+    let (home, model) = (Home::new(), Model::new());
+    let running = home.opta("do hello -q").env("OPTA_MODEL_URL", model.url()).stdout("hi\n");
+    let running = running.spawn();
+    model.question().answer("hi");
+    running.finish();
+    let script = r#"
+        cd ~/.config/opta/sessions/sess_*
+        chmod 755 .; found sessions; mend sessions
+        chmod 644 journal.jsonl; found sessions; mend sessions; found sessions
+    "#;
+    let expected = "fail sessions ~/.config/opta/sessions/{id} has mode 0755, not 0700; {*}\n\
+        fail sessions ~/.config/opta/sessions/{id}/journal.jsonl has mode 0644, not 0600; {*}\n\
+        pass sessions the newest are whole (1 read)\n";
+    care(&home, &model, script).stdout(expected).run();
+}
+
+#[test]
 fn a_card_that_is_lost_or_a_link_is_made_anew_by_the_same_daemon() {
     let (home, model) = (Home::new(), Model::new());
     let daemon = home.start();
