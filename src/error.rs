@@ -206,7 +206,12 @@ impl fmt::Display for Error {
             Error::Home { because } => write!(f, "cannot find your home directory: {because}"),
             Error::Config { at, because } => write!(f, "cannot use the settings: {at}: {because}"),
             Error::Reply { what, because } => write!(f, "cannot {what}: {because}"),
-            Error::NotRunning => write!(f, "cannot reach the daemon: it is not running"),
+            Error::NotRunning
+            | Error::Unresponsive { .. }
+            | Error::CardLost { .. }
+            | Error::HeldElsewhere { .. } => {
+                write!(f, "cannot reach the daemon{}", self.reach_failure())
+            }
             Error::NoSessions => write!(f, "cannot go on: there are no sessions yet"),
             Error::NoSession { typed } => {
                 write!(f, "cannot find the session: no id begins with '{typed}'")
@@ -236,20 +241,6 @@ impl fmt::Display for Error {
             Error::StillRunning { pid, waited } => {
                 let seconds = waited.as_secs();
                 write!(f, "cannot stop the daemon (pid {pid}): still running after {seconds}s")
-            }
-            Error::Unresponsive { pid, waited } => {
-                let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-                let seconds = waited.as_secs();
-                write!(f, "cannot reach the daemon{pid}: it is alive, no answer in {seconds}s")
-            }
-            Error::CardLost { pid } => {
-                let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-                write!(f, "cannot reach the daemon{pid}: it runs, and its state.json is lost")
-            }
-            Error::HeldElsewhere { lock, hostname } => {
-                let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
-                let unseen = format!("a process{on} that cannot be seen from here");
-                write!(f, "cannot reach the daemon: {unseen} has locked {}", lock.display())
             }
             Error::Supervised { cause } => write!(f, "{cause}"),
             Error::Manager { .. } | Error::Foreign { .. } | Error::Unservable { .. } => {
@@ -283,6 +274,23 @@ impl Error {
                 format!("change {}: opta has not written it", path.display())
             }
             _ => String::new(),
+        }
+    }
+
+    /// Why the daemon cannot be reached, and its pid before that.
+    fn reach_failure(&self) -> String {
+        let of = |pid: &Option<i32>| pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+        match self {
+            Error::Unresponsive { pid, waited } => {
+                format!("{}: it is alive, no answer in {}s", of(pid), waited.as_secs())
+            }
+            Error::CardLost { pid } => format!("{}: it runs, and its state.json is lost", of(pid)),
+            Error::HeldElsewhere { lock, hostname } => {
+                let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
+                let unseen = format!("a process{on} that cannot be seen from here");
+                format!(": {unseen} has locked {}", lock.display())
+            }
+            _ => ": it is not running".to_owned(),
         }
     }
 
