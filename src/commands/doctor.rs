@@ -255,7 +255,7 @@ fn service(paths: &Paths) -> Finding {
         },
         Condition::Refused(word) => Fail(
             format!("{manager} cannot use {file} and what adds to it ({word})"),
-            "systemctl --user edit opta-daemon".to_owned(),
+            "systemctl --user cat opta-daemon".to_owned(),
         ),
         Condition::Failed(trouble) => Fail(format!("{} ({file})", trouble.words), start()),
         Condition::Sound { program, enabled } => {

@@ -247,6 +247,29 @@ fn a_journal_that_others_may_read_is_closed_to_them() {
 }
 
 #[test]
+fn what_is_another_users_in_roots_own_directory_is_given_to_root() {
+    need!("root");
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let script = r#"
+        chown 1000 "$place/daemon.log"; found files; mend files; found files
+        chown -R 1000 ~/.config/opta; found files; mend files; found files
+        chown -R 1000 ~; found files
+    "#;
+    let pass = "pass files private, and this user's own\n";
+    let expected = format!(
+        "fail files ~/.config/opta/daemon/daemon.log belongs to another user; \
+         to mend it: chown -R 0 '{{home}}/.config/opta/daemon/daemon.log'\n{pass}\
+         fail files ~/.config/opta belongs to another user; \
+         to mend it: chown -R 0 '{{home}}/.config/opta'\n{pass}\
+         fail files ~/.config/opta belongs to another user; \
+         to mend it: sudo -u '#1000' opta doctor\n"
+    );
+    care(&home, &model, script).stdout(&expected).run();
+    care(&home, &model, "chown -R 0 ~").run();
+}
+
+#[test]
 fn a_card_that_is_lost_or_a_link_is_made_anew_by_the_same_daemon() {
     let (home, model) = (Home::new(), Model::new());
     let daemon = home.start();
@@ -482,7 +505,7 @@ fn a_service_of_systemd_that_cannot_run_fails() {
         runs,
         "warn: {unit} serves another home, ~/.config/opta\n",
         "refused\nfail: systemd cannot use {unit} and what adds to it (bad-setting); \
-         to mend it: systemctl --user edit opta-daemon\n",
+         to mend it: systemctl --user cat opta-daemon\n",
         runs,
         "failed\nfail: the service has failed (exit-code, status 78) ({unit}); \
          to mend it: opta daemon start\n",

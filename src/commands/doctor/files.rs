@@ -60,7 +60,7 @@ pub fn not_private(paths: &Paths, path: &Path, mode: u32) -> Option<Finding> {
     }
     if found.uid() != sys::effective_user() {
         let message = format!("{shown} belongs to another user");
-        return Some(Fail(message, owned(path, found.uid())));
+        return Some(Fail(message, owned(paths, path, found.uid())));
     }
     if !directory && found.nlink() > 1 {
         // Which of its names is the one too many, only the user can tell.
@@ -75,10 +75,13 @@ pub fn not_private(paths: &Paths, path: &Path, mode: u32) -> Option<Finding> {
 }
 
 /// What mends that a path of ours belongs to another user.
-fn owned(path: &Path, owner: u32) -> String {
+fn owned(paths: &Paths, path: &Path, owner: u32) -> String {
+    let of_root = |path: &Path| path.metadata().is_ok_and(|found| found.uid() == 0);
+    let roots_own = of_root(paths.root()) || paths.root().parent().is_some_and(of_root);
     match sys::effective_user() {
         // Root would take it away from its owner.
-        0 => format!("sudo -u '#{owner}' opta doctor"),
+        0 if !roots_own => format!("sudo -u '#{owner}' opta doctor"),
+        0 => format!("chown -R 0 {}", quoted(path)),
         _ => format!("sudo chown -R \"$(id -u)\" {}", quoted(path)),
     }
 }
