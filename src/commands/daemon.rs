@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Here, How, Past};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
-use crate::lifecycle::service::{self, Standing};
+use crate::lifecycle::service::{self, Standing, Trouble};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, Ended, Patience};
 use crate::lock::{self, Door};
@@ -163,14 +163,16 @@ pub fn status(paths: &Paths, asked: &cli::Status, output: &Output) -> Result<Exi
         Status::Stopped | Status::Crashed { .. } => service::trouble(paths),
         Status::Running { .. } | Status::Unresponsive { .. } => None,
     };
-    let trouble = trouble.map(|trouble| trouble.words);
     if !asked.quiet {
         match (output.form, &trouble) {
-            (Form::Json, _) => output.line(&json::text(&report(&status, trouble.clone())))?,
+            (Form::Json, trouble) => {
+                let words = trouble.as_ref().map(|trouble| trouble.words.clone());
+                output.line(&json::text(&report(&status, words)))?;
+            }
             (Form::Text, None) => output.line(&one_line_of(&status, output))?,
-            (Form::Text, Some(words)) => {
+            (Form::Text, Some(Trouble { words, see, .. })) => {
                 output.line(&one_line_of(&status, output))?;
-                output.say(&format!("{words}; see: opta daemon logs"));
+                output.say(&format!("{words}; see: {see}"));
             }
         }
     }

@@ -507,7 +507,7 @@ fn a_service_of_systemd_that_cannot_run_fails() {
         "refused\nfail: systemd cannot use {unit} and what adds to it (bad-setting); \
          to mend it: systemctl --user cat opta-daemon\n",
         runs,
-        "failed\nfail: the service has failed (exit-code, status 78) ({unit}); \
+        "failed\nfail: the service has stopped: its settings were bad (status 78) ({unit}); \
          to mend it: opta daemon start\n",
         runs,
         "masked\nwarn: opta has not written {unit}; \

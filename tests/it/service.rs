@@ -336,7 +336,7 @@ fn bad_settings_are_not_tried_again() {
     "#;
     let expected = format!(
         "not started\nExecMainStatus=78\nNRestarts=0\n\
-         {NONE}opta: the service has failed (exit-code, status 78); see: opta daemon logs\n= 1\n= 1\n"
+         {NONE}opta: the service has stopped: its settings were bad (status 78); see: opta doctor\n= 1\n= 1\n"
     );
     under_systemd(&home, "nobody", script).stdout(&expected).run();
 }

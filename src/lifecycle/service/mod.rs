@@ -49,6 +49,8 @@ pub enum Standing {
 /// Why the manager does not run the service.
 pub struct Trouble {
     pub words: String,
+    /// The command that tells more.
+    pub see: &'static str,
     /// It was restarted, again and again.
     pub gave_up: bool,
     /// The reason lay elsewhere, and may have gone.

@@ -67,6 +67,9 @@ TimeoutStopSec=20
 KillMode=mixed
 OOMPolicy=continue";
 
+/// EX_CONFIG of sysexits.h.
+const BAD_SETTINGS: i32 = 78;
+
 /// The line by which a unit serves this home and no other.
 pub fn home_line(root: &str) -> String {
     variable("OPTA_HOME", root)
@@ -148,14 +151,22 @@ impl Unit {
     fn trouble(&self) -> Trouble {
         let restarts = self.restarts;
         let (result, status) = (&self.result, self.exit_status);
+        if status == BAD_SETTINGS {
+            // Better ones are reason enough to try again.
+            let words = format!("the service has stopped: its settings were bad (status {status})");
+            return Trouble { words, see: "opta doctor", gave_up: false, passing: false };
+        }
         let words = match status {
             _ if restarts > 0 => {
-                format!("systemd has given up on the service after {restarts} restarts ({result})")
+                let s = if restarts == 1 { "" } else { "s" };
+                let gave_up = "systemd has given up on the service after";
+                format!("{gave_up} {restarts} restart{s} ({result})")
             }
             _ => format!("the service has failed ({result}, status {status})"),
         };
         // That another daemon was running is no trouble of this one.
-        Trouble { words, gave_up: restarts > 0, passing: restarts == 0 && status == 75 }
+        let passing = restarts == 0 && status == 75;
+        Trouble { words, see: "opta daemon logs", gave_up: restarts > 0, passing }
     }
 }
 
@@ -345,6 +356,23 @@ WantedBy=default.target
         assert!(matches!(active, Standing::Active { pid: Some(7) }));
         let waiting = Unit::parse("MainPID=0\nActiveState=activating").standing();
         assert!(matches!(waiting, Standing::Active { pid: None }));
+    }
+
+    #[test]
+    fn bad_settings_are_named_and_nothing_is_given_up_for_them() {
+        for restarts in [0, 1] {
+            let show =
+                format!("NRestarts={restarts}\nExecMainStatus=78\nActiveState=failed\nResult=x");
+            let Standing::Failed(trouble) = Unit::parse(&show).standing() else {
+                panic!("not failed")
+            };
+            let words = "the service has stopped: its settings were bad (status 78)";
+            assert_eq!((trouble.words.as_str(), trouble.see), (words, "opta doctor"));
+            assert!(!trouble.gave_up && !trouble.passing);
+        }
+        let show = "NRestarts=1\nExecMainStatus=9\nActiveState=failed\nResult=signal";
+        let Standing::Failed(trouble) = Unit::parse(show).standing() else { panic!("not failed") };
+        assert_eq!(trouble.words, "systemd has given up on the service after 1 restart (signal)");
     }
 
     #[test]
