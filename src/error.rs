@@ -63,6 +63,9 @@ pub enum Error {
     /// What kept the service from starting, for systemd: the exit status tells it whether to try
     /// again.
     Supervised { cause: Box<Error> },
+    /// The manager has read the service's file, and what adds to it, and cannot use them: in its
+    /// own word, why.
+    ServiceRefused { manager: &'static str, word: String },
     /// A service manager's program has failed; `said` is its own words.
     Manager { call: String, said: String },
     /// The service's file was not written by opta.
@@ -133,7 +136,7 @@ impl Error {
             Error::Reply { .. } => "BAD_REPLY",
             Error::Taken { .. } => "ALREADY_RUNNING",
             Error::Supervised { cause } => cause.code(),
-            Error::Manager { .. } => "SERVICE_MANAGER",
+            Error::Manager { .. } | Error::ServiceRefused { .. } => "SERVICE_MANAGER",
             Error::Foreign { .. } => "FOREIGN_FILE",
             Error::Unservable { .. } => "UNSERVABLE_PATH",
             Error::NoSessions | Error::NoSession { .. } => "SESSION_NOT_FOUND",
@@ -168,6 +171,7 @@ impl Error {
             Error::HeldElsewhere { .. } => Some(
                 "stop it where it runs, or give this machine a place of its own: OPTA_HOME".into(),
             ),
+            Error::ServiceRefused { .. } => Some("to see what is wrong: opta doctor".into()),
             Error::NotRunning => Some("start it: opta daemon start".into()),
             Error::StillRunning { .. } => {
                 Some("to end it by force: opta daemon stop --force".into())
@@ -254,6 +258,7 @@ impl fmt::Display for Error {
             | Error::DiedStarting { .. }
             | Error::StartTimedOut { .. }
             | Error::StoppedMeanwhile
+            | Error::ServiceRefused { .. }
             | Error::GaveUp { .. }
             | Error::CrashLoop { .. } => {
                 write!(f, "cannot start the daemon: {}", self.start_failure())
@@ -312,6 +317,9 @@ impl Error {
                 format!("another start has held {} for {seconds}s", lock.display())
             }
             Error::GaveUp { words, .. } => words.clone(),
+            Error::ServiceRefused { manager, word } => {
+                format!("{manager} cannot use its service ({word})")
+            }
             Error::Taken { pid, port } => {
                 format!("one is running already (pid {pid}, port {port})")
             }

@@ -329,6 +329,9 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     // Everything that can go wrong before the old daemon is stopped should.
     let config = Config::load(&paths.config())?;
     paths.prepare()?;
+    if config.port.reaches_service() {
+        service::check(paths)?;
+    }
     let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     let mut wanted = config.port;
     let status = status::look_once(paths)?;

@@ -323,6 +323,32 @@ fn a_service_and_a_daemon_started_by_hand_do_not_fight() {
 }
 
 #[test]
+fn a_unit_that_systemd_refuses_stops_no_daemon() {
+    need_systemd!();
+    let home = machine();
+    let script = r#"
+        opta daemon install --now 2>/dev/null | head -n 1
+        mkdir "$unit.d"
+        printf '[Service]\nExecStart=/bin/true\n' >"$unit.d/override.conf"
+        systemctl --user daemon-reload
+        echo "pid $(owner)"
+        try opta daemon restart
+        echo "pid $(owner)"
+        opta daemon stop >/dev/null
+        try opta daemon start
+        rm -r "$unit.d"; systemctl --user daemon-reload
+        opta daemon start | head -n 1
+    "#;
+    let refused = "opta: cannot start the daemon: systemd cannot use its service (bad-setting)\n\
+                   to see what is wrong: opta doctor\n= 1\n";
+    let expected = format!(
+        "Installed systemd user service: opta-daemon\n\
+         pid {{pid}}\n{refused}pid {{pid}}\n{refused}Daemon started{{*}}\n"
+    );
+    under_systemd(&home, "nobody", script).stdout(&expected).run();
+}
+
+#[test]
 fn bad_settings_are_not_tried_again() {
     need_systemd!();
     let home = machine();

@@ -307,6 +307,22 @@ pub fn trouble(paths: &Paths) -> Option<Trouble> {
     }
 }
 
+/// Makes sure that the manager could start the installed service, before anything is stopped for
+/// it.
+///
+/// # Errors
+/// [`Error::ServiceRefused`].
+pub fn check(paths: &Paths) -> Result<(), Error> {
+    match Service::installed(paths).map(|service| service.manager) {
+        Some(Manager::Systemd) => match systemd::check() {
+            // A manager that cannot be asked starts nothing: the daemon runs without it.
+            Err(refused @ Error::ServiceRefused { .. }) => Err(refused),
+            _ => Ok(()),
+        },
+        Some(Manager::Launchd) | None => Ok(()),
+    }
+}
+
 /// Whether this process runs inside the service, as what a session runs does.
 pub fn inside() -> bool {
     supervision::inside_service()

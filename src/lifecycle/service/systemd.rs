@@ -10,6 +10,7 @@ use super::call::{self, Answer};
 use super::condition::{Named, Taken};
 use super::{Plan, Standing, Trouble, supervision};
 use crate::error::Error;
+use crate::paths::Manager;
 use crate::{disk, limits};
 
 /// The unit's name.
@@ -209,11 +210,26 @@ pub fn enable() -> Result<(), Error> {
     systemctl(&["enable", UNIT]).map(drop)
 }
 
+/// Makes sure that systemd could start it: that it has read the unit, and can use it.
+///
+/// # Errors
+/// [`Error::ServiceRefused`]; otherwise as [`standing`].
+pub fn check() -> Result<(), Error> {
+    let mut unit = unit()?;
+    if unit.unread() {
+        systemctl(&["daemon-reload"])?;
+        unit = self::unit()?;
+    }
+    match unit.load.as_str() {
+        // What start says of a unit that is not there, says enough.
+        "loaded" | "not-found" | "" => Ok(()),
+        _ => Err(Error::ServiceRefused { manager: Manager::Systemd.name(), word: unit.load }),
+    }
+}
+
 /// Starts it, and returns when the daemon has said that it serves.
 pub fn start() -> Result<(), Error> {
-    if unit()?.unread() {
-        systemctl(&["daemon-reload"])?;
-    }
+    check()?;
     forgive();
     systemctl(&["start", UNIT]).map(drop)
 }
