@@ -1,5 +1,9 @@
 //! What a look at a whole journal has found.
 
+use crate::error::Error;
+
+use super::rules::SessionId;
+
 /// What an examination of a journal has found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
@@ -26,6 +30,19 @@ impl Findings {
     pub fn beside(mut self, counted: u64) -> Findings {
         self.missing_bytes = counted.saturating_sub(self.sound_bytes + self.torn_bytes);
         self
+    }
+
+    /// The same if there is a whole record.
+    ///
+    /// # Errors
+    /// [`Error::SessionDamaged`].
+    pub fn some(self, id: &SessionId) -> Result<Findings, Error> {
+        let because = match (self.records, self.torn_bytes) {
+            (0, 0) => "its journal is empty or missing",
+            (0, _) => "no record of its journal is whole",
+            _ => return Ok(self),
+        };
+        Err(Error::SessionDamaged { id: id.as_str().to_owned(), because })
     }
 
     /// Lines that were records once.

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::error::Error;
 use crate::json;
 use crate::log::Log;
 use crate::{clock, limits, sys};
@@ -240,9 +241,11 @@ impl Runtime {
         let session = self.find(id, &mut found);
         let Ok(Some(session)) = session else {
             let deleted = match session {
-                Err(problem) => Err(problem),
                 // What is left of one that cannot be read.
-                Ok(_) if is_there => self.store.delete(id).map_err(Problem::from),
+                Err(Problem::Failed(Error::SessionDamaged { .. })) | Ok(_) if is_there => {
+                    self.store.delete(id).map_err(Problem::from)
+                }
+                Err(problem) => Err(problem),
                 Ok(_) => Err(no_session(id)),
             };
             drop(found);
@@ -408,9 +411,14 @@ impl Runtime {
                 ("torn_bytes", &torn),
                 ("missing_bytes", &missing),
             ];
-            self.log.warn("session repaired", &fields);
+            let what = if torn > 0 { "session repaired" } else { "session is damaged" };
+            self.log.warn(what, &fields);
         }
         if findings.records == 0 {
+            // What was never acknowledged has no summary.
+            if counted > 0 {
+                findings.some(id)?;
+            }
             return Ok(None);
         }
         if torn > 0 {

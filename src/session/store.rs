@@ -272,13 +272,7 @@ impl Store {
         id: &SessionId,
         visit: impl FnMut(&super::event::Record<'_>),
     ) -> Result<Findings, Error> {
-        let findings = self.examine(id, visit)?;
-        let because = match (findings.records, findings.torn_bytes) {
-            (0, 0) => "its journal is empty or missing",
-            (0, _) => "no record of its journal is whole",
-            _ => return Ok(findings),
-        };
-        Err(Error::SessionDamaged { id: id.as_str().to_owned(), because })
+        self.examine(id, visit)?.some(id)
     }
 
     /// Reads a journal through and shows each whole record to `visit`. Changes nothing.

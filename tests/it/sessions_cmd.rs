@@ -294,6 +294,12 @@ fn a_session_that_has_lost_its_journal_is_named() {
     fs::remove_file(sessions(&home).join("index.jsonl")).unwrap();
     home.opta("sessions verify").stdout(&verified).status(1).run();
 
+    // The daemon does not deny that there was one.
+    for words in ["do x --resume gone", "chat --once x --resume gone"] {
+        let run = home.opta(words).env("OPTA_MODEL_URL", "http://127.0.0.1:1");
+        let told = run.stderr(ANYTHING).status(1).run().stderr;
+        assert!(told.contains(lost("gone").trim_start_matches("opta: ").trim_end()), "{told}");
+    }
     let deleted = |id: &str| format!("Session {id} deleted.\n");
     home.opta("sessions rm --force gone").stdout(&deleted("gone")).run();
     home.opta("sessions rm --force empty").stdout(&deleted("empty")).run();
