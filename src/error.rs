@@ -40,6 +40,8 @@ pub enum Error {
     StartTimedOut { waited: Duration, log: PathBuf },
     /// A daemon holds the lock and does not answer.
     Unresponsive { pid: Option<i32>, waited: Duration },
+    /// A daemon holds the lock, and its card, without which nobody can ask it, is lost.
+    CardLost { pid: Option<i32> },
     /// The lock is held by a process that cannot be seen from here: another host or container.
     HeldElsewhere { lock: PathBuf, hostname: Option<String> },
     /// Other starters have kept the door closed for too long.
@@ -51,9 +53,9 @@ pub enum Error {
     /// The daemon has work in flight and was asked to leave only if idle.
     Busy,
     /// The daemon has crashed too often for another automatic restart.
-    CrashLoop { crashes: usize, cause: Option<String>, log: PathBuf },
+    CrashLoop { crashes: usize, cause: Option<String> },
     /// The service has failed so often that its manager restarts it no more.
-    GaveUp { words: String, log: PathBuf },
+    GaveUp { words: String },
     /// The daemon was started, and somebody has stopped it since.
     StoppedMeanwhile,
     /// Another daemon serves, and this process was to be the only one.
@@ -61,6 +63,9 @@ pub enum Error {
     /// What kept the service from starting, for systemd: the exit status tells it whether to try
     /// again.
     Supervised { cause: Box<Error> },
+    /// The manager has read the service's file, and what adds to it, and cannot use them: in its
+    /// own word, why.
+    ServiceRefused { manager: &'static str, word: String },
     /// A service manager's program has failed; `said` is its own words.
     Manager { call: String, said: String },
     /// The service's file was not written by opta.
@@ -75,6 +80,8 @@ pub enum Error {
     NoSession { typed: String },
     /// The ids of several sessions begin so: some of them, and how many there are.
     AmbiguousSession { typed: String, some: Vec<String>, count: usize },
+    /// Nothing of the session can be read.
+    SessionDamaged { id: String, because: &'static str },
     /// The session has work in flight and was to be deleted.
     SessionBusy { id: String },
     /// The daemon is of another version and speaks another protocol.
@@ -87,7 +94,7 @@ impl Error {
         match self {
             Error::Usage { .. } => 2,
             Error::NotRunning => 3,
-            Error::Unresponsive { .. } | Error::HeldElsewhere { .. } => 4,
+            Error::Unresponsive { .. } | Error::CardLost { .. } | Error::HeldElsewhere { .. } => 4,
             // EX_TEMPFAIL and EX_CONFIG of sysexits.h: the unit lists them as not worth a restart.
             Error::Supervised { cause } if cause.lock_is_held() => 75,
             Error::Supervised { cause } if matches!(**cause, Error::Config { .. }) => 78,
@@ -102,6 +109,7 @@ impl Error {
             self,
             Error::Taken { .. }
                 | Error::Unresponsive { .. }
+                | Error::CardLost { .. }
                 | Error::HeldElsewhere { .. }
                 | Error::Queue { .. }
         )
@@ -118,7 +126,7 @@ impl Error {
             Error::Port { .. } | Error::Ports { .. } => "PORT_IN_USE",
             Error::StartFailed { .. } | Error::DiedStarting { .. } => "START_FAILED",
             Error::StartTimedOut { .. } | Error::Queue { .. } => "TIMEOUT",
-            Error::Unresponsive { .. } => "UNRESPONSIVE",
+            Error::Unresponsive { .. } | Error::CardLost { .. } => "UNRESPONSIVE",
             Error::HeldElsewhere { .. } => "HELD_ELSEWHERE",
             Error::NotRunning => "NOT_RUNNING",
             Error::StillRunning { .. } => "STILL_RUNNING",
@@ -128,11 +136,12 @@ impl Error {
             Error::Reply { .. } => "BAD_REPLY",
             Error::Taken { .. } => "ALREADY_RUNNING",
             Error::Supervised { cause } => cause.code(),
-            Error::Manager { .. } => "SERVICE_MANAGER",
+            Error::Manager { .. } | Error::ServiceRefused { .. } => "SERVICE_MANAGER",
             Error::Foreign { .. } => "FOREIGN_FILE",
             Error::Unservable { .. } => "UNSERVABLE_PATH",
             Error::NoSessions | Error::NoSession { .. } => "SESSION_NOT_FOUND",
             Error::AmbiguousSession { .. } => "AMBIGUOUS_ID",
+            Error::SessionDamaged { .. } => "SESSION_DAMAGED",
             Error::Protocol { .. } => "VERSION_SKEW",
         }
     }
@@ -151,15 +160,18 @@ impl Error {
             Error::Ports { .. } => Some("choose a free port: opta daemon start --port N".into()),
             Error::StartFailed { log, .. }
             | Error::DiedStarting { log }
-            | Error::StartTimedOut { log, .. }
-            | Error::GaveUp { log, .. }
-            | Error::CrashLoop { log, .. } => Some(format!("see the log: {}", log.display())),
+            | Error::StartTimedOut { log, .. } => Some(format!("see the log: {}", log.display())),
+            Error::GaveUp { .. } | Error::CrashLoop { .. } => {
+                Some("see why: opta daemon logs --level warn; then: opta daemon start".into())
+            }
             Error::Unresponsive { .. } => {
                 Some("to end it and start afresh: opta daemon restart --force".into())
             }
+            Error::CardLost { .. } => Some("to have it written again: opta daemon start".into()),
             Error::HeldElsewhere { .. } => Some(
                 "stop it where it runs, or give this machine a place of its own: OPTA_HOME".into(),
             ),
+            Error::ServiceRefused { .. } => Some("to see what is wrong: opta doctor".into()),
             Error::NotRunning => Some("start it: opta daemon start".into()),
             Error::StillRunning { .. } => {
                 Some("to end it by force: opta daemon stop --force".into())
@@ -169,6 +181,9 @@ impl Error {
                 Some("to replace or remove it all the same: the same command with --force".into())
             }
             Error::NoSession { .. } => Some("to see which there are: opta sessions list".into()),
+            Error::SessionDamaged { id, .. } => {
+                Some(format!("to see what is wrong: opta sessions verify {id}"))
+            }
             Error::NoSessions => Some("to begin one: opta chat".into()),
             Error::Protocol { .. } => {
                 Some("to move it to this version: opta daemon restart".into())
@@ -195,7 +210,12 @@ impl fmt::Display for Error {
             Error::Home { because } => write!(f, "cannot find your home directory: {because}"),
             Error::Config { at, because } => write!(f, "cannot use the settings: {at}: {because}"),
             Error::Reply { what, because } => write!(f, "cannot {what}: {because}"),
-            Error::NotRunning => write!(f, "cannot reach the daemon: it is not running"),
+            Error::NotRunning
+            | Error::Unresponsive { .. }
+            | Error::CardLost { .. }
+            | Error::HeldElsewhere { .. } => {
+                write!(f, "cannot reach the daemon{}", self.reach_failure())
+            }
             Error::NoSessions => write!(f, "cannot go on: there are no sessions yet"),
             Error::NoSession { typed } => {
                 write!(f, "cannot find the session: no id begins with '{typed}'")
@@ -206,6 +226,9 @@ impl fmt::Display for Error {
                     0 => Ok(()),
                     more => write!(f, " and {more} more begin so"),
                 }
+            }
+            Error::SessionDamaged { id, because } => {
+                write!(f, "cannot read the session {id}: {because}")
             }
             Error::SessionBusy { id } => {
                 write!(f, "cannot delete the session {id}: a turn of it is in progress")
@@ -223,16 +246,6 @@ impl fmt::Display for Error {
                 let seconds = waited.as_secs();
                 write!(f, "cannot stop the daemon (pid {pid}): still running after {seconds}s")
             }
-            Error::Unresponsive { pid, waited } => {
-                let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-                let seconds = waited.as_secs();
-                write!(f, "cannot reach the daemon{pid}: it is alive, no answer in {seconds}s")
-            }
-            Error::HeldElsewhere { lock, hostname } => {
-                let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
-                let unseen = format!("a process{on} that cannot be seen from here");
-                write!(f, "cannot reach the daemon: {unseen} has locked {}", lock.display())
-            }
             Error::Supervised { cause } => write!(f, "{cause}"),
             Error::Manager { .. } | Error::Foreign { .. } | Error::Unservable { .. } => {
                 write!(f, "cannot {}", self.service_failure())
@@ -245,6 +258,7 @@ impl fmt::Display for Error {
             | Error::DiedStarting { .. }
             | Error::StartTimedOut { .. }
             | Error::StoppedMeanwhile
+            | Error::ServiceRefused { .. }
             | Error::GaveUp { .. }
             | Error::CrashLoop { .. } => {
                 write!(f, "cannot start the daemon: {}", self.start_failure())
@@ -268,6 +282,23 @@ impl Error {
         }
     }
 
+    /// Why the daemon cannot be reached, and its pid before that.
+    fn reach_failure(&self) -> String {
+        let of = |pid: &Option<i32>| pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+        match self {
+            Error::Unresponsive { pid, waited } => {
+                format!("{}: it is alive, no answer in {}s", of(pid), waited.as_secs())
+            }
+            Error::CardLost { pid } => format!("{}: it runs, and its state.json is lost", of(pid)),
+            Error::HeldElsewhere { lock, hostname } => {
+                let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
+                let unseen = format!("a process{on} that cannot be seen from here");
+                format!(": {unseen} has locked {}", lock.display())
+            }
+            _ => ": it is not running".to_owned(),
+        }
+    }
+
     /// Why no daemon came of a start.
     fn start_failure(&self) -> String {
         match self {
@@ -286,6 +317,9 @@ impl Error {
                 format!("another start has held {} for {seconds}s", lock.display())
             }
             Error::GaveUp { words, .. } => words.clone(),
+            Error::ServiceRefused { manager, word } => {
+                format!("{manager} cannot use its service ({word})")
+            }
             Error::Taken { pid, port } => {
                 format!("one is running already (pid {pid}, port {port})")
             }

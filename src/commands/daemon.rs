@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Here, How, Past};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
-use crate::lifecycle::service::{self, Standing};
+use crate::lifecycle::service::{self, Standing, Trouble};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, Ended, Patience};
 use crate::lock::{self, Door};
@@ -163,14 +163,16 @@ pub fn status(paths: &Paths, asked: &cli::Status, output: &Output) -> Result<Exi
         Status::Stopped | Status::Crashed { .. } => service::trouble(paths),
         Status::Running { .. } | Status::Unresponsive { .. } => None,
     };
-    let trouble = trouble.map(|trouble| trouble.words);
     if !asked.quiet {
         match (output.form, &trouble) {
-            (Form::Json, _) => output.line(&json::text(&report(&status, trouble.clone())))?,
+            (Form::Json, trouble) => {
+                let words = trouble.as_ref().map(|trouble| trouble.words.clone());
+                output.line(&json::text(&report(&status, words)))?;
+            }
             (Form::Text, None) => output.line(&one_line_of(&status, output))?,
-            (Form::Text, Some(words)) => {
+            (Form::Text, Some(Trouble { words, see, .. })) => {
                 output.line(&one_line_of(&status, output))?;
-                output.say(&format!("{words}; see: opta daemon logs"));
+                output.say(&format!("{words}; see: {see}"));
             }
         }
     }
@@ -195,10 +197,14 @@ fn one_line_of(status: &Status, output: &Output) -> String {
         Status::Stopped | Status::Crashed { .. } => {
             ("2", "○", "stopped  (no daemon process found)".to_owned())
         }
-        Status::Unresponsive { pid, port, .. } => {
+        Status::Unresponsive { pid, port, card_lost } => {
             let pid = pid.map_or(String::new(), |pid| format!("  pid={pid}"));
             let port = port.map_or(String::new(), |port| format!("  port={port}"));
-            ("33", "◐", format!("unresponsive{pid}{port}  (no answer in 1s)"))
+            let why = match card_lost {
+                true => "its state.json is lost; to have it written again: opta daemon start",
+                false => "no answer in 1s",
+            };
+            ("33", "◐", format!("unresponsive{pid}{port}  ({why})"))
         }
     };
     if output.coloured() {
@@ -323,6 +329,9 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     // Everything that can go wrong before the old daemon is stopped should.
     let config = Config::load(&paths.config())?;
     paths.prepare()?;
+    if config.port.reaches_service() {
+        service::check(paths)?;
+    }
     let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
     let mut wanted = config.port;
     let status = status::look_once(paths)?;
@@ -368,8 +377,8 @@ fn make_way(
             Some(card.pid)
         }
         // One that does not answer cannot be asked.
-        (Status::Unresponsive { pid, .. }, _) if asked.if_idle => {
-            return Err(Error::Unresponsive { pid: *pid, waited: limits::HEALTH_MAX });
+        (Status::Unresponsive { pid, card_lost, .. }, _) if asked.if_idle => {
+            return Err(status::unresponsive(*pid, *card_lost));
         }
         // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one has
         // left.

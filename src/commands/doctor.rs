@@ -1,8 +1,9 @@
 //! `opta doctor`: looks at everything and touches nothing.
 
+mod files;
+
 use std::fmt::Display;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,12 +14,14 @@ use crate::agent::find::{self, Unresolved, Wanted};
 use crate::agent::model::{self, list};
 use crate::cli::Form;
 use crate::commands::Output;
+use crate::commands::sessions::as_argument;
 use crate::config::{Config, ModelSettings, Port, ToolSettings};
 use crate::error::{Error, one_line, reason};
 use crate::lifecycle::service::{Condition, Service};
 use crate::lifecycle::status::{self, Status};
-use crate::lifecycle::{crashes, port, run};
+use crate::lifecycle::{crashes, guardian, port, run};
 use crate::paths::{Manager, Paths};
+use crate::session::journal;
 use crate::session::store::Store;
 use crate::session::turn::Fault;
 use crate::{api, http, json, limits, sys};
@@ -46,10 +49,10 @@ struct Line {
 /// `opta doctor`: 1 if a check fails.
 pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let status = status::look(paths);
-    let files = files(paths);
+    let files = files::check(paths);
     let daemon = match (&files, &status) {
         (Fail(..), Err(error)) => Warn(format!("cannot be told before: {error}"), None),
-        _ => daemon(&status),
+        _ => daemon(paths, &status),
     };
     let checks: [(&str, Finding); 10] = [
         ("settings", settings(paths)),
@@ -108,6 +111,10 @@ fn settings(paths: &Paths) -> Finding {
             Warn(message, Some(edit(&path)))
         }
         Ok(None) if path.exists() => Pass(paths.shown(&path)),
+        Ok(None) if path.is_symlink() => {
+            let message = format!("{} is a link to what is not there", paths.shown(&path));
+            Warn(message, Some(format!("ls -l {}", quoted(&path))))
+        }
         Ok(None) => Pass(format!("{} is not there, and need not be", paths.shown(&path))),
         Err(error) => match &error {
             Error::Config { at, .. } if is_variable(at) => {
@@ -135,65 +142,21 @@ fn edit(config: &Path) -> String {
     format!("${{EDITOR:-vi}} {}", quoted(config))
 }
 
-/// What holds secrets belongs to this user, and nobody else reads it.
-fn files(paths: &Paths) -> Finding {
-    // The settings may be elsewhere, behind a link.
-    let root = paths.root().canonicalize().unwrap_or_else(|_| paths.root().to_owned());
-    let private: [(PathBuf, u32); 8] = [
-        (root, 0o755),
-        (paths.daemon(), 0o700),
-        (paths.sessions(), 0o700),
-        (paths.state(), 0o600),
-        (paths.pid(), 0o600),
-        (paths.door(), 0o600),
-        (paths.crashes(), 0o600),
-        (paths.log(), 0o600),
-    ];
-    let mut looked = 0;
-    for (path, mode) in &private {
-        let found = match path.symlink_metadata() {
-            Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => {
-                let message = format!("{}: {}", paths.shown(path), reason(&error));
-                return Fail(message, format!("ls -ld {}", quoted(path)));
-            }
-        };
-        looked += 1;
-        let shown = paths.shown(path);
-        let directory = *mode & 0o100 != 0;
-        if found.is_dir() != directory || found.is_file() == directory {
-            let what = if directory { "directory" } else { "regular file" };
-            return Fail(format!("{shown} is no {what}"), format!("mv {0} {0}.old", quoted(path)));
-        }
-        if found.uid() != sys::effective_user() {
-            let fix = match sys::effective_user() {
-                // Root would take it away from its owner.
-                0 => format!("sudo -u '#{}' opta doctor", found.uid()),
-                _ => format!("sudo chown -R \"$(id -u)\" {}", quoted(path)),
-            };
-            return Fail(format!("{shown} belongs to another user"), fix);
-        }
-        let others = found.mode() & 0o777 & !mode;
-        if others != 0 {
-            let message = format!("{shown} has mode {:04o}, not {mode:04o}", found.mode() & 0o7777);
-            return Fail(message, format!("chmod {mode:o} {}", quoted(path)));
-        }
-    }
-    match looked {
-        0 => Pass("nothing is there yet".to_owned()),
-        _ => Pass("private, and this user's own".to_owned()),
-    }
-}
-
 /// Lock, card and what answers agree.
-fn daemon(status: &Result<Status, Error>) -> Finding {
+fn daemon(paths: &Paths, status: &Result<Status, Error>) -> Finding {
+    // Why, is said of the log or of the service.
+    let left = matches!(status, Ok(Status::Stopped | Status::Crashed { .. }))
+        && guardian::is_left_to_the_user(paths);
     match status {
         Ok(Status::Running { card, .. }) => Pass(format!("runs (pid {})", card.pid)),
+        Ok(Status::Stopped) if left => {
+            Warn("does not run; only opta daemon start starts it again".to_owned(), None)
+        }
         Ok(Status::Stopped) => Pass("does not run; a command that needs it starts it".to_owned()),
         Ok(Status::Crashed { card }) => {
             let pid = card.as_ref().map_or(String::new(), |card| format!(" (pid {})", card.pid));
-            Warn(format!("has crashed{pid}; a command that needs it starts it again"), None)
+            let who = if left { "only opta daemon start" } else { "a command that needs it" };
+            Warn(format!("has crashed{pid}; {who} starts it again"), None)
         }
         Ok(Status::Unresponsive { pid, card_lost, .. }) => {
             let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
@@ -308,7 +271,7 @@ fn service(paths: &Paths) -> Finding {
         },
         Condition::Refused(word) => Fail(
             format!("{manager} cannot use {file} and what adds to it ({word})"),
-            "systemctl --user edit opta-daemon".to_owned(),
+            "systemctl --user cat opta-daemon".to_owned(),
         ),
         Condition::Failed(trouble) => Fail(format!("{} ({file})", trouble.words), start()),
         Condition::Sound { program, enabled } => {
@@ -348,7 +311,7 @@ fn log(paths: &Paths, status: &Result<Status, Error>) -> Finding {
         && crashes >= limits::CRASHES_MAX
     {
         let message = format!("the daemon has crashed {crashes} times within a minute");
-        let look = "opta daemon logs --level error";
+        let look = "opta daemon logs --level warn";
         return match status {
             Ok(Status::Running { .. }) => Warn(message, Some(look.to_owned())),
             // Commands that need it start it no more.
@@ -435,24 +398,37 @@ fn sessions(paths: &Paths) -> Finding {
     };
     let mut damaged = Vec::new();
     for id in &page.ids {
+        let directory = store.directory(id);
+        let journal = directory.join(journal::FILE_NAME);
+        for (path, mode) in [(&directory, 0o700), (&journal, 0o600)] {
+            if let Some(finding) = files::not_private(paths, path, mode) {
+                return finding;
+            }
+        }
         match store.examine(id, |_| {}) {
-            Ok(found) if found.damaged > 0 => damaged.push(id.as_str()),
+            Ok(found) if found.is_damage() => damaged.push((id, found.records)),
             // What a crash has cut off is set aside when the session is used next.
             Ok(_) => {}
             Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                return failed(&error, format_args!("opta sessions verify {}", id.as_str()));
+                return failed(&error, format_args!("opta sessions verify {}", as_argument(id)));
             }
         }
     }
     match (damaged.as_slice(), page.ids.len()) {
         ([], 0) => Pass("there are none yet".to_owned()),
         ([], count) => Pass(format!("the newest are whole ({count} read)")),
-        ([first, ..], count) => {
-            let message = format!("{} of the newest {count} are damaged", damaged.len());
-            let fix =
-                format!("opta sessions export {first} >{first}.json && opta sessions rm {first}");
-            Fail(message, fix)
+        ([(first, records), ..], count) => {
+            let are = if damaged.len() == 1 { "is" } else { "are" };
+            let message = format!("{} of the newest {count} {are} damaged", damaged.len());
+            let (id, name) = (as_argument(first), first.as_str());
+            // What is not whole is in no export, and perhaps worth more than the session's end.
+            let copy = format!("cp -Rp {} ./{name}.damaged", quoted(&store.directory(first)));
+            let export = match records {
+                0 => String::new(),
+                _ => format!(" && opta sessions export {id} >{name}.json"),
+            };
+            Fail(message, format!("{copy}{export} && opta sessions rm {id}"))
         }
     }
 }

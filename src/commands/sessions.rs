@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{At, Error, one_line};
 use crate::lifecycle::reach::reach;
 use crate::paths::Paths;
-use crate::session::journal::Findings;
+use crate::session::findings::Findings;
 use crate::session::rules::SessionId;
 use crate::session::store::{Store, Summary};
 use crate::session::transcript::{Transcript, turns};
@@ -78,7 +78,7 @@ fn row(summary: &Summary, width: usize, now: i64) -> String {
 }
 
 fn show(store: &Store, typed: &str, output: &Output) -> Result<ExitCode, Error> {
-    let transcript = Transcript::read(store, &find(store, typed)?)?;
+    let transcript = read(store, typed, output)?;
     match output.form {
         Form::Text => output.line(transcript.text(output.style()).trim_end_matches('\n'))?,
         Form::Json => output.line(&transcript.json())?,
@@ -87,12 +87,37 @@ fn show(store: &Store, typed: &str, output: &Output) -> Result<ExitCode, Error> 
 }
 
 fn export(store: &Store, typed: &str, format: Format, output: &Output) -> Result<ExitCode, Error> {
-    let transcript = Transcript::read(store, &find(store, typed)?)?;
+    let transcript = read(store, typed, output)?;
     match format {
         Format::Json => output.line(&transcript.json())?,
         Format::Markdown => output.line(transcript.markdown().trim_end_matches('\n'))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads a session, and says what of it is lost.
+fn read(store: &Store, typed: &str, output: &Output) -> Result<Transcript, Error> {
+    let id = find(store, typed)?;
+    let transcript = Transcript::read(store, &id)?;
+    let found = &transcript.findings;
+    let say = |what: &str| {
+        output.say(&format!("{what}: opta sessions verify {}", as_argument(&id)));
+    };
+    match found.lost() {
+        0 => {}
+        1 => say("1 record is damaged and left out"),
+        lost => say(&format!("{lost} records are damaged and left out")),
+    }
+    if found.missing_bytes > 0 {
+        say(&format!("{} bytes at its end are missing", found.missing_bytes));
+    }
+    Ok(transcript)
+}
+
+/// An id as it is typed in a command.
+pub fn as_argument(id: &SessionId) -> String {
+    let dashes = if id.as_str().starts_with('-') { "-- " } else { "" };
+    format!("{dashes}{}", id.as_str())
 }
 
 /// The session whose id is `typed`, or the only one whose id begins so.
@@ -122,6 +147,8 @@ struct Damage {
     damaged: u64,
     #[nserde(rename = "tornBytes")]
     torn_bytes: u64,
+    #[nserde(rename = "missingBytes")]
+    missing_bytes: u64,
 }
 
 #[derive(SerJson)]
@@ -142,8 +169,8 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
     let mut torn = Vec::new();
     for id in &ids {
         match store.examine(id, |_| {}) {
-            Ok(found) if found.torn_bytes > 0 => torn.push((id, found)),
-            Ok(found) if found.damaged > 0 => tell_damage(id, &found, &mut verified, output)?,
+            Ok(found) if found.torn_bytes > 0 || found.missing_bytes > 0 => torn.push((id, found)),
+            Ok(found) if found.is_damage() => tell_damage(id, &found, &mut verified, output)?,
             Ok(_) => {}
             // It was deleted in the meantime.
             Err(error) if has_gone(&error) => continue,
@@ -190,9 +217,9 @@ fn look_again<'i>(
         };
         if now.sound_bytes != before.sound_bytes {
             // It goes on; what is behind its end now is the next record.
-            now.torn_bytes = 0;
+            (now.torn_bytes, now.spoilt, now.spoilt_bytes) = (0, 0, 0);
         }
-        if now.torn_bytes > 0 || now.damaged > 0 {
+        if now.torn_bytes > 0 || now.is_damage() {
             damaged.push((id, now));
         }
     }
@@ -206,15 +233,25 @@ fn tell_damage(
     output: &Output,
 ) -> Result<(), Error> {
     verified.damaged_sessions += 1;
-    let Findings { records, damaged, torn_bytes, .. } = *found;
+    let Findings { records, missing_bytes, .. } = *found;
+    let (damaged, torn_bytes) = (found.lost(), found.unfinished_bytes());
     let session_id = id.as_str().to_owned();
     match output.form {
         Form::Json => {
-            output.line(&json::text(&Damage { session_id, records, damaged, torn_bytes }))
+            let damage = Damage { session_id, records, damaged, torn_bytes, missing_bytes };
+            output.line(&json::text(&damage))
         }
-        Form::Text => output.line(&format!(
-            "{session_id}  {records} whole records, {damaged} damaged, {torn_bytes} torn bytes"
-        )),
+        Form::Text => {
+            let missing = match missing_bytes {
+                0 => String::new(),
+                bytes => format!(", {bytes} bytes missing"),
+            };
+            let s = if records == 1 { "" } else { "s" };
+            output.line(&format!(
+                "{session_id}  {records} whole record{s}, {damaged} damaged, \
+                 {torn_bytes} torn bytes{missing}"
+            ))
+        }
     }
 }
 
@@ -243,7 +280,7 @@ fn remove(
     let config = Config::load(&paths.config())?;
     let id = find(store, typed)?;
     let session_id = id.as_str().to_owned();
-    if !force && !confirmed(&store.summary(&id)?, output)? {
+    if !force && !confirmed(&id, store.summary(&id), output)? {
         output.say(&format!("the session {session_id} is kept"));
         if output.form == Form::Json {
             output.line(&json::text(&Removed { deleted: false, session_id }))?;
@@ -271,10 +308,21 @@ fn remove(
     Ok(ExitCode::SUCCESS)
 }
 
-fn confirmed(summary: &Summary, output: &Output) -> Result<bool, Error> {
+fn confirmed(
+    id: &SessionId,
+    summary: Result<Summary, Error>,
+    output: &Output,
+) -> Result<bool, Error> {
+    let id = id.as_str();
+    let summary = match summary {
+        Err(Error::SessionDamaged { because, .. }) => {
+            return output.ask(&format!("Delete session {id} ({because})? [y/N] "));
+        }
+        summary => summary?,
+    };
     let title = summary.title.as_deref().unwrap_or_default();
     let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
-    let (id, turns) = (&summary.session_id, turns(summary.turns));
+    let turns = turns(summary.turns);
     output.ask(&format!("Delete session {id} ({turns}, \"{}\")? [y/N] ", one_line(&title)))
 }
 

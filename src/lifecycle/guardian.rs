@@ -137,7 +137,7 @@ fn start_service(
         && trouble.gave_up
         && caller == Caller::Command
     {
-        return Err(Error::GaveUp { words: trouble.words, log: paths.log() });
+        return Err(Error::GaveUp { words: trouble.words });
     }
     let started = service.start();
     let status = match started {
@@ -192,12 +192,19 @@ pub fn serve_here(paths: &Paths, config: &Config, here: &Foreground) -> Result<H
     }
 }
 
+/// Whether commands start it no more: it crashes again and again, or the service's manager has
+/// given up.
+pub fn is_left_to_the_user(paths: &Paths) -> bool {
+    crashes::recent(paths).is_ok_and(|crashes| crashes >= limits::CRASHES_MAX)
+        || service::trouble(paths).is_some_and(|trouble| trouble.gave_up)
+}
+
 fn refuse_crash_loop(paths: &Paths, caller: Caller) -> Result<(), Error> {
     let crashes = crashes::recent(paths)?;
     if caller == Caller::User || crashes < limits::CRASHES_MAX {
         return Ok(());
     }
-    Err(Error::CrashLoop { crashes, cause: last_error(paths), log: paths.log() })
+    Err(Error::CrashLoop { crashes, cause: last_error(paths) })
 }
 
 /// The last thing that the log complains about, if it can be read.

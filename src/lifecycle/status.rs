@@ -53,14 +53,20 @@ pub fn look_once(paths: &Paths) -> Result<Status, Error> {
 /// The card of the daemon that runs.
 ///
 /// # Errors
-/// [`Error::NotRunning`], [`Error::Unresponsive`].
+/// [`Error::NotRunning`], [`Error::Unresponsive`], [`Error::CardLost`].
 pub fn running(paths: &Paths) -> Result<Box<Card>, Error> {
     match look(paths)? {
         Status::Running { card, .. } => Ok(card),
         Status::Stopped | Status::Crashed { .. } => Err(Error::NotRunning),
-        Status::Unresponsive { pid, .. } => {
-            Err(Error::Unresponsive { pid, waited: limits::HEALTH_MAX })
-        }
+        Status::Unresponsive { pid, card_lost, .. } => Err(unresponsive(pid, card_lost)),
+    }
+}
+
+/// Why a daemon that holds its lock cannot be asked.
+pub fn unresponsive(pid: Option<i32>, card_lost: bool) -> Error {
+    match card_lost {
+        true => Error::CardLost { pid },
+        false => Error::Unresponsive { pid, waited: limits::HEALTH_MAX },
     }
 }
 

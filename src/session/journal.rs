@@ -16,6 +16,7 @@ use crate::error::{At, Error};
 use crate::{clock, disk, limits};
 
 use super::event::{self, Draft, Record};
+use super::findings::Findings;
 use super::lines::{READ_BYTES, Window, read_at};
 use super::rules::{SessionId, State};
 
@@ -73,19 +74,6 @@ impl View {
         self.seq = seq;
         self.end = end;
     }
-}
-
-/// What an examination of a journal has found.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// Whole records.
-    pub records: u64,
-    /// Lines before the last whole record that are no records.
-    pub damaged: u64,
-    /// Bytes behind the last whole record.
-    pub torn_bytes: u64,
-    /// Bytes up to the end of the last whole record.
-    pub sound_bytes: u64,
 }
 
 impl Journal {
@@ -406,20 +394,23 @@ pub fn examine(
     let length = file.metadata().at("inspect", path)?.len();
     let mut findings = Findings::default();
     let mut window = Window::new(0, length);
-    let (mut last_seq, mut doubtful) = (0, 0);
+    let (mut last_seq, mut doubtful, mut ended) = (0, 0, 0);
     while let Some((line, start)) = window.next(file).at("read", path)? {
+        ended = start + line.len() as u64 + 1;
         match next_record(line, last_seq) {
             Some(record) => {
                 last_seq = record.seq;
                 findings.records += 1;
                 findings.damaged += std::mem::take(&mut doubtful);
-                findings.sound_bytes = start + line.len() as u64 + 1;
+                findings.sound_bytes = ended;
                 visit(&record, start, findings.sound_bytes);
             }
             None => doubtful += 1,
         }
     }
     findings.torn_bytes = length - findings.sound_bytes;
+    findings.spoilt_bytes = ended.saturating_sub(findings.sound_bytes);
+    findings.spoilt = doubtful;
     Ok(findings)
 }
 

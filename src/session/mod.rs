@@ -3,6 +3,7 @@
 mod crc;
 pub mod desk;
 pub mod event;
+pub mod findings;
 pub mod journal;
 mod lines;
 pub mod rules;

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::error::Error;
 use crate::json;
 use crate::log::Log;
 use crate::{clock, limits, sys};
@@ -236,12 +237,21 @@ impl Runtime {
     pub fn delete(&self, id: &SessionId) -> Result<(), Problem> {
         let place = self.place(id);
         let mut found = lock(&place.session);
+        let is_there = self.store.has(id);
         let session = self.find(id, &mut found);
         let Ok(Some(session)) = session else {
+            let deleted = match session {
+                // What is left of one that cannot be read.
+                Err(Problem::Failed(Error::SessionDamaged { .. })) | Ok(_) if is_there => {
+                    self.store.delete(id).map_err(Problem::from)
+                }
+                Err(problem) => Err(problem),
+                Ok(_) => Err(no_session(id)),
+            };
             drop(found);
             drop(place);
             self.forget_empty(id);
-            return Err(session.err().unwrap_or_else(|| no_session(id)));
+            return deleted;
         };
         let mut desk = lock(&session.desk);
         if !desk.state.unfinished().is_empty() {
@@ -390,15 +400,30 @@ impl Runtime {
     /// nothing in the journal was ever acknowledged.
     fn open(&self, id: &SessionId) -> Result<Option<Arc<Session>>, Problem> {
         let directory = self.store.directory(id);
+        let counted = self.store.counted(id);
         let (journal, state, findings) = Journal::open(&directory, id, &self.daemon_id)?;
-        if findings.damaged > 0 || findings.torn_bytes > 0 {
-            let (damaged, torn) = (findings.damaged, findings.torn_bytes);
-            let fields: [(&str, &dyn std::fmt::Display); 3] =
-                [("id", &id.as_str()), ("damaged", &damaged), ("torn_bytes", &torn)];
-            self.log.warn("session repaired", &fields);
+        let findings = findings.beside(counted);
+        let (torn, missing) = (findings.torn_bytes, findings.missing_bytes);
+        if findings.damaged > 0 || torn > 0 || missing > 0 {
+            let fields: [(&str, &dyn std::fmt::Display); 4] = [
+                ("id", &id.as_str()),
+                ("damaged", &findings.lost()),
+                ("torn_bytes", &torn),
+                ("missing_bytes", &missing),
+            ];
+            let what = if torn > 0 { "session repaired" } else { "session is damaged" };
+            self.log.warn(what, &fields);
         }
         if findings.records == 0 {
+            // What was never acknowledged has no summary.
+            if counted > 0 {
+                findings.some(id)?;
+            }
             return Ok(None);
+        }
+        if torn > 0 {
+            // What was set aside is not to be missed as well.
+            self.keep(id, &state, journal.bytes());
         }
         let session = Arc::new(Session::new(id.clone(), journal, state));
         let mut desk = lock(&session.desk);

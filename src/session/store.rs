@@ -18,7 +18,8 @@ use crate::error::{At, Error};
 use crate::sys::effective_user;
 use crate::{disk, json, limits};
 
-use super::journal::{self, Findings, examine, sync_directory};
+use super::findings::Findings;
+use super::journal::{self, examine, sync_directory};
 use super::lines::{Backwards, read_at};
 use super::rules::{Message, SessionId, State};
 
@@ -93,13 +94,14 @@ impl Store {
         self.root.join(id.as_str())
     }
 
-    /// Whether there is a session of this name.
+    /// Whether there is a session of this name, be it one that has lost its journal. What a crash
+    /// has left before anything was acknowledged has no summary, and is none.
     pub fn has(&self, id: &SessionId) -> bool {
         let directory = self.directory(id);
         // Not behind a link: what is there belongs to somebody else.
         let is_own = directory.symlink_metadata().is_ok_and(|found| found.is_dir());
         let journal = directory.join(journal::FILE_NAME).metadata();
-        is_own && journal.is_ok_and(|journal| journal.len() > 0)
+        is_own && (journal.is_ok_and(|journal| journal.len() > 0) || self.counted(id) > 0)
     }
 
     /// Whether an entry of the index is about the session that has this name now, and not about one
@@ -223,17 +225,26 @@ impl Store {
     /// journal.
     pub fn summary(&self, id: &SessionId) -> Result<Summary, Error> {
         let path = self.directory(id).join(journal::FILE_NAME);
-        let bytes = path.metadata().at("inspect", &path)?.len();
-        let kept_path = self.directory(id).join(SUMMARY);
-        // Whatever is wrong with it, the journal says the same.
-        if let Ok(Some(mut file)) = disk::read_private(&kept_path)
-            && let Ok(kept) = disk::contents(&mut file, &kept_path, limits::SUMMARY_BYTES_MAX)
-            && let Some(kept) = kept.and_then(|kept| json::parse::<Kept>(&kept).ok())
+        let bytes = path.metadata().map_or(0, |found| found.len());
+        if let Some(kept) = self.kept(id)
             && kept.bytes == bytes
         {
             return Ok(kept.summary);
         }
         Ok(Summary::of(id, &self.read(id)?.0))
+    }
+
+    /// The summary beside a journal. Whatever is wrong with it, the journal says the same.
+    fn kept(&self, id: &SessionId) -> Option<Kept> {
+        let path = self.directory(id).join(SUMMARY);
+        let mut file = disk::read_private(&path).ok()??;
+        let kept = disk::contents(&mut file, &path, limits::SUMMARY_BYTES_MAX).ok()??;
+        json::parse(&kept).ok()
+    }
+
+    /// How many bytes the journal had when its summary was made; 0 without one.
+    pub fn counted(&self, id: &SessionId) -> u64 {
+        self.kept(id).map_or(0, |kept| kept.bytes)
     }
 
     /// Puts a summary beside a journal of `bytes` bytes.
@@ -243,10 +254,25 @@ impl Store {
     }
 
     /// Reads a session through. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::SessionDamaged`]: nothing of it is whole.
     pub fn read(&self, id: &SessionId) -> Result<(State, Findings), Error> {
         let mut state = State::default();
-        let findings = self.examine(id, |record| state.apply(record))?;
+        let findings = self.examine_some(id, |record| state.apply(record))?;
         Ok((state, findings))
+    }
+
+    /// As [`Store::examine`], but fails where there is nothing to show.
+    ///
+    /// # Errors
+    /// [`Error::SessionDamaged`].
+    pub fn examine_some(
+        &self,
+        id: &SessionId,
+        visit: impl FnMut(&super::event::Record<'_>),
+    ) -> Result<Findings, Error> {
+        self.examine(id, visit)?.some(id)
     }
 
     /// Reads a journal through and shows each whole record to `visit`. Changes nothing.
@@ -256,9 +282,15 @@ impl Store {
         mut visit: impl FnMut(&super::event::Record<'_>),
     ) -> Result<Findings, Error> {
         let path = self.directory(id).join(journal::FILE_NAME);
-        let missing = || io::Error::from(io::ErrorKind::NotFound);
-        let file = disk::read_private(&path)?.ok_or_else(missing).at("read", &path)?;
-        examine(&file, &path, |record, _, _| visit(record))
+        // First: the journal may have grown by the time that it is read.
+        let counted = self.counted(id);
+        let findings = match disk::read_private(&path)? {
+            Some(file) => examine(&file, &path, |record, _, _| visit(record))?,
+            // Unless all of it has just been deleted.
+            None if counted > 0 && self.counted(id) > 0 => Findings::default(),
+            None => return Err(io::Error::from(io::ErrorKind::NotFound)).at("read", &path),
+        };
+        Ok(findings.beside(counted))
     }
 
     /// Deletes a session, durably. First it is moved, in one step, to where no session is; what an

@@ -11,6 +11,7 @@ use crate::limits;
 use crate::log::Style;
 
 use super::event::Record;
+use super::findings::Findings;
 use super::rules::{Conversation, Message, SessionId, State, ToolCall};
 use super::store::{Store, Summary};
 
@@ -18,6 +19,8 @@ use super::store::{Store, Summary};
 pub struct Transcript {
     summary: Summary,
     parts: Vec<Part>,
+    /// What is left out, among others.
+    pub findings: Findings,
 }
 
 /// What happened, in order.
@@ -53,7 +56,7 @@ impl Transcript {
         let mut state = State::default();
         let mut conversation = Conversation::default();
         let mut parts = Vec::new();
-        store.examine(id, |record| {
+        let findings = store.examine_some(id, |record| {
             state.apply(record);
             conversation.apply(record);
             if record.event == "turn.error" {
@@ -62,7 +65,7 @@ impl Transcript {
             }
         })?;
         parts.extend(conversation.messages().into_iter().map(Part::Message));
-        Ok(Transcript { summary: Summary::of(id, &state), parts })
+        Ok(Transcript { summary: Summary::of(id, &state), parts, findings })
     }
 
     /// One object: the fields of the summary, and `messages`.
@@ -242,7 +245,7 @@ mod tests {
             turns: 1,
             ..Summary::default()
         };
-        Transcript { summary, parts }
+        Transcript { summary, parts, findings: Findings::default() }
     }
 
     fn call(arguments: &str) -> ToolCall {

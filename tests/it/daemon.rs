@@ -442,8 +442,15 @@ fn start_heals_a_lost_card() {
     let daemon = home.start();
     let card = fs::read_to_string(home.file("state.json")).unwrap();
     fs::remove_file(home.file("state.json")).unwrap();
-    let lost = "◐ unresponsive  pid={pid}  (no answer in 1s)\n";
+    let lost = "◐ unresponsive  pid={pid}  (its state.json is lost; \
+                to have it written again: opta daemon start)\n";
     home.opta("daemon status").stdout(lost).with("pid", daemon.pid).status(4).run();
+    let refused = "opta: cannot reach the daemon (pid {pid}): it runs, and its state.json is lost\n\
+                   to have it written again: opta daemon start\n";
+    for words in ["token", "restart --if-idle"] {
+        let run = home.opta(&format!("daemon {words}")).stderr(refused);
+        run.with("pid", daemon.pid).status(4).run();
+    }
     assert!(!home.file("state.json").exists(), "status changes nothing");
     home.opta("daemon start").stdout(ALREADY).of(daemon).run();
     assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card);

@@ -121,15 +121,48 @@ fn a_damaged_session_is_found() {
     let journal = folders.into_iter().find(|path| path.is_dir()).unwrap().join("journal.jsonl");
     let mut bytes = fs::read(&journal).unwrap();
     let second = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 20;
+    let last = bytes.len() - 20;
+    for at in [last, second] {
+        bytes[at] ^= 1;
+        fs::write(&journal, &bytes).unwrap();
+        assert_found(&findings(&home, &model, 1), "fail sessions", "opta sessions export sess_");
+        bytes[at] ^= 1;
+    }
     bytes[second] ^= 1;
     fs::write(&journal, bytes).unwrap();
     let found = findings(&home, &model, 1);
-    assert_found(&found, "fail sessions", "opta sessions export sess_");
     let fix = found.iter().find_map(|line| line.split_once("to mend it: ")).unwrap().1;
     // On a terminal it would ask.
     let fix = fix.replace("sessions rm", "sessions rm --force");
-    home.sh(&format!("cd \"$HOME\"; {fix}; cat sess_*.json")).stdout("{*}:\"hi\"{*}").run();
+    let journal = fs::read(&journal).unwrap();
+    home.sh(&format!("cd \"$HOME\"; {fix}; cat sess_*.json"))
+        .stdout("{*}:\"hi\"{*}")
+        .stderr("opta: 1 record is damaged and left out: opta sessions verify {id}\n")
+        .run();
+    // What is in no export is kept as well.
+    let kept = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path());
+    let kept = kept.into_iter().find(|path| path.extension().is_some_and(|end| end == "damaged"));
+    assert_eq!(fs::read(kept.unwrap().join("journal.jsonl")).unwrap(), journal);
     assert_found(&findings(&home, &model, 0), "pass sessions", "none");
+}
+
+#[test]
+fn a_session_that_has_lost_its_journal_is_found() {
+    let (home, model) = (Home::new(), Model::new());
+    let running = home.opta("do hello -q").env("OPTA_MODEL_URL", model.url()).stdout("hi\n");
+    let running = running.spawn();
+    model.question().answer("hi");
+    running.finish();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    let script = r#"
+        : >"$(echo ~/.config/opta/sessions/sess_*/journal.jsonl)"
+        found sessions; cd; opta() { case $1 in sessions) set -- "$@" --force ;; esac
+            command opta "$@"; }
+        mend sessions; found sessions; ls -d sess_*.damaged/summary.json
+    "#;
+    let expected = "fail sessions 1 of the newest 1 is damaged; to mend it: cp -Rp {*} && \
+                    opta sessions rm {id}\npass sessions there are none yet\n{kept}.json\n";
+    care(&home, &model, script).stdout(expected).run();
 }
 
 /// What a doctor says of a check, what it says of all that is not in order, and what mends it.
@@ -169,6 +202,74 @@ fn what_others_may_do_is_taken_from_them() {
         fail("/daemon/start.lock", "666", "600", "/daemon/start.lock"),
     ];
     care(&home, &model, script).stdout(&expected.concat()).run();
+}
+
+#[test]
+fn a_second_name_and_a_link_to_nowhere_are_found() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let script = r#"
+        for file in daemon.log daemon.pid; do
+            ln "$place/$file" "$place/second"; found files
+            eval "$(found files | sed -n 's/.*to mend it: //p')" | sort
+            rm "$place/second"; found files
+        done
+        ln -s "$HOME/nowhere" ~/.config/opta/config.json; found settings
+    "#;
+    let root = "{home}/.config/opta";
+    let second = |file: &str| {
+        format!(
+            "fail files ~/.config/opta/daemon/{file} has a second name (a hard link); \
+             to mend it: find '{root}' -xdev -samefile '{root}/daemon/{file}'\n\
+             {root}/daemon/{file}\n{root}/daemon/second\n\
+             pass files private, and this user's own\n"
+        )
+    };
+    let link = "warn settings ~/.config/opta/config.json is a link to what is not there; \
+                to mend it: ls -l '{home}/.config/opta/config.json'\n";
+    let expected = second("daemon.log") + &second("daemon.pid") + link;
+    care(&home, &model, script).stdout(&expected).run();
+}
+
+#[test]
+fn a_journal_that_others_may_read_is_closed_to_them() {
+    let (home, model) = (Home::new(), Model::new());
+    let running = home.opta("do hello -q").env("OPTA_MODEL_URL", model.url()).stdout("hi\n");
+    let running = running.spawn();
+    model.question().answer("hi");
+    running.finish();
+    let script = r#"
+        cd ~/.config/opta/sessions/sess_*
+        chmod 755 .; found sessions; mend sessions
+        chmod 644 journal.jsonl; found sessions; mend sessions; found sessions
+    "#;
+    let expected = "fail sessions ~/.config/opta/sessions/{id} has mode 0755, not 0700; {*}\n\
+        fail sessions ~/.config/opta/sessions/{id}/journal.jsonl has mode 0644, not 0600; {*}\n\
+        pass sessions the newest are whole (1 read)\n";
+    care(&home, &model, script).stdout(expected).run();
+}
+
+#[test]
+fn what_is_another_users_in_roots_own_directory_is_given_to_root() {
+    need!("root");
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let script = r#"
+        chown 1000 "$place/daemon.log"; found files; mend files; found files
+        chown -R 1000 ~/.config/opta; found files; mend files; found files
+        chown -R 1000 ~; found files
+    "#;
+    let pass = "pass files private, and this user's own\n";
+    let expected = format!(
+        "fail files ~/.config/opta/daemon/daemon.log belongs to another user; \
+         to mend it: chown -R 0 '{{home}}/.config/opta/daemon/daemon.log'\n{pass}\
+         fail files ~/.config/opta belongs to another user; \
+         to mend it: chown -R 0 '{{home}}/.config/opta'\n{pass}\
+         fail files ~/.config/opta belongs to another user; \
+         to mend it: sudo -u '#1000' opta doctor\n"
+    );
+    care(&home, &model, script).stdout(&expected).run();
+    care(&home, &model, "chown -R 0 ~").run();
 }
 
 #[test]
@@ -216,8 +317,14 @@ fn crashes_in_a_row_fail_until_somebody_starts_it() {
     // The third is counted by the one who finds it.
     home.opta("daemon start").stdout(ANYTHING).stderr(ANYTHING).run();
     home.crash();
-    let script = "amiss; mend log; amiss";
-    let expected = "warn daemon,fail log\nwarn log\n";
+    let script = r#"
+        amiss; found daemon
+        mend() { eval "$(found "$1" | sed -n 's/.*to mend it: //p')" 2>/dev/null; }
+        mend log | grep -c 'WARN.*had crashed'; amiss
+    "#;
+    let expected = "warn daemon,fail log\n\
+        warn daemon has crashed (pid {pid}); only opta daemon start starts it again\n\
+        {count}\nwarn log\n";
     care(&home, &model, script).stdout(expected).run();
 }
 
@@ -401,9 +508,9 @@ fn a_service_of_systemd_that_cannot_run_fails() {
         runs,
         "warn: {unit} serves another home, ~/.config/opta\n",
         "refused\nfail: systemd cannot use {unit} and what adds to it (bad-setting); \
-         to mend it: systemctl --user edit opta-daemon\n",
+         to mend it: systemctl --user cat opta-daemon\n",
         runs,
-        "failed\nfail: the service has failed (exit-code, status 78) ({unit}); \
+        "failed\nfail: the service has stopped: its settings were bad (status 78) ({unit}); \
          to mend it: opta daemon start\n",
         runs,
         "masked\nwarn: opta has not written {unit}; \

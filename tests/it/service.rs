@@ -259,6 +259,7 @@ fn status_tells_that_systemd_has_given_up() {
         try opta daemon status
         opta daemon status --json || :
         try opta daemon status --quiet
+        opta doctor | grep '  daemon '
         opta daemon start 2>&1
         managed
         opta daemon stop
@@ -268,6 +269,7 @@ fn status_tells_that_systemd_has_given_up() {
     let expected = format!(
         "{NONE}opta: {gave_up}; see: opta daemon logs\n= 1\n\
          {{\"state\":\"crashed\",\"running\":false,{{*}},\"trouble\":\"{gave_up}\"}}\n= 1\n\
+         warn  daemon    has crashed{{*}}; only opta daemon start starts it again\n\
          {{*}}Daemon started (pid {{pid}}, port {{*}})\n\
          Token written to ~/.config/opta/daemon/state.json\n\
          \"systemd\"\nStopping daemon (pid {{pid}})...\nDaemon stopped.\n{NONE}= 3\n"
@@ -321,6 +323,32 @@ fn a_service_and_a_daemon_started_by_hand_do_not_fight() {
 }
 
 #[test]
+fn a_unit_that_systemd_refuses_stops_no_daemon() {
+    need_systemd!();
+    let home = machine();
+    let script = r#"
+        opta daemon install --now 2>/dev/null | head -n 1
+        mkdir "$unit.d"
+        printf '[Service]\nExecStart=/bin/true\n' >"$unit.d/override.conf"
+        systemctl --user daemon-reload
+        echo "pid $(owner)"
+        try opta daemon restart
+        echo "pid $(owner)"
+        opta daemon stop >/dev/null
+        try opta daemon start
+        rm -r "$unit.d"; systemctl --user daemon-reload
+        opta daemon start | head -n 1
+    "#;
+    let refused = "opta: cannot start the daemon: systemd cannot use its service (bad-setting)\n\
+                   to see what is wrong: opta doctor\n= 1\n";
+    let expected = format!(
+        "Installed systemd user service: opta-daemon\n\
+         pid {{pid}}\n{refused}pid {{pid}}\n{refused}Daemon started{{*}}\n"
+    );
+    under_systemd(&home, "nobody", script).stdout(&expected).run();
+}
+
+#[test]
 fn bad_settings_are_not_tried_again() {
     need_systemd!();
     let home = machine();
@@ -334,7 +362,7 @@ fn bad_settings_are_not_tried_again() {
     "#;
     let expected = format!(
         "not started\nExecMainStatus=78\nNRestarts=0\n\
-         {NONE}opta: the service has failed (exit-code, status 78); see: opta daemon logs\n= 1\n= 1\n"
+         {NONE}opta: the service has stopped: its settings were bad (status 78); see: opta doctor\n= 1\n= 1\n"
     );
     under_systemd(&home, "nobody", script).stdout(&expected).run();
 }

@@ -189,11 +189,122 @@ fn verify_finds_what_is_damaged_and_what_is_torn() {
     fs::write(&path, format!("{good}{{\"v\":\"3\"")).unwrap();
     let torn = format!("hurt  4 whole records, 0 damaged, 8 torn bytes\n{ONE_DAMAGED}");
     home.opta("sessions verify h").stdout(&torn).status(1).run();
-    let torn = "{\"sessionId\":\"hurt\",\"records\":4,\"damaged\":0,\"tornBytes\":8}\n\
+    let torn = "{\"sessionId\":\"hurt\",\"records\":4,\"damaged\":0,\"tornBytes\":8,\"missingBytes\":0}\n\
                 {\"sessions\":1,\"damagedSessions\":1}\n";
     home.opta("sessions verify hurt --json").stdout(torn).status(1).run();
-    // What is whole can still be read.
+    // What is whole can still be read, and it is said that there was more.
     home.opta("sessions show hurt").stdout(ANYTHING).run();
+    let lost = |what: &str| format!("opta: {what} and left out: opta sessions verify hurt\n");
+    fs::write(&path, &bad).unwrap();
+    for words in ["show h", "show h --json", "export h", "export h --format markdown"] {
+        let run = home.opta(&format!("sessions {words}")).stdout(ANYTHING);
+        run.stderr(&lost("1 record is damaged")).run();
+    }
+    fs::write(&path, bad.replacen("\"seq\":3,", "\"seq\":8,", 1)).unwrap();
+    let run = home.opta("sessions show h").stdout(ANYTHING);
+    run.stderr(&lost("2 records are damaged")).run();
+    let first = &good[..=good.find('\n').unwrap()];
+    fs::write(&path, first).unwrap();
+    let missing = format!(
+        "opta: {} bytes at its end are missing: opta sessions verify hurt\n",
+        good.len() - first.len()
+    );
+    home.opta("sessions show h").stdout(ANYTHING).stderr(&missing).run();
+}
+
+#[test]
+fn a_last_record_with_its_line_end_is_damaged_and_not_torn() {
+    let home = Home::new();
+    home.start();
+    create(&home, "one", None);
+    create(&home, "two", None);
+    submit(&home, "two", "x", 1);
+    home.opta("daemon stop").stdout(STOPPED).run();
+    for id in ["one", "two"] {
+        let mut bytes = fs::read(journal(&home, id)).unwrap();
+        let at = bytes.len() - 20;
+        bytes[at] ^= 1;
+        fs::write(journal(&home, id), bytes).unwrap();
+    }
+    let verified = "one  0 whole records, 1 damaged, 0 torn bytes\n\
+                    two  3 whole records, 1 damaged, 0 torn bytes\n\
+                    2 sessions read, 2 damaged\n";
+    home.opta("sessions verify").stdout(verified).status(1).run();
+    // What is torn as well is told apart from it.
+    let mut file = File::options().append(true).open(journal(&home, "two")).unwrap();
+    file.write_all(b"{\"v\":\"3\"").unwrap();
+    let verified = format!("two  3 whole records, 1 damaged, 8 torn bytes\n{ONE_DAMAGED}");
+    home.opta("sessions verify two").stdout(&verified).status(1).run();
+    let refused = "opta: cannot read the session one: no record of its journal is whole\n";
+    let refused = format!("{refused}to see what is wrong: opta sessions verify one\n");
+    for words in ["show one", "export one", "export one --format markdown"] {
+        home.opta(&format!("sessions {words}")).stderr(&refused).status(1).run();
+    }
+    let refused = "{\"error\":{\"code\":\"SESSION_DAMAGED\",\"message\":\"{message}\"}}\n";
+    home.opta("sessions show one --json").stdout(refused).status(1).run();
+    home.opta("sessions rm --force one").stdout("Session one deleted.\n").run();
+    // The daemon sets aside what is behind the last whole record, and misses nothing then.
+    ask(&home, "GET", "/v3/sessions/two", "");
+    assert!(sessions(&home).join("two/journal.torn-1").exists());
+    home.opta("sessions verify").stdout("1 session read, 0 damaged\n").run();
+    let log = home.opta("daemon logs --level warn").stdout(ANYTHING).run();
+    let repaired = log.stdout.lines().find(|line| line.contains("session repaired")).unwrap();
+    assert!(repaired.contains("damaged=1"), "{repaired}");
+}
+
+#[test]
+fn a_session_that_has_lost_its_journal_is_named() {
+    let home = with_sessions(&["cut", "empty", "gone", "never", "whole"]);
+    let bytes = fs::metadata(journal(&home, "cut")).unwrap().len();
+    // As a crash leaves it before the session is acknowledged.
+    File::create(journal(&home, "never")).unwrap();
+    fs::remove_file(sessions(&home).join("never/summary.json")).unwrap();
+    File::create(journal(&home, "empty")).unwrap();
+    fs::remove_file(journal(&home, "gone")).unwrap();
+    let kept = sessions(&home).join("cut/summary.json");
+    let longer = fs::read_to_string(&kept).unwrap();
+    let longer = longer.replace(&format!("\"bytes\":{bytes},"), "\"bytes\":5000,");
+    home.write(&kept, longer);
+
+    let missing = 5000 - bytes;
+    let verified = format!(
+        "cut  1 whole record, 0 damaged, 0 torn bytes, {missing} bytes missing\n\
+         empty  0 whole records, 0 damaged, 0 torn bytes, {{empty}} bytes missing\n\
+         gone  0 whole records, 0 damaged, 0 torn bytes, {{gone}} bytes missing\n\
+         4 sessions read, 3 damaged\n",
+    );
+    let before = home.snapshot();
+    home.opta("sessions verify").stdout(&verified).status(1).run();
+    let told = "{\"sessionId\":\"gone\",{counts},\"missingBytes\":{bytes}}\n\
+                {\"sessions\":1,\"damagedSessions\":1}\n";
+    home.opta("sessions verify gone --json").stdout(told).status(1).run();
+    let lost =
+        |id: &str| format!("opta: cannot read the session {id}: its journal is empty or missing\n");
+    let listed = "whole  {a}    0 turns\ncut    {b}    0 turns\n";
+    let both = lost("gone") + &lost("empty");
+    home.opta("sessions list").stdout(listed).stderr(&both).status(1).run();
+    for id in ["gone", "empty"] {
+        let next = format!("to see what is wrong: opta sessions verify {id}\n");
+        let refused = lost(id) + &next;
+        home.opta(&format!("sessions show {id}")).stderr(&refused).status(1).run();
+        home.opta(&format!("sessions export {id}")).stderr(&refused).status(1).run();
+    }
+    assert_eq!(home.snapshot(), before);
+    // An index that is made anew has them as well.
+    fs::remove_file(sessions(&home).join("index.jsonl")).unwrap();
+    home.opta("sessions verify").stdout(&verified).status(1).run();
+
+    // The daemon does not deny that there was one.
+    for words in ["do x --resume gone", "chat --once x --resume gone"] {
+        let run = home.opta(words).env("OPTA_MODEL_URL", "http://127.0.0.1:1");
+        let told = run.stderr(ANYTHING).status(1).run().stderr;
+        assert!(told.contains(lost("gone").trim_start_matches("opta: ").trim_end()), "{told}");
+    }
+    let deleted = |id: &str| format!("Session {id} deleted.\n");
+    home.opta("sessions rm --force gone").stdout(&deleted("gone")).run();
+    home.opta("sessions rm --force empty").stdout(&deleted("empty")).run();
+    home.opta("sessions rm --force cut").stdout(&deleted("cut")).run();
+    home.opta("sessions verify").stdout("1 session read, 0 damaged\n").run();
 }
 
 #[test]
@@ -352,7 +463,7 @@ fn a_daemon_that_crashes_again_and_again_is_not_restarted_by_commands() {
     rm.stderr(crashed).run();
     home.crash();
     let refused = "opta: cannot start the daemon: it has crashed 3 times within a minute{*}\n\
-                   see the log: {home}/.config/opta/daemon/daemon.log\n";
+                   see why: opta daemon logs --level warn; then: opta daemon start\n";
     home.opta("sessions rm --force two").stderr(refused).status(1).run();
     home.opta("sessions list").stdout("two  {age}    0 turns\n").run();
 }

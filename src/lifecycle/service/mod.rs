@@ -49,6 +49,8 @@ pub enum Standing {
 /// Why the manager does not run the service.
 pub struct Trouble {
     pub words: String,
+    /// The command that tells more.
+    pub see: &'static str,
     /// It was restarted, again and again.
     pub gave_up: bool,
     /// The reason lay elsewhere, and may have gone.
@@ -302,6 +304,22 @@ pub fn trouble(paths: &Paths) -> Option<Trouble> {
         Ok(Standing::Failed(trouble)) if !trouble.passing => Some(trouble),
         // That the manager cannot be asked is no news of the daemon.
         _ => None,
+    }
+}
+
+/// Makes sure that the manager could start the installed service, before anything is stopped for
+/// it.
+///
+/// # Errors
+/// [`Error::ServiceRefused`].
+pub fn check(paths: &Paths) -> Result<(), Error> {
+    match Service::installed(paths).map(|service| service.manager) {
+        Some(Manager::Systemd) => match systemd::check() {
+            // A manager that cannot be asked starts nothing: the daemon runs without it.
+            Err(refused @ Error::ServiceRefused { .. }) => Err(refused),
+            _ => Ok(()),
+        },
+        Some(Manager::Launchd) | None => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ use super::call::{self, Answer};
 use super::condition::{Named, Taken};
 use super::{Plan, Standing, Trouble, supervision};
 use crate::error::Error;
+use crate::paths::Manager;
 use crate::{disk, limits};
 
 /// The unit's name.
@@ -66,6 +67,9 @@ TimeoutStartSec=30
 TimeoutStopSec=20
 KillMode=mixed
 OOMPolicy=continue";
+
+/// EX_CONFIG of sysexits.h.
+const BAD_SETTINGS: i32 = 78;
 
 /// The line by which a unit serves this home and no other.
 pub fn home_line(root: &str) -> String {
@@ -148,14 +152,22 @@ impl Unit {
     fn trouble(&self) -> Trouble {
         let restarts = self.restarts;
         let (result, status) = (&self.result, self.exit_status);
+        if status == BAD_SETTINGS {
+            // Better ones are reason enough to try again.
+            let words = format!("the service has stopped: its settings were bad (status {status})");
+            return Trouble { words, see: "opta doctor", gave_up: false, passing: false };
+        }
         let words = match status {
             _ if restarts > 0 => {
-                format!("systemd has given up on the service after {restarts} restarts ({result})")
+                let s = if restarts == 1 { "" } else { "s" };
+                let gave_up = "systemd has given up on the service after";
+                format!("{gave_up} {restarts} restart{s} ({result})")
             }
             _ => format!("the service has failed ({result}, status {status})"),
         };
         // That another daemon was running is no trouble of this one.
-        Trouble { words, gave_up: restarts > 0, passing: restarts == 0 && status == 75 }
+        let passing = restarts == 0 && status == 75;
+        Trouble { words, see: "opta daemon logs", gave_up: restarts > 0, passing }
     }
 }
 
@@ -198,11 +210,26 @@ pub fn enable() -> Result<(), Error> {
     systemctl(&["enable", UNIT]).map(drop)
 }
 
+/// Makes sure that systemd could start it: that it has read the unit, and can use it.
+///
+/// # Errors
+/// [`Error::ServiceRefused`]; otherwise as [`standing`].
+pub fn check() -> Result<(), Error> {
+    let mut unit = unit()?;
+    if unit.unread() {
+        systemctl(&["daemon-reload"])?;
+        unit = self::unit()?;
+    }
+    match unit.load.as_str() {
+        // What start says of a unit that is not there, says enough.
+        "loaded" | "not-found" | "" => Ok(()),
+        _ => Err(Error::ServiceRefused { manager: Manager::Systemd.name(), word: unit.load }),
+    }
+}
+
 /// Starts it, and returns when the daemon has said that it serves.
 pub fn start() -> Result<(), Error> {
-    if unit()?.unread() {
-        systemctl(&["daemon-reload"])?;
-    }
+    check()?;
     forgive();
     systemctl(&["start", UNIT]).map(drop)
 }
@@ -345,6 +372,23 @@ WantedBy=default.target
         assert!(matches!(active, Standing::Active { pid: Some(7) }));
         let waiting = Unit::parse("MainPID=0\nActiveState=activating").standing();
         assert!(matches!(waiting, Standing::Active { pid: None }));
+    }
+
+    #[test]
+    fn bad_settings_are_named_and_nothing_is_given_up_for_them() {
+        for restarts in [0, 1] {
+            let show =
+                format!("NRestarts={restarts}\nExecMainStatus=78\nActiveState=failed\nResult=x");
+            let Standing::Failed(trouble) = Unit::parse(&show).standing() else {
+                panic!("not failed")
+            };
+            let words = "the service has stopped: its settings were bad (status 78)";
+            assert_eq!((trouble.words.as_str(), trouble.see), (words, "opta doctor"));
+            assert!(!trouble.gave_up && !trouble.passing);
+        }
+        let show = "NRestarts=1\nExecMainStatus=9\nActiveState=failed\nResult=signal";
+        let Standing::Failed(trouble) = Unit::parse(show).standing() else { panic!("not failed") };
+        assert_eq!(trouble.words, "systemd has given up on the service after 1 restart (signal)");
     }
 
     #[test]

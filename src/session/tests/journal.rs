@@ -8,7 +8,8 @@ use std::thread;
 
 use crate::limits;
 use crate::session::event::Record;
-use crate::session::journal::{FILE_NAME, Findings, Journal};
+use crate::session::findings::Findings;
+use crate::session::journal::{FILE_NAME, Journal};
 
 use super::{Scratch, append, id, put, record, seen};
 
@@ -57,6 +58,7 @@ fn a_journal_of_every_length_keeps_its_whole_records_and_goes_on() {
                 damaged: 0,
                 torn_bytes: torn,
                 sound_bytes: ends[whole] as u64,
+                ..Findings::default()
             }
         );
         assert_eq!(before, (1..=whole as u64).collect::<Vec<_>>(), "cut at {length}");
@@ -110,6 +112,11 @@ fn a_flipped_bit_costs_its_own_record_and_no_other() {
         // Two only if the flip has made a line end.
         let damaged_lines = if damaged[at] == b'\n' { 2 } else { 1 };
         assert_eq!(findings.damaged, if at_the_end { 0 } else { damaged_lines }, "byte {at}");
+        // A line that has kept its end was no torn one.
+        let torn_end = at + 1 == bytes.len();
+        let spoilt = if torn_end { 0 } else { damaged_lines };
+        assert_eq!(findings.lost(), spoilt, "byte {at}");
+        assert_eq!(findings.unfinished_bytes() > 0, torn_end, "byte {at}");
         fs::remove_dir_all(directory).unwrap();
     }
 }
