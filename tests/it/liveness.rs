@@ -324,7 +324,7 @@ fn whoever_only_looks_is_not_taken_for_a_daemon() {
     for (words, stdout, stderr) in [
         ("daemon stop", NOT_RUNNING, ""),
         ("daemon start", STARTED, crashed),
-        ("daemon restart", RESTARTED_AFRESH, ""),
+        ("daemon restart", RESTARTED_AFRESH, crashed),
     ] {
         let home = Home::new();
         let lock = looks(&home);
