@@ -16,7 +16,7 @@ pub mod watch;
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileTypeExt;
@@ -64,7 +64,7 @@ pub fn opened_anew(file: &File) -> Option<File> {
     // Whoever opens /dev/ptmx gets another terminal each time.
     const MULTIPLEXER: u64 = libc::makedev(5, 2);
     let found = file.metadata().ok()?;
-    let waits = found.file_type().is_fifo() || file.is_terminal();
+    let waits = found.file_type().is_fifo() || io::IsTerminal::is_terminal(file);
     if !waits || found.rdev() == MULTIPLEXER {
         return None;
     }

@@ -147,25 +147,11 @@ fn dispose(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<(
 }
 
 /// The C library refuses the numbers that it keeps to itself, and anybody can send those; so the
-/// kernel is asked.
-#[cfg(all(
-    target_os = "linux",
-    not(any(
-        target_arch = "mips",
-        target_arch = "mips32r6",
-        target_arch = "mips64",
-        target_arch = "mips64r6",
-        target_arch = "sparc",
-        target_arch = "sparc64"
-    ))
-))]
+/// kernel is asked where it is known how it wants to be.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn set_disposition(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
-    // As the kernel has it: the disposition first, then flags, sometimes a function, and the mask,
-    // in all 20 bytes or 32, or less. None of the rest is set.
-    let mut action = [0_usize; 8];
-    if let Some(first) = action.first_mut() {
-        *first = disposition;
-    }
+    // The disposition first, then flags, on x86-64 a function, and the mask: none of them is set.
+    let action = [disposition, 0, 0, 0];
     // Arguments of a call with any number of them are as wide as a register.
     let (number, none) = (libc::c_long::from(number), std::ptr::null_mut::<libc::c_void>());
     // The bytes of a mask.
@@ -177,15 +163,7 @@ fn set_disposition(number: libc::c_int, disposition: libc::sighandler_t) -> io::
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-#[cfg(any(
-    not(target_os = "linux"),
-    target_arch = "mips",
-    target_arch = "mips32r6",
-    target_arch = "mips64",
-    target_arch = "mips64r6",
-    target_arch = "sparc",
-    target_arch = "sparc64"
-))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 fn set_disposition(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: a standard disposition runs none of our code.
     let before = unsafe { libc::signal(number, disposition) };
