@@ -30,6 +30,10 @@ impl End {
     /// Why the turn did not get done, on one line; nothing if it did, or may have.
     pub fn reason(&self) -> Option<String> {
         let End::Failed(fault) = self else { return None };
+        // What was wished for is no failure.
+        if fault.code == "cancelled" {
+            return Some(one_line(&fault.message));
+        }
         Some(one_line(&format!("cannot finish the turn: {} ({})", fault.message, fault.code)))
     }
 }

@@ -213,7 +213,7 @@ fn at_a_terminal_ctrl_c_cancels_and_twice_leaves() {
     question.say("so far");
     person.sees("so far");
     person.types("\x03");
-    person.sees("(cancelled)");
+    person.sees("opta: the turn was cancelled");
     question.assert_dropped();
     // It goes on.
     person.types("again\n");
@@ -293,7 +293,7 @@ fn at_a_terminal_ctrl_c_cancels_what_waits_for_a_permission() {
     model.question().call("run_command", r#"{\"command\":\"true\"}"#);
     person.sees("[a]lways");
     person.types("\x03");
-    person.sees("(cancelled)");
+    person.sees("opta: the turn was cancelled");
     person.types("\x04");
     person.leaves(0);
     model.assert_not_asked();

@@ -117,7 +117,7 @@ fn events_are_shown_as_they_are_kept() {
 #[test]
 fn ctrl_c_cancels_the_turn_and_ends_with_130() {
     let (home, model) = (Home::new(), Model::new());
-    let said = "opta: cannot finish the turn: {why} (cancelled)\n";
+    let said = "opta: the turn was {why}\n";
     let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(130).spawn();
     let mut question = model.question();
     question.say("so far");
@@ -132,7 +132,7 @@ fn ctrl_c_cancels_the_turn_and_ends_with_130() {
 fn a_signal_that_ends_commands_cancels_the_turn_and_ends_with_its_status() {
     for (name, status) in [("TERM", 143), ("HUP", 129)] {
         let (home, model) = (Home::new(), Model::new());
-        let said = "opta: cannot finish the turn: {why} (cancelled)\n";
+        let said = "opta: the turn was {why}\n";
         let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(status);
         let running = running.spawn();
         let mut question = model.question();
@@ -163,7 +163,7 @@ fn ctrl_c_cancels_a_turn_whose_connection_was_lost() {
     let (home, model) = (Home::new(), Model::new());
     home.start();
     let relay = Relay::before(&home);
-    let said = "opta: cannot finish the turn: {why} (cancelled)\n";
+    let said = "opta: the turn was {why}\n";
     let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(130).spawn();
     let mut question = model.question();
     question.say("so far");
@@ -242,7 +242,7 @@ impl Relay {
 #[test]
 fn a_request_to_end_is_met_even_if_the_daemon_does_not_answer() {
     let (home, model) = (Home::new(), Model::new());
-    let said = "opta: cannot finish the turn: {why}, and its end not waited for (cancelled)\n";
+    let said = "opta: the turn was {why}, and its end not waited for\n";
     let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(143).spawn();
     let mut question = model.question();
     question.say("so far");

@@ -187,7 +187,7 @@ fn a_cancelled_turn_frees_the_servers_slot() {
     let model = Server::real(&CONTEXT);
     let script = home.beside("script");
     home.write(&script, format!("{STORY}\n"));
-    let said = "{*}(cancelled)\n{*}";
+    let said = "{*}opta: the turn was cancelled\n{*}";
     for words in ["do", "chat"] {
         let run = asking(&home, &model, words).stdout(ANYTHING).stderr(said).status(130);
         let run = if words == "do" { run.arg(STORY) } else { run.input(&script) };
