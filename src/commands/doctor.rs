@@ -17,7 +17,7 @@ use crate::commands::Output;
 use crate::commands::sessions::as_argument;
 use crate::config::{Config, ModelSettings, Port, ToolSettings};
 use crate::error::{Error, one_line, reason};
-use crate::lifecycle::service::{Condition, Service};
+use crate::lifecycle::service::{self, Condition, Service};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, guardian, port, run};
 use crate::paths::{Manager, Paths};
@@ -144,19 +144,27 @@ fn edit(config: &Path) -> String {
 
 /// Lock, card and what answers agree.
 fn daemon(paths: &Paths, status: &Result<Status, Error>) -> Finding {
-    // Why, is said of the log or of the service.
-    let left = matches!(status, Ok(Status::Stopped | Status::Crashed { .. }))
-        && guardian::is_left_to_the_user(paths);
     match status {
         Ok(Status::Running { card, .. }) => Pass(format!("runs (pid {})", card.pid)),
-        Ok(Status::Stopped) if left => {
-            Warn("does not run; only opta daemon start starts it again".to_owned(), None)
-        }
-        Ok(Status::Stopped) => Pass("does not run; a command that needs it starts it".to_owned()),
-        Ok(Status::Crashed { card }) => {
-            let pid = card.as_ref().map_or(String::new(), |card| format!(" (pid {})", card.pid));
-            let who = if left { "only opta daemon start" } else { "a command that needs it" };
-            Warn(format!("has crashed{pid}; {who} starts it again"), None)
+        Ok(down @ (Status::Stopped | Status::Crashed { .. })) => {
+            let (fact, crashed) = match down {
+                Status::Crashed { card: Some(card) } => {
+                    (format!("has crashed (pid {})", card.pid), true)
+                }
+                // One that dies before it leaves a trace has crashed all the same.
+                Status::Stopped if service::trouble(paths).is_none() => {
+                    ("does not run".to_owned(), false)
+                }
+                _ => ("has crashed".to_owned(), true),
+            };
+            // Why, is said of the log or of the service.
+            match guardian::is_left_to_the_user(paths) {
+                true => Warn(format!("{fact}; only opta daemon start starts it again"), None),
+                false if crashed => {
+                    Warn(format!("{fact}; a command that needs it starts it again"), None)
+                }
+                false => Pass(format!("{fact}; a command that needs it starts it")),
+            }
         }
         Ok(Status::Unresponsive { pid, card_lost, .. }) => {
             let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));

@@ -260,6 +260,10 @@ fn status_tells_that_systemd_has_given_up() {
         opta daemon status --json || :
         try opta daemon status --quiet
         opta doctor | grep '  daemon '
+        # As if the last one had been killed before it left a trace.
+        rm -f ~/.config/opta/daemon/state.json ~/.config/opta/daemon/daemon.pid
+        opta daemon status --json | cut -d , -f 1
+        opta doctor | grep '  daemon '
         opta daemon start 2>&1
         managed
         opta daemon stop
@@ -270,6 +274,8 @@ fn status_tells_that_systemd_has_given_up() {
         "{NONE}opta: {gave_up}; see: opta daemon logs\n= 1\n\
          {{\"state\":\"crashed\",\"running\":false,{{*}},\"trouble\":\"{gave_up}\"}}\n= 1\n\
          warn  daemon    has crashed{{*}}; only opta daemon start starts it again\n\
+         {{\"state\":\"crashed\"\n\
+         warn  daemon    has crashed; only opta daemon start starts it again\n\
          {{*}}Daemon started (pid {{pid}}, port {{*}})\n\
          Token written to ~/.config/opta/daemon/state.json\n\
          \"systemd\"\nStopping daemon (pid {{pid}})...\nDaemon stopped.\n{NONE}= 3\n"
