@@ -60,12 +60,19 @@ impl Output {
         self.kept.map(RefCell::into_inner).unwrap_or_default()
     }
 
-    /// A line about something that goes on for people; nothing with `--json`. That it cannot be
+    /// A line of the result, before the command has done all it was asked to. That it cannot be
     /// written is no reason to stop half-way: [`Output::finish`] reports it.
-    pub fn progress(&self, text: &str) {
-        if let Err(Error::Output(cause)) = self.text(text) {
+    pub fn step(&self, text: &str) {
+        if let Err(Error::Output(cause)) = self.line(text) {
             // The first reason is the one to report.
             drop(self.lost.set(cause));
+        }
+    }
+
+    /// [`Output::step`] for people; nothing with `--json`.
+    pub fn progress(&self, text: &str) {
+        if self.form == Form::Text {
+            self.step(text);
         }
     }
 

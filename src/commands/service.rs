@@ -32,21 +32,21 @@ pub fn install(paths: &Paths, asked: &Install, output: &Output) -> Result<ExitCo
     let installed = service.install(paths, force(asked.force))?;
     let name = service.name();
     match output.form {
-        Form::Text => output.line(&format!("Installed {}: {name}", service.kind()))?,
-        Form::Json => output.line(&json::text(&InstallReport {
+        Form::Text => output.step(&format!("Installed {}: {name}", service.kind())),
+        Form::Json => output.step(&json::text(&InstallReport {
             installed: true,
             manager: service.manager.name().to_owned(),
             service: name.to_owned(),
             path: service.file.to_string_lossy().into_owned(),
             program: installed.program.to_string_lossy().into_owned(),
             registered: installed.unreachable.is_none(),
-        }))?,
+        })),
     }
     match service.manager {
         Manager::Systemd if !asked.now => {
-            output.text(&format!("Run: systemctl --user enable --now {name}"))?;
+            output.progress(&format!("Run: systemctl --user enable --now {name}"));
         }
-        _ => output.text("Daemon will start automatically on login.")?,
+        _ => output.progress("Daemon will start automatically on login."),
     }
     advise(&service, &installed, output);
     if asked.now {
@@ -109,9 +109,9 @@ pub fn uninstall(paths: &Paths, asked: &Uninstall, output: &Output) -> Result<Ex
     let ran = matches!(lock::owner(paths)?, Owner::Is(_));
     let uninstalled = service.uninstall(force(asked.force))?;
     if uninstalled {
-        output.text(&format!("Removed {}: {}", service.kind(), service.name()))?;
+        output.progress(&format!("Removed {}: {}", service.kind(), service.name()));
     } else {
-        output.text(&format!("No {} is installed.", service.kind()))?;
+        output.progress(&format!("No {} is installed.", service.kind()));
     }
     // One that was started by hand.
     let quietly = |_pid| ();

@@ -333,7 +333,7 @@ fn a_unit_that_systemd_refuses_stops_no_daemon() {
     need_systemd!();
     let home = machine();
     let script = r#"
-        opta daemon install --now 2>/dev/null | head -n 1
+        opta daemon install --now 2>/dev/null
         mkdir "$unit.d"
         printf '[Service]\nExecStart=/bin/true\n' >"$unit.d/override.conf"
         systemctl --user daemon-reload
@@ -343,15 +343,34 @@ fn a_unit_that_systemd_refuses_stops_no_daemon() {
         opta daemon stop >/dev/null
         try opta daemon start
         rm -r "$unit.d"; systemctl --user daemon-reload
-        opta daemon start | head -n 1
+        opta daemon start
     "#;
     let refused = "opta: cannot start the daemon: systemd cannot use its service (bad-setting)\n\
                    to see what is wrong: opta doctor\n= 1\n";
     let expected = format!(
-        "Installed systemd user service: opta-daemon\n\
+        "Installed systemd user service: opta-daemon\n{{*}}\
          pid {{pid}}\n{refused}pid {{pid}}\n{refused}Daemon started{{*}}\n"
     );
     under_systemd(&home, "nobody", script).stdout(&expected).run();
+}
+
+#[test]
+fn all_is_done_even_if_nobody_can_read_of_it() {
+    need_systemd!();
+    let home = machine();
+    let script = r#"
+        for form in "" --json; do
+            opta daemon install --now $form >/dev/full 2>&1 || echo "= $?"
+            opta daemon status --quiet && echo "runs"
+            opta daemon uninstall >/dev/null 2>&1
+            opta daemon start >/dev/null
+            opta daemon install >/dev/null 2>&1
+            opta daemon uninstall $form >/dev/full 2>&1 || echo "= $?"
+            try opta daemon status
+        done
+    "#;
+    let once = format!("= 1\nruns\n= 1\n{NONE}= 3\n");
+    under_systemd(&home, "nobody", script).stdout(&once.repeat(2)).run();
 }
 
 #[test]
