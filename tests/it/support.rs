@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -21,6 +22,20 @@ use std::time::{Duration, Instant};
 /// Far more than anything here takes, even on a machine that is busy with something else. It is
 /// waited for only when something hangs.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Undoes what a shell does to what it runs in the background, and nohup to everything: signals
+/// that are ignored stay ignored in all children, and a test that sends one would wait for ever.
+fn heed_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+            // SAFETY: no handler is installed that could be lost.
+            #[expect(unsafe_code, reason = "std has no way to do it")]
+            let before = unsafe { libc::signal(signal, libc::SIG_DFL) };
+            assert_ne!(before, libc::SIG_ERR, "{signal}");
+        }
+    });
+}
 
 /// What `opta daemon start` says.
 pub const STARTED: &str = "Daemon started (pid {pid}, port {port})\n\
@@ -134,6 +149,7 @@ impl Home {
     pub fn new() -> Home {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
+        heed_signals();
         let name = format!("opta test ü {}-{number}", std::process::id());
         let place = std::env::temp_dir().join(name);
         let home = place.join("home");
