@@ -259,8 +259,9 @@ fn a_group_that_is_halted_still_ends_with_a_daemon_that_is_killed() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
-    let command =
-        "sh -c 'trap : HUP; while :; do sleep 600; done' & echo $$ $! > pipe; kill -STOP 0";
+    // The last to begin halts them all: a shell that is halted while it forks is not seen to be.
+    let command = "sh -c 'trap : HUP; echo $PPID $$ > pipe; kill -STOP 0; \
+                   while :; do sleep 600; done'; :";
     let pids = run_until_piped(&home, &session, command);
     eventually("it is halted", || pids.iter().all(|pid| state_of(*pid) == Some('T')));
     home.crash();
