@@ -82,6 +82,8 @@ pub enum Error {
     AmbiguousSession { typed: String, some: Vec<String>, count: usize },
     /// Nothing of the session can be read.
     SessionDamaged { id: String, because: &'static str },
+    /// There are sessions that the list of all sessions does not have.
+    Unlisted { count: usize, index: PathBuf },
     /// The session has work in flight and was to be deleted.
     SessionBusy { id: String },
     /// The daemon is of another version and speaks another protocol.
@@ -142,6 +144,7 @@ impl Error {
             Error::NoSessions | Error::NoSession { .. } => "SESSION_NOT_FOUND",
             Error::AmbiguousSession { .. } => "AMBIGUOUS_ID",
             Error::SessionDamaged { .. } => "SESSION_DAMAGED",
+            Error::Unlisted { .. } => "SESSIONS_UNLISTED",
             Error::Protocol { .. } => "VERSION_SKEW",
         }
     }
@@ -230,16 +233,17 @@ impl fmt::Display for Error {
             Error::SessionDamaged { id, because } => {
                 write!(f, "cannot read the session {id}: {because}")
             }
+            Error::Unlisted { count, index } => {
+                let (index, hint) = (index.display(), "removed, it is made again");
+                write!(f, "cannot list all sessions: {index} lacks {count}; {hint}")
+            }
             Error::SessionBusy { id } => {
                 write!(f, "cannot delete the session {id}: a turn of it is in progress")
             }
             Error::Protocol { version, protocol, ours } => {
                 let this = env!("CARGO_PKG_VERSION");
-                write!(
-                    f,
-                    "cannot talk to the daemon: it is opta {version} (protocol {protocol}), "
-                )?;
-                write!(f, "this is opta {this} (protocol {ours})")
+                write!(f, "cannot talk to the daemon: it is opta {version} ")?;
+                write!(f, "(protocol {protocol}), this is opta {this} (protocol {ours})")
             }
             Error::Busy => write!(f, "cannot stop the daemon: a turn is in progress"),
             Error::StillRunning { pid, waited } => {

@@ -423,6 +423,13 @@ fn sessions(paths: &Paths) -> Finding {
             }
         }
     }
+    if let Err(error) = store.names().and_then(|ids| store.all_listed(&ids)) {
+        let fix = match &error {
+            Error::Unlisted { index, .. } => format!("rm {}", quoted(index)),
+            _ => "opta sessions list".to_owned(),
+        };
+        return failed(&error, fix);
+    }
     match (damaged.as_slice(), page.ids.len()) {
         ([], 0) => Pass("there are none yet".to_owned()),
         ([], count) => Pass(format!("the newest are whole ({count} read)")),

@@ -158,14 +158,14 @@ struct Verified {
     damaged_sessions: u64,
 }
 
-/// `opta sessions verify`: 1 if a session is damaged, or cannot be read.
+/// `opta sessions verify`: 1 if a session is damaged, cannot be read or is in no list.
 fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCode, Error> {
     let ids = match typed {
         Some(typed) => vec![find(store, typed)?],
         None => store.beginning_with("")?,
     };
     let mut verified = Verified { sessions: 0, damaged_sessions: 0 };
-    let mut unread = 0_u64;
+    let mut failed = 0_u64;
     let mut torn = Vec::new();
     for id in &ids {
         match store.examine(id, |_| {}) {
@@ -176,7 +176,7 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
             Err(error) if has_gone(&error) => continue,
             Err(error) => {
                 output.complain(&error)?;
-                unread += 1;
+                failed += 1;
                 continue;
             }
         }
@@ -184,6 +184,12 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
     }
     for (id, found) in look_again(store, torn)? {
         tell_damage(id, &found, &mut verified, output)?;
+    }
+    if typed.is_none()
+        && let Err(error) = store.all_listed(&ids)
+    {
+        output.complain(&error)?;
+        failed += 1;
     }
     let Verified { sessions, damaged_sessions } = verified;
     match output.form {
@@ -193,7 +199,7 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
             output.line(&format!("{sessions} session{plural} read, {damaged_sessions} damaged"))?;
         }
     }
-    Ok(ExitCode::from(u8::from(damaged_sessions > 0 || unread > 0)))
+    Ok(ExitCode::from(u8::from(damaged_sessions > 0 || failed > 0)))
 }
 
 /// Those whose tail is really torn, or that are damaged elsewhere too: what looked torn may have

@@ -210,7 +210,21 @@ impl Store {
         Ok(Page { ids, next: None })
     }
 
-    /// The same for want of an index: then a page begins behind so many sessions.
+    /// Fails if some of these sessions, and they are there, are on no page: the index was damaged,
+    /// or they were put back from elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Unlisted`].
+    pub fn all_listed(&self, ids: &[SessionId]) -> Result<(), Error> {
+        // Read after the names: an entry is made before what it names.
+        let listed: HashSet<SessionId> = self.page(None, usize::MAX)?.ids.into_iter().collect();
+        match ids.iter().filter(|id| !listed.contains(id) && self.has(id)).count() {
+            0 => Ok(()),
+            count => Err(Error::Unlisted { count, index: self.index() }),
+        }
+    }
+
+    /// A page for want of an index: then one begins behind so many sessions.
     fn page_without_index(&self, before: Option<u64>, count: usize) -> Result<Page, Error> {
         let skipped = before.and_then(|before| usize::try_from(before).ok()).unwrap_or(0);
         let mut ids = self.names()?;

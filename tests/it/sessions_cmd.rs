@@ -213,6 +213,41 @@ fn verify_finds_what_is_damaged_and_what_is_torn() {
 }
 
 #[test]
+fn sessions_that_are_in_no_list_are_counted_and_come_back() {
+    let home = Home::new();
+    home.start();
+    for name in ["one", "two", "three"] {
+        create(&home, name, None);
+    }
+    home.opta("sessions verify").stdout("3 sessions read, 0 damaged\n").run();
+    let index = home.path().join(".config/opta/sessions/index.jsonl");
+    let whole = fs::read_to_string(&index).unwrap();
+    let (first, rest) = whole.split_once('\n').unwrap();
+    fs::write(&index, format!("{}\n{rest}", first.replace('"', "?"))).unwrap();
+
+    let read = "3 sessions read, 0 damaged\n";
+    let said = "opta: cannot list all sessions: {index} lacks 1; removed, it is made again\n";
+    let listed = "three  {*}\ntwo    {*}\n";
+    home.opta("sessions list").stdout(listed).run();
+    home.opta("sessions verify").stdout(read).stderr(said).status(1).run();
+    home.opta("sessions verify one").stdout("1 session read, 0 damaged\n").run();
+    let said = "{\"error\":{\"code\":\"SESSIONS_UNLISTED\",\"message\":\"{message}\"}}\n\
+                {\"sessions\":3,\"damagedSessions\":0}\n";
+    home.opta("sessions verify --json").stdout(said).status(1).run();
+    let found = "{*}fail  sessions  cannot list all sessions: {*}; to mend it: rm {*}\n";
+    home.opta("doctor").stdout(found).status(1).run();
+
+    fs::remove_file(&index).unwrap();
+    home.opta("sessions verify").stdout(read).run();
+    // With the next session, also in the daemon that runs.
+    create(&home, "four", None);
+    assert_eq!(fs::read_to_string(&index).unwrap().lines().count(), 4);
+    let listed = "four   {*}\n{*}\n{*}\none    {*}\n";
+    home.opta("sessions list").stdout(listed).run();
+    home.opta("sessions verify").stdout("4 sessions read, 0 damaged\n").run();
+}
+
+#[test]
 fn a_last_record_with_its_line_end_is_damaged_and_not_torn() {
     let home = Home::new();
     home.start();
