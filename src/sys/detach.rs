@@ -136,10 +136,14 @@ fn arguments() -> io::Result<(*mut u8, usize)> {
 /// As above. crt_externs(3).
 #[cfg(target_os = "macos")]
 fn arguments() -> io::Result<(*mut u8, usize)> {
-    // SAFETY: takes nothing, and its answer can be read as long as the process lives.
-    let count = unsafe { *libc::_NSGetArgc() };
+    // SAFETY: takes nothing, and cannot fail.
+    let count = unsafe { libc::_NSGetArgc() };
     // SAFETY: as above.
-    let list = unsafe { *libc::_NSGetArgv() };
+    let list = unsafe { libc::_NSGetArgv() };
+    // SAFETY: it can be read as long as the process lives.
+    let count = unsafe { *count };
+    // SAFETY: as above.
+    let list = unsafe { *list };
     let count = usize::try_from(count).unwrap_or(0);
     if count == 0 || list.is_null() {
         return Err(io::Error::other("there are none"));

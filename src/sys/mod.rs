@@ -135,13 +135,13 @@ fn polled(file: BorrowedFd<'_>, events: libc::c_short) -> libc::pollfd {
 
 fn poll(polled: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let count = libc::nfds_t::try_from(polled.len()).map_err(io::Error::other)?;
     loop {
         let millis = deadline.map_or(-1, |deadline| {
             // Rounded up: a wait that ends a little early would be repeated as a busy loop.
             let left = deadline.saturating_duration_since(Instant::now());
             i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
         });
-        let count = polled.len() as libc::nfds_t;
         // SAFETY: `polled` is a live slice of pollfd, and `count` its length.
         let result = unsafe { libc::poll(polled.as_mut_ptr(), count, millis) };
         match check(result) {
