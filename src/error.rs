@@ -320,7 +320,7 @@ impl Error {
                 let seconds = waited.as_secs();
                 format!("another start has held {} for {seconds}s", lock.display())
             }
-            Error::GaveUp { words, .. } => words.clone(),
+            Error::GaveUp { words } => words.clone(),
             Error::ServiceRefused { manager, word } => {
                 format!("{manager} cannot use its service ({word})")
             }

@@ -159,10 +159,7 @@ pub fn status(paths: &Paths, asked: &cli::Status, output: &Output) -> Result<Exi
         Some(limit) => status::wait_until_running(paths, limit)?,
         None => status::look(paths)?,
     };
-    let trouble = match status {
-        Status::Stopped | Status::Crashed { .. } => service::trouble(paths),
-        Status::Running { .. } | Status::Unresponsive { .. } => None,
-    };
+    let (status, trouble) = status::with_service(paths, status);
     if !asked.quiet {
         match (output.form, &trouble) {
             (Form::Json, trouble) => {
@@ -177,7 +174,6 @@ pub fn status(paths: &Paths, asked: &cli::Status, output: &Output) -> Result<Exi
         }
     }
     Ok(ExitCode::from(match status {
-        _ if trouble.is_some() => 1,
         Status::Running { .. } => 0,
         Status::Crashed { .. } => 1,
         Status::Stopped => 3,
@@ -241,7 +237,6 @@ fn report(status: &Status, trouble: Option<String>) -> Report {
     let (state, card, health) = match status {
         Status::Running { card, health } => ("running", Some(card), Some(health)),
         Status::Crashed { card } => ("crashed", card.as_ref(), None),
-        Status::Stopped if trouble.is_some() => ("crashed", None, None),
         Status::Stopped => ("stopped", None, None),
         Status::Unresponsive { .. } => ("unresponsive", None, None),
     };

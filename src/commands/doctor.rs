@@ -17,7 +17,7 @@ use crate::commands::Output;
 use crate::commands::sessions::as_argument;
 use crate::config::{Config, ModelSettings, Port, ToolSettings};
 use crate::error::{Error, one_line, reason};
-use crate::lifecycle::service::{self, Condition, Service};
+use crate::lifecycle::service::{Condition, Service};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, guardian, port, run};
 use crate::paths::{Manager, Paths};
@@ -48,11 +48,16 @@ struct Line {
 
 /// `opta doctor`: 1 if a check fails.
 pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
-    let status = status::look(paths);
+    let looked = status::look(paths).map(|status| status::with_service(paths, status));
+    let (status, trouble) = match looked {
+        Ok((status, trouble)) => (Ok(status), trouble),
+        Err(error) => (Err(error), None),
+    };
     let files = files::check(paths);
     let daemon = match (&files, &status) {
         (Fail(..), Err(error)) => Warn(format!("cannot be told before: {error}"), None),
-        _ => daemon(paths, &status),
+        // Why, is said of the log or of the service.
+        _ => daemon(&status, guardian::is_left_to_the_user(paths, trouble.as_ref())),
     };
     let checks: [(&str, Finding); 10] = [
         ("settings", settings(paths)),
@@ -142,29 +147,18 @@ fn edit(config: &Path) -> String {
     format!("${{EDITOR:-vi}} {}", quoted(config))
 }
 
-/// Lock, card and what answers agree.
-fn daemon(paths: &Paths, status: &Result<Status, Error>) -> Finding {
+/// Lock, card and what answers agree. `left`: nothing but the user starts it.
+fn daemon(status: &Result<Status, Error>, left: bool) -> Finding {
     match status {
         Ok(Status::Running { card, .. }) => Pass(format!("runs (pid {})", card.pid)),
-        Ok(down @ (Status::Stopped | Status::Crashed { .. })) => {
-            let (fact, crashed) = match down {
-                Status::Crashed { card: Some(card) } => {
-                    (format!("has crashed (pid {})", card.pid), true)
-                }
-                // One that dies before it leaves a trace has crashed all the same.
-                Status::Stopped if service::trouble(paths).is_none() => {
-                    ("does not run".to_owned(), false)
-                }
-                _ => ("has crashed".to_owned(), true),
-            };
-            // Why, is said of the log or of the service.
-            match guardian::is_left_to_the_user(paths) {
-                true => Warn(format!("{fact}; only opta daemon start starts it again"), None),
-                false if crashed => {
-                    Warn(format!("{fact}; a command that needs it starts it again"), None)
-                }
-                false => Pass(format!("{fact}; a command that needs it starts it")),
-            }
+        Ok(Status::Stopped) if left => {
+            Warn("does not run; only opta daemon start starts it again".to_owned(), None)
+        }
+        Ok(Status::Stopped) => Pass("does not run; a command that needs it starts it".to_owned()),
+        Ok(Status::Crashed { card }) => {
+            let pid = card.as_ref().map_or(String::new(), |card| format!(" (pid {})", card.pid));
+            let who = if left { "only opta daemon start" } else { "a command that needs it" };
+            Warn(format!("has crashed{pid}; {who} starts it again"), None)
         }
         Ok(Status::Unresponsive { pid, card_lost, .. }) => {
             let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));

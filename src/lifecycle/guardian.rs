@@ -13,7 +13,7 @@ use crate::lifecycle::crashes;
 use crate::lifecycle::detach::{self, Detached, Ready};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
-use crate::lifecycle::service::{self, Service, Standing};
+use crate::lifecycle::service::{self, Service, Standing, Trouble};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, Patience};
 use crate::limits;
@@ -192,11 +192,11 @@ pub fn serve_here(paths: &Paths, config: &Config, here: &Foreground) -> Result<H
     }
 }
 
-/// Whether commands start it no more: it crashes again and again, or the service's manager has
-/// given up.
-pub fn is_left_to_the_user(paths: &Paths) -> bool {
+/// Whether commands start it no more: it crashes again and again, or the service's manager, in
+/// `trouble`, has given up.
+pub fn is_left_to_the_user(paths: &Paths, trouble: Option<&Trouble>) -> bool {
     crashes::recent(paths).is_ok_and(|crashes| crashes >= limits::CRASHES_MAX)
-        || service::trouble(paths).is_some_and(|trouble| trouble.gave_up)
+        || trouble.is_some_and(|trouble| trouble.gave_up)
 }
 
 fn refuse_crash_loop(paths: &Paths, caller: Caller) -> Result<(), Error> {

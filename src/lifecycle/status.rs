@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{self, Health, Silence};
 use crate::error::{At, Error};
+use crate::lifecycle::service::{self, Trouble};
 use crate::paths::Paths;
 use crate::state::{self, Card, Found};
 use crate::sys::process::{self, Probe};
@@ -47,6 +48,19 @@ pub fn look(paths: &Paths) -> Result<Status, Error> {
 pub fn look_once(paths: &Paths) -> Result<Status, Error> {
     match glance(paths, Instant::now() + limits::HEALTH_MAX)? {
         Glance::Settled(status) | Glance::Changing(status) => Ok(status),
+    }
+}
+
+/// What the manager of the service adds to a look: why it does not run the daemon. One that it has
+/// failed to keep has crashed, even if it died before it left a card.
+pub fn with_service(paths: &Paths, status: Status) -> (Status, Option<Trouble>) {
+    let trouble = match status {
+        Status::Stopped | Status::Crashed { .. } => service::trouble(paths),
+        Status::Running { .. } | Status::Unresponsive { .. } => None,
+    };
+    match status {
+        Status::Stopped if trouble.is_some() => (Status::Crashed { card: None }, trouble),
+        status => (status, trouble),
     }
 }
 

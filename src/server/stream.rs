@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use crate::session::desk::{Session, Subscription};
 use crate::session::journal::{Batch, Reader};
-
 use crate::{limits, sys};
 
 use super::reply::Reply;

@@ -111,10 +111,7 @@ fn a_crashed_daemon_is_worth_a_word_and_one_that_hangs_fails() {
 #[test]
 fn a_damaged_session_is_found() {
     let (home, model) = (Home::new(), Model::new());
-    let running = home.opta("do hello -q").env("OPTA_MODEL_URL", model.url()).stdout("hi\n");
-    let running = running.spawn();
-    model.question().answer("hi");
-    running.finish();
+    greet(&home, &model);
     assert_found(&findings(&home, &model, 0), "pass sessions", "1 read");
     let sessions = home.path().join(".config/opta/sessions");
     let folders = fs::read_dir(&sessions).unwrap().map(|entry| entry.unwrap().path());
@@ -149,10 +146,7 @@ fn a_damaged_session_is_found() {
 #[test]
 fn a_session_that_has_lost_its_journal_is_found() {
     let (home, model) = (Home::new(), Model::new());
-    let running = home.opta("do hello -q").env("OPTA_MODEL_URL", model.url()).stdout("hi\n");
-    let running = running.spawn();
-    model.question().answer("hi");
-    running.finish();
+    greet(&home, &model);
     home.opta("daemon stop").stdout(STOPPED).run();
     let script = r#"
         : >"$(echo ~/.config/opta/sessions/sess_*/journal.jsonl)"
@@ -163,6 +157,14 @@ fn a_session_that_has_lost_its_journal_is_found() {
     let expected = "fail sessions 1 of the newest 1 is damaged; to mend it: cp -Rp {*} && \
                     opta sessions rm {id}\npass sessions there are none yet\n{kept}.json\n";
     care(&home, &model, script).stdout(expected).run();
+}
+
+/// Makes a session in which the model has answered.
+fn greet(home: &Home, model: &Model) {
+    let running = home.opta("do hello -q").env("OPTA_MODEL_URL", model.url()).stdout("hi\n");
+    let running = running.spawn();
+    model.question().answer("hi");
+    running.finish();
 }
 
 /// What a doctor says of a check, what it says of all that is not in order, and what mends it.
@@ -234,10 +236,7 @@ fn a_second_name_and_a_link_to_nowhere_are_found() {
 #[test]
 fn a_journal_that_others_may_read_is_closed_to_them() {
     let (home, model) = (Home::new(), Model::new());
-    let running = home.opta("do hello -q").env("OPTA_MODEL_URL", model.url()).stdout("hi\n");
-    let running = running.spawn();
-    model.question().answer("hi");
-    running.finish();
+    greet(&home, &model);
     let script = r#"
         cd ~/.config/opta/sessions/sess_*
         chmod 755 .; found sessions; mend sessions
