@@ -4,9 +4,11 @@
 //! Nothing sleeps: what has to wait, waits for an event, with a deadline.
 
 mod journal;
+mod lifetimes;
 mod rules;
-mod runtime;
+mod stage;
 mod store;
+mod turns;
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;

@@ -1,0 +1,222 @@
+//! Sessions that are made and deleted, and daemons that end, from many threads at once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use crate::session::desk::{Problem, Session};
+use crate::session::rules::Founding;
+use crate::{limits, sys};
+
+use super::stage::{Held, create, done, events, runtime, turn, wait_for, wait_until};
+use super::{PATIENCE, Scratch, id};
+
+#[test]
+fn a_session_with_a_turn_is_not_deleted_and_a_deleted_one_is_not_there() {
+    let scratch = Scratch::new();
+    let (held, agent) = Held::new();
+    let runtime = runtime(&scratch, agent);
+    let session = create(&runtime, "s");
+    runtime.submit(&session, &turn("t")).unwrap();
+    held.begun();
+    assert!(matches!(runtime.delete(&id("s")), Err(Problem::Busy(_))));
+    held.release();
+    wait_for(&session, "turn.done t");
+    wait_until("it is deleted", || runtime.delete(&id("s")).is_ok());
+    assert!(session.is_closed());
+    let gone = |outcome: Result<(), Problem>| matches!(outcome, Err(Problem::NoSession(_)));
+    assert!(gone(runtime.session(&id("s")).map(drop)));
+    assert!(gone(runtime.delete(&id("s"))));
+    // By somebody who has found it a moment before.
+    assert!(gone(runtime.submit(&session, &turn("late")).map(drop)));
+    assert!(gone(runtime.submit(&session, &turn("t")).map(drop)));
+    assert_eq!(runtime.counts().sessions, 0);
+    let again = create(&runtime, "s");
+    assert_eq!(again.reader().last_seq(), 1);
+    wait_until("it is idle", || runtime.leave_if_idle().is_ok());
+}
+
+#[test]
+fn leaving_when_idle_and_a_turn_that_comes_then_exclude_each_other() {
+    let (mut left, mut refused) = (0, 0);
+    for round in 0..60 {
+        let scratch = Scratch::new();
+        let runtime = runtime(&scratch, |_| done());
+        let session = create(&runtime, "s");
+        let barrier = Barrier::new(2);
+        let (submitted, leaves) = thread::scope(|scope| {
+            let submit = scope.spawn(|| {
+                barrier.wait();
+                runtime.submit(&session, &turn("t"))
+            });
+            barrier.wait();
+            // Sooner and later.
+            for _ in 0..round * 20 {
+                std::hint::spin_loop();
+            }
+            let leaves = runtime.leave_if_idle();
+            (submit.join().unwrap(), leaves)
+        });
+        match (submitted, leaves) {
+            // It has run before the daemon was asked.
+            (Ok(_), Ok(())) => assert!(events(&session).contains(&"turn.done t".to_owned())),
+            (Ok(_), Err(Problem::Busy(_))) => refused += 1,
+            (Err(Problem::Leaving), Ok(())) => left += 1,
+            _ => panic!("neither is done"),
+        }
+    }
+    assert!(left + refused > 0);
+}
+
+#[test]
+fn what_the_end_of_the_daemon_cuts_off_is_interrupted_and_never_run_again() {
+    let scratch = Scratch::new();
+    let (held, agent) = Held::new();
+    let first = runtime(&scratch, agent);
+    let session = create(&first, "s");
+    let submit = |name| first.submit(&session, &turn(name)).unwrap().seq;
+    let [_, second, _] = ["t0", "t1", "t2"].map(submit);
+    assert_eq!(held.begun(), "t0");
+    let (rested, rest) = channel();
+    first.leave(move || rested.send(()).unwrap());
+    assert!(matches!(first.submit(&session, &turn("late")), Err(Problem::Leaving)));
+    first.close();
+    assert!(session.is_closed());
+    rest.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(first.session(&id("s")), Err(Problem::Leaving)));
+    assert!(matches!(first.create(None, &Founding::default()), Err(Problem::Leaving)));
+    let before = events(&session);
+    assert_eq!(
+        before[before.len() - 3..],
+        ["turn.error t0 interrupted", "turn.error t1 interrupted", "turn.error t2 interrupted",]
+    );
+    let summary = format!("{:?}", session.summary());
+    let again = runtime(&scratch, |turn| panic!("{} is run again", turn.content));
+    let listed = format!("{:?}", again.summary(&id("s")).unwrap());
+    assert_eq!(listed, summary);
+    let session = again.session(&id("s")).unwrap();
+    assert_eq!(events(&session), before);
+    assert_eq!(format!("{:?}", session.summary()), summary);
+    assert_eq!(again.submit(&session, &turn("t1")).unwrap().seq, second);
+    assert!(held.has_begun_nothing());
+}
+
+/// The journal as a killed daemon leaves it.
+#[test]
+fn after_a_crash_what_was_running_or_waiting_is_interrupted_once() {
+    let scratch = Scratch::new();
+    let (held, agent) = Held::new();
+    let crashed = runtime(&scratch, agent);
+    let session = create(&crashed, "s");
+    for name in ["t0", "t1"] {
+        crashed.submit(&session, &turn(name)).unwrap();
+    }
+    assert_eq!(held.begun(), "t0");
+    let directory = scratch.path().join("sessions/s");
+    let journal = std::fs::read(directory.join("journal.jsonl")).unwrap();
+    let after = Scratch::new();
+    after.session("sessions/s", &journal);
+    for _ in 0..3 {
+        let runtime = runtime(&after, |turn| panic!("{} is run again", turn.content));
+        let session = runtime.session(&id("s")).unwrap();
+        let events = events(&session);
+        let expected = ["turn.error t0 interrupted", "turn.error t1 interrupted"];
+        assert_eq!(events[events.len() - 2..], expected);
+        assert_eq!(events.len(), 6);
+        assert_eq!(session.summary().status, "idle");
+    }
+    held.release();
+}
+
+#[test]
+fn a_session_that_nobody_uses_leaves_memory_and_comes_back_the_same() {
+    let scratch = Scratch::new();
+    let runtime = runtime(&scratch, |_| done());
+    let session = create(&runtime, "s");
+    runtime.submit(&session, &turn("t")).unwrap();
+    wait_for(&session, "turn.done t");
+    wait_until("the worker has gone", || runtime.counts().active_turns == 0);
+    let before = format!("{:?}", session.summary());
+    let sweep = |session: &Session| {
+        session.used.store(0, Ordering::Relaxed);
+        runtime.swept.store(0, Ordering::Relaxed);
+        runtime.sweep();
+        runtime.counts().sessions
+    };
+    if sys::boot_clock() < limits::SESSION_IDLE_MAX {
+        // The clock began with the machine, and nothing can be half an hour old yet.
+        return;
+    }
+    let bell = session.subscribe(false).unwrap();
+    assert_eq!(sweep(&session), 1, "it is watched");
+    drop(bell);
+    assert_eq!(sweep(&session), 1, "somebody has it at hand and may write to it");
+    session.used.store(0, Ordering::Relaxed);
+    drop(session);
+    runtime.swept.store(0, Ordering::Relaxed);
+    runtime.sweep();
+    assert_eq!(runtime.counts().sessions, 0);
+    let session = runtime.session(&id("s")).unwrap();
+    assert_eq!(format!("{:?}", session.summary()), before);
+    assert_eq!(runtime.submit(&session, &turn("t")).unwrap().seq, 2);
+}
+
+#[test]
+fn the_same_name_created_by_many_at_once_is_one_session() {
+    let scratch = Scratch::new();
+    let runtime = runtime(&scratch, |_| done());
+    for round in 0..20 {
+        let name = format!("s{round}");
+        let barrier = Barrier::new(8);
+        let sessions: Vec<Arc<Session>> = thread::scope(|scope| {
+            let make = || {
+                barrier.wait();
+                create(&runtime, &name)
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(sessions.iter().all(|session| Arc::ptr_eq(session, &sessions[0])));
+        assert_eq!(events(&sessions[0]), ["session.snapshot"]);
+    }
+    assert_eq!(runtime.store().page(None, 100).unwrap().ids.len(), 20);
+}
+
+/// Created, written to, deleted by everybody at once: whoever was told "yes" was right, and there
+/// were never two writers for one file.
+#[test]
+fn deleting_and_creating_the_same_name_never_makes_two_writers() {
+    let scratch = Scratch::new();
+    let runtime = runtime(&scratch, |_| done());
+    let number = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for worker in 0..6 {
+            let (runtime, number) = (&runtime, &number);
+            scope.spawn(move || {
+                for _ in 0..25 {
+                    if worker < 2 {
+                        drop(runtime.delete(&id("s")));
+                        continue;
+                    }
+                    let session = create(runtime, "s");
+                    let name = format!("t{}", number.fetch_add(1, Ordering::Relaxed));
+                    match runtime.submit(&session, &turn(&name)) {
+                        Ok(_) => wait_until("it has run", || {
+                            let found = events(&session);
+                            found.contains(&format!("turn.done {name}")) || session.is_closed()
+                        }),
+                        Err(Problem::NoSession(_)) => {}
+                        Err(problem) => panic!("{problem}"),
+                    }
+                }
+            });
+        }
+    });
+    let session = create(&runtime, "s");
+    let (state, findings) = runtime.store().read(&id("s")).unwrap();
+    assert_eq!((findings.damaged, findings.torn_bytes), (0, 0));
+    assert_eq!(findings.records, events(&session).len() as u64);
+    assert_eq!(state.seq, session.summary().seq);
+    assert_eq!(runtime.store().page(None, 10).unwrap().ids, [id("s")]);
+}

@@ -1,0 +1,320 @@
+//! Turns that run, wait, are decided about and cancelled, from many threads at once.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use crate::json::Raw;
+use crate::limits;
+use crate::session::desk::{self, Decision, Problem};
+use crate::session::event::Draft;
+use crate::session::journal::Durability;
+use crate::session::turn::{Selector, Submission};
+
+use super::stage::{Held, create, done, events, runtime, turn, wait_for, wait_until};
+use super::{PATIENCE, Scratch};
+
+#[test]
+fn turns_of_a_session_run_one_by_one_in_the_order_in_which_they_came() {
+    let scratch = Scratch::new();
+    let (held, agent) = Held::new();
+    let runtime = runtime(&scratch, agent);
+    let session = create(&runtime, "s");
+    for number in 0..50_u64 {
+        let accepted = runtime.submit(&session, &turn(&format!("t{number}"))).unwrap();
+        // The first one may have begun already, or not.
+        assert!(accepted.queued == number || accepted.queued + 1 == number);
+    }
+    assert_eq!(held.begun(), "t0");
+    assert_eq!((runtime.counts().active_turns, runtime.counts().queued_turns), (1, 49));
+    held.release();
+    for number in 1..50 {
+        assert_eq!(held.begun(), format!("t{number}"));
+    }
+    wait_for(&session, "turn.done t49");
+    let ran: Vec<String> = events(&session)
+        .into_iter()
+        .filter(|event| event.starts_with("turn.start") || event.starts_with("turn.done"))
+        .collect();
+    let expected: Vec<String> =
+        (0..50).flat_map(|n| [format!("turn.start t{n}"), format!("turn.done t{n}")]).collect();
+    assert_eq!(ran, expected);
+    assert_eq!(runtime.counts().turns, 50);
+}
+
+#[test]
+fn sixteen_sessions_are_active_and_the_others_wait() {
+    let scratch = Scratch::new();
+    let active = Arc::new(AtomicUsize::new(0));
+    let (held, held_agent) = Held::new();
+    let counted = Arc::clone(&active);
+    let runtime = runtime(&scratch, move |turn| {
+        assert!(counted.fetch_add(1, Ordering::SeqCst) < limits::ACTIVE_TURNS_MAX);
+        let outcome = held_agent(turn);
+        counted.fetch_sub(1, Ordering::SeqCst);
+        outcome
+    });
+    let sessions: Vec<_> = (0..40).map(|n| create(&runtime, &format!("s{n}"))).collect();
+    for (number, session) in sessions.iter().enumerate() {
+        runtime.submit(session, &turn(&format!("t{number}"))).unwrap();
+    }
+    for _ in 0..limits::ACTIVE_TURNS_MAX {
+        held.begun();
+    }
+    assert_eq!(active.load(Ordering::SeqCst), 16);
+    let counts = runtime.counts();
+    assert_eq!((counts.active_turns, counts.queued_turns, counts.sessions), (16, 24, 40));
+    held.release();
+    for (number, session) in sessions.iter().enumerate() {
+        wait_for(session, &format!("turn.done t{number}"));
+    }
+    wait_until("all workers have gone", || runtime.counts().active_turns == 0);
+    assert_eq!(runtime.counts().queued_turns, 0);
+}
+
+#[test]
+fn the_same_id_from_many_clients_at_once_is_one_turn() {
+    let scratch = Scratch::new();
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&ran);
+    let runtime = runtime(&scratch, move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        done()
+    });
+    let session = create(&runtime, "s");
+    for round in 0..20 {
+        let name = format!("t{round}");
+        let barrier = Barrier::new(8);
+        let seqs: Vec<u64> = thread::scope(|scope| {
+            let submit = || {
+                barrier.wait();
+                runtime.submit(&session, &turn(&name)).unwrap().seq
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(submit)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(seqs.iter().all(|seq| *seq == seqs[0]), "{seqs:?}");
+        wait_for(&session, &format!("turn.done {name}"));
+        assert_eq!(runtime.submit(&session, &turn(&name)).unwrap().seq, seqs[0]);
+    }
+    assert_eq!(ran.load(Ordering::SeqCst), 20);
+    assert_eq!(session.summary().turns, 20);
+}
+
+#[test]
+fn cancel_reaches_what_it_names_and_nothing_else() {
+    let scratch = Scratch::new();
+    let (held, agent) = Held::new();
+    let runtime = runtime(&scratch, agent);
+    let session = create(&runtime, "s");
+    for (name, writer) in
+        [("t0", "ann"), ("t1", "ann"), ("t2", "bob"), ("t3", "ann"), ("t4", "bob")]
+    {
+        let submission = Submission { writer_id: writer.to_owned(), ..turn(name) };
+        runtime.submit(&session, &submission).unwrap();
+    }
+    assert_eq!(held.begun(), "t0");
+    assert_eq!(session.summary().writer_count, 2);
+    let cancel = |turn_id: Option<&str>, writer_id: Option<&str>| {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let selector = Selector { turn_id: owned(turn_id), writer_id: owned(writer_id) };
+        let cancelled = runtime.cancel(&session, &selector).unwrap();
+        (cancelled.queued, cancelled.active)
+    };
+    assert_eq!(cancel(Some("nothing"), None), (0, false));
+    assert_eq!(cancel(None, Some("nobody")), (0, false));
+    assert_eq!(cancel(Some("t1"), Some("bob")), (0, false));
+    let before = session.reader().last_seq();
+    assert_eq!(cancel(Some("t4"), None), (1, false));
+    assert_eq!(session.reader().last_seq(), before + 2);
+    assert_eq!(cancel(None, Some("bob")), (1, false));
+    // Done is what the agent says when it is cancelled; cancelled is how the turn ends.
+    assert_eq!(cancel(None, None), (0, true));
+    assert_eq!(held.begun(), "t1");
+    assert_eq!(cancel(None, Some("ann")), (1, true));
+    wait_for(&session, "turn.error t1 cancelled");
+    let ends: Vec<String> = events(&session)
+        .into_iter()
+        .filter(|event| event.starts_with("turn.error") || event.starts_with("turn.done"))
+        .collect();
+    assert_eq!(
+        ends,
+        [
+            "turn.error t4 cancelled",
+            "turn.error t2 cancelled",
+            "turn.error t0 cancelled",
+            "turn.error t3 cancelled",
+            "turn.error t1 cancelled",
+        ]
+    );
+    assert_eq!(cancel(None, None), (0, false));
+    wait_until("it is idle", || runtime.leave_if_idle().is_ok());
+}
+
+const FOR_LONG: desk::Patience = {
+    let limit = Duration::from_secs(600);
+    desk::Patience { limit, alone: limit }
+};
+
+#[test]
+fn of_many_decisions_one_wins_and_the_turn_acts_on_it() {
+    let scratch = Scratch::new();
+    let (told, allowed) = channel();
+    let runtime = runtime(&scratch, move |turn| {
+        let input = Raw::parse(r#"{"command":"true"}"#).unwrap();
+        told.send(turn.may("run_command", &input, FOR_LONG).unwrap()).unwrap();
+        done()
+    });
+    let (session, other) = (create(&runtime, "s"), create(&runtime, "other"));
+    for round in 0..20 {
+        let name = format!("t{round}");
+        runtime.submit(&session, &turn(&name)).unwrap();
+        wait_for(&session, &format!("permission.request {name}"));
+        let mut request = String::new();
+        session
+            .reader()
+            .all(|record| {
+                if record.event == "permission.request" {
+                    let rest = record.payload.split_once("\"requestId\":\"").unwrap().1;
+                    rest.split_once('"').unwrap().0.clone_into(&mut request);
+                }
+            })
+            .unwrap();
+        assert_eq!(other.decide(&request, true, "x").unwrap(), Decision::Unknown);
+        assert_eq!(session.decide("perm_none", true, "x").unwrap(), Decision::Unknown);
+        let barrier = Barrier::new(8);
+        let decide = |allow: bool| {
+            barrier.wait();
+            (allow, session.decide(&request, allow, "x").unwrap())
+        };
+        let decisions: Vec<(bool, Decision)> = thread::scope(|scope| {
+            let decide = &decide;
+            let threads: Vec<_> =
+                (0..8).map(|number| scope.spawn(move || decide(number % 2 == 0))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let winners: Vec<bool> = decisions
+            .iter()
+            .filter(|(_, decision)| *decision == Decision::Won)
+            .map(|(allow, _)| *allow)
+            .collect();
+        assert_eq!(winners.len(), 1, "{decisions:?}");
+        assert_eq!(allowed.recv_timeout(PATIENCE).unwrap(), winners[0]);
+        wait_for(&session, &format!("turn.done {name}"));
+        let resolved = format!("permission.resolved {name}");
+        assert_eq!(events(&session).iter().filter(|event| **event == resolved).count(), 1);
+        assert_eq!(session.decide(&request, true, "late").unwrap(), Decision::Unknown);
+    }
+}
+
+#[test]
+fn nobody_deciding_and_a_cancelled_turn_both_mean_no() {
+    let scratch = Scratch::new();
+    let (told, allowed) = channel();
+    let runtime = runtime(&scratch, move |turn| {
+        let short = Duration::from_millis(20);
+        let patience = match turn.content {
+            "short" => desk::Patience { limit: short, ..FOR_LONG },
+            "alone" => desk::Patience { alone: short, ..FOR_LONG },
+            _ => FOR_LONG,
+        };
+        let input = Raw::parse("{}").unwrap();
+        told.send(turn.may("write_file", &input, patience).unwrap()).unwrap();
+        done()
+    });
+    let session = create(&runtime, "s");
+    runtime.submit(&session, &turn("short")).unwrap();
+    assert!(!allowed.recv_timeout(PATIENCE).unwrap());
+    wait_for(&session, "turn.done short");
+    // As long as somebody follows the session there is hope.
+    let follower = session.subscribe(true).unwrap();
+    runtime.submit(&session, &turn("alone")).unwrap();
+    wait_for(&session, "permission.request alone");
+    assert!(allowed.recv_timeout(Duration::from_millis(200)).is_err());
+    drop(follower);
+    assert!(!allowed.recv_timeout(PATIENCE).unwrap());
+    wait_for(&session, "turn.done alone");
+    runtime.submit(&session, &turn("long")).unwrap();
+    wait_for(&session, "permission.request long");
+    assert!(runtime.cancel(&session, &Selector::default()).unwrap().active);
+    assert!(!allowed.recv_timeout(PATIENCE).unwrap());
+    wait_for(&session, "turn.error long cancelled");
+    let events = events(&session);
+    for name in ["short", "alone", "long"] {
+        assert!(events.contains(&format!("permission.resolved {name}")), "{events:?}");
+    }
+}
+
+#[test]
+fn an_agent_that_panics_costs_its_turn_only() {
+    let scratch = Scratch::new();
+    let runtime = runtime(&scratch, |turn| match turn.content {
+        "bad" => panic!("as asked for"),
+        _ => done(),
+    });
+    let session = create(&runtime, "s");
+    for name in ["good", "bad", "better"] {
+        runtime.submit(&session, &turn(name)).unwrap();
+    }
+    wait_for(&session, "turn.done better");
+    let events = events(&session);
+    assert!(events.contains(&"turn.error bad internal-error".to_owned()), "{events:?}");
+    assert!(events.contains(&"turn.done good".to_owned()));
+    wait_until("it is idle", || runtime.leave_if_idle().is_ok());
+}
+
+#[test]
+fn a_full_queue_and_an_old_view_are_refused_without_a_trace() {
+    let scratch = Scratch::new();
+    let (held, agent) = Held::new();
+    let runtime = runtime(&scratch, agent);
+    let session = create(&runtime, "s");
+    runtime.submit(&session, &turn("first")).unwrap();
+    held.begun();
+    let stale = Submission { last_seen_seq: Some(1), ..turn("stale") };
+    assert!(matches!(runtime.submit(&session, &stale), Err(Problem::Conflict(_))));
+    for number in 0..limits::QUEUE_MAX {
+        runtime.submit(&session, &turn(&format!("t{number}"))).unwrap();
+    }
+    assert!(matches!(runtime.submit(&session, &turn("more")), Err(Problem::Busy(_))));
+    assert_eq!(session.summary().turns, limits::QUEUE_MAX as u64 + 1);
+    let all = Selector { writer_id: Some("writer".to_owned()), turn_id: None };
+    let cancelled = runtime.cancel(&session, &all).unwrap();
+    assert_eq!((cancelled.queued, cancelled.active), (limits::QUEUE_MAX as u64, true));
+    wait_until("it is idle", || runtime.leave_if_idle().is_ok());
+}
+
+#[test]
+fn what_an_agent_tells_is_in_the_session_in_its_order() {
+    let scratch = Scratch::new();
+    let runtime = runtime(&scratch, |turn| {
+        for number in 0..300 {
+            let payload = format!(r#"{{"turnId":"{}","text":"{number} \t\n"}}"#, turn.head.turn_id);
+            let draft = Draft { event: "turn.token", payload: &payload };
+            turn.tell(&draft, Durability::Cached).unwrap();
+        }
+        done()
+    });
+    let session = create(&runtime, "s");
+    for name in ["a", "b"] {
+        runtime.submit(&session, &turn(name)).unwrap();
+    }
+    wait_for(&session, "turn.done b");
+    let conversation = session.conversation().unwrap().messages();
+    let said = (0..300).map(|number| format!("{number} \t\n")).collect::<String>();
+    let mut text = String::new();
+    for message in &conversation {
+        message.json(&mut text);
+        text.push('\n');
+    }
+    let escaped = said.replace('\t', "\\t").replace('\n', "\\n");
+    let turn = |name: &str| {
+        format!(
+            "{{\"role\":\"user\",\"content\":\"{name}\"}}\n\
+             {{\"role\":\"assistant\",\"content\":\"{escaped}\"}}\n"
+        )
+    };
+    assert_eq!(text, turn("a") + &turn("b"));
+}
