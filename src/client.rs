@@ -1,6 +1,6 @@
 //! The command line's view of a running daemon: one request, one deadline; and a session's events.
 //!
-//! The token goes only to the port that a card names, and callers hold a card only while the lock
+//! The token goes only to the port that a state file names, and callers hold a state file only while the lock
 //! says that its daemon lives.
 
 use std::io;
@@ -11,8 +11,8 @@ use nanoserde::DeJson;
 use crate::error::{Error, reason};
 use crate::http::{EventStream, Opened, Reply};
 use crate::session::rules::SessionId;
-use crate::state::Card;
-use crate::{api, http, json, limits};
+use crate::state::DaemonInfo;
+use crate::{http, json, limits, protocol};
 
 /// What a daemon says of itself when it is asked for its health.
 #[derive(DeJson)]
@@ -39,7 +39,7 @@ pub enum Silence {
     Refused,
     /// It has not answered in time.
     Late,
-    /// What answers is not the daemon of this card.
+    /// What answers is not the daemon of this state file.
     Stranger,
 }
 
@@ -51,11 +51,11 @@ pub enum Failure {
 }
 
 /// Asks a daemon for its health, within `limit`.
-pub fn health(card: &Card, limit: Duration) -> Result<Health, Silence> {
-    let request = request("GET", "/v3/health", card, "");
-    match http::call(card.port, &request, limit, limits::REPLY_BYTES_MAX) {
+pub fn health(info: &DaemonInfo, limit: Duration) -> Result<Health, Silence> {
+    let request = request("GET", "/v3/health", info, "");
+    match http::call(info.port, &request, limit, limits::REPLY_BYTES_MAX) {
         Ok(reply) if reply.status == 200 => match json::parse::<Health>(&reply.body) {
-            Ok(health) if health.daemon_id == card.daemon_id => Ok(health),
+            Ok(health) if health.daemon_id == info.daemon_id => Ok(health),
             _ => Err(Silence::Stranger),
         },
         Ok(_) => Err(Silence::Stranger),
@@ -72,10 +72,10 @@ pub fn health(card: &Card, limit: Duration) -> Result<Health, Silence> {
 ///
 /// # Errors
 /// [`Error::Busy`] if it is not idle; then nothing has changed.
-pub fn shutdown_if_idle(card: &Card) -> Result<(), Error> {
+pub fn shutdown_if_idle(info: &DaemonInfo) -> Result<(), Error> {
     const WHAT: &str = "ask the daemon to stop";
-    let request = request("POST", "/v3/shutdown", card, r#"{"ifIdle":true}"#);
-    let reply = http::call(card.port, &request, limits::CALL_MAX, limits::REPLY_BYTES_MAX);
+    let request = request("POST", "/v3/shutdown", info, r#"{"ifIdle":true}"#);
+    let reply = http::call(info.port, &request, limits::CALL_MAX, limits::REPLY_BYTES_MAX);
     match reply {
         Ok(reply) if reply.status == 202 => Ok(()),
         Ok(reply) if reply.status == 409 => Err(Error::Busy),
@@ -90,9 +90,9 @@ pub fn shutdown_if_idle(card: &Card) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::SessionBusy`] while a turn of it is in progress.
-pub fn delete_session(card: &Card, id: &SessionId) -> Result<bool, Failure> {
+pub fn delete_session(info: &DaemonInfo, id: &SessionId) -> Result<bool, Failure> {
     let target = format!("/v3/sessions/{}", id.as_str());
-    let reply = call(card, &request("DELETE", &target, card, ""), "delete the session")?;
+    let reply = call(info, &request("DELETE", &target, info, ""), "delete the session")?;
     match reply.status {
         204 => Ok(true),
         404 => Ok(false),
@@ -102,10 +102,10 @@ pub fn delete_session(card: &Card, id: &SessionId) -> Result<bool, Failure> {
 }
 
 /// Makes a session; one that has this id already stays as it is.
-pub fn create_session(card: &Card, session: &api::NewSession) -> Result<(), Failure> {
+pub fn create_session(info: &DaemonInfo, session: &protocol::NewSession) -> Result<(), Failure> {
     const WHAT: &str = "make a session";
     let body = json::text(session);
-    let reply = call(card, &request("POST", "/v3/sessions", card, &body), WHAT)?;
+    let reply = call(info, &request("POST", "/v3/sessions", info, &body), WHAT)?;
     expect(201, &reply, WHAT)
 }
 
@@ -114,13 +114,13 @@ pub fn create_session(card: &Card, session: &api::NewSession) -> Result<(), Fail
 /// # Errors
 /// [`Error::NoSession`].
 pub fn submit_turn(
-    card: &Card,
+    info: &DaemonInfo,
     id: &SessionId,
-    turn: &api::NewTurn,
-) -> Result<api::Accepted, Failure> {
+    turn: &protocol::NewTurn,
+) -> Result<protocol::Accepted, Failure> {
     const WHAT: &str = "submit the turn";
     let (target, body) = (format!("/v3/sessions/{}/turns", id.as_str()), json::text(turn));
-    let reply = call(card, &request("POST", &target, card, &body), WHAT)?;
+    let reply = call(info, &request("POST", &target, info, &body), WHAT)?;
     if reply.status == 404 {
         return Err(Failure::Final(Error::NoSession { typed: id.as_str().to_owned() }));
     }
@@ -132,19 +132,19 @@ pub fn submit_turn(
 }
 
 /// Cancels a turn, if it has not ended.
-pub fn cancel_turn(card: &Card, id: &SessionId, turn_id: &str) -> Result<(), Failure> {
+pub fn cancel_turn(info: &DaemonInfo, id: &SessionId, turn_id: &str) -> Result<(), Failure> {
     const WHAT: &str = "cancel the turn";
     let target = format!("/v3/sessions/{}/cancel", id.as_str());
-    let body = json::text(&api::CancelTurn { turn_id: turn_id.to_owned() });
-    expect(200, &call(card, &request("POST", &target, card, &body), WHAT)?, WHAT)
+    let body = json::text(&protocol::CancelTurn { turn_id: turn_id.to_owned() });
+    expect(200, &call(info, &request("POST", &target, info, &body), WHAT)?, WHAT)
 }
 
 /// Decides what a turn waits for; `false` if somebody else has, or nothing waits any more.
 pub fn decide(
-    card: &Card,
+    info: &DaemonInfo,
     id: &SessionId,
     request_id: &str,
-    decision: &api::Decide,
+    decision: &protocol::Decide,
 ) -> Result<bool, Failure> {
     const WHAT: &str = "answer for the tool";
     if SessionId::parse(request_id).is_none() {
@@ -153,7 +153,7 @@ pub fn decide(
     }
     let target = format!("/v3/sessions/{}/permissions/{request_id}", id.as_str());
     let body = json::text(decision);
-    let reply = call(card, &request("POST", &target, card, &body), WHAT)?;
+    let reply = call(info, &request("POST", &target, info, &body), WHAT)?;
     if matches!(reply.status, 404 | 409) {
         return Ok(false);
     }
@@ -162,7 +162,7 @@ pub fn decide(
 
 /// The events of a session behind number `after`, those to come included.
 pub fn follow(
-    card: &Card,
+    info: &DaemonInfo,
     id: &SessionId,
     after: u64,
     answers: bool,
@@ -170,8 +170,8 @@ pub fn follow(
     const WHAT: &str = "follow the session";
     let (id_text, answers) = (id.as_str(), u8::from(answers));
     let target = format!("/v3/sse/events?sessionId={id_text}&afterSeq={after}&answers={answers}");
-    let asked = request("GET", &target, card, "");
-    match http::open(card.port, &asked, limits::CALL_MAX, limits::EVENT_BYTES_MAX) {
+    let asked = request("GET", &target, info, "");
+    match http::open(info.port, &asked, limits::CALL_MAX, limits::EVENT_BYTES_MAX) {
         Ok(Opened::Stream(stream)) => Ok(stream),
         Ok(Opened::Reply(reply)) if reply.status == 404 => {
             Err(Failure::Final(Error::NoSession { typed: id.as_str().to_owned() }))
@@ -180,7 +180,7 @@ pub fn follow(
             Err(Failure::Lost(refusal(WHAT, &reply)))
         }
         Ok(Opened::Reply(reply)) => Err(Failure::Final(refusal(WHAT, &reply))),
-        Err(error) => Err(failure(card, WHAT, &error)),
+        Err(error) => Err(failure(info, WHAT, &error)),
     }
 }
 
@@ -194,18 +194,22 @@ fn expect(status: u16, reply: &Reply, what: &'static str) -> Result<(), Failure>
 }
 
 /// One request within one deadline.
-fn call(card: &Card, asked: &http::Request<'_>, what: &'static str) -> Result<Reply, Failure> {
-    match http::call(card.port, asked, limits::CALL_MAX, limits::REPLY_BYTES_MAX) {
+fn call(
+    info: &DaemonInfo,
+    asked: &http::Request<'_>,
+    what: &'static str,
+) -> Result<Reply, Failure> {
+    match http::call(info.port, asked, limits::CALL_MAX, limits::REPLY_BYTES_MAX) {
         Ok(reply) if reply.status == 401 => Err(Failure::Lost(refusal(what, &reply))),
         Ok(reply) => Ok(reply),
-        Err(error) => Err(failure(card, what, &error)),
+        Err(error) => Err(failure(info, what, &error)),
     }
 }
 
-fn failure(card: &Card, what: &'static str, error: &io::Error) -> Failure {
+fn failure(info: &DaemonInfo, what: &'static str, error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::TimedOut => {
-            let (pid, waited) = (Some(card.pid), limits::CALL_MAX);
+            let (pid, waited) = (Some(info.pid), limits::CALL_MAX);
             Failure::Final(Error::Unresponsive { pid, waited })
         }
         io::ErrorKind::InvalidData => Failure::Final(Error::Reply { what, because: reason(error) }),
@@ -216,7 +220,8 @@ fn failure(card: &Card, what: &'static str, error: &io::Error) -> Failure {
 
 /// A refusal in the daemon's own words, if it has any.
 fn refusal(what: &'static str, reply: &Reply) -> Error {
-    let problem = json::parse::<api::Problem>(&reply.body).map(|problem| problem.error.message);
+    let problem =
+        json::parse::<protocol::Problem>(&reply.body).map(|problem| problem.error.message);
     let because = problem.unwrap_or_else(|_none| format!("it answered {}", reply.status));
     Error::Reply { what, because }
 }
@@ -224,8 +229,8 @@ fn refusal(what: &'static str, reply: &Reply) -> Error {
 fn request<'a>(
     method: &'static str,
     target: &'a str,
-    card: &'a Card,
+    info: &'a DaemonInfo,
     body: &'a str,
 ) -> http::Request<'a> {
-    http::Request { method, target, token: card.token.secret(), body }
+    http::Request { method, target, token: info.token.secret(), body }
 }

@@ -40,8 +40,8 @@ pub enum Error {
     StartTimedOut { waited: Duration, log: PathBuf },
     /// A daemon holds the lock and does not answer.
     Unresponsive { pid: Option<i32>, waited: Duration },
-    /// A daemon holds the lock, and its card, without which nobody can ask it, is lost.
-    CardLost { pid: Option<i32> },
+    /// A daemon holds the lock, and its state file, without which nobody can ask it, is lost.
+    StateLost { pid: Option<i32> },
     /// The lock is held by a process that cannot be seen from here: another host or container.
     HeldElsewhere { lock: PathBuf, hostname: Option<String> },
     /// Other starters have kept the door closed for too long.
@@ -96,7 +96,7 @@ impl Error {
         match self {
             Error::Usage { .. } => 2,
             Error::NotRunning => 3,
-            Error::Unresponsive { .. } | Error::CardLost { .. } | Error::HeldElsewhere { .. } => 4,
+            Error::Unresponsive { .. } | Error::StateLost { .. } | Error::HeldElsewhere { .. } => 4,
             // EX_TEMPFAIL and EX_CONFIG of sysexits.h: the unit lists them as not worth a restart.
             Error::Supervised { cause } if cause.lock_is_held() => 75,
             Error::Supervised { cause } if matches!(**cause, Error::Config { .. }) => 78,
@@ -111,7 +111,7 @@ impl Error {
             self,
             Error::Taken { .. }
                 | Error::Unresponsive { .. }
-                | Error::CardLost { .. }
+                | Error::StateLost { .. }
                 | Error::HeldElsewhere { .. }
                 | Error::Queue { .. }
         )
@@ -128,7 +128,7 @@ impl Error {
             Error::Port { .. } | Error::Ports { .. } => "PORT_IN_USE",
             Error::StartFailed { .. } | Error::DiedStarting { .. } => "START_FAILED",
             Error::StartTimedOut { .. } | Error::Queue { .. } => "TIMEOUT",
-            Error::Unresponsive { .. } | Error::CardLost { .. } => "UNRESPONSIVE",
+            Error::Unresponsive { .. } | Error::StateLost { .. } => "UNRESPONSIVE",
             Error::HeldElsewhere { .. } => "HELD_ELSEWHERE",
             Error::NotRunning => "NOT_RUNNING",
             Error::StillRunning { .. } => "STILL_RUNNING",
@@ -170,7 +170,7 @@ impl Error {
             Error::Unresponsive { .. } => {
                 Some("to end it and start afresh: opta daemon restart --force".into())
             }
-            Error::CardLost { .. } => Some("to have it written again: opta daemon start".into()),
+            Error::StateLost { .. } => Some("to have it written again: opta daemon start".into()),
             Error::HeldElsewhere { .. } => Some(
                 "stop it where it runs, or give this machine a place of its own: OPTA_HOME".into(),
             ),
@@ -215,7 +215,7 @@ impl fmt::Display for Error {
             Error::Reply { what, because } => write!(f, "cannot {what}: {because}"),
             Error::NotRunning
             | Error::Unresponsive { .. }
-            | Error::CardLost { .. }
+            | Error::StateLost { .. }
             | Error::HeldElsewhere { .. } => {
                 write!(f, "cannot reach the daemon{}", self.reach_failure())
             }
@@ -293,7 +293,7 @@ impl Error {
             Error::Unresponsive { pid, waited } => {
                 format!("{}: it is alive, no answer in {}s", of(pid), waited.as_secs())
             }
-            Error::CardLost { pid } => format!("{}: it runs, and its state.json is lost", of(pid)),
+            Error::StateLost { pid } => format!("{}: it runs, and its state.json is lost", of(pid)),
             Error::HeldElsewhere { lock, hostname } => {
                 let on = hostname.as_ref().map_or(String::new(), |name| format!(" on {name}"));
                 let unseen = format!("a process{on} that cannot be seen from here");

@@ -1,4 +1,4 @@
-//! Who lives: `daemon.pid`, locked by the daemon for its whole life, and `start.lock`, the door at
+//! Who lives: `daemon.pid`, locked by the daemon for its whole life, and `start.lock`, the start lock at
 //! which starters queue.
 //!
 //! The kernel drops a lock at any death of its holder, so a lock that is held is proof of life and
@@ -132,20 +132,20 @@ pub fn look(paths: &Paths) -> Result<(bool, Option<i32>), Error> {
 
 /// The exclusive right to start a daemon. Starters queue for it, so that each finds either no
 /// daemon or one that is ready.
-pub struct Door {
+pub struct StartLock {
     _file: File,
 }
 
-impl Door {
+impl StartLock {
     /// Waits until the starters before this one are done.
     ///
     /// # Errors
     /// [`Error::Queue`] after `limit`.
-    pub fn enter(paths: &Paths, limit: Duration) -> Result<Door, Error> {
-        let path = paths.door();
+    pub fn acquire(paths: &Paths, limit: Duration) -> Result<StartLock, Error> {
+        let path = paths.start_lock();
         let file = disk::open_private(&path)?;
         if lock(&file, &path, File::try_lock)? {
-            return Ok(Door { _file: file });
+            return Ok(StartLock { _file: file });
         }
         // flock(2) knows no deadline, so another thread waits. It has ended when this returns Ok:
         // the process may fork then.
@@ -161,7 +161,7 @@ impl Door {
             Ok(result) => {
                 // It has sent its last word and does nothing more but end.
                 drop(waiter.join());
-                Ok(Door { _file: result.at("lock", &path)? })
+                Ok(StartLock { _file: result.at("lock", &path)? })
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 Err(Error::Queue { lock: path, waited: limit })

@@ -2,7 +2,6 @@
 //! process.
 
 mod agent;
-mod api;
 mod cli;
 mod client;
 mod clock;
@@ -18,6 +17,7 @@ mod limits;
 mod lock;
 mod log;
 mod paths;
+mod protocol;
 mod server;
 mod session;
 mod state;
@@ -53,7 +53,11 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
     let text = match command {
         Command::Print(text) => text,
         Command::Version => {
-            format!("opta {} (protocol {})\n", env!("CARGO_PKG_VERSION"), api::PROTOCOL_VERSION)
+            format!(
+                "opta {} (protocol {})\n",
+                env!("CARGO_PKG_VERSION"),
+                protocol::PROTOCOL_VERSION
+            )
         }
         Command::Completions(shell) => completions::script(shell),
         Command::Start(asked) => return daemon::start(&paths()?, &asked, output),
@@ -89,7 +93,7 @@ fn report(error: &Error, form: Form) -> ExitCode {
     let message = one_line(&error.to_string());
     // Nobody is left to tell if these fail.
     if form == Form::Json && !matches!(error, Error::Output(_)) {
-        drop(writeln!(io::stdout(), "{}", api::problem(error.code(), &message)));
+        drop(writeln!(io::stdout(), "{}", protocol::problem(error.code(), &message)));
     } else {
         drop(writeln!(io::stderr(), "opta: {message}"));
         if let Some(remedy) = error.remedy() {

@@ -90,7 +90,7 @@ impl Paths {
         self.root.join("daemon")
     }
 
-    /// The visiting card of a daemon that serves.
+    /// The visiting state file of a daemon that serves.
     pub fn state(&self) -> PathBuf {
         self.root.join("daemon/state.json")
     }
@@ -100,8 +100,8 @@ impl Paths {
         self.root.join("daemon/daemon.pid")
     }
 
-    /// The door at which starters queue.
-    pub fn door(&self) -> PathBuf {
+    /// The start lock at which starters queue.
+    pub fn start_lock(&self) -> PathBuf {
         self.root.join("daemon/start.lock")
     }
 

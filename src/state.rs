@@ -1,8 +1,8 @@
-//! `state.json`, the daemon's visiting card: where it listens, and the token that opens it.
+//! `state.json`, the daemon's visiting state file: where it listens, and the token that opens it.
 //!
 //! Written when the daemon serves, removed when it leaves. It describes a living process and proves
-//! nothing: whether that process lives is for `lock.rs` to say. A card that cannot be read is no
-//! card.
+//! nothing: whether that process lives is for `lock.rs` to say. A state file that cannot be read is no
+//! state file.
 
 use nanoserde::{DeJson, SerJson};
 
@@ -11,7 +11,7 @@ use crate::paths::{Manager, Paths};
 use crate::token::Token;
 use crate::{disk, json, limits};
 
-/// The card as other programs read it. Fields that are not known here are ignored.
+/// The state file as other programs read it. Fields that are not known here are ignored.
 #[derive(Clone, DeJson, SerJson)]
 struct Fields {
     pid: i32,
@@ -35,7 +35,7 @@ struct Fields {
 
 /// What the daemon tells of itself.
 #[derive(Clone, Debug)]
-pub struct Card {
+pub struct DaemonInfo {
     pub pid: i32,
     pub port: u16,
     pub token: Token,
@@ -54,56 +54,57 @@ pub struct Card {
     pub managed_by: Option<Manager>,
 }
 
-/// What is found in the card's place.
+/// What is found in the state file's place.
 pub enum Found {
-    Card(Box<Card>),
-    /// Something that is no card.
+    Info(Box<DaemonInfo>),
+    /// Something that is no state file.
     Damaged,
     Nothing,
 }
 
-/// Reads the card. Damage is not an error: the daemon writes a new one when it is asked to.
+/// Reads the state file. Damage is not an error: the daemon writes a new one when it is asked to.
 pub fn read(paths: &Paths) -> Result<Found, Error> {
     let path = paths.state();
     let Some(mut file) = disk::read_private(&path)? else {
         return Ok(Found::Nothing);
     };
     let bytes = disk::contents(&mut file, &path, limits::STATE_BYTES_MAX)?;
-    let card =
-        bytes.and_then(|bytes| json::parse::<Fields>(&bytes).ok()).and_then(Card::from_fields);
-    Ok(card.map_or(Found::Damaged, |card| Found::Card(Box::new(card))))
+    let info = bytes
+        .and_then(|bytes| json::parse::<Fields>(&bytes).ok())
+        .and_then(DaemonInfo::from_fields);
+    Ok(info.map_or(Found::Damaged, |info| Found::Info(Box::new(info))))
 }
 
-/// Puts the card in its place, in one step.
-pub fn publish(paths: &Paths, card: &Card) -> Result<(), Error> {
-    let mut text = json::text(&card.fields());
+/// Puts the state file in its place, in one step.
+pub fn publish(paths: &Paths, info: &DaemonInfo) -> Result<(), Error> {
+    let mut text = json::text(&info.fields());
     text.push('\n');
     disk::replace(&paths.state(), text.as_bytes())
 }
 
-/// Removes the card if it is this daemon's: another one's is not to be touched.
+/// Removes the state file if it is this daemon's: another one's is not to be touched.
 pub fn withdraw(paths: &Paths, daemon_id: &str) -> Result<(), Error> {
-    if matches!(read(paths), Ok(Found::Card(card)) if card.daemon_id == daemon_id) {
+    if matches!(read(paths), Ok(Found::Info(info)) if info.daemon_id == daemon_id) {
         disk::remove(&paths.state())?;
     }
     Ok(())
 }
 
-/// Whether the card in place is this one, unchanged.
-pub fn shows(paths: &Paths, ours: &Card) -> bool {
-    let same = |card: &Card| {
-        let names = |card: &Card| (card.pid, card.port, card.daemon_id.clone());
-        names(card) == names(ours) && card.token.matches(ours.token.secret().as_bytes())
+/// Whether the state file in place is this one, unchanged.
+pub fn shows(paths: &Paths, ours: &DaemonInfo) -> bool {
+    let same = |info: &DaemonInfo| {
+        let names = |info: &DaemonInfo| (info.pid, info.port, info.daemon_id.clone());
+        names(info) == names(ours) && info.token.matches(ours.token.secret().as_bytes())
     };
-    matches!(read(paths), Ok(Found::Card(card)) if same(&card))
+    matches!(read(paths), Ok(Found::Info(info)) if same(&info))
 }
 
-impl Card {
-    fn from_fields(fields: Fields) -> Option<Card> {
+impl DaemonInfo {
+    fn from_fields(fields: Fields) -> Option<DaemonInfo> {
         if fields.pid <= 0 || fields.port == 0 {
             return None;
         }
-        Some(Card {
+        Some(DaemonInfo {
             pid: fields.pid,
             port: fields.port,
             token: Token::parse(fields.token)?,

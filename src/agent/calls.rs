@@ -14,9 +14,9 @@ use crate::session::journal::Durability;
 use crate::session::rules::ToolCall;
 use crate::session::turn::{Fault, cancelled};
 
-use super::answering::{tell, trouble};
 use super::permissions;
 use super::tools::{Effect, Job, Outcome, Scene, Tool, short};
+use super::turn_loop::{tell, trouble};
 
 /// What the model wants, as far as it is understood.
 pub struct Call {

@@ -14,10 +14,10 @@ use crate::error::reason;
 use crate::http::{Asking, Incoming};
 use crate::limits;
 use crate::session::turn::{Endpoint, Fault, Key};
-use crate::sys::{self, Wish};
+use crate::sys::{self, Interest};
 
 use super::address::Base;
-use super::model::peer::unusable;
+use super::model::server::unusable;
 use super::model::{code, list};
 
 /// Where model servers listen unless they are told otherwise, in the order in which they count.
@@ -193,10 +193,10 @@ fn open_at((at, probe): (usize, &Probe)) -> Option<usize> {
     (!matches!(probe, Probe::Ended(_))).then_some(at)
 }
 
-fn awaited(probe: &Probe) -> Option<(std::os::fd::BorrowedFd<'_>, Wish)> {
+fn awaited(probe: &Probe) -> Option<(std::os::fd::BorrowedFd<'_>, Interest)> {
     match probe {
-        Probe::Connecting(socket) => Some((socket.as_fd(), Wish::Write)),
-        Probe::Reading(socket, ..) => Some((socket.as_fd(), Wish::Read)),
+        Probe::Connecting(socket) => Some((socket.as_fd(), Interest::Write)),
+        Probe::Reading(socket, ..) => Some((socket.as_fd(), Interest::Read)),
         Probe::Ended(_) => None,
     }
 }

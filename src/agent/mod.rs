@@ -1,15 +1,15 @@
 //! What answers turns: a model, the tools it may use, and who allows what.
 
 mod address;
-mod answering;
 mod calls;
 mod contexts;
 pub mod find;
 mod history;
 pub mod model;
 mod permissions;
-mod spoken;
+mod text_tool_call;
 mod tools;
+mod turn_loop;
 
 use std::path::{Path, PathBuf};
 
@@ -21,11 +21,11 @@ use crate::session::desk::Turn;
 use crate::session::turn::{Agent, Endpoint, Fault, Stats};
 use crate::session::wake::Cancel;
 
-use answering::Answering;
 use contexts::Contexts;
 use find::Wanted;
 use model::{Answer, Ask, Piece};
 pub use tools::shown;
+use turn_loop::TurnLoop;
 
 /// What can be asked: a model server, or what a test has in its place.
 trait Model: Send + Sync {
@@ -102,7 +102,7 @@ impl Agent for Assistant {
     fn run(&self, turn: &Turn<'_>) -> Result<Stats, Fault> {
         let settings = settings(ToolSettings::load, &self.config)?;
         let endpoint = self.endpoint(turn)?;
-        Answering::begin(turn, self, endpoint, settings)?.run()
+        TurnLoop::begin(turn, self, endpoint, settings)?.run()
     }
 }
 

@@ -10,13 +10,13 @@ use crate::commands::screen::Screen;
 use crate::error::{Doing, Error, one_line};
 use crate::json::Raw;
 use crate::sys::signal::{Interrupts, Signal};
-use crate::{api, limits};
+use crate::{limits, protocol};
 
 /// How a turn has ended, as far as this process knows.
 pub enum End {
     /// With these figures, a JSON object.
     Done(Raw),
-    Failed(api::Fault),
+    Failed(protocol::Fault),
     /// Its end was not waited for.
     Left,
 }
@@ -24,7 +24,7 @@ pub enum End {
 impl End {
     /// What a turn comes to that somebody has told to end.
     pub fn cancelled(message: &str) -> End {
-        End::Failed(api::Fault { code: "cancelled".to_owned(), message: message.to_owned() })
+        End::Failed(protocol::Fault { code: "cancelled".to_owned(), message: message.to_owned() })
     }
 
     /// Why the turn did not get done, on one line; nothing if it did, or may have.

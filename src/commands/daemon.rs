@@ -16,10 +16,10 @@ use crate::lifecycle::service::supervision::Supervision;
 use crate::lifecycle::service::{self, Standing, Trouble};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, Ended, Patience};
-use crate::lock::{self, Door};
+use crate::lock::{self, StartLock};
 use crate::log::{self, Level, Log, Query, Style, Tail};
 use crate::paths::{Manager, Paths};
-use crate::state::Card;
+use crate::state::DaemonInfo;
 use crate::{cli, client, clock, config, json, limits};
 
 /// `opta daemon start`
@@ -28,16 +28,16 @@ pub fn start(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, 
         return foreground(paths, asked, output);
     }
     let config = settings(paths, asked)?;
-    let Ensured { card, how } = guardian::ensure_running(paths, &config, Caller::User)?;
+    let Ensured { info, how } = guardian::ensure_running(paths, &config, Caller::User)?;
     if let How::Started(past) = &how {
         tell_past(past, output);
     }
-    started(&card, &how, paths, output)?;
+    started(&info, &how, paths, output)?;
     if let (How::AlreadyRunning, Some(port)) = (&how, asked.port.filter(|port| *port != 0))
-        && port != card.port
+        && port != info.port
     {
         output
-            .say(&format!("it keeps port {}; to move it: opta daemon stop, then start", card.port));
+            .say(&format!("it keeps port {}; to move it: opta daemon stop, then start", info.port));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -81,10 +81,10 @@ fn serve(paths: &Paths, config: &Config, here: &Foreground, output: &Output) -> 
     loop {
         let held = match guardian::serve_here(paths, config, here) {
             Ok(Here::Served) => return Ok(()),
-            Ok(Here::Taken(card)) if manager.is_none() => {
-                return started(&card, &How::AlreadyRunning, paths, output);
+            Ok(Here::Taken(info)) if manager.is_none() => {
+                return started(&info, &How::AlreadyRunning, paths, output);
             }
-            Ok(Here::Taken(card)) => Error::Taken { pid: card.pid, port: card.port },
+            Ok(Here::Taken(info)) => Error::Taken { pid: info.pid, port: info.port },
             Err(error) if error.lock_is_held() => error,
             Err(error) => return Err(error),
         };
@@ -115,30 +115,30 @@ struct Started {
 }
 
 /// Says that a daemon runs, with the words of the manual.
-pub fn started(card: &Card, how: &How, paths: &Paths, output: &Output) -> Result<(), Error> {
+pub fn started(info: &DaemonInfo, how: &How, paths: &Paths, output: &Output) -> Result<(), Error> {
     let already = matches!(how, How::AlreadyRunning);
     if output.form == Form::Json {
         return output.line(&json::text(&Started {
             started: !already,
             already_running: already,
-            pid: card.pid,
-            port: card.port,
-            daemon_id: card.daemon_id.clone(),
-            started_at: card.started_at.clone(),
-            version: card.version.clone(),
+            pid: info.pid,
+            port: info.port,
+            daemon_id: info.daemon_id.clone(),
+            started_at: info.started_at.clone(),
+            version: info.version.clone(),
             state_path: paths.state().to_string_lossy().into_owned(),
-            logs_path: card.logs_path.clone(),
+            logs_path: info.logs_path.clone(),
         }));
     }
     if already {
-        let (pid, port) = (card.pid, card.port);
+        let (pid, port) = (info.pid, info.port);
         output.line(&format!("Daemon already running (pid {pid}, port {port})"))?;
-        if let Some(manager) = card.managed_by {
+        if let Some(manager) = info.managed_by {
             output.say(&format!("it is a service, managed by {}", manager.name()));
         }
         return Ok(());
     }
-    output.line(&format!("Daemon started (pid {}, port {})", card.pid, card.port))?;
+    output.line(&format!("Daemon started (pid {}, port {})", info.pid, info.port))?;
     output.line(&format!("Token written to {}", paths.shown(&paths.state())))
 }
 
@@ -183,9 +183,9 @@ pub fn status(paths: &Paths, asked: &cli::Status, output: &Output) -> Result<Exi
 
 fn one_line_of(status: &Status, output: &Output) -> String {
     let (colour, symbol, text) = match status {
-        Status::Running { card, health } => {
+        Status::Running { info, health } => {
             let uptime = clock::age(Duration::from_secs(health.uptime));
-            let (pid, port, sessions) = (card.pid, card.port, health.runtime.sessions);
+            let (pid, port, sessions) = (info.pid, info.port, health.runtime.sessions);
             let text =
                 format!("running  pid={pid}  port={port}  uptime={uptime}  sessions={sessions}");
             ("32", "●", text)
@@ -193,10 +193,10 @@ fn one_line_of(status: &Status, output: &Output) -> String {
         Status::Stopped | Status::Crashed { .. } => {
             ("2", "○", "stopped  (no daemon process found)".to_owned())
         }
-        Status::Unresponsive { pid, port, card_lost } => {
+        Status::Unresponsive { pid, port, state_lost } => {
             let pid = pid.map_or(String::new(), |pid| format!("  pid={pid}"));
             let port = port.map_or(String::new(), |port| format!("  port={port}"));
-            let why = match card_lost {
+            let why = match state_lost {
                 true => "its state.json is lost; to have it written again: opta daemon start",
                 false => "no answer in 1s",
             };
@@ -234,18 +234,18 @@ struct Report {
 }
 
 fn report(status: &Status, trouble: Option<String>) -> Report {
-    let (state, card, health) = match status {
-        Status::Running { card, health } => ("running", Some(card), Some(health)),
-        Status::Crashed { card } => ("crashed", card.as_ref(), None),
+    let (state, info, health) = match status {
+        Status::Running { info, health } => ("running", Some(info), Some(health)),
+        Status::Crashed { info } => ("crashed", info.as_ref(), None),
         Status::Stopped => ("stopped", None, None),
         Status::Unresponsive { .. } => ("unresponsive", None, None),
     };
     let (pid, port) = match status {
         Status::Unresponsive { pid, port, .. } => (*pid, *port),
-        _ => (card.map(|card| card.pid), card.map(|card| card.port)),
+        _ => (info.map(|info| info.pid), info.map(|info| info.port)),
     };
-    let stale = |card: &Card| {
-        let (path, id) = card.executable.as_ref()?;
+    let stale = |info: &DaemonInfo| {
+        let (path, id) = info.executable.as_ref()?;
         Some(run::file_id(path.as_ref()).as_ref() != Some(id))
     };
     Report {
@@ -255,11 +255,11 @@ fn report(status: &Status, trouble: Option<String>) -> Report {
         port,
         uptime: health.map(|health| health.uptime),
         sessions: health.map(|health| health.runtime.sessions),
-        version: card.map(|card| card.version.clone()),
-        started_at: card.map(|card| card.started_at.clone()),
-        logs_path: card.map(|card| card.logs_path.clone()),
-        managed_by: health.and(card).and_then(|card| Some(card.managed_by?.name().to_owned())),
-        stale_binary: health.and(card).and_then(|card| stale(card)),
+        version: info.map(|info| info.version.clone()),
+        started_at: info.map(|info| info.started_at.clone()),
+        logs_path: info.map(|info| info.logs_path.clone()),
+        managed_by: health.and(info).and_then(|info| Some(info.managed_by?.name().to_owned())),
+        stale_binary: health.and(info).and_then(|info| stale(info)),
         trouble,
     }
 }
@@ -288,14 +288,14 @@ pub fn stop(paths: &Paths, asked: &Stop, output: &Output) -> Result<ExitCode, Er
 
 /// Stops a daemon that runs, with the words of the manual.
 fn end(
-    door: Option<&Door>,
+    start_lock: Option<&StartLock>,
     paths: &Paths,
     asked: &Stop,
     output: &Output,
 ) -> Result<Option<i32>, Error> {
     let patience = patience(asked);
     let announce = |pid| output.progress(&format!("Stopping daemon (pid {pid})..."));
-    let Ended { pid, through } = stop::stop(door, paths, asked.timeout, patience, announce)?;
+    let Ended { pid, through } = stop::stop(start_lock, paths, asked.timeout, patience, announce)?;
     if pid.is_some() {
         output.progress("Daemon stopped.");
     }
@@ -327,32 +327,33 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     if config.port.reaches_service() {
         service::check(paths)?;
     }
-    let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
+    let start_lock = StartLock::acquire(paths, limits::QUEUE_WAIT_MAX)?;
     let mut wanted = config.port;
     let status = status::look_once(paths)?;
     if let (Some(port), Port::Default | Port::Exactly { port: 0, .. }) = (port_of(&status), wanted)
     {
         wanted = Port::Preferred(port);
     }
-    let previous = make_way(&door, paths, asked, &status, output)?;
-    let Ensured { card, how } = guardian::start_behind(door, paths, &config, wanted, Caller::User)?;
+    let previous = make_way(&start_lock, paths, asked, &status, output)?;
+    let Ensured { info, how } =
+        guardian::start_behind(start_lock, paths, &config, wanted, Caller::User)?;
     if let How::Started(past) = &how {
         tell_past(past, output);
     }
     if output.form == Form::Json {
-        let (pid, port) = (card.pid, card.port);
+        let (pid, port) = (info.pid, info.port);
         let report = Restarted { restarted: true, pid, port, previous_pid: previous };
         output.line(&json::text(&report))?;
         return Ok(ExitCode::SUCCESS);
     }
-    output.line(&format!("Daemon started (pid {}, port {})", card.pid, card.port))?;
+    output.line(&format!("Daemon started (pid {}, port {})", info.pid, info.port))?;
     output.line("Token rotated.")?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Ends the daemon that is to be replaced, and gives its pid.
 fn make_way(
-    door: &Door,
+    start_lock: &StartLock,
     paths: &Paths,
     asked: &Restart,
     status: &Status,
@@ -365,30 +366,30 @@ fn make_way(
         _ => None,
     };
     let ended = match (status, active) {
-        (Status::Running { card, .. }, _) if asked.if_idle => {
-            client::shutdown_if_idle(card)?;
-            announce(card.pid);
-            stop::wait_for_end(paths, card.pid, limit)?;
-            Some(card.pid)
+        (Status::Running { info, .. }, _) if asked.if_idle => {
+            client::shutdown_if_idle(info)?;
+            announce(info.pid);
+            stop::wait_for_end(paths, info.pid, limit)?;
+            Some(info.pid)
         }
         // One that does not answer cannot be asked.
-        (Status::Unresponsive { pid, card_lost, .. }, _) if asked.if_idle => {
-            return Err(status::unresponsive(*pid, *card_lost));
+        (Status::Unresponsive { pid, state_lost, .. }, _) if asked.if_idle => {
+            return Err(status::unresponsive(*pid, *state_lost));
         }
         // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one has
         // left.
         (_, Some(Manager::Launchd)) => {
             stop::end_this_one(paths, limit, patience(&asked.stop), announce)?
         }
-        (Status::Running { card, .. }, Some(Manager::Systemd)) if service::inside() => {
-            announce(card.pid);
+        (Status::Running { info, .. }, Some(Manager::Systemd)) if service::inside() => {
+            announce(info.pid);
             service::restart_from_inside()?;
-            stop::wait_for_end(paths, card.pid, limit)?;
-            Some(card.pid)
+            stop::wait_for_end(paths, info.pid, limit)?;
+            Some(info.pid)
         }
         // Whoever starts the next one clears away what is left of it, and tells.
         (Status::Crashed { .. }, None) => None,
-        _ => return end(Some(door), paths, &asked.stop, output),
+        _ => return end(Some(start_lock), paths, &asked.stop, output),
     };
     if ended.is_some() {
         output.progress("Daemon stopped.");
@@ -399,9 +400,9 @@ fn make_way(
 /// The port that the daemon has, or had when it was last heard of.
 fn port_of(status: &Status) -> Option<u16> {
     match status {
-        Status::Running { card, .. } | Status::Crashed { card: Some(card) } => Some(card.port),
+        Status::Running { info, .. } | Status::Crashed { info: Some(info) } => Some(info.port),
         Status::Unresponsive { port, .. } => *port,
-        Status::Stopped | Status::Crashed { card: None } => None,
+        Status::Stopped | Status::Crashed { info: None } => None,
     }
 }
 
@@ -412,8 +413,8 @@ struct TokenReport {
 
 /// `opta daemon token`
 pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
-    let card = status::running(paths)?;
-    let token = card.token.secret();
+    let info = status::running(paths)?;
+    let token = info.token.secret();
     match output.form {
         Form::Text => output.line(token)?,
         Form::Json => output.line(&json::text(&TokenReport { token: token.to_owned() }))?,

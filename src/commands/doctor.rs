@@ -24,7 +24,7 @@ use crate::paths::{Manager, Paths};
 use crate::session::journal;
 use crate::session::store::Store;
 use crate::session::turn::Fault;
-use crate::{api, http, json, limits, sys};
+use crate::{http, json, limits, protocol, sys};
 
 /// What came of a check.
 enum Finding {
@@ -147,23 +147,23 @@ fn edit(config: &Path) -> String {
     format!("${{EDITOR:-vi}} {}", quoted(config))
 }
 
-/// Lock, card and what answers agree. `left`: nothing but the user starts it.
+/// Lock, state file and what answers agree. `left`: nothing but the user starts it.
 fn daemon(status: &Result<Status, Error>, left: bool) -> Finding {
     match status {
-        Ok(Status::Running { card, .. }) => Pass(format!("runs (pid {})", card.pid)),
+        Ok(Status::Running { info, .. }) => Pass(format!("runs (pid {})", info.pid)),
         Ok(Status::Stopped) if left => {
             Warn("does not run; only opta daemon start starts it again".to_owned(), None)
         }
         Ok(Status::Stopped) => Pass("does not run; a command that needs it starts it".to_owned()),
-        Ok(Status::Crashed { card }) => {
-            let pid = card.as_ref().map_or(String::new(), |card| format!(" (pid {})", card.pid));
+        Ok(Status::Crashed { info }) => {
+            let pid = info.as_ref().map_or(String::new(), |info| format!(" (pid {})", info.pid));
             let who = if left { "only opta daemon start" } else { "a command that needs it" };
             Warn(format!("has crashed{pid}; {who} starts it again"), None)
         }
-        Ok(Status::Unresponsive { pid, card_lost, .. }) => {
+        Ok(Status::Unresponsive { pid, state_lost, .. }) => {
             let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-            // One that is well writes its card again when it is wanted.
-            let (what, fix) = match card_lost {
+            // One that is well writes its state file again when it is wanted.
+            let (what, fix) = match state_lost {
                 true => ("its state.json is lost or not its own", "opta daemon start"),
                 false => ("does not answer", "opta daemon restart --force"),
             };
@@ -175,8 +175,8 @@ fn daemon(status: &Result<Status, Error>, left: bool) -> Finding {
 
 fn port_of(paths: &Paths, status: &Result<Status, Error>) -> Finding {
     match status {
-        Ok(Status::Running { card, .. }) => {
-            return Pass(format!("the daemon answers on 127.0.0.1:{}", card.port));
+        Ok(Status::Running { info, .. }) => {
+            return Pass(format!("the daemon answers on 127.0.0.1:{}", info.port));
         }
         Ok(Status::Stopped | Status::Crashed { .. }) => {}
         // Whoever has the port may well be the daemon.
@@ -207,19 +207,19 @@ fn port_of(paths: &Paths, status: &Result<Status, Error>) -> Finding {
 
 fn version(status: &Result<Status, Error>) -> Finding {
     let ours = env!("CARGO_PKG_VERSION");
-    let Ok(Status::Running { card, health }) = status else {
+    let Ok(Status::Running { info, health }) = status else {
         return Pass(format!("this is opta {ours}"));
     };
     let restart = || "opta daemon restart".to_owned();
-    if health.version != api::PROTOCOL_VERSION {
-        let (theirs, wanted) = (&health.version, api::PROTOCOL_VERSION);
+    if health.version != protocol::PROTOCOL_VERSION {
+        let (theirs, wanted) = (&health.version, protocol::PROTOCOL_VERSION);
         return Fail(format!("the daemon speaks protocol {theirs}, this is {wanted}"), restart());
     }
-    if card.version != ours {
-        let theirs = &card.version;
+    if info.version != ours {
+        let theirs = &info.version;
         return Warn(format!("the daemon is opta {theirs}, this is {ours}"), Some(restart()));
     }
-    let replaced = card
+    let replaced = info
         .executable
         .as_ref()
         .is_some_and(|(path, id)| run::file_id(path.as_ref()).as_ref() != Some(id));

@@ -5,8 +5,8 @@ pub mod chat;
 mod console;
 pub mod daemon;
 pub mod doctor;
+mod interruptible_writer;
 mod keyboard;
-mod outlet;
 mod payload;
 mod question;
 mod screen;
@@ -22,7 +22,7 @@ use crate::cli::Form;
 use crate::error::{Doing, Error, one_line};
 use crate::lifecycle::guardian::{Ensured, How};
 use crate::log::Style;
-use crate::{api, config};
+use crate::{config, protocol};
 
 /// Where a command's results and words go.
 ///
@@ -119,7 +119,7 @@ impl Output {
         let message = one_line(&error.to_string());
         match self.form {
             Form::Text => self.say(&message),
-            Form::Json => self.line(&api::problem(error.code(), &message))?,
+            Form::Json => self.line(&protocol::problem(error.code(), &message))?,
         }
         Ok(())
     }
@@ -130,9 +130,9 @@ impl Output {
             && let Some(crashed) = past.crashed
         {
             let pid = crashed.pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-            self.say(&format!("daemon had crashed{pid}, restarted (pid {})", daemon.card.pid));
+            self.say(&format!("daemon had crashed{pid}, restarted (pid {})", daemon.info.pid));
         }
-        let (theirs, ours) = (&daemon.card.version, env!("CARGO_PKG_VERSION"));
+        let (theirs, ours) = (&daemon.info.version, env!("CARGO_PKG_VERSION"));
         if theirs != ours {
             self.say(&format!(
                 "the daemon is opta {}, this is opta {ours}; to move it: opta daemon restart",

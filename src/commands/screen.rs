@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nanoserde::SerJson;
 
 use crate::cli::Show;
-use crate::commands::outlet::{Outlet, Patience};
+use crate::commands::interruptible_writer::{InterruptibleWriter, Patience};
 use crate::error::{Doing, Error};
 use crate::session::transcript::{one_line_cut, visible};
 use crate::sys::signal::Interrupts;
@@ -33,8 +33,8 @@ pub struct Call {
 /// Where a turn is shown, and what was shown of it.
 pub struct Screen {
     show: Show,
-    out: Outlet,
-    errors: Outlet,
+    out: InterruptibleWriter,
+    errors: InterruptibleWriter,
     patience: Patience,
     /// People read both standard output and standard error.
     terminal: bool,
@@ -68,8 +68,8 @@ impl Screen {
         let patience = Patience::default();
         Ok(Screen {
             show,
-            out: Outlet::new(out, interrupts, &patience),
-            errors: Outlet::new(errors, interrupts, &patience),
+            out: InterruptibleWriter::new(out, interrupts, &patience),
+            errors: InterruptibleWriter::new(errors, interrupts, &patience),
             patience,
             terminal: guarded && readable,
             guarded,

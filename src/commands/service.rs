@@ -82,11 +82,11 @@ fn start(
     }
     service.enable()?;
     let config = Config::load(&paths.config())?;
-    let Ensured { card, how } = guardian::ensure_running(paths, &config, Caller::User)?;
-    let by_hand = matches!(how, How::AlreadyRunning) && card.managed_by.is_none();
+    let Ensured { info, how } = guardian::ensure_running(paths, &config, Caller::User)?;
+    let by_hand = matches!(how, How::AlreadyRunning) && info.managed_by.is_none();
     // Where installing starts it, the daemon may have been quicker than the look at it.
     let how = if installed.started && !by_hand { How::Started(Past::NOTHING) } else { how };
-    daemon::started(&card, &how, paths, output)?;
+    daemon::started(&info, &how, paths, output)?;
     if by_hand {
         output.say("it was started by hand; to hand it over to the service: opta daemon restart");
     }

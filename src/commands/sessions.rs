@@ -298,10 +298,10 @@ fn remove(
         paths,
         &config,
         |daemon| output.introduce(daemon),
-        |card| {
+        |info| {
             // If the answer to the first request was lost, there is none to delete for the second.
             let again = std::mem::replace(&mut asked_before, true);
-            Ok(client::delete_session(card, &id)? || again)
+            Ok(client::delete_session(info, &id)? || again)
         },
     )?;
     if !deleted {

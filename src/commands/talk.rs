@@ -27,9 +27,9 @@ use crate::lifecycle::status::{self, Status};
 use crate::paths::Paths;
 use crate::session::rules::SessionId;
 use crate::session::turn::{Endpoint, Fault};
-use crate::state::Card;
+use crate::state::DaemonInfo;
 use crate::token::letters;
-use crate::{api, client, limits, sys};
+use crate::{client, limits, protocol, sys};
 
 /// A session that turns are submitted to.
 pub struct Talk<'a> {
@@ -39,10 +39,10 @@ pub struct Talk<'a> {
     model: &'a Model,
     pub session: SessionId,
     /// What the session is to be made with, before it is.
-    founding: Option<api::NewSession>,
-    options: api::TurnOptions,
+    founding: Option<protocol::NewSession>,
+    options: protocol::TurnOptions,
     /// The daemon that was spoken to last.
-    card: Option<Box<Card>>,
+    info: Option<Box<DaemonInfo>>,
     /// Tools that the user always allows.
     always: Vec<String>,
     /// The last turn, if one was submitted.
@@ -84,8 +84,10 @@ impl<'a> Talk<'a> {
             None => founding(model)?,
         };
         let environment = config::handed_on().into_iter();
-        let environment = environment.map(|(name, value)| api::Variable { name, value }).collect();
-        let options = api::TurnOptions { environment: Some(environment), ..Default::default() };
+        let environment =
+            environment.map(|(name, value)| protocol::Variable { name, value }).collect();
+        let options =
+            protocol::TurnOptions { environment: Some(environment), ..Default::default() };
         Ok(Talk {
             paths,
             config,
@@ -94,7 +96,7 @@ impl<'a> Talk<'a> {
             session,
             founding,
             options,
-            card: None,
+            info: None,
             always: Vec::new(),
             turn_id: None,
         })
@@ -129,7 +131,7 @@ impl<'a> Talk<'a> {
                 Err(fault) => {
                     console.screen.end()?;
                     let code = fault.code.to_owned();
-                    return Ok(End::Failed(api::Fault { code, message: fault.message }));
+                    return Ok(End::Failed(protocol::Fault { code, message: fault.message }));
                 }
             }
         }
@@ -153,11 +155,11 @@ impl<'a> Talk<'a> {
     }
 
     /// Where the model is: looked for once, and meant for every turn.
-    fn endpoint(&self) -> Result<api::Endpoint, Fault> {
+    fn endpoint(&self) -> Result<protocol::Endpoint, Fault> {
         let (name, url) = (self.model.name.as_deref(), self.model.url.as_deref());
         let wanted = Wanted { model_url: url, model: name, settings: &self.settings };
         let Endpoint { url, source, key, model, tool_choice } = find::resolve(&wanted)?;
-        Ok(api::Endpoint { url, source, key: key.map(|key| key.0), model, tool_choice })
+        Ok(protocol::Endpoint { url, source, key: key.map(|key| key.0), model, tool_choice })
     }
 
     fn submit(
@@ -167,7 +169,7 @@ impl<'a> Talk<'a> {
         console: &mut Console,
     ) -> Result<(Followed, EventStream), Error> {
         let name = format!("opta-{}", std::process::id());
-        let new = api::NewTurn {
+        let new = protocol::NewTurn {
             turn_id: id.clone(),
             client_id: name.clone(),
             writer_id: name,
@@ -176,15 +178,15 @@ impl<'a> Talk<'a> {
         };
         let (session, founding) = (self.session.clone(), self.founding.take());
         let answers = console.keyboard.is_some();
-        let submitted = self.reach(console, Stake::Nothing, |card| {
+        let submitted = self.reach(console, Stake::Nothing, |info| {
             if let Some(founding) = &founding {
-                client::create_session(card, founding)?;
+                client::create_session(info, founding)?;
             }
-            let accepted = client::submit_turn(card, &session, &new)?;
+            let accepted = client::submit_turn(info, &session, &new)?;
             // Its own first event included.
             let seq = accepted.seq.saturating_sub(1);
-            let stream = client::follow(card, &session, seq, answers);
-            Ok((seq, stream.inspect_err(|failure| abandon(card, &session, &id, failure))?))
+            let stream = client::follow(info, &session, seq, answers);
+            Ok((seq, stream.inspect_err(|failure| abandon(info, &session, &id, failure))?))
         });
         if submitted.is_err() {
             // Made again if it was made: it is the same one.
@@ -201,17 +203,17 @@ impl<'a> Talk<'a> {
         &mut self,
         console: &mut Console,
         stake: Stake,
-        call: impl FnMut(&Card) -> Result<T, client::Failure>,
+        call: impl FnMut(&DaemonInfo) -> Result<T, client::Failure>,
     ) -> Result<T, Error> {
-        let Talk { paths, config, card, .. } = self;
+        let Talk { paths, config, info, .. } = self;
         if matches!(stake, Stake::Nothing) {
             console.let_through()?;
         }
         let tell = |daemon: &Ensured| {
             drop(console.hold());
-            let before = card.replace(daemon.card.clone());
-            let met = before.as_ref().map(|card| &card.daemon_id);
-            if met == Some(&daemon.card.daemon_id) {
+            let before = info.replace(daemon.info.clone());
+            let met = before.as_ref().map(|info| &info.daemon_id);
+            if met == Some(&daemon.info.daemon_id) {
                 return;
             }
             console.screen.make_room();
@@ -219,7 +221,7 @@ impl<'a> Talk<'a> {
             output.introduce(daemon);
             let crashed = matches!(&daemon.how, How::Started(past) if past.crashed.is_some());
             if before.is_some() && !crashed {
-                output.say(&format!("the daemon was restarted (pid {})", daemon.card.pid));
+                output.say(&format!("the daemon was restarted (pid {})", daemon.info.pid));
             }
             console.screen.tell(&output.kept().words);
         };
@@ -250,9 +252,9 @@ impl<'a> Talk<'a> {
             let (session, seq) = (self.session.clone(), turn.seq);
             let stake = self.stake();
             let answers = console.keyboard.is_some();
-            let again = self.reach(console, stake, |card| {
-                let stream = client::follow(card, &session, seq, answers);
-                stream.inspect_err(|failure| abandon(card, &session, &turn.id, failure))
+            let again = self.reach(console, stake, |info| {
+                let stream = client::follow(info, &session, seq, answers);
+                stream.inspect_err(|failure| abandon(info, &session, &turn.id, failure))
             });
             if again.is_err() && console.signal()?.is_some() {
                 self.cancel(&turn.id);
@@ -321,8 +323,8 @@ impl<'a> Talk<'a> {
 
     /// If this comes to nothing the daemon is lost, which is noticed soon enough.
     fn cancel(&self, turn_id: &str) {
-        if let Some(card) = &self.card {
-            drop(client::cancel_turn(card, &self.session, turn_id));
+        if let Some(info) = &self.info {
+            drop(client::cancel_turn(info, &self.session, turn_id));
         }
     }
 
@@ -333,7 +335,7 @@ impl<'a> Talk<'a> {
         console: &mut Console,
     ) -> Result<Option<End>, Error> {
         // The last word of a stream is no event of the session.
-        let Ok(api::Envelope { event, seq, payload }) = json::parse(text.as_bytes()) else {
+        let Ok(protocol::Envelope { event, seq, payload }) = json::parse(text.as_bytes()) else {
             return Ok(None);
         };
         if seq <= turn.seq {
@@ -446,15 +448,16 @@ impl<'a> Talk<'a> {
     /// If this comes to nothing, somebody else has decided, or the daemon is lost.
     fn decide(&self, request_id: &str, allow: bool) {
         let decision = if allow { "allow" } else { "deny" }.to_owned();
-        let decision = api::Decide { decision, decided_by: format!("opta-{}", std::process::id()) };
-        if let Some(card) = &self.card {
-            drop(client::decide(card, &self.session, request_id, &decision));
+        let decision =
+            protocol::Decide { decision, decided_by: format!("opta-{}", std::process::id()) };
+        if let Some(info) = &self.info {
+            drop(client::decide(info, &self.session, request_id, &decision));
         }
     }
 }
 
 /// The name of a session that is to be, and what it is to be made with.
-fn founding(model: &Model) -> Result<(SessionId, Option<api::NewSession>), Error> {
+fn founding(model: &Model) -> Result<(SessionId, Option<protocol::NewSession>), Error> {
     let id = format!("sess_{}", letters(12)?);
     let workspace = std::env::current_dir().doing("find the working directory")?;
     let workspace = workspace.into_os_string().into_string().map_err(|name| {
@@ -462,19 +465,19 @@ fn founding(model: &Model) -> Result<(SessionId, Option<api::NewSession>), Error
         io::Error::other(format!("its name is not UTF-8: {name:?}"))
     });
     let workspace = workspace.doing("work in the current directory")?;
-    let founding = api::NewSession {
+    let founding = protocol::NewSession {
         session_id: id.clone(),
         model: model.name.clone(),
-        metadata: api::Workplace { workspace },
+        metadata: protocol::Workplace { workspace },
     };
     let refused = || Error::Reply { what: "name a session", because: id.clone() };
     Ok((SessionId::parse(&id).ok_or_else(refused)?, Some(founding)))
 }
 
 /// A turn that cannot be followed must not go on behind the back of who has asked for it.
-fn abandon(card: &Card, session: &SessionId, turn_id: &str, failure: &client::Failure) {
+fn abandon(info: &DaemonInfo, session: &SessionId, turn_id: &str, failure: &client::Failure) {
     if matches!(failure, client::Failure::Final(_)) {
-        drop(client::cancel_turn(card, session, turn_id));
+        drop(client::cancel_turn(info, session, turn_id));
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Doing, Error, one_line};
 use crate::json::{self, Raw};
 use crate::paths::Paths;
 use crate::session::store::Store;
-use crate::{api, limits};
+use crate::{limits, protocol};
 
 #[derive(SerJson)]
 struct Report {
@@ -26,7 +26,7 @@ struct Report {
     #[nserde(rename = "toolCalls")]
     tool_calls: Vec<Call>,
     stats: Option<Raw>,
-    error: Option<api::Fault>,
+    error: Option<protocol::Fault>,
 }
 
 /// `opta do`: 0 if the turn was done, 1 if not, 130 after Ctrl-C, 129 and 143 after other signals.
@@ -36,7 +36,7 @@ pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
         && asked.show == Show::Events
         && !matches!(error, Error::Output(_))
     {
-        output.line(&api::problem(error.code(), &one_line(&error.to_string())))?;
+        output.line(&protocol::problem(error.code(), &one_line(&error.to_string())))?;
     }
     done
 }
@@ -87,7 +87,7 @@ fn tell(end: End, show: Show, talk: Talk<'_>, console: &mut Console) -> Result<u
         console.screen.line(&json::text(&report))?;
     } else {
         if let Some(fault) = error.filter(|_| show == Show::Events && !told) {
-            console.screen.line(&api::problem(&fault.code, &fault.message))?;
+            console.screen.line(&protocol::problem(&fault.code, &fault.message))?;
         }
         if let Some(reason) = reason {
             console.screen.say(&reason);

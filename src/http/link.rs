@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::sys::{self, Wish};
+use crate::sys::{self, Interest};
 
 use super::{Asking, Head, Incoming};
 
@@ -54,7 +54,7 @@ impl<'w> Link<'w> {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait(&self.socket, Wish::Either, limit, self.wake)?;
+                    wait(&self.socket, Interest::Either, limit, self.wake)?;
                     if self.receive()? {
                         return Ok(());
                     }
@@ -76,7 +76,7 @@ impl<'w> Link<'w> {
                 return Ok(head.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            wait(&self.socket, Wish::Read, left, self.wake)?;
+            wait(&self.socket, Interest::Read, left, self.wake)?;
             self.receive()?;
         }
     }
@@ -93,7 +93,7 @@ impl<'w> Link<'w> {
                 return Ok(None);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            wait(&self.socket, Wish::Read, left, self.wake)?;
+            wait(&self.socket, Interest::Read, left, self.wake)?;
             self.receive()?;
         }
     }
@@ -126,7 +126,7 @@ fn connect_to(
     wake: Option<BorrowedFd<'_>>,
 ) -> io::Result<TcpStream> {
     let socket = sys::socket::connect(address)?;
-    wait(&socket, Wish::Write, limit, wake)?;
+    wait(&socket, Interest::Write, limit, wake)?;
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }
@@ -137,13 +137,13 @@ fn connect_to(
 /// Waits for `file`, and fails if `wake` comes first.
 fn wait(
     file: &impl AsFd,
-    wish: Wish,
+    wish: Interest,
     limit: Duration,
     wake: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
     let file = (file.as_fd(), wish);
     let ready = match wake {
-        Some(wake) => sys::wait_any(&[file, (wake, Wish::Read)], Some(limit))?,
+        Some(wake) => sys::wait_any(&[file, (wake, Interest::Read)], Some(limit))?,
         None => sys::wait_any(&[file], Some(limit))?,
     };
     match ready.as_slice() {
@@ -182,7 +182,7 @@ pub fn addresses(
         drop(sender.send(looked_up.map(first)));
         drop(done);
     })?;
-    wait(&ended, Wish::Read, limit, wake)?;
+    wait(&ended, Interest::Read, limit, wake)?;
     found.try_recv().unwrap_or_else(|_gone| Err(io::ErrorKind::NotFound.into()))
 }
 

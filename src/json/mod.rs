@@ -8,19 +8,19 @@
 //! Three promises are the caller's: a struct to decode has at least one field, whatever a peer may
 //! leave out or send as `null` is an `Option` or has a default, and floats to encode are finite.
 
+mod decode_error;
 #[cfg(test)]
 mod fuzz;
-mod halves;
-mod loose;
-mod misfit;
+mod lenient;
 mod scan;
+mod surrogates;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::str::Chars;
 
-pub use halves::{Seam, mend};
-pub use loose::{Loose, Quoted};
+pub use lenient::{Lenient, Quoted};
+pub use surrogates::{Joiner, repair};
 
 use nanoserde::{DeJson, DeJsonErr, DeJsonState, DeJsonTok, SerJson, SerJsonState};
 
@@ -69,7 +69,7 @@ pub fn parse<T: DeJson>(bytes: &[u8]) -> Result<T, Problem> {
     state
         .next_tok(&mut rest)
         .and_then(|()| T::de_json(&mut state, &mut rest))
-        .map_err(|cause| misfit::problem(text, &readable, rest.as_str(), &state, &cause.msg))
+        .map_err(|cause| decode_error::problem(text, &readable, rest.as_str(), &state, &cause.msg))
 }
 
 /// Whether `text` is exactly one JSON value that [`parse`] would look into.

@@ -8,10 +8,10 @@ use crate::config::{Config, Port};
 use crate::error::{At, Error};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, port};
-use crate::lock::{self, Door, Lock, Owner};
+use crate::lock::{self, Lock, Owner, StartLock};
 use crate::log::Log;
 use crate::paths::Paths;
-use crate::state::{self, Card, Found};
+use crate::state::{self, DaemonInfo, Found};
 use crate::sys::signal::Signal;
 use crate::{disk, limits};
 
@@ -27,7 +27,7 @@ pub struct Claim {
 /// A daemon that ended without taking leave.
 #[derive(Clone, Copy)]
 pub struct Crashed {
-    /// As its card told it; `None` if the card could not be read.
+    /// As its state file told it; `None` if the state file could not be read.
     pub pid: Option<i32>,
 }
 
@@ -35,7 +35,7 @@ pub struct Crashed {
 pub enum Claimed {
     Ours(Box<Claim>),
     /// Another daemon serves, and that is as good.
-    Taken(Box<Card>),
+    Taken(Box<DaemonInfo>),
 }
 
 /// Takes the lock, clears away what a crashed daemon has left, binds the port, opens the log.
@@ -44,11 +44,16 @@ pub enum Claimed {
 /// # Errors
 /// [`Error::Unresponsive`], [`Error::HeldElsewhere`]: somebody has the lock and does not answer.
 /// [`Error::Port`], [`Error::Ports`]: no port can be had. The lock is free again then.
-pub fn claim(paths: &Paths, config: &Config, wanted: Port, _door: &Door) -> Result<Claimed, Error> {
+pub fn claim(
+    paths: &Paths,
+    config: &Config,
+    wanted: Port,
+    _start_lock: &StartLock,
+) -> Result<Claimed, Error> {
     let lock = match Lock::take(paths)? {
         Some(lock) => lock,
         None => match wait_for_owner(paths)? {
-            Waited::Ready(card) => return Ok(Claimed::Taken(card)),
+            Waited::Ready(info) => return Ok(Claimed::Taken(info)),
             Waited::Gone(lock) => lock,
         },
     };
@@ -74,13 +79,13 @@ fn prepare(
     Ok((listener, log, crashed))
 }
 
-/// Removes the card of a daemon that is dead, as the lock in the caller's hand proves, and keeps
+/// Removes the state file of a daemon that is dead, as the lock in the caller's hand proves, and keeps
 /// count.
 pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
     let pid = match state::read(paths)? {
         Found::Nothing => return Ok(None),
         Found::Damaged => None,
-        Found::Card(card) => Some(card.pid),
+        Found::Info(info) => Some(info.pid),
     };
     disk::remove(&paths.state())?;
     crashes::add(paths)?;
@@ -88,24 +93,24 @@ pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
 }
 
 enum Waited {
-    Ready(Box<Card>),
+    Ready(Box<DaemonInfo>),
     /// The owner has ended and the lock is ours.
     Gone(Lock),
 }
 
 /// Somebody has the lock. No starter is at it, so it is a daemon that serves, one that is leaving,
-/// one that has lost its card, one that hangs; or a command that has only looked.
+/// one that has lost its state file, one that hangs; or a command that has only looked.
 fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
     let deadline = Instant::now() + limits::OWNER_WAIT_MAX;
     let mut holder = None;
     let mut elsewhere = false;
     let mut asked = false;
     let waited = status::watched(paths, deadline, lock::LOOK_AGAIN, || {
-        let card_lost = match status::look_once(paths)? {
-            Status::Running { card, .. } => return Ok(Some(Waited::Ready(card))),
-            Status::Unresponsive { pid, card_lost, .. } => {
+        let state_lost = match status::look_once(paths)? {
+            Status::Running { info, .. } => return Ok(Some(Waited::Ready(info))),
+            Status::Unresponsive { pid, state_lost, .. } => {
                 holder = pid;
-                card_lost
+                state_lost
             }
             Status::Stopped | Status::Crashed { .. } => false,
         };
@@ -115,7 +120,7 @@ fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
         let owner = lock::owner(paths)?;
         elsewhere = matches!(owner, Owner::Elsewhere);
         if let Owner::Is(process) = owner
-            && card_lost
+            && state_lost
             && !asked
         {
             process.signal(Signal::Hangup).at("signal the owner of", &paths.pid())?;
@@ -132,10 +137,10 @@ fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
     })
 }
 
-/// The lock's owner cannot be seen from here; its card, if there is one, tells its machine.
+/// The lock's owner cannot be seen from here; its state file, if there is one, tells its machine.
 pub fn held_elsewhere(paths: &Paths) -> Error {
     let hostname = match state::read(paths) {
-        Ok(Found::Card(card)) => card.hostname,
+        Ok(Found::Info(info)) => info.hostname,
         _ => None,
     };
     Error::HeldElsewhere { lock: paths.pid(), hostname }

@@ -13,7 +13,7 @@ struct Crashes {
     crashes: Vec<u64>,
 }
 
-/// Counts one more. The caller has the lock or the door.
+/// Counts one more. The caller has the lock or the start lock.
 pub fn add(paths: &Paths) -> Result<(), Error> {
     let now = now_millis();
     let mut crashes = within_window(read(paths)?, now);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::error::{At, Doing, Error, one_line};
 use crate::lifecycle::claim::Claim;
 use crate::lifecycle::crashes;
-use crate::lock::Door;
+use crate::lock::StartLock;
 use crate::paths::Paths;
 use crate::sys::detach::{NoReturn, Side, close_inherited, fork_twice, redirect_input, retitle};
 use crate::{limits, sys};
@@ -26,12 +26,12 @@ pub enum Detached {
 pub enum Ready {
     /// To the process that waits at the other end of a pipe.
     Pipe(PipeWriter),
-    /// To the starters that queue: the door opens.
-    Door(#[expect(dead_code, reason = "held until it is dropped")] Door),
+    /// To the starters that queue: the start lock opens.
+    StartLock(#[expect(dead_code, reason = "held until it is dropped")] StartLock),
 }
 
 impl Ready {
-    /// The daemon serves: its card is in place.
+    /// The daemon serves: its state file is in place.
     pub fn serving(self) {
         drop(self.send("ready\n"));
     }
@@ -58,7 +58,7 @@ impl Ready {
 /// # Errors
 /// In the parent only: [`Error::StartFailed`] with the daemon's own reason, [`Error::DiedStarting`]
 /// as soon as it ends without one, [`Error::StartTimedOut`].
-pub fn detach(claim: Box<Claim>, door: Door, paths: &Paths) -> Result<Detached, Error> {
+pub fn detach(claim: Box<Claim>, start_lock: StartLock, paths: &Paths) -> Result<Detached, Error> {
     let (reader, writer) = io::pipe().doing("make a pipe")?;
     let null = File::open("/dev/null").at("open", Path::new("/dev/null"))?;
     match fork_twice().doing("start a background process")? {
@@ -69,15 +69,15 @@ pub fn detach(claim: Box<Claim>, door: Door, paths: &Paths) -> Result<Detached, 
             drop(writer);
             let word = wait_for_word(reader, paths);
             if word.is_err() {
-                // Counted behind the door. The reason why the start failed is worth more than one
+                // Counted under the start lock. The reason why the start failed is worth more than one
                 // why it cannot be counted.
                 drop(crashes::add(paths));
             }
-            drop(door);
+            drop(start_lock);
             word.map(|()| Detached::Parent)
         }
         Side::Background(no_return) => {
-            drop(door);
+            drop(start_lock);
             drop(reader);
             let ready = Ready::Pipe(writer);
             match settle(&claim, &ready, null, &no_return) {

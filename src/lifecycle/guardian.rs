@@ -1,8 +1,8 @@
 //! The crash guardian: whatever state the daemon was left in, afterwards one runs.
 //!
-//! First it detects: it reads the card, asks its pid with signal zero, and confirms by the lock.
-//! Then it cleans up, under the lock: a stale card goes. Then it restarts: a new daemon with a new
-//! token and a new card. To try again what the user wanted is up to `reach`.
+//! First it detects: it reads the state file, asks its pid with signal zero, and confirms by the lock.
+//! Then it cleans up, under the lock: a stale state file goes. Then it restarts: a new daemon with a new
+//! token and a new state file. To try again what the user wanted is up to `reach`.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::lifecycle::service::{self, Service, Standing, Trouble};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, Patience};
 use crate::limits;
-use crate::lock::Door;
+use crate::lock::StartLock;
 use crate::log::{Form, Level, Query, Style, Tail};
 use crate::paths::Paths;
-use crate::state::{self, Card, Found};
+use crate::state::{self, DaemonInfo, Found};
 
 /// A daemon that runs, and how it came to.
 pub struct Ensured {
-    pub card: Box<Card>,
+    pub info: Box<DaemonInfo>,
     pub how: How,
 }
 
@@ -66,24 +66,24 @@ pub enum Caller {
 /// For [`Caller::Command`], [`Error::CrashLoop`], [`Error::GaveUp`], and [`Error::NotRunning`] if
 /// the settings forbid it to start a daemon; else what kept the daemon from starting.
 pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<Ensured, Error> {
-    if let Status::Running { card, .. } = status::look_once(paths)? {
-        return Ok(Ensured { card, how: How::AlreadyRunning });
+    if let Status::Running { info, .. } = status::look_once(paths)? {
+        return Ok(Ensured { info, how: How::AlreadyRunning });
     }
     if caller == Caller::Command && !config.autostart {
-        return Ok(Ensured { card: status::running(paths)?, how: How::AlreadyRunning });
+        return Ok(Ensured { info: status::running(paths)?, how: How::AlreadyRunning });
     }
     paths.prepare()?;
-    let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
+    let start_lock = StartLock::acquire(paths, limits::QUEUE_WAIT_MAX)?;
     refuse_crash_loop(paths, caller)?;
-    start_behind(door, paths, config, config.port, caller)
+    start_behind(start_lock, paths, config, config.port, caller)
 }
 
-/// The same for a caller who has the door already, and prefers a port.
+/// The same for a caller who has the start lock already, and prefers a port.
 ///
 /// An installed service is started through its manager, if that can be reached: a daemon beside it
 /// would be in its way.
 pub fn start_behind(
-    door: Door,
+    start_lock: StartLock,
     paths: &Paths,
     config: &Config,
     wanted: Port,
@@ -93,23 +93,23 @@ pub fn start_behind(
         && let Some((service, standing)) = service::of_home(paths)?
     {
         // The service will come through it.
-        drop(door);
+        drop(start_lock);
         return start_service(paths, &service, standing, caller);
     }
-    let claim = match claim::claim(paths, config, wanted, &door)? {
+    let claim = match claim::claim(paths, config, wanted, &start_lock)? {
         Claimed::Ours(claim) => claim,
-        Claimed::Taken(card) => return Ok(Ensured { card, how: How::AlreadyRunning }),
+        Claimed::Taken(info) => return Ok(Ensured { info, how: How::AlreadyRunning }),
     };
     let crash_loop = crashes::recent(paths)? >= limits::CRASHES_MAX;
     let past = Past { crashed: claim.crashed, crash_loop };
-    match detach::detach(claim, door, paths) {
+    match detach::detach(claim, start_lock, paths) {
         Ok(Detached::Daemon { claim, ready, no_return: _no_return }) => {
             let served = Supervision::none()
                 .and_then(|nobody| run::serve(*claim, ready, paths, Hangup::Refresh, &nobody));
             run::end(i32::from(served.is_err()))
         }
         Ok(Detached::Parent) => match state::read(paths)? {
-            Found::Card(card) => Ok(Ensured { card, how: How::Started(past) }),
+            Found::Info(info) => Ok(Ensured { info, how: How::Started(past) }),
             Found::Damaged | Found::Nothing => Err(Error::StoppedMeanwhile),
         },
         Err(error) => {
@@ -129,8 +129,8 @@ fn start_service(
     caller: Caller,
 ) -> Result<Ensured, Error> {
     let crashed = match status::look_once(paths)? {
-        Status::Running { card, .. } => return Ok(Ensured { card, how: How::AlreadyRunning }),
-        Status::Crashed { card } => Some(Crashed { pid: card.map(|card| card.pid) }),
+        Status::Running { info, .. } => return Ok(Ensured { info, how: How::AlreadyRunning }),
+        Status::Crashed { info } => Some(Crashed { pid: info.map(|info| info.pid) }),
         Status::Stopped | Status::Unresponsive { .. } => None,
     };
     if let Standing::Failed(trouble) = standing
@@ -146,11 +146,11 @@ fn start_service(
     };
     let crash_loop = crashes::recent(paths)? >= limits::CRASHES_MAX;
     match (started, status) {
-        (Ok(()), Status::Running { card, .. }) => {
-            Ok(Ensured { card, how: How::Started(Past { crashed, crash_loop }) })
+        (Ok(()), Status::Running { info, .. }) => {
+            Ok(Ensured { info, how: How::Started(Past { crashed, crash_loop }) })
         }
         // It had been started by hand in the meantime.
-        (Err(_), Status::Running { card, .. }) => Ok(Ensured { card, how: How::AlreadyRunning }),
+        (Err(_), Status::Running { info, .. }) => Ok(Ensured { info, how: How::AlreadyRunning }),
         (_, Status::Unresponsive { pid, .. }) => {
             Err(Error::Unresponsive { pid, waited: limits::OWNER_WAIT_MAX })
         }
@@ -164,7 +164,7 @@ pub enum Here {
     /// It has served, and has been told to leave.
     Served,
     /// Another daemon serves.
-    Taken(Box<Card>),
+    Taken(Box<DaemonInfo>),
 }
 
 /// How a daemon in the foreground is connected to whoever has started it.
@@ -178,15 +178,20 @@ pub struct Foreground {
 /// Serves in this process until it is told to leave: `opta daemon start --foreground`.
 pub fn serve_here(paths: &Paths, config: &Config, here: &Foreground) -> Result<Here, Error> {
     paths.prepare()?;
-    let door = Door::enter(paths, limits::QUEUE_WAIT_MAX)?;
-    match claim::claim(paths, config, config.port, &door)? {
-        Claimed::Taken(card) => Ok(Here::Taken(card)),
+    let start_lock = StartLock::acquire(paths, limits::QUEUE_WAIT_MAX)?;
+    match claim::claim(paths, config, config.port, &start_lock)? {
+        Claimed::Taken(info) => Ok(Here::Taken(info)),
         Claimed::Ours(claim) => {
             if here.hangup == Hangup::Leave {
                 claim.log.mirror(here.style);
             }
-            let served =
-                run::serve(*claim, Ready::Door(door), paths, here.hangup, &here.supervision);
+            let served = run::serve(
+                *claim,
+                Ready::StartLock(start_lock),
+                paths,
+                here.hangup,
+                &here.supervision,
+            );
             served.map(|()| Here::Served)
         }
     }

@@ -1,7 +1,6 @@
 //! Asking the daemon for something on a command's own account. One is made to run first; if it dies
 //! or is replaced in that very moment, the one that runs next is asked, once.
 
-use crate::api;
 use crate::client::{self, Failure};
 use crate::config::Config;
 use crate::error::Error;
@@ -9,7 +8,8 @@ use crate::lifecycle::guardian::{self, Caller, Ensured, How};
 use crate::lifecycle::status;
 use crate::limits;
 use crate::paths::Paths;
-use crate::state::Card;
+use crate::protocol;
+use crate::state::DaemonInfo;
 
 /// Calls the daemon. What is called must be safe to repeat: an answer may be lost on its way.
 ///
@@ -22,13 +22,13 @@ pub fn reach<T>(
     paths: &Paths,
     config: &Config,
     mut tell: impl FnMut(&Ensured),
-    mut call: impl FnMut(&Card) -> Result<T, Failure>,
+    mut call: impl FnMut(&DaemonInfo) -> Result<T, Failure>,
 ) -> Result<T, Error> {
     let first = guardian::ensure_running(paths, config, Caller::Command)?;
     let mut ask = |ensured: &Ensured| {
-        check_protocol(&ensured.card).map_err(Failure::Final)?;
+        check_protocol(&ensured.info).map_err(Failure::Final)?;
         tell(ensured);
-        call(&ensured.card)
+        call(&ensured.info)
     };
     match ask(&first) {
         Ok(answer) => return Ok(answer),
@@ -38,7 +38,7 @@ pub fn reach<T>(
     let second = match first.how {
         How::AlreadyRunning => guardian::ensure_running(paths, config, Caller::Command)?,
         // One start a command is enough: the next might be lost as well, and the one after it.
-        How::Started(_) => Ensured { card: status::running(paths)?, how: How::AlreadyRunning },
+        How::Started(_) => Ensured { info: status::running(paths)?, how: How::AlreadyRunning },
     };
     ask(&second).map_err(|failure| match failure {
         Failure::Lost(error) | Failure::Final(error) => error,
@@ -46,14 +46,14 @@ pub fn reach<T>(
 }
 
 /// A daemon of another version is talked to if it speaks the same protocol.
-fn check_protocol(card: &Card) -> Result<(), Error> {
-    if card.version == env!("CARGO_PKG_VERSION") {
+fn check_protocol(info: &DaemonInfo) -> Result<(), Error> {
+    if info.version == env!("CARGO_PKG_VERSION") {
         return Ok(());
     }
-    match client::health(card, limits::HEALTH_MAX) {
-        Ok(health) if health.version != api::PROTOCOL_VERSION => {
-            let (version, protocol) = (card.version.clone(), health.version);
-            Err(Error::Protocol { version, protocol, ours: api::PROTOCOL_VERSION })
+    match client::health(info, limits::HEALTH_MAX) {
+        Ok(health) if health.version != protocol::PROTOCOL_VERSION => {
+            let (version, protocol) = (info.version.clone(), health.version);
+            Err(Error::Protocol { version, protocol, ours: protocol::PROTOCOL_VERSION })
         }
         // Why it does not answer, the call itself will say.
         _ => Ok(()),

@@ -21,7 +21,7 @@ use crate::paths::Paths;
 use crate::server::{App, Server};
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
-use crate::state::{self, Card};
+use crate::state::{self, DaemonInfo};
 use crate::sys::signal::{self, Signal};
 use crate::token::{Token, letters};
 use crate::{clock, limits, sys};
@@ -42,7 +42,7 @@ enum Event {
 /// What SIGHUP means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Hangup {
-    /// Publish the card and open the log again.
+    /// Publish the state file and open the log again.
     Refresh,
     /// The terminal has gone: leave.
     Leave,
@@ -61,16 +61,16 @@ pub fn serve(
     let Claim { mut lock, listener, log, crashed } = claim;
     let (events, inbox) = channel();
     let begun = port_of(&listener).and_then(|port| {
-        let mut card = begin(&mut lock, paths, port, &log, &events)?;
-        card.managed_by = supervision.manager;
+        let mut info = begin(&mut lock, paths, port, &log, &events)?;
+        info.managed_by = supervision.manager;
         let store = Store::new(paths.sessions());
         let agent = Box::new(Assistant::new(paths, log.clone()));
-        let sessions = Runtime::new(store, &card.daemon_id, log.clone(), agent);
-        let server = Server::start(listener, Arc::new(app(&card, &sessions, &log, &events)))?;
-        state::publish(paths, &card)?;
-        Ok((card, sessions, server))
+        let sessions = Runtime::new(store, &info.daemon_id, log.clone(), agent);
+        let server = Server::start(listener, Arc::new(app(&info, &sessions, &log, &events)))?;
+        state::publish(paths, &info)?;
+        Ok((info, sessions, server))
     });
-    let (card, sessions, server) = match begun {
+    let (info, sessions, server) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             log.error("daemon cannot start", &[("cause", &error)]);
@@ -83,16 +83,16 @@ pub fn serve(
         let pid = crashed.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
         log.warn("the daemon before this one had crashed", &[("pid", &pid)]);
     }
-    log.info(&format!("daemon started on 127.0.0.1:{}", card.port), &[]);
+    log.info(&format!("daemon started on 127.0.0.1:{}", info.port), &[]);
     ready.serving();
-    told(supervision.notify.ready(&format!("serving on 127.0.0.1:{}", card.port)), &log);
+    told(supervision.notify.ready(&format!("serving on 127.0.0.1:{}", info.port)), &log);
 
-    let cause = live(&inbox, paths, &lock, &card, &log, hangup);
+    let cause = live(&inbox, paths, &lock, &info, &log, hangup);
 
     told(supervision.notify.stopping(), &log);
     log.info("daemon stopping", &[("cause", &cause)]);
     drain(server, &sessions, &events, &inbox, &log);
-    if let Err(error) = state::withdraw(paths, &card.daemon_id) {
+    if let Err(error) = state::withdraw(paths, &info.daemon_id) {
         log.warn("state.json cannot be removed", &[("cause", &error)]);
     }
     log.info("daemon stopped", &[]);
@@ -117,14 +117,14 @@ pub fn end(status: i32) -> ! {
     std::process::exit(status)
 }
 
-/// Everything before the first request: signals, the name in the lock, the card.
+/// Everything before the first request: signals, the name in the lock, the state file.
 fn begin(
     lock: &mut Lock,
     paths: &Paths,
     port: u16,
     log: &Log,
     events: &Sender<Event>,
-) -> Result<Card, Error> {
+) -> Result<DaemonInfo, Error> {
     // Blocked before the number is signed: a signal sent to it is neither lost nor deadly.
     signal::reset().doing("reset signals")?;
     signal::block().doing("block signals")?;
@@ -133,7 +133,7 @@ fn begin(
         log.warn("few descriptors", &[("cause", &error)]);
     }
     listen_for_signals(events.clone(), log.clone())?;
-    Ok(Card {
+    Ok(DaemonInfo {
         pid: i32::try_from(std::process::id()).unwrap_or(0),
         port,
         token: Token::fresh()?,
@@ -147,13 +147,13 @@ fn begin(
     })
 }
 
-fn app(card: &Card, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Event>) -> App {
+fn app(info: &DaemonInfo, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Event>) -> App {
     let (shutdown, activity) = (events.clone(), events.clone());
     let looked_after = AtomicU64::new(sys::boot_clock().as_secs());
     App {
-        token: card.token.clone(),
-        daemon_id: card.daemon_id.clone(),
-        port: card.port,
+        token: info.token.clone(),
+        daemon_id: info.daemon_id.clone(),
+        port: info.port,
         started: sys::boot_clock(),
         log: log.clone(),
         sessions: Arc::clone(sessions),
@@ -177,7 +177,7 @@ fn live(
     inbox: &Receiver<Event>,
     paths: &Paths,
     lock: &Lock,
-    card: &Card,
+    info: &DaemonInfo,
     log: &Log,
     hangup: Hangup,
 ) -> &'static str {
@@ -193,12 +193,12 @@ fn live(
                 if !lock.is_in_place(paths) {
                     return "daemon.pid was removed";
                 }
-                show_card(paths, card, log);
+                restore_state(paths, info, log);
             }
             // A daemon that nobody can find any more has no reason to stay, and another may have
             // come.
             Ok(Event::Activity) if !lock.is_in_place(paths) => return "daemon.pid was removed",
-            Ok(Event::Activity) => show_card(paths, card, log),
+            Ok(Event::Activity) => restore_state(paths, info, log),
             Ok(Event::Shutdown) => return "request",
             Ok(Event::Rested | Event::Drained) => {}
             Err(_all_senders_gone) => return "no more events",
@@ -206,13 +206,13 @@ fn live(
     }
 }
 
-/// Puts the card back if it has been removed or changed: this daemon has the lock, so no other
+/// Puts the state file back if it has been removed or changed: this daemon has the lock, so no other
 /// serves.
-fn show_card(paths: &Paths, card: &Card, log: &Log) {
-    if state::shows(paths, card) {
+fn restore_state(paths: &Paths, info: &DaemonInfo, log: &Log) {
+    if state::shows(paths, info) {
         return;
     }
-    match state::publish(paths, card) {
+    match state::publish(paths, info) {
         Ok(()) => log.warn("state.json was lost and has been written again", &[]),
         Err(error) => log.error("state.json cannot be written", &[("cause", &error)]),
     }

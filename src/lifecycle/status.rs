@@ -6,7 +6,7 @@ use crate::client::{self, Health, Silence};
 use crate::error::{At, Error};
 use crate::lifecycle::service::{self, Trouble};
 use crate::paths::Paths;
-use crate::state::{self, Card, Found};
+use crate::state::{self, DaemonInfo, Found};
 use crate::sys::process::{self, Probe};
 use crate::sys::watch::Watch;
 use crate::{limits, lock, sys};
@@ -14,18 +14,18 @@ use crate::{limits, lock, sys};
 /// The daemon, seen from outside.
 pub enum Status {
     /// It holds the lock and answers.
-    Running { card: Box<Card>, health: Health },
+    Running { info: Box<DaemonInfo>, health: Health },
     /// There is no daemon, and nothing of one.
     Stopped,
-    /// There is no daemon, but the card of one: it ended without taking leave.
-    Crashed { card: Option<Box<Card>> },
+    /// There is no daemon, but the state file of one: it ended without taking leave.
+    Crashed { info: Option<Box<DaemonInfo>> },
     /// Somebody holds the lock and has not answered in time.
     Unresponsive {
         pid: Option<i32>,
         port: Option<u16>,
-        /// The card is missing, damaged or another daemon's: its owner would write it again if
+        /// The state file is missing, damaged or another daemon's: its owner would write it again if
         /// asked.
-        card_lost: bool,
+        state_lost: bool,
     },
 }
 
@@ -52,34 +52,34 @@ pub fn look_once(paths: &Paths) -> Result<Status, Error> {
 }
 
 /// What the manager of the service adds to a look: why it does not run the daemon. One that it has
-/// failed to keep has crashed, even if it died before it left a card.
+/// failed to keep has crashed, even if it died before it left a state file.
 pub fn with_service(paths: &Paths, status: Status) -> (Status, Option<Trouble>) {
     let trouble = match status {
         Status::Stopped | Status::Crashed { .. } => service::trouble(paths),
         Status::Running { .. } | Status::Unresponsive { .. } => None,
     };
     match status {
-        Status::Stopped if trouble.is_some() => (Status::Crashed { card: None }, trouble),
+        Status::Stopped if trouble.is_some() => (Status::Crashed { info: None }, trouble),
         status => (status, trouble),
     }
 }
 
-/// The card of the daemon that runs.
+/// The state file of the daemon that runs.
 ///
 /// # Errors
-/// [`Error::NotRunning`], [`Error::Unresponsive`], [`Error::CardLost`].
-pub fn running(paths: &Paths) -> Result<Box<Card>, Error> {
+/// [`Error::NotRunning`], [`Error::Unresponsive`], [`Error::StateLost`].
+pub fn running(paths: &Paths) -> Result<Box<DaemonInfo>, Error> {
     match look(paths)? {
-        Status::Running { card, .. } => Ok(card),
+        Status::Running { info, .. } => Ok(info),
         Status::Stopped | Status::Crashed { .. } => Err(Error::NotRunning),
-        Status::Unresponsive { pid, card_lost, .. } => Err(unresponsive(pid, card_lost)),
+        Status::Unresponsive { pid, state_lost, .. } => Err(unresponsive(pid, state_lost)),
     }
 }
 
 /// Why a daemon that holds its lock cannot be asked.
-pub fn unresponsive(pid: Option<i32>, card_lost: bool) -> Error {
-    match card_lost {
-        true => Error::CardLost { pid },
+pub fn unresponsive(pid: Option<i32>, state_lost: bool) -> Error {
+    match state_lost {
+        true => Error::StateLost { pid },
         false => Error::Unresponsive { pid, waited: limits::HEALTH_MAX },
     }
 }
@@ -138,48 +138,51 @@ fn glance(paths: &Paths, deadline: Instant) -> Result<Glance, Error> {
     // The first question: signal zero. It is never the last word, since the number may have been
     // given to another process, or name a thread or a zombie.
     let answers = match &found {
-        Found::Card(card) => process::probe(card.pid) == Probe::Exists,
+        Found::Info(info) => process::probe(info.pid) == Probe::Exists,
         Found::Damaged | Found::Nothing => false,
     };
     // The last word.
     let (held, owner) = lock::look(paths)?;
-    let card = match (held, found) {
+    let info = match (held, found) {
         (false, Found::Nothing) => return Ok(Glance::Settled(Status::Stopped)),
         (false, found) => return crashed(paths, found),
-        (true, Found::Card(card)) if answers && owner == Some(card.pid) => card,
+        (true, Found::Info(info)) if answers && owner == Some(info.pid) => info,
         (true, found) => {
             let port = match found {
-                Found::Card(card) => Some(card.port),
+                Found::Info(info) => Some(info.port),
                 Found::Damaged | Found::Nothing => None,
             };
-            let status = Status::Unresponsive { pid: owner, port, card_lost: true };
+            let status = Status::Unresponsive { pid: owner, port, state_lost: true };
             return Ok(Glance::Changing(status));
         }
     };
     let left = deadline.saturating_duration_since(Instant::now());
-    let unresponsive =
-        |card_lost| Status::Unresponsive { pid: Some(card.pid), port: Some(card.port), card_lost };
-    Ok(match client::health(&card, left.max(Duration::from_millis(1))) {
-        Ok(health) => Glance::Settled(Status::Running { card, health }),
+    let unresponsive = |state_lost| Status::Unresponsive {
+        pid: Some(info.pid),
+        port: Some(info.port),
+        state_lost,
+    };
+    Ok(match client::health(&info, left.max(Duration::from_millis(1))) {
+        Ok(health) => Glance::Settled(Status::Running { info, health }),
         Err(Silence::Late) => Glance::Settled(unresponsive(false)),
         Err(Silence::Refused) => Glance::Changing(unresponsive(false)),
         Err(Silence::Stranger) => Glance::Changing(unresponsive(true)),
     })
 }
 
-/// A card without a lock. The daemon may have left, or another come, between the two looks.
+/// A state file without a lock. The daemon may have left, or another come, between the two looks.
 fn crashed(paths: &Paths, found: Found) -> Result<Glance, Error> {
     let before = match found {
-        Found::Card(card) => Some(card),
+        Found::Info(info) => Some(info),
         Found::Damaged | Found::Nothing => None,
     };
     let status = match (state::read(paths)?, &before) {
         (Found::Nothing, _) => return Ok(Glance::Settled(Status::Stopped)),
-        (Found::Damaged, None) => Status::Crashed { card: None },
-        (Found::Card(now), Some(then)) if now.daemon_id == then.daemon_id => {
-            Status::Crashed { card: before }
+        (Found::Damaged, None) => Status::Crashed { info: None },
+        (Found::Info(now), Some(then)) if now.daemon_id == then.daemon_id => {
+            Status::Crashed { info: before }
         }
-        _ => return Ok(Glance::Changing(Status::Crashed { card: before })),
+        _ => return Ok(Glance::Changing(Status::Crashed { info: before })),
     };
     Ok(Glance::Settled(status))
 }

@@ -7,7 +7,7 @@ use crate::error::{Doing, Error};
 use crate::lifecycle::claim::{held_elsewhere, remove_stale};
 use crate::lifecycle::service::{self, Service, Standing};
 use crate::lifecycle::status;
-use crate::lock::{self, Door, Lock, Owner};
+use crate::lock::{self, Lock, Owner, StartLock};
 use crate::paths::{Manager, Paths};
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
@@ -31,16 +31,16 @@ pub struct Ended {
 }
 
 /// Stops the daemon, if there is one: a service through its manager, which would start it again
-/// otherwise. `door` is the caller's, if it is at the door already. `announce` is called with the
+/// otherwise. `start lock` is the caller's, if it is at the start lock already. `announce` is called with the
 /// pid before the daemon is asked to leave.
 ///
-/// Returns when the process has ended, its lock and its port are free, and its card is gone; also
-/// the card of one that had crashed.
+/// Returns when the process has ended, its lock and its port are free, and its state file is gone; also
+/// the state file of one that had crashed.
 ///
 /// # Errors
 /// [`Error::StillRunning`] after `limit`; [`Error::HeldElsewhere`] if the daemon is out of reach.
 pub fn stop(
-    door: Option<&Door>,
+    start_lock: Option<&StartLock>,
     paths: &Paths,
     limit: Duration,
     patience: Patience,
@@ -54,10 +54,11 @@ pub fn stop(
     }
     let began = Instant::now();
     let deadline = began + limit;
-    // Behind the door no starter is met half-way, and no daemon that comes later is taken for this
+    // Behind the start lock no starter is met half-way, and no daemon that comes later is taken for this
     // one. It may stay shut, if a starter hangs or nothing can be written here: then it has to go
     // without.
-    let _door = if door.is_none() { Door::enter(paths, limit).ok() } else { None };
+    let _start_lock =
+        if start_lock.is_none() { StartLock::acquire(paths, limit).ok() } else { None };
     let mut stopped = None;
     let mut last = None;
     if let Some(service) = &service {
@@ -187,7 +188,7 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
     process.wait(left).doing("wait for the daemon's end")
 }
 
-/// Removes the card of a daemon that has not done it itself. If another daemon has the lock by now,
+/// Removes the state file of a daemon that has not done it itself. If another daemon has the lock by now,
 /// it is theirs; whoever only looks has it for a moment and is waited for.
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
     let deadline = Instant::now() + limits::OWNER_WAIT_MAX;

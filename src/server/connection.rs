@@ -15,16 +15,16 @@ use crate::limits::DRAIN_BYTES_MAX;
 use crate::log::Level;
 
 use super::Deadlines;
-use super::gate;
+use super::auth;
+use super::connections::ConnectionGuard;
 use super::reply::Reply;
 use super::request::{self, Head};
 use super::routes::{Admitted, App};
 use super::sessions::Answer;
-use super::table::Seat;
 
-/// Serves the connection in `seat` until it ends.
-pub fn serve(seat: &Seat, app: &App, deadlines: Deadlines) {
-    if let Ok(mut talk) = Talk::open(seat, app, deadlines) {
+/// Serves the connection in `guard` until it ends.
+pub fn serve(guard: &ConnectionGuard, app: &App, deadlines: Deadlines) {
+    if let Ok(mut talk) = ConnectionLoop::open(guard, app, deadlines) {
         talk.run();
     }
 }
@@ -32,8 +32,8 @@ pub fn serve(seat: &Seat, app: &App, deadlines: Deadlines) {
 /// One read takes up to this much; most requests are smaller.
 const CHUNK_BYTES: usize = 4096;
 
-struct Talk<'a> {
-    seat: &'a Seat,
+struct ConnectionLoop<'a> {
+    guard: &'a ConnectionGuard,
     stream: &'a TcpStream,
     app: &'a App,
     deadlines: Deadlines,
@@ -67,16 +67,20 @@ impl From<io::Error> for End {
     }
 }
 
-impl<'a> Talk<'a> {
-    fn open(seat: &'a Seat, app: &'a App, deadlines: Deadlines) -> io::Result<Talk<'a>> {
-        let stream = &seat.connection.stream;
+impl<'a> ConnectionLoop<'a> {
+    fn open(
+        guard: &'a ConnectionGuard,
+        app: &'a App,
+        deadlines: Deadlines,
+    ) -> io::Result<ConnectionLoop<'a>> {
+        let stream = &guard.connection.stream;
         // BSDs let it inherit the listener's mode.
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(deadlines.idle))?;
         stream.set_write_timeout(Some(deadlines.write))?;
-        Ok(Talk {
-            seat,
+        Ok(ConnectionLoop {
+            guard,
             stream,
             app,
             deadlines,
@@ -115,7 +119,7 @@ impl<'a> Talk<'a> {
             End::Silent => End::Silent,
         })?;
         self.note(&head, &reply);
-        if head.last || self.seat.is_closing() {
+        if head.last || self.guard.is_closing() {
             self.send(reply.closing())?;
             return Err(End::Silent);
         }
@@ -208,16 +212,16 @@ impl<'a> Talk<'a> {
     /// Waits for the first bytes of a request. Silence, and an end between two requests, are
     /// nobody's fault.
     fn read_first(&mut self) -> Result<usize, End> {
-        self.seat.connection.rest();
+        self.guard.connection.rest();
         // Asked after `rest`: a table closed before that has passed this connection by as busy.
-        if self.seat.is_closing() {
-            self.seat.connection.evict();
+        if self.guard.is_closing() {
+            self.guard.connection.evict();
         }
         let idle = self.deadlines.idle;
         match self.read(idle, CHUNK_BYTES)? {
             0 => Err(End::Silent),
             count => {
-                self.seat.connection.wake();
+                self.guard.connection.wake();
                 Ok(count)
             }
         }
@@ -334,6 +338,6 @@ impl<'a> Talk<'a> {
 
 /// What an answer owes to its request and not to its route.
 fn finish(reply: Reply, head: &Head) -> Reply {
-    let reply = gate::share(reply, head);
+    let reply = auth::share(reply, head);
     if head.method == tiny_http::Method::Head { reply.bodiless() } else { reply }
 }

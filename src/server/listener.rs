@@ -15,24 +15,24 @@ use crate::limits::{ACCEPT_PAUSE, HEAD_BYTES_MAX, LOG_REPEAT_EVERY};
 use crate::log::Log;
 use crate::sys;
 
-use super::crew::Crew;
+use super::connections::{ConnectionGuard, Connections};
 use super::reply::Reply;
-use super::table::{Seat, Table};
+use super::workers::Workers;
 
 /// The accept loop's own things.
-pub struct Door {
+pub struct Acceptor {
     /// In non-blocking mode: a client may have left between `poll` and `accept`.
     pub listener: TcpListener,
     /// Becomes readable when the other end is closed, and that ends the loop.
     pub wake: UnixStream,
-    pub table: Arc<Table>,
-    pub crew: Arc<Crew>,
+    pub table: Arc<Connections>,
+    pub workers: Arc<Workers>,
     pub log: Log,
     /// When trouble was last logged.
     pub complained: Option<Instant>,
 }
 
-impl Door {
+impl Acceptor {
     /// Accepts until woken. The listener is closed at the end.
     pub fn run(mut self) {
         loop {
@@ -42,7 +42,7 @@ impl Door {
                 Err(error) => self.starve("cannot wait for connections", &error),
             }
         }
-        self.crew.dismiss();
+        self.workers.dismiss();
     }
 
     fn accept(&mut self) {
@@ -57,19 +57,19 @@ impl Door {
     }
 
     fn admit(&mut self, stream: TcpStream) {
-        let seated = self.table.seat(stream).or_else(|stream| {
+        let seated = self.table.guard(stream).or_else(|stream| {
             self.table.make_room();
-            self.table.seat(stream)
+            self.table.guard(stream)
         });
         match seated {
-            Ok(seat) => self.serve(seat),
+            Ok(guard) => self.serve(guard),
             Err(stream) => refuse(&stream),
         }
     }
 
-    fn serve(&mut self, seat: Seat) {
-        let connection = Arc::clone(&seat.connection);
-        if let Err(error) = self.crew.serve(seat) {
+    fn serve(&mut self, guard: ConnectionGuard) {
+        let connection = Arc::clone(&guard.connection);
+        if let Err(error) = self.workers.serve(guard) {
             refuse(&connection.stream);
             drop(connection);
             self.starve("cannot start a thread for a connection", &error);

@@ -7,18 +7,18 @@
 //! It does not bind, and it knows nothing of processes, files and signals: it is given a listener
 //! and something to answer from.
 
+mod auth;
 mod connection;
-mod crew;
-mod gate;
+mod connections;
 mod listener;
 mod reply;
 mod request;
 mod routes;
 mod sessions;
 mod stream;
-mod table;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -29,14 +29,14 @@ use std::time::Duration;
 use crate::error::{Doing, Error};
 use crate::limits;
 
-use crew::Crew;
-use listener::Door;
+use connections::Connections;
+use listener::Acceptor;
 pub use routes::App;
-use table::Table;
+use workers::Workers;
 
 /// A server that accepts connections.
 pub struct Server {
-    table: Arc<Table>,
+    table: Arc<Connections>,
     acceptor: JoinHandle<()>,
     /// Closing it ends the accept loop.
     wake: UnixStream,
@@ -44,7 +44,7 @@ pub struct Server {
 
 /// A server that accepts no more, and whose connections are ending. Dropping it ends those that are
 /// left in the middle of whatever they are at.
-pub struct Stopping(Arc<Table>);
+pub struct Stopping(Arc<Connections>);
 
 /// How long a client may take; see [`limits`].
 #[derive(Clone, Copy)]
@@ -82,13 +82,13 @@ impl Server {
         const DOING: &str = "start the server";
         listener.set_nonblocking(true).doing(DOING)?;
         let (wake, woken) = UnixStream::pair().doing(DOING)?;
-        let table = Arc::new(Table::new());
-        let door = Door {
+        let table = Arc::new(Connections::new());
+        let door = Acceptor {
             listener,
             wake: woken,
             table: Arc::clone(&table),
             log: app.log.clone(),
-            crew: Arc::new(Crew::new(app, deadlines)),
+            workers: Arc::new(Workers::new(app, deadlines)),
             complained: None,
         };
         let acceptor =

@@ -9,7 +9,7 @@ use std::io;
 use nanoserde::SerJson;
 use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
-use crate::{api, json};
+use crate::{json, protocol};
 
 /// A whole answer, not yet written.
 pub struct Reply {
@@ -41,7 +41,7 @@ impl Reply {
 
     /// `{"error":{"code":…,"message":…}}`.
     pub fn problem(status: u16, code: &str, message: impl Display) -> Reply {
-        Reply::json_text(status, api::problem(code, &message.to_string()))
+        Reply::json_text(status, protocol::problem(code, &message.to_string()))
     }
 
     /// The request itself is wrong.

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use crate::api;
 use crate::clock;
 use crate::json;
 use crate::limits;
 use crate::log::Log;
+use crate::protocol;
 use crate::session::runtime::Runtime;
 use crate::sys;
 use crate::token::Token;
 
-use super::gate;
+use super::auth;
 use super::reply::Reply;
 use super::request::Head;
 use super::sessions::{self, Answer, Asked};
@@ -97,16 +97,16 @@ impl App {
     ///
     /// Without the token, a route that does not exist looks like one that does.
     pub fn admit(&self, head: &Head) -> Result<Admitted, Reply> {
-        gate::check_sender(head, self.port)?;
+        auth::check_sender(head, self.port)?;
         let route = Route::find(&head.path);
-        let presented = gate::bearer(head).or_else(|| {
+        let presented = auth::bearer(head).or_else(|| {
             let in_query = route.as_ref().is_some_and(Route::takes_token_in_query);
-            in_query.then(|| gate::token_in_query(head)).flatten()
+            in_query.then(|| auth::token_in_query(head)).flatten()
         });
         let caller = match presented {
             Some(token) if self.token.matches(token.as_bytes()) => Caller::Owner,
             None if route.as_ref().is_some_and(Route::is_open) => Caller::Stranger,
-            _ => return Err(gate::unauthorized()),
+            _ => return Err(auth::unauthorized()),
         };
         let Some(route) = route else {
             let message = "there is nothing at this path";
@@ -117,7 +117,7 @@ impl App {
             let message = format_args!("this path takes {methods}");
             return Err(Reply::problem(405, "METHOD_NOT_ALLOWED", message).with("Allow", methods));
         }
-        gate::check_body_type(head)?;
+        auth::check_body_type(head)?;
         Ok(Admitted { route, caller })
     }
 
@@ -134,7 +134,7 @@ impl App {
                     query: &head.query,
                     last_event_id: head.last_event_id.as_deref(),
                     body,
-                    headers: gate::shared_headers(head),
+                    headers: auth::shared_headers(head),
                 };
                 let answer = sessions::answer(&self.sessions, &self.streams, route, asked);
                 answer.unwrap_or_else(Answer::Now)
@@ -143,9 +143,9 @@ impl App {
     }
 
     fn health(&self, caller: &Caller) -> Reply {
-        let mut health = api::Health {
+        let mut health = protocol::Health {
             status: "ok".to_owned(),
-            version: api::PROTOCOL_VERSION.to_owned(),
+            version: protocol::PROTOCOL_VERSION.to_owned(),
             uptime: sys::boot_clock().saturating_sub(self.started).as_secs(),
             daemon_id: None,
             contract: None,
@@ -154,7 +154,8 @@ impl App {
         };
         if *caller == Caller::Owner {
             health.daemon_id = Some(self.daemon_id.clone());
-            health.contract = Some(api::Contract { name: "opta-daemon-v3".to_owned(), version: 1 });
+            health.contract =
+                Some(protocol::Contract { name: "opta-daemon-v3".to_owned(), version: 1 });
             health.build = Some(env!("CARGO_PKG_VERSION").to_owned());
             health.runtime = Some(self.runtime());
         }
@@ -165,28 +166,28 @@ impl App {
         let tenths = sys::resident_bytes() * 10 / (1 << 20);
         let counts = self.sessions.counts();
         let runtime = self.runtime();
-        let metrics = api::Metrics {
+        let metrics = protocol::Metrics {
             daemon_id: self.daemon_id.clone(),
-            runtime: api::RuntimeMetrics {
+            runtime: protocol::RuntimeMetrics {
                 session_count: runtime.session_count,
                 active_turn_count: runtime.active_turn_count,
                 queued_turn_count: runtime.queued_turn_count,
                 subscriber_count: runtime.subscriber_count,
                 ingress_seq: counts.turns,
-                ..api::RuntimeMetrics::default()
+                ..protocol::RuntimeMetrics::default()
             },
             ts: clock::now_millis(),
             active_sessions: counts.sessions,
             total_turns: counts.turns,
             memory_mb: tenths as f64 / 10.0,
-            tool_workers: api::ToolSlots::default(),
+            tool_workers: protocol::ToolSlots::default(),
         };
         Reply::json(200, &metrics)
     }
 
-    fn runtime(&self) -> api::Runtime {
+    fn runtime(&self) -> protocol::Runtime {
         let counts = self.sessions.counts();
-        api::Runtime {
+        protocol::Runtime {
             session_count: counts.sessions,
             active_turn_count: counts.active_turns,
             queued_turn_count: counts.queued_turns,
@@ -197,8 +198,8 @@ impl App {
     /// Decided in one step: once this has said yes to `ifIdle`, no turn can begin.
     fn shutdown(&self, body: &[u8]) -> Reply {
         let asked = match body {
-            [] => api::Shutdown::default(),
-            body => match json::parse::<api::Shutdown>(body) {
+            [] => protocol::Shutdown::default(),
+            body => match json::parse::<protocol::Shutdown>(body) {
                 Ok(asked) => asked,
                 Err(problem) => return Reply::invalid(problem),
             },
@@ -209,7 +210,7 @@ impl App {
             return Reply::problem(409, "BUSY", problem);
         }
         (self.on_shutdown)();
-        Reply::json(202, &api::Done { ok: true })
+        Reply::json(202, &protocol::Done { ok: true })
     }
 }
 

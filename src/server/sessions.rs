@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use nanoserde::DeJson;
 
-use crate::api;
 use crate::error::Error;
 use crate::json::{self, Raw};
 use crate::limits;
+use crate::protocol;
 use crate::session::desk::{Decision, Problem, Session};
 use crate::session::rules::{Founding, SessionId};
 use crate::session::runtime::Runtime;
@@ -258,12 +258,12 @@ struct Submit {
     #[nserde(rename = "lastSeenSeq")]
     last_seen_seq: Option<u64>,
     metadata: Option<Raw>,
-    options: Option<api::TurnOptions>,
+    options: Option<protocol::TurnOptions>,
 }
 
 /// What the caller wants done in its way. A key comes in a body, from this machine, and stays in
 /// memory.
-fn options(given: Option<api::TurnOptions>) -> Result<Options, Reply> {
+fn options(given: Option<protocol::TurnOptions>) -> Result<Options, Reply> {
     let Some(given) = given else {
         return Ok(Options::default());
     };
@@ -315,7 +315,7 @@ fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result
     let accepted = runtime.submit(session, &submission).map_err(refuse)?;
     Ok(Reply::json(
         202,
-        &api::Accepted {
+        &protocol::Accepted {
             turn_id: accepted.turn_id,
             status: "queued".to_owned(),
             queued: accepted.queued,
@@ -377,7 +377,7 @@ fn cancel(runtime: &Runtime, session: &Arc<Session>, body: &[u8]) -> Result<Repl
     let cancelled = runtime.cancel(session, &selector).map_err(refuse)?;
     Ok(Reply::json(
         200,
-        &api::Cancelled {
+        &protocol::Cancelled {
             ok: true,
             cancelled: cancelled.queued + u64::from(cancelled.active),
             cancelled_queued: cancelled.queued,
@@ -418,10 +418,11 @@ fn decide(session: &Arc<Session>, in_path: Option<&str>, body: &[u8]) -> Result<
             Decision::Unknown => (404, false, Some("nothing waits for this decision")),
         };
     let code = if conflict { "CONFLICT" } else { "NOT_FOUND" };
-    let fault = |message: &str| api::Fault { code: code.to_owned(), message: message.to_owned() };
+    let fault =
+        |message: &str| protocol::Fault { code: code.to_owned(), message: message.to_owned() };
     Ok(Reply::json(
         status,
-        &api::Decided {
+        &protocol::Decided {
             ok: message.is_none(),
             conflict,
             resolved: message.is_none(),

@@ -1,7 +1,7 @@
 //! Answers that take their time: a stream of events (SSE), and a poll that waits for one.
 //!
 //! Both read the session's journal and wait on two things at once, the client's socket and the
-//! session's bell: a client that leaves is seen at once, and nothing ticks in between but the
+//! session's waker: a client that leaves is seen at once, and nothing ticks in between but the
 //! heartbeat. There is no queue that could overflow: a client that is slow is further behind in the
 //! journal, and one that takes nothing for [`limits::WRITE_MAX`] is let go, to come back where it
 //! was.
@@ -43,7 +43,7 @@ impl Drop for Ticket {
 pub struct Follower {
     session: Arc<Session>,
     reader: Reader,
-    bell: Subscription,
+    waker: Subscription,
     after: u64,
     /// The client has sent what is not ours to read now: its leaving cannot be seen any more.
     deaf: bool,
@@ -67,10 +67,10 @@ impl Follower {
         after: u64,
         answers: bool,
     ) -> Result<Follower, crate::error::Error> {
-        // The bell first: what is appended from now on rings it.
-        let bell = session.subscribe(answers)?;
+        // The waker first: what is appended from now on rings it.
+        let waker = session.subscribe(answers)?;
         let reader = session.reader();
-        Ok(Follower { session, reader, bell, after, deaf: false })
+        Ok(Follower { session, reader, waker, after, deaf: false })
     }
 
     /// The next events. That there are some and none can be read is an error, or the reader would
@@ -86,15 +86,15 @@ impl Follower {
     }
 
     fn wait(&mut self, client: &TcpStream, limit: Duration) -> io::Result<Waited> {
-        self.bell.await_next();
+        self.waker.arm();
         if self.reader.last_seq() > self.after || self.session.is_closed() {
             return Ok(Waited::Look);
         }
-        let (bell, client_fd) = (self.bell.as_fd(), client.as_fd());
-        let watched = if self.deaf { bell } else { client_fd };
-        let [spoke, rang] = sys::wait_readable([watched, bell], Some(limit))?;
+        let (waker, client_fd) = (self.waker.as_fd(), client.as_fd());
+        let watched = if self.deaf { waker } else { client_fd };
+        let [spoke, rang] = sys::wait_readable([watched, waker], Some(limit))?;
         if rang {
-            self.bell.silence();
+            self.waker.drain();
             return Ok(Waited::Look);
         }
         if !spoke {

@@ -23,7 +23,7 @@ use super::store::Summary;
 use super::turn::{
     Fault, Options, PermissionRequest, PermissionResolved, Submission, error_payload,
 };
-use super::wake::{Bell, Cancel};
+use super::wake::{Cancel, Waker};
 
 /// One session in memory.
 pub struct Session {
@@ -33,7 +33,7 @@ pub struct Session {
     /// began or ceased to follow.
     pub(super) decided: Condvar,
     /// Of everybody who follows, and whether they answer.
-    pub(super) bells: Mutex<Vec<(Arc<Bell>, bool)>>,
+    pub(super) wakers: Mutex<Vec<(Arc<Waker>, bool)>>,
     /// Its streams are to end.
     pub(super) closed: AtomicBool,
     /// Seconds of the boot clock when it was last asked for.
@@ -43,20 +43,20 @@ pub struct Session {
 /// Somebody who follows a session, as long as this lives.
 pub struct Subscription {
     session: Arc<Session>,
-    bell: Arc<Bell>,
+    waker: Arc<Waker>,
 }
 
 impl Deref for Subscription {
-    type Target = Bell;
+    type Target = Waker;
 
-    fn deref(&self) -> &Bell {
-        &self.bell
+    fn deref(&self) -> &Waker {
+        &self.waker
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        lock(&self.session.bells).retain(|(bell, _)| !Arc::ptr_eq(bell, &self.bell));
+        lock(&self.session.wakers).retain(|(waker, _)| !Arc::ptr_eq(waker, &self.waker));
         self.session.reconsider();
     }
 }
@@ -127,7 +127,7 @@ pub struct Patience {
 impl Turn<'_> {
     /// Whether it should end as soon as it can.
     pub fn cancelled(&self) -> bool {
-        self.cancel.is_wished()
+        self.cancel.is_cancelled()
     }
 
     /// Can be waited for, and is set once the turn is to end.
@@ -147,7 +147,7 @@ impl Turn<'_> {
 
     /// Whether anybody follows the session at this moment who can answer a question.
     pub fn has_listener(&self) -> bool {
-        lock(&self.session.bells).iter().any(|(_, answers)| *answers)
+        lock(&self.session.wakers).iter().any(|(_, answers)| *answers)
     }
 
     /// Asks whether the turn may do something, and waits for the answer: `false` when patience
@@ -225,7 +225,7 @@ impl Session {
                 kept: None,
             }),
             decided: Condvar::new(),
-            bells: Mutex::default(),
+            wakers: Mutex::default(),
             closed: AtomicBool::new(false),
             used: AtomicU64::new(sys::boot_clock().as_secs()),
         }
@@ -276,13 +276,13 @@ impl Session {
         Ok(Decision::Won)
     }
 
-    /// A bell that rings when there are more events, or when there will be none. Whether it is for
+    /// A waker that rings when there are more events, or when there will be none. Whether it is for
     /// somebody who `answers` the questions of turns is known to nobody else.
     pub fn subscribe(self: &Arc<Session>, answers: bool) -> Result<Subscription, Error> {
-        let bell = Arc::new(Bell::new().doing("watch a session")?);
-        lock(&self.bells).push((Arc::clone(&bell), answers));
+        let waker = Arc::new(Waker::new().doing("watch a session")?);
+        lock(&self.wakers).push((Arc::clone(&waker), answers));
         self.reconsider();
-        Ok(Subscription { session: Arc::clone(self), bell })
+        Ok(Subscription { session: Arc::clone(self), waker })
     }
 
     /// Wakes a turn that waits for a decision: who follows the session is not the same as before.
@@ -316,7 +316,7 @@ impl Session {
         self.check_open(desk)?;
         let Desk { journal, state, .. } = desk;
         let seq = journal.append_all(state, drafts, durability)?;
-        self.ring();
+        self.wake();
         Ok(seq)
     }
 
@@ -359,15 +359,15 @@ impl Session {
 
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        self.ring();
+        self.wake();
     }
 
-    pub(super) fn ring(&self) {
-        lock(&self.bells).iter().for_each(|(bell, _)| bell.ring());
+    pub(super) fn wake(&self) {
+        lock(&self.wakers).iter().for_each(|(waker, _)| waker.wake());
     }
 
     pub(super) fn subscribers(&self) -> usize {
-        lock(&self.bells).len()
+        lock(&self.wakers).len()
     }
 
     pub(super) fn is_idle(&self, now: u64) -> bool {
@@ -380,9 +380,9 @@ impl Session {
 
 impl Desk {
     /// Tells the active turn, if there is one, that it is to end.
-    pub(super) fn wish_end(&self) {
+    pub(super) fn cancel_if_idle(&self) {
         if let Some(cancel) = &self.cancel {
-            cancel.wish();
+            cancel.cancel();
         }
     }
 

@@ -227,7 +227,7 @@ impl Runtime {
         }
         lock(&self.floor).unfinished -= count;
         if active {
-            desk.wish_end();
+            desk.cancel_if_idle();
             session.decided.notify_all();
         }
         Ok(Cancelled { queued: count, active })
@@ -333,7 +333,7 @@ impl Runtime {
                 self.complain(&session.id, &Problem::from(refused));
             }
             self.keep(&session.id, &desk.state, desk.journal.bytes());
-            desk.wish_end();
+            desk.cancel_if_idle();
             desk.shut = Some(Shut::Left);
             session.decided.notify_all();
             session.close();

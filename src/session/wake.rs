@@ -1,4 +1,4 @@
-//! What wakes threads: a bell for those who follow a session, a flag for a turn that is to end.
+//! What wakes threads: a waker for those who follow a session, a flag for a turn that is to end.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -10,41 +10,41 @@ use std::sync::atomic::{AtomicBool, Ordering};
 ///
 /// Ringing costs a system call only if the reader has said that it is about to wait: a reader that
 /// is busy looks again by itself.
-pub struct Bell {
+pub struct Waker {
     ringer: UnixStream,
     listener: UnixStream,
     awaited: AtomicBool,
 }
 
-impl Bell {
-    /// A silent bell.
-    pub fn new() -> io::Result<Bell> {
+impl Waker {
+    /// A silent waker.
+    pub fn new() -> io::Result<Waker> {
         let (ringer, listener) = UnixStream::pair()?;
         ringer.set_nonblocking(true)?;
         listener.set_nonblocking(true)?;
-        Ok(Bell { ringer, listener, awaited: AtomicBool::new(false) })
+        Ok(Waker { ringer, listener, awaited: AtomicBool::new(false) })
     }
 
     /// Wakes the reader if it waits.
-    pub fn ring(&self) {
+    pub fn wake(&self) {
         if self.awaited.swap(false, Ordering::SeqCst) {
-            // A bell that is full of rings is rung already.
+            // A waker that is full of rings is rung already.
             drop((&self.ringer).write(&[1]));
         }
     }
 
     /// The reader is about to wait, and must look once more after this and before it does.
-    pub fn await_next(&self) {
+    pub fn arm(&self) {
         self.awaited.store(true, Ordering::SeqCst);
     }
 
     /// The reader has been woken. A ring that is left wakes it once more.
-    pub fn silence(&self) {
+    pub fn drain(&self) {
         drop((&self.listener).read(&mut [0; 64]));
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
@@ -65,14 +65,14 @@ impl Cancel {
     }
 
     /// From now on it is wished, for ever, and the descriptor can be read.
-    pub fn wish(&self) {
+    pub fn cancel(&self) {
         self.wished.store(true, Ordering::SeqCst);
         // An error means that it was shut down before.
         drop(self.teller.shutdown(Shutdown::Both));
     }
 
     /// Whether it is wished.
-    pub fn is_wished(&self) -> bool {
+    pub fn is_cancelled(&self) -> bool {
         self.wished.load(Ordering::SeqCst)
     }
 }

@@ -6,9 +6,9 @@
 
 #![expect(unsafe_code, reason = "the one room that talks to the C library")]
 
-pub mod beneath;
 pub mod child;
 pub mod detach;
+pub mod openat;
 pub mod process;
 pub mod signal;
 pub mod socket;
@@ -81,7 +81,7 @@ pub fn opened_anew(_file: &File) -> Option<File> {
 
 /// What a file is waited for.
 #[derive(Clone, Copy)]
-pub enum Wish {
+pub enum Interest {
     Read,
     Write,
     Either,
@@ -89,13 +89,13 @@ pub enum Wish {
 
 /// As [`wait_readable`], for any number of files, each with a wish of its own.
 pub fn wait_any(
-    files: &[(BorrowedFd<'_>, Wish)],
+    files: &[(BorrowedFd<'_>, Interest)],
     timeout: Option<Duration>,
 ) -> io::Result<Vec<bool>> {
     let wished = files.iter().map(|(file, wish)| match wish {
-        Wish::Read => polled(*file, libc::POLLIN),
-        Wish::Write => polled(*file, libc::POLLOUT),
-        Wish::Either => polled(*file, libc::POLLIN | libc::POLLOUT),
+        Interest::Read => polled(*file, libc::POLLIN),
+        Interest::Write => polled(*file, libc::POLLOUT),
+        Interest::Either => polled(*file, libc::POLLIN | libc::POLLOUT),
     });
     let mut polled: Vec<libc::pollfd> = wished.collect();
     poll(&mut polled, timeout)?;

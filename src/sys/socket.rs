@@ -68,7 +68,7 @@ fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::{Wish, wait_any};
+    use crate::sys::{Interest, wait_any};
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::os::fd::AsFd;
@@ -83,7 +83,7 @@ mod tests {
             let Ok(listener) = TcpListener::bind(address) else { continue };
             let address = listener.local_addr().unwrap();
             let mut stream = connect(&address).unwrap();
-            assert_eq!(wait_any(&[(stream.as_fd(), Wish::Write)], LONG).unwrap(), [true]);
+            assert_eq!(wait_any(&[(stream.as_fd(), Interest::Write)], LONG).unwrap(), [true]);
             assert!(stream.take_error().unwrap().is_none());
             stream.write_all(b"x").unwrap();
             let mut byte = [0];
@@ -92,7 +92,7 @@ mod tests {
             drop(listener);
             // Refused at once, or a little later.
             if let Ok(stream) = connect(&address) {
-                assert_eq!(wait_any(&[(stream.as_fd(), Wish::Write)], LONG).unwrap(), [true]);
+                assert_eq!(wait_any(&[(stream.as_fd(), Interest::Write)], LONG).unwrap(), [true]);
                 assert!(stream.take_error().unwrap().is_some());
             }
         }

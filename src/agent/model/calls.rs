@@ -2,7 +2,7 @@
 
 use nanoserde::DeJson;
 
-use crate::json::{Loose, Seam};
+use crate::json::{Joiner, Lenient};
 use crate::limits;
 use crate::session::rules::ToolCall;
 
@@ -11,15 +11,15 @@ use super::reply::Wrong;
 /// A part of a call, or a whole one.
 #[derive(DeJson)]
 pub struct Fragment {
-    index: Option<Loose>,
-    id: Option<Loose>,
+    index: Option<Lenient>,
+    id: Option<Lenient>,
     function: Option<Function>,
 }
 
 #[derive(DeJson)]
 struct Function {
-    name: Option<Loose>,
-    arguments: Option<Loose>,
+    name: Option<Lenient>,
+    arguments: Option<Lenient>,
 }
 
 /// The calls of an answer so far.
@@ -38,7 +38,7 @@ struct Filling {
     name: String,
     arguments: String,
     nesting: Nesting,
-    seam: Seam,
+    seam: Joiner,
 }
 
 /// Whether a JSON value that comes in pieces has come to its end, told from its brackets and quotes
@@ -81,16 +81,16 @@ struct Part {
 
 impl Part {
     fn of(fragment: Fragment, has_halves: bool) -> Part {
-        let whole = |loose: Loose| Seam::whole(loose.into_text(), has_halves);
+        let whole = |loose: Lenient| Joiner::whole(loose.into_text(), has_halves);
         let function = fragment.function.unwrap_or(Function { name: None, arguments: None });
-        let is_value = matches!(function.arguments, Some(Loose::Other(_)));
+        let is_value = matches!(function.arguments, Some(Lenient::Other(_)));
         let arguments = if is_value {
             function.arguments.map(whole)
         } else {
-            function.arguments.map(Loose::into_text)
+            function.arguments.map(Lenient::into_text)
         };
         Part {
-            index: fragment.index.map(Loose::into_text),
+            index: fragment.index.map(Lenient::into_text),
             id: fragment.id.map(whole).filter(|id| !id.is_empty()),
             name: function.name.map(whole).unwrap_or_default(),
             is_value,

@@ -2,7 +2,7 @@
 
 use nanoserde::DeJson;
 
-use crate::json::{self, Loose, Raw};
+use crate::json::{self, Lenient, Raw};
 
 use super::calls::Fragment;
 
@@ -20,15 +20,15 @@ pub struct Choice {
     pub index: Option<i64>,
     pub delta: Option<Delta>,
     pub message: Option<Delta>,
-    pub finish_reason: Option<Loose>,
+    pub finish_reason: Option<Lenient>,
 }
 
 /// What has been added to an answer.
 #[derive(DeJson)]
 pub struct Delta {
-    pub content: Option<Loose>,
-    pub reasoning_content: Option<Loose>,
-    pub reasoning: Option<Loose>,
+    pub content: Option<Lenient>,
+    pub reasoning_content: Option<Lenient>,
+    pub reasoning: Option<Lenient>,
     pub tool_calls: Option<Vec<Fragment>>,
 }
 
@@ -52,14 +52,14 @@ pub fn first(choices: Vec<Choice>) -> Option<Choice> {
 }
 
 /// A string, or the texts of a list of parts.
-pub fn content(loose: Loose) -> String {
+pub fn content(loose: Lenient) -> String {
     #[derive(DeJson)]
     struct Part {
         text: Option<String>,
     }
     match loose {
-        Loose::Text(text) => text,
-        Loose::Other(raw) => {
+        Lenient::Text(text) => text,
+        Lenient::Other(raw) => {
             let parts = json::parse::<Vec<Part>>(raw.as_str().as_bytes()).unwrap_or_default();
             parts.into_iter().filter_map(|part| part.text).collect()
         }
@@ -70,9 +70,9 @@ pub fn content(loose: Loose) -> String {
 pub fn error_text(error: &str) -> String {
     #[derive(DeJson)]
     struct Object {
-        message: Option<Loose>,
+        message: Option<Lenient>,
         #[nserde(rename = "type")]
-        kind: Option<Loose>,
+        kind: Option<Lenient>,
     }
     if let Ok(text) = json::parse::<String>(error.as_bytes()) {
         return text;
@@ -80,7 +80,7 @@ pub fn error_text(error: &str) -> String {
     let object = json::parse::<Object>(error.as_bytes()).ok();
     let Some(Object { message: Some(message), kind }) = object else { return error.to_owned() };
     let message = message.into_text();
-    match kind.and_then(Loose::text) {
+    match kind.and_then(Lenient::text) {
         Some(kind) if !kind.is_empty() && !message.contains(&kind) => format!("{message} ({kind})"),
         _ => message,
     }

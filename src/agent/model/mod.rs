@@ -9,8 +9,8 @@ pub mod code;
 mod complaint;
 mod known;
 pub mod list;
-pub mod peer;
 mod reply;
+pub mod server;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -26,8 +26,8 @@ use crate::session::turn::{self, Endpoint, Fault};
 use crate::session::wake::Cancel;
 
 use complaint::code_of;
-use peer::{OF_A_TURN, Patience, Server};
 use reply::{Reply, Wrong};
+use server::{OF_A_TURN, Patience, Server};
 use wire::Extra;
 
 /// What a model is asked.
@@ -123,7 +123,7 @@ fn ask_patiently(
         let said = server.refusal(&mut link);
         match wire::refused_extra(&said, &left_out) {
             Some(extra) if matches!(head.status, 400 | 422) => left_out.push(extra),
-            _ if cancel.is_wished() => return Err(turn::cancelled()),
+            _ if cancel.is_cancelled() => return Err(turn::cancelled()),
             _ => return Err(server.refused(&head, &said)),
         }
     }
@@ -196,7 +196,7 @@ fn listen(
                 break;
             }
             // Whatever happens to the connection behind the last word does not matter.
-            Err(_) if reply.is_finished() && !cancel.is_wished() => break,
+            Err(_) if reply.is_finished() && !cancel.is_cancelled() => break,
             Err(error) => return Err(server.broken(&error, WENT)),
         };
         reply.hand_on(on_piece)?;

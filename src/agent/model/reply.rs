@@ -9,7 +9,7 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::json::{self, Loose, Seam};
+use crate::json::{self, Joiner, Lenient};
 use crate::limits;
 
 use super::calls::{Calls, Fragment};
@@ -44,8 +44,8 @@ pub struct Reply {
     said_bytes: usize,
     begun: bool,
     pieces: Vec<(Voice, String)>,
-    seam: Seam,
-    thinking_seam: Seam,
+    seam: Joiner,
+    thinking_seam: Joiner,
     /// The latest chunk has halves of characters in it.
     has_halves: bool,
     text: String,
@@ -236,14 +236,14 @@ impl Reply {
     }
 
     fn read(&mut self, data: &[u8]) -> Result<Chunk, json::Problem> {
-        let (data, has_halves) = json::mend(data);
+        let (data, has_halves) = json::repair(data);
         self.has_halves = has_halves;
         json::parse(data.as_bytes())
     }
 
     fn take_chunk(&mut self, chunk: Chunk) -> Result<(), Wrong> {
         if let Some(error) = chunk.error {
-            return Err(Wrong::Said(Seam::whole(error_text(error.as_str()), self.has_halves)));
+            return Err(Wrong::Said(Joiner::whole(error_text(error.as_str()), self.has_halves)));
         }
         if let Some(used) = chunk.usage.as_ref().and_then(Usage::of) {
             let count = |tokens: Option<i64>| tokens.and_then(|tokens| u64::try_from(tokens).ok());
@@ -257,7 +257,7 @@ impl Reply {
         } else if let Some(message) = choice.message {
             self.take_delta(message, Calls::add_whole)?;
         }
-        let finish = choice.finish_reason.map(Loose::into_text);
+        let finish = choice.finish_reason.map(Lenient::into_text);
         if let Some(finish) = finish.filter(|finish| !finish.is_empty()) {
             self.finish = Some(finish);
             self.settle();
@@ -270,7 +270,7 @@ impl Reply {
         delta: Delta,
         add: fn(&mut Calls, Fragment, bool) -> Result<usize, Wrong>,
     ) -> Result<(), Wrong> {
-        let text = |loose: Option<Loose>| loose.and_then(Loose::text).filter(|s| !s.is_empty());
+        let text = |loose: Option<Lenient>| loose.and_then(Lenient::text).filter(|s| !s.is_empty());
         // Newer servers have the second name, and some send both.
         let thinking = text(delta.reasoning_content).or_else(|| text(delta.reasoning));
         self.say(Voice::Thinking, thinking)?;
@@ -312,7 +312,7 @@ impl Reply {
         }
     }
 
-    fn seam(&mut self, voice: Voice) -> &mut Seam {
+    fn seam(&mut self, voice: Voice) -> &mut Joiner {
         match voice {
             Voice::Text => &mut self.seam,
             Voice::Thinking => &mut self.thinking_seam,

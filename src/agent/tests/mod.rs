@@ -213,18 +213,18 @@ impl Stage {
 
     /// Waits until there are so many events of one name.
     fn wait_for(&self, name: &str, count: usize) -> Vec<Heard> {
-        let bell = self.session.subscribe(false).unwrap();
+        let waker = self.session.subscribe(false).unwrap();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            bell.await_next();
+            waker.arm();
             let events = self.events();
             if events.iter().filter(|(event, _)| event == name).count() >= count {
                 return events;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let [rung] = sys::wait_readable([bell.as_fd()], Some(left)).unwrap();
+            let [rung] = sys::wait_readable([waker.as_fd()], Some(left)).unwrap();
             assert!(rung, "no {name}: {events:#?}");
-            bell.silence();
+            waker.drain();
         }
     }
 
@@ -235,10 +235,10 @@ impl Stage {
     }
 
     fn ended(&self, event: &str) -> Vec<Heard> {
-        let bell = self.session.subscribe(false).unwrap();
+        let waker = self.session.subscribe(false).unwrap();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            bell.await_next();
+            waker.arm();
             let events = self.events();
             let last = events.last().unwrap();
             if matches!(last.0.as_str(), "turn.done" | "turn.error") {
@@ -246,9 +246,9 @@ impl Stage {
                 return events;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let [rung] = sys::wait_readable([bell.as_fd()], Some(left)).unwrap();
+            let [rung] = sys::wait_readable([waker.as_fd()], Some(left)).unwrap();
             assert!(rung, "no end: {events:#?}");
-            bell.silence();
+            waker.drain();
         }
     }
 

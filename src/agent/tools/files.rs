@@ -10,7 +10,7 @@ use nanoserde::DeJson;
 use crate::error::reason;
 use crate::json::Quoted;
 use crate::limits;
-use crate::sys::beneath::{self, Kind};
+use crate::sys::openat::{self, Kind};
 
 use super::clip::Clip;
 use super::walk::{self, Ended};
@@ -131,7 +131,7 @@ impl List {
             })?;
         } else {
             let directory = workspace.directory(path)?;
-            let entries = beneath::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX + 1);
+            let entries = openat::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX + 1);
             let mut entries =
                 entries.map_err(|error| format!("{}: {}", shown_path(path), reason(&error)))?;
             if entries.len() > limits::DIRECTORY_ENTRIES_MAX {

@@ -348,11 +348,11 @@ impl<'a> Scene<'a> {
 
     /// Whether there is no point in going on.
     fn is_over(&self) -> bool {
-        self.cancel.is_wished() || Instant::now() >= self.deadline
+        self.cancel.is_cancelled() || Instant::now() >= self.deadline
     }
 
     fn ended(&self) -> String {
-        let why = if self.cancel.is_wished() { "cancelled" } else { "the turn is out of time" };
+        let why = if self.cancel.is_cancelled() { "cancelled" } else { "the turn is out of time" };
         why.to_owned()
     }
 }

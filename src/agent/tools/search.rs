@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use nanoserde::DeJson;
 
 use crate::limits;
-use crate::sys::beneath::{self, Kind};
+use crate::sys::openat::{self, Kind};
 
 use super::clip::Clip;
 use super::files::is_binary;
@@ -139,7 +139,7 @@ fn finish(scene: &Scene<'_>, ended: Ended, mut text: String) -> Result<String, S
 }
 
 fn open(entry: &Entry<'_>) -> Option<File> {
-    let file = beneath::open_entry(entry.directory, entry.name).ok()?;
+    let file = openat::open_entry(entry.directory, entry.name).ok()?;
     let found = file.metadata().ok()?;
     (found.is_file() && found.len() <= limits::SEARCH_BYTES_MAX).then_some(file)
 }
@@ -269,9 +269,9 @@ mod tests {
         let asked = Cell::new(0);
         // Somebody wishes it just behind the third look.
         let is_over = || {
-            let over = cancel.is_wished();
+            let over = cancel.is_cancelled();
             if asked.replace(asked.get() + 1) == 2 {
-                cancel.wish();
+                cancel.cancel();
             }
             over
         };

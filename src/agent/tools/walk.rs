@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path};
 
 use crate::limits;
-use crate::sys::beneath::{self, Kind};
+use crate::sys::openat::{self, Kind};
 
 use super::Scene;
 use super::regex::{Budget, Pattern};
@@ -103,7 +103,7 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
         let Ok(closed) = self.workspace.closed_in(directory.as_fd()) else {
             return ControlFlow::Continue(());
         };
-        let entries = beneath::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX);
+        let entries = openat::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX);
         // One that may not be read has nothing to show.
         let mut entries = entries.unwrap_or_default();
         entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
@@ -128,7 +128,7 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
             }
             if kind == Kind::Directory
                 && depth < limits::WALK_DEPTH_MAX
-                && let Ok(below) = beneath::enter(directory.as_fd(), &name)
+                && let Ok(below) = openat::enter(directory.as_fd(), &name)
             {
                 path.push('/');
                 let ignore = Ignore::read(self.scene, below.as_fd(), path.len());
@@ -157,7 +157,7 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
 
 impl Ignore {
     fn read(scene: &Scene<'_>, directory: BorrowedFd<'_>, base: usize) -> Option<Ignore> {
-        let file = beneath::open_entry(directory, OsStr::new(".gitignore")).ok()?;
+        let file = openat::open_entry(directory, OsStr::new(".gitignore")).ok()?;
         file.metadata().ok().filter(|found| found.is_file())?;
         let mut bytes = Vec::new();
         file.take(limits::IGNORE_BYTES_MAX).read_to_end(&mut bytes).ok()?;

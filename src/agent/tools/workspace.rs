@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::reason;
-use crate::sys::beneath;
+use crate::sys::openat;
 
 /// Links that lead from one to the next at the end of a path.
 const LINKS_MAX: usize = 8;
@@ -85,7 +85,7 @@ impl Workspace {
         if self.closed.is_empty() {
             return Ok(());
         }
-        let mut path = beneath::path_of(file)?;
+        let mut path = openat::path_of(file)?;
         path.extend(name);
         if self.closed.iter().any(|closed| path.starts_with(closed)) {
             return Err(io::Error::new(ErrorKind::PermissionDenied, "it belongs to opta itself"));
@@ -116,7 +116,7 @@ impl Workspace {
         if self.closed.is_empty() {
             return Ok(Vec::new());
         }
-        let path = beneath::path_of(directory)?;
+        let path = openat::path_of(directory)?;
         let here = self.closed.iter().filter(|closed| closed.parent() == Some(&path));
         Ok(here.filter_map(|closed| closed.file_name()).collect())
     }
@@ -124,7 +124,7 @@ impl Workspace {
     /// Opens a file for reading, if it is one.
     pub fn file(&self, given: &str) -> Result<File, String> {
         let path = self.relative(given)?;
-        let file = self.reach(&path, beneath::open_file);
+        let file = self.reach(&path, openat::open_file);
         let file = file.map_err(|error| self.refused(given, &error))?;
         let found = file.metadata().map_err(|error| self.refused(given, &error))?;
         if found.is_dir() {
@@ -139,7 +139,7 @@ impl Workspace {
     /// Opens a directory.
     pub fn directory(&self, given: &str) -> Result<File, String> {
         let path = self.relative(given)?;
-        let directory = self.reach(&path, beneath::open_directory);
+        let directory = self.reach(&path, openat::open_directory);
         directory.map_err(|error| self.refused(given, &error))
     }
 
@@ -151,7 +151,7 @@ impl Workspace {
         let (directory, name) = self.target(given)?;
         let directory = directory.as_fd();
         self.check(directory, Some(&name)).map_err(|error| failed(&error))?;
-        let old = match beneath::open_entry(directory, &name) {
+        let old = match openat::open_entry(directory, &name) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(failed(&error)),
@@ -170,16 +170,16 @@ impl Workspace {
         // In the same directory, so that it can be renamed; hidden, and no name of a user's.
         let prepared = OsString::from(format!(".opta-{:016x}", fastrand::u64(..)));
         let written = write(directory, &prepared, change.bytes, mode).and_then(|()| {
-            let now = beneath::open_entry(directory, &name).ok().map(|file| Stamp::of(&file));
+            let now = openat::open_entry(directory, &name).ok().map(|file| Stamp::of(&file));
             let now = now.transpose()?;
             if change.over.is_some() && now != change.over {
                 return Err(io::Error::other("it was changed by somebody else at the same time"));
             }
-            beneath::rename(directory, &prepared, &name)
+            openat::rename(directory, &prepared, &name)
         });
         if let Err(error) = written {
             // The first failure is the one to report.
-            drop(beneath::remove(directory, &prepared));
+            drop(openat::remove(directory, &prepared));
             return Err(failed(&error));
         }
         Ok(old.is_some())
@@ -193,7 +193,7 @@ impl Workspace {
             let name = names_file.ok_or_else(|| format!("{given} names no file"))?.to_owned();
             let parent = path.parent().unwrap_or(Path::new("")).to_owned();
             let directory = self.make(&parent).map_err(|error| self.refused(given, &error))?;
-            match beneath::link_target(directory.as_fd(), &name) {
+            match openat::link_target(directory.as_fd(), &name) {
                 Ok(Some(target)) if target.is_absolute() => {
                     path = self.relative(&target.to_string_lossy())?;
                 }
@@ -208,7 +208,7 @@ impl Workspace {
 
     /// Opens a directory and makes what is missing of it.
     fn make(&self, path: &Path) -> io::Result<File> {
-        match self.reach(path, beneath::open_directory) {
+        match self.reach(path, openat::open_directory) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             result => return result,
         }
@@ -216,10 +216,10 @@ impl Workspace {
         let mut directory = self.root.try_clone()?;
         for component in path.components() {
             made.push(component);
-            directory = match (self.reach(&made, beneath::open_directory), component) {
+            directory = match (self.reach(&made, openat::open_directory), component) {
                 (Err(error), Component::Normal(name)) if error.kind() == ErrorKind::NotFound => {
-                    beneath::create_directory(directory.as_fd(), name)?;
-                    let new = beneath::enter(directory.as_fd(), name)?;
+                    openat::create_directory(directory.as_fd(), name)?;
+                    let new = openat::enter(directory.as_fd(), name)?;
                     new.set_permissions(Permissions::from_mode(DIRECTORY_MODE))?;
                     new
                 }
@@ -283,7 +283,7 @@ fn real(path: &Path) -> PathBuf {
 }
 
 fn write(directory: BorrowedFd<'_>, name: &OsStr, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = beneath::create_file(directory, name)?;
+    let mut file = openat::create_file(directory, name)?;
     file.write_all(bytes)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_data()

@@ -19,7 +19,7 @@ pub fn check(paths: &Paths) -> Finding {
         (paths.sessions(), 0o700),
         (paths.state(), 0o600),
         (paths.pid(), 0o600),
-        (paths.door(), 0o600),
+        (paths.start_lock(), 0o600),
         (paths.crashes(), 0o600),
         (paths.log(), 0o600),
     ];

@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::call::{self, Answer};
-use super::condition::{Named, Taken};
+use super::drift::{Named, Taken};
+use super::manager_command::{self, Answer};
 use super::{Plan, Standing};
 use crate::error::{Doing, Error};
 use crate::{limits, sys};
@@ -89,15 +89,15 @@ const NOT_YET: i32 = 5;
 pub fn standing() -> Result<Standing, Error> {
     let (target, limit) = (target(), limits::MANAGER_MAX);
     let arguments = ["print", &target];
-    match call::ask("launchctl", &arguments, limit)? {
+    match manager_command::ask("launchctl", &arguments, limit)? {
         Answer::Done(text) => Ok(Standing::Active { pid: pid_in(&text) }),
         Answer::Refused { status: Some(status), words } if NO_DOMAIN.contains(&status) => {
-            Err(call::failure("launchctl", &arguments, words))
+            Err(manager_command::failure("launchctl", &arguments, words))
         }
         Answer::Refused { .. } => Ok(Standing::Idle),
         Answer::Late => {
             let said = format!("no answer in {}s", limit.as_secs());
-            Err(call::failure("launchctl", &arguments, said))
+            Err(manager_command::failure("launchctl", &arguments, said))
         }
     }
 }
@@ -127,15 +127,15 @@ pub fn register(file: &Path) -> Result<(), Error> {
     let mut tries = 1;
     let mut pause = limits::LAUNCHD_PAUSE;
     loop {
-        match call::ask("launchctl", &arguments, limits::MANAGER_MAX)? {
+        match manager_command::ask("launchctl", &arguments, limits::MANAGER_MAX)? {
             Answer::Done(_) => return Ok(()),
             Answer::Refused { status: Some(NOT_YET), .. } if tries < limits::LAUNCHD_TRIES => {}
             Answer::Refused { words, .. } => {
-                return Err(call::failure("launchctl", &arguments, words));
+                return Err(manager_command::failure("launchctl", &arguments, words));
             }
             Answer::Late => {
                 let said = format!("no answer in {}s", limits::MANAGER_MAX.as_secs());
-                return Err(call::failure("launchctl", &arguments, said));
+                return Err(manager_command::failure("launchctl", &arguments, said));
             }
         }
         let [] = sys::wait_readable([], Some(pause)).doing("wait for launchd")?;
@@ -158,7 +158,7 @@ pub fn unregister(limit: Duration) -> Result<bool, Error> {
     let deadline = Instant::now() + limit;
     // What it ends with is no news: a job that is slow to end, or has gone already, makes it fail
     // too.
-    if let Answer::Late = call::ask("launchctl", &["bootout", &target()], limit)? {
+    if let Answer::Late = manager_command::ask("launchctl", &["bootout", &target()], limit)? {
         return Ok(false);
     }
     let mut pause = limits::LAUNCHD_PAUSE;
@@ -183,7 +183,7 @@ fn target() -> String {
 }
 
 fn launchctl(arguments: &[&str]) -> Result<String, Error> {
-    call::demand("launchctl", arguments, limits::MANAGER_MAX)
+    manager_command::demand("launchctl", arguments, limits::MANAGER_MAX)
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
 //! The daemon as a service of the user's own: installed as a file, run by systemd or launchd.
 //!
 //! What the file says is pure and the same on every platform ([`systemd::text`],
-//! [`launchd::text`]); what is asked of a manager goes through one small door ([`call`]). A manager
+//! [`launchd::text`]); what is asked of a manager goes through one small start lock ([`call`]). A manager
 //! that cannot be reached is nothing unusual (containers, ssh without a session) and no reason to
 //! fail: the daemon runs without.
 //!
 //! A file serves one home, the one that its installer saw. Files that opta has not written are left
 //! alone.
 
-mod call;
-mod condition;
+mod drift;
 mod launchd;
+mod manager_command;
 mod notify;
 mod program;
 pub mod supervision;
@@ -27,7 +27,7 @@ use crate::paths::{Manager, Paths};
 use crate::state::{self, Found};
 use crate::{disk, limits};
 
-pub use condition::Condition;
+pub use drift::Condition;
 
 /// The service of this user on this system, installed or not.
 pub struct Service {
@@ -281,18 +281,18 @@ pub enum Force {
 ///
 /// `None` if there is none, or its manager cannot be reached.
 pub fn of_home(paths: &Paths) -> Result<Option<(Service, Standing)>, Error> {
-    let card = match state::read(paths)? {
-        Found::Card(card) => card.managed_by.map(|_| card.pid),
+    let info = match state::read(paths)? {
+        Found::Info(info) => info.managed_by.map(|_| info.pid),
         Found::Damaged | Found::Nothing => None,
     };
-    // Installed by another version, or for the home by another name: then the card knows.
-    let (service, installed) = match (Service::installed(paths), card) {
+    // Installed by another version, or for the home by another name: then the state file knows.
+    let (service, installed) = match (Service::installed(paths), info) {
         (Some(service), _) => (service, true),
         (None, Some(_)) => (Service::of(paths)?, false),
         (None, None) => return Ok(None),
     };
     Ok(match service.standing() {
-        Ok(Standing::Active { pid }) if pid == card => Some((service, Standing::Active { pid })),
+        Ok(Standing::Active { pid }) if pid == info => Some((service, Standing::Active { pid })),
         Ok(standing) if installed => Some((service, standing)),
         _ => None,
     })

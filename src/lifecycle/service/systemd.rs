@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::call::{self, Answer};
-use super::condition::{Named, Taken};
+use super::drift::{Named, Taken};
+use super::manager_command::{self, Answer};
 use super::{Plan, Standing, Trouble, supervision};
 use crate::error::Error;
 use crate::paths::Manager;
@@ -242,10 +242,12 @@ pub fn stop(limit: Duration) -> Result<bool, Error> {
     if supervision::inside_service() {
         arguments.push("--no-block");
     }
-    match call::ask("systemctl", &arguments, limit)? {
+    match manager_command::ask("systemctl", &arguments, limit)? {
         Answer::Done(_) => Ok(true),
         Answer::Late => Ok(false),
-        Answer::Refused { words, .. } => Err(call::failure("systemctl", &arguments, words)),
+        Answer::Refused { words, .. } => {
+            Err(manager_command::failure("systemctl", &arguments, words))
+        }
     }
 }
 
@@ -287,7 +289,7 @@ pub fn unlink(file: &Path) -> Result<(), Error> {
 
 fn systemctl(arguments: &[&str]) -> Result<String, Error> {
     let arguments = [&["--user"], arguments].concat();
-    call::demand("systemctl", &arguments, limits::MANAGER_MAX)
+    manager_command::demand("systemctl", &arguments, limits::MANAGER_MAX)
 }
 
 #[cfg(test)]

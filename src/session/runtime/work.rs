@@ -150,7 +150,7 @@ impl Runtime {
             return;
         }
         // A turn that was cancelled ends as cancelled, even if it was done a moment before.
-        let outcome = if cancel.is_wished() { Err(cancelled()) } else { outcome };
+        let outcome = if cancel.is_cancelled() { Err(cancelled()) } else { outcome };
         let (event, payload) = match &outcome {
             Ok(stats) => ("turn.done", done_payload(head, stats)),
             Err(fault) => ("turn.error", error_payload(head, fault)),

@@ -148,9 +148,9 @@ fn a_session_that_nobody_uses_leaves_memory_and_comes_back_the_same() {
         // The clock began with the machine, and nothing can be half an hour old yet.
         return;
     }
-    let bell = session.subscribe(false).unwrap();
+    let waker = session.subscribe(false).unwrap();
     assert_eq!(sweep(&session), 1, "it is watched");
-    drop(bell);
+    drop(waker);
     assert_eq!(sweep(&session), 1, "somebody has it at hand and may write to it");
     session.used.store(0, Ordering::Relaxed);
     drop(session);

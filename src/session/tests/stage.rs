@@ -122,18 +122,18 @@ pub fn events(session: &Session) -> Vec<String> {
 /// Waits until there is this event.
 #[track_caller]
 pub fn wait_for(session: &Arc<Session>, event: &str) {
-    let bell = session.subscribe(false).unwrap();
+    let waker = session.subscribe(false).unwrap();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        bell.await_next();
+        waker.arm();
         let events = events(session);
         if events.iter().any(|found| found == event) {
             return;
         }
         let left = deadline.saturating_duration_since(Instant::now());
         assert!(!left.is_zero(), "there is no {event} in {events:?}");
-        sys::wait_readable([std::os::fd::AsFd::as_fd(&*bell)], Some(left)).unwrap();
-        bell.silence();
+        sys::wait_readable([std::os::fd::AsFd::as_fd(&*waker)], Some(left)).unwrap();
+        waker.drain();
     }
 }
 

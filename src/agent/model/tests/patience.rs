@@ -117,7 +117,7 @@ fn a_cancel_reaches_the_server_at_once_wherever_the_answer_is() {
         let (_never, word) = mpsc::channel::<()>();
         assert!(word.recv_timeout(Duration::from_millis(100)).is_err());
         let wished = Instant::now();
-        wish.wish();
+        wish.cancel();
         assert_eq!(asking.join().unwrap(), turn::cancelled());
         assert!(wished.elapsed() < AT_ONCE, "{:?}", wished.elapsed());
         let seen = seen.recv().unwrap();

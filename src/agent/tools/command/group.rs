@@ -302,7 +302,7 @@ mod tests {
             });
             let pids = two_pids(&scratch);
             let wished = Instant::now();
-            cancel.wish();
+            cancel.cancel();
             let (told, ended) = running.join().unwrap();
             assert!(told.unwrap_err().contains("[cancelled]"));
             // The one that ignores TERM has its time, and no more.
@@ -323,7 +323,7 @@ mod tests {
                 scope.spawn(|| scratch.scene_with(&[], &cancel, |scene| job.attempt(scene)));
             assert_eq!(File::open(&pipe).unwrap().read(&mut [0]).unwrap(), 1);
             let wished = Instant::now();
-            cancel.wish();
+            cancel.cancel();
             running.join().unwrap().unwrap_err();
             let elapsed = wished.elapsed();
             assert!(elapsed < limits::COMMAND_GRACE / 2, "nothing was waited for: {elapsed:?}");

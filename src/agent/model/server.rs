@@ -13,7 +13,7 @@ use nanoserde::DeJson;
 use crate::agent::address::Base;
 use crate::error::{one_line, reason};
 use crate::http::{self, Asking, Head, Link};
-use crate::json::{self, Loose, Raw};
+use crate::json::{self, Lenient, Raw};
 use crate::session::turn::{self, Endpoint, Fault};
 use crate::session::wake::Cancel;
 use crate::{clock, limits, sys};
@@ -157,8 +157,8 @@ impl<'a> Server<'a> {
         #[derive(DeJson)]
         struct Refusal {
             error: Option<Raw>,
-            message: Option<Loose>,
-            detail: Option<Loose>,
+            message: Option<Lenient>,
+            detail: Option<Lenient>,
         }
         let deadline = Instant::now() + self.limit(limits::MODEL_REFUSAL_MAX);
         let left = || deadline.saturating_duration_since(Instant::now());
@@ -168,7 +168,7 @@ impl<'a> Server<'a> {
         let refusal = json::parse::<Refusal>(&body).ok();
         let said = refusal.and_then(|refusal| match refusal.error {
             Some(error) => Some(error_text(error.as_str())),
-            None => refusal.message.or(refusal.detail).map(Loose::into_text),
+            None => refusal.message.or(refusal.detail).map(Lenient::into_text),
         });
         let opening = || self.opening(&body);
         said.unwrap_or_else(opening)
@@ -222,7 +222,7 @@ impl<'a> Server<'a> {
     /// The words for a connection that did not do what it should; `what` if it has ended.
     pub fn broken(&self, error: &io::Error, what: &str) -> Fault {
         match error.kind() {
-            _ if self.cancel.is_some_and(Cancel::is_wished) => turn::cancelled(),
+            _ if self.cancel.is_some_and(Cancel::is_cancelled) => turn::cancelled(),
             io::ErrorKind::TimedOut => self.fault(code::TIMEOUT, "has been silent for too long"),
             io::ErrorKind::InvalidData => {
                 self.fault(code::ERROR, format_args!("does not speak HTTP: {}", reason(error)))
@@ -259,7 +259,7 @@ impl<'a> Server<'a> {
             Link::connect(&addresses, self.limit(limits::MODEL_CONNECT_MAX), self.wake())
         });
         link.map_err(|error| {
-            if self.cancel.is_some_and(Cancel::is_wished) {
+            if self.cancel.is_some_and(Cancel::is_cancelled) {
                 return turn::cancelled();
             }
             let message =
@@ -285,7 +285,7 @@ impl<'a> Server<'a> {
             None => sys::wait_readable([], pause).map(drop),
         };
         match waited {
-            Ok(()) if self.cancel.is_some_and(Cancel::is_wished) => Err(turn::cancelled()),
+            Ok(()) if self.cancel.is_some_and(Cancel::is_cancelled) => Err(turn::cancelled()),
             Ok(()) => Ok(()),
             Err(error) => Err(self.broken(&error, "could not be waited for")),
         }

@@ -23,10 +23,10 @@ use super::contexts::Contexts;
 use super::history::History;
 use super::model::{Answer, Ask, Finish, Piece, code};
 use super::tools::{self, Scene, Tool};
-use super::{Assistant, Model, permissions, spoken};
+use super::{Assistant, Model, permissions, text_tool_call};
 
 /// A turn that is being answered.
-pub struct Answering<'a> {
+pub struct TurnLoop<'a> {
     turn: &'a Turn<'a>,
     model: &'a dyn Model,
     endpoint: Endpoint,
@@ -60,14 +60,14 @@ struct Token {
     text: String,
 }
 
-impl<'a> Answering<'a> {
+impl<'a> TurnLoop<'a> {
     /// Reads the conversation and opens the workspace.
     pub fn begin(
         turn: &'a Turn<'a>,
         assistant: &'a Assistant,
         endpoint: Endpoint,
         settings: ToolSettings,
-    ) -> Result<Answering<'a>, Fault> {
+    ) -> Result<TurnLoop<'a>, Fault> {
         let began = Instant::now();
         let workspace = turn.summary().workspace;
         let conversation = turn.conversation().map_err(|error| trouble(&Problem::Failed(error)))?;
@@ -84,7 +84,7 @@ impl<'a> Answering<'a> {
             None => Vec::new(),
         };
         let calls_max = settings.calls_max;
-        Ok(Answering {
+        Ok(TurnLoop {
             turn,
             model: &**model,
             endpoint,
@@ -219,7 +219,7 @@ impl<'a> Answering<'a> {
         let spoken = wanted.is_empty();
         let whole = answer.finish.is_the_models_own();
         if spoken && whole && !self.offered.is_empty() {
-            wanted.extend(spoken::call(&answer.text));
+            wanted.extend(text_tool_call::call(&answer.text));
         }
         if left == 0 && !wanted.is_empty() {
             let message = format!(

@@ -13,14 +13,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::sys::signal::Interrupts;
-use crate::sys::{self, Wish};
+use crate::sys::{self, Interest};
 
 /// How much longer somebody who does not read is waited for, all in all; without a limit until
 /// there is a signal.
 pub type Patience = Rc<Cell<Option<Duration>>>;
 
 /// A place to write to, until that would mean to wait in spite of a signal.
-pub struct Outlet {
+pub struct InterruptibleWriter {
     file: File,
     /// As much as can be written without waiting when something can.
     piece: usize,
@@ -32,9 +32,13 @@ pub struct Outlet {
     stuck: bool,
 }
 
-impl Outlet {
+impl InterruptibleWriter {
     /// One for `file`, which is a duplicate of a standard descriptor.
-    pub fn new(file: OwnedFd, interrupts: &Rc<Interrupts>, patience: &Patience) -> Outlet {
+    pub fn new(
+        file: OwnedFd,
+        interrupts: &Rc<Interrupts>,
+        patience: &Patience,
+    ) -> InterruptibleWriter {
         let (interrupts, patience) = (Rc::clone(interrupts), Rc::clone(patience));
         let file = File::from(file);
         let (file, piece) = match sys::opened_anew(&file) {
@@ -42,7 +46,7 @@ impl Outlet {
             None if file.is_terminal() => (file, 1),
             None => (file, sys::PIPE_BYTES),
         };
-        Outlet { file, piece, interrupts, patience, pending: Vec::new(), stuck: false }
+        InterruptibleWriter { file, piece, interrupts, patience, pending: Vec::new(), stuck: false }
     }
 
     /// Writes `text`; what is left of it when there is a signal is kept. Once it was given up,
@@ -88,10 +92,10 @@ impl Outlet {
     fn takes_more(&self) -> io::Result<bool> {
         let (file, signal) = (self.file.as_fd(), self.interrupts.as_fd());
         let ready = match self.patience.get() {
-            None => sys::wait_any(&[(file, Wish::Write), (signal, Wish::Read)], None)?,
+            None => sys::wait_any(&[(file, Interest::Write), (signal, Interest::Read)], None)?,
             Some(limit) => {
                 let begun = Instant::now();
-                let ready = sys::wait_any(&[(file, Wish::Write)], Some(limit))?;
+                let ready = sys::wait_any(&[(file, Interest::Write)], Some(limit))?;
                 self.patience.set(Some(limit.saturating_sub(begun.elapsed())));
                 ready
             }

@@ -13,33 +13,33 @@ use crate::limits::{CONNECTION_STACK_BYTES, THREADS_SPARE_MAX};
 
 use super::Deadlines;
 use super::connection;
+use super::connections::ConnectionGuard;
 use super::routes::App;
-use super::table::Seat;
 
 /// See the module.
-pub struct Crew {
+pub struct Workers {
     app: Arc<App>,
     deadlines: Deadlines,
     /// Those who wait for work; `None` when there will be no more.
-    spare: Mutex<Option<Vec<Sender<Seat>>>>,
+    spare: Mutex<Option<Vec<Sender<ConnectionGuard>>>>,
 }
 
-impl Crew {
-    /// A crew of nobody.
-    pub fn new(app: Arc<App>, deadlines: Deadlines) -> Crew {
-        Crew { app, deadlines, spare: Mutex::new(Some(Vec::new())) }
+impl Workers {
+    /// A workers of nobody.
+    pub fn new(app: Arc<App>, deadlines: Deadlines) -> Workers {
+        Workers { app, deadlines, spare: Mutex::new(Some(Vec::new())) }
     }
 
-    /// Has the connection in `seat` served until it ends. Fails if no thread can be started.
-    pub fn serve(self: &Arc<Crew>, seat: Seat) -> io::Result<()> {
-        let Some(seat) = self.hand_over(seat) else {
+    /// Has the connection in `guard` served until it ends. Fails if no thread can be started.
+    pub fn serve(self: &Arc<Workers>, guard: ConnectionGuard) -> io::Result<()> {
+        let Some(guard) = self.hand_over(guard) else {
             return Ok(());
         };
-        let crew = Arc::clone(self);
+        let workers = Arc::clone(self);
         thread::Builder::new()
             .name("connection".to_owned())
             .stack_size(CONNECTION_STACK_BYTES)
-            .spawn(move || crew.work(seat))
+            .spawn(move || workers.work(guard))
             .map(drop)
     }
 
@@ -48,26 +48,26 @@ impl Crew {
         self.lock().take();
     }
 
-    /// Gives `seat` to a thread that waits, or back if none does.
-    fn hand_over(&self, seat: Seat) -> Option<Seat> {
+    /// Gives `guard` to a thread that waits, or back if none does.
+    fn hand_over(&self, guard: ConnectionGuard) -> Option<ConnectionGuard> {
         let waiting = self.lock().as_mut().and_then(Vec::pop);
         match waiting {
-            Some(thread) => thread.send(seat).err().map(|unsent| unsent.0),
-            None => Some(seat),
+            Some(thread) => thread.send(guard).err().map(|unsent| unsent.0),
+            None => Some(guard),
         }
     }
 
-    fn work(&self, first: Seat) {
+    fn work(&self, first: ConnectionGuard) {
         let mut next = Some(first);
-        while let Some(seat) = next {
-            connection::serve(&seat, &self.app, self.deadlines);
-            drop(seat);
+        while let Some(guard) = next {
+            connection::serve(&guard, &self.app, self.deadlines);
+            drop(guard);
             next = self.wait();
         }
     }
 
     /// The next connection for this thread; `None` if enough others wait, or there will be no more.
-    fn wait(&self) -> Option<Seat> {
+    fn wait(&self) -> Option<ConnectionGuard> {
         let (thread, seats) = channel();
         let mut spare = self.lock();
         spare.as_mut().filter(|spare| spare.len() < THREADS_SPARE_MAX)?.push(thread);
@@ -75,7 +75,7 @@ impl Crew {
         seats.recv().ok()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Vec<Sender<Seat>>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Sender<ConnectionGuard>>>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

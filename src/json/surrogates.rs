@@ -2,8 +2,8 @@
 //!
 //! JSON writes a character beyond U+FFFF as one or as two escapes, and who sends a text in pieces
 //! may put the second into the next one. Each half is no character, and [`parse`](super::parse)
-//! refuses it, as it refuses bytes that are not UTF-8. [`mend`] makes such a text one that can be
-//! read, and [`Seam`] puts the halves together. For what we are asked, the strict way stays.
+//! refuses it, as it refuses bytes that are not UTF-8. [`repair`] makes such a text one that can be
+//! read, and [`Joiner`] puts the halves together. For what we are asked, the strict way stays.
 
 use std::borrow::Cow;
 
@@ -13,8 +13,8 @@ use super::scan;
 const STAND_INS: u32 = 0x10_F800;
 
 /// A text that [`parse`](super::parse) can be given, and whether there are halves of characters in
-/// it, for [`Seam`]. What else is no character has become U+FFFD.
-pub fn mend(bytes: &[u8]) -> (Cow<'_, str>, bool) {
+/// it, for [`Joiner`]. What else is no character has become U+FFFD.
+pub fn repair(bytes: &[u8]) -> (Cow<'_, str>, bool) {
     let text = String::from_utf8_lossy(bytes);
     let halves = halves(&text);
     if halves.is_empty() {
@@ -69,14 +69,14 @@ fn half(stand_in: char) -> Option<u16> {
 
 /// Where the pieces of one text are joined.
 #[derive(Default)]
-pub struct Seam {
+pub struct Joiner {
     /// The first half of a character.
     held: Option<u16>,
 }
 
-impl Seam {
+impl Joiner {
     /// A piece as it follows on those before. A first half at its end is held back for the next.
-    /// `has_halves` is what [`mend`] says of the text that the piece comes from.
+    /// `has_halves` is what [`repair`] says of the text that the piece comes from.
     pub fn join(&mut self, piece: String, has_halves: bool) -> String {
         if piece.is_empty() || (self.held.is_none() && !has_halves) {
             return piece;
@@ -99,7 +99,7 @@ impl Seam {
 
     /// A text that is one piece.
     pub fn whole(text: String, has_halves: bool) -> String {
-        let mut seam = Seam::default();
+        let mut seam = Joiner::default();
         let text = seam.join(text, has_halves);
         text + seam.end()
     }
@@ -114,11 +114,11 @@ mod tests {
     fn what_is_whole_is_left_as_it_is() {
         for text in [r#"{"a":"\ud83d\ude00 \\ud83d \u00e4\\\\"}"#, "\"\u{10f83d}\"", "\\", "\\u12"]
         {
-            let (mended, has_halves) = mend(text.as_bytes());
+            let (mended, has_halves) = repair(text.as_bytes());
             assert!(matches!(mended, Cow::Borrowed(same) if same == text));
             assert!(!has_halves);
         }
-        assert_eq!(mend(b"\"a\xffb\""), ("\"a\u{fffd}b\"".into(), false));
+        assert_eq!(repair(b"\"a\xffb\""), ("\"a\u{fffd}b\"".into(), false));
     }
 
     #[test]
@@ -126,21 +126,21 @@ mod tests {
         for half in 0xD800..=0xDFFF_u32 {
             let text = format!("[\"a\\\\\\u{half:04x}b\",\"\\u{half:04X}\"]");
             assert!(json::check(&text).is_err());
-            let (mended, has_halves) = mend(text.as_bytes());
+            let (mended, has_halves) = repair(text.as_bytes());
             let parts: Vec<String> = json::parse(mended.as_bytes()).unwrap();
             let parts: Vec<String> =
-                parts.into_iter().map(|part| Seam::whole(part, has_halves)).collect();
+                parts.into_iter().map(|part| Joiner::whole(part, has_halves)).collect();
             assert_eq!(parts, ["a\\\u{fffd}b", "\u{fffd}"], "{half:x}");
         }
     }
 
     #[test]
     fn halves_meet_across_pieces_without_a_word() {
-        let mut seam = Seam::default();
+        let mut seam = Joiner::default();
         let mut said = String::new();
         for piece in ["a\\ud83d", "", "\\ude00b", "\\udbff", "\\udfff", "\\ud83d"] {
             let text = format!("\"{piece}\"");
-            let (mended, has_halves) = mend(text.as_bytes());
+            let (mended, has_halves) = repair(text.as_bytes());
             said += &seam.join(json::parse(mended.as_bytes()).unwrap(), has_halves);
         }
         assert_eq!(said, "a\u{1f600}b\u{10ffff}");

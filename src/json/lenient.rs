@@ -8,37 +8,37 @@ use super::Raw;
 
 /// A string, or else whatever stands in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loose {
+pub enum Lenient {
     Text(String),
     Other(Raw),
 }
 
-impl Loose {
+impl Lenient {
     /// The string itself, of anything else its JSON.
     pub fn into_text(self) -> String {
         match self {
-            Loose::Text(text) => text,
-            Loose::Other(raw) => raw.0,
+            Lenient::Text(text) => text,
+            Lenient::Other(raw) => raw.0,
         }
     }
 
     /// The string, if it is one.
     pub fn text(self) -> Option<String> {
         match self {
-            Loose::Text(text) => Some(text),
-            Loose::Other(_) => None,
+            Lenient::Text(text) => Some(text),
+            Lenient::Other(_) => None,
         }
     }
 }
 
-impl DeJson for Loose {
-    fn de_json(state: &mut DeJsonState, input: &mut Chars<'_>) -> Result<Loose, DeJsonErr> {
+impl DeJson for Lenient {
+    fn de_json(state: &mut DeJsonState, input: &mut Chars<'_>) -> Result<Lenient, DeJsonErr> {
         if !matches!(state.tok, DeJsonTok::Str) {
-            return Raw::de_json(state, input).map(Loose::Other);
+            return Raw::de_json(state, input).map(Lenient::Other);
         }
         let text = std::mem::take(&mut state.strbuf);
         state.next_tok(input)?;
-        Ok(Loose::Text(text))
+        Ok(Lenient::Text(text))
     }
 }
 
@@ -66,15 +66,15 @@ mod tests {
     #[test]
     fn a_string_is_itself_and_all_else_is_its_json() {
         let text = "[\"a\\n\\u00e4\\t\", \"\", 1.50, {\"b\": [null, \"c\"]}, true, null]";
-        let values: Vec<Option<Loose>> = json::parse(text.as_bytes()).unwrap();
-        let texts: Vec<_> = values.into_iter().map(|value| value.map(Loose::into_text)).collect();
+        let values: Vec<Option<Lenient>> = json::parse(text.as_bytes()).unwrap();
+        let texts: Vec<_> = values.into_iter().map(|value| value.map(Lenient::into_text)).collect();
         let some = |text: &str| Some(text.to_owned());
         let expected = ["a\nä\t", "", "1.50", "{\"b\":[null,\"c\"]}", "true"]
             .map(some)
             .into_iter()
             .chain([None]);
         assert_eq!(texts, expected.collect::<Vec<_>>());
-        assert_eq!(json::parse::<Loose>(b"1").unwrap().text(), None);
+        assert_eq!(json::parse::<Lenient>(b"1").unwrap().text(), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A connection belongs to the thread that serves it. The table only knows of it, and forgets it
 //! when its socket has been closed, whatever the reason. A request that has begun is cut by
-//! [`Table::cut`] and by nothing else.
+//! [`Connections::cut`] and by nothing else.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use crate::limits::{ACCEPT_PAUSE, CONNECTIONS_MAX};
 use crate::sys;
 
 /// The open connections of one server.
-pub struct Table {
+pub struct Connections {
     open: Mutex<Open>,
     one_ended: Condvar,
     closing: AtomicBool,
@@ -34,21 +34,21 @@ impl Open {
 }
 
 /// A connection and its place in the table, which is free when the socket has been closed.
-pub struct Seat {
+pub struct ConnectionGuard {
     pub connection: Arc<Connection>,
     // Dropped second: who waits for room must find the descriptor free.
     place: Place,
 }
 
 struct Place {
-    table: Arc<Table>,
+    table: Arc<Connections>,
     connection: Weak<Connection>,
 }
 
-impl Table {
+impl Connections {
     /// A table with nobody in it.
-    pub fn new() -> Table {
-        Table {
+    pub fn new() -> Connections {
+        Connections {
             open: Mutex::default(),
             one_ended: Condvar::new(),
             closing: AtomicBool::new(false),
@@ -57,7 +57,7 @@ impl Table {
     }
 
     /// A place for `stream`, or `stream` back if all are taken.
-    pub fn seat(self: &Arc<Table>, stream: TcpStream) -> Result<Seat, TcpStream> {
+    pub fn guard(self: &Arc<Connections>, stream: TcpStream) -> Result<ConnectionGuard, TcpStream> {
         let mut open = self.lock();
         if open.connections.len() >= CONNECTIONS_MAX {
             return Err(stream);
@@ -67,7 +67,7 @@ impl Table {
         connection.rest();
         let place = Place { table: Arc::clone(self), connection: Arc::downgrade(&connection) };
         open.connections.push(Weak::clone(&place.connection));
-        Ok(Seat { connection, place })
+        Ok(ConnectionGuard { connection, place })
     }
 
     /// Ends the connection that has been idle longest and waits until it has gone. `false` if
@@ -108,7 +108,7 @@ impl Table {
         }
     }
 
-    /// Whether [`Table::close`] was called.
+    /// Whether [`Connections::close`] was called.
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::SeqCst)
     }
@@ -126,7 +126,7 @@ impl Table {
     }
 }
 
-impl Seat {
+impl ConnectionGuard {
     /// Whether this connection should end after the request that it is at.
     pub fn is_closing(&self) -> bool {
         self.place.table.is_closing()
@@ -202,22 +202,22 @@ mod tests {
 
     use super::*;
 
-    /// A seat, and the client's end of its connection.
-    fn seated(table: &Arc<Table>, listener: &TcpListener) -> (Seat, TcpStream) {
+    /// A guard, and the client's end of its connection.
+    fn seated(table: &Arc<Connections>, listener: &TcpListener) -> (ConnectionGuard, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
-        (table.seat(stream).ok().unwrap(), client)
+        (table.guard(stream).ok().unwrap(), client)
     }
 
-    fn is_evicted(seat: &Seat) -> bool {
-        let readable = sys::wait_readable([seat.connection.stream.as_fd()], Some(Duration::ZERO));
-        readable.unwrap() == [true] && (&seat.connection.stream).read(&mut [0; 1]).unwrap() == 0
+    fn is_evicted(guard: &ConnectionGuard) -> bool {
+        let readable = sys::wait_readable([guard.connection.stream.as_fd()], Some(Duration::ZERO));
+        readable.unwrap() == [true] && (&guard.connection.stream).read(&mut [0; 1]).unwrap() == 0
     }
 
     #[test]
     fn the_longest_idle_goes_first_and_who_is_busy_never() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let table = Arc::new(Table::new());
+        let table = Arc::new(Connections::new());
         let (busy, _a) = seated(&table, &listener);
         let (asked_again, _b) = seated(&table, &listener);
         let (idle, _c) = seated(&table, &listener);
