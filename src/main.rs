@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod lock;
 mod log;
+mod mutex;
 mod paths;
 mod protocol;
 mod server;

@@ -2,11 +2,11 @@
 //! not be refused again in the next. In memory, for a few models at a time, and not for ever: a
 //! model may be loaded again with more room, and bytes are not what a context is measured in.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::limits;
 use crate::session::turn::Endpoint;
+use crate::{limits, mutex};
 
 /// What has been learned, the latest last.
 #[derive(Default)]
@@ -23,7 +23,7 @@ struct Context {
 impl Contexts {
     /// The bytes of messages that are too many for the model at `endpoint`.
     pub fn too_many(&self, endpoint: &Endpoint, now: Instant) -> Option<usize> {
-        let contexts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let contexts = mutex::lock(&self.0);
         let known = contexts.iter().find(|context| context.is_of(endpoint));
         let fresh = |known: &&Context| now - known.learned < limits::CONTEXT_KEPT;
         known.filter(fresh).map(|known| known.too_many)
@@ -31,7 +31,7 @@ impl Contexts {
 
     /// `told` bytes were answered, after `refused` if there was a refusal.
     pub fn learn(&self, endpoint: &Endpoint, told: usize, refused: Option<usize>, now: Instant) {
-        let mut contexts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut contexts = mutex::lock(&self.0);
         contexts.retain(|known| {
             let wrong = refused.is_some() || told >= known.too_many;
             !(wrong && known.is_of(endpoint))

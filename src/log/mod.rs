@@ -21,11 +21,11 @@ pub use tail::Tail;
 use std::fmt::{self, Display, Write};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::Error;
 use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_LINE_BYTES_MAX};
-use crate::{clock, json};
+use crate::{clock, json, mutex};
 use writer::Writer;
 
 /// How much a line matters.
@@ -150,7 +150,7 @@ impl Log {
     fn writer(&self) -> MutexGuard<'_, Writer> {
         // A thread that panicked while it logged has at worst left half a line, and that is
         // repaired.
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        mutex::lock(&self.writer)
     }
 }
 

@@ -7,11 +7,11 @@
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use crate::limits::{ACCEPT_PAUSE, CONNECTIONS_MAX};
-use crate::sys;
+use crate::{mutex, sys};
 
 /// The open connections of one server.
 pub struct Connections {
@@ -58,7 +58,7 @@ impl Connections {
 
     /// A place for `stream`, or `stream` back if all are taken.
     pub fn guard(self: &Arc<Connections>, stream: TcpStream) -> Result<ConnectionGuard, TcpStream> {
-        let mut open = self.lock();
+        let mut open = mutex::lock(&self.open);
         if open.connections.len() >= CONNECTIONS_MAX {
             return Err(stream);
         }
@@ -73,7 +73,7 @@ impl Connections {
     /// Ends the connection that has been idle longest and waits until it has gone. `false` if
     /// nobody is idle.
     pub fn make_room(&self) -> bool {
-        let open = self.lock();
+        let open = mutex::lock(&self.open);
         let before = open.connections.len();
         let mut idle: Vec<_> = open
             .connections()
@@ -85,10 +85,9 @@ impl Connections {
         if !evicted {
             return false;
         }
-        let (open, _) = self
-            .one_ended
-            .wait_timeout_while(open, ACCEPT_PAUSE, |open| open.connections.len() >= before)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (open, _) = mutex::wait_timeout_while(&self.one_ended, open, ACCEPT_PAUSE, |open| {
+            open.connections.len() >= before
+        });
         open.connections.len() < before
     }
 
@@ -97,7 +96,7 @@ impl Connections {
     /// any more.
     pub fn close(&self, when_empty: Box<dyn FnOnce() + Send>) {
         self.closing.store(true, Ordering::SeqCst);
-        let mut open = self.lock();
+        let mut open = mutex::lock(&self.open);
         if open.connections.is_empty() {
             drop(open);
             return when_empty();
@@ -115,14 +114,10 @@ impl Connections {
 
     /// Ends every connection in the middle of whatever it is at.
     pub fn cut(&self) {
-        for connection in self.lock().connections() {
+        for connection in mutex::lock(&self.open).connections() {
             // An error means that the peer was faster.
             drop(connection.stream.shutdown(Shutdown::Both));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,7 +130,7 @@ impl ConnectionGuard {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut open = self.table.lock();
+        let mut open = mutex::lock(&self.table.open);
         open.connections.retain(|one| !Weak::ptr_eq(one, &self.connection));
         let when_empty = if open.connections.is_empty() { open.when_empty.take() } else { None };
         drop(open);

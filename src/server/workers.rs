@@ -6,10 +6,11 @@
 
 use std::io;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::limits::{CONNECTION_STACK_BYTES, THREADS_SPARE_MAX};
+use crate::mutex;
 
 use super::Deadlines;
 use super::connection;
@@ -45,12 +46,12 @@ impl Workers {
 
     /// Lets those go who wait, and the others after the connection that they are at.
     pub fn dismiss(&self) {
-        self.lock().take();
+        mutex::lock(&self.spare).take();
     }
 
     /// Gives `guard` to a thread that waits, or back if none does.
     fn hand_over(&self, guard: ConnectionGuard) -> Option<ConnectionGuard> {
-        let waiting = self.lock().as_mut().and_then(Vec::pop);
+        let waiting = mutex::lock(&self.spare).as_mut().and_then(Vec::pop);
         match waiting {
             Some(thread) => thread.send(guard).err().map(|unsent| unsent.0),
             None => Some(guard),
@@ -69,13 +70,9 @@ impl Workers {
     /// The next connection for this thread; `None` if enough others wait, or there will be no more.
     fn wait(&self) -> Option<ConnectionGuard> {
         let (thread, seats) = channel();
-        let mut spare = self.lock();
+        let mut spare = mutex::lock(&self.spare);
         spare.as_mut().filter(|spare| spare.len() < THREADS_SPARE_MAX)?.push(thread);
         drop(spare);
         seats.recv().ok()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Vec<Sender<ConnectionGuard>>>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,11 +9,12 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error, reason};
 use crate::json::{self, Raw};
+use crate::mutex::{lock, wait_timeout_while};
 use crate::{clock, limits, sys};
 
 use super::event::Draft;
@@ -180,10 +181,9 @@ impl Turn<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = if is_alone { left.min(patience.alone) } else { left };
             let as_before = |desk: &mut Desk| undecided(desk) && self.has_listener() != is_alone;
-            let waited = self.session.decided.wait_timeout_while(desk, limit, as_before);
-            let (woken, ended) = waited.unwrap_or_else(PoisonError::into_inner);
+            let (woken, waited) = wait_timeout_while(&self.session.decided, desk, limit, as_before);
             desk = woken;
-            if ended.timed_out() {
+            if waited.timed_out() {
                 break;
             }
         }
@@ -474,8 +474,4 @@ impl fmt::Display for Problem {
 pub(super) fn fresh_id(prefix: &str) -> Result<SessionId, Problem> {
     let text = format!("{prefix}{}", crate::token::letters(12)?);
     SessionId::parse(&text).ok_or(Problem::Invalid(text))
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,9 +10,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::error::{At, Error};
+use crate::mutex::lock;
 use crate::{clock, disk, limits};
 
 use super::event::{self, Draft, Record};
@@ -476,8 +477,4 @@ fn torn_file(directory: &Path) -> Result<(File, PathBuf), Error> {
 pub fn sync_directory(directory: &Path) -> Result<(), Error> {
     let opened = File::open(directory).at("open", directory)?;
     opened.sync_all().at("sync", directory)
-}
-
-fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
-    view.lock().unwrap_or_else(PoisonError::into_inner)
 }

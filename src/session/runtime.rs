@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex};
 use crate::error::Error;
 use crate::json;
 use crate::log::Log;
+use crate::mutex::lock;
 use crate::{clock, limits, sys};
 
-use super::desk::{Desk, Problem, Session, Shut, fresh_id, lock};
+use super::desk::{Desk, Problem, Session, Shut, fresh_id};
 use super::event::Draft;
 use super::journal::{Durability, Journal};
 use super::rules::{Founding, SessionId, State, TurnHead};

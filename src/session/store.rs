@@ -10,13 +10,13 @@ use std::fs::{DirEntry, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nanoserde::{DeJson, SerJson};
 
 use crate::error::{At, Error};
 use crate::sys::effective_user;
-use crate::{disk, json, limits};
+use crate::{disk, json, limits, mutex};
 
 use super::findings::Findings;
 use super::journal::{self, examine, sync_directory};
@@ -168,7 +168,7 @@ impl Store {
 
     /// The index for appending. A new one gets the sessions that are there.
     fn open_index(&self) -> Result<File, Error> {
-        let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let making = mutex::lock(&self.making);
         let path = self.index();
         let is_new = !path.exists();
         if is_new {

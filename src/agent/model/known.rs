@@ -1,10 +1,10 @@
 //! What has been learned about servers: which fields they refuse, and their first model. In memory,
 //! for a few servers at a time.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::limits;
+use crate::{limits, mutex};
 
 use super::wire::Extra;
 
@@ -19,7 +19,7 @@ static SERVERS: Mutex<Vec<Server>> = Mutex::new(Vec::new());
 
 /// The fields that the server at `url` is better not sent.
 pub fn left_out(url: &str) -> Vec<Extra> {
-    let servers = lock();
+    let servers = mutex::lock(&SERVERS);
     let server = servers.iter().find(|server| server.url == url);
     server.map(|server| server.left_out.clone()).unwrap_or_default()
 }
@@ -33,7 +33,7 @@ pub fn leave_out(url: &str, extras: &[Extra]) {
 
 /// The first model of the server, unless it was learned too long ago.
 pub fn model(url: &str) -> Option<String> {
-    let servers = lock();
+    let servers = mutex::lock(&SERVERS);
     let (model, learned) = servers.iter().find(|server| server.url == url)?.model.as_ref()?;
     (learned.elapsed() < limits::MODEL_LIST_KEPT).then(|| model.clone())
 }
@@ -44,7 +44,7 @@ pub fn keep_model(url: &str, model: &str) {
 }
 
 fn change(url: &str, change: impl FnOnce(&mut Server)) {
-    change_among(&mut lock(), url, change);
+    change_among(&mut mutex::lock(&SERVERS), url, change);
 }
 
 fn change_among(servers: &mut Vec<Server>, url: &str, change: impl FnOnce(&mut Server)) {
@@ -58,10 +58,6 @@ fn change_among(servers: &mut Vec<Server>, url: &str, change: impl FnOnce(&mut S
         servers.remove(0);
     }
     servers.push(server);
-}
-
-fn lock() -> MutexGuard<'static, Vec<Server>> {
-    SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::Doing;
-use crate::session::desk::{Desk, Problem, Session, Turn, lock};
+use crate::mutex::lock;
+use crate::session::desk::{Desk, Problem, Session, Turn};
 use crate::session::event::Draft;
 use crate::session::journal::Durability;
 use crate::session::rules::{SessionId, TurnHead};
