@@ -1,7 +1,7 @@
 //! The command line's view of a running daemon: one request, one deadline; and a session's events.
 //!
-//! The token goes only to the port that a state file names, and callers hold a state file only while the lock
-//! says that its daemon lives.
+//! The token goes only to the port that a state file names, and callers hold a state file only
+//! while the lock says that its daemon lives.
 
 use std::io;
 use std::time::Duration;

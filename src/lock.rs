@@ -1,5 +1,5 @@
-//! Who lives: `daemon.pid`, locked by the daemon for its whole life, and `start.lock`, the start lock at
-//! which starters queue.
+//! Who lives: `daemon.pid`, locked by the daemon for its whole life, and `start.lock`, the start
+//! lock at which starters queue.
 //!
 //! The kernel drops a lock at any death of its holder, so a lock that is held is proof of life and
 //! a lock that is free is proof of death. The number in the file is a name for the holder, to be

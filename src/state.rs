@@ -1,8 +1,8 @@
 //! `state.json`, the daemon's visiting state file: where it listens, and the token that opens it.
 //!
 //! Written when the daemon serves, removed when it leaves. It describes a living process and proves
-//! nothing: whether that process lives is for `lock.rs` to say. A state file that cannot be read is no
-//! state file.
+//! nothing: whether that process lives is for `lock.rs` to say. A state file that cannot be read is
+//! no state file.
 
 use nanoserde::{DeJson, SerJson};
 

@@ -79,8 +79,8 @@ fn prepare(
     Ok((listener, log, crashed))
 }
 
-/// Removes the state file of a daemon that is dead, as the lock in the caller's hand proves, and keeps
-/// count.
+/// Removes the state file of a daemon that is dead, as the lock in the caller's hand proves, and
+/// keeps count.
 pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
     let pid = match state::read(paths)? {
         Found::Nothing => return Ok(None),

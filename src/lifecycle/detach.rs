@@ -69,8 +69,8 @@ pub fn detach(claim: Box<Claim>, start_lock: StartLock, paths: &Paths) -> Result
             drop(writer);
             let word = wait_for_word(reader, paths);
             if word.is_err() {
-                // Counted under the start lock. The reason why the start failed is worth more than one
-                // why it cannot be counted.
+                // Counted under the start lock. The reason why the start failed is worth more than
+                // one why it cannot be counted.
                 drop(crashes::add(paths));
             }
             drop(start_lock);

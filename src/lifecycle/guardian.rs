@@ -1,8 +1,8 @@
 //! The crash guardian: whatever state the daemon was left in, afterwards one runs.
 //!
-//! First it detects: it reads the state file, asks its pid with signal zero, and confirms by the lock.
-//! Then it cleans up, under the lock: a stale state file goes. Then it restarts: a new daemon with a new
-//! token and a new state file. To try again what the user wanted is up to `reach`.
+//! First it detects: it reads the state file, asks its pid with signal zero, and confirms by the
+//! lock. Then it cleans up, under the lock: a stale state file goes. Then it restarts: a new daemon
+//! with a new token and a new state file. To try again what the user wanted is up to `reach`.
 
 use std::time::Duration;
 

@@ -206,8 +206,8 @@ fn live(
     }
 }
 
-/// Puts the state file back if it has been removed or changed: this daemon has the lock, so no other
-/// serves.
+/// Puts the state file back if it has been removed or changed: this daemon has the lock, so no
+/// other serves.
 fn restore_state(paths: &Paths, info: &DaemonInfo, log: &Log) {
     if state::shows(paths, info) {
         return;

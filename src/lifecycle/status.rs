@@ -23,8 +23,8 @@ pub enum Status {
     Unresponsive {
         pid: Option<i32>,
         port: Option<u16>,
-        /// The state file is missing, damaged or another daemon's: its owner would write it again if
-        /// asked.
+        /// The state file is missing, damaged or another daemon's: its owner would write it again
+        /// if asked.
         state_lost: bool,
     },
 }

@@ -31,11 +31,11 @@ pub struct Ended {
 }
 
 /// Stops the daemon, if there is one: a service through its manager, which would start it again
-/// otherwise. `start lock` is the caller's, if it is at the start lock already. `announce` is called with the
-/// pid before the daemon is asked to leave.
+/// otherwise. `start lock` is the caller's, if it is at the start lock already. `announce` is
+/// called with the pid before the daemon is asked to leave.
 ///
-/// Returns when the process has ended, its lock and its port are free, and its state file is gone; also
-/// the state file of one that had crashed.
+/// Returns when the process has ended, its lock and its port are free, and its state file is gone;
+/// also the state file of one that had crashed.
 ///
 /// # Errors
 /// [`Error::StillRunning`] after `limit`; [`Error::HeldElsewhere`] if the daemon is out of reach.
@@ -54,9 +54,9 @@ pub fn stop(
     }
     let began = Instant::now();
     let deadline = began + limit;
-    // Behind the start lock no starter is met half-way, and no daemon that comes later is taken for this
-    // one. It may stay shut, if a starter hangs or nothing can be written here: then it has to go
-    // without.
+    // Behind the start lock no starter is met half-way, and no daemon that comes later is taken for
+    // this one. It may stay shut, if a starter hangs or nothing can be written here: then it has to
+    // go without.
     let _start_lock =
         if start_lock.is_none() { StartLock::acquire(paths, limit).ok() } else { None };
     let mut stopped = None;
@@ -188,8 +188,8 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
     process.wait(left).doing("wait for the daemon's end")
 }
 
-/// Removes the state file of a daemon that has not done it itself. If another daemon has the lock by now,
-/// it is theirs; whoever only looks has it for a moment and is waited for.
+/// Removes the state file of a daemon that has not done it itself. If another daemon has the lock
+/// by now, it is theirs; whoever only looks has it for a moment and is waited for.
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
     let deadline = Instant::now() + limits::OWNER_WAIT_MAX;
     status::watched(paths, deadline, lock::LOOK_AGAIN, || {

@@ -1,9 +1,9 @@
 //! The daemon as a service of the user's own: installed as a file, run by systemd or launchd.
 //!
 //! What the file says is pure and the same on every platform ([`systemd::text`],
-//! [`launchd::text`]); what is asked of a manager goes through one small start lock ([`call`]). A manager
-//! that cannot be reached is nothing unusual (containers, ssh without a session) and no reason to
-//! fail: the daemon runs without.
+//! [`launchd::text`]); what is asked of a manager goes through one small start lock ([`call`]). A
+//! manager that cannot be reached is nothing unusual (containers, ssh without a session) and no
+//! reason to fail: the daemon runs without.
 //!
 //! A file serves one home, the one that its installer saw. Files that opta has not written are left
 //! alone.
