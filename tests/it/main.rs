@@ -58,3 +58,5 @@ mod task;
 mod tidy;
 /// What is said while nobody reads.
 mod unread;
+/// Sessions that an earlier version wrote.
+mod upgrade;
