@@ -11,7 +11,8 @@ const ABOUT_CONTEXT: [&str; 9] = [
     "context_length_exceeded",
     // OpenAI: "Your input exceeds the context window of this model".
     "context window",
-    // llama.cpp: "the request exceeds the available context size", "Context size has been exceeded".
+    // llama.cpp: "the request exceeds the available context size", "Context size has been
+    // exceeded".
     "context size",
     "available context",
     "exceed_context_size_error",
