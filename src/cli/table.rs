@@ -74,23 +74,23 @@ impl Flag {
     }
 }
 
-const JSON: Flag = switch("json", "print one JSON object a line, errors included");
+const JSON: Flag = switch("json", "print one JSON object per line, errors included");
 const TIMEOUT: Flag = taking(
     "timeout",
     "SECONDS",
-    "how long to wait for the daemon to leave (default 10, with --force 2)",
+    "how long to wait for the daemon to exit (default 10, with --force 2)",
 );
-const FORCE: Flag = switch("force", "kill the daemon if it has not left by then");
+const FORCE: Flag = switch("force", "kill the daemon if it has not exited by then");
 
 const MODEL: Flag =
-    taking("model", "NAME", "the model to ask (default: as set, else the server's first)");
+    taking("model", "NAME", "the model to use (default: as configured, else the server's first)");
 const MODEL_URL: Flag = taking(
     "model-url",
     "URL",
-    "the model server to ask (default: as set, else one on this machine)",
+    "the model server to use (default: as configured, else one on this machine)",
 );
 const RESUME: Flag =
-    taking("resume", "ID", "go on with this session; the beginning of an id is enough");
+    taking("resume", "ID", "resume this session; a unique prefix of its id is enough");
 
 const ID: Operand = Operand { name: "ID", need: Need::Required, choices: &[] };
 
@@ -100,17 +100,17 @@ pub const VERBS: &[Verb] = &[
         words: &["do"],
         operand: Some(Operand { name: "TASK", need: Need::Words, choices: &[] }),
         flags: &[
-            switch("auto", "let it write and edit files without asking"),
-            switch("yolo", "let it do everything without asking, commands included"),
-            switch("json", "print one JSON object in the end, errors included"),
-            switch("events", "print the events as they come, one JSON object a line"),
-            switch("quiet", "print the answer and errors, nothing else").or('q'),
+            switch("auto", "allow writing and editing files without asking"),
+            switch("yolo", "allow everything without asking, commands included"),
+            switch("json", "print one JSON object at the end, errors included"),
+            switch("events", "print events as they arrive, one JSON object per line"),
+            switch("quiet", "print only the answer and errors").or('q'),
             MODEL,
             MODEL_URL,
             RESUME,
         ],
-        summary: "Have a task done, and print the answer",
-        about: "Gives the task to the model in a session of its own. '-' reads it from standard input.",
+        summary: "Run a task and print the answer",
+        about: "Runs the task in a new session. '-' reads it from standard input.",
         build: task,
     },
     Verb {
@@ -118,20 +118,20 @@ pub const VERBS: &[Verb] = &[
         operand: None,
         flags: &[
             RESUME,
-            switch("continue", "go on with the session that was used last"),
+            switch("continue", "resume the most recently used session"),
             MODEL,
             MODEL_URL,
-            taking("once", "TEXT", "say this, print the answer and leave"),
+            taking("once", "TEXT", "send this text, print the answer and exit"),
         ],
-        summary: "Talk to the model",
-        about: "Each line is said to the model. Without a terminal, each line of the input is.",
+        summary: "Chat with a model",
+        about: "Sends each line to the model. Without a terminal, lines are read from standard input.",
         build: chat,
     },
     Verb {
         words: &["doctor"],
         operand: None,
-        flags: &[switch("json", "print one JSON object a check")],
-        summary: "Check that everything is in order",
+        flags: &[switch("json", "print one JSON object per check")],
+        summary: "Check the setup and report problems",
         about: "Starts nothing and changes nothing. The exit status is 1 if a check fails.",
         build: |_| Ok(Command::Doctor),
     },
@@ -148,7 +148,7 @@ pub const VERBS: &[Verb] = &[
             JSON,
         ],
         summary: "Start the daemon in the background",
-        about: "Starts the daemon and returns when it serves. If one is running already, says so.",
+        about: "Starts the daemon and returns when it is ready. If one is already running, says so.",
         build: |given| {
             let port = given.number("port", "a port number", 0, u64::from(u16::MAX))?;
             Ok(Command::Start(Start {
@@ -168,8 +168,8 @@ pub const VERBS: &[Verb] = &[
             },
             switch("quiet", "print nothing").or('q'),
         ],
-        summary: "Tell whether the daemon is running",
-        about: "Changes nothing. The exit status is 0 running, 3 stopped, 1 crashed, 4 unresponsive.",
+        summary: "Show whether the daemon is running",
+        about: "Changes nothing. Exit status: 0 running, 3 stopped, 1 crashed, 4 unresponsive.",
         build: |given| {
             let wait = given.seconds("wait", limits::START_MAX)?;
             Ok(Command::Status(Status { wait, quiet: given.has("quiet") }))
@@ -180,21 +180,21 @@ pub const VERBS: &[Verb] = &[
         operand: None,
         flags: &[
             taking("lines", "N", "show the last N lines (default 50)").or('n'),
-            switch("follow", "go on with new lines as they come").or('f'),
+            switch("follow", "keep showing new lines as they arrive").or('f'),
             taking(
                 "level",
                 "LEVEL",
-                "only lines of debug, info, warn or error and above (default debug)",
+                "only lines at this level and above: debug, info, warn, error (default debug)",
             ),
             taking(
                 "since",
                 "TIME",
-                "only lines since then: 10m, 2h, 2026-03-01, '2026-03-01 10:00'",
+                "only lines since this time: 10m, 2h, 2026-03-01, '2026-03-01 10:00'",
             ),
             switch("json", "print the lines as stored"),
         ],
         summary: "Show the daemon's log",
-        about: "Shows the last lines of the log, oldest first, reaching back into rotated files.",
+        about: "Shows the last lines of the log, oldest first, including rotated files.",
         build: logs,
     },
     Verb {
@@ -202,7 +202,7 @@ pub const VERBS: &[Verb] = &[
         operand: None,
         flags: &[TIMEOUT, FORCE, switch("if-idle", "refuse while a turn is in progress"), JSON],
         summary: "Stop the daemon and start it with a new token",
-        about: "Stops the daemon, then starts it afresh; starts one that is stopped.",
+        about: "Stops the daemon if it is running, then starts it.",
         build: |given| {
             if given.has("if-idle") && given.has("force") {
                 return Err(given.misuse("--if-idle and --force exclude each other".into()));
@@ -215,7 +215,7 @@ pub const VERBS: &[Verb] = &[
         operand: None,
         flags: &[TIMEOUT, FORCE, JSON],
         summary: "Stop the daemon",
-        about: "Sends SIGTERM and waits until the daemon has ended. Sessions stay on disk.",
+        about: "Sends SIGTERM and waits until the daemon has exited. Sessions stay on disk.",
         build: |given| Ok(Command::Stop(stop(given)?)),
     },
     Verb {
@@ -223,19 +223,19 @@ pub const VERBS: &[Verb] = &[
         operand: None,
         flags: &[JSON],
         summary: "Print the token of the running daemon",
-        about: "To show it to nobody: opta daemon token | sed 's/^/Authorization: Bearer /' | curl -H @- URL",
+        about: "To use it without exposing it to other users:\n  opta daemon token | sed 's/^/Authorization: Bearer /' | curl -H @- URL",
         build: |_| Ok(Command::Token),
     },
     Verb {
         words: &["daemon", "install"],
         operand: None,
         flags: &[
-            switch("now", "enable the service and start it, too"),
-            switch("force", "replace a file that opta has not written"),
+            switch("now", "also enable and start the service"),
+            switch("force", "replace a file that opta did not write"),
             JSON,
         ],
-        summary: "Have the daemon started at every login",
-        about: "Describes the daemon to systemd (a user service) or launchd (an agent).",
+        summary: "Start the daemon at every login",
+        about: "Registers the daemon with systemd (as a user service) or launchd (as an agent).",
         build: |given| {
             Ok(Command::Install(Install { now: given.has("now"), force: given.has("force") }))
         },
@@ -243,9 +243,9 @@ pub const VERBS: &[Verb] = &[
     Verb {
         words: &["daemon", "uninstall"],
         operand: None,
-        flags: &[switch("force", "remove a file that opta has not written"), JSON],
-        summary: "Undo install, and stop the daemon",
-        about: "Stops the daemon, and removes the service. Sessions, settings and logs are kept.",
+        flags: &[switch("force", "remove a file that opta did not write"), JSON],
+        summary: "Undo install and stop the daemon",
+        about: "Stops the daemon and removes the service. Sessions, settings and logs are kept.",
         build: |given| Ok(Command::Uninstall(Uninstall { force: given.has("force") })),
     },
     Verb {
@@ -253,7 +253,7 @@ pub const VERBS: &[Verb] = &[
         operand: None,
         flags: &[taking("limit", "N", "show the N newest sessions (default 50)"), JSON],
         summary: "List the sessions, newest first",
-        about: "Prints of each session its id, its age, how many turns it has, and its title.",
+        about: "Prints each session's id, age, number of turns and title.",
         build: |given| {
             let limit = given.number("limit", "a number of sessions", 1, u64::from(u32::MAX))?;
             let limit = limit.and_then(|limit| usize::try_from(limit).ok());
@@ -266,7 +266,7 @@ pub const VERBS: &[Verb] = &[
         operand: Some(ID),
         flags: &[JSON],
         summary: "Show the conversation of a session",
-        about: "Shows what was said. The beginning of an id is enough if no other begins so.",
+        about: "Shows messages and tool calls. A unique prefix of the id is enough.",
         build: |given| Ok(Command::Sessions(Sessions::Show { id: given.operand()? })),
     },
     Verb {
@@ -274,7 +274,7 @@ pub const VERBS: &[Verb] = &[
         operand: Some(ID),
         flags: &[taking("format", "FORMAT", "json or markdown (default json)")],
         summary: "Write a session to standard output",
-        about: "Writes the session with all that was said and done in it, results of tools included.",
+        about: "Writes the whole session, tool calls and their results included.",
         build: |given| {
             let format = match given.value("format").as_deref() {
                 None | Some("json") => Format::Json,
@@ -288,16 +288,16 @@ pub const VERBS: &[Verb] = &[
         words: &["sessions", "verify"],
         operand: Some(Operand { need: Need::Optional, ..ID }),
         flags: &[JSON],
-        summary: "Check that sessions are whole on disk",
-        about: "Reads one journal through, or all of them. The exit status is 1 if one is damaged.",
+        summary: "Check sessions on disk for damage",
+        about: "Reads one journal, or all of them. The exit status is 1 if one is damaged.",
         build: |given| Ok(Command::Sessions(Sessions::Verify { id: given.operand.clone() })),
     },
     Verb {
         words: &["sessions", "rm"],
         operand: Some(ID),
-        flags: &[switch("force", "do not ask"), JSON],
-        summary: "Delete a session for ever",
-        about: "Asks on a terminal, and needs --force elsewhere. Starts the daemon if need be.",
+        flags: &[switch("force", "delete without asking"), JSON],
+        summary: "Permanently delete a session",
+        about: "Asks first on a terminal; elsewhere it needs --force. Starts the daemon if needed.",
         build: |given| {
             let force = given.has("force");
             Ok(Command::Sessions(Sessions::Remove { id: given.operand()?, force }))
@@ -311,8 +311,8 @@ pub const VERBS: &[Verb] = &[
             choices: &["bash", "zsh", "fish"],
         }),
         flags: &[],
-        summary: "Print the completions for a shell",
-        about: "Prints a script for bash, zsh or fish. 'make install' puts all three in their places.",
+        summary: "Print a completion script for a shell",
+        about: "Prints a script for bash, zsh or fish. 'make install' installs all three.",
         build: |given| {
             Ok(Command::Completions(match given.operand()?.as_str() {
                 "bash" => Shell::Bash,

@@ -162,8 +162,8 @@ fn pages_mention_no_option_that_does_not_exist() {
             known.insert(long.to_owned());
         }
     }
-    // Words of the general description, not options.
-    known.insert("--option".to_owned());
+    // Placeholders in the description of options, and the end of options.
+    known.extend(["--option", "--"].map(str::to_owned));
     for name in PAGES {
         let text = Page::read(name).text();
         let running = text.split(" EXAMPLES ").next().unwrap();
@@ -470,7 +470,7 @@ fn the_page_states_the_limits_as_they_are() {
     const STATED_OF_SESSIONS: &[(&str, &str)] = &[
         ("TITLE_CHARS_MAX", "the first {} characters of its title"),
         ("SESSIONS_PAGE_DEFAULT", "The default is {}."),
-        ("CRASHES_MAX", "has crashed {} times"),
+        ("CRASHES_MAX", "crashed {} times"),
         ("CRASHES_WINDOW", "times within {} seconds"),
     ];
     let limits = limits();
