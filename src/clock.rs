@@ -1,7 +1,7 @@
-//! Moments and spans of time as people write them: RFC 3339, `3h12m`, `--since 10m`.
+//! Timestamps and durations, parsed and formatted: RFC 3339, `3h12m`, `--since 10m`.
 //!
-//! Moments are Unix milliseconds, without leap seconds. Only [`now_millis`] reads a clock, and only
-//! [`moment`] knows a time zone, the user's. Nothing here measures how long something takes: the
+//! Timestamps are Unix milliseconds, without leap seconds. Only [`now_millis`] reads a clock, and
+//! only [`parse_timestamp`] uses a time zone, the user's. Nothing here measures elapsed time: the
 //! wall clock can be set back.
 
 use std::time::{Duration, SystemTime};
@@ -59,7 +59,7 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
 }
 
 /// One token, cut off after the second unit: `45s`, `14m`, `3h12m`, `3h`, `5d4h`, `5d`.
-pub fn age(span: Duration) -> String {
+pub fn format_duration(span: Duration) -> String {
     let minutes = span.as_secs() / 60;
     let hours = minutes / 60;
     match (span.as_secs(), minutes, hours) {
@@ -81,7 +81,7 @@ fn two_units(large: u64, large_unit: &str, small: u64, small_unit: &str) -> Stri
 /// first.
 ///
 /// `None` for anything else, a bare number above all, and for more than `u64` holds in seconds.
-pub fn duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut seconds = 0_u64;
     for (unit, unit_seconds) in [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)] {
@@ -99,13 +99,13 @@ pub fn duration(text: &str) -> Option<Duration> {
     (rest.is_empty() && !text.is_empty()).then_some(Duration::from_secs(seconds))
 }
 
-/// The moment that a user means: so long ago (as [`duration`]), an RFC 3339 date-time, or a date
-/// (`2026-03-01`) or date-time (`2026-03-01 10:00[:00]`, or with a `T`) by the user's clock.
+/// Parses a time as users type it: a duration before now (see [`parse_duration`]), an RFC 3339
+/// date-time, or a local date (`2026-03-01`) or date-time (`2026-03-01 10:00[:00]`, or with a `T`).
 ///
 /// A date is its first second. A time that the change to summer time leaves out is moved by
 /// mktime(3).
-pub fn moment(text: &str, now_millis: i64) -> Option<i64> {
-    if let Some(ago) = duration(text) {
+pub fn parse_timestamp(text: &str, now_millis: i64) -> Option<i64> {
+    if let Some(ago) = parse_duration(text) {
         return now_millis.checked_sub(i64::try_from(ago.as_millis()).ok()?);
     }
     parse_rfc3339(text).or_else(|| local(text))
@@ -373,9 +373,9 @@ mod tests {
             (u64::MAX, "213503982334601d7h"),
         ];
         for (seconds, text) in cases {
-            assert_eq!(age(Duration::from_secs(seconds)), text);
+            assert_eq!(format_duration(Duration::from_secs(seconds)), text);
         }
-        assert_eq!(age(Duration::from_millis(59_999)), "59s");
+        assert_eq!(format_duration(Duration::from_millis(59_999)), "59s");
     }
 
     #[test]
@@ -393,7 +393,7 @@ mod tests {
             ("18446744073709551615s", u64::MAX),
         ];
         for (text, seconds) in cases {
-            assert_eq!(duration(text), Some(Duration::from_secs(seconds)), "{text}");
+            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
         }
         let refused = concat!(
             "10|m|10 m| 10m|10m |+10m|-10m|1.5h|10M|10min|30m1h|1h1h|1hm|1h30|10ms|1w|١m|1d d",
@@ -401,24 +401,24 @@ mod tests {
             "|213503982334601d25h",
         );
         for text in refused.split('|').chain([""]) {
-            assert_eq!(duration(text), None, "{text}");
+            assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 
     #[test]
     fn a_moment_is_a_span_ago_or_a_date_time() {
-        assert_eq!(moment("10m", TEN), Some(TEN - 10 * MINUTE));
-        assert_eq!(moment("0s", i64::MIN), Some(i64::MIN));
-        assert_eq!(moment("1s", i64::MIN), None);
-        assert_eq!(moment("9223372036854775s", 0), Some(-9_223_372_036_854_775_000));
-        assert_eq!(moment("9223372036854776s", 0), None);
-        assert_eq!(moment("213503982334601d", TEN), None);
-        assert_eq!(moment("2026-03-01T11:00:00+01:00", 0), Some(TEN));
+        assert_eq!(parse_timestamp("10m", TEN), Some(TEN - 10 * MINUTE));
+        assert_eq!(parse_timestamp("0s", i64::MIN), Some(i64::MIN));
+        assert_eq!(parse_timestamp("1s", i64::MIN), None);
+        assert_eq!(parse_timestamp("9223372036854775s", 0), Some(-9_223_372_036_854_775_000));
+        assert_eq!(parse_timestamp("9223372036854776s", 0), None);
+        assert_eq!(parse_timestamp("213503982334601d", TEN), None);
+        assert_eq!(parse_timestamp("2026-03-01T11:00:00+01:00", 0), Some(TEN));
         for text in ["", "10", "yesterday", "10:00", "2026-02-29", "2026-03-01 ", "2026-03-01 10"] {
-            assert_eq!(moment(text, TEN), None, "{text}");
+            assert_eq!(parse_timestamp(text, TEN), None, "{text}");
         }
         for text in ["2026-03-01 10:00:", "2026-03-01 10:00:61", "2026-03-01 10:00:00.5"] {
-            assert_eq!(moment(text, TEN), None, "{text}");
+            assert_eq!(parse_timestamp(text, TEN), None, "{text}");
         }
     }
 
@@ -429,16 +429,16 @@ mod tests {
             ("2026-03-01T10:20", 10, 20, 0),
             ("2026-03-01 10:20:30", 10, 20, 30),
         ] {
-            let millis = moment(text, 0).unwrap();
+            let millis = parse_timestamp(text, 0).unwrap();
             // No zone is further than a day from UTC.
             assert!((millis - TEN).abs() < DAY, "{text}");
             let shown = sys::local_time(millis / SECOND);
             assert_eq!((shown.hour, shown.minute, shown.second), (hour, minute, second));
         }
-        assert_eq!(moment("2026-03-01", 0), moment("2026-03-01 00:00:00", 0));
+        assert_eq!(parse_timestamp("2026-03-01", 0), parse_timestamp("2026-03-01 00:00:00", 0));
         // Years that some systems cannot express end in `None` at worst.
         for text in ["0000-01-01", "9999-12-31 23:59:60"] {
-            drop(moment(text, 0).map(rfc3339));
+            drop(parse_timestamp(text, 0).map(rfc3339));
         }
     }
 

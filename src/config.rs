@@ -207,7 +207,7 @@ const HANDED_ON: [&str; 23] = [
 ];
 
 /// The variables that commands of a turn are given: names and values.
-pub fn handed_on() -> Vec<(String, String)> {
+pub fn turn_environment() -> Vec<(String, String)> {
     #[expect(clippy::disallowed_methods, reason = "this room and paths.rs read the environment")]
     let variables = env::vars_os();
     let plain = variables.filter_map(|(name, value)| {
@@ -218,7 +218,7 @@ pub fn handed_on() -> Vec<(String, String)> {
 }
 
 /// Whether output may be coloured when it goes to a terminal. <https://no-color.org>
-pub fn colour_allowed() -> bool {
+pub fn color_allowed() -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
 }
 
@@ -368,10 +368,10 @@ impl LogKeys {
 
 fn read(path: &Path) -> Result<ConfigFile, Error> {
     // Unlike the daemon's own files it may be a link: people keep their settings in other places.
-    let Some(mut file) = disk::read_plain(path)? else {
+    let Some(mut file) = disk::open_user_file(path)? else {
         return Ok(ConfigFile::default());
     };
-    let bytes = disk::contents(&mut file, path, limits::CONFIG_BYTES_MAX)?;
+    let bytes = disk::read_up_to(&mut file, path, limits::CONFIG_BYTES_MAX)?;
     let bytes = bytes.ok_or_else(|| Error::Config {
         at: path.display().to_string(),
         because: format!("it is larger than {} bytes", limits::CONFIG_BYTES_MAX),

@@ -22,7 +22,7 @@ const OTHERS_WRITE: u32 = 0o022;
 
 /// Makes sure that there is a directory at `path`, or behind a link there, that only this user can
 /// write to. A new one, and its missing parents, get mode 0700; an old one keeps its mode.
-pub fn own_directory(path: &Path) -> Result<(), Error> {
+pub fn ensure_owned_directory(path: &Path) -> Result<(), Error> {
     create_directory(path)?;
     let found = path.metadata().at("inspect", path)?;
     if !found.is_dir() {
@@ -35,7 +35,7 @@ pub fn own_directory(path: &Path) -> Result<(), Error> {
 ///
 /// Refuses one that belongs to somebody else or that others can write to: they may have put things
 /// into it already.
-pub fn private_directory(path: &Path) -> Result<(), Error> {
+pub fn ensure_private_directory(path: &Path) -> Result<(), Error> {
     create_directory(path)?;
     let found = path.symlink_metadata().at("inspect", path)?;
     if found.is_symlink() {
@@ -61,17 +61,17 @@ fn create_directory(path: &Path) -> Result<(), Error> {
 }
 
 /// Opens a private file for reading and writing, and makes it if it is not there.
-pub fn open_private(path: &Path) -> Result<File, Error> {
+pub fn open_or_create(path: &Path) -> Result<File, Error> {
     own(path, OpenOptions::new().read(true).write(true).create(true))
 }
 
 /// Opens a private file for reading and for writing at its end; `options` say whether it is made.
-pub fn append(path: &Path, options: &mut OpenOptions) -> Result<File, Error> {
+pub fn open_for_append(path: &Path, options: &mut OpenOptions) -> Result<File, Error> {
     own(path, options.read(true).append(true))
 }
 
 /// Opens a private file for reading; `None` if it is not there.
-pub fn read_private(path: &Path) -> Result<Option<File>, Error> {
+pub fn open_if_exists(path: &Path) -> Result<Option<File>, Error> {
     match open(path, OpenOptions::new().read(true)) {
         Ok(file) => Ok(Some(file)),
         Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -81,7 +81,7 @@ pub fn read_private(path: &Path) -> Result<Option<File>, Error> {
 
 /// Opens a file of the user's own making for reading, wherever a link leads; `None` if it is not
 /// there. What is no regular file is refused: it might have no end, or keep the reader waiting.
-pub fn read_plain(path: &Path) -> Result<Option<File>, Error> {
+pub fn open_user_file(path: &Path) -> Result<Option<File>, Error> {
     let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -93,7 +93,7 @@ pub fn read_plain(path: &Path) -> Result<Option<File>, Error> {
 }
 
 /// The bytes of a file that is open, up to `bytes_max`; `None` if there are more.
-pub fn contents(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
+pub fn read_up_to(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
     let mut bytes = Vec::with_capacity(512);
     file.take(bytes_max + 1).read_to_end(&mut bytes).at("read", path)?;
     Ok(u64::try_from(bytes.len()).is_ok_and(|length| length <= bytes_max).then_some(bytes))

@@ -33,7 +33,7 @@ impl Lock {
     /// process.
     pub fn take(paths: &Paths) -> Result<Option<Lock>, Error> {
         let path = paths.pid();
-        let file = disk::open_private(&path)?;
+        let file = disk::open_or_create(&path)?;
         if !lock(&file, &path, File::try_lock)? {
             return Ok(None);
         }
@@ -88,7 +88,7 @@ pub enum Owner {
 /// Finds the process that has the lock. Changes nothing.
 pub fn owner(paths: &Paths) -> Result<Owner, Error> {
     let path = paths.pid();
-    let Some(mut file) = disk::read_private(&path)? else {
+    let Some(mut file) = disk::open_if_exists(&path)? else {
         return Ok(Owner::Nobody);
     };
     if !held(&file, &path)? {
@@ -113,7 +113,7 @@ pub fn owner(paths: &Paths) -> Result<Owner, Error> {
 /// Blocks until nobody has the lock, without using the CPU. Takes nothing: others may come first.
 pub fn wait_until_free(paths: &Paths) -> Result<(), Error> {
     let path = paths.pid();
-    let Some(file) = disk::read_private(&path)? else {
+    let Some(file) = disk::open_if_exists(&path)? else {
         return Ok(());
     };
     // A shared one, so that the new owner does not stumble over it; closing the file gives it back.
@@ -124,7 +124,7 @@ pub fn wait_until_free(paths: &Paths) -> Result<(), Error> {
 /// shortest way to an answer.
 pub fn look(paths: &Paths) -> Result<(bool, Option<i32>), Error> {
     let path = paths.pid();
-    let Some(mut file) = disk::read_private(&path)? else {
+    let Some(mut file) = disk::open_if_exists(&path)? else {
         return Ok((false, None));
     };
     Ok((held(&file, &path)?, signature(&mut file, &path)?))
@@ -143,7 +143,7 @@ impl StartLock {
     /// [`Error::Queue`] after `limit`.
     pub fn acquire(paths: &Paths, limit: Duration) -> Result<StartLock, Error> {
         let path = paths.start_lock();
-        let file = disk::open_private(&path)?;
+        let file = disk::open_or_create(&path)?;
         if lock(&file, &path, File::try_lock)? {
             return Ok(StartLock { _file: file });
         }

@@ -146,8 +146,8 @@ impl Paths {
         // Whatever mask the caller has: one that takes the user's own rights would lock the user
         // out.
         sys::private_umask();
-        disk::own_directory(&self.root)?;
-        disk::private_directory(&self.daemon())
+        disk::ensure_owned_directory(&self.root)?;
+        disk::ensure_private_directory(&self.daemon())
     }
 
     fn refuse_root_in_a_users_home(&self) -> Result<(), Error> {
@@ -166,7 +166,7 @@ impl Paths {
     }
 
     /// `path` as people write it: `~` for the home directory, control characters escaped.
-    pub fn shown(&self, path: &Path) -> String {
+    pub fn display(&self, path: &Path) -> String {
         let inside = self.home.as_ref().and_then(|home| path.strip_prefix(home).ok());
         let text = match inside {
             Some(inside) => format!("~/{}", inside.display()),

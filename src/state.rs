@@ -65,10 +65,10 @@ pub enum Found {
 /// Reads the state file. Damage is not an error: the daemon writes a new one when it is asked to.
 pub fn read(paths: &Paths) -> Result<Found, Error> {
     let path = paths.state();
-    let Some(mut file) = disk::read_private(&path)? else {
+    let Some(mut file) = disk::open_if_exists(&path)? else {
         return Ok(Found::Nothing);
     };
-    let bytes = disk::contents(&mut file, &path, limits::STATE_BYTES_MAX)?;
+    let bytes = disk::read_up_to(&mut file, &path, limits::STATE_BYTES_MAX)?;
     let info = bytes
         .and_then(|bytes| json::parse::<Fields>(&bytes).ok())
         .and_then(DaemonInfo::from_fields);

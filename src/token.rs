@@ -16,7 +16,7 @@ pub struct Token(String);
 
 impl Token {
     /// A new one. Fails if the kernel gives no random bytes; there is no weaker source.
-    pub fn fresh() -> Result<Token, Error> {
+    pub fn generate() -> Result<Token, Error> {
         let mut bytes = [0_u8; 32];
         sys::random(&mut bytes).doing("get random bytes for a token")?;
         let mut text = String::with_capacity(PREFIX.len() + 64);
@@ -52,7 +52,7 @@ impl Token {
 
 /// `count` letters that may stand in a URL, six bits of randomness each: for names that nobody can
 /// guess.
-pub fn letters(count: usize) -> Result<String, Error> {
+pub fn random_name(count: usize) -> Result<String, Error> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut bytes = [0_u8; 32];
     sys::random(&mut bytes).doing("get random bytes for a name")?;
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn only_the_whole_token_matches() {
-        let token = Token::fresh().unwrap();
+        let token = Token::generate().unwrap();
         let secret = token.secret().to_owned();
         assert_eq!(secret.len(), 8 + 64);
         assert!(token.matches(secret.as_bytes()));
@@ -84,8 +84,8 @@ mod tests {
 
     #[test]
     fn it_does_not_show_itself_and_never_repeats() {
-        let token = Token::fresh().unwrap();
+        let token = Token::generate().unwrap();
         assert_eq!(format!("{token:?}"), "Token(…)");
-        assert_ne!(token.secret(), Token::fresh().unwrap().secret());
+        assert_ne!(token.secret(), Token::generate().unwrap().secret());
     }
 }

@@ -397,7 +397,7 @@ fn logs(given: &Given) -> Result<Command, Error> {
     let since = match given.value("since") {
         None => None,
         Some(text) => {
-            let moment = clock::moment(&text, clock::now_millis());
+            let moment = clock::parse_timestamp(&text, clock::now_millis());
             let takes = "a time such as 10m, 2h, 2026-03-01 or '2026-03-01 10:00'";
             Some(moment.ok_or_else(|| given.refuse("since", takes, &text))?)
         }

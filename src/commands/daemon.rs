@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Here, How, Past};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
-use crate::lifecycle::service::{self, Standing, Trouble};
+use crate::lifecycle::service::{self, ServiceFailure, ServiceState};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, Ended, Patience};
 use crate::lock::{self, StartLock};
@@ -53,11 +53,11 @@ fn settings(paths: &Paths, asked: &Start) -> Result<Config, Error> {
 /// `opta daemon start --foreground`: by hand, and what a service runs. A manager reads the exit
 /// status: systemd is told when another try is no use, launchd would try again whatever it is.
 fn foreground(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, Error> {
-    let supervision = Supervision::take()?;
+    let supervision = Supervision::detect()?;
     let manager = supervision.manager;
     let terminal = io::stderr().is_terminal();
     let hangup = if terminal { Hangup::Leave } else { Hangup::Refresh };
-    let colour = terminal && config::colour_allowed();
+    let colour = terminal && config::color_allowed();
     let style = if colour { Style::Colour } else { Style::Plain };
     let here = Foreground { hangup, style, supervision };
     let served = settings(paths, asked).and_then(|config| serve(paths, &config, &here, output));
@@ -139,7 +139,7 @@ pub fn started(info: &DaemonInfo, how: &How, paths: &Paths, output: &Output) -> 
         return Ok(());
     }
     output.line(&format!("Daemon started (pid {}, port {})", info.pid, info.port))?;
-    output.line(&format!("Token written to {}", paths.shown(&paths.state())))
+    output.line(&format!("Token written to {}", paths.display(&paths.state())))
 }
 
 fn tell_past(past: &Past, output: &Output) {
@@ -163,13 +163,13 @@ pub fn status(paths: &Paths, asked: &cli::Status, output: &Output) -> Result<Exi
     if !asked.quiet {
         match (output.form, &trouble) {
             (Form::Json, trouble) => {
-                let words = trouble.as_ref().map(|trouble| trouble.words.clone());
+                let words = trouble.as_ref().map(|trouble| trouble.message.clone());
                 output.line(&json::text(&report(&status, words)))?;
             }
             (Form::Text, None) => output.line(&one_line_of(&status, output))?,
-            (Form::Text, Some(Trouble { words, see, .. })) => {
+            (Form::Text, Some(ServiceFailure { message, details, .. })) => {
                 output.line(&one_line_of(&status, output))?;
-                output.say(&format!("{words}; see: {see}"));
+                output.say(&format!("{message}; see: {details}"));
             }
         }
     }
@@ -184,7 +184,7 @@ pub fn status(paths: &Paths, asked: &cli::Status, output: &Output) -> Result<Exi
 fn one_line_of(status: &Status, output: &Output) -> String {
     let (colour, symbol, text) = match status {
         Status::Running { info, health } => {
-            let uptime = clock::age(Duration::from_secs(health.uptime));
+            let uptime = clock::format_duration(Duration::from_secs(health.uptime));
             let (pid, port, sessions) = (info.pid, info.port, health.runtime.sessions);
             let text =
                 format!("running  pid={pid}  port={port}  uptime={uptime}  sessions={sessions}");
@@ -362,7 +362,7 @@ fn make_way(
     let limit = asked.stop.timeout;
     let announce = |pid| output.progress(&format!("Stopping daemon (pid {pid})..."));
     let active = match service::of_home(paths)? {
-        Some((service, Standing::Active { .. })) => Some(service.manager),
+        Some((service, ServiceState::Active { .. })) => Some(service.manager),
         _ => None,
     };
     let ended = match (status, active) {
@@ -381,7 +381,7 @@ fn make_way(
         (_, Some(Manager::Launchd)) => {
             stop::end_this_one(paths, limit, patience(&asked.stop), announce)?
         }
-        (Status::Running { info, .. }, Some(Manager::Systemd)) if service::inside() => {
+        (Status::Running { info, .. }, Some(Manager::Systemd)) if service::is_inside() => {
             announce(info.pid);
             service::restart_from_inside()?;
             stop::wait_for_end(paths, info.pid, limit)?;
@@ -432,7 +432,7 @@ pub fn logs(paths: &Paths, asked: &Logs, output: &Output) -> Result<ExitCode, Er
     let query = Query { lines, least, since, form };
     let tail = Tail::open(&paths.daemon())?;
     if tail.is_empty() {
-        output.say(&format!("there is no log yet at {}", paths.shown(&paths.log())));
+        output.say(&format!("there is no log yet at {}", paths.display(&paths.log())));
     }
     if asked.follow {
         tail.follow(&query, &mut io::stdout())?;

@@ -17,7 +17,7 @@ use crate::commands::Output;
 use crate::commands::sessions::as_argument;
 use crate::config::{Config, ModelSettings, Port, ToolSettings};
 use crate::error::{Error, one_line, reason};
-use crate::lifecycle::service::{Condition, Service};
+use crate::lifecycle::service::{Drift, Service};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, guardian, port, run};
 use crate::paths::{Manager, Paths};
@@ -115,12 +115,12 @@ fn settings(paths: &Paths) -> Finding {
             let message = format!("permissions has what is no tool's name: {names}");
             Warn(message, Some(edit(&path)))
         }
-        Ok(None) if path.exists() => Pass(paths.shown(&path)),
+        Ok(None) if path.exists() => Pass(paths.display(&path)),
         Ok(None) if path.is_symlink() => {
-            let message = format!("{} is a link to what is not there", paths.shown(&path));
+            let message = format!("{} is a link to what is not there", paths.display(&path));
             Warn(message, Some(format!("ls -l {}", quoted(&path))))
         }
-        Ok(None) => Pass(format!("{} is not there, and need not be", paths.shown(&path))),
+        Ok(None) => Pass(format!("{} is not there, and need not be", paths.display(&path))),
         Err(error) => match &error {
             Error::Config { at, .. } if is_variable(at) => {
                 Fail(error.to_string(), format!("unset {at}"))
@@ -235,7 +235,7 @@ fn service(paths: &Paths) -> Finding {
         Ok(service) => service,
         Err(error) => return Warn(error.to_string(), error.remedy()),
     };
-    let (file, manager) = (paths.shown(&service.file), service.manager.name());
+    let (file, manager) = (paths.display(&service.file), service.manager.name());
     let condition = match service.condition(paths) {
         Ok(condition) => condition,
         Err(error) => return failed(&error, format_args!("ls -ld {}", quoted(&service.file))),
@@ -244,40 +244,40 @@ fn service(paths: &Paths) -> Finding {
     let start = || "opta daemon start".to_owned();
     let warn = |message, fix| Warn(message, Some(fix));
     match condition {
-        Condition::NotInstalled => Pass("the daemon is not installed as a service".to_owned()),
-        Condition::Foreign => {
+        Drift::NotInstalled => Pass("the daemon is not installed as a service".to_owned()),
+        Drift::Foreign => {
             warn(format!("opta has not written {file}"), format!("{} --force", install()))
         }
         // To install it here would take it from there.
-        Condition::OfAnotherHome(home) => {
-            Warn(format!("{file} serves another home, {}", paths.shown(&home)), None)
+        Drift::OfAnotherHome(home) => {
+            Warn(format!("{file} serves another home, {}", paths.display(&home)), None)
         }
-        Condition::Broken { program, because } => {
-            Fail(format!("{file} runs {}, which {because}", paths.shown(&program)), install())
+        Drift::Broken { program, because } => {
+            Fail(format!("{file} runs {}, which {because}", paths.display(&program)), install())
         }
-        Condition::Edited => {
+        Drift::Edited => {
             warn(format!("{file} was edited, and is not what opta would write"), install())
         }
-        Condition::Outdated { by } => {
+        Drift::Outdated { by } => {
             warn(format!("{file} is of opta {by}, and out of date"), install())
         }
-        Condition::Unreachable(error) => {
+        Drift::Unreachable(error) => {
             Warn(format!("{file} is current; whether it is loaded is unknown: {error}"), None)
         }
         // launchd forgets what is stopped until the next login, and a start loads it again.
-        Condition::NotLoaded => match service.manager {
+        Drift::NotLoaded => match service.manager {
             Manager::Systemd => {
                 warn(format!("systemd has not read {file} as it is now"), install())
             }
             Manager::Launchd => warn(format!("launchd has not loaded {file}"), start()),
         },
-        Condition::Refused(word) => Fail(
+        Drift::Refused(word) => Fail(
             format!("{manager} cannot use {file} and what adds to it ({word})"),
             "systemctl --user cat opta-daemon".to_owned(),
         ),
-        Condition::Failed(trouble) => Fail(format!("{} ({file})", trouble.words), start()),
-        Condition::Sound { program, enabled } => {
-            let program = paths.shown(&program);
+        Drift::Failed(trouble) => Fail(format!("{} ({file})", trouble.message), start()),
+        Drift::Sound { program, enabled } => {
+            let program = paths.display(&program);
             let name = service.name();
             Pass(match enabled {
                 true => format!("{manager} has it, runs {program}, and starts it at every login"),
@@ -298,12 +298,12 @@ fn disk(paths: &Paths) -> Finding {
     };
     match sys::free_bytes(nearest) {
         Ok(free) if free < limits::DISK_FREE_MIN => {
-            let (free, place) = (free >> 20, paths.shown(nearest));
+            let (free, place) = (free >> 20, paths.display(nearest));
             let message = format!("{free} MiB are free in {place}, where sessions are kept");
             Fail(message, "opta sessions list".to_owned())
         }
         Ok(free) => Pass(format!("{} MiB are free", free >> 20)),
-        Err(error) => Warn(format!("{}: {}", paths.shown(nearest), reason(&error)), None),
+        Err(error) => Warn(format!("{}: {}", paths.display(nearest), reason(&error)), None),
     }
 }
 
@@ -325,12 +325,12 @@ fn log(paths: &Paths, status: &Result<Status, Error>) -> Finding {
     let open = || std::fs::File::options().append(true).open(&path);
     match regular.and_then(|bytes| bytes.map(|bytes| open().map(|_| bytes)).transpose()) {
         Ok(None) => Warn("not looked at: it is no regular file".to_owned(), None),
-        Ok(Some(bytes)) => Pass(format!("{}, {} KiB", paths.shown(&path), bytes.div_ceil(1024))),
+        Ok(Some(bytes)) => Pass(format!("{}, {} KiB", paths.display(&path), bytes.div_ceil(1024))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Pass("there is none yet".to_owned())
         }
         Err(error) => {
-            let message = format!("{}: {}", paths.shown(&path), reason(&error));
+            let message = format!("{}: {}", paths.display(&path), reason(&error));
             Fail(message, format!("chmod 600 {}", quoted(&path)))
         }
     }

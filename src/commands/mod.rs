@@ -148,6 +148,6 @@ impl Output {
 
     /// Whether standard output may be coloured.
     pub fn coloured(&self) -> bool {
-        io::stdout().is_terminal() && config::colour_allowed()
+        io::stdout().is_terminal() && config::color_allowed()
     }
 }

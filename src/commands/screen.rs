@@ -62,7 +62,7 @@ impl Screen {
     /// A screen with nothing on it.
     pub fn new(show: Show, interrupts: &Rc<Interrupts>) -> Result<Screen, Error> {
         let (guarded, readable) = (io::stdout().is_terminal(), io::stderr().is_terminal());
-        let coloured = readable && config::colour_allowed();
+        let coloured = readable && config::color_allowed();
         let out = io::stdout().as_fd().try_clone_to_owned().doing("use standard output")?;
         let errors = io::stderr().as_fd().try_clone_to_owned().doing("use standard error")?;
         let patience = Patience::default();

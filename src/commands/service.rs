@@ -57,7 +57,7 @@ pub fn install(paths: &Paths, asked: &Install, output: &Output) -> Result<ExitCo
 
 /// What is good to know beside the result.
 fn advise(service: &Service, installed: &Installed, output: &Output) {
-    if installed.will_not_last {
+    if installed.temporary {
         let program = installed.program.display();
         output.say(&format!("the service runs {program}, which may not be there for long"));
     }
@@ -129,7 +129,7 @@ pub fn uninstall(paths: &Paths, asked: &Uninstall, output: &Output) -> Result<Ex
         }))?;
     }
     if uninstalled {
-        output.say(&format!("sessions, settings and logs stay in {}", paths.shown(paths.root())));
+        output.say(&format!("sessions, settings and logs stay in {}", paths.display(paths.root())));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -67,7 +67,7 @@ fn list(store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error>
 fn row(summary: &Summary, width: usize, now: i64) -> String {
     let age = clock::parse_rfc3339(&summary.created_at).map(|created| {
         let millis = u64::try_from(now.saturating_sub(created)).unwrap_or(0);
-        clock::age(Duration::from_millis(millis))
+        clock::format_duration(Duration::from_millis(millis))
     });
     let (id, age) = (&summary.session_id, age.unwrap_or_else(|| "-".to_owned()));
     let title = summary.title.as_deref().unwrap_or_default();

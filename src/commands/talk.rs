@@ -28,7 +28,7 @@ use crate::paths::Paths;
 use crate::session::rules::SessionId;
 use crate::session::turn::{Endpoint, Fault};
 use crate::state::DaemonInfo;
-use crate::token::letters;
+use crate::token::random_name;
 use crate::{client, limits, protocol, sys};
 
 /// A session that turns are submitted to.
@@ -83,7 +83,7 @@ impl<'a> Talk<'a> {
             Some(session) => (session, None),
             None => founding(model)?,
         };
-        let environment = config::handed_on().into_iter();
+        let environment = config::turn_environment().into_iter();
         let environment =
             environment.map(|(name, value)| protocol::Variable { name, value }).collect();
         let options =
@@ -139,7 +139,7 @@ impl<'a> Talk<'a> {
             console.screen.end()?;
             return Ok(End::cancelled("it was cancelled before it began"));
         }
-        let id = format!("turn_{}", letters(12)?);
+        let id = format!("turn_{}", random_name(12)?);
         let (mut turn, stream) = self.submit(id, content, console)?;
         let end = self.follow(&mut turn, stream, console);
         let shown = console.screen.end().and_then(|()| console.finish());
@@ -458,7 +458,7 @@ impl<'a> Talk<'a> {
 
 /// The name of a session that is to be, and what it is to be made with.
 fn founding(model: &Model) -> Result<(SessionId, Option<protocol::NewSession>), Error> {
-    let id = format!("sess_{}", letters(12)?);
+    let id = format!("sess_{}", random_name(12)?);
     let workspace = std::env::current_dir().doing("find the working directory")?;
     let workspace = workspace.into_os_string().into_string().map_err(|name| {
         // As good as it can be written it may be the name of another directory.

@@ -28,10 +28,10 @@ pub fn recent(paths: &Paths) -> Result<usize, Error> {
 
 fn read(paths: &Paths) -> Result<Vec<u64>, Error> {
     let path = paths.crashes();
-    let Some(mut file) = disk::read_private(&path)? else {
+    let Some(mut file) = disk::open_if_exists(&path)? else {
         return Ok(Vec::new());
     };
-    let bytes = disk::contents(&mut file, &path, limits::STATE_BYTES_MAX)?.unwrap_or_default();
+    let bytes = disk::read_up_to(&mut file, &path, limits::STATE_BYTES_MAX)?.unwrap_or_default();
     // A damaged count is no reason to refuse a start.
     Ok(json::parse::<Crashes>(&bytes).unwrap_or_default().crashes)
 }

@@ -13,7 +13,7 @@ use crate::lifecycle::crashes;
 use crate::lifecycle::detach::{self, Detached, Ready};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
-use crate::lifecycle::service::{self, Service, Standing, Trouble};
+use crate::lifecycle::service::{self, Service, ServiceFailure, ServiceState};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, Patience};
 use crate::limits;
@@ -125,7 +125,7 @@ pub fn start_behind(
 fn start_service(
     paths: &Paths,
     service: &Service,
-    standing: Standing,
+    standing: ServiceState,
     caller: Caller,
 ) -> Result<Ensured, Error> {
     let crashed = match status::look_once(paths)? {
@@ -133,11 +133,11 @@ fn start_service(
         Status::Crashed { info } => Some(Crashed { pid: info.map(|info| info.pid) }),
         Status::Stopped | Status::Unresponsive { .. } => None,
     };
-    if let Standing::Failed(trouble) = standing
+    if let ServiceState::Failed(trouble) = standing
         && trouble.gave_up
         && caller == Caller::Command
     {
-        return Err(Error::GaveUp { words: trouble.words });
+        return Err(Error::GaveUp { words: trouble.message });
     }
     let started = service.start();
     let status = match started {
@@ -199,7 +199,7 @@ pub fn serve_here(paths: &Paths, config: &Config, here: &Foreground) -> Result<H
 
 /// Whether commands start it no more: it crashes again and again, or the service's manager, in
 /// `trouble`, has given up.
-pub fn is_left_to_the_user(paths: &Paths, trouble: Option<&Trouble>) -> bool {
+pub fn is_left_to_the_user(paths: &Paths, trouble: Option<&ServiceFailure>) -> bool {
     crashes::recent(paths).is_ok_and(|crashes| crashes >= limits::CRASHES_MAX)
         || trouble.is_some_and(|trouble| trouble.gave_up)
 }

@@ -23,7 +23,7 @@ use crate::session::runtime::Runtime;
 use crate::session::store::Store;
 use crate::state::{self, DaemonInfo};
 use crate::sys::signal::{self, Signal};
-use crate::token::{Token, letters};
+use crate::token::{Token, random_name};
 use crate::{clock, limits, sys};
 
 /// Why the daemon is awake.
@@ -136,9 +136,9 @@ fn begin(
     Ok(DaemonInfo {
         pid: i32::try_from(std::process::id()).unwrap_or(0),
         port,
-        token: Token::fresh()?,
+        token: Token::generate()?,
         started_at: clock::rfc3339(clock::now_millis()),
-        daemon_id: format!("daemon_{}", letters(8)?),
+        daemon_id: format!("daemon_{}", random_name(8)?),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         logs_path: paths.log().to_string_lossy().into_owned(),
         hostname: Some(sys::hostname()),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{self, Health, Silence};
 use crate::error::{At, Error};
-use crate::lifecycle::service::{self, Trouble};
+use crate::lifecycle::service::{self, ServiceFailure};
 use crate::paths::Paths;
 use crate::state::{self, DaemonInfo, Found};
 use crate::sys::process::{self, Probe};
@@ -53,9 +53,9 @@ pub fn look_once(paths: &Paths) -> Result<Status, Error> {
 
 /// What the manager of the service adds to a look: why it does not run the daemon. One that it has
 /// failed to keep has crashed, even if it died before it left a state file.
-pub fn with_service(paths: &Paths, status: Status) -> (Status, Option<Trouble>) {
+pub fn with_service(paths: &Paths, status: Status) -> (Status, Option<ServiceFailure>) {
     let trouble = match status {
-        Status::Stopped | Status::Crashed { .. } => service::trouble(paths),
+        Status::Stopped | Status::Crashed { .. } => service::failure(paths),
         Status::Running { .. } | Status::Unresponsive { .. } => None,
     };
     match status {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::{held_elsewhere, remove_stale};
-use crate::lifecycle::service::{self, Service, Standing};
+use crate::lifecycle::service::{self, Service, ServiceState};
 use crate::lifecycle::status;
 use crate::lock::{self, Lock, Owner, StartLock};
 use crate::paths::{Manager, Paths};
@@ -100,7 +100,7 @@ pub fn stop(
                     // The manager still waits for what has just been killed, and takes it for a
                     // failure.
                     service.stop(limits::MANAGER_MAX)?;
-                    service.forgive();
+                    service.reset_failed();
                 }
                 return Ok(Ended { pid: stopped, through });
             }
@@ -120,13 +120,13 @@ pub fn stop(
 /// The service that its manager runs, or is about to.
 fn active_service(paths: &Paths) -> Result<Option<Service>, Error> {
     Ok(match service::of_home(paths)? {
-        Some((service, Standing::Active { .. })) => Some(service),
-        Some((service, Standing::Failed(_))) => {
+        Some((service, ServiceState::Active { .. })) => Some(service),
+        Some((service, ServiceState::Failed(_))) => {
             // To stop it is to have taken note.
-            service.forgive();
+            service.reset_failed();
             None
         }
-        Some((_, Standing::Idle)) | None => None,
+        Some((_, ServiceState::Inactive)) | None => None,
     })
 }
 

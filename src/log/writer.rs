@@ -37,7 +37,8 @@ pub(super) struct Writer {
 
 impl Writer {
     pub fn open(directory: &Path, rotation: Rotation) -> Result<Writer, Error> {
-        let pen = Pen::new(disk::append(&name(directory, 0), File::options().create(true))?)?;
+        let pen =
+            Pen::new(disk::open_for_append(&name(directory, 0), File::options().create(true))?)?;
         Ok(Writer {
             directory: directory.to_owned(),
             rotation,
@@ -90,7 +91,7 @@ impl Writer {
         let prepared = self.directory.join("daemon.log.new");
         // One that a crash has left behind. If it stays, the next line says why.
         drop(std::fs::remove_file(&prepared));
-        let file = disk::append(&prepared, File::options().create_new(true))?;
+        let file = disk::open_for_append(&prepared, File::options().create_new(true))?;
         let moved =
             self.move_up().and_then(|()| std::fs::rename(&prepared, &log).at("rename", &prepared));
         if let Err(error) = moved {
@@ -124,8 +125,10 @@ impl Writer {
     }
 
     pub fn reopen(&mut self) -> Result<(), Error> {
-        let mut pen =
-            Pen::new(disk::append(&name(&self.directory, 0), File::options().create(true))?)?;
+        let mut pen = Pen::new(disk::open_for_append(
+            &name(&self.directory, 0),
+            File::options().create(true),
+        )?)?;
         pen.lost = self.pen.lost;
         self.go_on_in(pen);
         Ok(())

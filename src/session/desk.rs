@@ -472,6 +472,6 @@ impl fmt::Display for Problem {
 
 /// `prefix` and twelve letters that may stand in a URL, too many to guess.
 pub(super) fn fresh_id(prefix: &str) -> Result<SessionId, Problem> {
-    let text = format!("{prefix}{}", crate::token::letters(12)?);
+    let text = format!("{prefix}{}", crate::token::random_name(12)?);
     SessionId::parse(&text).ok_or(Problem::Invalid(text))
 }

@@ -88,7 +88,7 @@ impl Journal {
         first: &Draft<'_>,
         created_at: &str,
     ) -> Result<(Journal, State), Error> {
-        disk::private_directory(directory)?;
+        disk::ensure_private_directory(directory)?;
         let (mut journal, mut state, _) = Journal::open(directory, id, daemon_id)?;
         let first = std::slice::from_ref(first);
         let appended = journal.append_at(created_at, &mut state, first, Durability::Synced);
@@ -112,7 +112,7 @@ impl Journal {
         daemon_id: &str,
     ) -> Result<(Journal, State, Findings), Error> {
         let path = directory.join(FILE_NAME);
-        let file = disk::open_private(&path)?;
+        let file = disk::open_or_create(&path)?;
         let mut state = State::default();
         let mut view = View::default();
         let findings = examine(&file, &path, |record, start, end| {

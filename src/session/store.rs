@@ -115,7 +115,7 @@ impl Store {
     /// When a session was created, from the beginning of its first event.
     fn created_at(&self, id: &SessionId) -> Option<String> {
         let path = self.directory(id).join(journal::FILE_NAME);
-        let file = disk::read_private(&path).ok()??;
+        let file = disk::open_if_exists(&path).ok()??;
         let mut bytes = [0_u8; 512];
         let length = read_at(&file, &mut bytes, 0).ok()?;
         let text = String::from_utf8_lossy(bytes.get(..length)?);
@@ -126,7 +126,7 @@ impl Store {
     /// Makes the directory of all sessions, durable with the directories that it is in.
     fn prepare(&self) -> Result<(), Error> {
         let is_new = !self.root.exists();
-        disk::private_directory(&self.root)?;
+        disk::ensure_private_directory(&self.root)?;
         if is_new {
             // As far up as it is ours; what is above was there before.
             let ours =
@@ -175,7 +175,7 @@ impl Store {
             self.prepare()?;
             self.rebuild()?;
         }
-        let file = disk::append(&path, File::options().create(true))?;
+        let file = disk::open_for_append(&path, File::options().create(true))?;
         if is_new {
             sync_directory(&self.root)?;
         }
@@ -186,7 +186,7 @@ impl Store {
     /// A page of the list. `before` is where the page before it said that this one begins.
     pub fn page(&self, before: Option<u64>, count: usize) -> Result<Page, Error> {
         let path = self.index();
-        let Some(file) = disk::read_private(&path)? else {
+        let Some(file) = disk::open_if_exists(&path)? else {
             return self.page_without_index(before, count);
         };
         let length = file.metadata().at("inspect", &path)?.len();
@@ -251,8 +251,8 @@ impl Store {
     /// The summary beside a journal. Whatever is wrong with it, the journal says the same.
     fn kept(&self, id: &SessionId) -> Option<Kept> {
         let path = self.directory(id).join(SUMMARY);
-        let mut file = disk::read_private(&path).ok()??;
-        let kept = disk::contents(&mut file, &path, limits::SUMMARY_BYTES_MAX).ok()??;
+        let mut file = disk::open_if_exists(&path).ok()??;
+        let kept = disk::read_up_to(&mut file, &path, limits::SUMMARY_BYTES_MAX).ok()??;
         json::parse(&kept).ok()
     }
 
@@ -298,7 +298,7 @@ impl Store {
         let path = self.directory(id).join(journal::FILE_NAME);
         // First: the journal may have grown by the time that it is read.
         let counted = self.counted(id);
-        let findings = match disk::read_private(&path)? {
+        let findings = match disk::open_if_exists(&path)? {
             Some(file) => examine(&file, &path, |record, _, _| visit(record))?,
             // Unless all of it has just been deleted.
             None if counted > 0 && self.counted(id) > 0 => Findings::default(),
@@ -312,7 +312,7 @@ impl Store {
     pub fn delete(&self, id: &SessionId) -> Result<(), Error> {
         let directory = self.directory(id);
         let grave = self.root.join(GRAVE);
-        disk::private_directory(&grave)?;
+        disk::ensure_private_directory(&grave)?;
         let doomed = grave.join(id.as_str());
         clear(&doomed)?;
         std::fs::rename(&directory, &doomed).at("remove", &directory)?;

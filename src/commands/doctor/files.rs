@@ -41,7 +41,7 @@ pub fn check(paths: &Paths) -> Finding {
 
 /// What is wrong with who may use a file or, by its `mode`, a directory; nothing if it has gone.
 pub fn not_private(paths: &Paths, path: &Path, mode: u32) -> Option<Finding> {
-    let shown = paths.shown(path);
+    let shown = paths.display(path);
     let found = match path.symlink_metadata() {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,

@@ -6,12 +6,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{MARK, Plan, Present, Service, Standing, Trouble, launchd, present, systemd};
+use super::{
+    MARK, Plan, Present, Service, ServiceFailure, ServiceState, launchd, present, systemd,
+};
 use crate::error::{Error, reason};
 use crate::paths::{Manager, Paths};
 
 /// What there is of the service: the first of these that is true.
-pub enum Condition {
+pub enum Drift {
     /// There is no file.
     NotInstalled,
     /// There is one that opta has not written.
@@ -31,7 +33,7 @@ pub enum Condition {
     /// The manager has read it, and cannot use it: in its own word, why.
     Refused(String),
     /// The manager has it, and does not run it any more.
-    Failed(Trouble),
+    Failed(ServiceFailure),
     /// As it should be.
     Sound {
         program: PathBuf,
@@ -41,20 +43,20 @@ pub enum Condition {
 }
 
 /// What a service's file of ours names.
-pub struct Named {
+pub struct UnitFields {
     pub program: String,
     pub search_path: String,
     pub root: String,
 }
 
 /// How a manager has taken in a service's file.
-pub enum Taken {
+pub enum LoadState {
     /// Not at all, or another file, or this one as it was before.
     Not,
     /// It has, and cannot use it, for this reason.
     Refused(String),
     In {
-        standing: Standing,
+        state: ServiceState,
         enabled: bool,
     },
 }
@@ -65,25 +67,25 @@ impl Service {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn condition(&self, paths: &Paths) -> Result<Condition, Error> {
+    pub fn condition(&self, paths: &Paths) -> Result<Drift, Error> {
         let text = match present(&self.file)? {
-            Present::Nothing => return Ok(Condition::NotInstalled),
-            Present::Foreign => return Ok(Condition::Foreign),
+            Present::Nothing => return Ok(Drift::NotInstalled),
+            Present::Foreign => return Ok(Drift::Foreign),
             Present::Ours(text) => text,
         };
         let named = match self.manager {
             Manager::Systemd => systemd::named(&text),
             Manager::Launchd => launchd::named(&text),
         };
-        let Some(Named { program, search_path, root }) = named else {
+        let Some(UnitFields { program, search_path, root }) = named else {
             return Ok(not_as_written(&text));
         };
         if Path::new(&root) != paths.root() {
-            return Ok(Condition::OfAnotherHome(root.into()));
+            return Ok(Drift::OfAnotherHome(root.into()));
         }
         let place = PathBuf::from(&program);
         if let Some(because) = why_not_run(&place) {
-            return Ok(Condition::Broken { program: place, because });
+            return Ok(Drift::Broken { program: place, because });
         }
         let expected = self.text(&Plan::with(paths, program, search_path)?);
         // That another version would have written the same is no reason to write it again.
@@ -95,13 +97,15 @@ impl Service {
             Manager::Launchd => launchd::taken(),
         };
         Ok(match taken {
-            Err(error) => Condition::Unreachable(error),
-            Ok(Taken::Not) => Condition::NotLoaded,
-            Ok(Taken::Refused(word)) => Condition::Refused(word),
-            Ok(Taken::In { standing: Standing::Failed(trouble), .. }) if !trouble.passing => {
-                Condition::Failed(trouble)
+            Err(error) => Drift::Unreachable(error),
+            Ok(LoadState::Not) => Drift::NotLoaded,
+            Ok(LoadState::Refused(word)) => Drift::Refused(word),
+            Ok(LoadState::In { state: ServiceState::Failed(trouble), .. })
+                if !trouble.transient =>
+            {
+                Drift::Failed(trouble)
             }
-            Ok(Taken::In { enabled, .. }) => Condition::Sound { program: place, enabled },
+            Ok(LoadState::In { enabled, .. }) => Drift::Sound { program: place, enabled },
         })
     }
 }
@@ -111,11 +115,11 @@ fn unmarked(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.contains(MARK))
 }
 
-fn not_as_written(text: &str) -> Condition {
+fn not_as_written(text: &str) -> Drift {
     let by = text.split_once(MARK).and_then(|(_, rest)| rest.split([':', '\n']).next());
     match by.unwrap_or_default() {
-        env!("CARGO_PKG_VERSION") => Condition::Edited,
-        by => Condition::Outdated { by: by.to_owned() },
+        env!("CARGO_PKG_VERSION") => Drift::Edited,
+        by => Drift::Outdated { by: by.to_owned() },
     }
 }
 

@@ -6,9 +6,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::drift::{Named, Taken};
-use super::manager_command::{self, Answer};
-use super::{Plan, Standing};
+use super::drift::{LoadState, UnitFields};
+use super::manager_command::{self, ManagerReply};
+use super::{Plan, ServiceState};
 use crate::error::{Doing, Error};
 use crate::{limits, sys};
 
@@ -68,7 +68,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// What a text of [`text`]'s names, if it has all of it.
-pub fn named(text: &str) -> Option<Named> {
+pub fn named(text: &str) -> Option<UnitFields> {
     let after = |key: &str| {
         let (_, rest) = text.split_once(&format!("<key>{key}</key>"))?;
         let (_, rest) = rest.split_once("<string>")?;
@@ -76,7 +76,7 @@ pub fn named(text: &str) -> Option<Named> {
         Some(value.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     };
     let (program, search_path) = (after("ProgramArguments")?, after("PATH")?);
-    Some(Named { program, search_path, root: after("OPTA_HOME")? })
+    Some(UnitFields { program, search_path, root: after("OPTA_HOME")? })
 }
 
 /// What `launchctl print` ends with when there is no such domain, as over ssh without a desktop.
@@ -86,16 +86,16 @@ const NOT_YET: i32 = 5;
 
 /// # Errors
 /// [`Error::Manager`]: this user has no session in which jobs could run.
-pub fn standing() -> Result<Standing, Error> {
+pub fn state() -> Result<ServiceState, Error> {
     let (target, limit) = (target(), limits::MANAGER_MAX);
     let arguments = ["print", &target];
     match manager_command::ask("launchctl", &arguments, limit)? {
-        Answer::Done(text) => Ok(Standing::Active { pid: pid_in(&text) }),
-        Answer::Refused { status: Some(status), words } if NO_DOMAIN.contains(&status) => {
+        ManagerReply::Done(text) => Ok(ServiceState::Active { pid: pid_in(&text) }),
+        ManagerReply::Refused { status: Some(status), words } if NO_DOMAIN.contains(&status) => {
             Err(manager_command::failure("launchctl", &arguments, words))
         }
-        Answer::Refused { .. } => Ok(Standing::Idle),
-        Answer::Late => {
+        ManagerReply::Refused { .. } => Ok(ServiceState::Inactive),
+        ManagerReply::Late => {
             let said = format!("no answer in {}s", limit.as_secs());
             Err(manager_command::failure("launchctl", &arguments, said))
         }
@@ -105,11 +105,11 @@ pub fn standing() -> Result<Standing, Error> {
 /// What is loaded is started at every login, too.
 ///
 /// # Errors
-/// As [`standing`].
-pub fn taken() -> Result<Taken, Error> {
-    Ok(match standing()? {
-        Standing::Idle => Taken::Not,
-        standing => Taken::In { standing, enabled: true },
+/// As [`state`].
+pub fn taken() -> Result<LoadState, Error> {
+    Ok(match state()? {
+        ServiceState::Inactive => LoadState::Not,
+        state => LoadState::In { state, enabled: true },
     })
 }
 
@@ -128,12 +128,13 @@ pub fn register(file: &Path) -> Result<(), Error> {
     let mut pause = limits::LAUNCHD_PAUSE;
     loop {
         match manager_command::ask("launchctl", &arguments, limits::MANAGER_MAX)? {
-            Answer::Done(_) => return Ok(()),
-            Answer::Refused { status: Some(NOT_YET), .. } if tries < limits::LAUNCHD_TRIES => {}
-            Answer::Refused { words, .. } => {
+            ManagerReply::Done(_) => return Ok(()),
+            ManagerReply::Refused { status: Some(NOT_YET), .. }
+                if tries < limits::LAUNCHD_TRIES => {}
+            ManagerReply::Refused { words, .. } => {
                 return Err(manager_command::failure("launchctl", &arguments, words));
             }
-            Answer::Late => {
+            ManagerReply::Late => {
                 let said = format!("no answer in {}s", limits::MANAGER_MAX.as_secs());
                 return Err(manager_command::failure("launchctl", &arguments, said));
             }
@@ -146,7 +147,7 @@ pub fn register(file: &Path) -> Result<(), Error> {
 
 /// Starts it, and returns at once.
 pub fn start(file: &Path) -> Result<(), Error> {
-    if let Standing::Idle = standing()? {
+    if let ServiceState::Inactive = state()? {
         register(file)?;
     }
     launchctl(&["kickstart", &target()]).map(drop)
@@ -158,11 +159,11 @@ pub fn unregister(limit: Duration) -> Result<bool, Error> {
     let deadline = Instant::now() + limit;
     // What it ends with is no news: a job that is slow to end, or has gone already, makes it fail
     // too.
-    if let Answer::Late = manager_command::ask("launchctl", &["bootout", &target()], limit)? {
+    if let ManagerReply::Late = manager_command::ask("launchctl", &["bootout", &target()], limit)? {
         return Ok(false);
     }
     let mut pause = limits::LAUNCHD_PAUSE;
-    while let Standing::Active { .. } = standing()? {
+    while let ServiceState::Active { .. } = state()? {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(false);

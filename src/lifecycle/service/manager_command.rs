@@ -10,7 +10,7 @@ use crate::sys::process::Process;
 use crate::{limits, sys};
 
 /// What came of a call.
-pub enum Answer {
+pub enum ManagerReply {
     /// It ended with 0, and said this.
     Done(String),
     /// It ended otherwise, and said this, in one line.
@@ -23,7 +23,11 @@ pub enum Answer {
 ///
 /// # Errors
 /// [`Error::Manager`] if it cannot be run at all.
-pub fn ask(program: &'static str, arguments: &[&str], limit: Duration) -> Result<Answer, Error> {
+pub fn ask(
+    program: &'static str,
+    arguments: &[&str],
+    limit: Duration,
+) -> Result<ManagerReply, Error> {
     const WHAT: &str = "listen to a program";
     let deadline = Instant::now() + limit;
     let (reader, writer) = io::pipe().doing(WHAT)?;
@@ -46,9 +50,9 @@ pub fn ask(program: &'static str, arguments: &[&str], limit: Duration) -> Result
     }
     let status = child.wait().doing(WHAT)?;
     Ok(match status.code() {
-        _ if !ended => Answer::Late,
-        Some(0) => Answer::Done(text),
-        status => Answer::Refused { status, words: words(&text, status) },
+        _ if !ended => ManagerReply::Late,
+        Some(0) => ManagerReply::Done(text),
+        status => ManagerReply::Refused { status, words: words(&text, status) },
     })
 }
 
@@ -58,9 +62,9 @@ pub fn ask(program: &'static str, arguments: &[&str], limit: Duration) -> Result
 /// [`Error::Manager`] with the program's own words.
 pub fn demand(program: &'static str, arguments: &[&str], limit: Duration) -> Result<String, Error> {
     let said = match ask(program, arguments, limit)? {
-        Answer::Done(text) => return Ok(text),
-        Answer::Refused { words, .. } => words,
-        Answer::Late => format!("no answer in {}s", limit.as_secs()),
+        ManagerReply::Done(text) => return Ok(text),
+        ManagerReply::Refused { words, .. } => words,
+        ManagerReply::Late => format!("no answer in {}s", limit.as_secs()),
     };
     Err(failure(program, arguments, said))
 }
@@ -124,7 +128,7 @@ mod tests {
             "while :; do :; done",
         ] {
             let asked = ask("sh", &["-c", script], limit).unwrap();
-            assert!(matches!(asked, Answer::Late), "{script}");
+            assert!(matches!(asked, ManagerReply::Late), "{script}");
         }
     }
 

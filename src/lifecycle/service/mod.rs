@@ -27,7 +27,7 @@ use crate::paths::{Manager, Paths};
 use crate::state::{self, Found};
 use crate::{disk, limits};
 
-pub use drift::Condition;
+pub use drift::Drift;
 
 /// The service of this user on this system, installed or not.
 pub struct Service {
@@ -37,24 +37,24 @@ pub struct Service {
 }
 
 /// How a manager sees the service.
-pub enum Standing {
+pub enum ServiceState {
     /// Not running; at systemd perhaps not even known.
-    Idle,
+    Inactive,
     /// Running, coming, going, or waiting to be restarted; at launchd: loaded.
     Active { pid: Option<i32> },
     /// Ended in a way that the manager does not mend.
-    Failed(Trouble),
+    Failed(ServiceFailure),
 }
 
 /// Why the manager does not run the service.
-pub struct Trouble {
-    pub words: String,
-    /// The command that tells more.
-    pub see: &'static str,
+pub struct ServiceFailure {
+    pub message: String,
+    /// The command that shows details.
+    pub details: &'static str,
     /// It was restarted, again and again.
     pub gave_up: bool,
     /// The reason lay elsewhere, and may have gone.
-    pub passing: bool,
+    pub transient: bool,
 }
 
 /// What `install` has done.
@@ -66,7 +66,7 @@ pub struct Installed {
     /// What the service runs.
     pub program: PathBuf,
     /// The program lies where files do not last.
-    pub will_not_last: bool,
+    pub temporary: bool,
     /// Why the manager does not know of it yet.
     pub unreachable: Option<Error>,
 }
@@ -120,10 +120,10 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::Manager`]: the manager cannot be reached.
-    pub fn standing(&self) -> Result<Standing, Error> {
+    pub fn state(&self) -> Result<ServiceState, Error> {
         match self.manager {
-            Manager::Systemd => systemd::standing(),
-            Manager::Launchd => launchd::standing(),
+            Manager::Systemd => systemd::state(),
+            Manager::Launchd => launchd::state(),
         }
     }
 
@@ -146,9 +146,9 @@ impl Service {
         if changed {
             disk::replace_public(&self.file, text.as_bytes())?;
         }
-        let (started, unreachable) = match self.standing() {
+        let (started, unreachable) = match self.state() {
             Err(error) => (false, Some(error)),
-            Ok(standing) => match self.register(&standing, changed) {
+            Ok(state) => match self.register(&state, changed) {
                 Ok(started) => (started, None),
                 Err(error) => {
                     self.put_back(before.as_deref())?;
@@ -157,8 +157,8 @@ impl Service {
             },
         };
         let program = PathBuf::from(plan.program);
-        let will_not_last = program::will_not_last(&program);
-        Ok(Installed { new: before.is_none(), started, program, will_not_last, unreachable })
+        let temporary = program::temporary(&program);
+        Ok(Installed { new: before.is_none(), started, program, temporary, unreachable })
     }
 
     fn text(&self, plan: &Plan) -> Result<String, Error> {
@@ -169,11 +169,11 @@ impl Service {
     }
 
     /// Makes the manager read the file; true if that has started the service.
-    fn register(&self, standing: &Standing, changed: bool) -> Result<bool, Error> {
-        match (self.manager, standing) {
+    fn register(&self, state: &ServiceState, changed: bool) -> Result<bool, Error> {
+        match (self.manager, state) {
             (Manager::Systemd, _) => return systemd::register(&self.file).map(|()| false),
-            (Manager::Launchd, Standing::Active { .. }) if !changed => return Ok(false),
-            (Manager::Launchd, Standing::Active { .. }) => {
+            (Manager::Launchd, ServiceState::Active { .. }) if !changed => return Ok(false),
+            (Manager::Launchd, ServiceState::Active { .. }) => {
                 // launchd reads a file only once.
                 launchd::unregister(limits::MANAGER_MAX)?;
             }
@@ -212,14 +212,14 @@ impl Service {
     pub fn uninstall(&self, force: Force) -> Result<bool, Error> {
         let there = !matches!(self.touchable(force)?, Present::Nothing);
         // A manager that cannot be reached runs nothing of this user's.
-        let standing = self.standing().ok();
-        let known = matches!(standing, Some(Standing::Active { .. } | Standing::Failed(_)));
+        let state = self.state().ok();
+        let known = matches!(state, Some(ServiceState::Active { .. } | ServiceState::Failed(_)));
         if !there && !known {
             return Ok(false);
         }
-        match (self.manager, &standing) {
+        match (self.manager, &state) {
             (Manager::Systemd, Some(_)) => systemd::unregister()?,
-            (Manager::Launchd, Some(Standing::Active { .. })) => {
+            (Manager::Launchd, Some(ServiceState::Active { .. })) => {
                 launchd::unregister(limits::MANAGER_MAX)?;
             }
             _ => {}
@@ -227,7 +227,7 @@ impl Service {
         disk::remove(&self.file)?;
         if self.manager == Manager::Systemd {
             systemd::unlink(&self.file)?;
-            if standing.is_some() {
+            if state.is_some() {
                 systemd::forget()?;
             }
         }
@@ -251,9 +251,9 @@ impl Service {
     }
 
     /// Forgets that it has failed.
-    pub fn forgive(&self) {
+    pub fn reset_failed(&self) {
         if self.manager == Manager::Systemd {
-            systemd::forgive();
+            systemd::reset_failed();
         }
     }
 
@@ -280,7 +280,7 @@ pub enum Force {
 /// ended through the manager.
 ///
 /// `None` if there is none, or its manager cannot be reached.
-pub fn of_home(paths: &Paths) -> Result<Option<(Service, Standing)>, Error> {
+pub fn of_home(paths: &Paths) -> Result<Option<(Service, ServiceState)>, Error> {
     let info = match state::read(paths)? {
         Found::Info(info) => info.managed_by.map(|_| info.pid),
         Found::Damaged | Found::Nothing => None,
@@ -291,17 +291,19 @@ pub fn of_home(paths: &Paths) -> Result<Option<(Service, Standing)>, Error> {
         (None, Some(_)) => (Service::of(paths)?, false),
         (None, None) => return Ok(None),
     };
-    Ok(match service.standing() {
-        Ok(Standing::Active { pid }) if pid == info => Some((service, Standing::Active { pid })),
-        Ok(standing) if installed => Some((service, standing)),
+    Ok(match service.state() {
+        Ok(ServiceState::Active { pid }) if pid == info => {
+            Some((service, ServiceState::Active { pid }))
+        }
+        Ok(state) if installed => Some((service, state)),
         _ => None,
     })
 }
 
 /// Why the manager has given up on the installed service, if it has.
-pub fn trouble(paths: &Paths) -> Option<Trouble> {
-    match Service::installed(paths)?.standing() {
-        Ok(Standing::Failed(trouble)) if !trouble.passing => Some(trouble),
+pub fn failure(paths: &Paths) -> Option<ServiceFailure> {
+    match Service::installed(paths)?.state() {
+        Ok(ServiceState::Failed(failure)) if !failure.transient => Some(failure),
         // That the manager cannot be asked is no news of the daemon.
         _ => None,
     }
@@ -324,7 +326,7 @@ pub fn check(paths: &Paths) -> Result<(), Error> {
 }
 
 /// Whether this process runs inside the service, as what a session runs does.
-pub fn inside() -> bool {
+pub fn is_inside() -> bool {
     supervision::inside_service()
 }
 

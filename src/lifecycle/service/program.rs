@@ -25,7 +25,7 @@ pub fn path() -> Result<PathBuf, Error> {
 }
 
 /// Whether the program is in a place from which files go away by themselves.
-pub fn will_not_last(path: &Path) -> bool {
+pub fn temporary(path: &Path) -> bool {
     let passing = ["/tmp", "/var/tmp", "/private/tmp", "/private/var", "/dev/shm"];
     passing.iter().any(|place| path.starts_with(place))
         || path.components().any(|part| part == Component::Normal(OsStr::new("target")))
@@ -73,10 +73,10 @@ mod tests {
     fn places_that_are_swept_are_known() {
         for path in ["/tmp/opta", "/home/u/opta/target/release/opta", "/private/var/folders/x/opta"]
         {
-            assert!(will_not_last(Path::new(path)), "{path}");
+            assert!(temporary(Path::new(path)), "{path}");
         }
         for path in ["/usr/local/bin/opta", "/home/u/targets/opta", "/home/tmp/opta"] {
-            assert!(!will_not_last(Path::new(path)), "{path}");
+            assert!(!temporary(Path::new(path)), "{path}");
         }
     }
 }

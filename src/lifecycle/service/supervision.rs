@@ -24,7 +24,7 @@ impl Supervision {
     ///
     /// # Errors
     /// The process has more than one thread already, or NOTIFY_SOCKET names no socket.
-    pub fn take() -> Result<Supervision, Error> {
+    pub fn detect() -> Result<Supervision, Error> {
         let handed = config::take_handed()?;
         let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let manager = manager(&handed, std::process::id(), parent_id(), &cgroup);

@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::drift::{Named, Taken};
-use super::manager_command::{self, Answer};
-use super::{Plan, Standing, Trouble, supervision};
+use super::drift::{LoadState, UnitFields};
+use super::manager_command::{self, ManagerReply};
+use super::{Plan, ServiceFailure, ServiceState, supervision};
 use crate::error::Error;
 use crate::paths::Manager;
 use crate::{disk, limits};
@@ -86,13 +86,13 @@ fn value_of(variable: &str) -> String {
 }
 
 /// What a text of [`text`]'s names, if it has all of it.
-pub fn named(text: &str) -> Option<Named> {
+pub fn named(text: &str) -> Option<UnitFields> {
     let between = |before: &str, after: &str| {
         text.lines().find_map(|line| line.strip_prefix(before)?.strip_suffix(after))
     };
     let variable = |name: &str| between(&format!("Environment=\"{name}="), "\"").map(value_of);
     let program = between("ExecStart=\"", "\" daemon start --foreground")?.replace("%%", "%");
-    Some(Named { program, search_path: variable("PATH")?, root: variable("OPTA_HOME")? })
+    Some(UnitFields { program, search_path: variable("PATH")?, root: variable("OPTA_HOME")? })
 }
 
 /// What systemd knows of the unit.
@@ -141,23 +141,25 @@ impl Unit {
         read.is_some() && read == std::fs::canonicalize(file).ok()
     }
 
-    fn standing(&self) -> Standing {
+    fn state(&self) -> ServiceState {
         match self.active.as_str() {
-            "failed" => Standing::Failed(self.trouble()),
-            "" | "inactive" => Standing::Idle,
-            _ => Standing::Active { pid: Some(self.main_pid).filter(|pid| *pid > 0) },
+            "failed" => ServiceState::Failed(self.failure()),
+            "" | "inactive" => ServiceState::Inactive,
+            _ => ServiceState::Active { pid: Some(self.main_pid).filter(|pid| *pid > 0) },
         }
     }
 
-    fn trouble(&self) -> Trouble {
+    fn failure(&self) -> ServiceFailure {
         let restarts = self.restarts;
         let (result, status) = (&self.result, self.exit_status);
         if status == BAD_SETTINGS {
             // Better ones are reason enough to try again.
-            let words = format!("the service has stopped: its settings were bad (status {status})");
-            return Trouble { words, see: "opta doctor", gave_up: false, passing: false };
+            let message =
+                format!("the service has stopped: its settings were bad (status {status})");
+            let details = "opta doctor";
+            return ServiceFailure { message, details, gave_up: false, transient: false };
         }
-        let words = match status {
+        let message = match status {
             _ if restarts > 0 => {
                 let s = if restarts == 1 { "" } else { "s" };
                 let gave_up = "systemd has given up on the service after";
@@ -165,29 +167,29 @@ impl Unit {
             }
             _ => format!("the service has failed ({result}, status {status})"),
         };
-        // That another daemon was running is no trouble of this one.
-        let passing = restarts == 0 && status == 75;
-        Trouble { words, see: "opta daemon logs", gave_up: restarts > 0, passing }
+        // That another daemon was running is no failure of this one.
+        let transient = restarts == 0 && status == 75;
+        ServiceFailure { message, details: "opta daemon logs", gave_up: restarts > 0, transient }
     }
 }
 
 /// # Errors
 /// [`Error::Manager`]: no user manager can be reached.
-pub fn standing() -> Result<Standing, Error> {
-    unit().map(|unit| unit.standing())
+pub fn state() -> Result<ServiceState, Error> {
+    unit().map(|unit| unit.state())
 }
 
 /// # Errors
-/// As [`standing`].
-pub fn taken(file: &Path) -> Result<Taken, Error> {
+/// As [`state`].
+pub fn taken(file: &Path) -> Result<LoadState, Error> {
     let unit = unit()?;
     Ok(match unit.load.as_str() {
         "loaded" if !unit.unread() && unit.is_read_from(file) => {
-            Taken::In { standing: unit.standing(), enabled: unit.enabled }
+            LoadState::In { state: unit.state(), enabled: unit.enabled }
         }
-        "loaded" | "not-found" | "" => Taken::Not,
+        "loaded" | "not-found" | "" => LoadState::Not,
         // Such as bad-setting; whether to read it again means nothing then.
-        _ => Taken::Refused(unit.load),
+        _ => LoadState::Refused(unit.load),
     })
 }
 
@@ -213,7 +215,7 @@ pub fn enable() -> Result<(), Error> {
 /// Makes sure that systemd could start it: that it has read the unit, and can use it.
 ///
 /// # Errors
-/// [`Error::ServiceRefused`]; otherwise as [`standing`].
+/// [`Error::ServiceRefused`]; otherwise as [`state`].
 pub fn check() -> Result<(), Error> {
     let mut unit = unit()?;
     if unit.unread() {
@@ -230,7 +232,7 @@ pub fn check() -> Result<(), Error> {
 /// Starts it, and returns when the daemon has said that it serves.
 pub fn start() -> Result<(), Error> {
     check()?;
-    forgive();
+    reset_failed();
     systemctl(&["start", UNIT]).map(drop)
 }
 
@@ -243,9 +245,9 @@ pub fn stop(limit: Duration) -> Result<bool, Error> {
         arguments.push("--no-block");
     }
     match manager_command::ask("systemctl", &arguments, limit)? {
-        Answer::Done(_) => Ok(true),
-        Answer::Late => Ok(false),
-        Answer::Refused { words, .. } => {
+        ManagerReply::Done(_) => Ok(true),
+        ManagerReply::Late => Ok(false),
+        ManagerReply::Refused { words, .. } => {
             Err(manager_command::failure("systemctl", &arguments, words))
         }
     }
@@ -253,12 +255,12 @@ pub fn stop(limit: Duration) -> Result<bool, Error> {
 
 /// Asks for a restart without waiting for it: for a caller inside the service, whose end it is.
 pub fn restart_later() -> Result<(), Error> {
-    forgive();
+    reset_failed();
     systemctl(&["restart", "--no-block", UNIT]).map(drop)
 }
 
 /// Forgets that it has failed, and how often it was started of late.
-pub fn forgive() {
+pub fn reset_failed() {
     // systemd refuses it for a unit that it has forgotten already, which is as good.
     drop(systemctl(&["reset-failed", UNIT]));
 }
@@ -271,7 +273,7 @@ pub fn unregister() -> Result<(), Error> {
 /// Makes systemd forget a file that has gone.
 pub fn forget() -> Result<(), Error> {
     systemctl(&["daemon-reload"])?;
-    forgive();
+    reset_failed();
     Ok(())
 }
 
@@ -362,18 +364,21 @@ WantedBy=default.target
                     ActiveState=failed\nFragmentPath=/u/x=y\nNeedDaemonReload=no\n";
         let unit = Unit::parse(show);
         assert_eq!((unit.fragment.as_str(), unit.unread()), ("/u/x=y", false));
-        let Standing::Failed(trouble) = unit.standing() else { panic!("not failed") };
-        assert_eq!(trouble.words, "systemd has given up on the service after 5 restarts (signal)");
-        assert!(trouble.gave_up && !trouble.passing);
+        let ServiceState::Failed(failure) = unit.state() else { panic!("not failed") };
+        assert_eq!(
+            failure.message,
+            "systemd has given up on the service after 5 restarts (signal)"
+        );
+        assert!(failure.gave_up && !failure.transient);
         assert!(Unit::parse("LoadState=not-found").unread());
         assert!(Unit::parse("NeedDaemonReload=yes\nLoadState=loaded").unread());
         assert!(Unit::parse("UnitFileState=enabled").enabled);
         assert!(!Unit::parse("UnitFileState=disabled").enabled);
-        assert!(matches!(Unit::parse("ActiveState=inactive").standing(), Standing::Idle));
-        let active = Unit::parse("MainPID=7\nActiveState=active").standing();
-        assert!(matches!(active, Standing::Active { pid: Some(7) }));
-        let waiting = Unit::parse("MainPID=0\nActiveState=activating").standing();
-        assert!(matches!(waiting, Standing::Active { pid: None }));
+        assert!(matches!(Unit::parse("ActiveState=inactive").state(), ServiceState::Inactive));
+        let active = Unit::parse("MainPID=7\nActiveState=active").state();
+        assert!(matches!(active, ServiceState::Active { pid: Some(7) }));
+        let waiting = Unit::parse("MainPID=0\nActiveState=activating").state();
+        assert!(matches!(waiting, ServiceState::Active { pid: None }));
     }
 
     #[test]
@@ -381,22 +386,22 @@ WantedBy=default.target
         for restarts in [0, 1] {
             let show =
                 format!("NRestarts={restarts}\nExecMainStatus=78\nActiveState=failed\nResult=x");
-            let Standing::Failed(trouble) = Unit::parse(&show).standing() else {
+            let ServiceState::Failed(failure) = Unit::parse(&show).state() else {
                 panic!("not failed")
             };
             let words = "the service has stopped: its settings were bad (status 78)";
-            assert_eq!((trouble.words.as_str(), trouble.see), (words, "opta doctor"));
-            assert!(!trouble.gave_up && !trouble.passing);
+            assert_eq!((failure.message.as_str(), failure.details), (words, "opta doctor"));
+            assert!(!failure.gave_up && !failure.transient);
         }
         let show = "NRestarts=1\nExecMainStatus=9\nActiveState=failed\nResult=signal";
-        let Standing::Failed(trouble) = Unit::parse(show).standing() else { panic!("not failed") };
-        assert_eq!(trouble.words, "systemd has given up on the service after 1 restart (signal)");
+        let ServiceState::Failed(failure) = Unit::parse(show).state() else { panic!("not failed") };
+        assert_eq!(failure.message, "systemd has given up on the service after 1 restart (signal)");
     }
 
     #[test]
-    fn that_another_daemon_was_running_is_no_trouble() {
+    fn that_another_daemon_was_running_is_no_failure() {
         let show = "NRestarts=0\nExecMainStatus=75\nActiveState=failed\nResult=exit-code";
-        let Standing::Failed(trouble) = Unit::parse(show).standing() else { panic!("not failed") };
-        assert!(trouble.passing && !trouble.gave_up);
+        let ServiceState::Failed(failure) = Unit::parse(show).state() else { panic!("not failed") };
+        assert!(failure.transient && !failure.gave_up);
     }
 }

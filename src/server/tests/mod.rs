@@ -67,7 +67,7 @@ impl Daemon {
         let rotation = Rotation { bytes: crate::limits::LOG_BYTES_DEFAULT, files: 1 };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let token = Token::fresh().unwrap();
+        let token = Token::generate().unwrap();
         let (shutdown, shutdowns) = channel();
         let log = Log::open(&directory, rotation, Level::Debug).unwrap();
         let store = Store::new(directory.join("sessions"));
