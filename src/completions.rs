@@ -1,6 +1,6 @@
 //! Completions for bash, zsh and fish, made from the table of commands. Pure.
 
-use crate::cli::{Flag, Shell, VERBS, Value, Verb, following};
+use crate::cli::{OptionSpec, OptionValue, SUBCOMMANDS, Shell, Subcommand, next_words};
 
 /// The script for one shell.
 pub fn script(shell: Shell) -> String {
@@ -15,35 +15,36 @@ pub fn script(shell: Shell) -> String {
 /// ….
 fn groups() -> Vec<(String, String)> {
     let mut groups: Vec<(String, String)> = Vec::new();
-    for verb in VERBS {
-        for length in 0..verb.words.len() {
-            let words: Vec<String> = verb.words.iter().take(length).map(|w| (*w).into()).collect();
+    for subcommand in SUBCOMMANDS {
+        for length in 0..subcommand.words.len() {
+            let words: Vec<String> =
+                subcommand.words.iter().take(length).map(|w| (*w).into()).collect();
             let name = words.join(" ");
             if !groups.iter().any(|(known, _)| *known == name) {
-                groups.push((name, following(&words).join(" ")));
+                groups.push((name, next_words(&words).join(" ")));
             }
         }
     }
     groups
 }
 
-fn options(verb: &Verb) -> String {
-    let long = verb.flags.iter().map(|flag| match flag.value {
-        Value::Optional(_) => format!("--{}=", flag.long),
-        Value::None | Value::Required(_) => format!("--{}", flag.long),
+fn options(subcommand: &Subcommand) -> String {
+    let long = subcommand.options.iter().map(|option| match option.value {
+        OptionValue::Optional(_) => format!("--{}=", option.long),
+        OptionValue::None | OptionValue::Required(_) => format!("--{}", option.long),
     });
     long.chain(["--help".to_owned()]).collect::<Vec<_>>().join(" ")
 }
 
 /// What may stand where: the operand's values first, then the options.
-fn candidates(verb: &Verb) -> String {
-    let words = choices(verb).iter().map(|word| format!("{word} "));
-    words.collect::<String>() + &options(verb)
+fn candidates(subcommand: &Subcommand) -> String {
+    let words = choices(subcommand).iter().map(|word| format!("{word} "));
+    words.collect::<String>() + &options(subcommand)
 }
 
 /// The words that may stand where the operand does, if they are known.
-fn choices(verb: &Verb) -> &'static [&'static str] {
-    verb.operand.as_ref().map_or(&[], |operand| operand.choices)
+fn choices(subcommand: &Subcommand) -> &'static [&'static str] {
+    subcommand.operand.as_ref().map_or(&[], |operand| operand.choices)
 }
 
 fn bash() -> String {
@@ -69,10 +70,10 @@ _opta() {
         let next = if words.is_empty() { format!("{next} help --help --version") } else { next };
         push(&mut script, &format!("                '{words}') candidates='{next}' ;;"));
     }
-    for verb in VERBS {
+    for subcommand in SUBCOMMANDS {
         // Operands and the values of options may follow the words.
-        let words = verb.words.join(" ");
-        let candidates = candidates(verb);
+        let words = subcommand.words.join(" ");
+        let candidates = candidates(subcommand);
         push(
             &mut script,
             &format!("                '{words}' | '{words} '*) candidates='{candidates}' ;;"),
@@ -118,15 +119,15 @@ _opta() {
         }
         push(&mut script, "      )\n      _describe command candidates ;;");
     }
-    for verb in VERBS {
-        let words = verb.words.join(" ");
+    for subcommand in SUBCOMMANDS {
+        let words = subcommand.words.join(" ");
         push(&mut script, &format!("    '{words}'|'{words} '*)\n      candidates=("));
-        for value in choices(verb) {
+        for value in choices(subcommand) {
             push(&mut script, &format!("        '{value}'"));
         }
-        for flag in verb.flags {
-            let help = single_quoted(flag.help).replace(':', "\\:");
-            push(&mut script, &format!("        '--{}:{help}'", flag.long));
+        for option in subcommand.options {
+            let help = single_quoted(option.help).replace(':', "\\:");
+            push(&mut script, &format!("        '--{}:{help}'", option.long));
         }
         push(
             &mut script,
@@ -173,29 +174,29 @@ complete -c opta -f
             );
         }
     }
-    for verb in VERBS {
-        let condition = format!("__opta_in {}", verb.words.join(" "));
-        for value in choices(verb) {
+    for subcommand in SUBCOMMANDS {
+        let condition = format!("__opta_in {}", subcommand.words.join(" "));
+        for value in choices(subcommand) {
             push(&mut script, &format!("complete -c opta -n '{condition}' -a {value}"));
         }
-        for flag in verb.flags {
-            push(&mut script, &fish_flag(&condition, flag));
+        for option in subcommand.options {
+            push(&mut script, &fish_option(&condition, option));
         }
     }
     script.push_str("complete -c opta -s h -l help -d 'show help'\n");
     script
 }
 
-fn fish_flag(condition: &str, flag: &Flag) -> String {
-    let short = flag.short.map_or(String::new(), |short| format!(" -s {short}"));
-    let value = match (flag.long, &flag.value) {
+fn fish_option(condition: &str, option: &OptionSpec) -> String {
+    let short = option.short.map_or(String::new(), |short| format!(" -s {short}"));
+    let value = match (option.long, &option.value) {
         ("level", _) => " -x -a 'debug info warn error'",
         ("format", _) => " -x -a 'json markdown'",
-        (_, Value::Required(_)) => " -x",
-        (_, Value::None | Value::Optional(_)) => "",
+        (_, OptionValue::Required(_)) => " -x",
+        (_, OptionValue::None | OptionValue::Optional(_)) => "",
     };
-    let help = single_quoted(flag.help);
-    format!("complete -c opta -n '{condition}'{short} -l {}{value} -d '{help}'", flag.long)
+    let help = single_quoted(option.help);
+    format!("complete -c opta -n '{condition}'{short} -l {}{value} -d '{help}'", option.long)
 }
 
 /// The words that may follow `words`, each with what it is for.
@@ -203,10 +204,13 @@ fn named(words: &str) -> Vec<(&'static str, String)> {
     let typed: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
     let summary = |word: &str| {
         let path: Vec<&str> = typed.iter().map(String::as_str).chain([word]).collect();
-        let verb = VERBS.iter().find(|verb| verb.words == path);
-        verb.map_or_else(|| format!("Commands of the {word}"), |verb| verb.summary.to_owned())
+        let subcommand = SUBCOMMANDS.iter().find(|subcommand| subcommand.words == path);
+        subcommand.map_or_else(
+            || format!("Commands of the {word}"),
+            |subcommand| subcommand.summary.to_owned(),
+        )
     };
-    following(&typed).into_iter().map(|word| (word, summary(word))).collect()
+    next_words(&typed).into_iter().map(|word| (word, summary(word))).collect()
 }
 
 /// The inside of a string in single quotes, for all three shells.

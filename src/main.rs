@@ -29,7 +29,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use cli::{Command, Form};
+use cli::{Command, OutputMode};
 use commands::{Output, chat, daemon, doctor, service, sessions, task};
 use error::{Error, one_line};
 use paths::Paths;
@@ -37,14 +37,14 @@ use sys::signal;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let form = cli::form_wanted(&arguments);
-    run(arguments).unwrap_or_else(|error| report(&error, form))
+    let mode = cli::requested_mode(&arguments);
+    run(arguments).unwrap_or_else(|error| report(&error, mode))
 }
 
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
     signal::ignore_file_size_limit();
-    let (command, form) = cli::parse(arguments)?;
-    let output = Output::new(form);
+    let (command, mode) = cli::parse(arguments)?;
+    let output = Output::new(mode);
     let status = perform(command, &output)?;
     output.finish()?;
     Ok(status)
@@ -61,17 +61,17 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
             )
         }
         Command::Completions(shell) => completions::script(shell),
-        Command::Start(asked) => return daemon::start(&paths()?, &asked, output),
-        Command::Status(asked) => return daemon::status(&paths()?, &asked, output),
-        Command::Logs(asked) => return daemon::logs(&paths()?, &asked, output),
-        Command::Restart(asked) => return daemon::restart(&paths()?, &asked, output),
-        Command::Stop(asked) => return daemon::stop(&paths()?, &asked, output),
-        Command::Install(asked) => return service::install(&paths()?, &asked, output),
-        Command::Uninstall(asked) => return service::uninstall(&paths()?, &asked, output),
-        Command::Sessions(asked) => return sessions::run(&paths()?, &asked, output),
+        Command::Start(args) => return daemon::start(&paths()?, &args, output),
+        Command::Status(args) => return daemon::status(&paths()?, &args, output),
+        Command::Logs(args) => return daemon::logs(&paths()?, &args, output),
+        Command::Restart(args) => return daemon::restart(&paths()?, &args, output),
+        Command::Stop(args) => return daemon::stop(&paths()?, &args, output),
+        Command::Install(args) => return service::install(&paths()?, &args, output),
+        Command::Uninstall(args) => return service::uninstall(&paths()?, &args, output),
+        Command::Sessions(args) => return sessions::run(&paths()?, &args, output),
         Command::Token => return daemon::token(&paths()?, output),
-        Command::Do(asked) => return task::run(&paths()?, &asked, output),
-        Command::Chat(asked) => return chat::run(&paths()?, &asked),
+        Command::Do(args) => return task::run(&paths()?, &args, output),
+        Command::Chat(args) => return chat::run(&paths()?, &args),
         Command::Doctor => return doctor::run(&paths()?, output),
     };
     io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
@@ -84,7 +84,7 @@ fn paths() -> Result<Paths, Error> {
 
 /// One line that says what failed, on what and why; a second one with the next step, where there is
 /// one.
-fn report(error: &Error, form: Form) -> ExitCode {
+fn report(error: &Error, mode: OutputMode) -> ExitCode {
     if let Error::Output(cause) = error
         && cause.kind() == io::ErrorKind::BrokenPipe
     {
@@ -93,7 +93,7 @@ fn report(error: &Error, form: Form) -> ExitCode {
     }
     let message = one_line(&error.to_string());
     // Nobody is left to tell if these fail.
-    if form == Form::Json && !matches!(error, Error::Output(_)) {
+    if mode == OutputMode::Json && !matches!(error, Error::Output(_)) {
         drop(writeln!(io::stdout(), "{}", protocol::problem(error.code(), &message)));
     } else {
         drop(writeln!(io::stderr(), "opta: {message}"));

@@ -1,8 +1,7 @@
-//! What the user can type: one table, from which come the parser, the help, the completions, and
-//! the test that holds the manual to it. Pure: arguments in, [`Command`] out.
+//! The command line: one table, from which the parser, the help and the completions are made, and
+//! with which a test compares the manual. Pure: arguments in, [`Command`] out.
 
-mod help;
-mod mistake;
+mod args;
 mod parse;
 mod table;
 
@@ -10,40 +9,41 @@ use std::time::Duration;
 
 use crate::log::Level;
 
-pub use parse::{form_wanted, parse};
-pub use table::{Flag, VERBS, Value, Verb, following};
+pub use args::{OptionSpec, OptionValue, Subcommand};
+pub use parse::{parse, requested_mode};
+pub use table::{SUBCOMMANDS, next_words};
 
-/// How a command answers.
+/// How a command prints its results and its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum OutputMode {
     /// For people.
     Text,
-    /// One JSON object a line, on standard output, in every outcome.
+    /// For programs: JSON objects on standard output, one per line, also on failure.
     Json,
 }
 
-/// What is to be done.
+/// A command with its arguments.
 #[derive(Debug, PartialEq)]
 pub enum Command {
     /// Print this text.
     Print(String),
     Version,
-    Start(Start),
-    Status(Status),
-    Stop(Stop),
-    Restart(Restart),
+    Start(StartArgs),
+    Status(StatusArgs),
+    Stop(StopArgs),
+    Restart(RestartArgs),
     Token,
-    Install(Install),
-    Uninstall(Uninstall),
-    Logs(Logs),
-    Sessions(Sessions),
-    Do(Do),
-    Chat(Chat),
+    Install(InstallArgs),
+    Uninstall(UninstallArgs),
+    Logs(LogsArgs),
+    Sessions(SessionsCommand),
+    Do(DoArgs),
+    Chat(ChatArgs),
     Doctor,
     Completions(Shell),
 }
 
-/// A shell that opta knows completions for.
+/// A shell for which there are completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shell {
     Bash,
@@ -53,37 +53,37 @@ pub enum Shell {
 
 /// `opta daemon start`
 #[derive(Debug, PartialEq)]
-pub struct Start {
+pub struct StartArgs {
     pub foreground: bool,
     pub port: Option<u16>,
 }
 
 /// `opta daemon status`
 #[derive(Debug, PartialEq)]
-pub struct Status {
-    /// How long to wait for a daemon that runs.
+pub struct StatusArgs {
+    /// How long to wait until a daemon is running.
     pub wait: Option<Duration>,
     pub quiet: bool,
 }
 
 /// `opta daemon stop`
 #[derive(Debug, PartialEq)]
-pub struct Stop {
+pub struct StopArgs {
     pub timeout: Duration,
     pub force: bool,
 }
 
 /// `opta daemon restart`
 #[derive(Debug, PartialEq)]
-pub struct Restart {
-    pub stop: Stop,
+pub struct RestartArgs {
+    pub stop: StopArgs,
     pub if_idle: bool,
 }
 
 /// `opta daemon install`
 #[derive(Debug, PartialEq)]
-pub struct Install {
-    /// Start the service as well.
+pub struct InstallArgs {
+    /// Also start the service.
     pub now: bool,
     /// Replace a file that opta has not written.
     pub force: bool,
@@ -91,14 +91,14 @@ pub struct Install {
 
 /// `opta daemon uninstall`
 #[derive(Debug, PartialEq)]
-pub struct Uninstall {
+pub struct UninstallArgs {
     /// Remove a file that opta has not written.
     pub force: bool,
 }
 
 /// `opta daemon logs`
 #[derive(Debug, PartialEq)]
-pub struct Logs {
+pub struct LogsArgs {
     pub lines: usize,
     pub follow: bool,
     pub level: Level,
@@ -108,17 +108,17 @@ pub struct Logs {
 
 /// `opta do`
 #[derive(Debug, PartialEq)]
-pub struct Do {
-    /// `-` stands for standard input.
+pub struct DoArgs {
+    /// `-` reads it from standard input.
     pub task: String,
     pub grant: Grant,
-    pub show: Show,
-    pub model: Model,
-    /// A session to go on with.
+    pub output: TaskOutput,
+    pub model: ModelArgs,
+    /// The session to resume; a new one otherwise.
     pub resume: Option<String>,
 }
 
-/// What a task may do without being asked about, beyond the settings.
+/// What a task may do without a question to the user, in addition to the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grant {
     Settings,
@@ -127,47 +127,47 @@ pub enum Grant {
     All,
 }
 
-/// What is shown of a task.
+/// What `opta do` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Show {
-    /// The answer, and a line for each call of a tool.
-    Work,
+pub enum TaskOutput {
+    /// The answer, and a line per tool call.
+    Full,
     /// The answer alone.
-    Answer,
-    /// One object in the end.
-    Object,
-    /// The events, as they come.
+    Quiet,
+    /// One object at the end.
+    Json,
+    /// The events, as they arrive.
     Events,
 }
 
-/// What the user says of the model.
+/// The model and its server, where the user names them.
 #[derive(Debug, PartialEq)]
-pub struct Model {
+pub struct ModelArgs {
     pub name: Option<String>,
     pub url: Option<String>,
 }
 
 /// `opta chat`
 #[derive(Debug, PartialEq)]
-pub struct Chat {
-    pub begin: Begin,
-    pub model: Model,
-    /// The one thing to be said, and no conversation.
+pub struct ChatArgs {
+    pub session: SessionChoice,
+    pub model: ModelArgs,
+    /// The only message; there is no conversation.
     pub once: Option<String>,
 }
 
-/// Which session a chat is in.
+/// The session that a chat uses.
 #[derive(Debug, PartialEq)]
-pub enum Begin {
+pub enum SessionChoice {
     New,
     Resume(String),
-    /// The one that was used last.
+    /// The most recently used one.
     Latest,
 }
 
-/// `opta sessions …`. An id is as it was typed: the beginning of one is enough.
+/// `opta sessions …`. An id is as it was typed: any unique prefix is enough.
 #[derive(Debug, PartialEq)]
-pub enum Sessions {
+pub enum SessionsCommand {
     List {
         limit: usize,
     },
@@ -176,22 +176,22 @@ pub enum Sessions {
     },
     Export {
         id: String,
-        format: Format,
+        format: ExportFormat,
     },
-    /// All of them without an id.
+    /// Without an id, all sessions.
     Verify {
         id: Option<String>,
     },
     Remove {
         id: String,
-        /// Without asking.
+        /// Do not ask for confirmation.
         force: bool,
     },
 }
 
-/// What an exported session is written in.
+/// The format of an exported session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ExportFormat {
     Json,
     Markdown,
 }

@@ -1,220 +1,260 @@
-//! From the arguments to what was given to a command of the table.
+//! From the arguments to a [`Command`], to the help, or to a usage error that suggests what was
+//! meant.
 
 use std::ffi::OsString;
-use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 
 use crate::error::{Error, one_line};
-use crate::limits;
 
-use super::help::{help, help_of, usage};
-use super::mistake::{general_usage, misuse, unfinished, unknown_option, unknown_word};
-use super::table::{Need, Operand, VERBS, Value, Verb, following};
-use super::{Command, Form};
+use super::args::{Arity, OptionSpec, OptionValue, ParsedArgs, Subcommand, utf8};
+use super::table::{SUBCOMMANDS, next_words};
+use super::{Command, OutputMode};
 
-/// Arguments, without the program's name, to what is to be done and how to answer.
+/// Parses the arguments, without the program's name.
 ///
 /// # Errors
 /// [`Error::Usage`] names the argument, says what would be right and suggests what was meant.
-pub fn parse(arguments: Vec<OsString>) -> Result<(Command, Form), Error> {
+pub fn parse(arguments: Vec<OsString>) -> Result<(Command, OutputMode), Error> {
+    let general = |message| Error::Usage {
+        message,
+        usage: "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)".to_owned(),
+    };
     let mut parser = Parser::from_args(arguments);
     let mut words: Vec<String> = Vec::new();
     loop {
-        if let Some(verb) = VERBS.iter().find(|verb| verb.words == words) {
-            return parse_rest(verb, &mut parser);
+        if let Some(subcommand) = SUBCOMMANDS.iter().find(|known| known.words == words) {
+            return parse_arguments(subcommand, &mut parser)
+                .map_err(|message| Error::Usage { message, usage: usage(subcommand) });
         }
-        let argument = parser.next().map_err(|error| misuse(error.to_string(), general_usage()))?;
-        match argument {
-            None => return Err(unfinished(&words)),
-            Some(Arg::Long("help") | Arg::Short('h')) => return help(&words).map(print),
+        match parser.next().map_err(|error| general(error.to_string()))? {
+            None => return Err(general(missing_command(&words))),
+            Some(Arg::Long("help") | Arg::Short('h')) => {
+                return help(&words).map(print).map_err(general);
+            }
             Some(Arg::Long("version") | Arg::Short('V')) => {
-                return Ok((Command::Version, Form::Text));
+                return Ok((Command::Version, OutputMode::Text));
             }
             Some(Arg::Value(word)) if words.is_empty() && word == "help" => {
-                return help(&rest_of_words(&mut parser)?).map(print);
+                let topic = remaining_words(&mut parser);
+                return topic.and_then(|topic| help(&topic)).map(print).map_err(general);
             }
             Some(Arg::Value(word)) => {
-                let word = in_utf8(&word, "a command", general_usage())?;
-                if !following(&words).contains(&word.as_str()) {
-                    return Err(unknown_word(&words, &word));
+                let word = utf8(&word, "a command").map_err(general)?;
+                if !next_words(&words).contains(&word.as_str()) {
+                    return Err(general(unknown_command(&words, &word)));
                 }
                 words.push(word);
             }
             Some(option) => {
                 let known = ["--help", "--version"].map(String::from);
-                return Err(unknown_option(&shown(&option), &known, general_usage()));
+                return Err(general(unknown_option(&typed(&option), &known)));
             }
         }
     }
 }
 
 /// Whether errors are to be reported as JSON, for a command line that cannot be parsed.
-pub fn form_wanted(arguments: &[OsString]) -> Form {
-    let options = arguments.iter().take_while(|argument| *argument != "--");
-    if options.into_iter().any(|argument| argument == "--json") { Form::Json } else { Form::Text }
+pub fn requested_mode(arguments: &[OsString]) -> OutputMode {
+    let mut options = arguments.iter().take_while(|argument| *argument != "--");
+    if options.any(|argument| argument == "--json") { OutputMode::Json } else { OutputMode::Text }
 }
 
-/// Help is for people, even beside `--json`.
-fn print(text: String) -> (Command, Form) {
-    (Command::Print(text), Form::Text)
+/// Help is for people, also with `--json`.
+fn print(text: String) -> (Command, OutputMode) {
+    (Command::Print(text), OutputMode::Text)
 }
 
-fn parse_rest(verb: &'static Verb, parser: &mut Parser) -> Result<(Command, Form), Error> {
-    let mut given = Given { verb, flags: Vec::new(), operand: None };
-    loop {
-        let argument = parser.next().map_err(|error| given.misuse(error.to_string()))?;
-        let (flag, name) = match argument {
-            None => break,
-            Some(Arg::Long("help") | Arg::Short('h')) => {
-                return Ok(print(help_of(verb)));
-            }
-            Some(Arg::Value(value)) => {
-                given.accept_operand(&value)?;
+fn parse_arguments(
+    subcommand: &'static Subcommand,
+    parser: &mut Parser,
+) -> Result<(Command, OutputMode), String> {
+    let mut args = ParsedArgs::new(subcommand);
+    while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
+        let option = match &argument {
+            Arg::Long("help") | Arg::Short('h') => return Ok(print(subcommand_help(subcommand))),
+            Arg::Value(value) => {
+                args.add_operand(value)?;
                 continue;
             }
-            Some(option) => {
-                let name = shown(&option);
-                let flag = verb.flags.iter().find(|flag| match option {
-                    Arg::Long(long) => flag.long == long,
-                    Arg::Short(short) => flag.short == Some(short),
-                    Arg::Value(_) => false,
-                });
-                (flag.ok_or_else(|| given.unknown(&name))?, name)
+            Arg::Long(long) => subcommand.options.iter().find(|option| option.long == *long),
+            Arg::Short(short) => subcommand.options.iter().find(|o| o.short == Some(*short)),
+        };
+        let name = typed(&argument);
+        let option = option.ok_or_else(|| {
+            let known = subcommand.options.iter().flat_map(|option| {
+                let short = option.short.map(|short| format!("-{short}"));
+                [format!("--{}", option.long)].into_iter().chain(short)
+            });
+            unknown_option(&name, &known.chain(["--help".to_owned()]).collect::<Vec<_>>())
+        })?;
+        let value = match option.value {
+            // A value that the option does not take is an error of the next `Parser::next`.
+            OptionValue::None => None,
+            OptionValue::Required(what) => {
+                let missing = |_| format!("{name} requires a value: {name} {what}");
+                Some(parser.value().map_err(missing)?)
             }
+            OptionValue::Optional(_) => parser.optional_value(),
         };
-        let value = match flag.value {
-            // A value that is not wanted is refused by the next call of `next`.
-            Value::None => None,
-            Value::Required(what) => Some(parser.value().map_err(|_missing| {
-                given.misuse(format!("{name} needs a value: {name} {what}"))
-            })?),
-            Value::Optional(_) => parser.optional_value(),
-        };
-        if given.has(flag.long) {
-            return Err(given.misuse(format!("--{} was given twice", flag.long)));
-        }
-        given.flags.push((flag.long, value));
+        args.add_option(option.long, value)?;
     }
-    let form = if given.has("json") { Form::Json } else { Form::Text };
-    Ok(((verb.build)(&given)?, form))
+    let mode = if args.has("json") { OutputMode::Json } else { OutputMode::Text };
+    Ok(((subcommand.build)(&args)?, mode))
 }
 
-/// What was typed after the words of a command.
-pub struct Given {
-    pub verb: &'static Verb,
-    flags: Vec<(&'static str, Option<OsString>)>,
-    pub operand: Option<String>,
-}
-
-impl Given {
-    /// Whether an option was given.
-    pub fn has(&self, long: &str) -> bool {
-        self.flags.iter().any(|(name, _)| *name == long)
-    }
-
-    /// The value of an option, if it was given one.
-    pub fn value(&self, long: &str) -> Option<String> {
-        let value = self.flags.iter().find(|(name, _)| *name == long)?.1.as_ref()?;
-        Some(value.to_string_lossy().into_owned())
-    }
-
-    /// The operand of a command that cannot do without one.
-    pub fn operand(&self) -> Result<String, Error> {
-        let missing = || {
-            let name = self.verb.operand.as_ref().map_or("", |operand| operand.name);
-            self.misuse(format!("{name} is missing"))
-        };
-        self.operand.clone().ok_or_else(missing)
-    }
-
-    /// The value of an option, which is a number from `min` to `max`.
-    pub fn number(&self, long: &str, what: &str, min: u64, max: u64) -> Result<Option<u64>, Error> {
-        let Some(text) = self.value(long) else {
-            return Ok(None);
-        };
-        // Digits only: "+5" and " 5" are typing errors here.
-        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let number = text.parse().ok().filter(|number| plain && (min..=max).contains(number));
-        let number = number
-            .ok_or_else(|| self.refuse(long, &format!("{what} from {min} to {max}"), &text))?;
-        Ok(Some(number))
-    }
-
-    /// A number of seconds; `default` if the option stands without a value.
-    pub fn seconds(&self, long: &str, default: Duration) -> Result<Option<Duration>, Error> {
-        let number = self.number(long, "a number of seconds", 0, limits::WAIT_SECONDS_MAX)?;
-        Ok(number.map(Duration::from_secs).or(self.has(long).then_some(default)))
-    }
-
-    /// The refusal of a value; `takes` says which would be right.
-    pub fn refuse(&self, long: &str, takes: &str, text: &str) -> Error {
-        self.misuse(format!("--{long} takes {takes}, not '{}'", one_line(text)))
-    }
-
-    /// A refusal that shows how this command is called.
-    pub fn misuse(&self, message: String) -> Error {
-        misuse(message, usage(self.verb))
-    }
-}
-
-impl Given {
-    fn accept_operand(&mut self, value: &OsString) -> Result<(), Error> {
-        let shown = one_line(&value.to_string_lossy());
-        let Some(Operand { name, choices, need }) = &self.verb.operand else {
-            return Err(self.misuse(format!("unexpected argument '{shown}'")));
-        };
-        let text = in_utf8(value, name, usage(self.verb))?;
-        if !choices.is_empty() && !choices.contains(&text.as_str()) {
-            let message = format!("{name} is one of {}, not '{shown}'", choices.join(", "));
-            return Err(self.misuse(message));
-        }
-        match &mut self.operand {
-            None => self.operand = Some(text),
-            Some(words) if *need == Need::Words => {
-                words.push(' ');
-                words.push_str(&text);
-            }
-            Some(_) => {
-                let message = format!("one {name} is enough: unexpected argument '{shown}'");
-                return Err(self.misuse(message));
-            }
-        }
-        Ok(())
-    }
-
-    fn unknown(&self, name: &str) -> Error {
-        let known = self.verb.flags.iter().flat_map(|flag| {
-            [Some(format!("--{}", flag.long)), flag.short.map(|short| format!("-{short}"))]
-        });
-        let known: Vec<String> = known.flatten().chain(["--help".to_owned()]).collect();
-        unknown_option(name, &known, usage(self.verb))
-    }
-}
-
-fn rest_of_words(parser: &mut Parser) -> Result<Vec<String>, Error> {
+fn remaining_words(parser: &mut Parser) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
-    while let Some(argument) = parser.next().map_err(|e| misuse(e.to_string(), general_usage()))? {
+    while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
-            Arg::Value(word) => words.push(in_utf8(&word, "a command", general_usage())?),
-            option => return Err(unknown_option(&shown(&option), &[], general_usage())),
+            Arg::Value(word) => words.push(utf8(&word, "a command")?),
+            option => return Err(unknown_option(&typed(&option), &[])),
         }
     }
     Ok(words)
 }
 
-fn in_utf8(text: &OsString, what: &str, usage: String) -> Result<String, Error> {
-    let valid = text.to_str().map(str::to_owned);
-    valid.ok_or_else(|| {
-        let shown = one_line(&text.to_string_lossy());
-        misuse(format!("{what} is plain text, not '{shown}'"), usage)
-    })
-}
-
-fn shown(option: &Arg<'_>) -> String {
-    match option {
+/// The argument as it was typed.
+fn typed(argument: &Arg<'_>) -> String {
+    match argument {
         Arg::Long(long) => format!("--{}", one_line(long)),
         Arg::Short(short) => format!("-{}", one_line(&short.to_string())),
         Arg::Value(value) => one_line(&value.to_string_lossy()),
     }
+}
+
+/// Returns the help for the command that `words` name, or for the commands that begin with them.
+fn help(words: &[String]) -> Result<String, String> {
+    let begins = |known: &&Subcommand| {
+        known.words.len() >= words.len() && known.words.iter().zip(words).all(|(a, b)| a == b)
+    };
+    let found: Vec<&Subcommand> = SUBCOMMANDS.iter().filter(begins).collect();
+    match *found {
+        [only] if only.words.len() == words.len() => return Ok(subcommand_help(only)),
+        [] => {
+            let (last, before) = words.split_last().map_or(("", words), |(l, b)| (l.as_str(), b));
+            return Err(unknown_command(before, last));
+        }
+        _ => {}
+    }
+    let mut text = String::from("Usage: opta COMMAND [OPTION]...\n\n");
+    text.push_str("Keeps AI sessions in a small daemon of your own.\n\nCommands:\n");
+    for subcommand in found {
+        let name = subcommand.words.join(" ") + &operand(subcommand);
+        push_row(&mut text, &name, subcommand.summary);
+    }
+    text.push_str("\nOptions:\n");
+    push_row(&mut text, "-h, --help", "show help, also for each command");
+    push_row(&mut text, "-V, --version", "show the versions of opta and of its protocol");
+    text.push_str("\nManual: man opta, man opta-do, man opta-chat, man opta-doctor, man opta-sessions, man opta-daemon\n");
+    Ok(text)
+}
+
+fn subcommand_help(subcommand: &Subcommand) -> String {
+    let mut text = format!("{}\n\n{}\n\nOptions:\n", usage(subcommand), subcommand.about);
+    for option in subcommand.options {
+        push_row(&mut text, &spelling(option), option.help);
+    }
+    push_row(&mut text, "-h, --help", "show this help");
+    text
+}
+
+fn push_row(text: &mut String, name: &str, description: &str) {
+    text.push_str(&format!("  {name:<20}  {description}\n"));
+}
+
+/// Returns the line that shows how a command is called.
+fn usage(subcommand: &Subcommand) -> String {
+    let options = subcommand.options.iter().map(|option| format!(" [{}]", long_form(option)));
+    let options: String = options.collect();
+    format!("Usage: opta {}{options}{}", subcommand.words.join(" "), operand(subcommand))
+}
+
+/// The operand as the usage shows it: ` ID`, ` [ID]` or ` TASK...`.
+fn operand(subcommand: &Subcommand) -> String {
+    subcommand.operand.as_ref().map_or(String::new(), |operand| match operand.arity {
+        Arity::One => format!(" {}", operand.name),
+        Arity::AtMostOne => format!(" [{}]", operand.name),
+        Arity::Many => format!(" {}...", operand.name),
+    })
+}
+
+/// An option as the help shows it: `-n, --lines N`.
+pub(super) fn spelling(option: &OptionSpec) -> String {
+    let short = option.short.map_or(String::new(), |short| format!("-{short}, "));
+    short + &long_form(option)
+}
+
+fn long_form(option: &OptionSpec) -> String {
+    match option.value {
+        OptionValue::None => format!("--{}", option.long),
+        OptionValue::Required(what) => format!("--{} {what}", option.long),
+        OptionValue::Optional(what) => format!("--{}[={what}]", option.long),
+    }
+}
+
+fn missing_command(words: &[String]) -> String {
+    let choices = next_words(words).join(", ");
+    match words {
+        [] => format!("a command is required: {choices}"),
+        _ => format!("'{}' requires a command: {choices}", words.join(" ")),
+    }
+}
+
+/// The message when no command begins with `words` followed by `word`.
+fn unknown_command(words: &[String], word: &str) -> String {
+    let known: Vec<String> = next_words(words).into_iter().map(str::to_owned).collect();
+    let before: String = words.iter().map(|word| format!("{word} ")).collect();
+    let unknown = format!("unknown command '{before}{}'", one_line(word));
+    match nearest(word, &known) {
+        Some(meant) => format!("{unknown}; did you mean '{before}{meant}'?"),
+        None => unknown,
+    }
+}
+
+/// `known` are the options with their dashes.
+fn unknown_option(name: &str, known: &[String]) -> String {
+    match nearest(name, known) {
+        Some(meant) => format!("unknown option '{name}'; did you mean '{meant}'?"),
+        None => format!("unknown option '{name}'"),
+    }
+}
+
+/// The word among `known` that `typed` is most likely a misspelling of.
+fn nearest<'k>(typed: &str, known: &'k [String]) -> Option<&'k str> {
+    if typed.len() >= 4
+        && let Some(word) = known.iter().find(|word| word.starts_with(typed))
+    {
+        return Some(word);
+    }
+    let allowed = 1 + typed.chars().count() / 4;
+    let by_distance = known.iter().map(|word| (edit_distance(typed, word), word));
+    let (least, word) = by_distance.min_by_key(|(distance, _)| *distance)?;
+    // One letter suggests nothing: every short option differs from every other by one letter.
+    (least <= allowed && typed.trim_start_matches('-').chars().count() > 1).then_some(word)
+}
+
+/// The number of characters to insert, delete, replace or swap with the next one (optimal string
+/// alignment distance).
+fn edit_distance(left: &str, right: &str) -> usize {
+    let left: Vec<char> = left.chars().take(64).collect();
+    let right: Vec<char> = right.chars().collect();
+    let mut before: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    let at = |row: &[usize], index: usize| row.get(index).copied().unwrap_or(usize::MAX / 2);
+    for (i, a) in left.iter().enumerate() {
+        let mut next = vec![i + 1];
+        for (j, b) in right.iter().enumerate() {
+            let change = at(&row, j) + usize::from(a != b);
+            let mut least = change.min(at(&row, j + 1) + 1).min(at(&next, j) + 1);
+            let swapped =
+                i > 0 && j > 0 && left.get(i - 1) == Some(b) && right.get(j - 1) == Some(a);
+            if swapped {
+                least = least.min(at(&before, j - 1) + 1);
+            }
+            next.push(least);
+        }
+        before = std::mem::replace(&mut row, next);
+    }
+    row.last().copied().unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! What can be typed, and what is said of what cannot.
+//! Command lines that are accepted, and the messages about those that are not.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use crate::error::Error;
 use crate::limits;
 use crate::log::Level;
 
-use super::help::spelling;
+use super::parse::spelling;
 use super::*;
 
-fn parsed(line: &str) -> Result<(Command, Form), Error> {
+fn parsed(line: &str) -> Result<(Command, OutputMode), Error> {
     parse(line.split_whitespace().map(OsString::from).collect())
 }
 
@@ -21,10 +21,10 @@ fn refused(line: &str) -> String {
 }
 
 #[test]
-fn options_stand_in_any_order_and_spelling() {
+fn options_are_accepted_in_any_order_and_spelling() {
     let logs = |lines, follow| {
         let level = Level::Debug;
-        Command::Logs(Logs { lines, follow, level, since: None })
+        Command::Logs(LogsArgs { lines, follow, level, since: None })
     };
     for (line, command) in [
         ("daemon logs", logs(50, false)),
@@ -36,16 +36,16 @@ fn options_stand_in_any_order_and_spelling() {
     ] {
         assert_eq!(parsed(line).unwrap().0, command, "{line}");
     }
-    assert_eq!(parsed("daemon stop --json").unwrap().1, Form::Json);
+    assert_eq!(parsed("daemon stop --json").unwrap().1, OutputMode::Json);
 }
 
 #[test]
-fn a_refusal_names_the_argument_and_what_would_be_right() {
+fn a_usage_error_names_the_argument_and_what_is_accepted() {
     for (line, message) in [
-        ("", "a command is needed: do, chat, doctor, daemon, sessions, completions"),
+        ("", "a command is required: do, chat, doctor, daemon, sessions, completions"),
         (
             "daemon",
-            "'daemon' needs a command: start, status, logs, restart, stop, token, install, uninstall",
+            "'daemon' requires a command: start, status, logs, restart, stop, token, install, uninstall",
         ),
         ("deamon", "unknown command 'deamon'; did you mean 'daemon'?"),
         ("daemon staus", "unknown command 'daemon staus'; did you mean 'daemon status'?"),
@@ -58,38 +58,41 @@ fn a_refusal_names_the_argument_and_what_would_be_right() {
         ("daemon status -x", "unknown option '-x'"),
         (
             "daemon logs --lines -5",
-            "--lines takes a number of lines from 0 to 4294967295, not '-5'",
+            "--lines must be a number of lines from 0 to 4294967295, not '-5'",
         ),
-        ("daemon logs --lines x", "--lines takes a number of lines from 0 to 4294967295, not 'x'"),
-        ("daemon logs --lines", "--lines needs a value: --lines N"),
-        ("daemon start --port 99999", "--port takes a port number from 0 to 65535, not '99999'"),
-        ("daemon start --port +5", "--port takes a port number from 0 to 65535, not '+5'"),
+        (
+            "daemon logs --lines x",
+            "--lines must be a number of lines from 0 to 4294967295, not 'x'",
+        ),
+        ("daemon logs --lines", "--lines requires a value: --lines N"),
+        ("daemon start --port 99999", "--port must be a port number from 0 to 65535, not '99999'"),
+        ("daemon start --port +5", "--port must be a port number from 0 to 65535, not '+5'"),
         ("daemon start --port 1 --port 2", "--port was given twice"),
         ("daemon start now", "unexpected argument 'now'"),
         (
             "daemon stop --timeout 86401",
-            "--timeout takes a number of seconds from 0 to 86400, not '86401'",
+            "--timeout must be a number of seconds from 0 to 86400, not '86401'",
         ),
-        ("daemon logs --level loud", "--level takes debug, info, warn or error, not 'loud'"),
-        ("daemon restart --if-idle --force", "--if-idle and --force exclude each other"),
+        ("daemon logs --level loud", "--level must be debug, info, warn or error, not 'loud'"),
+        ("daemon restart --if-idle --force", "--if-idle and --force cannot be used together"),
         ("completions", "SHELL is missing"),
-        ("sessions", "'sessions' needs a command: list, show, export, verify, rm"),
+        ("sessions", "'sessions' requires a command: list, show, export, verify, rm"),
         ("sessions show", "ID is missing"),
         ("sessions rm --force", "ID is missing"),
         ("do", "TASK is missing"),
-        ("do --auto --yolo x", "--auto and --yolo exclude each other"),
-        ("do --json --events x", "--json and --events exclude each other"),
-        ("chat --resume a --continue", "--resume and --continue exclude each other"),
+        ("do --auto --yolo x", "--auto and --yolo cannot be used together"),
+        ("do --json --events x", "--json and --events cannot be used together"),
+        ("chat --resume a --continue", "--resume and --continue cannot be used together"),
         ("chat hello", "unexpected argument 'hello'"),
         ("doctor --fix", "unknown option '--fix'"),
-        ("sessions show a b", "one ID is enough: unexpected argument 'b'"),
+        ("sessions show a b", "only one ID is accepted: unexpected argument 'b'"),
         ("sessions list a", "unexpected argument 'a'"),
-        ("sessions export a --format xml", "--format takes json or markdown, not 'xml'"),
+        ("sessions export a --format xml", "--format must be json or markdown, not 'xml'"),
         (
             "sessions list --limit 0",
-            "--limit takes a number of sessions from 1 to 4294967295, not '0'",
+            "--limit must be a number of sessions from 1 to 4294967295, not '0'",
         ),
-        ("completions tcsh", "SHELL is one of bash, zsh, fish, not 'tcsh'"),
+        ("completions tcsh", "SHELL must be one of bash, zsh, fish, not 'tcsh'"),
         ("--jsn daemon status", "unknown option '--jsn'"),
     ] {
         assert_eq!(refused(line), message, "{line}");
@@ -97,41 +100,44 @@ fn a_refusal_names_the_argument_and_what_would_be_right() {
 }
 
 #[test]
-fn an_operand_stands_anywhere_behind_the_words() {
+fn an_operand_is_accepted_anywhere_after_the_words() {
     let id = || "sess_1".to_owned();
-    let markdown = Sessions::Export { id: id(), format: Format::Markdown };
+    let markdown = SessionsCommand::Export { id: id(), format: ExportFormat::Markdown };
     for (line, asked) in [
-        ("sessions list", Sessions::List { limit: limits::SESSIONS_PAGE_DEFAULT }),
-        ("sessions list --limit=7 --json", Sessions::List { limit: 7 }),
-        ("sessions show sess_1 --json", Sessions::Show { id: id() }),
-        ("sessions show -- -sess", Sessions::Show { id: "-sess".to_owned() }),
+        ("sessions list", SessionsCommand::List { limit: limits::SESSIONS_PAGE_DEFAULT }),
+        ("sessions list --limit=7 --json", SessionsCommand::List { limit: 7 }),
+        ("sessions show sess_1 --json", SessionsCommand::Show { id: id() }),
+        ("sessions show -- -sess", SessionsCommand::Show { id: "-sess".to_owned() }),
         ("sessions export sess_1 --format markdown", markdown),
-        ("sessions export sess_1", Sessions::Export { id: id(), format: Format::Json }),
-        ("sessions verify", Sessions::Verify { id: None }),
-        ("sessions verify sess_1", Sessions::Verify { id: Some(id()) }),
-        ("sessions rm --force sess_1", Sessions::Remove { id: id(), force: true }),
+        (
+            "sessions export sess_1",
+            SessionsCommand::Export { id: id(), format: ExportFormat::Json },
+        ),
+        ("sessions verify", SessionsCommand::Verify { id: None }),
+        ("sessions verify sess_1", SessionsCommand::Verify { id: Some(id()) }),
+        ("sessions rm --force sess_1", SessionsCommand::Remove { id: id(), force: true }),
     ] {
         assert_eq!(parsed(line).unwrap().0, Command::Sessions(asked), "{line}");
     }
 }
 
 #[test]
-fn a_task_is_all_its_words() {
+fn a_task_is_all_of_its_words() {
     let task = |line: &str| match parsed(line).unwrap().0 {
-        Command::Do(asked) => (asked.task, asked.grant, asked.show),
+        Command::Do(asked) => (asked.task, asked.grant, asked.output),
         other => panic!("{other:?}"),
     };
-    let plain = |text: &str| (text.to_owned(), Grant::Settings, Show::Work);
+    let plain = |text: &str| (text.to_owned(), Grant::Settings, TaskOutput::Full);
     assert_eq!(task("do count the lines"), plain("count the lines"));
     assert_eq!(task("do count -- --all"), plain("count --all"));
     assert_eq!(task("do -"), plain("-"));
-    assert_eq!(task("do a --auto b -q"), ("a b".to_owned(), Grant::Edits, Show::Answer));
+    assert_eq!(task("do a --auto b -q"), ("a b".to_owned(), Grant::Edits, TaskOutput::Quiet));
     let lines = parse(["do", "one\n\ttwo"].map(OsString::from).to_vec()).unwrap().0;
-    assert!(matches!(lines, Command::Do(Do { task, .. }) if task == "one\n\ttwo"));
+    assert!(matches!(lines, Command::Do(DoArgs { task, .. }) if task == "one\n\ttwo"));
 }
 
 #[test]
-fn the_usage_line_shows_which_operand_may_be_left_out() {
+fn the_usage_line_shows_which_operand_is_optional() {
     let usage_of = |line: &str| match parsed(&format!("{line} --help")).unwrap().0 {
         Command::Print(text) => text.lines().next().unwrap().to_owned(),
         other => panic!("{other:?}"),
@@ -143,21 +149,21 @@ fn the_usage_line_shows_which_operand_may_be_left_out() {
 }
 
 #[test]
-fn a_flag_takes_no_value() {
+fn an_option_without_a_value_refuses_one() {
     assert!(refused("daemon logs --follow=yes").contains("--follow"));
 }
 
 #[test]
-fn help_is_there_for_everything_and_beats_what_follows() {
-    for verb in VERBS {
-        let line = verb.words.join(" ");
+fn every_command_has_help_however_it_is_asked_for() {
+    for subcommand in SUBCOMMANDS {
+        let line = subcommand.words.join(" ");
         for line in [format!("{line} --help"), format!("{line} -h"), format!("help {line}")] {
             let Command::Print(text) = parsed(&line).unwrap().0 else {
-                panic!("{line} printed nothing");
+                panic!("{line} is not help");
             };
-            assert!(text.starts_with(&format!("Usage: opta {}", verb.words.join(" "))));
-            for flag in verb.flags {
-                assert!(text.contains(&spelling(flag)), "{line}: {}", flag.long);
+            assert!(text.starts_with(&format!("Usage: opta {}", subcommand.words.join(" "))));
+            for option in subcommand.options {
+                assert!(text.contains(&spelling(option)), "{line}: {}", option.long);
             }
         }
     }
@@ -170,7 +176,7 @@ fn help_is_there_for_everything_and_beats_what_follows() {
 }
 
 #[test]
-fn waiting_has_a_default_and_a_limit() {
+fn the_seconds_to_wait_have_a_default_and_a_limit() {
     let wait = |line: &str| match parsed(line).unwrap().0 {
         Command::Status(status) => status.wait,
         other => panic!("{other:?}"),

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use crate::cli::{Begin, Chat, Sessions, Show};
+use crate::cli::{ChatArgs, SessionChoice, SessionsCommand, TaskOutput};
 use crate::commands::console::{Console, End};
 use crate::commands::keyboard::{Keyboard, Unsayable};
 use crate::commands::talk::Talk;
@@ -32,16 +32,16 @@ enum Given {
 
 /// `opta chat`: 130 after Ctrl-C, 129 and 143 after other signals; without a terminal, and with
 /// `--once`, 1 if a turn has failed.
-pub fn run(paths: &Paths, asked: &Chat) -> Result<ExitCode, Error> {
+pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
-    let resumed = match &asked.begin {
-        Begin::New => None,
-        Begin::Resume(typed) => Some(sessions::find(&store, typed)?),
-        Begin::Latest => Some(store.latest()?.ok_or(Error::NoSessions)?),
+    let resumed = match &args.session {
+        SessionChoice::New => None,
+        SessionChoice::Resume(typed) => Some(sessions::find(&store, typed)?),
+        SessionChoice::Latest => Some(store.latest()?.ok_or(Error::NoSessions)?),
     };
-    let mut console = Console::new(Show::Work)?;
-    let mut talk = Talk::new(paths, &asked.model, resumed.clone())?;
-    let ended = match (&asked.once, console.keyboard.is_some()) {
+    let mut console = Console::new(TaskOutput::Full)?;
+    let mut talk = Talk::new(paths, &args.model, resumed.clone())?;
+    let ended = match (&args.once, console.keyboard.is_some()) {
         (Some(text), _) => say(&mut talk, text, &mut console).map(|end| console.status(&end)),
         (None, true) => {
             if let Some(id) = &resumed {
@@ -186,7 +186,7 @@ fn answer(paths: &Paths, command: &str, console: &mut Console) -> Result<(), Err
     match command {
         "/help" => console.screen.tell(HELP),
         "/sessions" => {
-            let list = Sessions::List { limit: limits::SESSIONS_PAGE_DEFAULT };
+            let list = SessionsCommand::List { limit: limits::SESSIONS_PAGE_DEFAULT };
             let output = Output::to_keep();
             sessions::run(paths, &list, &output)?;
             let Kept { results, words } = output.kept();

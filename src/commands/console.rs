@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::cli::Show;
+use crate::cli::TaskOutput;
 use crate::commands::keyboard::Keyboard;
 use crate::commands::screen::Screen;
 use crate::error::{Doing, Error, one_line};
@@ -52,7 +52,7 @@ pub struct Console {
 
 impl Console {
     /// One on which `show` is shown. From now on signals do not end this process.
-    pub fn new(show: Show) -> Result<Console, Error> {
+    pub fn new(show: TaskOutput) -> Result<Console, Error> {
         let interrupts = Rc::new(Interrupts::take().doing("wait for signals")?);
         let screen = Screen::new(show, &interrupts)?;
         let keyboard = Keyboard::of_terminal()?;

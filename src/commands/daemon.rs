@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nanoserde::SerJson;
 
-use crate::cli::{Form, Logs, Restart, Start, Stop};
+use crate::cli::{LogsArgs, OutputMode, RestartArgs, StartArgs, StopArgs};
 use crate::commands::Output;
 use crate::config::{Config, Port};
 use crate::error::Error;
@@ -23,7 +23,7 @@ use crate::state::DaemonInfo;
 use crate::{cli, client, clock, config, json, limits};
 
 /// `opta daemon start`
-pub fn start(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, Error> {
+pub fn start(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCode, Error> {
     if asked.foreground {
         return foreground(paths, asked, output);
     }
@@ -42,7 +42,7 @@ pub fn start(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
-fn settings(paths: &Paths, asked: &Start) -> Result<Config, Error> {
+fn settings(paths: &Paths, asked: &StartArgs) -> Result<Config, Error> {
     let mut config = Config::load(&paths.config())?;
     if let Some(port) = asked.port {
         config.port = Port::Exactly { port, by: "--port N" };
@@ -52,7 +52,7 @@ fn settings(paths: &Paths, asked: &Start) -> Result<Config, Error> {
 
 /// `opta daemon start --foreground`: by hand, and what a service runs. A manager reads the exit
 /// status: systemd is told when another try is no use, launchd would try again whatever it is.
-fn foreground(paths: &Paths, asked: &Start, output: &Output) -> Result<ExitCode, Error> {
+fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCode, Error> {
     let supervision = Supervision::detect()?;
     let manager = supervision.manager;
     let terminal = io::stderr().is_terminal();
@@ -117,7 +117,7 @@ struct Started {
 /// Says that a daemon runs, with the words of the manual.
 pub fn started(info: &DaemonInfo, how: &How, paths: &Paths, output: &Output) -> Result<(), Error> {
     let already = matches!(how, How::AlreadyRunning);
-    if output.form == Form::Json {
+    if output.mode == OutputMode::Json {
         return output.line(&json::text(&Started {
             started: !already,
             already_running: already,
@@ -154,20 +154,20 @@ fn tell_past(past: &Past, output: &Output) {
 }
 
 /// `opta daemon status`: 0 running, 3 stopped, 1 crashed, 4 unresponsive.
-pub fn status(paths: &Paths, asked: &cli::Status, output: &Output) -> Result<ExitCode, Error> {
+pub fn status(paths: &Paths, asked: &cli::StatusArgs, output: &Output) -> Result<ExitCode, Error> {
     let status = match asked.wait {
         Some(limit) => status::wait_until_running(paths, limit)?,
         None => status::look(paths)?,
     };
     let (status, trouble) = status::with_service(paths, status);
     if !asked.quiet {
-        match (output.form, &trouble) {
-            (Form::Json, trouble) => {
+        match (output.mode, &trouble) {
+            (OutputMode::Json, trouble) => {
                 let words = trouble.as_ref().map(|trouble| trouble.message.clone());
                 output.line(&json::text(&report(&status, words)))?;
             }
-            (Form::Text, None) => output.line(&one_line_of(&status, output))?,
-            (Form::Text, Some(ServiceFailure { message, details, .. })) => {
+            (OutputMode::Text, None) => output.line(&one_line_of(&status, output))?,
+            (OutputMode::Text, Some(ServiceFailure { message, details, .. })) => {
                 output.line(&one_line_of(&status, output))?;
                 output.say(&format!("{message}; see: {details}"));
             }
@@ -274,12 +274,12 @@ struct Stopped {
 }
 
 /// `opta daemon stop`
-pub fn stop(paths: &Paths, asked: &Stop, output: &Output) -> Result<ExitCode, Error> {
+pub fn stop(paths: &Paths, asked: &StopArgs, output: &Output) -> Result<ExitCode, Error> {
     let stopped = end(None, paths, asked, output)?;
     if stopped.is_none() {
         output.text("Daemon is not running.")?;
     }
-    if output.form == Form::Json {
+    if output.mode == OutputMode::Json {
         let was_running = stopped.is_some();
         output.line(&json::text(&Stopped { stopped: true, was_running, pid: stopped }))?;
     }
@@ -290,7 +290,7 @@ pub fn stop(paths: &Paths, asked: &Stop, output: &Output) -> Result<ExitCode, Er
 fn end(
     start_lock: Option<&StartLock>,
     paths: &Paths,
-    asked: &Stop,
+    asked: &StopArgs,
     output: &Output,
 ) -> Result<Option<i32>, Error> {
     let patience = patience(asked);
@@ -305,7 +305,7 @@ fn end(
     Ok(pid)
 }
 
-fn patience(asked: &Stop) -> Patience {
+fn patience(asked: &StopArgs) -> Patience {
     if asked.force { Patience::Kill } else { Patience::Report }
 }
 
@@ -320,7 +320,7 @@ struct Restarted {
 }
 
 /// `opta daemon restart`
-pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCode, Error> {
+pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<ExitCode, Error> {
     // Everything that can go wrong before the old daemon is stopped should.
     let config = Config::load(&paths.config())?;
     paths.prepare()?;
@@ -340,7 +340,7 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
     if let How::Started(past) = &how {
         tell_past(past, output);
     }
-    if output.form == Form::Json {
+    if output.mode == OutputMode::Json {
         let (pid, port) = (info.pid, info.port);
         let report = Restarted { restarted: true, pid, port, previous_pid: previous };
         output.line(&json::text(&report))?;
@@ -355,7 +355,7 @@ pub fn restart(paths: &Paths, asked: &Restart, output: &Output) -> Result<ExitCo
 fn make_way(
     start_lock: &StartLock,
     paths: &Paths,
-    asked: &Restart,
+    asked: &RestartArgs,
     status: &Status,
     output: &Output,
 ) -> Result<Option<i32>, Error> {
@@ -415,18 +415,18 @@ struct TokenReport {
 pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let info = status::running(paths)?;
     let token = info.token.secret();
-    match output.form {
-        Form::Text => output.line(token)?,
-        Form::Json => output.line(&json::text(&TokenReport { token: token.to_owned() }))?,
+    match output.mode {
+        OutputMode::Text => output.line(token)?,
+        OutputMode::Json => output.line(&json::text(&TokenReport { token: token.to_owned() }))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// `opta daemon logs`
-pub fn logs(paths: &Paths, asked: &Logs, output: &Output) -> Result<ExitCode, Error> {
-    let form = match output.form {
-        Form::Text => log::Form::Text(output.style()),
-        Form::Json => log::Form::Json,
+pub fn logs(paths: &Paths, asked: &LogsArgs, output: &Output) -> Result<ExitCode, Error> {
+    let form = match output.mode {
+        OutputMode::Text => log::Form::Text(output.style()),
+        OutputMode::Json => log::Form::Json,
     };
     let (lines, least, since) = (asked.lines, asked.level, asked.since);
     let query = Query { lines, least, since, form };

@@ -12,7 +12,7 @@ use nanoserde::SerJson;
 use crate::agent;
 use crate::agent::find::{self, Unresolved, Wanted};
 use crate::agent::model::{self, list};
-use crate::cli::Form;
+use crate::cli::OutputMode;
 use crate::commands::Output;
 use crate::commands::sessions::as_argument;
 use crate::config::{Config, ModelSettings, Port, ToolSettings};
@@ -87,7 +87,7 @@ fn tell(check: &str, finding: Finding, output: &Output) -> Result<(), Error> {
         Warn(message, fix) => ("warn", "33", message, fix),
         Fail(message, fix) => ("fail", "31", message, Some(fix)),
     };
-    if output.form == Form::Json {
+    if output.mode == OutputMode::Json {
         let (check, status) = (check.to_owned(), status.to_owned());
         return output.line(&json::text(&Line { check, status, message, fix }));
     }

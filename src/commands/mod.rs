@@ -18,7 +18,7 @@ pub mod task;
 use std::cell::{OnceCell, RefCell};
 use std::io::{self, IsTerminal, Write};
 
-use crate::cli::Form;
+use crate::cli::OutputMode;
 use crate::error::{Doing, Error, one_line};
 use crate::lifecycle::guardian::{Ensured, How};
 use crate::log::Style;
@@ -30,7 +30,7 @@ use crate::{config, protocol};
 /// in `main`, where it ends the command quietly. Words go to standard error, where failures are
 /// ignored: there is nobody left to tell.
 pub struct Output {
-    pub form: Form,
+    pub mode: OutputMode,
     /// Why words about what was going on could not be written.
     lost: OnceCell<io::Error>,
     /// It goes nowhere for now.
@@ -45,14 +45,14 @@ pub struct Kept {
 }
 
 impl Output {
-    /// Output in this form.
-    pub fn new(form: Form) -> Output {
-        Output { form, lost: OnceCell::new(), kept: None }
+    /// Output in this mode.
+    pub fn new(mode: OutputMode) -> Output {
+        Output { mode, lost: OnceCell::new(), kept: None }
     }
 
     /// Output that is kept, for people; [`Output::kept`] has it.
     pub fn to_keep() -> Output {
-        Output { kept: Some(RefCell::default()), ..Output::new(Form::Text) }
+        Output { kept: Some(RefCell::default()), ..Output::new(OutputMode::Text) }
     }
 
     /// What was kept.
@@ -71,7 +71,7 @@ impl Output {
 
     /// [`Output::step`] for people; nothing with `--json`.
     pub fn progress(&self, text: &str) {
-        if self.form == Form::Text {
+        if self.mode == OutputMode::Text {
             self.step(text);
         }
     }
@@ -95,7 +95,7 @@ impl Output {
 
     /// A line of the result for people; nothing with `--json`.
     pub fn text(&self, text: &str) -> Result<(), Error> {
-        if self.form == Form::Text { self.line(text) } else { Ok(()) }
+        if self.mode == OutputMode::Text { self.line(text) } else { Ok(()) }
     }
 
     /// A line that is no result: what happened on the way.
@@ -117,9 +117,9 @@ impl Output {
     /// A failure that is not the end of the command.
     pub fn complain(&self, error: &Error) -> Result<(), Error> {
         let message = one_line(&error.to_string());
-        match self.form {
-            Form::Text => self.say(&message),
-            Form::Json => self.line(&protocol::problem(error.code(), &message))?,
+        match self.mode {
+            OutputMode::Text => self.say(&message),
+            OutputMode::Json => self.line(&protocol::problem(error.code(), &message))?,
         }
         Ok(())
     }

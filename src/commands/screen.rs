@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nanoserde::SerJson;
 
-use crate::cli::Show;
+use crate::cli::TaskOutput;
 use crate::commands::interruptible_writer::{InterruptibleWriter, Patience};
 use crate::error::{Doing, Error};
 use crate::session::transcript::{one_line_cut, visible};
@@ -32,7 +32,7 @@ pub struct Call {
 
 /// Where a turn is shown, and what was shown of it.
 pub struct Screen {
-    show: Show,
+    show: TaskOutput,
     out: InterruptibleWriter,
     errors: InterruptibleWriter,
     patience: Patience,
@@ -60,7 +60,7 @@ pub struct Screen {
 
 impl Screen {
     /// A screen with nothing on it.
-    pub fn new(show: Show, interrupts: &Rc<Interrupts>) -> Result<Screen, Error> {
+    pub fn new(show: TaskOutput, interrupts: &Rc<Interrupts>) -> Result<Screen, Error> {
         let (guarded, readable) = (io::stdout().is_terminal(), io::stderr().is_terminal());
         let coloured = readable && config::color_allowed();
         let out = io::stdout().as_fd().try_clone_to_owned().doing("use standard output")?;
@@ -103,7 +103,7 @@ impl Screen {
 
     /// An event, as it came.
     pub fn event(&mut self, envelope: &str) -> Result<(), Error> {
-        if self.show == Show::Events { self.line(envelope) } else { Ok(()) }
+        if self.show == TaskOutput::Events { self.line(envelope) } else { Ok(()) }
     }
 
     /// More of the answer.
@@ -113,12 +113,12 @@ impl Screen {
         self.answer.push_str(text);
         self.within_a_line = !self.answer.is_empty() && !self.answer.ends_with('\n');
         match self.show {
-            Show::Object | Show::Events => Ok(()),
-            Show::Work | Show::Answer if self.guarded => {
+            TaskOutput::Json | TaskOutput::Events => Ok(()),
+            TaskOutput::Full | TaskOutput::Quiet if self.guarded => {
                 let shown = self.shown(text);
                 self.write(&shown)
             }
-            Show::Work | Show::Answer => self.write(text),
+            TaskOutput::Full | TaskOutput::Quiet => self.write(text),
         }
     }
 
@@ -134,7 +134,7 @@ impl Screen {
             self.answer.push('\n');
         }
         self.end_line()?;
-        if self.show == Show::Work {
+        if self.show == TaskOutput::Full {
             let shown = agent::shown(&call.name, &call.args);
             let what = shown.map_or_else(|| call.args.clone(), |shown| shown.subject);
             let line = one_line_cut(&format!("{} {what}", call.name));
@@ -177,7 +177,7 @@ impl Screen {
     /// Says what is being waited for, if it is time to; how long until it is time to say so again.
     pub fn tick(&mut self) -> Option<Duration> {
         let waited = self.quiet_since?.elapsed();
-        if !self.terminal || self.show != Show::Work {
+        if !self.terminal || self.show != TaskOutput::Full {
             return None;
         }
         let Some(late) = waited.checked_sub(limits::PROGRESS_AFTER) else {
@@ -232,7 +232,7 @@ impl Screen {
     }
 
     fn shows_text(&self) -> bool {
-        matches!(self.show, Show::Work | Show::Answer)
+        matches!(self.show, TaskOutput::Full | TaskOutput::Quiet)
     }
 
     fn erase(&mut self) {

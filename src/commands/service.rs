@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use nanoserde::SerJson;
 
-use crate::cli::{Form, Install, Uninstall};
+use crate::cli::{InstallArgs, OutputMode, UninstallArgs};
 use crate::commands::{Output, daemon};
 use crate::config::Config;
 use crate::error::Error;
@@ -27,13 +27,13 @@ struct InstallReport {
 }
 
 /// `opta daemon install`
-pub fn install(paths: &Paths, asked: &Install, output: &Output) -> Result<ExitCode, Error> {
+pub fn install(paths: &Paths, asked: &InstallArgs, output: &Output) -> Result<ExitCode, Error> {
     let service = Service::of(paths)?;
     let installed = service.install(paths, force(asked.force))?;
     let name = service.name();
-    match output.form {
-        Form::Text => output.step(&format!("Installed {}: {name}", service.kind())),
-        Form::Json => output.step(&json::text(&InstallReport {
+    match output.mode {
+        OutputMode::Text => output.step(&format!("Installed {}: {name}", service.kind())),
+        OutputMode::Json => output.step(&json::text(&InstallReport {
             installed: true,
             manager: service.manager.name().to_owned(),
             service: name.to_owned(),
@@ -104,7 +104,7 @@ struct UninstallReport {
 }
 
 /// `opta daemon uninstall`
-pub fn uninstall(paths: &Paths, asked: &Uninstall, output: &Output) -> Result<ExitCode, Error> {
+pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Result<ExitCode, Error> {
     let service = Service::of(paths)?;
     let ran = matches!(lock::owner(paths)?, Owner::Is(_));
     let uninstalled = service.uninstall(force(asked.force))?;
@@ -120,7 +120,7 @@ pub fn uninstall(paths: &Paths, asked: &Uninstall, output: &Output) -> Result<Ex
     if stopped {
         output.text("Daemon stopped.")?;
     }
-    if output.form == Form::Json {
+    if output.mode == OutputMode::Json {
         output.line(&json::text(&UninstallReport {
             uninstalled,
             manager: service.manager.name().to_owned(),

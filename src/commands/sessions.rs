@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nanoserde::SerJson;
 
-use crate::cli::{Form, Format, Sessions};
+use crate::cli::{ExportFormat, OutputMode, SessionsCommand};
 use crate::commands::Output;
 use crate::config::Config;
 use crate::error::{At, Error, one_line};
@@ -23,14 +23,14 @@ use crate::sys::watch::Watch;
 use crate::{client, clock, json, limits};
 
 /// `opta sessions …`
-pub fn run(paths: &Paths, asked: &Sessions, output: &Output) -> Result<ExitCode, Error> {
+pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
-    match asked {
-        Sessions::List { limit } => list(&store, *limit, output),
-        Sessions::Show { id } => show(&store, id, output),
-        Sessions::Export { id, format } => export(&store, id, *format, output),
-        Sessions::Verify { id } => verify(&store, id.as_deref(), output),
-        Sessions::Remove { id, force } => remove(paths, &store, id, *force, output),
+    match args {
+        SessionsCommand::List { limit } => list(&store, *limit, output),
+        SessionsCommand::Show { id } => show(&store, id, output),
+        SessionsCommand::Export { id, format } => export(&store, id, *format, output),
+        SessionsCommand::Verify { id } => verify(&store, id.as_deref(), output),
+        SessionsCommand::Remove { id, force } => remove(paths, &store, id, *force, output),
     }
 }
 
@@ -46,9 +46,9 @@ fn list(store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error>
     let now = clock::now_millis();
     let mut status = ExitCode::SUCCESS;
     for id in &ids {
-        match (store.summary(id), output.form) {
-            (Ok(summary), Form::Text) => output.line(&row(&summary, width, now))?,
-            (Ok(summary), Form::Json) => output.line(&json::text(&summary))?,
+        match (store.summary(id), output.mode) {
+            (Ok(summary), OutputMode::Text) => output.line(&row(&summary, width, now))?,
+            (Ok(summary), OutputMode::Json) => output.line(&json::text(&summary))?,
             (Err(error), _) if has_gone(&error) => {}
             // One that cannot be read must not hide the others.
             (Err(error), _) => {
@@ -79,18 +79,23 @@ fn row(summary: &Summary, width: usize, now: i64) -> String {
 
 fn show(store: &Store, typed: &str, output: &Output) -> Result<ExitCode, Error> {
     let transcript = read(store, typed, output)?;
-    match output.form {
-        Form::Text => output.line(transcript.text(output.style()).trim_end_matches('\n'))?,
-        Form::Json => output.line(&transcript.json())?,
+    match output.mode {
+        OutputMode::Text => output.line(transcript.text(output.style()).trim_end_matches('\n'))?,
+        OutputMode::Json => output.line(&transcript.json())?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn export(store: &Store, typed: &str, format: Format, output: &Output) -> Result<ExitCode, Error> {
+fn export(
+    store: &Store,
+    typed: &str,
+    format: ExportFormat,
+    output: &Output,
+) -> Result<ExitCode, Error> {
     let transcript = read(store, typed, output)?;
     match format {
-        Format::Json => output.line(&transcript.json())?,
-        Format::Markdown => output.line(transcript.markdown().trim_end_matches('\n'))?,
+        ExportFormat::Json => output.line(&transcript.json())?,
+        ExportFormat::Markdown => output.line(transcript.markdown().trim_end_matches('\n'))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -192,9 +197,9 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
         failed += 1;
     }
     let Verified { sessions, damaged_sessions } = verified;
-    match output.form {
-        Form::Json => output.line(&json::text(&verified))?,
-        Form::Text => {
+    match output.mode {
+        OutputMode::Json => output.line(&json::text(&verified))?,
+        OutputMode::Text => {
             let plural = if sessions == 1 { "" } else { "s" };
             output.line(&format!("{sessions} session{plural} read, {damaged_sessions} damaged"))?;
         }
@@ -242,12 +247,12 @@ fn tell_damage(
     let Findings { records, missing_bytes, .. } = *found;
     let (damaged, torn_bytes) = (found.lost(), found.unfinished_bytes());
     let session_id = id.as_str().to_owned();
-    match output.form {
-        Form::Json => {
+    match output.mode {
+        OutputMode::Json => {
             let damage = Damage { session_id, records, damaged, torn_bytes, missing_bytes };
             output.line(&json::text(&damage))
         }
-        Form::Text => {
+        OutputMode::Text => {
             let missing = match missing_bytes {
                 0 => String::new(),
                 bytes => format!(", {bytes} bytes missing"),
@@ -288,7 +293,7 @@ fn remove(
     let session_id = id.as_str().to_owned();
     if !force && !confirmed(&id, store.summary(&id), output)? {
         output.say(&format!("the session {session_id} is kept"));
-        if output.form == Form::Json {
+        if output.mode == OutputMode::Json {
             output.line(&json::text(&Removed { deleted: false, session_id }))?;
         }
         return Ok(ExitCode::FAILURE);
@@ -308,7 +313,7 @@ fn remove(
         return Err(Error::NoSession { typed: session_id });
     }
     output.text(&format!("Session {session_id} deleted."))?;
-    if output.form == Form::Json {
+    if output.mode == OutputMode::Json {
         output.line(&json::text(&Removed { deleted, session_id }))?;
     }
     Ok(ExitCode::SUCCESS)

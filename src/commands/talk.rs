@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::agent::find::{self, Wanted};
-use crate::cli::{Grant, Model};
+use crate::cli::{Grant, ModelArgs};
 use crate::commands::Output;
 use crate::commands::console::{Console, End};
 use crate::commands::payload::{Figures, Of, Request, Stats, Text, ToolEnd, ToolStart};
@@ -36,7 +36,7 @@ pub struct Talk<'a> {
     paths: &'a Paths,
     config: Config,
     settings: ModelSettings,
-    model: &'a Model,
+    model: &'a ModelArgs,
     pub session: SessionId,
     /// What the session is to be made with, before it is.
     founding: Option<protocol::NewSession>,
@@ -74,7 +74,7 @@ impl<'a> Talk<'a> {
     /// A talk in `session`, or in a new one that is made with its first turn.
     pub fn new(
         paths: &'a Paths,
-        model: &'a Model,
+        model: &'a ModelArgs,
         session: Option<SessionId>,
     ) -> Result<Talk<'a>, Error> {
         let config = Config::load(&paths.config())?;
@@ -457,7 +457,7 @@ impl<'a> Talk<'a> {
 }
 
 /// The name of a session that is to be, and what it is to be made with.
-fn founding(model: &Model) -> Result<(SessionId, Option<protocol::NewSession>), Error> {
+fn founding(model: &ModelArgs) -> Result<(SessionId, Option<protocol::NewSession>), Error> {
     let id = format!("sess_{}", random_name(12)?);
     let workspace = std::env::current_dir().doing("find the working directory")?;
     let workspace = workspace.into_os_string().into_string().map_err(|name| {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use nanoserde::SerJson;
 
-use crate::cli::{Do, Grant, Show};
+use crate::cli::{DoArgs, Grant, TaskOutput};
 use crate::commands::console::{Console, End};
 use crate::commands::screen::Call;
 use crate::commands::talk::Talk;
@@ -30,10 +30,10 @@ struct Report {
 }
 
 /// `opta do`: 0 if the turn was done, 1 if not, 130 after Ctrl-C, 129 and 143 after other signals.
-pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error> {
-    let done = perform(paths, asked, output);
+pub fn run(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Error> {
+    let done = perform(paths, args, output);
     if let Err(error) = &done
-        && asked.show == Show::Events
+        && args.output == TaskOutput::Events
         && !matches!(error, Error::Output(_))
     {
         output.line(&protocol::problem(error.code(), &one_line(&error.to_string())))?;
@@ -41,18 +41,18 @@ pub fn run(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
     done
 }
 
-fn perform(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error> {
-    let task = if asked.task == "-" { input()? } else { asked.task.clone() };
+fn perform(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Error> {
+    let task = if args.task == "-" { input()? } else { args.task.clone() };
     let store = Store::new(paths.sessions());
-    let resumed = asked.resume.as_deref().map(|typed| sessions::find(&store, typed)).transpose()?;
-    let mut talk = Talk::new(paths, &asked.model, resumed)?;
-    talk.grant(asked.grant);
-    if asked.grant == Grant::All {
+    let resumed = args.resume.as_deref().map(|typed| sessions::find(&store, typed)).transpose()?;
+    let mut talk = Talk::new(paths, &args.model, resumed)?;
+    talk.grant(args.grant);
+    if args.grant == Grant::All {
         output.say("everything is allowed in this task, commands included");
     }
-    let mut console = Console::new(asked.show)?;
+    let mut console = Console::new(args.output)?;
     let done =
-        talk.run(&task, &mut console).and_then(|end| tell(end, asked.show, talk, &mut console));
+        talk.run(&task, &mut console).and_then(|end| tell(end, args.output, talk, &mut console));
     // A terminal that is closed fails, and sends a signal.
     if done.is_err() {
         console.settle();
@@ -61,7 +61,7 @@ fn perform(paths: &Paths, asked: &Do, output: &Output) -> Result<ExitCode, Error
 }
 
 /// Says how it has ended; the exit status.
-fn tell(end: End, show: Show, talk: Talk<'_>, console: &mut Console) -> Result<u8, Error> {
+fn tell(end: End, mode: TaskOutput, talk: Talk<'_>, console: &mut Console) -> Result<u8, Error> {
     let status = console.status(&end);
     // The last event says it, if that has been seen.
     let told = matches!(end, End::Failed(_)) && talk.turn_id.is_some();
@@ -75,7 +75,7 @@ fn tell(end: End, show: Show, talk: Talk<'_>, console: &mut Console) -> Result<u
         End::Failed(fault) => (None, Some(fault)),
         End::Left => (None, None),
     };
-    if show == Show::Object {
+    if mode == TaskOutput::Json {
         let report = Report {
             session_id: talk.exists().then(|| talk.session.as_str().to_owned()),
             turn_id: talk.turn_id,
@@ -86,7 +86,7 @@ fn tell(end: End, show: Show, talk: Talk<'_>, console: &mut Console) -> Result<u
         };
         console.screen.line(&json::text(&report))?;
     } else {
-        if let Some(fault) = error.filter(|_| show == Show::Events && !told) {
+        if let Some(fault) = error.filter(|_| mode == TaskOutput::Events && !told) {
             console.screen.line(&protocol::problem(&fault.code, &fault.message))?;
         }
         if let Some(reason) = reason {

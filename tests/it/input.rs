@@ -33,8 +33,8 @@ fn a_slip_of_the_pen_is_shown_what_was_meant() {
     let home = Home::new();
     let general = "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)";
     for (words, message) in [
-        ("", "a command is needed: {*}"),
-        ("daemon", "'daemon' needs a command: {*}"),
+        ("", "a command is required: {*}"),
+        ("daemon", "'daemon' requires a command: {*}"),
         ("deamon start", "unknown command 'deamon'; did you mean 'daemon'?"),
         ("daemon strat", "unknown command 'daemon strat'; did you mean 'daemon start'?"),
         ("daemon frobnicate", "unknown command 'daemon frobnicate'"),
@@ -48,16 +48,16 @@ fn a_slip_of_the_pen_is_shown_what_was_meant() {
             "daemon start --foregruond",
             "unknown option '--foregruond'; did you mean '--foreground'?",
         ),
-        ("daemon start --port", "--port needs a value: --port N"),
-        ("daemon start --port 99999", "--port takes a port number from 0 to 65535, not '99999'"),
-        ("daemon start --port -1", "--port takes a port number from 0 to 65535, not '-1'"),
+        ("daemon start --port", "--port requires a value: --port N"),
+        ("daemon start --port 99999", "--port must be a port number from 0 to 65535, not '99999'"),
+        ("daemon start --port -1", "--port must be a port number from 0 to 65535, not '-1'"),
         ("daemon start --port 1 --port 1", "--port was given twice"),
         ("daemon start --json --json", "--json was given twice"),
         ("daemon status now", "unexpected argument 'now'"),
-        ("daemon logs --lines -5", "--lines takes {*}, not '-5'"),
-        ("daemon logs --lines x", "--lines takes {*}, not 'x'"),
-        ("daemon stop --timeout 86401", "--timeout takes {*}, not '86401'"),
-        ("daemon restart --if-idle --force", "--if-idle and --force exclude each other"),
+        ("daemon logs --lines -5", "--lines must be {*}, not '-5'"),
+        ("daemon logs --lines x", "--lines must be {*}, not 'x'"),
+        ("daemon stop --timeout 86401", "--timeout must be {*}, not '86401'"),
+        ("daemon restart --if-idle --force", "--if-idle and --force cannot be used together"),
     ] {
         let verb = words.split(' ').take(2).collect::<Vec<_>>().join(" ");
         let expected = format!("opta: {message}\nUsage: opta {verb} {{*}}\n");

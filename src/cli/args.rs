@@ -1,0 +1,176 @@
+//! What the table says of a command, and the arguments that were typed for it.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::error::one_line;
+use crate::limits;
+
+use super::Command;
+
+/// A command: its words, its options, its help.
+pub struct Subcommand {
+    /// `["daemon", "start"]`
+    pub words: &'static [&'static str],
+    pub operand: Option<Operand>,
+    pub options: &'static [OptionSpec],
+    /// One line, in the imperative, for lists of commands.
+    pub summary: &'static str,
+    /// What the help says between usage and options.
+    pub about: &'static str,
+    /// Makes the command of its arguments, or says what is wrong with them.
+    pub build: fn(&ParsedArgs) -> Result<Command, String>,
+}
+
+/// An option of a command.
+pub struct OptionSpec {
+    pub long: &'static str,
+    pub short: Option<char>,
+    pub value: OptionValue,
+    pub help: &'static str,
+}
+
+/// Whether an option takes a value, and the value's name in the help.
+pub enum OptionValue {
+    None,
+    Required(&'static str),
+    /// Only in the form `--option=VALUE`.
+    Optional(&'static str),
+}
+
+/// The argument of a command that is not an option.
+pub struct Operand {
+    /// Its name in the help.
+    pub name: &'static str,
+    pub arity: Arity,
+    /// The accepted words; any text if there are none.
+    pub choices: &'static [&'static str],
+}
+
+/// How many words an operand takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Arity {
+    One,
+    AtMostOne,
+    /// One or more, joined with blanks.
+    Many,
+}
+
+/// The arguments after the words of a command.
+pub struct ParsedArgs {
+    subcommand: &'static Subcommand,
+    options: Vec<(&'static str, Option<OsString>)>,
+    pub operand: Option<String>,
+}
+
+impl ParsedArgs {
+    /// The arguments of `subcommand`, before the first one is parsed.
+    pub fn new(subcommand: &'static Subcommand) -> ParsedArgs {
+        ParsedArgs { subcommand, options: Vec::new(), operand: None }
+    }
+
+    /// Adds an option; fails if it was given before.
+    pub fn add_option(
+        &mut self,
+        long: &'static str,
+        value: Option<OsString>,
+    ) -> Result<(), String> {
+        if self.has(long) {
+            return Err(format!("--{long} was given twice"));
+        }
+        self.options.push((long, value));
+        Ok(())
+    }
+
+    /// Adds a word of the operand.
+    pub fn add_operand(&mut self, value: &OsStr) -> Result<(), String> {
+        let escaped = one_line(&value.to_string_lossy());
+        let Some(Operand { name, choices, arity }) = &self.subcommand.operand else {
+            return Err(format!("unexpected argument '{escaped}'"));
+        };
+        let text = utf8(value, name)?;
+        if !choices.is_empty() && !choices.contains(&text.as_str()) {
+            return Err(format!("{name} must be one of {}, not '{escaped}'", choices.join(", ")));
+        }
+        match &mut self.operand {
+            None => self.operand = Some(text),
+            Some(words) if *arity == Arity::Many => {
+                words.push(' ');
+                words.push_str(&text);
+            }
+            Some(_) => {
+                return Err(format!(
+                    "only one {name} is accepted: unexpected argument '{escaped}'"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an option was given.
+    pub fn has(&self, long: &str) -> bool {
+        self.options.iter().any(|(name, _)| *name == long)
+    }
+
+    /// Fails if both options were given.
+    pub fn exclusive(&self, one: &str, other: &str) -> Result<(), String> {
+        if self.has(one) && self.has(other) {
+            return Err(format!("--{one} and --{other} cannot be used together"));
+        }
+        Ok(())
+    }
+
+    /// The value of an option, if it was given one.
+    pub fn value(&self, long: &str) -> Option<String> {
+        let value = self.options.iter().find(|(name, _)| *name == long)?.1.as_ref()?;
+        Some(value.to_string_lossy().into_owned())
+    }
+
+    /// The operand, where it is required.
+    pub fn operand(&self) -> Result<String, String> {
+        let name = self.subcommand.operand.as_ref().map_or("", |operand| operand.name);
+        self.operand.clone().ok_or_else(|| format!("{name} is missing"))
+    }
+
+    /// The value of an option after `parse`; `accepted` describes the values that it takes.
+    pub fn parsed<T>(
+        &self,
+        long: &str,
+        accepted: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let Some(text) = self.value(long) else { return Ok(None) };
+        let invalid = || format!("--{long} must be {accepted}, not '{}'", one_line(&text));
+        parse(&text).map(Some).ok_or_else(invalid)
+    }
+
+    /// The value of an option that takes a number in `range`.
+    pub fn number<T: FromStr + PartialOrd + Display>(
+        &self,
+        long: &str,
+        what: &str,
+        range: RangeInclusive<T>,
+    ) -> Result<Option<T>, String> {
+        let accepted = format!("{what} from {} to {}", range.start(), range.end());
+        self.parsed(long, &accepted, |text| {
+            // Digits only: "+5" and " 5" are typing errors here.
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse().ok().filter(|number| digits && range.contains(number))
+        })
+    }
+
+    /// A number of seconds; `default` if the option was given without a value.
+    pub fn seconds(&self, long: &str, default: Duration) -> Result<Option<Duration>, String> {
+        let number = self.number(long, "a number of seconds", 0..=limits::WAIT_SECONDS_MAX)?;
+        Ok(number.map(Duration::from_secs).or(self.has(long).then_some(default)))
+    }
+}
+
+/// The text of an argument, which `what` names in the message.
+pub fn utf8(text: &OsStr, what: &str) -> Result<String, String> {
+    let invalid = || format!("{what} is not valid UTF-8: '{}'", one_line(&text.to_string_lossy()));
+    text.to_str().map(str::to_owned).ok_or_else(invalid)
+}
