@@ -222,18 +222,18 @@ pub fn color_allowed() -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// What a service manager hands to a process that it starts.
-pub struct Handed {
-    /// The process that systemd has started as the service (`SYSTEMD_EXEC_PID`, systemd.exec(5)).
+/// What a service manager passes to a process that it starts.
+pub struct ManagerVariables {
+    /// The process that systemd started as the service (`SYSTEMD_EXEC_PID`, systemd.exec(5)).
     pub service_pid: Option<String>,
-    /// Where systemd wants to hear that the service is ready (sd_notify(3)).
+    /// Where systemd expects notifications (`NOTIFY_SOCKET`, sd_notify(3)).
     pub notify_socket: Option<OsString>,
-    /// The job that launchd has started (`XPC_SERVICE_NAME`).
+    /// The job that launchd started (`XPC_SERVICE_NAME`).
     pub label: Option<String>,
 }
 
-/// The variables that are meant for one process and no other.
-const HANDED: &[&str] = &[
+/// The variables that a manager means for one process only.
+const MANAGER_VARIABLES: &[&str] = &[
     "NOTIFY_SOCKET",
     "INVOCATION_ID",
     "SYSTEMD_EXEC_PID",
@@ -249,19 +249,19 @@ const HANDED: &[&str] = &[
     "XPC_SERVICE_NAME",
 ];
 
-/// Takes what a manager has handed over out of the environment: whatever this process starts would
-/// otherwise take itself for the service.
+/// Removes the manager's variables from the environment and returns those that matter: a child
+/// process that inherits them would take itself for the service.
 ///
 /// # Errors
-/// The process has more than one thread already.
-pub fn take_handed() -> Result<Handed, Error> {
-    let handed = Handed {
+/// The process already has more than one thread.
+pub fn take_manager_variables() -> Result<ManagerVariables, Error> {
+    let variables = ManagerVariables {
         service_pid: variable("SYSTEMD_EXEC_PID"),
         notify_socket: raw_variable("NOTIFY_SOCKET"),
         label: variable("XPC_SERVICE_NAME"),
     };
-    sys::forget_variables(HANDED).doing("clean the environment")?;
-    Ok(handed)
+    sys::forget_variables(MANAGER_VARIABLES).doing("clean the environment")?;
+    Ok(variables)
 }
 
 /// Where the user's shell finds programs.

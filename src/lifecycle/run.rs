@@ -85,11 +85,11 @@ pub fn serve(
     }
     log.info(&format!("daemon started on 127.0.0.1:{}", info.port), &[]);
     ready.serving();
-    told(supervision.notify.ready(&format!("serving on 127.0.0.1:{}", info.port)), &log);
+    told(supervision.notify_ready(&format!("serving on 127.0.0.1:{}", info.port)), &log);
 
     let cause = live(&inbox, paths, &lock, &info, &log, hangup);
 
-    told(supervision.notify.stopping(), &log);
+    told(supervision.notify_stopping(), &log);
     log.info("daemon stopping", &[("cause", &cause)]);
     drain(server, &sessions, &events, &inbox, &log);
     if let Err(error) = state::withdraw(paths, &info.daemon_id) {

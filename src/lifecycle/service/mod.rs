@@ -11,7 +11,6 @@
 mod drift;
 mod launchd;
 mod manager_command;
-mod notify;
 mod program;
 pub mod supervision;
 mod systemd;
@@ -28,6 +27,7 @@ use crate::state::{self, Found};
 use crate::{disk, limits};
 
 pub use drift::Drift;
+pub use systemd::{is_inside, restart_from_inside};
 
 /// The service of this user on this system, installed or not.
 pub struct Service {
@@ -323,17 +323,6 @@ pub fn check(paths: &Paths) -> Result<(), Error> {
         },
         Some(Manager::Launchd) | None => Ok(()),
     }
-}
-
-/// Whether this process runs inside the service, as what a session runs does.
-pub fn is_inside() -> bool {
-    supervision::inside_service()
-}
-
-/// Asks for a restart of the service from inside it, where waiting for it is no use: the caller
-/// ends with the daemon of before.
-pub fn restart_from_inside() -> Result<(), Error> {
-    systemd::restart_later()
 }
 
 /// What the service is to run, and with what: checked text, so that both kinds of file can hold it.

@@ -1,71 +1,89 @@
-//! Who has started this process: a service manager, or somebody by hand. Decided once, at the
-//! start.
+//! Which service manager started this process, if any, and the notifications to systemd
+//! (sd_notify(3)).
 //!
-//! Every variable that could tell is inherited, so none of them is believed alone: a shell in a
-//! terminal that systemd has started has an INVOCATION_ID too.
+//! Child processes inherit every variable that a manager sets, so no variable alone is proof: a
+//! shell in a terminal that systemd started has an INVOCATION_ID too.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::parent_id;
 
-use super::launchd;
-use super::notify::Notify;
-use super::systemd;
-use crate::config::{self, Handed};
+use super::{launchd, systemd};
+use crate::config::{self, ManagerVariables};
 use crate::error::{Doing, Error};
 use crate::paths::Manager;
+use crate::sys;
 
-/// Who watches over this process, and how to talk to it.
+/// The manager that supervises this process, and where to send it notifications.
 pub struct Supervision {
     pub manager: Option<Manager>,
-    pub notify: Notify,
+    /// `None`: notifications are not sent.
+    socket: Option<SocketAddr>,
 }
 
 impl Supervision {
-    /// Finds out, and takes the manager's variables out of the environment.
+    /// Detects the manager, and removes its variables from the environment.
     ///
     /// # Errors
-    /// The process has more than one thread already, or NOTIFY_SOCKET names no socket.
+    /// The process already has more than one thread, or NOTIFY_SOCKET is not a socket address.
     pub fn detect() -> Result<Supervision, Error> {
-        let handed = config::take_handed()?;
-        let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let manager = manager(&handed, std::process::id(), parent_id(), &cgroup);
-        let notify = match &handed.notify_socket {
-            // Whoever has set it waits for the word, be it this service or a unit of the user's
-            // own.
-            Some(name) => Notify::to(name).doing("use NOTIFY_SOCKET")?,
-            None => Notify::NOBODY,
-        };
-        Ok(Supervision { manager, notify })
+        let variables = config::take_manager_variables()?;
+        let manager = manager(&variables, std::process::id(), parent_id(), &systemd::cgroup());
+        // Notified even without a manager: a unit of the user's own may have set the variable.
+        let socket = variables.notify_socket.as_deref().map(socket_address).transpose();
+        Ok(Supervision { manager, socket: socket.doing("use NOTIFY_SOCKET")? })
     }
 
-    /// For a daemon in the background: nobody watches over it, whatever its starter's environment
+    /// The supervision of a daemon in the background: none, whatever its starter's environment
     /// says.
+    ///
+    /// # Errors
+    /// The process already has more than one thread.
     pub fn none() -> Result<Supervision, Error> {
-        config::take_handed()?;
-        Ok(Supervision { manager: None, notify: Notify::NOBODY })
+        config::take_manager_variables()?;
+        Ok(Supervision { manager: None, socket: None })
+    }
+
+    /// Notifies the manager that clients are answered from now on; `status` is for people.
+    pub fn notify_ready(&self, status: &str) -> io::Result<()> {
+        self.notify(&format!("READY=1\nSTATUS={status}\n"))
+    }
+
+    /// Notifies the manager that the daemon is about to exit.
+    pub fn notify_stopping(&self) -> io::Result<()> {
+        self.notify("STOPPING=1\nSTATUS=stopping\n")
+    }
+
+    fn notify(&self, lines: &str) -> io::Result<()> {
+        match &self.socket {
+            Some(address) => {
+                UnixDatagram::unbound()?.send_to_addr(lines.as_bytes(), address).map(drop)
+            }
+            None => Ok(()),
+        }
     }
 }
 
-/// Whether this process runs inside the service, as what the daemon starts does: a manager that
-/// ends the service ends it too.
-pub fn inside_service() -> bool {
-    in_unit(&std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
+/// Parses a NOTIFY_SOCKET: a path, or `@` and the name of an abstract socket (unix(7)).
+fn socket_address(name: &OsStr) -> io::Result<SocketAddr> {
+    match name.as_bytes() {
+        [b'@', rest @ ..] => sys::abstract_address(rest),
+        [b'/', ..] => SocketAddr::from_pathname(name),
+        _ => Err(io::Error::other("it is not a Unix socket")),
+    }
 }
 
-fn manager(handed: &Handed, pid: u32, parent: u32, cgroup: &str) -> Option<Manager> {
-    let by_systemd = match &handed.service_pid {
+fn manager(variables: &ManagerVariables, pid: u32, parent: u32, cgroup: &str) -> Option<Manager> {
+    let by_systemd = match &variables.service_pid {
         Some(service_pid) => *service_pid == pid.to_string(),
-        // Before systemd 248 only the cgroup tells, and that only of the unit: a process below the
-        // daemon is in it too, but has no NOTIFY_SOCKET.
-        None => handed.notify_socket.is_some() && in_unit(cgroup),
+        // Before systemd 248 only the cgroup shows it, and a process that the daemon started is in
+        // the same cgroup, but has no NOTIFY_SOCKET.
+        None => variables.notify_socket.is_some() && systemd::names_unit(cgroup),
     };
-    let by_launchd = || handed.label.as_deref() == Some(launchd::LABEL) && parent == 1;
+    let by_launchd = || variables.label.as_deref() == Some(launchd::LABEL) && parent == 1;
     if by_systemd { Some(Manager::Systemd) } else { by_launchd().then_some(Manager::Launchd) }
-}
-
-/// Whether /proc/self/cgroup (cgroups(7)) names the unit: `0::/user.slice/…/opta-daemon.service`.
-fn in_unit(cgroup: &str) -> bool {
-    let last = |line: &str| line.rsplit('/').next() == Some(systemd::UNIT);
-    cgroup.lines().any(last)
 }
 
 #[cfg(test)]
@@ -76,8 +94,8 @@ mod tests {
         "0::/user.slice/user-1001.slice/user@1001.service/app.slice/opta-daemon.service\n";
     const IN_TERMINAL: &str = "1:name=systemd:/user.slice\n0::/user.slice/session-1.scope\n";
 
-    fn handed(pid: Option<&str>, socket: Option<&str>, label: Option<&str>) -> Handed {
-        Handed {
+    fn variables(pid: Option<&str>, socket: Option<&str>, label: Option<&str>) -> ManagerVariables {
+        ManagerVariables {
             service_pid: pid.map(str::to_owned),
             notify_socket: socket.map(Into::into),
             label: label.map(str::to_owned),
@@ -85,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn systemd_names_the_process_it_has_started() {
-        let found = |pid, cgroup| manager(&handed(pid, Some("/s"), None), 42, 1, cgroup);
+    fn systemd_names_the_process_that_it_started() {
+        let found = |pid, cgroup| manager(&variables(pid, Some("/s"), None), 42, 1, cgroup);
         assert_eq!(found(Some("42"), IN_UNIT), Some(Manager::Systemd));
         assert_eq!(found(Some("41"), IN_UNIT), None, "inherited");
         assert_eq!(found(None, IN_UNIT), Some(Manager::Systemd), "before systemd 248");
@@ -94,16 +112,57 @@ mod tests {
     }
 
     #[test]
-    fn a_process_below_the_service_is_not_the_service() {
-        assert_eq!(manager(&handed(None, None, None), 42, 41, IN_UNIT), None);
+    fn a_child_of_the_service_is_not_the_service() {
+        assert_eq!(manager(&variables(None, None, None), 42, 41, IN_UNIT), None);
     }
 
     #[test]
-    fn launchd_names_the_job_to_its_own_child() {
-        let found = |label, parent| manager(&handed(None, None, Some(label)), 42, parent, "");
+    fn launchd_names_the_job_to_its_own_child_only() {
+        let found = |label, parent| manager(&variables(None, None, Some(label)), 42, parent, "");
         assert_eq!(found("com.opta.daemon", 1), Some(Manager::Launchd));
         assert_eq!(found("com.opta.daemon", 7), None, "inherited");
         assert_eq!(found("0", 1), None, "a shell");
         assert_eq!(found("com.opta.daemon.other", 1), None);
+    }
+
+    fn notifying(socket: &str) -> Supervision {
+        let socket = socket_address(OsStr::new(socket)).unwrap();
+        Supervision { manager: None, socket: Some(socket) }
+    }
+
+    fn received(socket: &UnixDatagram) -> String {
+        let mut bytes = [0_u8; 256];
+        let length = socket.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn notifications_reach_a_socket_with_a_path() {
+        let path = std::env::temp_dir().join(format!("opta-notify-{}", std::process::id()));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let supervision = notifying(path.to_str().unwrap());
+        supervision.notify_ready("serving").unwrap();
+        assert_eq!(received(&socket), "READY=1\nSTATUS=serving\n");
+        supervision.notify_stopping().unwrap();
+        assert!(received(&socket).starts_with("STOPPING=1\n"));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn notifications_reach_an_abstract_socket() {
+        let name = format!("opta-notify-{}", std::process::id());
+        let Ok(address) = sys::abstract_address(name.as_bytes()) else {
+            return; // Only Linux has them.
+        };
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        notifying(&format!("@{name}")).notify_ready("serving").unwrap();
+        assert_eq!(received(&socket), "READY=1\nSTATUS=serving\n");
+    }
+
+    #[test]
+    fn other_addresses_are_refused_and_without_one_nothing_is_sent() {
+        assert!(socket_address(OsStr::new("vsock:2:1")).is_err());
+        assert!(socket_address(OsStr::new("relative")).is_err());
+        assert!(Supervision { manager: None, socket: None }.notify_ready("serving").is_ok());
     }
 }

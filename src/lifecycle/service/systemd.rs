@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::drift::{LoadState, UnitFields};
 use super::manager_command::{self, ManagerReply};
-use super::{Plan, ServiceFailure, ServiceState, supervision};
+use super::{Plan, ServiceFailure, ServiceState};
 use crate::error::Error;
 use crate::paths::Manager;
 use crate::{disk, limits};
@@ -241,7 +241,7 @@ pub fn start() -> Result<(), Error> {
 /// too.
 pub fn stop(limit: Duration) -> Result<bool, Error> {
     let mut arguments = vec!["--user", "stop", UNIT];
-    if supervision::inside_service() {
+    if is_inside() {
         arguments.push("--no-block");
     }
     match manager_command::ask("systemctl", &arguments, limit)? {
@@ -253,8 +253,8 @@ pub fn stop(limit: Duration) -> Result<bool, Error> {
     }
 }
 
-/// Asks for a restart without waiting for it: for a caller inside the service, whose end it is.
-pub fn restart_later() -> Result<(), Error> {
+/// Requests a restart without waiting for it: the caller, inside the service, ends with it.
+pub fn restart_from_inside() -> Result<(), Error> {
     reset_failed();
     systemctl(&["restart", "--no-block", UNIT]).map(drop)
 }
@@ -287,6 +287,22 @@ pub fn unlink(file: &Path) -> Result<(), Error> {
         drop(std::fs::remove_dir(&directory));
     }
     Ok(())
+}
+
+/// Returns whether this process runs inside the service, as everything does that the daemon starts:
+/// it ends when systemd stops the service.
+pub fn is_inside() -> bool {
+    names_unit(&cgroup())
+}
+
+/// Returns the text of /proc/self/cgroup (cgroups(7)), empty where there is none.
+pub fn cgroup() -> String {
+    std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
+}
+
+/// Returns whether `cgroup` names the unit: `0::/user.slice/…/opta-daemon.service`.
+pub fn names_unit(cgroup: &str) -> bool {
+    cgroup.lines().any(|line| line.rsplit('/').next() == Some(UNIT))
 }
 
 fn systemctl(arguments: &[&str]) -> Result<String, Error> {
