@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use nanoserde::DeJson;
 
-use crate::error::{Error, reason};
+use crate::error::{Error, Kind, reason};
 use crate::http::{EventStream, Opened, Reply};
 use crate::session::rules::SessionId;
+use crate::session::store::no_session;
 use crate::state::DaemonInfo;
 use crate::{http, json, limits, protocol};
 
@@ -71,32 +72,36 @@ pub fn health(info: &DaemonInfo, limit: Duration) -> Result<Health, Silence> {
 /// Asks a daemon to leave if it is idle. It decides and acts in one step.
 ///
 /// # Errors
-/// [`Error::Busy`] if it is not idle; then nothing has changed.
+/// [`Kind::Busy`] if it is not idle; then nothing has changed.
 pub fn shutdown_if_idle(info: &DaemonInfo) -> Result<(), Error> {
     const WHAT: &str = "ask the daemon to stop";
     let request = request("POST", "/v3/shutdown", info, r#"{"ifIdle":true}"#);
     let reply = http::call(info.port, &request, limits::CALL_MAX, limits::REPLY_BYTES_MAX);
     match reply {
         Ok(reply) if reply.status == 202 => Ok(()),
-        Ok(reply) if reply.status == 409 => Err(Error::Busy),
-        Ok(reply) => {
-            Err(Error::Reply { what: WHAT, because: format!("it answered {}", reply.status) })
+        Ok(reply) if reply.status == 409 => {
+            let reason = "a turn is in progress";
+            Err(Error::cannot(Kind::Busy, "stop the daemon", reason))
         }
-        Err(cause) => Err(Error::Reply { what: WHAT, because: reason(&cause) }),
+        Ok(reply) => Err(bad_reply(WHAT, format!("it answered {}", reply.status))),
+        Err(cause) => Err(bad_reply(WHAT, reason(&cause))),
     }
 }
 
 /// Deletes a session for ever; `false` if there was none.
 ///
 /// # Errors
-/// [`Error::SessionBusy`] while a turn of it is in progress.
+/// [`Kind::Busy`] while a turn of it is in progress.
 pub fn delete_session(info: &DaemonInfo, id: &SessionId) -> Result<bool, Failure> {
     let target = format!("/v3/sessions/{}", id.as_str());
     let reply = call(info, &request("DELETE", &target, info, ""), "delete the session")?;
     match reply.status {
         204 => Ok(true),
         404 => Ok(false),
-        409 => Err(Failure::Final(Error::SessionBusy { id: id.as_str().to_owned() })),
+        409 => {
+            let action = format!("delete the session {}", id.as_str());
+            Err(Failure::Final(Error::cannot(Kind::Busy, action, "a turn of it is in progress")))
+        }
         _ => Err(Failure::Final(refusal("delete the session", &reply))),
     }
 }
@@ -112,7 +117,7 @@ pub fn create_session(info: &DaemonInfo, session: &protocol::NewSession) -> Resu
 /// Submits a turn; the same turn however often it is submitted.
 ///
 /// # Errors
-/// [`Error::NoSession`].
+/// [`Kind::SessionNotFound`].
 pub fn submit_turn(
     info: &DaemonInfo,
     id: &SessionId,
@@ -122,13 +127,11 @@ pub fn submit_turn(
     let (target, body) = (format!("/v3/sessions/{}/turns", id.as_str()), json::text(turn));
     let reply = call(info, &request("POST", &target, info, &body), WHAT)?;
     if reply.status == 404 {
-        return Err(Failure::Final(Error::NoSession { typed: id.as_str().to_owned() }));
+        return Err(Failure::Final(no_session(id.as_str())));
     }
     expect(202, &reply, WHAT)?;
     let accepted = json::parse(&reply.body);
-    accepted.map_err(|problem| {
-        Failure::Final(Error::Reply { what: WHAT, because: problem.to_string() })
-    })
+    accepted.map_err(|problem| Failure::Final(bad_reply(WHAT, problem.to_string())))
 }
 
 /// Cancels a turn, if it has not ended.
@@ -149,7 +152,7 @@ pub fn decide(
     const WHAT: &str = "answer for the tool";
     if SessionId::parse(request_id).is_none() {
         let because = "its name cannot stand in a path".to_owned();
-        return Err(Failure::Final(Error::Reply { what: WHAT, because }));
+        return Err(Failure::Final(bad_reply(WHAT, because)));
     }
     let target = format!("/v3/sessions/{}/permissions/{request_id}", id.as_str());
     let body = json::text(decision);
@@ -174,7 +177,7 @@ pub fn follow(
     match http::open(info.port, &asked, limits::CALL_MAX, limits::EVENT_BYTES_MAX) {
         Ok(Opened::Stream(stream)) => Ok(stream),
         Ok(Opened::Reply(reply)) if reply.status == 404 => {
-            Err(Failure::Final(Error::NoSession { typed: id.as_str().to_owned() }))
+            Err(Failure::Final(no_session(id.as_str())))
         }
         Ok(Opened::Reply(reply)) if reply.status == 401 => {
             Err(Failure::Lost(refusal(WHAT, &reply)))
@@ -208,13 +211,10 @@ fn call(
 
 fn failure(info: &DaemonInfo, what: &'static str, error: &io::Error) -> Failure {
     match error.kind() {
-        io::ErrorKind::TimedOut => {
-            let (pid, waited) = (Some(info.pid), limits::CALL_MAX);
-            Failure::Final(Error::Unresponsive { pid, waited })
-        }
-        io::ErrorKind::InvalidData => Failure::Final(Error::Reply { what, because: reason(error) }),
+        io::ErrorKind::TimedOut => Failure::Final(unresponsive(Some(info.pid), limits::CALL_MAX)),
+        io::ErrorKind::InvalidData => Failure::Final(bad_reply(what, reason(error))),
         // Refused, reset, cut short: it is coming or going.
-        _ => Failure::Lost(Error::Reply { what, because: reason(error) }),
+        _ => Failure::Lost(bad_reply(what, reason(error))),
     }
 }
 
@@ -223,7 +223,31 @@ fn refusal(what: &'static str, reply: &Reply) -> Error {
     let problem =
         json::parse::<protocol::Problem>(&reply.body).map(|problem| problem.error.message);
     let because = problem.unwrap_or_else(|_none| format!("it answered {}", reply.status));
-    Error::Reply { what, because }
+    bad_reply(what, because)
+}
+
+/// The failure of a request that the daemon answered with something else than this version expects.
+pub fn bad_reply(action: &str, reason: impl Into<String>) -> Error {
+    Error::cannot(Kind::BadReply, action, reason)
+}
+
+/// The failure to reach a daemon that holds the lock and does not answer.
+pub fn unresponsive(pid: Option<i32>, waited: Duration) -> Error {
+    let reason = format!("it is alive, no answer in {}s", waited.as_secs());
+    unreachable(pid, reason)
+        .with_next_step("to end it and start afresh: opta daemon restart --force")
+}
+
+/// The failure to reach a daemon that runs and whose state file, without which it cannot be asked,
+/// is lost.
+pub fn state_lost(pid: Option<i32>) -> Error {
+    unreachable(pid, "it runs, and its state.json is lost")
+        .with_next_step("to have it written again: opta daemon start")
+}
+
+fn unreachable(pid: Option<i32>, reason: impl Into<String>) -> Error {
+    let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+    Error::cannot(Kind::Unresponsive, format!("reach the daemon{pid}"), reason)
 }
 
 fn request<'a>(

@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::Path;
 
 use nanoserde::DeJson;
 
-use crate::error::{Doing, Error};
+use crate::error::{Doing, Error, Kind};
 use crate::log::{Level, Rotation};
 use crate::{disk, json, limits, sys};
 
@@ -168,10 +169,10 @@ impl ToolSettings {
             Some(number) if number > 0 && in_range(&number) => number.unsigned_abs(),
             Some(number) => {
                 let most = limits::TOOL_CALLS_MAX;
-                return Err(Error::Config {
-                    at: at("safety.maxToolCalls"),
-                    because: format!("a number from 1 to {most} is needed, not {number}"),
-                });
+                return Err(invalid(
+                    at("safety.maxToolCalls"),
+                    format!("a number from 1 to {most} is needed, not {number}"),
+                ));
             }
         };
         Ok(ToolSettings { permissions: file.permissions.unwrap_or_default(), calls_max })
@@ -305,9 +306,11 @@ impl ConnectionKeys {
         };
         let number = self.port.unwrap_or(i64::from(limits::MODEL_PORT_DEFAULT));
         let port = u16::try_from(number).ok().filter(|port| *port != 0);
-        let port = port.ok_or_else(|| Error::Config {
-            at: at("connection.port"),
-            because: format!("a port is a number from 1 to 65535, not '{number}'"),
+        let port = port.ok_or_else(|| {
+            invalid(
+                at("connection.port"),
+                format!("a port is a number from 1 to 65535, not '{number}'"),
+            )
         })?;
         let host = host.unwrap_or_else(|| "127.0.0.1".to_owned());
         // An IPv6 address has colons of its own.
@@ -344,22 +347,20 @@ impl LogKeys {
         }
         if let Some(number) = self.bytes_max {
             let bytes = u64::try_from(number).ok().filter(|bytes| *bytes >= limits::LOG_BYTES_MIN);
-            config.rotation.bytes = bytes.ok_or_else(|| Error::Config {
-                at: at("log.maxBytes"),
-                because: format!(
-                    "at least {} bytes are needed, not {number}",
-                    limits::LOG_BYTES_MIN
-                ),
+            config.rotation.bytes = bytes.ok_or_else(|| {
+                invalid(
+                    at("log.maxBytes"),
+                    format!("at least {} bytes are needed, not {number}", limits::LOG_BYTES_MIN),
+                )
             })?;
         }
         if let Some(number) = self.files {
             let files = u32::try_from(number).ok().filter(|files| *files <= limits::LOG_FILES_MAX);
-            config.rotation.files = files.ok_or_else(|| Error::Config {
-                at: at("log.files"),
-                because: format!(
-                    "a number from 0 to {} is needed, not {number}",
-                    limits::LOG_FILES_MAX
-                ),
+            config.rotation.files = files.ok_or_else(|| {
+                invalid(
+                    at("log.files"),
+                    format!("a number from 0 to {} is needed, not {number}", limits::LOG_FILES_MAX),
+                )
             })?;
         }
         Ok(())
@@ -372,20 +373,17 @@ fn read(path: &Path) -> Result<ConfigFile, Error> {
         return Ok(ConfigFile::default());
     };
     let bytes = disk::read_up_to(&mut file, path, limits::CONFIG_BYTES_MAX)?;
-    let bytes = bytes.ok_or_else(|| Error::Config {
-        at: path.display().to_string(),
-        because: format!("it is larger than {} bytes", limits::CONFIG_BYTES_MAX),
+    let bytes = bytes.ok_or_else(|| {
+        invalid(path.display(), format!("it is larger than {} bytes", limits::CONFIG_BYTES_MAX))
     })?;
-    json::parse(&bytes).map_err(|problem| Error::Config {
-        at: format!("{}:{}:{}", path.display(), problem.line, problem.column),
-        because: problem.what,
+    json::parse(&bytes).map_err(|problem| {
+        invalid(format!("{}:{}:{}", path.display(), problem.line, problem.column), problem.what)
     })
 }
 
 fn level(at: String, text: &str) -> Result<Level, Error> {
-    Level::parse(text).ok_or_else(|| Error::Config {
-        at,
-        because: format!("a level is debug, info, warn or error, not '{}'", text.escape_debug()),
+    Level::parse(text).ok_or_else(|| {
+        invalid(at, format!("a level is debug, info, warn or error, not '{}'", text.escape_debug()))
     })
 }
 
@@ -400,7 +398,7 @@ fn checked_model((at, name): (String, String)) -> Result<String, Error> {
     }
     let most = limits::NAME_BYTES_MAX;
     let because = format!("a model's name has at most {most} bytes and no control characters");
-    Err(Error::Config { at, because })
+    Err(invalid(at, because))
 }
 
 fn checked_choice((at, choice): (String, String)) -> Result<String, Error> {
@@ -409,7 +407,12 @@ fn checked_choice((at, choice): (String, String)) -> Result<String, Error> {
     }
     let because =
         format!("a choice is auto, required or required-first, not '{}'", choice.escape_debug());
-    Err(Error::Config { at, because })
+    Err(invalid(at, because))
+}
+
+/// The refusal of a setting; `at` names the file and the line or the key, or the variable.
+fn invalid(at: impl Display, reason: impl Display) -> Error {
+    Error::cannot(Kind::InvalidConfig, "use the settings", format!("{at}: {reason}"))
 }
 
 /// An empty setting counts as none.
@@ -419,7 +422,7 @@ fn filled(text: Option<String>) -> Option<String> {
 
 fn port_refused(at: String, text: &str) -> Error {
     let because = format!("a port is a number from 0 to 65535, not '{}'", text.escape_debug());
-    Error::Config { at, because }
+    invalid(at, because)
 }
 
 /// The value of a variable; an empty one counts as unset.

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use crate::error::{At, Error};
+use crate::error::{At, Error, Kind};
 use crate::sys;
 
 /// Mode of every file that is made here.
@@ -74,7 +74,7 @@ pub fn open_for_append(path: &Path, options: &mut OpenOptions) -> Result<File, E
 pub fn open_if_exists(path: &Path) -> Result<Option<File>, Error> {
     match open(path, OpenOptions::new().read(true)) {
         Ok(file) => Ok(Some(file)),
-        Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -186,26 +186,22 @@ fn open(path: &Path, options: &OpenOptions) -> Result<File, Error> {
 fn check_owner(path: &Path, found: &Metadata) -> Result<(), Error> {
     let me = sys::effective_user();
     if found.uid() != me {
-        return Err(Error::Untrusted {
-            path: path.to_owned(),
-            because: "it belongs to another user",
-            remedy: match me {
-                // Root would take it away from its owner.
-                0 => format!("run opta as that user (uid {}), without sudo", found.uid()),
-                _ => format!("give it to yourself: sudo chown {me} '{}'", path.display()),
-            },
-        });
+        let next_step = match me {
+            // Root would take it away from its owner.
+            0 => format!("run opta as that user (uid {}), without sudo", found.uid()),
+            _ => format!("give it to yourself: sudo chown {me} '{}'", path.display()),
+        };
+        return Err(untrusted(path, "it belongs to another user", next_step));
     }
     if found.mode() & OTHERS_WRITE != 0 {
-        return Err(Error::Untrusted {
-            path: path.to_owned(),
-            because: "other users can write to it",
-            remedy: format!("look what is in it, then: chmod go-w '{}'", path.display()),
-        });
+        let next_step = format!("look what is in it, then: chmod go-w '{}'", path.display());
+        return Err(untrusted(path, "other users can write to it", next_step));
     }
     Ok(())
 }
 
-fn untrusted(path: &Path, because: &'static str, remedy: &str) -> Error {
-    Error::Untrusted { path: path.to_owned(), because, remedy: remedy.to_owned() }
+/// The refusal of a file or directory that must not be trusted with secrets.
+pub fn untrusted(path: &Path, reason: &str, next_step: impl Into<String>) -> Error {
+    let action = format!("use {}", path.display());
+    Error::cannot(Kind::UntrustedPath, action, reason).with_next_step(next_step)
 }

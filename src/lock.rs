@@ -15,7 +15,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{At, Doing, Error};
+use crate::error::{At, Doing, Error, Kind};
 use crate::paths::Paths;
 use crate::sys::process::Process;
 use crate::{disk, limits};
@@ -140,7 +140,7 @@ impl StartLock {
     /// Waits until the starters before this one are done.
     ///
     /// # Errors
-    /// [`Error::Queue`] after `limit`.
+    /// [`Kind::StartLocked`] after `limit`.
     pub fn acquire(paths: &Paths, limit: Duration) -> Result<StartLock, Error> {
         let path = paths.start_lock();
         let file = disk::open_or_create(&path)?;
@@ -164,7 +164,9 @@ impl StartLock {
                 Ok(StartLock { _file: result.at("lock", &path)? })
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                Err(Error::Queue { lock: path, waited: limit })
+                let reason =
+                    format!("another start has held {} for {}s", path.display(), limit.as_secs());
+                Err(Error::cannot(Kind::StartLocked, "start the daemon", reason))
             }
         }
     }

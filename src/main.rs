@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 use cli::{Command, OutputMode};
 use commands::{Output, chat, daemon, doctor, service, sessions, task};
-use error::{Error, one_line};
+use error::{Error, Kind, one_line};
 use paths::Paths;
 use sys::signal;
 
@@ -74,7 +74,7 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
         Command::Chat(args) => return chat::run(&paths()?, &args),
         Command::Doctor => return doctor::run(&paths()?, output),
     };
-    io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
+    io::stdout().write_all(text.as_bytes()).map_err(Error::output)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -85,20 +85,18 @@ fn paths() -> Result<Paths, Error> {
 /// One line that says what failed, on what and why; a second one with the next step, where there is
 /// one.
 fn report(error: &Error, mode: OutputMode) -> ExitCode {
-    if let Error::Output(cause) = error
-        && cause.kind() == io::ErrorKind::BrokenPipe
-    {
+    if error.kind() == Kind::Output && error.io_kind() == Some(io::ErrorKind::BrokenPipe) {
         // The reader has seen enough.
         return ExitCode::SUCCESS;
     }
     let message = one_line(&error.to_string());
     // Nobody is left to tell if these fail.
-    if mode == OutputMode::Json && !matches!(error, Error::Output(_)) {
+    if mode == OutputMode::Json && error.kind() != Kind::Output {
         drop(writeln!(io::stdout(), "{}", protocol::problem(error.code(), &message)));
     } else {
         drop(writeln!(io::stderr(), "opta: {message}"));
-        if let Some(remedy) = error.remedy() {
-            drop(writeln!(io::stderr(), "{}", one_line(&remedy)));
+        if let Some(next_step) = error.next_step() {
+            drop(writeln!(io::stderr(), "{}", one_line(next_step)));
         }
     }
     ExitCode::from(error.status())

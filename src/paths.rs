@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{At, Error, one_line};
+use crate::error::{At, Error, Kind, one_line};
 use crate::{disk, sys};
 
 /// A service manager: the program of the system that starts, watches and ends services.
@@ -59,7 +59,7 @@ impl Paths {
         let root = match variable("OPTA_HOME").map(PathBuf::from) {
             Some(root) if root.is_relative() => {
                 let because = format!("OPTA_HOME is not an absolute path: '{}'", root.display());
-                return Err(Error::Home { because });
+                return Err(no_home(because));
             }
             Some(root) => root,
             None => match config_home.as_ref().filter(|_| cfg!(target_os = "linux")) {
@@ -158,11 +158,9 @@ impl Paths {
         if owner == 0 {
             return Ok(());
         }
-        Err(Error::Untrusted {
-            path: nearest.to_owned(),
-            because: "it belongs to another user, and this is root",
-            remedy: format!("run opta as that user (uid {owner}), without sudo"),
-        })
+        let reason = "it belongs to another user, and this is root";
+        let next_step = format!("run opta as that user (uid {owner}), without sudo");
+        Err(disk::untrusted(nearest, reason, next_step))
     }
 
     /// `path` as people write it: `~` for the home directory, control characters escaped.
@@ -181,13 +179,15 @@ fn absolute(home: Option<&Path>) -> Result<&Path, Error> {
         Some(home) if home.is_absolute() => Ok(home),
         Some(home) => {
             let because = format!("HOME is not an absolute path: '{}'", home.display());
-            Err(Error::Home { because })
+            Err(no_home(because))
         }
-        None => {
-            let because = "HOME is not set and the user database has none either".to_owned();
-            Err(Error::Home { because })
-        }
+        None => Err(no_home("HOME is not set and the user database has none either")),
     }
+}
+
+fn no_home(reason: impl Into<String>) -> Error {
+    Error::cannot(Kind::NoHome, "find your home directory", reason)
+        .with_next_step("set HOME or OPTA_HOME to the absolute path of a directory of yours")
 }
 
 /// The value of a variable; an empty one counts as unset.

@@ -14,18 +14,17 @@ use super::{Command, OutputMode};
 /// Parses the arguments, without the program's name.
 ///
 /// # Errors
-/// [`Error::Usage`] names the argument, says what would be right and suggests what was meant.
+/// `Kind::Usage` names the argument, says what would be right and suggests what was meant.
 pub fn parse(arguments: Vec<OsString>) -> Result<(Command, OutputMode), Error> {
-    let general = |message| Error::Usage {
-        message,
-        usage: "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)".to_owned(),
+    let general = |message: String| {
+        Error::usage(message, "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)")
     };
     let mut parser = Parser::from_args(arguments);
     let mut words: Vec<String> = Vec::new();
     loop {
         if let Some(subcommand) = SUBCOMMANDS.iter().find(|known| known.words == words) {
             return parse_arguments(subcommand, &mut parser)
-                .map_err(|message| Error::Usage { message, usage: usage(subcommand) });
+                .map_err(|message| Error::usage(message, usage(subcommand)));
         }
         match parser.next().map_err(|error| general(error.to_string()))? {
             None => return Err(general(missing_command(&words))),

@@ -8,7 +8,7 @@ use crate::commands::console::{Console, End};
 use crate::commands::keyboard::{Keyboard, Unsayable};
 use crate::commands::talk::Talk;
 use crate::commands::{Kept, Output, sessions};
-use crate::error::{Doing, Error, one_line};
+use crate::error::{Doing, Error, Kind, one_line};
 use crate::paths::Paths;
 use crate::session::rules::SessionId;
 use crate::session::store::Store;
@@ -37,7 +37,7 @@ pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
     let resumed = match &args.session {
         SessionChoice::New => None,
         SessionChoice::Resume(typed) => Some(sessions::find(&store, typed)?),
-        SessionChoice::Latest => Some(store.latest()?.ok_or(Error::NoSessions)?),
+        SessionChoice::Latest => Some(store.latest()?.ok_or_else(no_sessions)?),
     };
     let mut console = Console::new(TaskOutput::Full)?;
     let mut talk = Talk::new(paths, &args.model, resumed.clone())?;
@@ -103,12 +103,12 @@ fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> R
                         return Ok(console.status(&end));
                     }
                 }
-                Err(error @ Error::Output(_)) => return Err(error),
+                Err(error) if error.kind() == Kind::Output => return Err(error),
                 // The user may know what to do about it, and say it again.
                 Err(error) => {
                     console.screen.say(&one_line(&error.to_string()));
-                    if let Some(remedy) = error.remedy() {
-                        console.screen.tell(&format!("{}\n", one_line(&remedy)));
+                    if let Some(next_step) = error.next_step() {
+                        console.screen.tell(&format!("{}\n", one_line(next_step)));
                     }
                 }
             },
@@ -207,4 +207,9 @@ fn introduce(store: &Store, id: &SessionId, console: &mut Console) {
         let line = format!("{}: {title}  ({}{place})", id.as_str(), turns(summary.turns));
         console.screen.say(&one_line(&line));
     }
+}
+
+fn no_sessions() -> Error {
+    Error::cannot(Kind::SessionNotFound, "go on", "there are no sessions yet")
+        .with_next_step("to begin one: opta chat")
 }

@@ -9,7 +9,7 @@ use nanoserde::SerJson;
 use crate::cli::{LogsArgs, OutputMode, RestartArgs, StartArgs, StopArgs};
 use crate::commands::Output;
 use crate::config::{Config, Port};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Here, How, Past};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
@@ -63,8 +63,8 @@ fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitC
     let served = settings(paths, asked).and_then(|config| serve(paths, &config, &here, output));
     match (served, manager) {
         (Ok(()), _) => Ok(ExitCode::SUCCESS),
-        (Err(cause), Some(Manager::Systemd)) => Err(Error::Supervised { cause: Box::new(cause) }),
-        (Err(error @ Error::Config { .. }), Some(Manager::Launchd)) => {
+        (Err(error), Some(Manager::Systemd)) => Err(for_systemd(error)),
+        (Err(error), Some(Manager::Launchd)) if error.kind() == Kind::InvalidConfig => {
             // Into the log, which is kept small: what launchd writes elsewhere grows at every try.
             paths.prepare()?;
             let log = Log::open(&paths.daemon(), Config::DEFAULT.rotation, Level::Error)?;
@@ -73,6 +73,24 @@ fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitC
         }
         (Err(error), _) => Err(error),
     }
+}
+
+/// Sets the exit statuses after which the unit forbids a restart: EX_CONFIG and EX_TEMPFAIL of
+/// sysexits.h.
+fn for_systemd(error: Error) -> Error {
+    match error.kind() {
+        Kind::InvalidConfig => error.with_status(78),
+        _ if is_lock_held(&error) => error.with_status(75),
+        _ => error,
+    }
+}
+
+/// Whether another daemon, or a process that is about to become one, is in the way.
+fn is_lock_held(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        Kind::AlreadyRunning | Kind::HeldElsewhere | Kind::StartLocked | Kind::Unresponsive
+    )
 }
 
 /// Serves; where another daemon does already, says so, and under launchd waits for its turn.
@@ -84,8 +102,12 @@ fn serve(paths: &Paths, config: &Config, here: &Foreground, output: &Output) -> 
             Ok(Here::Taken(info)) if manager.is_none() => {
                 return started(&info, &How::AlreadyRunning, paths, output);
             }
-            Ok(Here::Taken(info)) => Error::Taken { pid: info.pid, port: info.port },
-            Err(error) if error.lock_is_held() => error,
+            Ok(Here::Taken(info)) => {
+                let reason =
+                    format!("one is running already (pid {}, port {})", info.pid, info.port);
+                Error::cannot(Kind::AlreadyRunning, "start the daemon", reason)
+            }
+            Err(error) if is_lock_held(&error) => error,
             Err(error) => return Err(error),
         };
         if manager != Some(Manager::Launchd) {

@@ -16,7 +16,7 @@ use crate::cli::OutputMode;
 use crate::commands::Output;
 use crate::commands::sessions::as_argument;
 use crate::config::{Config, ModelSettings, Port, ToolSettings};
-use crate::error::{Error, one_line, reason};
+use crate::error::{Error, Kind, one_line, reason};
 use crate::lifecycle::service::{Drift, Service};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, guardian, port, run};
@@ -101,7 +101,7 @@ fn tell(check: &str, finding: Finding, output: &Output) -> Result<(), Error> {
 
 /// A failure that names its own next step, or else this one.
 fn failed(error: &Error, fix: impl Display) -> Finding {
-    Fail(error.to_string(), error.remedy().unwrap_or_else(|| fix.to_string()))
+    Fail(error.to_string(), error.next_step().map_or_else(|| fix.to_string(), str::to_owned))
 }
 
 fn settings(paths: &Paths) -> Finding {
@@ -121,9 +121,9 @@ fn settings(paths: &Paths) -> Finding {
             Warn(message, Some(format!("ls -l {}", quoted(&path))))
         }
         Ok(None) => Pass(format!("{} is not there, and need not be", paths.display(&path))),
-        Err(error) => match &error {
-            Error::Config { at, .. } if is_variable(at) => {
-                Fail(error.to_string(), format!("unset {at}"))
+        Err(error) => match error.reason().split_once(": ") {
+            Some((name, _)) if error.kind() == Kind::InvalidConfig && is_variable(name) => {
+                Fail(error.to_string(), format!("unset {name}"))
             }
             _ => failed(&error, edit(&path)),
         },
@@ -233,7 +233,7 @@ fn version(status: &Result<Status, Error>) -> Finding {
 fn service(paths: &Paths) -> Finding {
     let service = match Service::of(paths) {
         Ok(service) => service,
-        Err(error) => return Warn(error.to_string(), error.remedy()),
+        Err(error) => return Warn(error.to_string(), error.next_step().map(str::to_owned)),
     };
     let (file, manager) = (paths.display(&service.file), service.manager.name());
     let condition = match service.condition(paths) {
@@ -411,15 +411,15 @@ fn sessions(paths: &Paths) -> Finding {
             Ok(found) if found.is_damage() => damaged.push((id, found.records)),
             // What a crash has cut off is set aside when the session is used next.
             Ok(_) => {}
-            Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {}
             Err(error) => {
                 return failed(&error, format_args!("opta sessions verify {}", as_argument(id)));
             }
         }
     }
     if let Err(error) = store.names().and_then(|ids| store.all_listed(&ids)) {
-        let fix = match &error {
-            Error::Unlisted { index, .. } => format!("rm {}", quoted(index)),
+        let fix = match error.kind() {
+            Kind::SessionsUnlisted => format!("rm {}", quoted(&store.index())),
             _ => "opta sessions list".to_owned(),
         };
         return failed(&error, fix);

@@ -32,7 +32,7 @@ use crate::{config, protocol};
 pub struct Output {
     pub mode: OutputMode,
     /// Why words about what was going on could not be written.
-    lost: OnceCell<io::Error>,
+    lost: OnceCell<Error>,
     /// It goes nowhere for now.
     kept: Option<RefCell<Kept>>,
 }
@@ -63,9 +63,9 @@ impl Output {
     /// A line of the result, before the command has done all it was asked to. That it cannot be
     /// written is no reason to stop half-way: [`Output::finish`] reports it.
     pub fn step(&self, text: &str) {
-        if let Err(Error::Output(cause)) = self.line(text) {
+        if let Err(error) = self.line(text) {
             // The first reason is the one to report.
-            drop(self.lost.set(cause));
+            drop(self.lost.set(error));
         }
     }
 
@@ -78,8 +78,8 @@ impl Output {
 
     /// Fails if something could not be written on the way.
     pub fn finish(self) -> Result<(), Error> {
-        io::stdout().flush().map_err(Error::Output)?;
-        self.lost.into_inner().map_or(Ok(()), |cause| Err(Error::Output(cause)))
+        io::stdout().flush().map_err(Error::output)?;
+        self.lost.into_inner().map_or(Ok(()), Err)
     }
 
     /// A line of the result.
@@ -89,7 +89,7 @@ impl Output {
                 kept.borrow_mut().results += &format!("{text}\n");
                 Ok(())
             }
-            None => writeln!(io::stdout(), "{text}").map_err(Error::Output),
+            None => writeln!(io::stdout(), "{text}").map_err(Error::output),
         }
     }
 

@@ -261,7 +261,7 @@ impl Screen {
     pub fn flush(&mut self) -> Result<(), Error> {
         // Nobody is left to tell if this fails.
         drop(self.errors.flush());
-        self.out.flush().map_err(Error::Output)
+        self.out.flush().map_err(Error::output)
     }
 
     /// Whether something is still to be shown.
@@ -276,7 +276,7 @@ impl Screen {
 
     /// A piece of the result, as it is.
     pub fn write(&mut self, text: &str) -> Result<(), Error> {
-        self.out.write(text).map_err(Error::Output)
+        self.out.write(text).map_err(Error::output)
     }
 
     /// Words on standard error. Nobody is left to tell if this fails.

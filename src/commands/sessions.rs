@@ -12,12 +12,12 @@ use nanoserde::SerJson;
 use crate::cli::{ExportFormat, OutputMode, SessionsCommand};
 use crate::commands::Output;
 use crate::config::Config;
-use crate::error::{At, Error, one_line};
+use crate::error::{At, Error, Kind, one_line};
 use crate::lifecycle::reach::reach;
 use crate::paths::Paths;
 use crate::session::findings::Findings;
 use crate::session::rules::SessionId;
-use crate::session::store::{Store, Summary};
+use crate::session::store::{Store, Summary, no_session};
 use crate::session::transcript::{Transcript, turns};
 use crate::sys::watch::Watch;
 use crate::{client, clock, json, limits};
@@ -132,13 +132,19 @@ pub fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
     }
     let mut found = if typed.is_empty() { Vec::new() } else { store.beginning_with(typed)? };
     match (found.pop(), found.len()) {
-        (None, _) => Err(Error::NoSession { typed: typed.to_owned() }),
+        (None, _) => Err(no_session(typed)),
         (Some(id), 0) => Ok(id),
         (Some(last), others) => {
             found.push(last);
             let some = found.iter().take(limits::CANDIDATES_MAX);
-            let some = some.map(|id| id.as_str().to_owned()).collect();
-            Err(Error::AmbiguousSession { typed: typed.to_owned(), some, count: others + 1 })
+            let some: Vec<&str> = some.map(SessionId::as_str).collect();
+            let more = match (others + 1).saturating_sub(some.len()) {
+                0 => String::new(),
+                more => format!(" and {more} more begin so"),
+            };
+            let action = format!("tell which session '{typed}' is");
+            let reason = format!("{}{more}", some.join(", "));
+            Err(Error::cannot(Kind::AmbiguousId, action, reason))
         }
     }
 }
@@ -283,10 +289,10 @@ fn remove(
 ) -> Result<ExitCode, Error> {
     let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
     if !force && !terminal {
-        return Err(Error::Usage {
-            message: "nobody can be asked here whether to delete the session".to_owned(),
-            usage: format!("to delete it without a question: opta sessions rm --force {typed}"),
-        });
+        return Err(Error::usage(
+            "nobody can be asked here whether to delete the session",
+            format!("to delete it without a question: opta sessions rm --force {typed}"),
+        ));
     }
     let config = Config::load(&paths.config())?;
     let id = find(store, typed)?;
@@ -310,7 +316,7 @@ fn remove(
         },
     )?;
     if !deleted {
-        return Err(Error::NoSession { typed: session_id });
+        return Err(no_session(&session_id));
     }
     output.text(&format!("Session {session_id} deleted."))?;
     if output.mode == OutputMode::Json {
@@ -326,8 +332,8 @@ fn confirmed(
 ) -> Result<bool, Error> {
     let id = id.as_str();
     let summary = match summary {
-        Err(Error::SessionDamaged { because, .. }) => {
-            return output.ask(&format!("Delete session {id} ({because})? [y/N] "));
+        Err(error) if error.kind() == Kind::SessionDamaged => {
+            return output.ask(&format!("Delete session {id} ({})? [y/N] ", error.reason()));
         }
         summary => summary?,
     };
@@ -338,5 +344,5 @@ fn confirmed(
 }
 
 fn has_gone(error: &Error) -> bool {
-    matches!(error, Error::Io { cause, .. } if cause.kind() == io::ErrorKind::NotFound)
+    error.io_kind() == Some(io::ErrorKind::NotFound)
 }

@@ -18,7 +18,7 @@ use crate::commands::payload::{Figures, Of, Request, Stats, Text, ToolEnd, ToolS
 use crate::commands::question::{self, Question, Reply};
 use crate::commands::screen::Call;
 use crate::config::{self, Config, ModelSettings};
-use crate::error::{Doing, Error, one_line};
+use crate::error::{Doing, Error, Kind, one_line};
 use crate::http::EventStream;
 use crate::json::{self, Raw};
 use crate::lifecycle::guardian::{Ensured, How};
@@ -143,7 +143,7 @@ impl<'a> Talk<'a> {
         let (mut turn, stream) = self.submit(id, content, console)?;
         let end = self.follow(&mut turn, stream, console);
         let shown = console.screen.end().and_then(|()| console.finish());
-        if matches!(end, Err(Error::Output(_))) {
+        if end.as_ref().is_err_and(|error| error.kind() == Kind::Output) {
             // Nobody is left to read what it would say.
             self.cancel(&turn.id);
         }
@@ -246,8 +246,8 @@ impl<'a> Talk<'a> {
             }
             turn.losses += 1;
             if turn.losses > limits::FOLLOW_TRIES_MAX {
-                let because = "the connection is lost again and again".to_owned();
-                return Err(Error::Reply { what: "follow the turn", because });
+                let reason = "the connection is lost again and again";
+                return Err(client::bad_reply("follow the turn", reason));
             }
             let (session, seq) = (self.session.clone(), turn.seq);
             let stake = self.stake();
@@ -470,7 +470,7 @@ fn founding(model: &ModelArgs) -> Result<(SessionId, Option<protocol::NewSession
         model: model.name.clone(),
         metadata: protocol::Workplace { workspace },
     };
-    let refused = || Error::Reply { what: "name a session", because: id.clone() };
+    let refused = || client::bad_reply("name a session", &id);
     Ok((SessionId::parse(&id).ok_or_else(refused)?, Some(founding)))
 }
 

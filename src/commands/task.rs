@@ -10,7 +10,7 @@ use crate::commands::console::{Console, End};
 use crate::commands::screen::Call;
 use crate::commands::talk::Talk;
 use crate::commands::{Output, sessions};
-use crate::error::{Doing, Error, one_line};
+use crate::error::{Doing, Error, Kind, one_line};
 use crate::json::{self, Raw};
 use crate::paths::Paths;
 use crate::session::store::Store;
@@ -34,7 +34,7 @@ pub fn run(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Er
     let done = perform(paths, args, output);
     if let Err(error) = &done
         && args.output == TaskOutput::Events
-        && !matches!(error, Error::Output(_))
+        && error.kind() != Kind::Output
     {
         output.line(&protocol::problem(error.code(), &one_line(&error.to_string())))?;
     }
@@ -100,18 +100,17 @@ fn tell(end: End, mode: TaskOutput, talk: Talk<'_>, console: &mut Console) -> Re
 
 /// The task, from standard input.
 fn input() -> Result<String, Error> {
-    let refused =
-        |message: String| Error::Usage { message, usage: "Usage: opta do - <FILE".to_owned() };
+    let refused = |message: &str| Error::usage(message, "Usage: opta do - <FILE");
     let mut bytes = Vec::new();
     let limit = limits::TASK_BYTES_MAX;
     io::stdin().take(limit + 1).read_to_end(&mut bytes).doing("read standard input")?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
-        return Err(refused(format!("the task is longer than {limit} bytes")));
+        return Err(refused(&format!("the task is longer than {limit} bytes")));
     }
     let text = String::from_utf8(bytes);
-    let text = text.map_err(|_bad| refused("the task is not UTF-8".to_owned()))?;
+    let text = text.map_err(|_bad| refused("the task is not UTF-8"))?;
     if text.trim().is_empty() {
-        return Err(refused("the task is empty".to_owned()));
+        return Err(refused("the task is empty"));
     }
     Ok(text)
 }

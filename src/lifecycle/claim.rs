@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::Instant;
 
 use crate::config::{Config, Port};
-use crate::error::{At, Error};
+use crate::error::{At, Error, Kind};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, port};
 use crate::lock::{self, Lock, Owner, StartLock};
@@ -13,7 +13,7 @@ use crate::log::Log;
 use crate::paths::Paths;
 use crate::state::{self, DaemonInfo, Found};
 use crate::sys::signal::Signal;
-use crate::{disk, limits};
+use crate::{client, disk, limits};
 
 /// The right and the means to be the daemon: made only by taking the lock and binding the port.
 pub struct Claim {
@@ -42,8 +42,8 @@ pub enum Claimed {
 /// `_door` shows that no other starter is at it.
 ///
 /// # Errors
-/// [`Error::Unresponsive`], [`Error::HeldElsewhere`]: somebody has the lock and does not answer.
-/// [`Error::Port`], [`Error::Ports`]: no port can be had. The lock is free again then.
+/// [`Kind::Unresponsive`], [`Kind::HeldElsewhere`]: somebody has the lock and does not answer.
+/// [`Kind::PortInUse`]: no port can be had. The lock is free again then.
 pub fn claim(
     paths: &Paths,
     config: &Config,
@@ -132,7 +132,7 @@ fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
         if elsewhere {
             held_elsewhere(paths)
         } else {
-            Error::Unresponsive { pid: holder, waited: limits::OWNER_WAIT_MAX }
+            client::unresponsive(holder, limits::OWNER_WAIT_MAX)
         }
     })
 }
@@ -143,5 +143,9 @@ pub fn held_elsewhere(paths: &Paths) -> Error {
         Ok(Found::Info(info)) => info.hostname,
         _ => None,
     };
-    Error::HeldElsewhere { lock: paths.pid(), hostname }
+    let on = hostname.map_or(String::new(), |name| format!(" on {name}"));
+    let unseen = format!("a process{on} that cannot be seen from here");
+    let reason = format!("{unseen} has locked {}", paths.pid().display());
+    Error::cannot(Kind::HeldElsewhere, "reach the daemon", reason)
+        .with_next_step("stop it where it runs, or give this machine a place of its own: OPTA_HOME")
 }

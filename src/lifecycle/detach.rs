@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::error::{At, Doing, Error, one_line};
+use crate::error::{At, Doing, Error, Kind, one_line};
 use crate::lifecycle::claim::Claim;
 use crate::lifecycle::crashes;
 use crate::lock::StartLock;
@@ -56,8 +56,8 @@ impl Ready {
 /// Turns into two processes: the daemon goes on in the background, the parent waits for its word.
 ///
 /// # Errors
-/// In the parent only: [`Error::StartFailed`] with the daemon's own reason, [`Error::DiedStarting`]
-/// as soon as it ends without one, [`Error::StartTimedOut`].
+/// In the parent only: [`Kind::StartFailed`], with the daemon's own reason or as soon as it ends
+/// without one, and [`Kind::StartTimedOut`].
 pub fn detach(claim: Box<Claim>, start_lock: StartLock, paths: &Paths) -> Result<Detached, Error> {
     let (reader, writer) = io::pipe().doing("make a pipe")?;
     let null = File::open("/dev/null").at("open", Path::new("/dev/null"))?;
@@ -120,7 +120,7 @@ fn wait_for_word(mut pipe: PipeReader, paths: &Paths) -> Result<(), Error> {
         let [readable] =
             sys::wait_readable([pipe.as_fd()], Some(left)).doing("wait for the daemon")?;
         if !readable {
-            return Err(Error::StartTimedOut { waited: limits::START_MAX, log: paths.log() });
+            return Err(start_timed_out(paths));
         }
         match pipe.read(&mut chunk).doing("hear from the daemon")? {
             0 => break,
@@ -130,9 +130,21 @@ fn wait_for_word(mut pipe: PipeReader, paths: &Paths) -> Result<(), Error> {
     let word = String::from_utf8_lossy(&word);
     match word.trim_end().split_once(' ') {
         None if word.trim_end() == "ready" => Ok(()),
-        Some(("failed", message)) => {
-            Err(Error::StartFailed { message: message.to_owned(), log: paths.log() })
+        Some(("failed", message)) => Err(start_failed(Kind::StartFailed, message, paths)),
+        _ => {
+            let reason = "it ended while starting, without a word";
+            Err(start_failed(Kind::StartFailed, reason, paths))
         }
-        _ => Err(Error::DiedStarting { log: paths.log() }),
     }
+}
+
+/// The failure of a start that was not ready in time.
+pub fn start_timed_out(paths: &Paths) -> Error {
+    let reason = format!("it was not ready after {}s", limits::START_MAX.as_secs());
+    start_failed(Kind::StartTimedOut, reason, paths)
+}
+
+fn start_failed(kind: Kind, reason: impl Into<String>, paths: &Paths) -> Error {
+    let next_step = format!("see the log: {}", paths.log().display());
+    Error::cannot(kind, "start the daemon", reason).with_next_step(next_step)
 }

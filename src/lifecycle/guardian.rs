@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::config::{Config, Port};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::lifecycle::claim::{self, Claimed, Crashed};
 use crate::lifecycle::crashes;
 use crate::lifecycle::detach::{self, Detached, Ready};
@@ -16,11 +16,11 @@ use crate::lifecycle::service::supervision::Supervision;
 use crate::lifecycle::service::{self, Service, ServiceFailure, ServiceState};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, Patience};
-use crate::limits;
 use crate::lock::StartLock;
 use crate::log::{Form, Level, Query, Style, Tail};
 use crate::paths::Paths;
 use crate::state::{self, DaemonInfo, Found};
+use crate::{client, limits};
 
 /// A daemon that runs, and how it came to.
 pub struct Ensured {
@@ -63,7 +63,7 @@ pub enum Caller {
 /// it and all of them return it.
 ///
 /// # Errors
-/// For [`Caller::Command`], [`Error::CrashLoop`], [`Error::GaveUp`], and [`Error::NotRunning`] if
+/// For [`Caller::Command`], [`Kind::CrashLoop`], and [`Kind::NotRunning`] if
 /// the settings forbid it to start a daemon; else what kept the daemon from starting.
 pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<Ensured, Error> {
     if let Status::Running { info, .. } = status::look_once(paths)? {
@@ -110,10 +110,13 @@ pub fn start_behind(
         }
         Ok(Detached::Parent) => match state::read(paths)? {
             Found::Info(info) => Ok(Ensured { info, how: How::Started(past) }),
-            Found::Damaged | Found::Nothing => Err(Error::StoppedMeanwhile),
+            Found::Damaged | Found::Nothing => {
+                let reason = "it did start, and was stopped by somebody else";
+                Err(Error::cannot(Kind::StoppedMeanwhile, "start the daemon", reason))
+            }
         },
         Err(error) => {
-            if let Error::StartTimedOut { .. } = error {
+            if error.kind() == Kind::StartTimedOut {
                 // It may come to itself later, when nobody expects it any more.
                 drop(stop::stop(None, paths, Duration::ZERO, Patience::Kill, |_| ()));
             }
@@ -137,7 +140,7 @@ fn start_service(
         && trouble.gave_up
         && caller == Caller::Command
     {
-        return Err(Error::GaveUp { words: trouble.message });
+        return Err(crash_loop(trouble.message));
     }
     let started = service.start();
     let status = match started {
@@ -152,10 +155,10 @@ fn start_service(
         // It had been started by hand in the meantime.
         (Err(_), Status::Running { info, .. }) => Ok(Ensured { info, how: How::AlreadyRunning }),
         (_, Status::Unresponsive { pid, .. }) => {
-            Err(Error::Unresponsive { pid, waited: limits::OWNER_WAIT_MAX })
+            Err(client::unresponsive(pid, limits::OWNER_WAIT_MAX))
         }
         (Err(error), _) => Err(error),
-        (Ok(()), _) => Err(Error::StartTimedOut { waited: limits::START_MAX, log: paths.log() }),
+        (Ok(()), _) => Err(detach::start_timed_out(paths)),
     }
 }
 
@@ -209,7 +212,13 @@ fn refuse_crash_loop(paths: &Paths, caller: Caller) -> Result<(), Error> {
     if caller == Caller::User || crashes < limits::CRASHES_MAX {
         return Ok(());
     }
-    Err(Error::CrashLoop { crashes, cause: last_error(paths) })
+    let cause = last_error(paths).map_or(String::new(), |cause| format!(": {cause}"));
+    Err(crash_loop(format!("it has crashed {crashes} times within a minute{cause}")))
+}
+
+fn crash_loop(reason: String) -> Error {
+    Error::cannot(Kind::CrashLoop, "start the daemon", reason)
+        .with_next_step("see why: opta daemon logs --level warn; then: opta daemon start")
 }
 
 /// The last thing that the log complains about, if it can be read.

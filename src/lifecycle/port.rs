@@ -5,29 +5,45 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use crate::config::Port;
-use crate::error::Error;
+use crate::error::{Error, Kind, reason};
 use crate::limits;
 
 /// Listens on the port that is wanted. Only 127.0.0.1 is ever bound; `std` sets SO_REUSEADDR, so
 /// that a connection of a daemon that has just left is not in the way, and never SO_REUSEPORT.
 ///
 /// # Errors
-/// [`Error::Port`] names the port and, where it can be known, its owner; [`Error::Ports`] when none
-/// of the default ports is free.
+/// [`Kind::PortInUse`] names the port and, where it can be known, its owner; or says that none of
+/// the default ports is free.
 pub fn listen(wanted: Port) -> Result<TcpListener, Error> {
     match wanted {
         Port::Exactly { port, by } => bind(port).map_err(|cause| {
             let taken = cause.kind() == io::ErrorKind::AddrInUse;
             let owner = if taken { owner_of(port) } else { None };
-            Error::Port { port, cause, owner, asked_by: by }
+            let owner = owner.map_or(String::new(), |owner| format!(" ({owner})"));
+            let reason = reason(&cause);
+            cannot_listen(&format!("{port}: {reason}{owner}")).with_next_step(format!(
+                "choose another port ({by}), or leave it out to try 9999 and others"
+            ))
         }),
         Port::Preferred(port) => bind(port).or_else(|_taken| listen(Port::Default)),
         Port::Default => {
             let first = bind(limits::PORT_DEFAULT);
             let fallback = || limits::PORTS_FALLBACK.map(bind).find_map(Result::ok);
-            first.or_else(|cause| fallback().ok_or(Error::Ports { cause }))
+            first.or_else(|cause| {
+                fallback().ok_or_else(|| {
+                    let (port, others) = (limits::PORT_DEFAULT, limits::PORTS_FALLBACK);
+                    let (first, last, reason) = (others.start(), others.end(), reason(&cause));
+                    cannot_listen(&format!("{port}, nor on {first} to {last}: {reason}"))
+                        .with_next_step("choose a free port: opta daemon start --port N")
+                })
+            })
         }
     }
+}
+
+fn cannot_listen(on: &str) -> Error {
+    let reason = format!("cannot listen on 127.0.0.1:{on}");
+    Error::cannot(Kind::PortInUse, "start the daemon", reason)
 }
 
 fn bind(port: u16) -> io::Result<TcpListener> {

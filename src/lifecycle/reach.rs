@@ -3,7 +3,7 @@
 
 use crate::client::{self, Failure};
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::lifecycle::guardian::{self, Caller, Ensured, How};
 use crate::lifecycle::status;
 use crate::limits;
@@ -16,7 +16,7 @@ use crate::state::DaemonInfo;
 /// `tell` is told of each daemon that is called, before it is.
 ///
 /// # Errors
-/// As [`guardian::ensure_running`]; [`Error::Protocol`] if the daemon is of a version that speaks
+/// As [`guardian::ensure_running`]; [`Kind::VersionSkew`] if the daemon is of a version that speaks
 /// another language; whatever the call says.
 pub fn reach<T>(
     paths: &Paths,
@@ -52,8 +52,14 @@ fn check_protocol(info: &DaemonInfo) -> Result<(), Error> {
     }
     match client::health(info, limits::HEALTH_MAX) {
         Ok(health) if health.version != protocol::PROTOCOL_VERSION => {
-            let (version, protocol) = (info.version.clone(), health.version);
-            Err(Error::Protocol { version, protocol, ours: protocol::PROTOCOL_VERSION })
+            let (theirs, ours) = (&info.version, env!("CARGO_PKG_VERSION"));
+            let reason = format!(
+                "it is opta {theirs} (protocol {}), this is opta {ours} (protocol {})",
+                health.version,
+                protocol::PROTOCOL_VERSION
+            );
+            Err(Error::cannot(Kind::VersionSkew, "talk to the daemon", reason)
+                .with_next_step("to move it to this version: opta daemon restart"))
         }
         // Why it does not answer, the call itself will say.
         _ => Ok(()),

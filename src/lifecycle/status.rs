@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{self, Health, Silence};
-use crate::error::{At, Error};
+use crate::error::{At, Error, Kind};
 use crate::lifecycle::service::{self, ServiceFailure};
 use crate::paths::Paths;
 use crate::state::{self, DaemonInfo, Found};
@@ -67,20 +67,25 @@ pub fn with_service(paths: &Paths, status: Status) -> (Status, Option<ServiceFai
 /// The state file of the daemon that runs.
 ///
 /// # Errors
-/// [`Error::NotRunning`], [`Error::Unresponsive`], [`Error::StateLost`].
+/// [`Kind::NotRunning`], [`Kind::Unresponsive`].
 pub fn running(paths: &Paths) -> Result<Box<DaemonInfo>, Error> {
     match look(paths)? {
         Status::Running { info, .. } => Ok(info),
-        Status::Stopped | Status::Crashed { .. } => Err(Error::NotRunning),
+        Status::Stopped | Status::Crashed { .. } => Err(not_running()),
         Status::Unresponsive { pid, state_lost, .. } => Err(unresponsive(pid, state_lost)),
     }
+}
+
+fn not_running() -> Error {
+    Error::cannot(Kind::NotRunning, "reach the daemon", "it is not running")
+        .with_next_step("start it: opta daemon start")
 }
 
 /// Why a daemon that holds its lock cannot be asked.
 pub fn unresponsive(pid: Option<i32>, state_lost: bool) -> Error {
     match state_lost {
-        true => Error::StateLost { pid },
-        false => Error::Unresponsive { pid, waited: limits::HEALTH_MAX },
+        true => client::state_lost(pid),
+        false => client::unresponsive(pid, limits::HEALTH_MAX),
     }
 }
 

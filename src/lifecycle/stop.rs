@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::{Doing, Error};
+use crate::error::{Doing, Error, Kind};
 use crate::lifecycle::claim::{held_elsewhere, remove_stale};
 use crate::lifecycle::service::{self, Service, ServiceState};
 use crate::lifecycle::status;
@@ -11,12 +11,12 @@ use crate::lock::{self, Lock, Owner, StartLock};
 use crate::paths::{Manager, Paths};
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
-use crate::{disk, limits};
+use crate::{client, disk, limits};
 
 /// What to do when the daemon has not left in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Report it: [`Error::StillRunning`].
+    /// Report it: [`Kind::StillRunning`].
     Report,
     /// SIGKILL. Safe: nothing that was acknowledged is lost.
     Kill,
@@ -38,7 +38,7 @@ pub struct Ended {
 /// also the state file of one that had crashed.
 ///
 /// # Errors
-/// [`Error::StillRunning`] after `limit`; [`Error::HeldElsewhere`] if the daemon is out of reach.
+/// [`Kind::StillRunning`] after `limit`; [`Kind::HeldElsewhere`] if the daemon is out of reach.
 pub fn stop(
     start_lock: Option<&StartLock>,
     paths: &Paths,
@@ -107,9 +107,10 @@ pub fn stop(
             _ if elsewhere => return Err(held_elsewhere(paths)),
             last => {
                 let pid = last.map_or(stopped, |process| Some(process.pid()));
-                return Err(pid.map_or(Error::Unresponsive { pid, waited: limit }, |pid| {
-                    Error::StillRunning { pid, waited: limit }
-                }));
+                return Err(match pid {
+                    Some(pid) => still_running(pid, limit),
+                    None => client::unresponsive(None, limit),
+                });
             }
         }
     }
@@ -147,7 +148,7 @@ pub fn end_this_one(
     announce(pid);
     if !ask(&process, Instant::now() + limit)? {
         if patience == Patience::Report {
-            return Err(Error::StillRunning { pid, waited: limit });
+            return Err(still_running(pid, limit));
         }
         kill(&process, paths)?;
     }
@@ -159,7 +160,7 @@ fn kill(process: &Process, paths: &Paths) -> Result<(), Error> {
     process.kill().doing("kill the daemon")?;
     let waited = limits::STOP_WAIT_FORCED;
     if !process.wait(waited).doing("wait for the daemon's end")? {
-        return Err(Error::StillRunning { pid: process.pid(), waited });
+        return Err(still_running(process.pid(), waited));
     }
     clear(paths, |paths| disk::remove(&paths.state()).map(drop))
 }
@@ -176,7 +177,13 @@ pub fn wait_for_end(paths: &Paths, pid: i32, limit: Duration) -> Result<(), Erro
         Owner::Nobody | Owner::Is(_) => Ok(Some(())),
         Owner::Changing | Owner::Elsewhere => Ok(None),
     })?;
-    gone.ok_or(Error::StillRunning { pid, waited: limit })
+    gone.ok_or_else(|| still_running(pid, limit))
+}
+
+fn still_running(pid: i32, waited: Duration) -> Error {
+    let reason = format!("still running after {}s", waited.as_secs());
+    Error::cannot(Kind::StillRunning, format!("stop the daemon (pid {pid})"), reason)
+        .with_next_step("to end it by force: opta daemon stop --force")
 }
 
 /// SIGTERM, then blocked until it has ended; false if it has not by the deadline.

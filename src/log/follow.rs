@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::part::{self, Identity, LOOKS_MAX, Part};
 use super::print::Printer;
 use super::{Query, Tail, name};
-use crate::error::{At, Doing, Error};
+use crate::error::{At, Doing, Error, Kind};
 use crate::sys;
 use crate::sys::watch::Watch;
 
@@ -30,7 +30,12 @@ impl Tail {
     pub fn follow(self, query: &Query, out: &mut (impl Write + AsFd)) -> Result<(), Error> {
         let mut follower = Follower::new(self, query, out)?;
         match follower.keep_up() {
-            Err(Error::Output(cause)) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error)
+                if error.kind() == Kind::Output
+                    && error.io_kind() == Some(io::ErrorKind::BrokenPipe) =>
+            {
+                Ok(())
+            }
             result => result,
         }
     }

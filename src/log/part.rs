@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::name;
+use crate::disk;
 use crate::error::{At, Error};
 use crate::limits::LOG_FILES_MAX;
 
@@ -45,21 +46,18 @@ impl Part {
     fn open(path: PathBuf) -> Result<Option<Part>, Error> {
         let mut options = File::options();
         options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let untrusted = |path, because| {
-            let remedy = "move it away".to_owned();
-            Err(Error::Untrusted { path, because, remedy })
-        };
+        let untrusted = |because| Err(disk::untrusted(&path, because, "move it away"));
         let file = match options.open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-                return untrusted(path, "it is a symbolic link");
+                return untrusted("it is a symbolic link");
             }
             Err(cause) => return Err(cause).at("open", &path),
         };
         let found = file.metadata().at("inspect", &path)?;
         if !found.is_file() {
-            return untrusted(path, "it is not a regular file");
+            return untrusted("it is not a regular file");
         }
         Ok(Some(Part { file, identity: Identity::of(&found), path }))
     }
@@ -148,6 +146,7 @@ mod tests {
 
     use super::super::scratch::Scratch;
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn rotations_in_the_middle_of_looking_do_not_mix_up_the_order() {
@@ -194,9 +193,9 @@ mod tests {
     fn only_regular_files_are_read() {
         let scratch = Scratch::new();
         std::fs::create_dir(name(scratch.path(), 0)).unwrap();
-        assert!(matches!(open(scratch.path(), |_| false), Err(Error::Untrusted { .. })));
+        assert!(open(scratch.path(), |_| false).is_err_and(|e| e.kind() == Kind::UntrustedPath));
         std::fs::remove_dir(name(scratch.path(), 0)).unwrap();
         std::os::unix::fs::symlink("elsewhere", name(scratch.path(), 3)).unwrap();
-        assert!(matches!(open(scratch.path(), |_| false), Err(Error::Untrusted { .. })));
+        assert!(open(scratch.path(), |_| false).is_err_and(|e| e.kind() == Kind::UntrustedPath));
     }
 }

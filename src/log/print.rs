@@ -129,6 +129,6 @@ impl<'a, W: Write + ?Sized> Printer<'a, W> {
     pub fn flush(&mut self) -> Result<(), Error> {
         let written = self.out.write_all(self.shown.as_bytes()).and_then(|()| self.out.flush());
         self.shown.clear();
-        written.map_err(Error::Output)
+        written.map_err(Error::output)
     }
 }

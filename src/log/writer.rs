@@ -229,6 +229,7 @@ mod tests {
     use super::super::Log;
     use super::super::scratch::Scratch;
     use super::*;
+    use crate::error::Kind;
 
     const WIDE: Rotation = Rotation { bytes: 1 << 20, files: 3 };
 
@@ -358,7 +359,7 @@ mod tests {
     fn what_must_not_be_trusted_is_not_opened() {
         let refused =
             |scratch: &Scratch| match Log::open(scratch.path(), WIDE, Level::Info).map(drop) {
-                Err(Error::Untrusted { because, .. }) => because,
+                Err(error) if error.kind() == Kind::UntrustedPath => error.reason().to_owned(),
                 other => panic!("{other:?}"),
             };
         let scratch = Scratch::new();

@@ -441,8 +441,8 @@ pub enum Problem {
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Problem {
-        let full = matches!(&error, Error::Io { cause, .. }
-            if matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded));
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        let full = matches!(error.io_kind(), Some(StorageFull | QuotaExceeded));
         if full { Problem::Storage(error.to_string()) } else { Problem::Failed(error) }
     }
 }

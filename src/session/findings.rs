@@ -1,6 +1,6 @@
 //! What a look at a whole journal has found.
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 
 use super::rules::SessionId;
 
@@ -35,14 +35,16 @@ impl Findings {
     /// The same if there is a whole record.
     ///
     /// # Errors
-    /// [`Error::SessionDamaged`].
+    /// [`Kind::SessionDamaged`].
     pub fn some(self, id: &SessionId) -> Result<Findings, Error> {
         let because = match (self.records, self.torn_bytes) {
             (0, 0) => "its journal is empty or missing",
             (0, _) => "no record of its journal is whole",
             _ => return Ok(self),
         };
-        Err(Error::SessionDamaged { id: id.as_str().to_owned(), because })
+        let action = format!("read the session {}", id.as_str());
+        let next_step = format!("to see what is wrong: opta sessions verify {}", id.as_str());
+        Err(Error::cannot(Kind::SessionDamaged, action, because).with_next_step(next_step))
     }
 
     /// Lines that were records once.

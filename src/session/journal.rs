@@ -92,13 +92,11 @@ impl Journal {
         let (mut journal, mut state, _) = Journal::open(directory, id, daemon_id)?;
         let first = std::slice::from_ref(first);
         let appended = journal.append_at(created_at, &mut state, first, Durability::Synced);
-        appended.map_err(|refused| {
-            let cause = match refused {
-                Refused::Full(cause) => cause,
-                Refused::Broken(because) => io::Error::other(because),
-            };
-            Error::Io { doing: "write", path: journal.path.clone(), cause }
-        })?;
+        let appended = appended.map_err(|refused| match refused {
+            Refused::Full(cause) => cause,
+            Refused::Broken(because) => io::Error::other(because),
+        });
+        appended.at("write", &journal.path)?;
         sync_names(directory)?;
         // There may be more sessions than descriptors.
         journal.rest();

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::error::Error;
+use crate::error::Kind;
 use crate::json;
 use crate::log::Log;
 use crate::mutex::lock;
@@ -243,9 +243,10 @@ impl Runtime {
         let Ok(Some(session)) = session else {
             let deleted = match session {
                 // What is left of one that cannot be read.
-                Err(Problem::Failed(Error::SessionDamaged { .. })) | Ok(_) if is_there => {
+                Err(Problem::Failed(error)) if is_there && error.kind() == Kind::SessionDamaged => {
                     self.store.delete(id).map_err(Problem::from)
                 }
+                Ok(_) if is_there => self.store.delete(id).map_err(Problem::from),
                 Err(problem) => Err(problem),
                 Ok(_) => Err(no_session(id)),
             };

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 
 use nanoserde::{DeJson, SerJson};
 
-use crate::error::{At, Error};
+use crate::error::{At, Error, Kind};
 use crate::sys::effective_user;
 use crate::{disk, json, limits, mutex};
 
@@ -214,13 +214,17 @@ impl Store {
     /// or they were put back from elsewhere.
     ///
     /// # Errors
-    /// [`Error::Unlisted`].
+    /// [`Kind::SessionsUnlisted`].
     pub fn all_listed(&self, ids: &[SessionId]) -> Result<(), Error> {
         // Read after the names: an entry is made before what it names.
         let listed: HashSet<SessionId> = self.page(None, usize::MAX)?.ids.into_iter().collect();
         match ids.iter().filter(|id| !listed.contains(id) && self.has(id)).count() {
             0 => Ok(()),
-            count => Err(Error::Unlisted { count, index: self.index() }),
+            count => {
+                let (index, hint) = (self.index(), "removed, it is made again");
+                let reason = format!("{} lacks {count}; {hint}", index.display());
+                Err(Error::cannot(Kind::SessionsUnlisted, "list all sessions", reason))
+            }
         }
     }
 
@@ -270,7 +274,7 @@ impl Store {
     /// Reads a session through. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::SessionDamaged`]: nothing of it is whole.
+    /// [`Kind::SessionDamaged`]: nothing of it is whole.
     pub fn read(&self, id: &SessionId) -> Result<(State, Findings), Error> {
         let mut state = State::default();
         let findings = self.examine_some(id, |record| state.apply(record))?;
@@ -280,7 +284,7 @@ impl Store {
     /// As [`Store::examine`], but fails where there is nothing to show.
     ///
     /// # Errors
-    /// [`Error::SessionDamaged`].
+    /// [`Kind::SessionDamaged`].
     pub fn examine_some(
         &self,
         id: &SessionId,
@@ -371,7 +375,7 @@ impl Store {
         if text.is_empty() { Ok(()) } else { disk::replace(&self.index(), text.as_bytes()) }
     }
 
-    fn index(&self) -> PathBuf {
+    pub fn index(&self) -> PathBuf {
         self.root.join("index.jsonl")
     }
 }
@@ -433,4 +437,11 @@ impl Summary {
         text.push_str("]}");
         text
     }
+}
+
+/// The failure to find a session: no session's id begins with `typed`.
+pub fn no_session(typed: &str) -> Error {
+    let reason = format!("no id begins with '{typed}'");
+    Error::cannot(Kind::SessionNotFound, "find the session", reason)
+        .with_next_step("to see which there are: opta sessions list")
 }

@@ -85,7 +85,7 @@ const NO_DOMAIN: [i32; 2] = [112, 125];
 const NOT_YET: i32 = 5;
 
 /// # Errors
-/// [`Error::Manager`]: this user has no session in which jobs could run.
+/// `Kind::ServiceManager`: this user has no session in which jobs could run.
 pub fn state() -> Result<ServiceState, Error> {
     let (target, limit) = (target(), limits::MANAGER_MAX);
     let arguments = ["print", &target];

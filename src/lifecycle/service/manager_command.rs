@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::error::{Doing, Error, one_line, reason};
+use crate::error::{Doing, Error, Kind, one_line, reason};
 use crate::sys::process::Process;
 use crate::{limits, sys};
 
@@ -22,7 +22,7 @@ pub enum ManagerReply {
 /// Runs `program`, found by PATH, without input; its output and errors are one text.
 ///
 /// # Errors
-/// [`Error::Manager`] if it cannot be run at all.
+/// [`Kind::ServiceManager`] if it cannot be run at all.
 pub fn ask(
     program: &'static str,
     arguments: &[&str],
@@ -59,7 +59,7 @@ pub fn ask(
 /// The same where anything but 0 is a failure.
 ///
 /// # Errors
-/// [`Error::Manager`] with the program's own words.
+/// [`Kind::ServiceManager`] with the program's own words.
 pub fn demand(program: &'static str, arguments: &[&str], limit: Duration) -> Result<String, Error> {
     let said = match ask(program, arguments, limit)? {
         ManagerReply::Done(text) => return Ok(text),
@@ -71,7 +71,7 @@ pub fn demand(program: &'static str, arguments: &[&str], limit: Duration) -> Res
 
 /// The failure of a call, as a sentence.
 pub fn failure(program: &str, arguments: &[&str], said: String) -> Error {
-    Error::Manager { call: format!("{program} {}", arguments.join(" ")), said }
+    Error::cannot(Kind::ServiceManager, format!("run {program} {}", arguments.join(" ")), said)
 }
 
 /// Everything that is said until the other end is closed, or the deadline over.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config;
-use crate::error::{At, Error};
+use crate::error::{At, Error, Kind};
 use crate::paths::{Manager, Paths};
 use crate::state::{self, Found};
 use crate::{disk, limits};
@@ -119,7 +119,7 @@ impl Service {
     /// How the manager sees it.
     ///
     /// # Errors
-    /// [`Error::Manager`]: the manager cannot be reached.
+    /// [`Kind::ServiceManager`]: the manager cannot be reached.
     pub fn state(&self) -> Result<ServiceState, Error> {
         match self.manager {
             Manager::Systemd => systemd::state(),
@@ -131,8 +131,8 @@ impl Service {
     /// refuses, the file is as it was before.
     ///
     /// # Errors
-    /// [`Error::Foreign`] for a file that opta has not written, unless `force` is
-    /// [`Force::Replace`]; [`Error::Unservable`] for paths that the manager cannot express.
+    /// [`Kind::ForeignFile`] for a file that opta has not written, unless `force` is
+    /// [`Force::Replace`]; [`Kind::UnservablePath`] for paths that the manager cannot express.
     pub fn install(&self, paths: &Paths, force: Force) -> Result<Installed, Error> {
         paths.prepare()?;
         let plan = Plan::make(paths)?;
@@ -207,7 +207,7 @@ impl Service {
     /// is restarted.
     ///
     /// # Errors
-    /// [`Error::Foreign`] for a file that opta has not written, unless `force` is
+    /// [`Kind::ForeignFile`] for a file that opta has not written, unless `force` is
     /// [`Force::Replace`].
     pub fn uninstall(&self, force: Force) -> Result<bool, Error> {
         let there = !matches!(self.touchable(force)?, Present::Nothing);
@@ -260,7 +260,11 @@ impl Service {
     fn touchable(&self, force: Force) -> Result<Present, Error> {
         match present(&self.file)? {
             Present::Foreign if force == Force::Respect => {
-                Err(Error::Foreign { path: self.file.clone() })
+                let action = format!("change {}", self.file.display());
+                let next_step =
+                    "to replace or remove it all the same: the same command with --force";
+                Err(Error::cannot(Kind::ForeignFile, action, "opta has not written it")
+                    .with_next_step(next_step))
             }
             present => Ok(present),
         }
@@ -313,12 +317,12 @@ pub fn failure(paths: &Paths) -> Option<ServiceFailure> {
 /// it.
 ///
 /// # Errors
-/// [`Error::ServiceRefused`].
+/// [`Kind::ServiceRefused`].
 pub fn check(paths: &Paths) -> Result<(), Error> {
     match Service::installed(paths).map(|service| service.manager) {
         Some(Manager::Systemd) => match systemd::check() {
             // A manager that cannot be asked starts nothing: the daemon runs without it.
-            Err(refused @ Error::ServiceRefused { .. }) => Err(refused),
+            Err(error) if error.kind() == Kind::ServiceRefused => Err(error),
             _ => Ok(()),
         },
         Some(Manager::Launchd) | None => Ok(()),
@@ -360,7 +364,7 @@ impl Plan {
 fn plain(path: &Path) -> Result<String, Error> {
     let because = "a service's file cannot express control characters or what is not UTF-8";
     let text = path.to_str().filter(|text| !text.contains(char::is_control));
-    text.map(str::to_owned).ok_or_else(|| Error::Unservable { path: path.to_owned(), because })
+    text.map(str::to_owned).ok_or_else(|| unservable(path, because))
 }
 
 /// The directories in which the service is to find programs: those of the installing shell, without
@@ -383,6 +387,11 @@ fn present(file: &Path) -> Result<Present, Error> {
     let text = String::from_utf8(fs::read(file).at("read", file)?).ok();
     let ours = text.filter(|text| text.lines().take(4).any(|line| line.contains(MARK)));
     Ok(ours.map_or(Present::Foreign, Present::Ours))
+}
+
+/// The refusal of a path that the manager could not use in a service.
+fn unservable(path: &Path, reason: &str) -> Error {
+    Error::cannot(Kind::UnservablePath, format!("make a service of {}", path.display()), reason)
 }
 
 #[cfg(test)]

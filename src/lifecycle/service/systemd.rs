@@ -3,13 +3,13 @@
 //! The text is pure. No sandboxing: in a user manager most of it does nothing, and the rest would
 //! be inherited by every command that a session runs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::drift::{LoadState, UnitFields};
 use super::manager_command::{self, ManagerReply};
 use super::{Plan, ServiceFailure, ServiceState};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::paths::Manager;
 use crate::{disk, limits};
 
@@ -19,11 +19,11 @@ pub const UNIT: &str = "opta-daemon.service";
 /// The unit's text. systemd.service(5), systemd.unit(5)
 ///
 /// # Errors
-/// [`Error::Unservable`]: systemd cannot run a program with such a path, however it is quoted.
+/// [`Kind::UnservablePath`]: systemd cannot run a program with such a path, however it is quoted.
 pub fn text(plan: &Plan) -> Result<String, Error> {
     if plan.program.contains(['"', '\'', '\\']) {
         let because = "systemd runs no program with a quote or a backslash in its path";
-        return Err(Error::Unservable { path: PathBuf::from(&plan.program), because });
+        return Err(super::unservable(Path::new(&plan.program), because));
     }
     // In a program's path, unlike in arguments, `$` stands for itself.
     let program = plan.program.replace('%', "%%");
@@ -174,7 +174,7 @@ impl Unit {
 }
 
 /// # Errors
-/// [`Error::Manager`]: no user manager can be reached.
+/// [`Kind::ServiceManager`]: no user manager can be reached.
 pub fn state() -> Result<ServiceState, Error> {
     unit().map(|unit| unit.state())
 }
@@ -204,7 +204,7 @@ pub fn register(file: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let because = "systemd looks for it elsewhere: it has another XDG_CONFIG_HOME or HOME";
-    Err(Error::Unservable { path: file.to_owned(), because })
+    Err(super::unservable(file, because))
 }
 
 /// Has it started at every login.
@@ -215,7 +215,7 @@ pub fn enable() -> Result<(), Error> {
 /// Makes sure that systemd could start it: that it has read the unit, and can use it.
 ///
 /// # Errors
-/// [`Error::ServiceRefused`]; otherwise as [`state`].
+/// [`Kind::ServiceRefused`]; otherwise as [`state`].
 pub fn check() -> Result<(), Error> {
     let mut unit = unit()?;
     if unit.unread() {
@@ -225,7 +225,11 @@ pub fn check() -> Result<(), Error> {
     match unit.load.as_str() {
         // What start says of a unit that is not there, says enough.
         "loaded" | "not-found" | "" => Ok(()),
-        _ => Err(Error::ServiceRefused { manager: Manager::Systemd.name(), word: unit.load }),
+        load => {
+            let reason = format!("{} cannot use its service ({load})", Manager::Systemd.name());
+            Err(Error::cannot(Kind::ServiceRefused, "start the daemon", reason)
+                .with_next_step("to see what is wrong: opta doctor"))
+        }
     }
 }
 
