@@ -274,7 +274,7 @@ fn the_page_lists_the_names_of_the_tools() {
 }
 
 #[test]
-fn the_page_lists_the_files_and_the_fields_of_the_card() {
+fn the_page_lists_the_files_and_the_fields_of_the_state_file() {
     let source = document("src/paths.rs");
     let mut files = between(&source, "join(\"daemon/", '"');
     files.extend(between(&source, "join(\"config", '"').iter().map(|rest| format!("config{rest}")));
@@ -286,8 +286,8 @@ fn the_page_lists_the_files_and_the_fields_of_the_card() {
     // One example for all rotated logs.
     assert_eq!(set(listed.filter(|name| *name != "daemon.log.1")), files);
 
-    let card = items.iter().find(|item| item.head.ends_with("/state.json")).unwrap();
-    assert_eq!(listing(&card.body, "an object with "), fields("src/state.rs", "struct Fields {"));
+    let state = items.iter().find(|item| item.head.ends_with("/state.json")).unwrap();
+    assert_eq!(listing(&state.body, "an object with "), fields("src/state.rs", "struct Fields {"));
 }
 
 #[test]
@@ -427,58 +427,98 @@ fn limits() -> BTreeMap<String, String> {
     limits
 }
 
+/// A page's name, and the limits that it states: each with the phrase that states it.
+type Stated = (&'static str, &'static [(&'static str, &'static str)]);
+
+const STATED: [Stated; 5] = [
+    (
+        "opta-daemon.1",
+        &[
+            ("PORT_DEFAULT", "The default is {} or,"),
+            ("PORTS_FALLBACK", "the first free port from {}."),
+            ("START_MAX", "not ready after {} seconds has failed"),
+            ("START_MAX", "The default is {} seconds."),
+            ("OWNER_WAIT_MAX", "waits {} seconds for an answer"),
+            ("QUEUE_WAIT_MAX", "others wait for it, up to {} seconds"),
+            ("HEALTH_MAX", "(no answer in {}s)"),
+            ("STOP_WAIT_DEFAULT", "The default is {}, with --force"),
+            ("STOP_WAIT_FORCED", "with --force {}."),
+            ("WAIT_SECONDS_MAX", "takes at most {}."),
+            ("MANAGER_MAX", "not answered for {} seconds"),
+            ("GRACE_MAX", "give requests in flight {} seconds"),
+            ("CRASHES_MAX", "If there were {} crashes"),
+            ("CRASHES_WINDOW", "crashes within {} seconds"),
+            ("CONNECTIONS_MAX", "The limits are {} connections"),
+            ("HEAD_BYTES_MAX", "; {} bytes and"),
+            ("HEADERS_MAX", "and {} headers in the head of a request"),
+            ("BODY_BYTES_MAX", "; {} bytes in its body"),
+            ("IDLE_MAX", "may be idle for {} seconds"),
+            ("HEAD_MAX", "complete {} seconds after its first byte"),
+            ("BODY_MAX", "a body {} seconds after the head"),
+            ("WRITE_MAX", "read the whole response within {} seconds"),
+            ("LOG_BYTES_DEFAULT", "The default is {}, the minimum"),
+            ("LOG_BYTES_MIN", "the minimum {}."),
+            ("LOG_FILES_DEFAULT", "The default is {}, the maximum"),
+            ("LOG_FILES_MAX", "the maximum {}."),
+            ("TOOL_CALLS_DEFAULT", "The default is {}, the maximum"),
+            ("TOOL_CALLS_MAX", "the maximum {}."),
+            ("LOG_LINES_DEFAULT", "The default is {}."),
+            ("ID_BYTES_MAX", "An id consists of 1 to {} letters"),
+            ("SESSIONS_PAGE_MAX", "from 1 to {}; the default"),
+            ("SESSIONS_PAGE_DEFAULT", "the default is {}."),
+            ("QUEUE_MAX", "or {} turns are already waiting"),
+            ("ACTIVE_TURNS_MAX", "at most {} run at the same time"),
+            ("EVENTS_MAX", "of them, from 1 to {},"),
+            ("POLL_MAX", "milliseconds, at most {} seconds"),
+            ("HEARTBEAT_EVERY", "a comment every {} seconds"),
+            ("TURN_BODY_BYTES_MAX", "{} in that of a session or a turn"),
+            ("STREAMS_MAX", "and {} streams"),
+        ],
+    ),
+    (
+        "opta-sessions.1",
+        &[
+            ("TITLE_CHARS_MAX", "the first {} characters of its title"),
+            ("SESSIONS_PAGE_DEFAULT", "The default is {}."),
+            ("CRASHES_MAX", "crashed {} times"),
+            ("CRASHES_WINDOW", "times within {} seconds"),
+        ],
+    ),
+    (
+        "opta-do.1",
+        &[
+            ("PARTING_MAX", "exits within {} seconds"),
+            ("CALL_MAX", "or within {} if the daemon does not answer"),
+            ("PARTING_MAX", "not read within {} seconds of a signal"),
+            ("ANSWER_TOKENS_MAX", "it reached {} tokens"),
+            ("CONTEXT_KEPT", "remembers for {minutes} minutes"),
+            ("MODEL_RETRY_WAIT_MAX", "more than {} seconds to load its model"),
+        ],
+    ),
+    (
+        "opta-chat.1",
+        &[
+            ("PERMISSION_MAX", "not answered within {minutes} minutes"),
+            ("ALONE_MAX", "follows the session, within {} seconds"),
+            ("TASK_BYTES_MAX", "has at most {} bytes"),
+            ("PARTING_MAX", "exits within {} seconds"),
+            ("CALL_MAX", "or within {} if the daemon does not answer"),
+            ("PARTING_MAX", "not read within {} seconds of a signal"),
+        ],
+    ),
+    ("opta-doctor.1", &[("DOCTOR_SESSIONS_MAX", "the newest {} sessions")]),
+];
+
 #[test]
-fn the_page_states_the_limits_as_they_are() {
-    const STATED: &[(&str, &str)] = &[
-        ("PORT_DEFAULT", "The default is {} or,"),
-        ("PORTS_FALLBACK", "the first free one of {}."),
-        ("START_MAX", "says nothing for {} seconds has failed"),
-        ("START_MAX", "The default is {} seconds."),
-        ("OWNER_WAIT_MAX", "waits {} seconds for it"),
-        ("QUEUE_WAIT_MAX", "others wait for it, up to {} seconds"),
-        ("HEALTH_MAX", "(no answer in {}s)"),
-        ("STOP_WAIT_DEFAULT", "The default is {}, with --force"),
-        ("STOP_WAIT_FORCED", "with --force {}."),
-        ("WAIT_SECONDS_MAX", "takes at most {}."),
-        ("MANAGER_MAX", "not answered for {} seconds"),
-        ("GRACE_MAX", "give requests in flight {} seconds"),
-        ("CRASHES_MAX", "if there were {} crashes"),
-        ("CRASHES_WINDOW", "crashes within {} seconds"),
-        ("CONNECTIONS_MAX", "The limits are {} connections"),
-        ("HEAD_BYTES_MAX", "; {} bytes and"),
-        ("HEADERS_MAX", "and {} headers in a request's head"),
-        ("BODY_BYTES_MAX", "; {} bytes in its body"),
-        ("IDLE_MAX", "may be idle for {} seconds"),
-        ("HEAD_MAX", "complete {} seconds after its first byte"),
-        ("BODY_MAX", "a body {} seconds after the head"),
-        ("WRITE_MAX", "taken after {} seconds"),
-        ("LOG_BYTES_DEFAULT", "The default is {}, the least"),
-        ("LOG_BYTES_MIN", "the least {}."),
-        ("LOG_FILES_DEFAULT", "The default is {}, the most"),
-        ("LOG_FILES_MAX", "the most {}."),
-        ("LOG_LINES_DEFAULT", "The default is {}."),
-        ("ID_BYTES_MAX", "An id is 1 to {} letters"),
-        ("SESSIONS_PAGE_MAX", "from 1 to {}; without it"),
-        ("SESSIONS_PAGE_DEFAULT", "without it there are {}."),
-        ("QUEUE_MAX", "or {} turns are waiting already"),
-        ("ACTIVE_TURNS_MAX", "at most {} at the same time"),
-        ("EVENTS_MAX", "of them, from 1 to {}:"),
-        ("POLL_MAX", "milliseconds, at most {} seconds"),
-        ("HEARTBEAT_EVERY", "a comment every {} seconds"),
-        ("TURN_BODY_BYTES_MAX", "{} in that of a session or a turn"),
-        ("STREAMS_MAX", "and {} streams"),
-    ];
-    const STATED_OF_SESSIONS: &[(&str, &str)] = &[
-        ("TITLE_CHARS_MAX", "the first {} characters of its title"),
-        ("SESSIONS_PAGE_DEFAULT", "The default is {}."),
-        ("CRASHES_MAX", "crashed {} times"),
-        ("CRASHES_WINDOW", "times within {} seconds"),
-    ];
+fn pages_state_the_limits_as_they_are() {
     let limits = limits();
-    for (page, stated) in [("opta-daemon.1", STATED), ("opta-sessions.1", STATED_OF_SESSIONS)] {
+    for (page, stated) in STATED {
         let text = Page::read(page).text();
         for (name, phrase) in stated {
-            let phrase = phrase.replace("{}", &limits[*name]);
+            let limit = &limits[*name];
+            let minutes = limit.parse::<u64>().map(|seconds| (seconds / 60).to_string());
+            let phrase = phrase.replace("{minutes}", &minutes.unwrap_or_default());
+            let phrase = phrase.replace("{}", limit);
             assert!(text.contains(&phrase), "{name}: {page} does not say '{phrase}'");
         }
     }
