@@ -16,14 +16,14 @@ OPTA = $(CARGO_TARGET_DIR)/release/opta
 COMPLETIONS = $(CARGO_TARGET_DIR)/completions
 
 SCRIPTS = .ci/run tests/tools/launchctl tests/tools/mock-server tests/tools/with-user-systemd
-PROGRAMS = benches/run tests/tools/model-server
+PROGRAMS = benches/run tests/tools/decoy-servers tests/tools/model-server
 PAGES = man/opta.1 man/opta-do.1 man/opta-chat.1 man/opta-doctor.1 man/opta-daemon.1 \
 	man/opta-sessions.1
 
 # put MODE FILE PLACE: in one step, so that a program can be replaced while it runs.
 PUT = put() { install -d "$${3%/*}" && install -m "$$1" "$$2" "$$3.new" && mv -f "$$3.new" "$$3"; }; put
 # try TOOL COMMAND...: nothing but a word about it where the tool is missing.
-TRY = try() { command -v "$$1" >/dev/null 2>&1 || { echo "skipped, no $$1"; return 0; }; \
+TRY = try() { command -v "$$1" >/dev/null 2>&1 || { echo "skipped: make check: it needs $$1"; return 0; }; \
 	shift; echo "$$*"; "$$@"; }; try
 
 all: build

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::page::Page;
+use crate::support::need;
 
 const OPTA: &str = env!("CARGO_BIN_EXE_opta");
 const PAGES: [&str; 6] =
@@ -561,20 +562,9 @@ impl Drop for Home {
     }
 }
 
-/// Whether `program` can be run here; says so if not.
-fn there_is(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
-    if !found {
-        eprintln!("skipped: there is no {program} here");
-    }
-    found
-}
-
 #[test]
 fn the_examples_of_the_manual_work_when_pasted() {
-    if !there_is("curl") || !there_is("bash") {
-        return;
-    }
+    need!("curl", "bash");
     let home = Home::new("examples");
     for name in PAGES {
         for example in Page::read(name).section("EXAMPLES").literals() {
@@ -638,9 +628,7 @@ const TYPED: &[(&str, &str)] = &[
 
 #[test]
 fn bash_completes_what_the_table_has() {
-    if !there_is("bash") {
-        return;
-    }
+    need!("bash");
     // compopt works only while a completion is really asked for.
     let script = r#"
         source "$1"
@@ -662,9 +650,7 @@ fn bash_completes_what_the_table_has() {
 
 #[test]
 fn zsh_completes_what_the_table_has() {
-    if !there_is("zsh") {
-        return;
-    }
+    need!("zsh");
     assert_eq!(in_shell("zsh", "syntax", "zsh -n \"$1\""), "");
     // What chooses among the candidates is zsh's own; here it only says what it was offered.
     let script = r#"
@@ -702,9 +688,7 @@ fn zsh_completes_what_the_table_has() {
 
 #[test]
 fn fish_completes_what_the_table_has() {
-    if !there_is("fish") {
-        return;
-    }
+    need!("fish");
     assert_eq!(in_shell("fish", "syntax", "fish --no-execute $argv[1]"), "");
     for (typed, expected) in [
         ("opta da", "daemon"),

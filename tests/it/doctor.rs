@@ -10,7 +10,7 @@ use crate::model::Model;
 use crate::service::{
     USERS, machine, need_launchd, need_systemd, under_launchd, under_systemd, with_systemctl,
 };
-use crate::support::{ANYTHING, Home, Run, STOPPED, fifo, freeze, need, signal, skip};
+use crate::support::{ANYTHING, Home, REFUSED, Run, STOPPED, fifo, freeze, need, signal, skip};
 
 fn doctor<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
     home.opta(&format!("doctor {words}")).env("OPTA_MODEL_URL", model.url())
@@ -333,7 +333,7 @@ fn a_variable_that_cannot_be_used_is_to_be_unset() {
     let script = r#"
         export OPTA_DAEMON_PORT=x; found settings; mend settings; found settings
         export OPTA_MODEL_URL=ftp://x; found model; mend model
-        echo "${OPTA_MODEL_URL-unset}"
+        echo "${OPTA_MODEL_URL-unset}"; export OPTA_MODEL_URL="$refused"
         mkdir -p -m 700 ~/.config/opta
         echo '{"safety":{"maxToolCalls":-1}}' >~/.config/opta/config.json; found settings
     "#;
@@ -342,7 +342,7 @@ fn a_variable_that_cannot_be_used_is_to_be_unset() {
          pass settings ~/.config/opta/config.json is not there, and need not be\n\
          fail model cannot use OPTA_MODEL_URL: {*}; to mend it: unset OPTA_MODEL_URL\nunset\n\
          fail settings {*}safety.maxToolCalls{*}";
-    care(&home, &model, script).stdout(expected).run();
+    care(&home, &model, script).env("refused", REFUSED).stdout(expected).run();
 }
 
 #[test]

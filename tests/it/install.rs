@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::support::need;
+
 const OPTA: &str = env!("CARGO_BIN_EXE_opta");
 
 /// What `make` has built, as far as `make install` can tell, and a place to install it to.
@@ -97,19 +99,9 @@ impl Drop for Stage {
     }
 }
 
-fn there_is_make() -> bool {
-    let found = Command::new("make").arg("-n").arg("clean").output().is_ok();
-    if !found {
-        eprintln!("skipped: there is no make here");
-    }
-    found
-}
-
 #[test]
 fn install_puts_everything_in_its_place_and_uninstall_leaves_nothing() {
-    if !there_is_make() {
-        return;
-    }
+    need!("make");
     let stage = Stage::new("places");
     stage.make_well("install", &[]);
     let expected = [
@@ -135,9 +127,7 @@ fn install_puts_everything_in_its_place_and_uninstall_leaves_nothing() {
 
 #[test]
 fn programs_and_pages_go_where_they_are_told() {
-    if !there_is_make() {
-        return;
-    }
+    need!("make");
     let stage = Stage::new("told");
     let told = ["BINDIR=/else where/sbin", "MANDIR=/else where/man"];
     stage.make_well("install", &told);
@@ -162,9 +152,7 @@ fn programs_and_pages_go_where_they_are_told() {
 
 #[test]
 fn install_without_a_build_says_so_and_builds_nothing() {
-    if !there_is_make() {
-        return;
-    }
+    need!("make");
     let stage = Stage::new("unbuilt");
     let output = stage.make("install", &["OPTA=no/such/program"]);
     assert!(!output.status.success());
@@ -178,9 +166,7 @@ fn install_without_a_build_says_so_and_builds_nothing() {
 
 #[test]
 fn a_daemon_that_runs_is_not_in_the_way() {
-    if !there_is_make() {
-        return;
-    }
+    need!("make");
     let stage = Stage::new("running");
     stage.make_well("install", &[]);
     let program = stage.root().join("pre fix/bin/opta");

@@ -10,8 +10,8 @@ use std::thread;
 
 use crate::support::{ANYTHING, DEADLINE, Home, STOPPED, eventually, need};
 
-const UNANSWERED: &str =
-    "  no model server is set, and none was found: {why} (model-unreachable)\n";
+const UNANSWERED: &str = "  cannot reach the model server at http://127.0.0.1:1/v1 {why}
+";
 const ONE_DAMAGED: &str = "1 session read, 1 damaged\n";
 
 /// Asks the daemon that runs in `home`; the body of what must be a success.

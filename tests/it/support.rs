@@ -37,6 +37,9 @@ fn heed_signals() {
     });
 }
 
+/// A model server at a port where nothing listens.
+pub const REFUSED: &str = "http://127.0.0.1:1";
+
 /// What `opta daemon start` says.
 pub const STARTED: &str = "Daemon started (pid {pid}, port {port})\n\
                            Token written to ~/.config/opta/daemon/state.json\n";
@@ -135,8 +138,8 @@ fn variable(name: &str) -> OsString {
 /// A home that is thrown away, with whatever daemon runs there.
 ///
 /// Its path has a space and a letter that is not ASCII. Commands see it as `HOME`, and of the rest
-/// of the environment only `PATH`, `LANG` and `OPTA_DAEMON_PORT=0`, so that tests never compete for
-/// a port.
+/// of the environment only `PATH`, `LANG`, `OPTA_DAEMON_PORT=0`, so that tests never compete for a
+/// port, and [`REFUSED`] as the model server.
 pub struct Home {
     place: PathBuf,
     home: PathBuf,
@@ -537,6 +540,8 @@ impl<'h> Run<'h> {
         command.args(&words[1..]).env_clear().current_dir(&self.home.place);
         command.env("PATH", self.home.search_path()).env("HOME", &self.home.home);
         command.env("LANG", "C.UTF-8").env("OPTA_DAEMON_PORT", "0");
+        // Refused: a model server that listens on this machine must not be asked by a test.
+        command.env("OPTA_MODEL_URL", REFUSED);
         for (name, value) in &self.environment {
             match value {
                 Some(value) => command.env(name, value),
