@@ -13,7 +13,6 @@
     clippy::disallowed_methods,
     reason = "files are prepared as anybody may leave them, and UPDATE is read"
 )]
-#![expect(clippy::print_stderr, reason = "a test that cannot run here says why")]
 
 mod api;
 mod model;
