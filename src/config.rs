@@ -382,9 +382,8 @@ fn read(path: &Path) -> Result<ConfigFile, Error> {
 }
 
 fn level(at: String, text: &str) -> Result<Level, Error> {
-    Level::parse(text).ok_or_else(|| {
-        invalid(at, format!("a level is debug, info, warn or error, not '{}'", text.escape_debug()))
-    })
+    Level::parse(text)
+        .ok_or_else(|| invalid(at, format!("a level is debug, info, warn or error, not '{text}'")))
 }
 
 /// The value of a variable, behind its name.
@@ -405,8 +404,7 @@ fn checked_choice((at, choice): (String, String)) -> Result<String, Error> {
     if matches!(choice.as_str(), "auto" | "required" | "required-first") {
         return Ok(choice);
     }
-    let because =
-        format!("a choice is auto, required or required-first, not '{}'", choice.escape_debug());
+    let because = format!("a choice is auto, required or required-first, not '{choice}'");
     Err(invalid(at, because))
 }
 
@@ -421,7 +419,7 @@ fn filled(text: Option<String>) -> Option<String> {
 }
 
 fn port_refused(at: String, text: &str) -> Error {
-    let because = format!("a port is a number from 0 to 65535, not '{}'", text.escape_debug());
+    let because = format!("a port is a number from 0 to 65535, not '{text}'");
     invalid(at, because)
 }
 

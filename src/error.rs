@@ -172,29 +172,6 @@ pub fn reason(cause: &io::Error) -> String {
     }
 }
 
-/// `text` on one line: characters that could end the line, drive a terminal, change the order in
-/// which it is read or not be seen are escaped.
-pub fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || is_deceptive(c) {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
-}
-
-/// Marks of direction, separators of lines, and what has no width. What joins letters and emoji,
-/// and has none either, is needed to write some languages. Unicode Technical Report 36, 2.10.
-fn is_deceptive(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}'
-        | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
-        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}'
-        | '\u{180b}'..='\u{180d}' | '\u{2800}' | '\u{e0000}'..='\u{e0fff}')
-}
-
 /// Names what was being done to which file when a system call failed.
 pub trait At<T> {
     /// `fs::read(&path).at("read", &path)?` becomes "cannot read PATH: reason".
@@ -223,16 +200,6 @@ impl<T> Doing<T> for io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_on_one_line_reads_as_it_is_written() {
-        assert_eq!(
-            one_line("a\nb\u{1b}[2J\u{202e}c\u{200b}"),
-            "a\\nb\\u{1b}[2J\\u{202e}c\\u{200b}"
-        );
-        let innocent = "naïve \u{1f469}\u{200d}\u{1f4bb} \u{645}\u{6cc}\u{200c}\u{62e}";
-        assert_eq!(one_line(innocent), innocent);
-    }
 
     #[test]
     fn an_io_error_reads_as_a_sentence_without_a_number() {

@@ -23,6 +23,7 @@ mod server;
 mod session;
 mod state;
 mod sys;
+mod text;
 mod token;
 
 use std::ffi::OsString;
@@ -31,9 +32,10 @@ use std::process::ExitCode;
 
 use cli::{Command, OutputMode};
 use commands::{Output, chat, daemon, doctor, service, sessions, task};
-use error::{Error, Kind, one_line};
+use error::{Error, Kind};
 use paths::Paths;
 use sys::signal;
+use text::escaped;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -89,14 +91,14 @@ fn report(error: &Error, mode: OutputMode) -> ExitCode {
         // The reader has seen enough.
         return ExitCode::SUCCESS;
     }
-    let message = one_line(&error.to_string());
+    let message = escaped(&error.to_string());
     // Nobody is left to tell if these fail.
     if mode == OutputMode::Json && error.kind() != Kind::Output {
         drop(writeln!(io::stdout(), "{}", protocol::problem(error.code(), &message)));
     } else {
         drop(writeln!(io::stderr(), "opta: {message}"));
         if let Some(next_step) = error.next_step() {
-            drop(writeln!(io::stderr(), "{}", one_line(next_step)));
+            drop(writeln!(io::stderr(), "{}", escaped(next_step)));
         }
     }
     ExitCode::from(error.status())

@@ -7,7 +7,8 @@ use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{At, Error, Kind, one_line};
+use crate::error::{At, Error, Kind};
+use crate::text::escaped;
 use crate::{disk, sys};
 
 /// A service manager: the program of the system that starts, watches and ends services.
@@ -170,7 +171,7 @@ impl Paths {
             Some(inside) => format!("~/{}", inside.display()),
             None => path.display().to_string(),
         };
-        one_line(&text)
+        escaped(&text)
     }
 }
 

@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::error::one_line;
 use crate::limits;
 
 use super::Command;
@@ -87,13 +86,13 @@ impl ParsedArgs {
 
     /// Adds a word of the operand.
     pub fn add_operand(&mut self, value: &OsStr) -> Result<(), String> {
-        let escaped = one_line(&value.to_string_lossy());
+        let shown = value.to_string_lossy();
         let Some(Operand { name, choices, arity }) = &self.subcommand.operand else {
-            return Err(format!("unexpected argument '{escaped}'"));
+            return Err(format!("unexpected argument '{shown}'"));
         };
         let text = utf8(value, name)?;
         if !choices.is_empty() && !choices.contains(&text.as_str()) {
-            return Err(format!("{name} must be one of {}, not '{escaped}'", choices.join(", ")));
+            return Err(format!("{name} must be one of {}, not '{shown}'", choices.join(", ")));
         }
         match &mut self.operand {
             None => self.operand = Some(text),
@@ -102,9 +101,7 @@ impl ParsedArgs {
                 words.push_str(&text);
             }
             Some(_) => {
-                return Err(format!(
-                    "only one {name} is accepted: unexpected argument '{escaped}'"
-                ));
+                return Err(format!("only one {name} is accepted: unexpected argument '{shown}'"));
             }
         }
         Ok(())
@@ -143,7 +140,7 @@ impl ParsedArgs {
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<Option<T>, String> {
         let Some(text) = self.value(long) else { return Ok(None) };
-        let invalid = || format!("--{long} must be {accepted}, not '{}'", one_line(&text));
+        let invalid = || format!("--{long} must be {accepted}, not '{text}'");
         parse(&text).map(Some).ok_or_else(invalid)
     }
 
@@ -171,6 +168,6 @@ impl ParsedArgs {
 
 /// The text of an argument, which `what` names in the message.
 pub fn utf8(text: &OsStr, what: &str) -> Result<String, String> {
-    let invalid = || format!("{what} is not valid UTF-8: '{}'", one_line(&text.to_string_lossy()));
+    let invalid = || format!("{what} is not valid UTF-8: '{}'", text.to_string_lossy());
     text.to_str().map(str::to_owned).ok_or_else(invalid)
 }

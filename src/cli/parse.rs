@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use lexopt::{Arg, Parser};
 
-use crate::error::{Error, one_line};
+use crate::error::Error;
 
 use super::args::{Arity, OptionSpec, OptionValue, ParsedArgs, Subcommand, utf8};
 use super::table::{SUBCOMMANDS, next_words};
@@ -116,9 +116,9 @@ fn remaining_words(parser: &mut Parser) -> Result<Vec<String>, String> {
 /// The argument as it was typed.
 fn typed(argument: &Arg<'_>) -> String {
     match argument {
-        Arg::Long(long) => format!("--{}", one_line(long)),
-        Arg::Short(short) => format!("-{}", one_line(&short.to_string())),
-        Arg::Value(value) => one_line(&value.to_string_lossy()),
+        Arg::Long(long) => format!("--{long}"),
+        Arg::Short(short) => format!("-{short}"),
+        Arg::Value(value) => value.to_string_lossy().into_owned(),
     }
 }
 
@@ -204,7 +204,7 @@ fn missing_command(words: &[String]) -> String {
 fn unknown_command(words: &[String], word: &str) -> String {
     let known: Vec<String> = next_words(words).into_iter().map(str::to_owned).collect();
     let before: String = words.iter().map(|word| format!("{word} ")).collect();
-    let unknown = format!("unknown command '{before}{}'", one_line(word));
+    let unknown = format!("unknown command '{before}{word}'");
     match nearest(word, &known) {
         Some(meant) => format!("{unknown}; did you mean '{before}{meant}'?"),
         None => unknown,

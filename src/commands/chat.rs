@@ -8,12 +8,13 @@ use crate::commands::console::{Console, End};
 use crate::commands::keyboard::{Keyboard, Unsayable};
 use crate::commands::talk::Talk;
 use crate::commands::{Kept, Output, sessions};
-use crate::error::{Doing, Error, Kind, one_line};
+use crate::error::{Doing, Error, Kind};
 use crate::paths::Paths;
 use crate::session::rules::SessionId;
 use crate::session::store::Store;
 use crate::session::transcript::turns;
 use crate::sys::signal::Signal;
+use crate::text::{escaped, prefix};
 use crate::{limits, sys};
 
 const HELP: &str = "Each line is said to the model. Ctrl-C cancels what it does, twice leaves.\n\
@@ -106,9 +107,9 @@ fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> R
                 Err(error) if error.kind() == Kind::Output => return Err(error),
                 // The user may know what to do about it, and say it again.
                 Err(error) => {
-                    console.screen.say(&one_line(&error.to_string()));
+                    console.screen.say(&error.to_string());
                     if let Some(next_step) = error.next_step() {
-                        console.screen.tell(&format!("{}\n", one_line(next_step)));
+                        console.screen.tell(&format!("{}\n", escaped(next_step)));
                     }
                 }
             },
@@ -202,10 +203,10 @@ fn answer(paths: &Paths, command: &str, console: &mut Console) -> Result<(), Err
 fn introduce(store: &Store, id: &SessionId, console: &mut Console) {
     if let Ok(summary) = store.summary(id) {
         let title: String = summary.title.unwrap_or_default();
-        let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
+        let title = prefix(&title, limits::TITLE_CHARS_MAX);
         let place = summary.workspace.map_or(String::new(), |place| format!(", in {place}"));
         let line = format!("{}: {title}  ({}{place})", id.as_str(), turns(summary.turns));
-        console.screen.say(&one_line(&line));
+        console.screen.say(&line);
     }
 }
 

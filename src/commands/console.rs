@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cli::TaskOutput;
 use crate::commands::keyboard::Keyboard;
 use crate::commands::screen::Screen;
-use crate::error::{Doing, Error, one_line};
+use crate::error::{Doing, Error};
 use crate::json::Raw;
 use crate::sys::signal::{Interrupts, Signal};
 use crate::{limits, protocol};
@@ -27,14 +27,14 @@ impl End {
         End::Failed(protocol::Fault { code: "cancelled".to_owned(), message: message.to_owned() })
     }
 
-    /// Why the turn did not get done, on one line; nothing if it did, or may have.
+    /// Why the turn did not get done, in a sentence; nothing if it did, or may have.
     pub fn reason(&self) -> Option<String> {
         let End::Failed(fault) = self else { return None };
         // What was wished for is no failure.
         if fault.code == "cancelled" {
-            return Some(one_line(&fault.message));
+            return Some(fault.message.clone());
         }
-        Some(one_line(&format!("cannot finish the turn: {} ({})", fault.message, fault.code)))
+        Some(format!("cannot finish the turn: {} ({})", fault.message, fault.code))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::cli::OutputMode;
 use crate::commands::Output;
 use crate::commands::sessions::as_argument;
 use crate::config::{Config, ModelSettings, Port, ToolSettings};
-use crate::error::{Error, Kind, one_line, reason};
+use crate::error::{Error, Kind, reason};
 use crate::lifecycle::service::{Drift, Service};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, guardian, port, run};
@@ -24,6 +24,7 @@ use crate::paths::{Manager, Paths};
 use crate::session::journal;
 use crate::session::store::Store;
 use crate::session::turn::Fault;
+use crate::text::escaped;
 use crate::{http, json, limits, protocol, sys};
 
 /// What came of a check.
@@ -95,8 +96,8 @@ fn tell(check: &str, finding: Finding, output: &Output) -> Result<(), Error> {
         true => format!("\x1b[{colour}m{status}\x1b[0m"),
         false => status.to_owned(),
     };
-    let fix = fix.map_or(String::new(), |fix| format!("; to mend it: {}", one_line(&fix)));
-    output.line(&format!("{shown}  {check:<8}  {}{fix}", one_line(&message)))
+    let fix = fix.map_or(String::new(), |fix| format!("; to mend it: {}", escaped(&fix)));
+    output.line(&format!("{shown}  {check:<8}  {}{fix}", escaped(&message)))
 }
 
 /// A failure that names its own next step, or else this one.

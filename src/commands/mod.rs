@@ -19,9 +19,10 @@ use std::cell::{OnceCell, RefCell};
 use std::io::{self, IsTerminal, Write};
 
 use crate::cli::OutputMode;
-use crate::error::{Doing, Error, one_line};
+use crate::error::{Doing, Error};
 use crate::lifecycle::guardian::{Ensured, How};
 use crate::log::Style;
+use crate::text::{escaped, escaped_json};
 use crate::{config, protocol};
 
 /// Where a command's results and words go.
@@ -84,6 +85,10 @@ impl Output {
 
     /// A line of the result.
     pub fn line(&self, text: &str) -> Result<(), Error> {
+        let text = match self.mode {
+            OutputMode::Json => escaped_json(text),
+            OutputMode::Text => text.into(),
+        };
         match &self.kept {
             Some(kept) => {
                 kept.borrow_mut().results += &format!("{text}\n");
@@ -100,6 +105,7 @@ impl Output {
 
     /// A line that is no result: what happened on the way.
     pub fn say(&self, text: &str) {
+        let text = escaped(text);
         match &self.kept {
             Some(kept) => kept.borrow_mut().words += &format!("opta: {text}\n"),
             None => drop(writeln!(io::stderr(), "opta: {text}")),
@@ -116,7 +122,7 @@ impl Output {
 
     /// A failure that is not the end of the command.
     pub fn complain(&self, error: &Error) -> Result<(), Error> {
-        let message = one_line(&error.to_string());
+        let message = escaped(&error.to_string());
         match self.mode {
             OutputMode::Text => self.say(&message),
             OutputMode::Json => self.line(&protocol::problem(error.code(), &message))?,
@@ -136,7 +142,7 @@ impl Output {
         if theirs != ours {
             self.say(&format!(
                 "the daemon is opta {}, this is opta {ours}; to move it: opta daemon restart",
-                one_line(theirs)
+                theirs
             ));
         }
     }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use crate::agent;
 use crate::commands::console::Console;
 use crate::commands::payload::{Request, Resolved};
-use crate::error::one_line;
 use crate::limits;
+use crate::text::{escaped, quoted};
 
 /// What a turn waits for.
 pub struct Question {
@@ -41,8 +41,8 @@ impl Question {
             // A tool that this program does not know.
             None => (args, Vec::new()),
         };
-        let text = one_line(&format!("Allow {tool} {what}?"));
-        let change = change.iter().map(|line| one_line(line)).collect();
+        let text = escaped(&format!("Allow {tool} {what}?"));
+        let change = change.iter().map(|line| escaped(line)).collect();
         Question { request_id, tool, own, text, change, begun: false }
     }
 
@@ -110,16 +110,11 @@ pub fn settled(
         console.screen.tell("\n");
         // A turn that is cancelled answers for itself.
         if !cancelled {
-            console.screen.say(&format!("decided elsewhere: {}", one_line(decision)));
+            console.screen.say(&format!("decided elsewhere: {decision}"));
         }
         console.screen.await_more();
         put(questions, console);
     }
-}
-
-/// In quotes, of which none within looks like the end, and no letter like the sign of another.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]

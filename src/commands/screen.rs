@@ -14,8 +14,8 @@ use nanoserde::SerJson;
 use crate::cli::TaskOutput;
 use crate::commands::interruptible_writer::{InterruptibleWriter, Patience};
 use crate::error::{Doing, Error};
-use crate::session::transcript::{one_line_cut, visible};
 use crate::sys::signal::Interrupts;
+use crate::text::{escaped, escaped_json, sanitized, truncated};
 use crate::{agent, config, limits};
 
 /// A call of a tool, as `opta do --json` reports it.
@@ -137,7 +137,8 @@ impl Screen {
         if self.show == TaskOutput::Full {
             let shown = agent::shown(&call.name, &call.args);
             let what = shown.map_or_else(|| call.args.clone(), |shown| shown.subject);
-            let line = one_line_cut(&format!("{} {what}", call.name));
+            let line = escaped(&format!("{} {what}", call.name));
+            let line = truncated(&line, limits::CALL_CHARS_MAX);
             let (dim, plain) = self.dim;
             self.tell(&format!("{dim}> {line}{plain}\n"));
         }
@@ -218,7 +219,7 @@ impl Screen {
         if !self.shows_text() {
             return Ok(());
         }
-        let end = if std::mem::take(&mut self.returned) { visible("\r") } else { String::new() };
+        let end = if std::mem::take(&mut self.returned) { sanitized("\r") } else { String::new() };
         self.write(&format!("{end}\n"))
     }
 
@@ -228,7 +229,7 @@ impl Screen {
         let text = format!("{before}{text}");
         let whole = text.strip_suffix('\r');
         self.returned = whole.is_some();
-        visible(&whole.unwrap_or(&text).replace("\r\n", "\n"))
+        sanitized(&whole.unwrap_or(&text).replace("\r\n", "\n"))
     }
 
     fn shows_text(&self) -> bool {
@@ -242,14 +243,14 @@ impl Screen {
         }
     }
 
-    /// A line of the result.
-    pub fn line(&mut self, text: &str) -> Result<(), Error> {
-        self.write(&format!("{text}\n"))
+    /// A line of the result: JSON.
+    pub fn line(&mut self, json: &str) -> Result<(), Error> {
+        self.write(&format!("{}\n", escaped_json(json)))
     }
 
     /// A line about what has happened on the way.
     pub fn say(&mut self, text: &str) {
-        self.tell(&format!("opta: {text}\n"));
+        self.tell(&format!("opta: {}\n", escaped(text)));
     }
 
     /// There was a signal: nobody is waited for much longer.

@@ -12,7 +12,7 @@ use nanoserde::SerJson;
 use crate::cli::{ExportFormat, OutputMode, SessionsCommand};
 use crate::commands::Output;
 use crate::config::Config;
-use crate::error::{At, Error, Kind, one_line};
+use crate::error::{At, Error, Kind};
 use crate::lifecycle::reach::reach;
 use crate::paths::Paths;
 use crate::session::findings::Findings;
@@ -20,6 +20,7 @@ use crate::session::rules::SessionId;
 use crate::session::store::{Store, Summary, no_session};
 use crate::session::transcript::{Transcript, turns};
 use crate::sys::watch::Watch;
+use crate::text::{escaped, escaped_json, prefix};
 use crate::{client, clock, json, limits};
 
 /// `opta sessions …`
@@ -71,9 +72,9 @@ fn row(summary: &Summary, width: usize, now: i64) -> String {
     });
     let (id, age) = (&summary.session_id, age.unwrap_or_else(|| "-".to_owned()));
     let title = summary.title.as_deref().unwrap_or_default();
-    let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
+    let title = prefix(title, limits::TITLE_CHARS_MAX);
     let turns = turns(summary.turns);
-    let row = format!("{id:<width$}  {age:>6}  {turns:>9}  {}", one_line(&title));
+    let row = format!("{id:<width$}  {age:>6}  {turns:>9}  {}", escaped(title));
     row.trim_end().to_owned()
 }
 
@@ -94,7 +95,7 @@ fn export(
 ) -> Result<ExitCode, Error> {
     let transcript = read(store, typed, output)?;
     match format {
-        ExportFormat::Json => output.line(&transcript.json())?,
+        ExportFormat::Json => output.line(&escaped_json(&transcript.json()))?,
         ExportFormat::Markdown => output.line(transcript.markdown().trim_end_matches('\n'))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -338,9 +339,9 @@ fn confirmed(
         summary => summary?,
     };
     let title = summary.title.as_deref().unwrap_or_default();
-    let title: String = title.chars().take(limits::TITLE_CHARS_MAX).collect();
+    let title = escaped(prefix(title, limits::TITLE_CHARS_MAX));
     let turns = turns(summary.turns);
-    output.ask(&format!("Delete session {id} ({turns}, \"{}\")? [y/N] ", one_line(&title)))
+    output.ask(&format!("Delete session {id} ({turns}, \"{title}\")? [y/N] "))
 }
 
 fn has_gone(error: &Error) -> bool {

@@ -18,7 +18,7 @@ use crate::commands::payload::{Figures, Of, Request, Stats, Text, ToolEnd, ToolS
 use crate::commands::question::{self, Question, Reply};
 use crate::commands::screen::Call;
 use crate::config::{self, Config, ModelSettings};
-use crate::error::{Doing, Error, Kind, one_line};
+use crate::error::{Doing, Error, Kind};
 use crate::http::EventStream;
 use crate::json::{self, Raw};
 use crate::lifecycle::guardian::{Ensured, How};
@@ -491,7 +491,6 @@ fn warn(stats: &Raw, console: &mut Console) {
             limits::ANSWER_TOKENS_MAX
         )),
         Some(reason) => {
-            let reason = one_line(reason);
             console.screen.say(&format!("the model server has ended the answer: {reason}"));
         }
     }

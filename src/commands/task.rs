@@ -10,10 +10,11 @@ use crate::commands::console::{Console, End};
 use crate::commands::screen::Call;
 use crate::commands::talk::Talk;
 use crate::commands::{Output, sessions};
-use crate::error::{Doing, Error, Kind, one_line};
+use crate::error::{Doing, Error, Kind};
 use crate::json::{self, Raw};
 use crate::paths::Paths;
 use crate::session::store::Store;
+use crate::text::escaped;
 use crate::{limits, protocol};
 
 #[derive(SerJson)]
@@ -36,7 +37,7 @@ pub fn run(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Er
         && args.output == TaskOutput::Events
         && error.kind() != Kind::Output
     {
-        output.line(&protocol::problem(error.code(), &one_line(&error.to_string())))?;
+        output.line(&protocol::problem(error.code(), &escaped(&error.to_string())))?;
     }
     done
 }

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::path::Path;
 use std::time::Instant;
 
-use crate::error::{At, Doing, Error, Kind, one_line};
+use crate::error::{At, Doing, Error, Kind};
 use crate::lifecycle::claim::Claim;
 use crate::lifecycle::crashes;
 use crate::lock::StartLock;
 use crate::paths::Paths;
 use crate::sys::detach::{NoReturn, Side, close_inherited, fork_twice, redirect_input, retitle};
-use crate::{limits, sys};
+use crate::{limits, sys, text};
 
 /// Which process this is now.
 pub enum Detached {
@@ -39,7 +39,7 @@ impl Ready {
     /// The daemon cannot serve. The starter waits for the end of this process as well: when it
     /// reports the failure, nothing of it is left.
     pub fn failed(self, error: &Error) {
-        if let Some(pipe) = self.send(&format!("failed {}\n", one_line(&error.to_string()))) {
+        if let Some(pipe) = self.send(&format!("failed {}\n", text::escaped(&error.to_string()))) {
             // Left to the kernel, which closes it at the very end.
             let _left_open = pipe.into_raw_fd();
         }

@@ -10,6 +10,7 @@
 use std::str::Chars;
 
 use super::Level;
+use crate::text::{escaped, quoted};
 use crate::{clock, sys};
 
 /// Whether what is shown may have colours.
@@ -67,7 +68,7 @@ impl<'a> Line<'a> {
         };
         style.paint(level, out, |out| out.push_str(&self.level.to_string()));
         out.push(' ');
-        push_visible(unescaped(self.message), out);
+        out.push_str(&escaped(&unescaped(self.message).collect::<String>()));
         style.paint(DIM, out, |out| self.show_fields(out));
     }
 
@@ -75,7 +76,7 @@ impl<'a> Line<'a> {
         for (key, value) in Members::of(self.object).into_iter().flatten() {
             if !matches!(key, "ts" | "level" | "msg") {
                 out.push(' ');
-                push_visible(unescaped(key), out);
+                out.push_str(&escaped(&unescaped(key).collect::<String>()));
                 out.push('=');
                 push_value(value, out);
             }
@@ -103,59 +104,18 @@ impl Style {
     }
 }
 
-/// Appends a line that the daemon has not written so, such as the text of a panic: as it is, but
-/// harmless.
-pub fn show_foreign(stored: &[u8], out: &mut String) {
-    for chunk in stored.utf8_chunks() {
-        for (count, part) in chunk.valid().split('\t').enumerate() {
-            out.push_str(if count == 0 { "" } else { "\t" });
-            push_visible(part.chars(), out);
-        }
-        if !chunk.invalid().is_empty() {
-            out.push(char::REPLACEMENT_CHARACTER);
-        }
-    }
-}
-
-/// A field's value, in quotes where it could be taken for more or less than one value.
+/// Appends a field's value, in quotes where it could be taken for more or less than one value.
 fn push_value(value: &str, out: &mut String) {
     if unquoted(value).is_none() {
         // A number, or something nested: as it is stored.
-        return push_visible(value.chars(), out);
+        return out.push_str(&escaped(value));
     }
-    let mut characters = unescaped(value).peekable();
-    let bare = characters.peek().is_some()
-        && characters.clone().all(|c| !c.is_whitespace() && c != '"' && c != '=');
-    if bare {
-        return push_visible(characters, out);
-    }
-    out.push('"');
-    for character in characters {
-        if matches!(character, '"' | '\\') {
-            out.push('\\');
-        }
-        push_visible(std::iter::once(character), out);
-    }
-    out.push('"');
-}
-
-fn push_visible(text: impl Iterator<Item = char>, out: &mut String) {
-    for character in text {
-        match character {
-            // Marks and overrides of direction, and separators that some terminals take for line
-            // ends.
-            '\u{61c}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => {
-                out.push_str(&format!("\\u{{{:x}}}", u32::from(character)));
-            }
-            _ if character.is_control() => {
-                out.push_str(&format!("\\x{:02x}", u32::from(character)));
-            }
-            _ => out.push(character),
-        }
+    let text: String = unescaped(value).collect();
+    let is_bare = |c: char| !c.is_whitespace() && c != '"' && c != '=';
+    if !text.is_empty() && text.chars().all(is_bare) {
+        out.push_str(&escaped(&text));
+    } else {
+        out.push_str(&quoted(&text));
     }
 }
 
@@ -355,12 +315,6 @@ mod tests {
         out.strip_prefix(&time).unwrap().to_owned()
     }
 
-    fn foreign(stored: &[u8]) -> String {
-        let mut out = String::new();
-        show_foreign(stored, &mut out);
-        out
-    }
-
     #[test]
     fn lines_are_shown_as_the_manual_has_them() {
         for (stored, wanted) in [
@@ -394,7 +348,7 @@ mod tests {
             (r#""a\"b""#, r#"k="a\"b""#),
             (r#""a\\b""#, r#"k=a\b"#),
             (r#""a\\ b""#, r#"k="a\\ b""#),
-            (r#""a\nb""#, r#"k="a\x0ab""#),
+            (r#""a\nb""#, r#"k="a\nb""#),
             (r#""\u00e9\ud83d\ude00""#, "k=é😀"),
             (r#""\ud83d!""#, "k=\u{fffd}!"),
             (r#""\ud83d\u0041""#, "k=\u{fffd}A"),
@@ -410,15 +364,13 @@ mod tests {
     #[test]
     fn nothing_that_is_shown_drives_a_terminal() {
         let hostile = "\u{1b}[31m\u{7f}\u{9b}2J\u{202e}\u{2066}\r\0\u{2028}";
-        let harmless = "\\x1b[31m\\x7f\\x9b2J\\u{202e}\\u{2066}\\x0d\\x00\\u{2028}";
-        assert_eq!(foreign(hostile.as_bytes()), harmless);
+        let harmless = "\\u{1b}[31m\\u{7f}\\u{9b}2J\\u{202e}\\u{2066}\\r\\u{0}\\u{2028}";
         let mut quoted = String::new();
         crate::json::quote(hostile, &mut quoted);
         let stored = format!(r#""level":"WARN","msg":{quoted},"k":1"#);
         assert_eq!(shown(&stored), format!("WARN  {harmless} k=1"));
         let stored = "\"level\":\"WARN\",\"msg\":\"m\",\"k\u{1b}\":{\"\u{202e}\":1}";
-        assert_eq!(shown(stored), "WARN  m k\\x1b={\"\\u{202e}\":1}");
-        assert_eq!(foreign(b"\tat main.rs\xff\x07"), "\tat main.rs\u{fffd}\\x07");
+        assert_eq!(shown(stored), "WARN  m k\\u{1b}={\"\\u{202e}\":1}");
     }
 
     #[test]

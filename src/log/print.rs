@@ -6,12 +6,13 @@
 
 use std::io::Write;
 
-use super::line::{self, Line};
+use super::line::Line;
 use super::part::BLOCK_BYTES;
 use super::{Form, Level, Query};
 use crate::error::Error;
 use crate::json;
 use crate::limits::LOG_LINE_BYTES_MAX;
+use crate::text::{escaped_json, sanitized};
 
 pub(super) enum Verdict {
     Wanted,
@@ -105,11 +106,11 @@ impl<'a, W: Write + ?Sized> Printer<'a, W> {
         match (self.query.form, line) {
             (Form::Text(style), Some(line)) => line.show(style, &mut self.shown),
             (Form::Text(_), None) => {
-                line::show_foreign(text, &mut self.shown);
+                self.shown.push_str(&sanitized(&String::from_utf8_lossy(text)));
                 self.shown.push_str(if whole { "" } else { "…" });
             }
             (Form::Json, Some(line)) if json::check(line.stored()).is_ok() => {
-                self.shown.push_str(line.stored());
+                self.shown.push_str(&escaped_json(line.stored()));
             }
             (Form::Json, _) => {
                 let mut text = String::from_utf8_lossy(text);
@@ -117,7 +118,9 @@ impl<'a, W: Write + ?Sized> Printer<'a, W> {
                     text.to_mut().push('…');
                 }
                 self.shown.push_str("{\"level\":\"ERROR\",\"msg\":");
-                json::quote(&text, &mut self.shown);
+                let mut quoted = String::new();
+                json::quote(&text, &mut quoted);
+                self.shown.push_str(&escaped_json(&quoted));
                 self.shown.push('}');
             }
         }
@@ -130,5 +133,45 @@ impl<'a, W: Write + ?Sized> Printer<'a, W> {
         let written = self.out.write_all(self.shown.as_bytes()).and_then(|()| self.out.flush());
         self.shown.clear();
         written.map_err(Error::output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Style;
+    use super::*;
+
+    fn shown(form: Form, stored: &[u8]) -> String {
+        let mut out = Vec::new();
+        let query = Query { lines: 1, least: Level::Debug, since: None, form };
+        let mut printer = Printer::new(query, &mut out);
+        printer.add(stored).unwrap();
+        printer.flush().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn no_line_of_either_form_controls_a_terminal() {
+        let hostile = "\u{1b}[2J\u{7f}\u{9b}\u{200b}\u{202e}\u{2028}\u{e0041}";
+        let escaped = "\\u{1b}[2J\\u{7f}\\u{9b}\\u{200b}\\u{202e}\\u{2028}\\u{e0041}";
+        let in_json = "\\u001b[2J\\u007f\\u009b\\u200b\\u202e\\u2028\\udb40\\udc41";
+        let foreign = format!("\tat {hostile}\n");
+        let text = Form::Text(Style::Plain);
+        assert_eq!(shown(text, foreign.as_bytes()), format!("\tat {escaped}\n"));
+        assert_eq!(shown(text, b"\tat main.rs\xff\n"), "\tat main.rs\u{fffd}\n");
+        assert_eq!(
+            shown(Form::Json, foreign.as_bytes()),
+            format!("{{\"level\":\"ERROR\",\"msg\":\"\\tat {in_json}\"}}\n")
+        );
+        // As the daemon stores it, which escapes what ends a line or controls a terminal.
+        let ours = |value: &str| {
+            let time = "2026-03-01T10:00:00.000Z";
+            format!("{{\"ts\":\"{time}\",\"level\":\"INFO\",\"msg\":\"m\",\"k\":{value}}}\n")
+        };
+        let mut stored = String::new();
+        json::quote(hostile, &mut stored);
+        let line = shown(text, ours(&stored).as_bytes());
+        assert!(line.ends_with(&format!(" INFO  m k=\"{escaped}\"\n")), "{line}");
+        assert_eq!(shown(Form::Json, ours(&stored).as_bytes()), ours(&format!("\"{in_json}\"")));
     }
 }

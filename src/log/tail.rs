@@ -167,11 +167,12 @@ impl<'a> Backwards<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::line::{self, Line};
+    use super::super::line::Line;
     use super::super::scratch::Scratch;
     use super::super::{Form, Level, Style};
     use super::*;
     use crate::json;
+    use crate::text::sanitized;
 
     const ALL: Query = Query {
         lines: usize::MAX,
@@ -334,10 +335,10 @@ mod tests {
                     Some(line) if line.level < least => continue,
                     Some(line) => line.show(Style::Plain, &mut out),
                     None if line.len() > LOG_LINE_BYTES_MAX => {
-                        line::show_foreign(&line[..LOG_LINE_BYTES_MAX], &mut out);
-                        out.push('…');
+                        let cut = String::from_utf8_lossy(&line[..LOG_LINE_BYTES_MAX]);
+                        out = sanitized(&cut) + "…";
                     }
-                    None => line::show_foreign(line, &mut out),
+                    None => out = sanitized(&String::from_utf8_lossy(line)),
                 }
                 all.push(out);
             }

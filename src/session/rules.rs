@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use nanoserde::{DeJson, SerJson};
 
 use crate::json::{self, Raw};
-use crate::limits;
+use crate::{limits, text};
 
 use super::event::Record;
 
@@ -239,8 +239,8 @@ fn turn_of(payload: &[u8]) -> Option<String> {
 
 /// A title made of what was said first: one line, cut at a bound.
 fn title_of(content: &str) -> String {
-    let line = content.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().take(limits::TITLE_CHARS_MAX).collect()
+    let line = text::words(content, limits::TITLE_CHARS_MAX);
+    text::prefix(&line, limits::TITLE_CHARS_MAX).to_owned()
 }
 
 /// One message of the conversation, in the form of OpenAI's chat messages.

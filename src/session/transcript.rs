@@ -5,10 +5,11 @@
 
 use nanoserde::DeJson;
 
-use crate::error::{Error, one_line};
+use crate::error::Error;
 use crate::json::{self, Raw};
 use crate::limits;
 use crate::log::Style;
+use crate::text::{escaped, sanitized, truncated};
 
 use super::event::Record;
 use super::findings::Findings;
@@ -91,10 +92,10 @@ impl Transcript {
                 continue;
             }
             if role != speaker {
-                out.push_str(&format!("\n{}\n", paint("1", &one_line(&role))));
+                out.push_str(&format!("\n{}\n", paint("1", &escaped(&role))));
                 speaker = role;
             }
-            for line in visible(&text).lines() {
+            for line in sanitized(&text).lines() {
                 out.push_str(format!("  {line}").trim_end());
                 out.push('\n');
             }
@@ -109,29 +110,29 @@ impl Transcript {
     /// In Markdown, with all that was said and done.
     pub fn markdown(&self) -> String {
         let summary = &self.summary;
-        let title = one_line(summary.title.as_deref().unwrap_or("Session"));
+        let title = escaped(summary.title.as_deref().unwrap_or("Session"));
         let mut out = format!("# {title}\n\n- Session: `{}`\n", summary.session_id);
         out.push_str(&format!("- Created: {}\n- Turns: {}\n", summary.created_at, summary.turns));
         if !summary.model.is_empty() {
-            out.push_str(&format!("- Model: {}\n", one_line(&summary.model)));
+            out.push_str(&format!("- Model: {}\n", escaped(&summary.model)));
         }
         if let Some(workspace) = &summary.workspace {
-            out.push_str(&format!("- Workspace: {}\n", one_line(workspace)));
+            out.push_str(&format!("- Workspace: {}\n", escaped(workspace)));
         }
         let mut speaker = String::new();
         for part in &self.parts {
             let (role, text, calls) = said(part);
             if role != speaker {
-                out.push_str(&format!("\n## {}\n", capital(&one_line(&role))));
+                out.push_str(&format!("\n## {}\n", capital(&escaped(&role))));
                 speaker.clone_from(&role);
             }
             match role.as_str() {
                 _ if text.is_empty() => {}
                 "tool" => fenced(&mut out, "", &text),
-                _ => out.push_str(&format!("\n{}\n", visible(&text).trim_end_matches('\n'))),
+                _ => out.push_str(&format!("\n{}\n", sanitized(&text).trim_end_matches('\n'))),
             }
             for call in calls {
-                out.push_str(&format!("\nCall of `{}`:\n", one_line(&call.name)));
+                out.push_str(&format!("\nCall of `{}`:\n", escaped(&call.name)));
                 fenced(&mut out, "json", &call.arguments);
             }
         }
@@ -144,7 +145,7 @@ impl Transcript {
         let title = title.map_or(String::new(), |title| format!(": {title}"));
         let place = summary.workspace.as_ref().map(|path| format!(", in {path}"));
         let turns = turns(summary.turns);
-        one_line(&format!(
+        escaped(&format!(
             "{}{title}  ({turns}, created {}{})",
             summary.session_id,
             summary.created_at,
@@ -192,38 +193,15 @@ fn given(message: &str) -> (String, String) {
 
 /// A call on one line, cut at a bound.
 fn line_of(call: &ToolCall) -> String {
-    one_line_cut(&format!("{} {}", call.name, call.arguments))
-}
-
-/// `text` on one line of at most [`limits::CALL_CHARS_MAX`] characters.
-pub fn one_line_cut(text: &str) -> String {
-    let line = one_line(text);
-    match line.char_indices().nth(limits::CALL_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
-        None => line,
-    }
-}
-
-/// `text` with its line ends and tabs; other control characters, which could drive a terminal, are
-/// escaped. Marks of direction stay, unlike in [`one_line`]: there are languages that need them,
-/// and nothing is decided by what is read here.
-pub fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() && !matches!(character, '\n' | '\t') {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
+    let line = escaped(&format!("{} {}", call.name, call.arguments));
+    truncated(&line, limits::CALL_CHARS_MAX).into_owned()
 }
 
 /// A block that no text within can end: its fence is longer than any in the text. CommonMark, 4.5.
 fn fenced(out: &mut String, language: &str, text: &str) {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
-    let text = visible(text);
+    let text = sanitized(text);
     let text = text.trim_end_matches('\n');
     out.push_str(&format!("\n{fence}{language}\n{text}\n{fence}\n"));
 }

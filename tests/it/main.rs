@@ -53,6 +53,8 @@ mod sessions;
 mod sessions_cmd;
 /// A task, its answer, and how it ends.
 mod task;
+/// What reaches a terminal of text that is not ours.
+mod terminal;
 /// The rules of the house.
 mod tidy;
 /// What is said while nobody reads.

@@ -10,7 +10,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::json::{self, Joiner, Lenient};
-use crate::limits;
+use crate::{limits, text};
 
 use super::calls::{Calls, Fragment};
 use super::chunk::{Chunk, Delta, Usage, content, error_text, first};
@@ -176,7 +176,7 @@ impl Reply {
             None | Some("stop" | "tool_calls" | "function_call") => Finish::Stop,
             Some("length" | "max_tokens") => Finish::Length,
             Some(other) => {
-                Finish::Other(other.chars().take(limits::MODEL_WORD_CHARS_MAX).collect())
+                Finish::Other(text::prefix(other, limits::MODEL_WORD_CHARS_MAX).to_owned())
             }
         };
         let whole = finish.is_the_models_own();

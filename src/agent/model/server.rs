@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use nanoserde::DeJson;
 
 use crate::agent::address::Base;
-use crate::error::{one_line, reason};
+use crate::error::reason;
 use crate::http::{self, Asking, Head, Link};
 use crate::json::{self, Lenient, Raw};
 use crate::session::turn::{self, Endpoint, Fault};
 use crate::session::wake::Cancel;
-use crate::{clock, limits, sys};
+use crate::{clock, limits, sys, text};
 
 use super::chunk::error_text;
 use super::code;
@@ -210,13 +210,13 @@ impl<'a> Server<'a> {
 
     /// A server's own words, as far as an error repeats them.
     pub fn quoted(&self, said: &str) -> String {
-        shortened(&self.without_key(said), limits::MODEL_QUOTE_CHARS_MAX)
+        summary(&self.without_key(said), limits::MODEL_QUOTE_CHARS_MAX)
     }
 
     /// How a body that cannot be understood begins.
     fn opening(&self, body: &[u8]) -> String {
         let text = String::from_utf8_lossy(body);
-        shortened(&self.without_key(&text), limits::MODEL_OPENING_CHARS_MAX)
+        summary(&self.without_key(&text), limits::MODEL_OPENING_CHARS_MAX)
     }
 
     /// The words for a connection that did not do what it should; `what` if it has ended.
@@ -242,7 +242,7 @@ impl<'a> Server<'a> {
     /// `what` about the server, which is named with where it comes from.
     pub fn fault(&self, code: &'static str, what: impl Display) -> Fault {
         let message = format!("the model server at {} {what}", self.named());
-        Fault { code, message: one_line(&self.without_key(&message)) }
+        Fault { code, message: text::escaped(&self.without_key(&message)) }
     }
 
     /// What is left for a wait of `wanted`.
@@ -264,7 +264,7 @@ impl<'a> Server<'a> {
             }
             let message =
                 format!("cannot reach the model server at {}: {}", self.named(), reason(&error));
-            Fault { code: code::UNREACHABLE, message: one_line(&self.without_key(&message)) }
+            Fault { code: code::UNREACHABLE, message: text::escaped(&self.without_key(&message)) }
         })
     }
 
@@ -326,18 +326,9 @@ pub fn unusable(source: &str, because: &str) -> Fault {
     Fault { code: code::CONFIG, message: format!("cannot use {source}: {because}") }
 }
 
-/// `text` on one line, and no more than `chars_max` of it.
-fn shortened(text: &str, chars_max: usize) -> String {
-    let mut words = String::new();
-    // Not more work than the result is worth.
-    for word in text.split_whitespace().take(chars_max) {
-        words.push_str(if words.is_empty() { "" } else { " " });
-        words.push_str(word);
-    }
-    match words.char_indices().nth(chars_max) {
-        Some((end, _)) => format!("{}…", words.get(..end).unwrap_or_default()),
-        None => words,
-    }
+/// Returns the words of `text`, on one line and truncated.
+fn summary(text: &str, chars_max: usize) -> String {
+    text::truncated(&text::words(text, chars_max), chars_max).into_owned()
 }
 
 /// Reads a body to its end.

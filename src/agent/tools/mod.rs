@@ -16,9 +16,9 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::error::one_line;
 use crate::json::Raw;
 use crate::session::wake::Cancel;
+use crate::text::{escaped, prefix};
 use crate::{json, limits};
 
 use workspace::Workspace;
@@ -188,7 +188,7 @@ impl Tool {
         let given: HashMap<String, Raw> = json::parse(arguments).ok()?;
         let properties = format!("{{{}}}", self.offer().properties);
         let known: HashMap<String, Raw> = json::parse(properties.as_bytes()).ok()?;
-        given.into_keys().find(|name| !known.contains_key(name)).map(|name| short(&name))
+        given.into_keys().find(|name| !known.contains_key(name)).map(|name| short(&name).to_owned())
     }
 }
 
@@ -359,12 +359,12 @@ impl<'a> Scene<'a> {
 
 /// A path on one line, whatever is in the name: results are made of lines.
 fn shown_path(path: &str) -> String {
-    one_line(path)
+    escaped(path)
 }
 
 /// What a model has made up, as far as it is worth a place in a sentence.
-pub fn short(text: &str) -> String {
-    text.chars().take(limits::MODEL_WORD_CHARS_MAX).collect()
+pub fn short(text: &str) -> &str {
+    prefix(text, limits::MODEL_WORD_CHARS_MAX)
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 
 use nanoserde::DeJson;
 
-use crate::limits;
 use crate::sys::openat::{self, Kind};
+use crate::{limits, text};
 
 use super::clip::Clip;
 use super::files::is_binary;
@@ -183,9 +183,8 @@ impl Looking<'_> {
                     self.found.push(format!("{path}: the binary file matches\n"));
                 }
                 Some(_) => {
-                    let shown: String = line.chars().take(limits::MATCH_CHARS_MAX).collect();
-                    let more = if shown.len() < line.len() { "…" } else { "" };
-                    self.found.push(format!("{path}:{number}:{shown}{more}\n"));
+                    let line = text::truncated(line, limits::MATCH_CHARS_MAX);
+                    self.found.push(format!("{path}:{number}:{line}\n"));
                 }
             }
             if self.found.len() > limits::MATCHES_MAX {

@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::error::{Doing, Error, Kind, one_line, reason};
+use crate::error::{Doing, Error, Kind, reason};
 use crate::sys::process::Process;
-use crate::{limits, sys};
+use crate::{limits, sys, text};
 
 /// What came of a call.
 pub enum ManagerReply {
@@ -93,7 +93,7 @@ fn listen(mut reader: PipeReader, deadline: Instant) -> io::Result<String> {
 fn words(text: &str, status: Option<i32>) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     match status {
-        _ if !lines.is_empty() => one_line(&lines.join(" ")),
+        _ if !lines.is_empty() => text::escaped(&lines.join(" ")),
         Some(status) => format!("it ended with status {status}, without a word"),
         None => "it was killed".to_owned(),
     }
