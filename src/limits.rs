@@ -39,7 +39,7 @@ pub const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// needs [`START_MAX`] at most to come and [`GRACE_MAX`] to go.
 pub const MANAGER_MAX: Duration = Duration::from_secs(15);
 /// What a manager says beyond this is not read: `launchctl print` fills some ten kilobytes.
-pub const MANAGER_WORDS_BYTES_MAX: usize = 64 * 1024;
+pub const MANAGER_OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// launchd takes a moment to forget a job, says so with a plain "5: Input/output error", and offers
 /// nothing to wait on: it is asked again this often,
 pub const LAUNCHD_TRIES: u32 = 8;

@@ -11,6 +11,12 @@ use crate::error::{At, Error, Kind};
 use crate::text::escaped;
 use crate::{disk, sys};
 
+/// The file below the root to which launchd writes the daemon's standard output. Usually empty: the
+/// daemon writes its own log.
+pub const LAUNCHD_OUTPUT: &str = "daemon/daemon.out.log";
+/// The same for standard error: why the daemon could not start.
+pub const LAUNCHD_ERRORS: &str = "daemon/daemon.err.log";
+
 /// A service manager: the program of the system that starts, watches and ends services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manager {
@@ -119,16 +125,6 @@ impl Paths {
     /// The sessions.
     pub fn sessions(&self) -> PathBuf {
         self.root.join("sessions")
-    }
-
-    /// Where launchd puts what the daemon prints: nothing, as a rule, since it logs by itself.
-    pub fn output(&self) -> PathBuf {
-        self.root.join("daemon/daemon.out.log")
-    }
-
-    /// The same for what it prints as an error: why it could not start.
-    pub fn errors(&self) -> PathBuf {
-        self.root.join("daemon/daemon.err.log")
     }
 
     /// The user's settings.

@@ -17,7 +17,8 @@ use crate::commands::Output;
 use crate::commands::sessions::as_argument;
 use crate::config::{Config, ModelSettings, Port, ToolSettings};
 use crate::error::{Error, Kind, reason};
-use crate::lifecycle::service::{Drift, Service};
+use crate::lifecycle::service::Service;
+use crate::lifecycle::service::drift::{self, Drift};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, guardian, port, run};
 use crate::paths::{Manager, Paths};
@@ -237,20 +238,20 @@ fn service(paths: &Paths) -> Finding {
         Err(error) => return Warn(error.to_string(), error.next_step().map(str::to_owned)),
     };
     let (file, manager) = (paths.display(&service.file), service.manager.name());
-    let condition = match service.condition(paths) {
-        Ok(condition) => condition,
+    let drift = match drift::detect(&service, paths) {
+        Ok(drift) => drift,
         Err(error) => return failed(&error, format_args!("ls -ld {}", quoted(&service.file))),
     };
     let install = || "opta daemon install".to_owned();
     let start = || "opta daemon start".to_owned();
     let warn = |message, fix| Warn(message, Some(fix));
-    match condition {
+    match drift {
         Drift::NotInstalled => Pass("the daemon is not installed as a service".to_owned()),
         Drift::Foreign => {
             warn(format!("opta has not written {file}"), format!("{} --force", install()))
         }
         // To install it here would take it from there.
-        Drift::OfAnotherHome(home) => {
+        Drift::OtherHome(home) => {
             Warn(format!("{file} serves another home, {}", paths.display(&home)), None)
         }
         Drift::Broken { program, because } => {
@@ -259,7 +260,7 @@ fn service(paths: &Paths) -> Finding {
         Drift::Edited => {
             warn(format!("{file} was edited, and is not what opta would write"), install())
         }
-        Drift::Outdated { by } => {
+        Drift::Outdated { version: by } => {
             warn(format!("{file} is of opta {by}, and out of date"), install())
         }
         Drift::Unreachable(error) => {
@@ -272,12 +273,12 @@ fn service(paths: &Paths) -> Finding {
             }
             Manager::Launchd => warn(format!("launchd has not loaded {file}"), start()),
         },
-        Drift::Refused(word) => Fail(
+        Drift::Rejected(word) => Fail(
             format!("{manager} cannot use {file} and what adds to it ({word})"),
             "systemctl --user cat opta-daemon".to_owned(),
         ),
         Drift::Failed(trouble) => Fail(format!("{} ({file})", trouble.message), start()),
-        Drift::Sound { program, enabled } => {
+        Drift::None { program, enabled } => {
             let program = paths.display(&program);
             let name = service.name();
             Pass(match enabled {

@@ -9,7 +9,7 @@ use crate::commands::{Output, daemon};
 use crate::config::Config;
 use crate::error::Error;
 use crate::lifecycle::guardian::{self, Caller, Ensured, How, Past};
-use crate::lifecycle::service::{Force, Installed, Service};
+use crate::lifecycle::service::{Installed, Service};
 use crate::lifecycle::stop::{self, Patience};
 use crate::lock::{self, Owner};
 use crate::paths::{Manager, Paths};
@@ -29,7 +29,7 @@ struct InstallReport {
 /// `opta daemon install`
 pub fn install(paths: &Paths, asked: &InstallArgs, output: &Output) -> Result<ExitCode, Error> {
     let service = Service::of(paths)?;
-    let installed = service.install(paths, force(asked.force))?;
+    let installed = service.install(paths, asked.force)?;
     let name = service.name();
     match output.mode {
         OutputMode::Text => output.step(&format!("Installed {}: {name}", service.kind())),
@@ -107,7 +107,7 @@ struct UninstallReport {
 pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Result<ExitCode, Error> {
     let service = Service::of(paths)?;
     let ran = matches!(lock::owner(paths)?, Owner::Is(_));
-    let uninstalled = service.uninstall(force(asked.force))?;
+    let uninstalled = service.uninstall(asked.force)?;
     if uninstalled {
         output.progress(&format!("Removed {}: {}", service.kind(), service.name()));
     } else {
@@ -132,8 +132,4 @@ pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Resul
         output.say(&format!("sessions, settings and logs stay in {}", paths.display(paths.root())));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn force(given: bool) -> Force {
-    if given { Force::Replace } else { Force::Respect }
 }

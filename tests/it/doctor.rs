@@ -502,14 +502,14 @@ fn a_service_of_systemd_that_cannot_run_fails() {
     let expected = [
         "fail: {unit} runs ~/old bin%/opta, which is not executable; \
          to mend it: opta daemon install\n\
-         fail: {unit} runs ~/old bin%/opta, which is not there; \
+         fail: {unit} runs ~/old bin%/opta, which does not exist; \
          to mend it: opta daemon install\n",
         runs,
         "warn: {unit} serves another home, ~/.config/opta\n",
         "refused\nfail: systemd cannot use {unit} and what adds to it (bad-setting); \
          to mend it: systemctl --user cat opta-daemon\n",
         runs,
-        "failed\nfail: the service has stopped: its settings were bad (status 78) ({unit}); \
+        "failed\nfail: the service stopped: its settings are invalid (status 78) ({unit}); \
          to mend it: opta daemon start\n",
         runs,
         "masked\nwarn: opta has not written {unit}; \
@@ -594,7 +594,7 @@ fn an_agent_of_launchd_is_current_or_mended() {
         current,
         "stopped\nwarn: launchd has not loaded {plist}; to mend it: opta daemon start\n",
         current,
-        "gone\nfail: {plist} runs ~/a & b/opta, which is not there; \
+        "gone\nfail: {plist} runs ~/a & b/opta, which does not exist; \
          to mend it: opta daemon install\n",
         current,
         "elsewhere\n\

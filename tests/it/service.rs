@@ -269,7 +269,7 @@ fn status_tells_that_systemd_has_given_up() {
         opta daemon stop
         try opta daemon status
     "#;
-    let gave_up = "systemd has given up on the service after {n} restarts (signal)";
+    let gave_up = "systemd gave up on the service after {n} restarts (signal)";
     let expected = format!(
         "{NONE}opta: {gave_up}; see: opta daemon logs\n= 1\n\
          {{\"state\":\"crashed\",\"running\":false,{{*}},\"trouble\":\"{gave_up}\"}}\n= 1\n\
@@ -387,7 +387,7 @@ fn bad_settings_are_not_tried_again() {
     "#;
     let expected = format!(
         "not started\nExecMainStatus=78\nNRestarts=0\n\
-         {NONE}opta: the service has stopped: its settings were bad (status 78); see: opta doctor\n= 1\n= 1\n"
+         {NONE}opta: the service stopped: its settings are invalid (status 78); see: opta doctor\n= 1\n= 1\n"
     );
     under_systemd(&home, "nobody", script).stdout(&expected).run();
 }
@@ -547,8 +547,8 @@ fn files_of_others_are_left_alone() {
         opta daemon uninstall --force 2>/dev/null
         find "${unit%/*}" | wc -l
     "#;
-    let refused = "opta: cannot change {unit}: opta has not written it\n\
-                   to replace or remove it all the same: the same command with --force\n= 1\n";
+    let refused = "opta: cannot change {unit}: opta did not write it\n\
+                   to replace or remove it anyway: the same command with --force\n= 1\n";
     let expected = format!(
         "{refused}{refused}[Service]\n# Written by opta\n{refused}\
          Removed systemd user service: opta-daemon\n1\n"

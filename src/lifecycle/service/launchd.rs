@@ -1,30 +1,30 @@
-//! The service as a job of the user's launchd: its text, and what is asked of `launchctl`.
+//! The service as a job of the user's launchd: its text, and the calls of `launchctl`.
 //!
-//! `KeepAlive` is true, so launchd starts the job again after any exit, whatever its status. To
-//! stop it is to unload it, until the next login.
+//! With `KeepAlive`, launchd restarts the job after every exit, whatever its status. To stop it is
+//! to unload it, until the next login.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::drift::{LoadState, UnitFields};
 use super::manager_command::{self, ManagerReply};
-use super::{Plan, ServiceState};
+use super::unit::{LoadState, MARK_LINE, ServiceState, UnitFields};
 use crate::error::{Doing, Error};
-use crate::{limits, sys};
+use crate::{limits, paths, sys};
 
 /// The job's name.
 pub const LABEL: &str = "com.opta.daemon";
 
-/// The job's text. launchd.plist(5)
-pub fn text(plan: &Plan) -> String {
-    let (mark, program) = (plan.mark(), escaped(&plan.program));
-    let (path, home) = (escaped(&plan.search_path), home_entry(&plan.root));
-    let (out, err) = (escaped(&plan.output), escaped(&plan.errors));
+/// Returns the job's text. launchd.plist(5)
+pub fn text(fields: &UnitFields) -> String {
+    let (program, path) = (escape(&fields.program), escape(&fields.search_path));
+    let home = home_entry(&fields.root);
+    let below = |name| escape(&Path::new(&fields.root).join(name).to_string_lossy());
+    let (out, err) = (below(paths::LAUNCHD_OUTPUT), below(paths::LAUNCHD_ERRORS));
     format!(
         r#"<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN"
   "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
-<!-- {mark} -->
+<!-- {MARK_LINE} -->
 <plist version="1.0">
 <dict>
   <key>Label</key>
@@ -58,91 +58,77 @@ pub fn text(plan: &Plan) -> String {
     )
 }
 
-/// The entry by which a job serves this home and no other.
+/// Returns the entry that makes a job serve the home at `root`.
 pub fn home_entry(root: &str) -> String {
-    format!("<key>OPTA_HOME</key>\n    <string>{}</string>", escaped(root))
+    format!("<key>OPTA_HOME</key>\n    <string>{}</string>", escape(root))
 }
 
-fn escaped(text: &str) -> String {
+fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// What a text of [`text`]'s names, if it has all of it.
-pub fn named(text: &str) -> Option<UnitFields> {
-    let after = |key: &str| {
+/// Parses the fields of a job that [`text`] wrote; `None` unless it has all of them.
+pub fn fields(text: &str) -> Option<UnitFields> {
+    let value = |key: &str| {
         let (_, rest) = text.split_once(&format!("<key>{key}</key>"))?;
         let (_, rest) = rest.split_once("<string>")?;
         let (value, _) = rest.split_once("</string>")?;
         Some(value.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     };
-    let (program, search_path) = (after("ProgramArguments")?, after("PATH")?);
-    Some(UnitFields { program, search_path, root: after("OPTA_HOME")? })
+    let (program, search_path) = (value("ProgramArguments")?, value("PATH")?);
+    Some(UnitFields { program, search_path, root: value("OPTA_HOME")? })
 }
 
-/// What `launchctl print` ends with when there is no such domain, as over ssh without a desktop.
+/// The exit statuses of `launchctl print` if the domain does not exist: over ssh without a desktop.
 const NO_DOMAIN: [i32; 2] = [112, 125];
-/// What `launchctl bootstrap` ends with while launchd has not yet forgotten the job of before.
-const NOT_YET: i32 = 5;
+/// The exit status of `launchctl bootstrap` until launchd has unloaded the previous job.
+const STILL_LOADED: i32 = 5;
 
 /// # Errors
 /// `Kind::ServiceManager`: this user has no session in which jobs could run.
 pub fn state() -> Result<ServiceState, Error> {
-    let (target, limit) = (target(), limits::MANAGER_MAX);
-    let arguments = ["print", &target];
-    match manager_command::ask("launchctl", &arguments, limit)? {
-        ManagerReply::Done(text) => Ok(ServiceState::Active { pid: pid_in(&text) }),
-        ManagerReply::Refused { status: Some(status), words } if NO_DOMAIN.contains(&status) => {
-            Err(manager_command::failure("launchctl", &arguments, words))
+    match run(&["print", &target()], limits::MANAGER_MAX)? {
+        ManagerReply::Failure { status, .. } if !status.is_some_and(|s| NO_DOMAIN.contains(&s)) => {
+            Ok(ServiceState::Inactive)
         }
-        ManagerReply::Refused { .. } => Ok(ServiceState::Inactive),
-        ManagerReply::Late => {
-            let said = format!("no answer in {}s", limit.as_secs());
-            Err(manager_command::failure("launchctl", &arguments, said))
-        }
+        reply => Ok(ServiceState::Active { pid: pid_in(&reply.output()?) }),
     }
 }
 
-/// What is loaded is started at every login, too.
+/// A loaded job is also started at every login.
 ///
 /// # Errors
 /// As [`state`].
-pub fn taken() -> Result<LoadState, Error> {
+pub fn load_state() -> Result<LoadState, Error> {
     Ok(match state()? {
-        ServiceState::Inactive => LoadState::Not,
-        state => LoadState::In { state, enabled: true },
+        ServiceState::Inactive => LoadState::NotLoaded,
+        state => LoadState::Loaded { state, enabled: true },
     })
 }
 
-/// `launchctl print` promises no form; this line has been in it since launchctl 2.
+/// `launchctl print` promises no format; this line has been in it since launchctl 2.
 fn pid_in(text: &str) -> Option<i32> {
     text.lines().find_map(|line| line.trim().strip_prefix("pid = ")?.parse().ok())
 }
 
-/// Has launchd run the job, now and at every login.
+/// Makes launchd run the job, now and at every login.
 pub fn register(file: &Path) -> Result<(), Error> {
-    // One that was disabled, once, by hand would be refused without a reason.
+    // A job that was once disabled by hand would be refused without a reason.
     launchctl(&["enable", &target()])?;
-    let (domain, file) = (domain(), file.to_string_lossy());
-    let arguments = ["bootstrap", &domain, &file];
-    let mut tries = 1;
     let mut pause = limits::LAUNCHD_PAUSE;
-    loop {
-        match manager_command::ask("launchctl", &arguments, limits::MANAGER_MAX)? {
-            ManagerReply::Done(_) => return Ok(()),
-            ManagerReply::Refused { status: Some(NOT_YET), .. }
-                if tries < limits::LAUNCHD_TRIES => {}
-            ManagerReply::Refused { words, .. } => {
-                return Err(manager_command::failure("launchctl", &arguments, words));
-            }
-            ManagerReply::Late => {
-                let said = format!("no answer in {}s", limits::MANAGER_MAX.as_secs());
-                return Err(manager_command::failure("launchctl", &arguments, said));
-            }
+    for _ in 1..limits::LAUNCHD_TRIES {
+        match bootstrap(file)? {
+            ManagerReply::Failure { status: Some(STILL_LOADED), .. } => {}
+            reply => return reply.output().map(drop),
         }
         let [] = sys::wait_readable([], Some(pause)).doing("wait for launchd")?;
-        tries += 1;
         pause *= 2;
     }
+    bootstrap(file)?.output().map(drop)
+}
+
+fn bootstrap(file: &Path) -> Result<ManagerReply, Error> {
+    run(&["bootstrap", &domain(), &file.to_string_lossy()], limits::MANAGER_MAX)
 }
 
 /// Starts it, and returns at once.
@@ -150,16 +136,15 @@ pub fn start(file: &Path) -> Result<(), Error> {
     if let ServiceState::Inactive = state()? {
         register(file)?;
     }
-    launchctl(&["kickstart", &target()]).map(drop)
+    launchctl(&["kickstart", &target()])
 }
 
-/// Unloads it, which ends it and keeps it from being started again before the next login; false if
-/// it has not gone within `limit`.
+/// Unloads it, which ends it and prevents a restart before the next login; returns false if it is
+/// still loaded after `limit`.
 pub fn unregister(limit: Duration) -> Result<bool, Error> {
     let deadline = Instant::now() + limit;
-    // What it ends with is no news: a job that is slow to end, or has gone already, makes it fail
-    // too.
-    if let ManagerReply::Late = manager_command::ask("launchctl", &["bootout", &target()], limit)? {
+    // The exit status is ignored: a job that exits slowly or was not loaded is a failure, too.
+    if let ManagerReply::TimedOut(_) = run(&["bootout", &target()], limit)? {
         return Ok(false);
     }
     let mut pause = limits::LAUNCHD_PAUSE;
@@ -174,7 +159,7 @@ pub fn unregister(limit: Duration) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// The domain of the user's desktop session.
+/// Returns the domain of the user's desktop session.
 fn domain() -> String {
     format!("gui/{}", sys::effective_user())
 }
@@ -183,8 +168,12 @@ fn target() -> String {
     format!("{}/{LABEL}", domain())
 }
 
-fn launchctl(arguments: &[&str]) -> Result<String, Error> {
-    manager_command::demand("launchctl", arguments, limits::MANAGER_MAX)
+fn launchctl(arguments: &[&str]) -> Result<(), Error> {
+    run(arguments, limits::MANAGER_MAX)?.output().map(drop)
+}
+
+fn run(arguments: &[&str], limit: Duration) -> Result<ManagerReply, Error> {
+    manager_command::run("launchctl", arguments, limit)
 }
 
 #[cfg(test)]
@@ -192,8 +181,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_job_is_as_the_manual_shows_it() {
-        let text = text(&Plan::example("/usr/local/bin/opta"));
+    fn the_text_is_that_in_the_manual() {
+        let text = text(&UnitFields::example("/usr/local/bin/opta"));
         let begins = r#"<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN"
   "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
@@ -219,22 +208,25 @@ mod tests {
     }
 
     #[test]
-    fn what_xml_would_take_for_its_own_is_escaped() {
-        let text = text(&Plan::example("/Users/a & b/<opta>"));
+    fn xml_special_characters_are_escaped() {
+        let text = text(&UnitFields::example("/Users/a & b/<opta>"));
         assert!(text.contains("<string>/Users/a &amp; b/&lt;opta&gt;</string>"), "{text}");
     }
 
     #[test]
-    fn what_a_job_names_is_read_back() {
-        let mut plan = Plan::example("/Users/a & b/<opta>&amp;lt;");
-        plan.search_path = "/usr/bin:/a&b".to_owned();
-        let named = named(&text(&plan)).unwrap();
-        assert_eq!((&named.program, &named.search_path), (&plan.program, &plan.search_path));
-        assert_eq!(named.root, plan.root);
+    fn the_fields_of_a_text_are_parsed() {
+        let mut written = UnitFields::example("/Users/a & b/<opta>&amp;lt;");
+        written.search_path = "/usr/bin:/a&b".to_owned();
+        let parsed = fields(&text(&written)).unwrap();
+        assert_eq!(
+            (&parsed.program, &parsed.search_path),
+            (&written.program, &written.search_path)
+        );
+        assert_eq!(parsed.root, written.root);
     }
 
     #[test]
-    fn the_pid_is_found_in_what_print_says() {
+    fn the_pid_is_found_in_the_output_of_print() {
         let text = "gui/501/com.opta.daemon = {\n\tstate = running\n\n\tpid = 4711\n\tx = {}\n}\n";
         assert_eq!(pid_in(text), Some(4711));
         assert_eq!(pid_in("\tstate = waiting\n\tlast exit code = 0\n"), None);

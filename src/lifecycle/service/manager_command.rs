@@ -1,4 +1,4 @@
-//! One call of a manager's program: a deadline, and its own words where it fails.
+//! Runs a service manager's program, with a deadline; its own output becomes the error message.
 
 use std::io::{self, PipeReader, Read};
 use std::os::fd::AsFd;
@@ -9,73 +9,73 @@ use crate::error::{Doing, Error, Kind, reason};
 use crate::sys::process::Process;
 use crate::{limits, sys, text};
 
-/// What came of a call.
+/// The result of a manager's program.
 pub enum ManagerReply {
-    /// It ended with 0, and said this.
-    Done(String),
-    /// It ended otherwise, and said this, in one line.
-    Refused { status: Option<i32>, words: String },
-    /// It had not ended by the deadline, and has been killed.
-    Late,
+    /// It exited with 0; its output.
+    Success(String),
+    /// It exited with another status, or was killed by a signal.
+    Failure { status: Option<i32>, error: Error },
+    /// It did not exit before the deadline and was killed.
+    TimedOut(Error),
 }
 
-/// Runs `program`, found by PATH, without input; its output and errors are one text.
+impl ManagerReply {
+    /// Returns the output of a program that exited with 0.
+    ///
+    /// # Errors
+    /// [`Kind::ServiceManager`] for every other.
+    pub fn output(self) -> Result<String, Error> {
+        match self {
+            ManagerReply::Success(output) => Ok(output),
+            ManagerReply::Failure { error, .. } | ManagerReply::TimedOut(error) => Err(error),
+        }
+    }
+}
+
+/// Runs `program`, found in PATH, without input. Its output includes what it prints to standard
+/// error.
 ///
 /// # Errors
-/// [`Kind::ServiceManager`] if it cannot be run at all.
-pub fn ask(
+/// [`Kind::ServiceManager`] if it cannot be run.
+pub fn run(
     program: &'static str,
     arguments: &[&str],
     limit: Duration,
 ) -> Result<ManagerReply, Error> {
-    const WHAT: &str = "listen to a program";
+    const DOING: &str = "read the output of a program";
     let deadline = Instant::now() + limit;
-    let (reader, writer) = io::pipe().doing(WHAT)?;
-    let errors = writer.try_clone().doing(WHAT)?;
+    let error = |reason| {
+        let action = format!("run {program} {}", arguments.join(" "));
+        Error::cannot(Kind::ServiceManager, action, reason)
+    };
+    let (reader, writer) = io::pipe().doing(DOING)?;
+    let errors = writer.try_clone().doing(DOING)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(writer).stderr(errors);
     let spawned = command.spawn();
-    // It has the other end of the pipe, which would never seem to be closed.
+    // It holds the pipe's write end, without whose close the reader meets no end of file.
     drop(command);
-    let mut child = spawned.map_err(|cause| failure(program, arguments, reason(&cause)))?;
-    let text = listen(reader, deadline).doing(WHAT)?;
+    let mut child = spawned.map_err(|cause| error(reason(&cause)))?;
+    let output = read_until(reader, deadline).doing(DOING)?;
     let pid = i32::try_from(child.id()).unwrap_or(0);
     let left = deadline.saturating_duration_since(Instant::now());
-    let ended = match Process::open(pid).doing(WHAT)? {
-        Some(process) => process.wait(left).doing(WHAT)?,
+    let exited = match Process::open(pid).doing(DOING)? {
+        Some(process) => process.wait(left).doing(DOING)?,
         None => true,
     };
-    if !ended {
-        child.kill().doing(WHAT)?;
+    if !exited {
+        child.kill().doing(DOING)?;
     }
-    let status = child.wait().doing(WHAT)?;
-    Ok(match status.code() {
-        _ if !ended => ManagerReply::Late,
-        Some(0) => ManagerReply::Done(text),
-        status => ManagerReply::Refused { status, words: words(&text, status) },
+    let status = child.wait().doing(DOING)?.code();
+    Ok(match status {
+        _ if !exited => ManagerReply::TimedOut(error(format!("no answer in {}s", limit.as_secs()))),
+        Some(0) => ManagerReply::Success(output),
+        _ => ManagerReply::Failure { status, error: error(complaint(&output, status)) },
     })
 }
 
-/// The same where anything but 0 is a failure.
-///
-/// # Errors
-/// [`Kind::ServiceManager`] with the program's own words.
-pub fn demand(program: &'static str, arguments: &[&str], limit: Duration) -> Result<String, Error> {
-    let said = match ask(program, arguments, limit)? {
-        ManagerReply::Done(text) => return Ok(text),
-        ManagerReply::Refused { words, .. } => words,
-        ManagerReply::Late => format!("no answer in {}s", limit.as_secs()),
-    };
-    Err(failure(program, arguments, said))
-}
-
-/// The failure of a call, as a sentence.
-pub fn failure(program: &str, arguments: &[&str], said: String) -> Error {
-    Error::cannot(Kind::ServiceManager, format!("run {program} {}", arguments.join(" ")), said)
-}
-
-/// Everything that is said until the other end is closed, or the deadline over.
-fn listen(mut reader: PipeReader, deadline: Instant) -> io::Result<String> {
+/// Reads until the other end is closed or `deadline` has passed.
+fn read_until(mut reader: PipeReader, deadline: Instant) -> io::Result<String> {
     let mut text = Vec::new();
     let mut chunk = [0_u8; 4096];
     loop {
@@ -85,16 +85,17 @@ fn listen(mut reader: PipeReader, deadline: Instant) -> io::Result<String> {
         if count == 0 {
             return Ok(String::from_utf8_lossy(&text).into_owned());
         }
-        let room = limits::MANAGER_WORDS_BYTES_MAX - text.len();
+        let room = limits::MANAGER_OUTPUT_BYTES_MAX - text.len();
         text.extend_from_slice(chunk.get(..count.min(room)).unwrap_or_default());
     }
 }
 
-fn words(text: &str, status: Option<i32>) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+/// Returns what a program said before it failed, on one line.
+fn complaint(output: &str, status: Option<i32>) -> String {
+    let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     match status {
         _ if !lines.is_empty() => text::escaped(&lines.join(" ")),
-        Some(status) => format!("it ended with status {status}, without a word"),
+        Some(status) => format!("it exited with status {status} and no message"),
         None => "it was killed".to_owned(),
     }
 }
@@ -105,36 +106,38 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    fn refusal(script: &str, limit: Duration) -> String {
-        demand("sh", &["-c", script], limit).unwrap_err().to_string()
+    fn sh(script: &str) -> Result<String, Error> {
+        run("sh", &["-c", script], SOON).unwrap().output()
     }
 
     #[test]
-    fn a_failure_has_its_own_words_on_one_line() {
-        assert_eq!(demand("sh", &["-c", "echo a; echo b >&2"], SOON).unwrap(), "a\nb\n");
-        let said = refusal("echo Failed to connect.; echo See the log. >&2; exit 1", SOON);
+    fn the_error_has_the_programs_own_message_on_one_line() {
+        assert_eq!(sh("echo a; echo b >&2").unwrap(), "a\nb\n");
+        let failure = |script| sh(script).unwrap_err().to_string();
+        let said = failure("echo Failed to connect.; echo See the log. >&2; exit 1");
         assert!(said.ends_with(": Failed to connect. See the log."), "{said}");
-        assert!(refusal("exit 7", SOON).ends_with("it ended with status 7, without a word"));
-        let said = demand("no-such-program", &["x"], SOON).unwrap_err().to_string();
-        assert_eq!(said, "cannot run no-such-program x: No such file or directory");
+        assert!(failure("exit 7").ends_with("it exited with status 7 and no message"));
+        assert!(failure("kill -9 $$").ends_with("it was killed"));
+        let error = run("no-such-program", &["x"], SOON).err().unwrap().to_string();
+        assert_eq!(error, "cannot run no-such-program x: No such file or directory");
     }
 
     #[test]
-    fn a_call_that_does_not_end_is_ended() {
+    fn a_program_that_does_not_exit_is_killed() {
         let limit = Duration::from_millis(50);
         for script in [
             "exec cat /dev/zero >/dev/null",
             "exec cat /dev/zero >/dev/null 2>&1",
             "while :; do :; done",
         ] {
-            let asked = ask("sh", &["-c", script], limit).unwrap();
-            assert!(matches!(asked, ManagerReply::Late), "{script}");
+            let reply = run("sh", &["-c", script], limit).unwrap();
+            assert!(matches!(reply, ManagerReply::TimedOut(_)), "{script}");
         }
     }
 
     #[test]
-    fn a_flood_is_read_and_not_kept() {
-        let text = demand("sh", &["-c", "head -c 200000 /dev/zero | tr '\\0' x"], SOON).unwrap();
-        assert_eq!(text.len(), limits::MANAGER_WORDS_BYTES_MAX);
+    fn output_beyond_the_limit_is_read_and_dropped() {
+        let output = sh("head -c 200000 /dev/zero | tr '\\0' x").unwrap();
+        assert_eq!(output.len(), limits::MANAGER_OUTPUT_BYTES_MAX);
     }
 }

@@ -1,82 +1,53 @@
-//! The daemon as a service of the user's own: installed as a file, run by systemd or launchd.
+//! The daemon as a service of the user: installed as a file, run by systemd or launchd.
 //!
-//! What the file says is pure and the same on every platform ([`systemd::text`],
-//! [`launchd::text`]); what is asked of a manager goes through one small start lock ([`call`]). A
-//! manager that cannot be reached is nothing unusual (containers, ssh without a session) and no
-//! reason to fail: the daemon runs without.
+//! The texts of both kinds of file are pure and the same on every platform. A manager that cannot
+//! be reached is common (containers, ssh without a session) and not a failure: the daemon then runs
+//! without one.
 //!
-//! A file serves one home, the one that its installer saw. Files that opta has not written are left
-//! alone.
+//! A file serves one home, that of the command that installed it. Files that opta did not write are
+//! left alone.
 
-mod drift;
+pub mod drift;
 mod launchd;
 mod manager_command;
-mod program;
 pub mod supervision;
 mod systemd;
+mod unit;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use crate::config;
 use crate::error::{At, Error, Kind};
 use crate::paths::{Manager, Paths};
 use crate::state::{self, Found};
 use crate::{disk, limits};
 
-pub use drift::Drift;
 pub use systemd::{is_inside, restart_from_inside};
+use unit::{LoadState, ServiceFile, UnitFields};
+pub use unit::{ServiceFailure, ServiceState};
 
-/// The service of this user on this system, installed or not.
+/// This user's service on this system, installed or not.
 pub struct Service {
     pub manager: Manager,
-    /// Where it is described.
+    /// The unit or the property list.
     pub file: PathBuf,
 }
 
-/// How a manager sees the service.
-pub enum ServiceState {
-    /// Not running; at systemd perhaps not even known.
-    Inactive,
-    /// Running, coming, going, or waiting to be restarted; at launchd: loaded.
-    Active { pid: Option<i32> },
-    /// Ended in a way that the manager does not mend.
-    Failed(ServiceFailure),
-}
-
-/// Why the manager does not run the service.
-pub struct ServiceFailure {
-    pub message: String,
-    /// The command that shows details.
-    pub details: &'static str,
-    /// It was restarted, again and again.
-    pub gave_up: bool,
-    /// The reason lay elsewhere, and may have gone.
-    pub transient: bool,
-}
-
-/// What `install` has done.
+/// What `install` did.
 pub struct Installed {
-    /// The file was not there before.
+    /// The file did not exist before.
     pub new: bool,
-    /// The manager has been told to run it: what installing means to launchd.
+    /// The manager started the service, as launchd does whenever it loads a job.
     pub started: bool,
     /// What the service runs.
     pub program: PathBuf,
-    /// The program lies where files do not last.
+    /// The program is in a directory for temporary files.
     pub temporary: bool,
-    /// Why the manager does not know of it yet.
+    /// Why the manager has not loaded it yet.
     pub unreachable: Option<Error>,
-}
-
-/// What is in the place of the service's file.
-enum Present {
-    Nothing,
-    /// Written by opta.
-    Ours(String),
-    Foreign,
 }
 
 impl Service {
@@ -85,8 +56,8 @@ impl Service {
         Ok(Service { manager, file: paths.service(manager)? })
     }
 
-    /// The service if it is installed and serves this home. A file that cannot be found or read
-    /// serves nobody.
+    /// Returns the service if it is installed and serves this home; `None`, too, if its file cannot
+    /// be read.
     pub fn installed(paths: &Paths) -> Option<Service> {
         let service = Service::of(paths).ok()?;
         let root = paths.root().to_str()?;
@@ -94,13 +65,13 @@ impl Service {
             Manager::Systemd => systemd::home_line(root),
             Manager::Launchd => launchd::home_entry(root),
         };
-        match present(&service.file) {
-            Ok(Present::Ours(text)) if text.contains(&entry) => Some(service),
+        match ServiceFile::read(&service.file) {
+            Ok(ServiceFile::Ours(text)) if text.contains(&entry) => Some(service),
             _ => None,
         }
     }
 
-    /// As its manager knows it: `opta-daemon`, `com.opta.daemon`.
+    /// Returns its name in the manager: `opta-daemon`, `com.opta.daemon`.
     pub fn name(&self) -> &'static str {
         match self.manager {
             Manager::Systemd => systemd::UNIT.trim_end_matches(".service"),
@@ -108,7 +79,7 @@ impl Service {
         }
     }
 
-    /// What kind of thing it is: `systemd user service`, `launchd service`.
+    /// Returns `systemd user service` or `launchd service`.
     pub fn kind(&self) -> &'static str {
         match self.manager {
             Manager::Systemd => "systemd user service",
@@ -116,7 +87,7 @@ impl Service {
         }
     }
 
-    /// How the manager sees it.
+    /// Asks the manager for its state.
     ///
     /// # Errors
     /// [`Kind::ServiceManager`]: the manager cannot be reached.
@@ -127,22 +98,43 @@ impl Service {
         }
     }
 
-    /// Writes the file and makes the manager read it; launchd then runs the service. If the manager
-    /// refuses, the file is as it was before.
+    fn load_state(&self) -> Result<LoadState, Error> {
+        match self.manager {
+            Manager::Systemd => systemd::load_state(&self.file),
+            Manager::Launchd => launchd::load_state(),
+        }
+    }
+
+    fn text(&self, fields: &UnitFields) -> Result<String, Error> {
+        match self.manager {
+            Manager::Systemd => systemd::text(fields),
+            Manager::Launchd => Ok(launchd::text(fields)),
+        }
+    }
+
+    fn fields(&self, text: &str) -> Option<UnitFields> {
+        match self.manager {
+            Manager::Systemd => systemd::fields(text),
+            Manager::Launchd => launchd::fields(text),
+        }
+    }
+
+    /// Writes the file and makes the manager load it; launchd then runs the service. If the manager
+    /// refuses, restores the previous file.
     ///
     /// # Errors
-    /// [`Kind::ForeignFile`] for a file that opta has not written, unless `force` is
-    /// [`Force::Replace`]; [`Kind::UnservablePath`] for paths that the manager cannot express.
-    pub fn install(&self, paths: &Paths, force: Force) -> Result<Installed, Error> {
+    /// [`Kind::ForeignFile`] for a file that opta did not write, unless `force`;
+    /// [`Kind::UnservablePath`] for paths that the manager cannot express.
+    pub fn install(&self, paths: &Paths, force: bool) -> Result<Installed, Error> {
         paths.prepare()?;
-        let plan = Plan::make(paths)?;
-        let text = self.text(&plan)?;
-        let present = self.touchable(force)?;
+        let fields = UnitFields::of_this_program(paths)?;
+        let text = self.text(&fields)?;
+        let present = self.writable_file(force)?;
         let before = match fs::read(&self.file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             read => Some(read.at("read", &self.file)?),
         };
-        let changed = !matches!(&present, Present::Ours(old) if *old == text);
+        let changed = !matches!(&present, ServiceFile::Ours(old) if *old == text);
         if changed {
             disk::replace_public(&self.file, text.as_bytes())?;
         }
@@ -151,50 +143,44 @@ impl Service {
             Ok(state) => match self.register(&state, changed) {
                 Ok(started) => (started, None),
                 Err(error) => {
-                    self.put_back(before.as_deref())?;
+                    self.restore(before.as_deref())?;
                     return Err(error);
                 }
             },
         };
-        let program = PathBuf::from(plan.program);
-        let temporary = program::temporary(&program);
+        let program = PathBuf::from(fields.program);
+        let temporary = is_temporary(&program);
         Ok(Installed { new: before.is_none(), started, program, temporary, unreachable })
     }
 
-    fn text(&self, plan: &Plan) -> Result<String, Error> {
-        match self.manager {
-            Manager::Systemd => systemd::text(plan),
-            Manager::Launchd => Ok(launchd::text(plan)),
-        }
-    }
-
-    /// Makes the manager read the file; true if that has started the service.
+    /// Makes the manager load the file; returns whether that started the service.
     fn register(&self, state: &ServiceState, changed: bool) -> Result<bool, Error> {
-        match (self.manager, state) {
-            (Manager::Systemd, _) => return systemd::register(&self.file).map(|()| false),
-            (Manager::Launchd, ServiceState::Active { .. }) if !changed => return Ok(false),
-            (Manager::Launchd, ServiceState::Active { .. }) => {
-                // launchd reads a file only once.
-                launchd::unregister(limits::MANAGER_MAX)?;
+        if self.manager == Manager::Systemd {
+            return systemd::register(&self.file).map(|()| false);
+        }
+        if let ServiceState::Active { .. } = state {
+            if !changed {
+                return Ok(false);
             }
-            (Manager::Launchd, _) => {}
+            // launchd reads the file of a job only once.
+            launchd::unregister(limits::MANAGER_MAX)?;
         }
         launchd::register(&self.file).map(|()| true)
     }
 
-    fn put_back(&self, before: Option<&[u8]>) -> Result<(), Error> {
+    fn restore(&self, before: Option<&[u8]>) -> Result<(), Error> {
         match before {
             Some(bytes) => disk::replace_public(&self.file, bytes)?,
             None => drop(disk::remove(&self.file)?),
         }
         if self.manager == Manager::Systemd {
-            // The failure that led here is the one to report.
-            drop(systemd::forget());
+            // The caller reports the failure of the installation, not one of this.
+            drop(systemd::unload());
         }
         Ok(())
     }
 
-    /// Has it started at every login; for launchd that is what installing means.
+    /// Makes the manager start it at every login; launchd does so with every job that it loads.
     pub fn enable(&self) -> Result<(), Error> {
         match self.manager {
             Manager::Systemd => systemd::enable(),
@@ -202,19 +188,17 @@ impl Service {
         }
     }
 
-    /// Ends the service, makes the manager forget it and removes its file; false if there was
-    /// nothing to remove. In this order: a file that goes first would leave a service that runs and
-    /// is restarted.
+    /// Stops the service, makes the manager unload it and removes its file; returns false if there
+    /// was nothing to remove. The file goes last: without it a running service could no longer be
+    /// told from others, and would be restarted.
     ///
     /// # Errors
-    /// [`Kind::ForeignFile`] for a file that opta has not written, unless `force` is
-    /// [`Force::Replace`].
-    pub fn uninstall(&self, force: Force) -> Result<bool, Error> {
-        let there = !matches!(self.touchable(force)?, Present::Nothing);
+    /// [`Kind::ForeignFile`] for a file that opta did not write, unless `force`.
+    pub fn uninstall(&self, force: bool) -> Result<bool, Error> {
+        let missing = matches!(self.writable_file(force)?, ServiceFile::Missing);
         // A manager that cannot be reached runs nothing of this user's.
         let state = self.state().ok();
-        let known = matches!(state, Some(ServiceState::Active { .. } | ServiceState::Failed(_)));
-        if !there && !known {
+        if missing && matches!(state, None | Some(ServiceState::Inactive)) {
             return Ok(false);
         }
         match (self.manager, &state) {
@@ -228,13 +212,13 @@ impl Service {
         if self.manager == Manager::Systemd {
             systemd::unlink(&self.file)?;
             if state.is_some() {
-                systemd::forget()?;
+                systemd::unload()?;
             }
         }
         Ok(true)
     }
 
-    /// Has the manager start it. systemd returns when the daemon serves, launchd at once.
+    /// Makes the manager start it. systemd returns once the daemon serves, launchd at once.
     pub fn start(&self) -> Result<(), Error> {
         match self.manager {
             Manager::Systemd => systemd::start(),
@@ -242,7 +226,8 @@ impl Service {
         }
     }
 
-    /// Has the manager end it, and not start it again; false if it has not ended within `limit`.
+    /// Makes the manager stop it and not restart it; returns false if that takes longer than
+    /// `limit`.
     pub fn stop(&self, limit: Duration) -> Result<bool, Error> {
         match self.manager {
             Manager::Systemd => systemd::stop(limit),
@@ -250,46 +235,43 @@ impl Service {
         }
     }
 
-    /// Forgets that it has failed.
+    /// Resets the failed state in systemd; launchd has none.
     pub fn reset_failed(&self) {
         if self.manager == Manager::Systemd {
             systemd::reset_failed();
         }
     }
 
-    fn touchable(&self, force: Force) -> Result<Present, Error> {
-        match present(&self.file)? {
-            Present::Foreign if force == Force::Respect => {
+    fn writable_file(&self, force: bool) -> Result<ServiceFile, Error> {
+        match ServiceFile::read(&self.file)? {
+            ServiceFile::Foreign if !force => {
                 let action = format!("change {}", self.file.display());
-                let next_step =
-                    "to replace or remove it all the same: the same command with --force";
-                Err(Error::cannot(Kind::ForeignFile, action, "opta has not written it")
-                    .with_next_step(next_step))
+                Err(Error::cannot(Kind::ForeignFile, action, "opta did not write it")
+                    .with_next_step(
+                        "to replace or remove it anyway: the same command with --force",
+                    ))
             }
-            present => Ok(present),
+            file => Ok(file),
         }
     }
 }
 
-/// What to do with a file that opta has not written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Force {
-    /// Leave it alone.
-    Respect,
-    /// Replace or remove it.
-    Replace,
+/// Returns whether files in the program's directory are removed sooner or later.
+fn is_temporary(program: &Path) -> bool {
+    let temporary = ["/tmp", "/var/tmp", "/private/tmp", "/private/var", "/dev/shm"];
+    temporary.iter().any(|directory| program.starts_with(directory))
+        || program.components().any(|part| part == Component::Normal(OsStr::new("target")))
 }
 
-/// The service of this home, and how its manager sees it: while it is active, the daemon is to be
-/// ended through the manager.
-///
-/// `None` if there is none, or its manager cannot be reached.
+/// Returns the service of this home and its state: if it is active, only its manager can stop the
+/// daemon without starting it again. `None` if there is none, or its manager cannot be reached.
 pub fn of_home(paths: &Paths) -> Result<Option<(Service, ServiceState)>, Error> {
     let info = match state::read(paths)? {
         Found::Info(info) => info.managed_by.map(|_| info.pid),
         Found::Damaged | Found::Nothing => None,
     };
-    // Installed by another version, or for the home by another name: then the state file knows.
+    // The state file also knows a service whose file another version wrote, or names this home by
+    // another path.
     let (service, installed) = match (Service::installed(paths), info) {
         (Some(service), _) => (service, true),
         (None, Some(_)) => (Service::of(paths)?, false),
@@ -304,122 +286,43 @@ pub fn of_home(paths: &Paths) -> Result<Option<(Service, ServiceState)>, Error> 
     })
 }
 
-/// Why the manager has given up on the installed service, if it has.
+/// Returns why the manager no longer runs the installed service, if it failed.
 pub fn failure(paths: &Paths) -> Option<ServiceFailure> {
     match Service::installed(paths)?.state() {
         Ok(ServiceState::Failed(failure)) if !failure.transient => Some(failure),
-        // That the manager cannot be asked is no news of the daemon.
+        // An unreachable manager says nothing about the daemon.
         _ => None,
     }
 }
 
-/// Makes sure that the manager could start the installed service, before anything is stopped for
-/// it.
+/// Checks that the manager could start the installed service, before a daemon is stopped to make
+/// way for it.
 ///
 /// # Errors
 /// [`Kind::ServiceRefused`].
 pub fn check(paths: &Paths) -> Result<(), Error> {
-    match Service::installed(paths).map(|service| service.manager) {
-        Some(Manager::Systemd) => match systemd::check() {
-            // A manager that cannot be asked starts nothing: the daemon runs without it.
-            Err(error) if error.kind() == Kind::ServiceRefused => Err(error),
-            _ => Ok(()),
-        },
-        Some(Manager::Launchd) | None => Ok(()),
+    if !matches!(Service::installed(paths), Some(Service { manager: Manager::Systemd, .. })) {
+        return Ok(());
     }
-}
-
-/// What the service is to run, and with what: checked text, so that both kinds of file can hold it.
-struct Plan {
-    program: String,
-    search_path: String,
-    root: String,
-    output: String,
-    errors: String,
-}
-
-/// In every file of ours, and in no other.
-const MARK: &str = "Written by opta ";
-
-impl Plan {
-    fn make(paths: &Paths) -> Result<Plan, Error> {
-        Plan::with(paths, plain(&program::path()?)?, search_path(&config::search_path()))
+    match systemd::check() {
+        // The daemon starts without a manager that cannot be reached.
+        Err(error) if error.kind() == Kind::ServiceRefused => Err(error),
+        _ => Ok(()),
     }
-
-    fn with(paths: &Paths, program: String, search_path: String) -> Result<Plan, Error> {
-        Ok(Plan {
-            program,
-            search_path,
-            root: plain(paths.root())?,
-            output: plain(&paths.output())?,
-            errors: plain(&paths.errors())?,
-        })
-    }
-
-    fn mark(&self) -> String {
-        format!("{MARK}{}: opta daemon install", env!("CARGO_PKG_VERSION"))
-    }
-}
-
-fn plain(path: &Path) -> Result<String, Error> {
-    let because = "a service's file cannot express control characters or what is not UTF-8";
-    let text = path.to_str().filter(|text| !text.contains(char::is_control));
-    text.map(str::to_owned).ok_or_else(|| unservable(path, because))
-}
-
-/// The directories in which the service is to find programs: those of the installing shell, without
-/// those that mean another place elsewhere and those that the file cannot express.
-fn search_path(path: &std::ffi::OsStr) -> String {
-    let places = std::env::split_paths(path).filter(|place| place.is_absolute());
-    let places: Vec<String> = places.filter_map(|place| plain(&place).ok()).collect();
-    places.join(":")
-}
-
-fn present(file: &Path) -> Result<Present, Error> {
-    let found = match file.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Present::Nothing),
-        found => found.at("inspect", file)?,
-    };
-    // A link leads to where somebody else keeps it.
-    if !found.is_file() {
-        return Ok(Present::Foreign);
-    }
-    let text = String::from_utf8(fs::read(file).at("read", file)?).ok();
-    let ours = text.filter(|text| text.lines().take(4).any(|line| line.contains(MARK)));
-    Ok(ours.map_or(Present::Foreign, Present::Ours))
-}
-
-/// The refusal of a path that the manager could not use in a service.
-fn unservable(path: &Path, reason: &str) -> Error {
-    Error::cannot(Kind::UnservablePath, format!("make a service of {}", path.display()), reason)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-
     use super::*;
 
-    impl Plan {
-        pub fn example(program: &str) -> Plan {
-            Plan {
-                program: program.to_owned(),
-                search_path: "/home/u/.local/bin:/usr/bin".to_owned(),
-                root: "/home/u/.config/opta".to_owned(),
-                output: "/home/u/.config/opta/daemon/daemon.out.log".to_owned(),
-                errors: "/home/u/.config/opta/daemon/daemon.err.log".to_owned(),
-            }
+    #[test]
+    fn directories_for_temporary_files_are_recognized() {
+        for path in ["/tmp/opta", "/home/u/opta/target/release/opta", "/private/var/folders/x/opta"]
+        {
+            assert!(is_temporary(Path::new(path)), "{path}");
         }
-    }
-
-    #[test]
-    fn only_places_that_mean_the_same_everywhere_are_searched() {
-        assert_eq!(search_path(OsStr::new("/a b:.::bin:/c\nd:/usr/bin")), "/a b:/usr/bin");
-    }
-
-    #[test]
-    fn paths_that_a_file_cannot_hold_are_refused() {
-        assert!(plain(Path::new("/opt/a\tb")).is_err());
-        assert_eq!(plain(Path::new("/opt/ö & %")).unwrap(), "/opt/ö & %");
+        for path in ["/usr/local/bin/opta", "/home/u/targets/opta", "/home/tmp/opta"] {
+            assert!(!is_temporary(Path::new(path)), "{path}");
+        }
     }
 }
