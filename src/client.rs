@@ -6,33 +6,16 @@
 use std::io;
 use std::time::Duration;
 
-use nanoserde::DeJson;
-
 use crate::error::{Error, Kind, reason};
 use crate::http::{EventStream, Opened, Reply};
+use crate::protocol::{
+    CancelTurns, CreateSession, ErrorBody, Health, ResolvePermission, Shutdown, SubmitTurn,
+    TurnAccepted,
+};
 use crate::session::rules::SessionId;
 use crate::session::store::no_session;
 use crate::state::DaemonInfo;
-use crate::{http, json, limits, protocol};
-
-/// What a daemon says of itself when it is asked for its health.
-#[derive(DeJson)]
-pub struct Health {
-    /// Seconds since it began to serve.
-    pub uptime: u64,
-    /// Of its protocol.
-    pub version: String,
-    #[nserde(rename = "daemonId")]
-    pub daemon_id: String,
-    pub runtime: Runtime,
-}
-
-/// What it is busy with.
-#[derive(DeJson)]
-pub struct Runtime {
-    #[nserde(rename = "sessionCount")]
-    pub sessions: u64,
-}
+use crate::{http, json, limits};
 
 /// How a daemon may fail to answer.
 pub enum Silence {
@@ -56,7 +39,7 @@ pub fn health(info: &DaemonInfo, limit: Duration) -> Result<Health, Silence> {
     let request = request("GET", "/v3/health", info, "");
     match http::call(info.port, &request, limit, limits::REPLY_BYTES_MAX) {
         Ok(reply) if reply.status == 200 => match json::parse::<Health>(&reply.body) {
-            Ok(health) if health.daemon_id == info.daemon_id => Ok(health),
+            Ok(health) if health.daemon_id.as_ref() == Some(&info.daemon_id) => Ok(health),
             _ => Err(Silence::Stranger),
         },
         Ok(_) => Err(Silence::Stranger),
@@ -75,7 +58,8 @@ pub fn health(info: &DaemonInfo, limit: Duration) -> Result<Health, Silence> {
 /// [`Kind::Busy`] if it is not idle; then nothing has changed.
 pub fn shutdown_if_idle(info: &DaemonInfo) -> Result<(), Error> {
     const WHAT: &str = "ask the daemon to stop";
-    let request = request("POST", "/v3/shutdown", info, r#"{"ifIdle":true}"#);
+    let body = json::text(&Shutdown { if_idle: Some(true) });
+    let request = request("POST", "/v3/shutdown", info, &body);
     let reply = http::call(info.port, &request, limits::CALL_MAX, limits::REPLY_BYTES_MAX);
     match reply {
         Ok(reply) if reply.status == 202 => Ok(()),
@@ -107,7 +91,7 @@ pub fn delete_session(info: &DaemonInfo, id: &SessionId) -> Result<bool, Failure
 }
 
 /// Makes a session; one that has this id already stays as it is.
-pub fn create_session(info: &DaemonInfo, session: &protocol::NewSession) -> Result<(), Failure> {
+pub fn create_session(info: &DaemonInfo, session: &CreateSession) -> Result<(), Failure> {
     const WHAT: &str = "make a session";
     let body = json::text(session);
     let reply = call(info, &request("POST", "/v3/sessions", info, &body), WHAT)?;
@@ -121,8 +105,8 @@ pub fn create_session(info: &DaemonInfo, session: &protocol::NewSession) -> Resu
 pub fn submit_turn(
     info: &DaemonInfo,
     id: &SessionId,
-    turn: &protocol::NewTurn,
-) -> Result<protocol::Accepted, Failure> {
+    turn: &SubmitTurn,
+) -> Result<TurnAccepted, Failure> {
     const WHAT: &str = "submit the turn";
     let (target, body) = (format!("/v3/sessions/{}/turns", id.as_str()), json::text(turn));
     let reply = call(info, &request("POST", &target, info, &body), WHAT)?;
@@ -138,7 +122,7 @@ pub fn submit_turn(
 pub fn cancel_turn(info: &DaemonInfo, id: &SessionId, turn_id: &str) -> Result<(), Failure> {
     const WHAT: &str = "cancel the turn";
     let target = format!("/v3/sessions/{}/cancel", id.as_str());
-    let body = json::text(&protocol::CancelTurn { turn_id: turn_id.to_owned() });
+    let body = json::text(&CancelTurns { turn_id: Some(turn_id.to_owned()), writer_id: None });
     expect(200, &call(info, &request("POST", &target, info, &body), WHAT)?, WHAT)
 }
 
@@ -147,7 +131,7 @@ pub fn decide(
     info: &DaemonInfo,
     id: &SessionId,
     request_id: &str,
-    decision: &protocol::Decide,
+    decision: &ResolvePermission,
 ) -> Result<bool, Failure> {
     const WHAT: &str = "answer for the tool";
     if SessionId::parse(request_id).is_none() {
@@ -220,9 +204,8 @@ fn failure(info: &DaemonInfo, what: &'static str, error: &io::Error) -> Failure 
 
 /// A refusal in the daemon's own words, if it has any.
 fn refusal(what: &'static str, reply: &Reply) -> Error {
-    let problem =
-        json::parse::<protocol::Problem>(&reply.body).map(|problem| problem.error.message);
-    let because = problem.unwrap_or_else(|_none| format!("it answered {}", reply.status));
+    let message = json::parse::<ErrorBody>(&reply.body).map(|body| body.error.message);
+    let because = message.unwrap_or_else(|_none| format!("it answered {}", reply.status));
     bad_reply(what, because)
 }
 

@@ -94,7 +94,7 @@ fn report(error: &Error, mode: OutputMode) -> ExitCode {
     let message = escaped(&error.to_string());
     // Nobody is left to tell if these fail.
     if mode == OutputMode::Json && error.kind() != Kind::Output {
-        drop(writeln!(io::stdout(), "{}", protocol::problem(error.code(), &message)));
+        drop(writeln!(io::stdout(), "{}", protocol::error_body(error.code(), &message)));
     } else {
         drop(writeln!(io::stderr(), "opta: {message}"));
         if let Some(next_step) = error.next_step() {

@@ -3,12 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nanoserde::SerJson;
-
 use crate::config::{Rule, ToolSettings};
 use crate::json::{self, Raw};
 use crate::limits;
 use crate::log::Log;
+use crate::protocol::event::{Event, ToolEnd, ToolStart};
 use crate::session::desk::{Patience, Turn};
 use crate::session::journal::Durability;
 use crate::session::rules::ToolCall;
@@ -64,43 +63,6 @@ impl Call {
     fn logged_name(&self) -> &str {
         self.tool.map_or("unknown", Tool::alias)
     }
-}
-
-#[derive(SerJson)]
-struct ToolStart {
-    #[nserde(rename = "turnId")]
-    turn_id: String,
-    name: String,
-    id: String,
-    /// As the model wrote them.
-    args: String,
-    #[nserde(rename = "toolName")]
-    tool_name: String,
-    #[nserde(rename = "callId")]
-    call_id: String,
-    #[nserde(rename = "toolCallId")]
-    tool_call_id: String,
-    input: Raw,
-}
-
-#[derive(SerJson)]
-struct ToolEnd {
-    #[nserde(rename = "turnId")]
-    turn_id: String,
-    name: String,
-    id: String,
-    result: String,
-    #[nserde(rename = "toolName")]
-    tool_name: String,
-    #[nserde(rename = "callId")]
-    call_id: String,
-    #[nserde(rename = "toolCallId")]
-    tool_call_id: String,
-    #[nserde(rename = "durationMs")]
-    duration_ms: u64,
-    /// The same, for other clients.
-    elapsed: u64,
-    success: bool,
 }
 
 /// Carries calls out, for one turn.
@@ -163,7 +125,7 @@ impl Clerk<'_> {
     }
 
     fn rule(&self, tool: Tool) -> Rule {
-        let (grant, mode) = (self.turn.options.grant, self.turn.head.mode.as_str());
+        let (grant, mode) = (self.turn.grant(), self.turn.head.mode.as_str());
         permissions::rule(tool, &self.settings, grant, mode)
     }
 
@@ -224,17 +186,9 @@ impl Clerk<'_> {
             None => self.log.info("tool.start", &[("tool", &name)]),
         }
         let ToolCall { id, name, arguments } = &call.asked;
-        let payload = json::text(&ToolStart {
-            turn_id: self.turn.head.turn_id.clone(),
-            name: name.clone(),
-            id: id.clone(),
-            args: arguments.clone(),
-            tool_name: name.clone(),
-            call_id: id.clone(),
-            tool_call_id: id.clone(),
-            input: call.input(),
-        });
-        tell(self.turn, "tool.start", &payload, Durability::Synced)
+        let turn_id = &self.turn.head.turn_id;
+        let event = ToolStart::new(turn_id, id, name, arguments, call.input());
+        tell(self.turn, &Event::ToolStart(event), Durability::Synced)
     }
 
     fn end(&self, call: &Call, outcome: &Outcome, elapsed: Duration) -> Result<(), Fault> {
@@ -242,18 +196,8 @@ impl Clerk<'_> {
         let (name, duration) = (call.logged_name(), format!("{millis}ms"));
         self.log.info("tool.end", &[("tool", &name), ("duration", &duration)]);
         let ToolCall { id, name, .. } = &call.asked;
-        let payload = json::text(&ToolEnd {
-            turn_id: self.turn.head.turn_id.clone(),
-            name: name.clone(),
-            id: id.clone(),
-            result: outcome.text.clone(),
-            tool_name: name.clone(),
-            call_id: id.clone(),
-            tool_call_id: id.clone(),
-            duration_ms: millis,
-            elapsed: millis,
-            success: outcome.success,
-        });
-        tell(self.turn, "tool.end", &payload, Durability::Synced)
+        let turn_id = &self.turn.head.turn_id;
+        let event = ToolEnd::new(turn_id, id, name, &outcome.text, millis, outcome.success);
+        tell(self.turn, &Event::ToolEnd(event), Durability::Synced)
     }
 }

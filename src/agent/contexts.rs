@@ -5,7 +5,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::session::turn::Endpoint;
+use crate::protocol::Endpoint;
 use crate::{limits, mutex};
 
 /// What has been learned, the latest last.

@@ -13,7 +13,8 @@ use crate::config::ModelSettings;
 use crate::error::reason;
 use crate::http::{Asking, Incoming};
 use crate::limits;
-use crate::session::turn::{Endpoint, Fault, Key};
+use crate::protocol::{Endpoint, Key};
+use crate::session::turn::Fault;
 use crate::sys::{self, Interest};
 
 use super::address::Base;

@@ -2,8 +2,7 @@
 //!
 //! Nothing is lost by it: the session keeps all, and each turn begins with all of it again.
 
-use nanoserde::DeJson;
-
+use crate::protocol::ChatMessage;
 use crate::session::rules::{Conversation, Message};
 use crate::{json, limits};
 
@@ -43,11 +42,6 @@ pub struct History {
 struct Said {
     message: Message,
     bytes_max: usize,
-}
-
-#[derive(DeJson)]
-struct Given {
-    role: Option<String>,
 }
 
 impl History {
@@ -220,14 +214,14 @@ fn is_users(message: &Message) -> bool {
 
 fn is_given_as(message: &Message, wanted: &str) -> bool {
     let Message::Given(text) = message else { return false };
-    let given = json::parse::<Given>(text.as_bytes()).ok();
-    given.and_then(|given| given.role).is_some_and(|role| role == wanted)
+    json::parse::<ChatMessage>(text.as_bytes()).is_ok_and(|given| given.role == wanted)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::event::Record;
+    use crate::protocol::SessionSummary;
+    use crate::protocol::event::{Event, SessionSnapshot};
     use crate::session::rules::ToolCall;
 
     fn call(id: &str, arguments: &str) -> ToolCall {
@@ -373,12 +367,11 @@ mod tests {
 
     #[test]
     fn the_sessions_own_prompt_counts_before_ours() {
-        let told = |payload: &str| {
-            let line = format!("{{\"founding\":{payload}}}");
-            let draft = crate::session::event::Draft { event: "session.snapshot", payload: &line };
-            let record = crate::session::event::record(&draft, "d", 1, "t");
+        let told = |config: &str| {
+            let config = json::parse(config.as_bytes()).unwrap();
+            let first = SessionSnapshot::new(SessionSummary::default(), config);
             let mut conversation = Conversation::default();
-            conversation.apply(&Record::read(record.strip_suffix(b"\n").unwrap()).unwrap());
+            conversation.apply(Event::SessionSnapshot(first.into()));
             History::new(conversation, "ours").json()
         };
         assert_eq!(told("{}"), r#"[{"role":"system","content":"ours"}]"#);

@@ -17,8 +17,10 @@ use crate::config::{ModelSettings, ToolSettings};
 use crate::error::Error;
 use crate::log::Log;
 use crate::paths::Paths;
+use crate::protocol::Endpoint;
+use crate::protocol::event::TurnStats;
 use crate::session::desk::Turn;
-use crate::session::turn::{Agent, Endpoint, Fault, Stats};
+use crate::session::turn::{Agent, Fault};
 use crate::session::wake::Cancel;
 
 use contexts::Contexts;
@@ -99,7 +101,7 @@ impl Assistant {
 }
 
 impl Agent for Assistant {
-    fn run(&self, turn: &Turn<'_>) -> Result<Stats, Fault> {
+    fn run(&self, turn: &Turn<'_>) -> Result<TurnStats, Fault> {
         let settings = settings(ToolSettings::load, &self.config)?;
         let endpoint = self.endpoint(turn)?;
         TurnLoop::begin(turn, self, endpoint, settings)?.run()

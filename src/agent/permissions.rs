@@ -2,7 +2,7 @@
 //! this turn, then what each tool is by nature: reading is allowed, everything else is asked about.
 
 use crate::config::{Rule, ToolSettings};
-use crate::session::turn::Grant;
+use crate::protocol::Grant;
 
 use super::tools::{Effect, Tool};
 

@@ -7,16 +7,14 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use nanoserde::SerJson;
-
 use crate::config::{Rule, ToolSettings};
-use crate::json;
 use crate::limits;
+use crate::protocol::Endpoint;
+use crate::protocol::event::{Event, TurnStats, TurnText};
 use crate::session::desk::{Problem, Turn};
-use crate::session::event::Draft;
 use crate::session::journal::Durability;
 use crate::session::rules::{Message, ToolCall};
-use crate::session::turn::{Endpoint, Fault, Stats, cancelled};
+use crate::session::turn::{Fault, cancelled};
 
 use super::calls::{Call, Clerk};
 use super::contexts::Contexts;
@@ -50,14 +48,7 @@ struct Progress {
     began: Instant,
     first: Option<Instant>,
     generating: Duration,
-    stats: Stats,
-}
-
-#[derive(SerJson)]
-struct Token {
-    #[nserde(rename = "turnId")]
-    turn_id: String,
-    text: String,
+    stats: TurnStats,
 }
 
 impl<'a> TurnLoop<'a> {
@@ -73,10 +64,10 @@ impl<'a> TurnLoop<'a> {
         let conversation = turn.conversation().map_err(|error| trouble(&Problem::Failed(error)))?;
         let history = History::new(conversation, &prompt(workspace.as_deref()));
         let deadline = began + limits::TURN_MAX;
-        let environment = &turn.options.environment;
+        let environment = turn.options.environment.as_deref().unwrap_or_default();
         let Assistant { closed, model, log, contexts, .. } = assistant;
         let scene = Scene::new(workspace.as_deref(), closed, environment, turn.cancel(), deadline);
-        let (grant, mode) = (turn.options.grant, turn.head.mode.as_str());
+        let (grant, mode) = (turn.grant(), turn.head.mode.as_str());
         let allowed = |tool: &Tool| permissions::rule(*tool, &settings, grant, mode) != Rule::Deny;
         let offered = match workspace {
             Some(_) => Tool::ALL.into_iter().filter(allowed).collect(),
@@ -100,13 +91,13 @@ impl<'a> TurnLoop<'a> {
                 began,
                 first: None,
                 generating: Duration::ZERO,
-                stats: Stats::default(),
+                stats: TurnStats::default(),
             },
         })
     }
 
     /// Goes round until the model has nothing more to be done.
-    pub fn run(mut self) -> Result<Stats, Fault> {
+    pub fn run(mut self) -> Result<TurnStats, Fault> {
         loop {
             let answer = self.ask()?;
             let calls = self.calls_of(&answer)?;
@@ -295,12 +286,12 @@ impl Progress {
     fn add(&mut self, answer: &Answer) {
         // A server that does not count: about four characters make a token.
         let guessed = (answer.text.len() as u64).div_ceil(4);
-        self.stats.prompt_tokens += answer.prompt_tokens.unwrap_or(0);
-        self.stats.completion_tokens += answer.completion_tokens.unwrap_or(guessed);
+        let completion = answer.completion_tokens.unwrap_or(guessed);
+        self.stats.add_tokens(answer.prompt_tokens.unwrap_or(0), completion);
         self.generating += answer.took;
     }
 
-    fn done(mut self, finish: Finish) -> Stats {
+    fn done(mut self, finish: Finish) -> TurnStats {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let seconds = self.generating.as_secs_f64();
         let tokens = self.stats.completion_tokens;
@@ -323,26 +314,20 @@ impl Progress {
 
 /// Text that has arrived becomes an event at once: nothing waits for more.
 fn tell_piece(turn: &Turn<'_>, piece: &Piece<'_>) -> Result<(), Fault> {
-    let (event, text) = match piece {
-        Piece::Text(text) => ("turn.token", *text),
-        Piece::Thinking(text) => ("turn.thinking", *text),
+    let (event, text): (fn(TurnText) -> Event, _) = match piece {
+        Piece::Text(text) => (Event::TurnToken, *text),
+        Piece::Thinking(text) => (Event::TurnThinking, *text),
     };
     if text.is_empty() {
         return Ok(());
     }
-    let token = Token { turn_id: turn.head.turn_id.clone(), text: text.to_owned() };
-    tell(turn, event, &json::text(&token), Durability::Cached)
+    let text = TurnText { turn_id: turn.head.turn_id.clone(), text: text.to_owned() };
+    tell(turn, &event(text), Durability::Cached)
 }
 
 /// Adds an event to the session of a turn.
-pub fn tell(
-    turn: &Turn<'_>,
-    event: &str,
-    payload: &str,
-    durability: Durability,
-) -> Result<(), Fault> {
-    let told = turn.tell(&Draft { event, payload }, durability);
-    told.map(drop).map_err(|problem| trouble(&problem))
+pub fn tell(turn: &Turn<'_>, event: &Event, durability: Durability) -> Result<(), Fault> {
+    turn.append(event, durability).map(drop).map_err(|problem| trouble(&problem))
 }
 
 /// A problem of the session as the end of its turn.

@@ -8,6 +8,7 @@ mod table;
 use std::time::Duration;
 
 use crate::log::Level;
+use crate::protocol::Grant;
 
 pub use args::{OptionSpec, OptionValue, Subcommand};
 pub use parse::{parse, requested_mode};
@@ -116,15 +117,6 @@ pub struct DoArgs {
     pub model: ModelArgs,
     /// The session to resume; a new one otherwise.
     pub resume: Option<String>,
-}
-
-/// What a task may do without a question to the user, in addition to the settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grant {
-    Settings,
-    /// Write and edit files.
-    Edits,
-    All,
 }
 
 /// What `opta do` prints.

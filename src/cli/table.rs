@@ -1,11 +1,12 @@
 //! The table: every command, its options, its help, and how its arguments become a [`Command`].
 
 use crate::log::Level;
+use crate::protocol::Grant;
 use crate::{clock, limits};
 
 use super::args::{Arity, Operand, OptionSpec, OptionValue, ParsedArgs, Subcommand};
 use super::{
-    ChatArgs, Command, DoArgs, ExportFormat, Grant, InstallArgs, LogsArgs, ModelArgs, RestartArgs,
+    ChatArgs, Command, DoArgs, ExportFormat, InstallArgs, LogsArgs, ModelArgs, RestartArgs,
     SessionChoice, SessionsCommand, Shell, StartArgs, StatusArgs, StopArgs, TaskOutput,
     UninstallArgs,
 };

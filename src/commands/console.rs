@@ -8,15 +8,15 @@ use crate::cli::TaskOutput;
 use crate::commands::keyboard::Keyboard;
 use crate::commands::screen::Screen;
 use crate::error::{Doing, Error};
-use crate::json::Raw;
+use crate::limits;
+use crate::protocol::ErrorDetail;
+use crate::protocol::event::TurnStats;
 use crate::sys::signal::{Interrupts, Signal};
-use crate::{limits, protocol};
 
 /// How a turn has ended, as far as this process knows.
 pub enum End {
-    /// With these figures, a JSON object.
-    Done(Raw),
-    Failed(protocol::Fault),
+    Done(TurnStats),
+    Failed(ErrorDetail),
     /// Its end was not waited for.
     Left,
 }
@@ -24,7 +24,7 @@ pub enum End {
 impl End {
     /// What a turn comes to that somebody has told to end.
     pub fn cancelled(message: &str) -> End {
-        End::Failed(protocol::Fault { code: "cancelled".to_owned(), message: message.to_owned() })
+        End::Failed(ErrorDetail::new("cancelled", message))
     }
 
     /// Why the turn did not get done, in a sentence; nothing if it did, or may have.

@@ -207,7 +207,7 @@ fn one_line_of(status: &Status, output: &Output) -> String {
     let (colour, symbol, text) = match status {
         Status::Running { info, health } => {
             let uptime = clock::format_duration(Duration::from_secs(health.uptime));
-            let (pid, port, sessions) = (info.pid, info.port, health.runtime.sessions);
+            let (pid, port, sessions) = (info.pid, info.port, health.sessions());
             let text =
                 format!("running  pid={pid}  port={port}  uptime={uptime}  sessions={sessions}");
             ("32", "●", text)
@@ -276,7 +276,7 @@ fn report(status: &Status, trouble: Option<String>) -> Report {
         pid,
         port,
         uptime: health.map(|health| health.uptime),
-        sessions: health.map(|health| health.runtime.sessions),
+        sessions: health.map(|health| health.sessions()),
         version: info.map(|info| info.version.clone()),
         started_at: info.map(|info| info.started_at.clone()),
         logs_path: info.map(|info| info.logs_path.clone()),

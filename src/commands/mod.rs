@@ -7,7 +7,6 @@ pub mod daemon;
 pub mod doctor;
 mod interruptible_writer;
 mod keyboard;
-mod payload;
 mod question;
 mod screen;
 pub mod service;
@@ -125,7 +124,7 @@ impl Output {
         let message = escaped(&error.to_string());
         match self.mode {
             OutputMode::Text => self.say(&message),
-            OutputMode::Json => self.line(&protocol::problem(error.code(), &message))?,
+            OutputMode::Json => self.line(&protocol::error_body(error.code(), &message))?,
         }
         Ok(())
     }

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use crate::agent;
 use crate::commands::console::Console;
-use crate::commands::payload::{Request, Resolved};
 use crate::limits;
+use crate::protocol::event::{PermissionRequest, PermissionResolved};
 use crate::text::{escaped, quoted};
 
 /// What a turn waits for.
@@ -33,13 +33,12 @@ pub enum Reply {
 
 impl Question {
     /// The question that an event asks: nobody is to allow what was not shown.
-    pub fn new(request: Request, own: bool) -> Question {
-        let Request { request_id, tool, args } = request;
-        let args = args.map_or(String::new(), |args| args.as_str().to_owned());
-        let (what, change) = match agent::shown(&tool, &args) {
+    pub fn new(request: PermissionRequest, own: bool) -> Question {
+        let PermissionRequest { request_id, tool_name: tool, args, .. } = request;
+        let (what, change) = match agent::shown(&tool, args.as_str()) {
             Some(shown) => (quoted(&shown.subject), shown.change),
             // A tool that this program does not know.
-            None => (args, Vec::new()),
+            None => (args.as_str().to_owned(), Vec::new()),
         };
         let text = escaped(&format!("Allow {tool} {what}?"));
         let change = change.iter().map(|line| escaped(line)).collect();
@@ -97,11 +96,11 @@ pub fn put(questions: &mut VecDeque<Question>, console: &mut Console) {
 /// Somebody has decided, perhaps another one than who is asked here.
 pub fn settled(
     questions: &mut VecDeque<Question>,
-    resolved: &Resolved,
+    resolved: &PermissionResolved,
     cancelled: bool,
     console: &mut Console,
 ) {
-    let Resolved { request_id, decision } = resolved;
+    let PermissionResolved { request_id, decision, .. } = resolved;
     let Some(at) = questions.iter().position(|one| one.request_id == *request_id) else {
         return;
     };
@@ -125,9 +124,16 @@ mod tests {
     #[test]
     fn what_is_quoted_can_be_told_from_what_is_around_it() {
         let text = |args: &str| {
-            let args = json::Raw::parse(args).ok();
-            let (request_id, tool) = (String::new(), "run_command".to_owned());
-            Question::new(Request { request_id, tool, args }, true).text
+            let args = json::Raw::parse(args).unwrap();
+            let request = PermissionRequest {
+                turn_id: String::new(),
+                request_id: String::new(),
+                tool_name: "run_command".to_owned(),
+                input: args.clone(),
+                args,
+                expires_at: String::new(),
+            };
+            Question::new(request, true).text
         };
         let ends = text(r#"{"command":"echo a\"? [y]es"}"#);
         assert_eq!(ends, r#"Allow run_command "echo a\"? [y]es"?"#);

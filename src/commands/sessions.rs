@@ -15,9 +15,10 @@ use crate::config::Config;
 use crate::error::{At, Error, Kind};
 use crate::lifecycle::reach::reach;
 use crate::paths::Paths;
+use crate::protocol::SessionSummary;
 use crate::session::findings::Findings;
 use crate::session::rules::SessionId;
-use crate::session::store::{Store, Summary, no_session};
+use crate::session::store::{Store, no_session};
 use crate::session::transcript::{Transcript, turns};
 use crate::sys::watch::Watch;
 use crate::text::{escaped, escaped_json, prefix};
@@ -65,7 +66,7 @@ fn list(store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error>
 }
 
 /// A session on one line; the title comes last, since it may hold anything.
-fn row(summary: &Summary, width: usize, now: i64) -> String {
+fn row(summary: &SessionSummary, width: usize, now: i64) -> String {
     let age = clock::parse_rfc3339(&summary.created_at).map(|created| {
         let millis = u64::try_from(now.saturating_sub(created)).unwrap_or(0);
         clock::format_duration(Duration::from_millis(millis))
@@ -328,7 +329,7 @@ fn remove(
 
 fn confirmed(
     id: &SessionId,
-    summary: Result<Summary, Error>,
+    summary: Result<SessionSummary, Error>,
     output: &Output,
 ) -> Result<bool, Error> {
     let id = id.as_str();

@@ -11,25 +11,29 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::agent::find::{self, Wanted};
-use crate::cli::{Grant, ModelArgs};
+use crate::cli::ModelArgs;
 use crate::commands::Output;
 use crate::commands::console::{Console, End};
-use crate::commands::payload::{Figures, Of, Request, Stats, Text, ToolEnd, ToolStart};
 use crate::commands::question::{self, Question, Reply};
 use crate::commands::screen::Call;
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, Kind};
 use crate::http::EventStream;
-use crate::json::{self, Raw};
+use crate::json::Raw;
 use crate::lifecycle::guardian::{Ensured, How};
 use crate::lifecycle::reach::reach;
 use crate::lifecycle::status::{self, Status};
 use crate::paths::Paths;
+use crate::protocol::event::{Envelope, Event, PermissionRequest, TurnStats};
+use crate::protocol::{
+    CreateSession, Endpoint, ErrorDetail, Grant, Metadata, ResolvePermission, SubmitTurn,
+    TurnOptions, Variable,
+};
 use crate::session::rules::SessionId;
-use crate::session::turn::{Endpoint, Fault};
+use crate::session::turn::Fault;
 use crate::state::DaemonInfo;
 use crate::token::random_name;
-use crate::{client, limits, protocol, sys};
+use crate::{client, limits, sys};
 
 /// A session that turns are submitted to.
 pub struct Talk<'a> {
@@ -39,8 +43,8 @@ pub struct Talk<'a> {
     model: &'a ModelArgs,
     pub session: SessionId,
     /// What the session is to be made with, before it is.
-    founding: Option<protocol::NewSession>,
-    options: protocol::TurnOptions,
+    founding: Option<CreateSession>,
+    options: TurnOptions,
     /// The daemon that was spoken to last.
     info: Option<Box<DaemonInfo>>,
     /// Tools that the user always allows.
@@ -84,10 +88,8 @@ impl<'a> Talk<'a> {
             None => founding(model)?,
         };
         let environment = config::turn_environment().into_iter();
-        let environment =
-            environment.map(|(name, value)| protocol::Variable { name, value }).collect();
-        let options =
-            protocol::TurnOptions { environment: Some(environment), ..Default::default() };
+        let environment = environment.map(|(name, value)| Variable { name, value }).collect();
+        let options = TurnOptions { environment: Some(environment), ..Default::default() };
         Ok(Talk {
             paths,
             config,
@@ -109,11 +111,7 @@ impl<'a> Talk<'a> {
 
     /// Allows the turns this much without a question.
     pub fn grant(&mut self, grant: Grant) {
-        self.options.grant = match grant {
-            Grant::Settings => None,
-            Grant::Edits => Some("edits".to_owned()),
-            Grant::All => Some("all".to_owned()),
-        };
+        self.options.grant = (grant != Grant::Settings).then(|| grant.name().to_owned());
     }
 
     /// Has one turn run, to its end.
@@ -130,8 +128,7 @@ impl<'a> Talk<'a> {
                 Ok(endpoint) => self.options.endpoint = Some(endpoint),
                 Err(fault) => {
                     console.screen.end()?;
-                    let code = fault.code.to_owned();
-                    return Ok(End::Failed(protocol::Fault { code, message: fault.message }));
+                    return Ok(End::Failed(ErrorDetail::new(fault.code, &fault.message)));
                 }
             }
         }
@@ -155,11 +152,10 @@ impl<'a> Talk<'a> {
     }
 
     /// Where the model is: looked for once, and meant for every turn.
-    fn endpoint(&self) -> Result<protocol::Endpoint, Fault> {
+    fn endpoint(&self) -> Result<Endpoint, Fault> {
         let (name, url) = (self.model.name.as_deref(), self.model.url.as_deref());
         let wanted = Wanted { model_url: url, model: name, settings: &self.settings };
-        let Endpoint { url, source, key, model, tool_choice } = find::resolve(&wanted)?;
-        Ok(protocol::Endpoint { url, source, key: key.map(|key| key.0), model, tool_choice })
+        Ok(find::resolve(&wanted)?)
     }
 
     fn submit(
@@ -169,12 +165,13 @@ impl<'a> Talk<'a> {
         console: &mut Console,
     ) -> Result<(Followed, EventStream), Error> {
         let name = format!("opta-{}", std::process::id());
-        let new = protocol::NewTurn {
-            turn_id: id.clone(),
-            client_id: name.clone(),
-            writer_id: name,
+        let new = SubmitTurn {
+            turn_id: Some(id.clone()),
+            client_id: Some(name.clone()),
+            writer_id: Some(name),
             content: content.to_owned(),
-            options: self.options.clone(),
+            options: Some(self.options.clone()),
+            ..SubmitTurn::default()
         };
         let (session, founding) = (self.session.clone(), self.founding.take());
         let answers = console.keyboard.is_some();
@@ -335,7 +332,7 @@ impl<'a> Talk<'a> {
         console: &mut Console,
     ) -> Result<Option<End>, Error> {
         // The last word of a stream is no event of the session.
-        let Ok(protocol::Envelope { event, seq, payload }) = json::parse(text.as_bytes()) else {
+        let Some(Envelope { seq, event }) = Envelope::read(text) else {
             return Ok(None);
         };
         if seq <= turn.seq {
@@ -344,60 +341,47 @@ impl<'a> Talk<'a> {
         turn.seq = seq;
         turn.losses = 0;
         console.screen.event(text)?;
-        let payload = payload.as_str().as_bytes();
-        let of: Option<Of> = json::parse(payload).ok();
-        let is_its_own = of.and_then(|of| of.turn_id).as_ref() == Some(&turn.id);
-        match event.as_str() {
+        let Some(event) = event else {
+            return Ok(None);
+        };
+        let is_its_own = event.turn_id() == Some(turn.id.as_str());
+        match event {
             // Whoever is here may answer for another turn, too.
-            "permission.request" | "permission.resolved" => {}
-            _ if !is_its_own => return Ok(None),
-            _ => {}
-        }
-        match event.as_str() {
-            "turn.token" => {
-                if let Ok(Text { text }) = json::parse(payload) {
-                    console.screen.text(&text)?;
-                }
+            Event::PermissionRequest(request) => self.asked(request, is_its_own, turn, console),
+            Event::PermissionResolved(resolved) => {
+                question::settled(&mut turn.questions, &resolved, turn.cancelled, console);
             }
-            "turn.thinking" => console.screen.thinking(),
-            "tool.start" => {
-                if let Ok(ToolStart { id, name, args }) = json::parse(payload) {
-                    console.screen.call(Call {
-                        id,
-                        name,
-                        args,
-                        duration_ms: None,
-                        success: None,
-                    })?;
-                }
+            _ if !is_its_own => {}
+            Event::TurnToken(token) => console.screen.text(&token.text)?,
+            Event::TurnThinking(_) => console.screen.thinking(),
+            Event::ToolStart(start) => console.screen.call(Call {
+                id: start.id,
+                name: start.name,
+                args: start.args,
+                duration_ms: None,
+                success: None,
+            })?,
+            Event::ToolEnd(end) => {
+                console.screen.called(&end.id, Some(end.duration_ms), Some(end.success));
             }
-            "tool.end" => {
-                if let Ok(ToolEnd { id, duration_ms, success }) = json::parse(payload) {
-                    console.screen.called(&id, duration_ms, success);
-                }
+            Event::TurnDone(done) => return Ok(Some(End::Done(done.stats))),
+            Event::TurnError(error) => {
+                let detail = ErrorDetail { code: error.code, message: error.message };
+                return Ok(Some(End::Failed(detail)));
             }
-            "permission.request" => {
-                if let Ok(request) = json::parse(payload) {
-                    self.asked(request, is_its_own, turn, console);
-                }
-            }
-            "permission.resolved" => {
-                if let Ok(resolved) = json::parse(payload) {
-                    question::settled(&mut turn.questions, &resolved, turn.cancelled, console);
-                }
-            }
-            "turn.done" => {
-                let stats = json::parse(payload).map(|Stats { stats }| stats);
-                return Ok(stats.ok().map(End::Done));
-            }
-            "turn.error" => return Ok(json::parse(payload).ok().map(End::Failed)),
             _ => {}
         }
         Ok(None)
     }
 
     /// A turn waits for a permission; what is always allowed here is so for turns of our own.
-    fn asked(&mut self, request: Request, own: bool, turn: &mut Followed, console: &mut Console) {
+    fn asked(
+        &mut self,
+        request: PermissionRequest,
+        own: bool,
+        turn: &mut Followed,
+        console: &mut Console,
+    ) {
         let question = Question::new(request, own);
         if own && self.always.contains(&question.tool) {
             return self.decide(&question.request_id, true);
@@ -447,9 +431,11 @@ impl<'a> Talk<'a> {
 
     /// If this comes to nothing, somebody else has decided, or the daemon is lost.
     fn decide(&self, request_id: &str, allow: bool) {
-        let decision = if allow { "allow" } else { "deny" }.to_owned();
-        let decision =
-            protocol::Decide { decision, decided_by: format!("opta-{}", std::process::id()) };
+        let decision = ResolvePermission {
+            decision: Some(if allow { "allow" } else { "deny" }.to_owned()),
+            decided_by: Some(format!("opta-{}", std::process::id())),
+            ..ResolvePermission::default()
+        };
         if let Some(info) = &self.info {
             drop(client::decide(info, &self.session, request_id, &decision));
         }
@@ -457,7 +443,7 @@ impl<'a> Talk<'a> {
 }
 
 /// The name of a session that is to be, and what it is to be made with.
-fn founding(model: &ModelArgs) -> Result<(SessionId, Option<protocol::NewSession>), Error> {
+fn founding(model: &ModelArgs) -> Result<(SessionId, Option<CreateSession>), Error> {
     let id = format!("sess_{}", random_name(12)?);
     let workspace = std::env::current_dir().doing("find the working directory")?;
     let workspace = workspace.into_os_string().into_string().map_err(|name| {
@@ -465,10 +451,11 @@ fn founding(model: &ModelArgs) -> Result<(SessionId, Option<protocol::NewSession
         io::Error::other(format!("its name is not UTF-8: {name:?}"))
     });
     let workspace = workspace.doing("work in the current directory")?;
-    let founding = protocol::NewSession {
-        session_id: id.clone(),
+    let founding = CreateSession {
+        session_id: Some(id.clone()),
         model: model.name.clone(),
-        metadata: protocol::Workplace { workspace },
+        metadata: Some(Raw::of(&Metadata { workspace: Some(workspace) })),
+        ..CreateSession::default()
     };
     let refused = || client::bad_reply("name a session", &id);
     Ok((SessionId::parse(&id).ok_or_else(refused)?, Some(founding)))
@@ -482,9 +469,8 @@ fn abandon(info: &DaemonInfo, session: &SessionId, turn_id: &str, failure: &clie
 }
 
 /// Says so if the answer is not all that the model had to say.
-fn warn(stats: &Raw, console: &mut Console) {
-    let figures: Option<Figures> = json::parse(stats.as_str().as_bytes()).ok();
-    match figures.and_then(|figures| figures.finish_reason).as_deref() {
+fn warn(stats: &TurnStats, console: &mut Console) {
+    match stats.finish_reason.as_deref() {
         None => {}
         Some("length") => console.screen.say(&format!(
             "the answer is cut off: it has reached {} tokens, or the end of the model's context",

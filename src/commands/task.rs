@@ -5,14 +5,16 @@ use std::process::ExitCode;
 
 use nanoserde::SerJson;
 
-use crate::cli::{DoArgs, Grant, TaskOutput};
+use crate::cli::{DoArgs, TaskOutput};
 use crate::commands::console::{Console, End};
 use crate::commands::screen::Call;
 use crate::commands::talk::Talk;
 use crate::commands::{Output, sessions};
 use crate::error::{Doing, Error, Kind};
-use crate::json::{self, Raw};
+use crate::json;
 use crate::paths::Paths;
+use crate::protocol::Grant;
+use crate::protocol::event::TurnStats;
 use crate::session::store::Store;
 use crate::text::escaped;
 use crate::{limits, protocol};
@@ -26,8 +28,8 @@ struct Report {
     result: String,
     #[nserde(rename = "toolCalls")]
     tool_calls: Vec<Call>,
-    stats: Option<Raw>,
-    error: Option<protocol::Fault>,
+    stats: Option<TurnStats>,
+    error: Option<protocol::ErrorDetail>,
 }
 
 /// `opta do`: 0 if the turn was done, 1 if not, 130 after Ctrl-C, 129 and 143 after other signals.
@@ -37,7 +39,7 @@ pub fn run(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Er
         && args.output == TaskOutput::Events
         && error.kind() != Kind::Output
     {
-        output.line(&protocol::problem(error.code(), &escaped(&error.to_string())))?;
+        output.line(&protocol::error_body(error.code(), &escaped(&error.to_string())))?;
     }
     done
 }
@@ -88,7 +90,7 @@ fn tell(end: End, mode: TaskOutput, talk: Talk<'_>, console: &mut Console) -> Re
         console.screen.line(&json::text(&report))?;
     } else {
         if let Some(fault) = error.filter(|_| mode == TaskOutput::Events && !told) {
-            console.screen.line(&protocol::problem(&fault.code, &fault.message))?;
+            console.screen.line(&protocol::error_body(&fault.code, &fault.message))?;
         }
         if let Some(reason) = reason {
             console.screen.say(&reason);

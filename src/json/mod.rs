@@ -145,6 +145,11 @@ impl Raw {
         Raw::parse(text).ok().filter(|raw| raw.0.starts_with('{'))
     }
 
+    /// Encodes `value`, on the conditions of [`text`].
+    pub fn of<T: SerJson>(value: &T) -> Raw {
+        Raw(text(value))
+    }
+
     /// An object without fields.
     pub fn empty() -> Raw {
         Raw("{}".to_owned())

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{self, Health, Silence};
+use crate::client::{self, Silence};
 use crate::error::{At, Error, Kind};
 use crate::lifecycle::service::{self, ServiceFailure};
 use crate::paths::Paths;
+use crate::protocol::Health;
 use crate::state::{self, DaemonInfo, Found};
 use crate::sys::process::{self, Probe};
 use crate::sys::watch::Watch;
@@ -14,7 +15,7 @@ use crate::{limits, lock, sys};
 /// The daemon, seen from outside.
 pub enum Status {
     /// It holds the lock and answers.
-    Running { info: Box<DaemonInfo>, health: Health },
+    Running { info: Box<DaemonInfo>, health: Box<Health> },
     /// There is no daemon, and nothing of one.
     Stopped,
     /// There is no daemon, but the state file of one: it ended without taking leave.
@@ -168,7 +169,7 @@ fn glance(paths: &Paths, deadline: Instant) -> Result<Glance, Error> {
         state_lost,
     };
     Ok(match client::health(&info, left.max(Duration::from_millis(1))) {
-        Ok(health) => Glance::Settled(Status::Running { info, health }),
+        Ok(health) => Glance::Settled(Status::Running { info, health: Box::new(health) }),
         Err(Silence::Late) => Glance::Settled(unresponsive(false)),
         Err(Silence::Refused) => Glance::Changing(unresponsive(false)),
         Err(Silence::Stranger) => Glance::Changing(unresponsive(true)),

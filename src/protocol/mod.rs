@@ -1,41 +1,54 @@
-//! The wire: what requests and replies of the v3 API hold. Both ends use it.
+//! The v3 API: one type for each request, reply and event. The server, the journals, the client
+//! and the commands use the same ones.
 //!
-//! Field names are the protocol's; a field that is `None` is left out. Nothing here decides
-//! anything.
+//! Field names and their order are part of the protocol, and the journals keep both. A field that
+//! is `None` is left out. Nothing here makes decisions.
+
+pub mod event;
 
 use nanoserde::{DeJson, SerJson};
 
-use crate::json;
+use crate::json::{self, Raw};
 
-/// The version of the protocol, not of the package: the two ends understand each other if it is
-/// equal.
+/// The version of the protocol, which is not that of the package. A client and a daemon understand
+/// each other if it is equal.
 pub const PROTOCOL_VERSION: &str = "3.0.0";
 
-/// `GET /v3/health`. Without a token, the first three fields and nothing else.
+/// The reply to `GET /v3/health`. Without a token it has only the first three fields.
 #[derive(SerJson, DeJson)]
 pub struct Health {
     pub status: String,
+    /// [`PROTOCOL_VERSION`] of the daemon.
     pub version: String,
-    /// Whole seconds, those included in which the machine slept.
+    /// Seconds since the daemon started, including time that the machine was suspended.
     pub uptime: u64,
     #[nserde(rename = "daemonId")]
     pub daemon_id: Option<String>,
     pub contract: Option<Contract>,
     /// The package version of the daemon.
     pub build: Option<String>,
-    pub runtime: Option<Runtime>,
+    pub runtime: Option<RuntimeCounts>,
 }
 
-/// What older clients compare before they trust a daemon.
+impl Health {
+    /// Returns the number of sessions in memory.
+    pub fn sessions(&self) -> u64 {
+        self.runtime.as_ref().map_or(0, |runtime| runtime.session_count)
+    }
+}
+
+/// What older clients check before they use a daemon.
 #[derive(SerJson, DeJson)]
 pub struct Contract {
     pub name: String,
     pub version: u32,
 }
 
-/// What the daemon is busy with.
-#[derive(SerJson, DeJson, Default)]
-pub struct Runtime {
+/// What the daemon is working on. The last three fields are in the metrics only.
+#[derive(Clone, SerJson, DeJson, Default)]
+#[nserde(default)]
+pub struct RuntimeCounts {
+    /// Sessions in memory: those used since the daemon started and within the last half hour.
     #[nserde(rename = "sessionCount")]
     pub session_count: u64,
     #[nserde(rename = "activeTurnCount")]
@@ -44,14 +57,20 @@ pub struct Runtime {
     pub queued_turn_count: u64,
     #[nserde(rename = "subscriberCount")]
     pub subscriber_count: u64,
+    /// Turns submitted since the daemon started.
+    #[nserde(rename = "ingressSeq")]
+    pub ingress_seq: Option<u64>,
+    #[nserde(rename = "toolWorkers")]
+    pub tool_workers: Option<ToolWorkers>,
+    pub latency: Option<Latency>,
 }
 
-/// `GET /v3/metrics`: the two forms that clients know, in one object.
+/// The reply to `GET /v3/metrics`: the two forms that clients know, in one object.
 #[derive(SerJson)]
 pub struct Metrics {
     #[nserde(rename = "daemonId")]
     pub daemon_id: String,
-    pub runtime: RuntimeMetrics,
+    pub runtime: RuntimeCounts,
     /// Unix time in milliseconds.
     pub ts: i64,
     #[nserde(rename = "activeSessions")]
@@ -64,33 +83,15 @@ pub struct Metrics {
     pub tool_workers: ToolSlots,
 }
 
-/// [`Runtime`] and more, as the metrics show it.
-#[derive(SerJson, Default)]
-pub struct RuntimeMetrics {
-    #[nserde(rename = "sessionCount")]
-    pub session_count: u64,
-    #[nserde(rename = "activeTurnCount")]
-    pub active_turn_count: u64,
-    #[nserde(rename = "queuedTurnCount")]
-    pub queued_turn_count: u64,
-    #[nserde(rename = "subscriberCount")]
-    pub subscriber_count: u64,
-    #[nserde(rename = "ingressSeq")]
-    pub ingress_seq: u64,
-    #[nserde(rename = "toolWorkers")]
-    pub tool_workers: ToolWorkers,
-    pub latency: Latency,
-}
-
-/// Tool workers in the words of the first form.
-#[derive(SerJson, Default)]
+/// Tool workers as the first form names them.
+#[derive(Clone, SerJson, DeJson, Default)]
 pub struct ToolWorkers {
     pub workers: u64,
     pub busy: u64,
     pub queued: u64,
 }
 
-/// Tool workers in the words of the second form.
+/// Tool workers as the second form names them.
 #[derive(SerJson, Default)]
 pub struct ToolSlots {
     pub active: u64,
@@ -99,120 +100,231 @@ pub struct ToolSlots {
 }
 
 /// How long turns take.
-#[derive(SerJson, Default)]
+#[derive(Clone, SerJson, DeJson, Default)]
 pub struct Latency {
     #[nserde(rename = "p50Ms")]
     pub p50_ms: u64,
     #[nserde(rename = "p99Ms")]
     pub p99_ms: u64,
-    /// How many turns the two figures rest on; with none they say nothing.
+    /// The number of turns measured. If it is 0, the other two mean nothing.
     pub samples: u64,
 }
 
 /// The body of `POST /v3/shutdown`.
-#[derive(DeJson, Default)]
+#[derive(SerJson, DeJson, Default)]
 pub struct Shutdown {
+    /// Refuse if a turn is in progress.
     #[nserde(rename = "ifIdle")]
     pub if_idle: Option<bool>,
 }
 
-/// The body of `POST /v3/sessions`, as the command line makes it.
+/// The reply to `POST /v3/shutdown`.
 #[derive(SerJson)]
-pub struct NewSession {
-    /// The same id is the same session, however often it is sent.
+pub struct ShutdownAccepted {
+    pub ok: bool,
+}
+
+/// The body of `POST /v3/sessions`.
+#[derive(Default, DeJson, SerJson)]
+pub struct CreateSession {
+    /// Creating a session again with the same id returns the session that exists.
+    #[nserde(rename = "sessionId")]
+    pub session_id: Option<String>,
+    pub title: Option<String>,
+    pub model: Option<String>,
+    pub mode: Option<String>,
+    #[nserde(rename = "systemPrompt")]
+    pub system_prompt: Option<String>,
+    /// See [`Metadata`].
+    pub metadata: Option<Raw>,
+    /// A conversation that began elsewhere: [`ChatMessage`]s.
+    pub messages: Option<Vec<Raw>>,
+}
+
+/// What the daemon reads of a session's metadata.
+#[derive(DeJson, SerJson)]
+pub struct Metadata {
+    pub workspace: Option<String>,
+}
+
+/// What the daemon reads of a message in the form of OpenAI's chat messages.
+#[derive(DeJson)]
+pub struct ChatMessage {
+    pub role: String,
+    pub content: Option<Raw>,
+}
+
+/// What a list shows of a session. Also the reply to `POST /v3/sessions` and to
+/// `GET /v3/sessions/:id`.
+#[derive(Clone, Debug, Default, DeJson, SerJson)]
+#[nserde(default)]
+pub struct SessionSummary {
     #[nserde(rename = "sessionId")]
     pub session_id: String,
-    pub model: Option<String>,
-    pub metadata: Workplace,
-}
-
-/// Where a session works.
-#[derive(SerJson)]
-pub struct Workplace {
-    pub workspace: String,
-}
-
-/// The body of `POST /v3/sessions/:id/turns`, as the command line makes it.
-#[derive(SerJson)]
-pub struct NewTurn {
-    /// The same id is the same turn, however often it is sent.
-    #[nserde(rename = "turnId")]
-    pub turn_id: String,
-    #[nserde(rename = "clientId")]
-    pub client_id: String,
-    #[nserde(rename = "writerId")]
-    pub writer_id: String,
-    pub content: String,
-    pub options: TurnOptions,
-}
-
-/// The body of `POST /v3/sessions/:id/cancel`, as the command line makes it.
-#[derive(SerJson)]
-pub struct CancelTurn {
-    #[nserde(rename = "turnId")]
-    pub turn_id: String,
-}
-
-/// The body of `POST /v3/sessions/:id/permissions/:requestId`, as the command line makes it.
-#[derive(SerJson)]
-pub struct Decide {
-    /// `allow` or `deny`.
-    pub decision: String,
-    #[nserde(rename = "decidedBy")]
-    pub decided_by: String,
-}
-
-/// An event as every channel carries it.
-#[derive(DeJson)]
-pub struct Envelope {
-    pub event: String,
+    /// If empty, the first model that the server offers.
+    pub model: String,
+    pub title: Option<String>,
+    #[nserde(rename = "createdAt")]
+    pub created_at: String,
+    #[nserde(rename = "updatedAt")]
+    pub updated_at: String,
+    #[nserde(rename = "lastActivityAt")]
+    pub last_activity_at: String,
+    #[nserde(rename = "activeTurnId")]
+    pub active_turn_id: Option<String>,
+    #[nserde(rename = "queuedTurns")]
+    pub queued_turns: u64,
+    #[nserde(rename = "toolCallCount")]
+    pub tool_call_count: u64,
+    #[nserde(rename = "writerCount")]
+    pub writer_count: u64,
+    pub mode: String,
+    /// `idle`, `running` or `queued`.
+    pub status: String,
+    pub turns: u64,
+    pub workspace: Option<String>,
+    /// The number of its last event.
     pub seq: u64,
-    pub payload: json::Raw,
+    /// Only in the reply to `GET /v3/sessions/:id`.
+    pub messages: Option<Vec<Raw>>,
 }
 
-/// `options` of a submitted turn: what holds for this turn alone and is never written down.
-#[derive(Clone, DeJson, SerJson, Default)]
+/// The reply to `GET /v3/sessions`.
+#[derive(SerJson)]
+pub struct SessionPage {
+    pub sessions: Vec<SessionSummary>,
+    /// Where the next page begins; `null` if this one is the last.
+    #[nserde(serialize_none_as_null)]
+    pub next: Option<String>,
+}
+
+/// The body of `POST /v3/sessions/:id/turns`.
+#[derive(Clone, Default, DeJson, SerJson)]
+pub struct SubmitTurn {
+    /// Submitting a turn again with the same id has no effect.
+    #[nserde(rename = "turnId")]
+    pub turn_id: Option<String>,
+    #[nserde(rename = "clientId")]
+    pub client_id: Option<String>,
+    #[nserde(rename = "writerId")]
+    pub writer_id: Option<String>,
+    pub content: String,
+    pub mode: Option<String>,
+    /// The turn is refused if the session has later events than this one.
+    #[nserde(rename = "lastSeenSeq")]
+    pub last_seen_seq: Option<u64>,
+    pub metadata: Option<Raw>,
+    pub options: Option<TurnOptions>,
+}
+
+/// Settings of one turn. They are held in memory only: they are never written to the journal or the
+/// log.
+#[derive(Clone, Default, DeJson, SerJson)]
 pub struct TurnOptions {
     pub endpoint: Option<Endpoint>,
+    /// For the commands that the turn runs: the caller's, not the daemon's.
     pub environment: Option<Vec<Variable>>,
-    /// `settings`, `edits` or `all`.
+    /// The name of a [`Grant`].
     pub grant: Option<String>,
+    /// Whether the caller can answer permission requests. A caller that does not say can if it
+    /// follows the session.
     pub attended: Option<bool>,
 }
 
-/// Where a turn's model is asked.
+impl TurnOptions {
+    /// Returns the grant, or `None` if there is none of this name.
+    pub fn grant(&self) -> Option<Grant> {
+        self.grant.as_deref().map_or(Some(Grant::default()), Grant::named)
+    }
+}
+
+/// The model server to ask.
 #[derive(Clone, DeJson, SerJson)]
 pub struct Endpoint {
+    /// `http://host:port`, with or without a path.
     pub url: String,
+    /// Where the setting came from, for messages: `OPTA_MODEL_URL`, `found on port 1234`.
     pub source: String,
-    pub key: Option<String>,
+    pub key: Option<Key>,
+    /// If `None`, the server's first model that is not an embedder.
     pub model: Option<String>,
+    /// `auto`, `required` or `required-first`.
     #[nserde(rename = "toolChoice")]
     pub tool_choice: Option<String>,
 }
 
-/// A variable of the caller's environment.
+/// A model server's API key. `Debug` does not show it.
+#[derive(Clone, DeJson, SerJson)]
+#[nserde(transparent)]
+pub struct Key(pub String);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Key(…)")
+    }
+}
+
+/// An environment variable of the caller.
 #[derive(Clone, DeJson, SerJson)]
 pub struct Variable {
     pub name: String,
     pub value: String,
 }
 
-/// A turn that is on the disk.
+/// What a turn may do without a permission request, beyond the user's settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Grant {
+    /// Nothing.
+    #[default]
+    Settings,
+    /// Write and edit files.
+    Edits,
+    /// Everything.
+    All,
+}
+
+impl Grant {
+    /// Returns the grant of this name.
+    pub fn named(name: &str) -> Option<Grant> {
+        [Grant::Settings, Grant::Edits, Grant::All].into_iter().find(|grant| grant.name() == name)
+    }
+
+    /// Returns its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Grant::Settings => "settings",
+            Grant::Edits => "edits",
+            Grant::All => "all",
+        }
+    }
+}
+
+/// The reply to a submitted turn, which is on the disk.
 #[derive(SerJson, DeJson)]
-pub struct Accepted {
+pub struct TurnAccepted {
     #[nserde(rename = "turnId")]
     pub turn_id: String,
     pub status: String,
-    /// Turns before it that have not begun.
+    /// The number of turns before it that have not started.
     pub queued: u64,
-    /// The number of its `turn.queued`.
+    /// The number of its `turn.queued` event.
     pub seq: u64,
 }
 
-/// What was cancelled. `cancelled` is a number: older clients take a boolean for none.
+/// The body of `POST /v3/sessions/:id/cancel`. Without a turn or a writer, the active turn is
+/// meant.
+#[derive(DeJson, SerJson, Default)]
+pub struct CancelTurns {
+    #[nserde(rename = "turnId")]
+    pub turn_id: Option<String>,
+    #[nserde(rename = "writerId")]
+    pub writer_id: Option<String>,
+}
+
+/// The reply to `POST /v3/sessions/:id/cancel`. `cancelled` is a number: older clients ignore a
+/// boolean there.
 #[derive(SerJson)]
-pub struct Cancelled {
+pub struct TurnsCancelled {
     pub ok: bool,
     pub cancelled: u64,
     #[nserde(rename = "cancelledQueued")]
@@ -221,36 +333,66 @@ pub struct Cancelled {
     pub cancelled_active: bool,
 }
 
-/// What came of a decision.
+impl TurnsCancelled {
+    /// Returns the reply for `queued` turns that had not started and, if `active`, the one that
+    /// had.
+    pub fn new(queued: u64, active: bool) -> TurnsCancelled {
+        TurnsCancelled {
+            ok: true,
+            cancelled: queued + u64::from(active),
+            cancelled_queued: queued,
+            cancelled_active: active,
+        }
+    }
+}
+
+/// The body of `POST /v3/sessions/:id/permissions/:requestId`.
+#[derive(DeJson, SerJson, Default)]
+pub struct ResolvePermission {
+    /// Needed if it is not in the path.
+    #[nserde(rename = "requestId")]
+    pub request_id: Option<String>,
+    /// `allow` or `deny`.
+    pub decision: Option<String>,
+    /// The same as a boolean.
+    pub approved: Option<bool>,
+    #[nserde(rename = "decidedBy")]
+    pub decided_by: Option<String>,
+}
+
+/// The reply to a decision about a permission.
 #[derive(SerJson)]
-pub struct Decided {
+pub struct PermissionReply {
     pub ok: bool,
     pub conflict: bool,
     pub resolved: bool,
     pub message: Option<String>,
-    pub error: Option<Fault>,
+    pub error: Option<ErrorDetail>,
 }
 
-/// An answer that only says yes.
-#[derive(SerJson)]
-pub struct Done {
-    pub ok: bool,
-}
-
-/// The body of every answer that says no.
+/// The body of every reply that reports an error.
 #[derive(SerJson, DeJson)]
-pub struct Problem {
-    pub error: Fault,
+pub struct ErrorBody {
+    pub error: ErrorDetail,
 }
 
-/// What is wrong: `code` for programs, `message` for people.
+/// An error: `code` for programs, `message` for people.
 #[derive(SerJson, DeJson)]
-pub struct Fault {
+pub struct ErrorDetail {
     pub code: String,
     pub message: String,
 }
 
-/// The body of an answer that says no.
-pub fn problem(code: &str, message: &str) -> String {
-    json::text(&Problem { error: Fault { code: code.to_owned(), message: message.to_owned() } })
+impl ErrorDetail {
+    /// Returns an error with this code and message.
+    pub fn new(code: &str, message: &str) -> ErrorDetail {
+        ErrorDetail { code: code.to_owned(), message: message.to_owned() }
+    }
 }
+
+/// Returns the body of a reply that reports an error.
+pub fn error_body(code: &str, message: &str) -> String {
+    json::text(&ErrorBody { error: ErrorDetail::new(code, message) })
+}
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,7 @@ impl Reply {
 
     /// `{"error":{"code":…,"message":…}}`.
     pub fn problem(status: u16, code: &str, message: impl Display) -> Reply {
-        Reply::json_text(status, protocol::problem(code, &message.to_string()))
+        Reply::json_text(status, protocol::error_body(code, &message.to_string()))
     }
 
     /// The request itself is wrong.

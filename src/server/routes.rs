@@ -157,42 +157,29 @@ impl App {
             health.contract =
                 Some(protocol::Contract { name: "opta-daemon-v3".to_owned(), version: 1 });
             health.build = Some(env!("CARGO_PKG_VERSION").to_owned());
-            health.runtime = Some(self.runtime());
+            health.runtime = Some(self.sessions.counts());
         }
         Reply::json(200, &health)
     }
 
     fn metrics(&self) -> Reply {
         let tenths = sys::resident_bytes() * 10 / (1 << 20);
-        let counts = self.sessions.counts();
-        let runtime = self.runtime();
+        let (counts, turns) = (self.sessions.counts(), self.sessions.submitted());
         let metrics = protocol::Metrics {
             daemon_id: self.daemon_id.clone(),
-            runtime: protocol::RuntimeMetrics {
-                session_count: runtime.session_count,
-                active_turn_count: runtime.active_turn_count,
-                queued_turn_count: runtime.queued_turn_count,
-                subscriber_count: runtime.subscriber_count,
-                ingress_seq: counts.turns,
-                ..protocol::RuntimeMetrics::default()
-            },
             ts: clock::now_millis(),
-            active_sessions: counts.sessions,
-            total_turns: counts.turns,
+            active_sessions: counts.session_count,
+            runtime: protocol::RuntimeCounts {
+                ingress_seq: Some(turns),
+                tool_workers: Some(protocol::ToolWorkers::default()),
+                latency: Some(protocol::Latency::default()),
+                ..counts
+            },
+            total_turns: turns,
             memory_mb: tenths as f64 / 10.0,
             tool_workers: protocol::ToolSlots::default(),
         };
         Reply::json(200, &metrics)
-    }
-
-    fn runtime(&self) -> protocol::Runtime {
-        let counts = self.sessions.counts();
-        protocol::Runtime {
-            session_count: counts.sessions,
-            active_turn_count: counts.active_turns,
-            queued_turn_count: counts.queued_turns,
-            subscriber_count: counts.subscribers,
-        }
     }
 
     /// Decided in one step: once this has said yes to `ifIdle`, no turn can begin.
@@ -210,7 +197,7 @@ impl App {
             return Reply::problem(409, "BUSY", problem);
         }
         (self.on_shutdown)();
-        Reply::json(202, &protocol::Done { ok: true })
+        Reply::json(202, &protocol::ShutdownAccepted { ok: true })
     }
 }
 

@@ -9,11 +9,14 @@ use nanoserde::DeJson;
 use crate::error::Error;
 use crate::json::{self, Raw};
 use crate::limits;
-use crate::protocol;
+use crate::protocol::event::SessionConfig;
+use crate::protocol::{
+    CancelTurns, ChatMessage, CreateSession, ErrorDetail, Metadata, PermissionReply,
+    ResolvePermission, SessionPage, SessionSummary, SubmitTurn,
+};
 use crate::session::desk::{Decision, Problem, Session};
-use crate::session::rules::{Founding, SessionId};
+use crate::session::rules::SessionId;
 use crate::session::runtime::Runtime;
-use crate::session::turn::{Endpoint, Grant, Key, Options, Selector, Submission};
 
 use super::reply::Reply;
 use super::stream::{Follower, Poll, Stream, Ticket};
@@ -160,30 +163,6 @@ fn parse<T: DeJson + Default>(body: &[u8]) -> Result<T, Reply> {
     json::parse(body).map_err(Reply::invalid)
 }
 
-#[derive(DeJson, Default)]
-struct Create {
-    #[nserde(rename = "sessionId")]
-    session_id: Option<String>,
-    title: Option<String>,
-    model: Option<String>,
-    mode: Option<String>,
-    #[nserde(rename = "systemPrompt")]
-    system_prompt: Option<String>,
-    metadata: Option<Raw>,
-    messages: Option<Vec<Raw>>,
-}
-
-#[derive(DeJson)]
-struct Metadata {
-    workspace: Option<String>,
-}
-
-#[derive(DeJson)]
-struct Role {
-    #[expect(dead_code, reason = "only whether it is there")]
-    role: String,
-}
-
 /// A mode restricts what tools may do: one that is misspelt must not be one that restricts nothing.
 fn known_mode(mode: Option<&str>) -> Result<(), Reply> {
     match mode {
@@ -193,18 +172,17 @@ fn known_mode(mode: Option<&str>) -> Result<(), Reply> {
 }
 
 fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
-    let asked: Create = parse(body)?;
+    let asked: CreateSession = parse(body)?;
     at_most("title", asked.title.as_deref(), limits::TITLE_BYTES_MAX)?;
     at_most("model", asked.model.as_deref(), limits::NAME_BYTES_MAX)?;
     known_mode(asked.mode.as_deref())?;
     let id = asked.session_id.as_deref().map(parse_id).transpose()?;
-    let metadata = asked.metadata.as_ref();
-    let metadata = metadata.and_then(|raw| json::parse::<Metadata>(raw.as_str().as_bytes()).ok());
+    let metadata = asked.metadata.as_ref().and_then(decoded::<Metadata>);
     let workspace = metadata.and_then(|metadata| metadata.workspace);
     at_most("workspace", workspace.as_deref(), limits::PATH_BYTES_MAX)?;
-    let has_role = |raw: &Raw| json::parse::<Role>(raw.as_str().as_bytes()).is_ok();
-    let messages = asked.messages.map(|messages| messages.into_iter().filter(has_role).collect());
-    let founding = Founding {
+    let is_message = |message: &Raw| decoded::<ChatMessage>(message).is_some();
+    let messages = asked.messages.map(|all| all.into_iter().filter(is_message).collect());
+    let config = SessionConfig {
         title: asked.title,
         model: asked.model,
         mode: asked.mode,
@@ -213,8 +191,12 @@ fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
         metadata: asked.metadata,
         messages,
     };
-    let session = runtime.create(id, &founding).map_err(refuse)?;
+    let session = runtime.create(id, &config).map_err(refuse)?;
     Ok(Reply::json(201, &session.summary()))
+}
+
+fn decoded<T: DeJson>(raw: &Raw) -> Option<T> {
+    json::parse(raw.as_str().as_bytes()).ok()
 }
 
 fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
@@ -225,103 +207,39 @@ fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
         .store()
         .page(before, count.unwrap_or(limits::SESSIONS_PAGE_DEFAULT))
         .map_err(|error| refuse(error.into()))?;
-    let mut body = String::from("{\"sessions\":[");
-    for id in &page.ids {
-        // One that cannot be read, or has just been deleted, must not hide the others.
-        if let Ok(summary) = runtime.summary(id) {
-            body.push_str(if body.ends_with('[') { "" } else { "," });
-            body.push_str(&json::text(&summary));
-        }
-    }
-    body.push_str("],\"next\":");
-    body.push_str(&page.next.map_or("null".to_owned(), |next| format!("\"{next}\"")));
-    body.push('}');
-    Ok(Reply::json_text(200, body))
+    // One that cannot be read, or has just been deleted, must not hide the others.
+    let sessions = page.ids.iter().filter_map(|id| runtime.summary(id).ok()).collect();
+    let next = page.next.map(|next| next.to_string());
+    Ok(Reply::json(200, &SessionPage { sessions, next }))
 }
 
 fn show(session: &Arc<Session>) -> Result<Reply, Reply> {
     let conversation = session.conversation().map_err(|error| refuse(error.into()))?;
-    let messages = conversation.messages();
-    Ok(Reply::json_text(200, session.summary().with_messages(messages.iter())))
-}
-
-#[derive(DeJson)]
-struct Submit {
-    content: String,
-    #[nserde(rename = "turnId")]
-    turn_id: Option<String>,
-    #[nserde(rename = "clientId")]
-    client_id: Option<String>,
-    #[nserde(rename = "writerId")]
-    writer_id: Option<String>,
-    mode: Option<String>,
-    #[nserde(rename = "lastSeenSeq")]
-    last_seen_seq: Option<u64>,
-    metadata: Option<Raw>,
-    options: Option<protocol::TurnOptions>,
-}
-
-/// What the caller wants done in its way. A key comes in a body, from this machine, and stays in
-/// memory.
-fn options(given: Option<protocol::TurnOptions>) -> Result<Options, Reply> {
-    let Some(given) = given else {
-        return Ok(Options::default());
-    };
-    let grant = match given.grant.as_deref() {
-        None | Some("settings") => Grant::Settings,
-        Some("edits") => Grant::Edits,
-        Some("all") => Grant::All,
-        Some(_) => return Err(Reply::invalid("grant is \"settings\", \"edits\" or \"all\"")),
-    };
-    let endpoint = given.endpoint.map(|endpoint| Endpoint {
-        url: endpoint.url,
-        source: endpoint.source,
-        key: endpoint.key.map(Key),
-        model: endpoint.model,
-        tool_choice: endpoint.tool_choice,
-    });
-    let environment = given.environment.unwrap_or_default();
-    let environment = environment.into_iter().map(|pair| (pair.name, pair.value)).collect();
-    Ok(Options { endpoint, environment, grant, attended: given.attended })
+    let messages = Some(conversation.messages().iter().map(Raw::of).collect());
+    Ok(Reply::json(200, &SessionSummary { messages, ..session.summary() }))
 }
 
 fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
-    let asked: Submit = json::parse(body).map_err(Reply::invalid)?;
-    if asked.content.is_empty() {
+    let turn: SubmitTurn = json::parse(body).map_err(Reply::invalid)?;
+    if turn.content.is_empty() {
         return Err(Reply::invalid("content is empty"));
     }
-    if asked.turn_id.as_deref().is_some_and(|id| SessionId::parse(id).is_none()) {
+    if turn.turn_id.as_deref().is_some_and(|id| SessionId::parse(id).is_none()) {
         return Err(Reply::invalid("a turn's id is 1 to 64 letters, digits, '-' and '_'"));
     }
-    let named = |name: Option<String>, what: &str| match name {
-        None => Ok("anonymous".to_owned()),
-        Some(name) if (1..=limits::NAME_BYTES_MAX).contains(&name.len()) => Ok(name),
-        Some(_) => {
+    known_mode(turn.mode.as_deref())?;
+    for (what, name) in [("clientId", &turn.client_id), ("writerId", &turn.writer_id)] {
+        let length = name.as_ref().map_or(1, String::len);
+        if !(1..=limits::NAME_BYTES_MAX).contains(&length) {
             let message = format_args!("{what} is 1 to {} bytes long", limits::NAME_BYTES_MAX);
-            Err(Reply::invalid(message))
+            return Err(Reply::invalid(message));
         }
-    };
-    known_mode(asked.mode.as_deref())?;
-    let submission = Submission {
-        turn_id: asked.turn_id,
-        client_id: named(asked.client_id, "clientId")?,
-        writer_id: named(asked.writer_id, "writerId")?,
-        content: asked.content,
-        mode: asked.mode,
-        last_seen_seq: asked.last_seen_seq,
-        metadata: asked.metadata,
-        options: options(asked.options)?,
-    };
-    let accepted = runtime.submit(session, &submission).map_err(refuse)?;
-    Ok(Reply::json(
-        202,
-        &protocol::Accepted {
-            turn_id: accepted.turn_id,
-            status: "queued".to_owned(),
-            queued: accepted.queued,
-            seq: accepted.seq,
-        },
-    ))
+    }
+    if turn.options.as_ref().is_some_and(|options| options.grant().is_none()) {
+        return Err(Reply::invalid("grant is \"settings\", \"edits\" or \"all\""));
+    }
+    let accepted = runtime.submit(session, &turn).map_err(refuse)?;
+    Ok(Reply::json(202, &accepted))
 }
 
 /// Whether a client can answer the questions of turns, unless it says that it cannot.
@@ -363,41 +281,13 @@ fn stream(
     Ok(Answer::Stream(Box::new(Stream { follower, _ticket: ticket, headers: asked.headers })))
 }
 
-#[derive(DeJson, Default)]
-struct Cancel {
-    #[nserde(rename = "turnId")]
-    turn_id: Option<String>,
-    #[nserde(rename = "writerId")]
-    writer_id: Option<String>,
-}
-
 fn cancel(runtime: &Runtime, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
-    let asked: Cancel = parse(body)?;
-    let selector = Selector { turn_id: asked.turn_id, writer_id: asked.writer_id };
-    let cancelled = runtime.cancel(session, &selector).map_err(refuse)?;
-    Ok(Reply::json(
-        200,
-        &protocol::Cancelled {
-            ok: true,
-            cancelled: cancelled.queued + u64::from(cancelled.active),
-            cancelled_queued: cancelled.queued,
-            cancelled_active: cancelled.active,
-        },
-    ))
-}
-
-#[derive(DeJson, Default)]
-struct Decide {
-    #[nserde(rename = "requestId")]
-    request_id: Option<String>,
-    decision: Option<String>,
-    approved: Option<bool>,
-    #[nserde(rename = "decidedBy")]
-    decided_by: Option<String>,
+    let turns: CancelTurns = parse(body)?;
+    Ok(Reply::json(200, &runtime.cancel(session, &turns).map_err(refuse)?))
 }
 
 fn decide(session: &Arc<Session>, in_path: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
-    let asked: Decide = parse(body)?;
+    let asked: ResolvePermission = parse(body)?;
     let request_id = match (in_path, asked.request_id.as_deref()) {
         (Some(path), Some(body)) if path != body => {
             return Err(Reply::invalid("the requestId in the body is not the one in the path"));
@@ -418,16 +308,14 @@ fn decide(session: &Arc<Session>, in_path: Option<&str>, body: &[u8]) -> Result<
             Decision::Unknown => (404, false, Some("nothing waits for this decision")),
         };
     let code = if conflict { "CONFLICT" } else { "NOT_FOUND" };
-    let fault =
-        |message: &str| protocol::Fault { code: code.to_owned(), message: message.to_owned() };
     Ok(Reply::json(
         status,
-        &protocol::Decided {
+        &PermissionReply {
             ok: message.is_none(),
             conflict,
             resolved: message.is_none(),
             message: message.map(str::to_owned),
-            error: message.map(fault),
+            error: message.map(|message| ErrorDetail::new(code, message)),
         },
     ))
 }

@@ -13,17 +13,15 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error, reason};
-use crate::json::{self, Raw};
+use crate::json::Raw;
 use crate::mutex::{lock, wait_timeout_while};
+use crate::protocol::event::{Event, PermissionRequest, PermissionResolved, TurnHead, TurnQueued};
+use crate::protocol::{Grant, SessionSummary, SubmitTurn, TurnOptions};
 use crate::{clock, limits, sys};
 
-use super::event::Draft;
 use super::journal::{Durability, Journal, Reader, Refused};
-use super::rules::{Conversation, SessionId, Stage, State, TurnHead};
-use super::store::Summary;
-use super::turn::{
-    Fault, Options, PermissionRequest, PermissionResolved, Submission, error_payload,
-};
+use super::rules::{Conversation, SessionId, Stage, State};
+use super::turn::{self, Fault};
 use super::wake::{Cancel, Waker};
 
 /// One session in memory.
@@ -87,7 +85,7 @@ pub(super) struct Desk {
     pub(super) scheduled: bool,
     pub(super) cancel: Option<Arc<Cancel>>,
     /// Of the turns that have not begun, by their ids.
-    pub(super) options: HashMap<String, Options>,
+    pub(super) options: HashMap<String, TurnOptions>,
     /// Asked for by the active turn, by the request's id; forgotten when it ends.
     pub(super) permissions: HashMap<String, Permission>,
     /// Ends of turns that could not be written when they ended; written as soon as there is room.
@@ -114,7 +112,7 @@ pub struct Turn<'a> {
     #[cfg_attr(not(test), expect(dead_code, reason = "an agent reads the conversation"))]
     pub content: &'a str,
     pub(super) cancel: &'a Cancel,
-    pub options: &'a Options,
+    pub options: &'a TurnOptions,
 }
 
 /// How long an answer is waited for.
@@ -142,7 +140,7 @@ impl Turn<'_> {
     }
 
     /// What the session was created with.
-    pub fn summary(&self) -> Summary {
+    pub fn summary(&self) -> SessionSummary {
         self.session.summary()
     }
 
@@ -155,7 +153,7 @@ impl Turn<'_> {
     /// ends, or the turn is cancelled. The request and the answer are events of the session.
     pub fn may(&self, tool: &str, input: &Raw, patience: Patience) -> Result<bool, Problem> {
         let request_id = fresh_id("perm_")?.as_str().to_owned();
-        let payload = json::text(&PermissionRequest {
+        let event = Event::PermissionRequest(PermissionRequest {
             turn_id: self.head.turn_id.clone(),
             request_id: request_id.clone(),
             tool_name: tool.to_owned(),
@@ -169,8 +167,7 @@ impl Turn<'_> {
         let mut desk = lock(&self.session.desk);
         let turn_id = self.head.turn_id.clone();
         desk.permissions.insert(request_id.clone(), Permission { turn_id, decided: None });
-        let draft = Draft { event: "permission.request", payload: &payload };
-        self.session.append(&mut desk, &draft, Durability::Synced)?;
+        self.session.append(&mut desk, &event, Durability::Synced)?;
         let undecided = |desk: &mut Desk| {
             let permission = desk.permissions.get(&request_id);
             permission.is_some_and(|permission| permission.decided.is_none()) && !self.cancelled()
@@ -203,9 +200,14 @@ impl Turn<'_> {
         }
     }
 
-    /// Adds an event to the session.
-    pub fn tell(&self, draft: &Draft<'_>, durability: Durability) -> Result<u64, Problem> {
-        self.session.append(&mut lock(&self.session.desk), draft, durability)
+    /// Returns what the turn may do without a permission request.
+    pub fn grant(&self) -> Grant {
+        self.options.grant().unwrap_or_default()
+    }
+
+    /// Appends an event to the session.
+    pub fn append(&self, event: &Event, durability: Durability) -> Result<u64, Problem> {
+        self.session.append(&mut lock(&self.session.desk), event, durability)
     }
 }
 
@@ -232,8 +234,8 @@ impl Session {
     }
 
     /// What a list shows of it.
-    pub fn summary(&self) -> Summary {
-        Summary::of(&self.id, &lock(&self.desk).state)
+    pub fn summary(&self) -> SessionSummary {
+        lock(&self.desk).state.summary(&self.id)
     }
 
     /// Its events, from any place.
@@ -245,7 +247,7 @@ impl Session {
     pub fn conversation(&self) -> Result<Conversation, Error> {
         let mut conversation = Conversation::default();
         let mut reader = self.reader();
-        reader.all(|record| conversation.apply(record)).doing("read a session")?;
+        reader.all(|record| conversation.apply_record(record)).doing("read a session")?;
         Ok(conversation)
     }
 
@@ -259,15 +261,14 @@ impl Session {
         if permission.decided.is_some() {
             return Ok(Decision::TooLate);
         }
-        let payload = json::text(&PermissionResolved {
+        let event = Event::PermissionResolved(PermissionResolved {
             turn_id: permission.turn_id.clone(),
             request_id: request.to_owned(),
             decision: if allow { "allow" } else { "deny" }.to_owned(),
             approved: allow,
             decided_by: by.to_owned(),
         });
-        let draft = Draft { event: "permission.resolved", payload: &payload };
-        self.append(&mut desk, &draft, Durability::Synced)?;
+        self.append(&mut desk, &event, Durability::Synced)?;
         if let Some(permission) = desk.permissions.get_mut(request) {
             permission.decided = Some(allow);
         }
@@ -300,22 +301,22 @@ impl Session {
     pub(super) fn append(
         &self,
         desk: &mut Desk,
-        draft: &Draft<'_>,
+        event: &Event,
         durability: Durability,
     ) -> Result<u64, Problem> {
-        self.append_all(desk, std::slice::from_ref(draft), durability)
+        self.append_all(desk, std::slice::from_ref(event), durability)
     }
 
     /// All of them or none; gives the number of the last.
     pub(super) fn append_all(
         &self,
         desk: &mut Desk,
-        drafts: &[Draft<'_>],
+        events: &[Event],
         durability: Durability,
     ) -> Result<u64, Problem> {
         self.check_open(desk)?;
         let Desk { journal, state, .. } = desk;
-        let seq = journal.append_all(state, drafts, durability)?;
+        let seq = journal.append_all(state, events, durability)?;
         self.wake();
         Ok(seq)
     }
@@ -348,11 +349,9 @@ impl Session {
         if desk.owed.is_empty() {
             return Ok(());
         }
-        let ends = desk.owed.iter().map(|(head, fault)| error_payload(head, fault));
-        let payloads: Vec<String> = ends.collect();
-        let drafts: Vec<Draft<'_>> =
-            payloads.iter().map(|payload| Draft { event: "turn.error", payload }).collect();
-        self.append_all(desk, &drafts, Durability::Synced)?;
+        let ends = desk.owed.iter().map(|(head, fault)| turn::end(head, &Err(fault.clone())));
+        let ends: Vec<Event> = ends.collect();
+        self.append_all(desk, &ends, Durability::Synced)?;
         desk.owed.clear();
         Ok(())
     }
@@ -387,7 +386,7 @@ impl Desk {
     }
 
     /// Whether a turn may be submitted now.
-    pub(super) fn check(&self, submission: &Submission) -> Result<(), Problem> {
+    pub(super) fn check(&self, submission: &SubmitTurn) -> Result<(), Problem> {
         if self.state.queue.len() >= limits::QUEUE_MAX {
             return Err(Problem::Busy(format!("{} turns are waiting already", limits::QUEUE_MAX)));
         }
@@ -401,25 +400,15 @@ impl Desk {
 
     /// What the user said; it stays on the disk until it is wanted.
     pub(super) fn content_of(&self, turn_id: &str) -> Result<String, Problem> {
-        #[derive(nanoserde::DeJson)]
-        struct Content {
-            content: String,
-        }
         let unreadable =
             |because: &str| Problem::Storage(format!("the turn cannot be read: {because}"));
         let Some((Stage::Queued, seq)) = self.state.stage(turn_id) else {
             return Err(unreadable("it is not in the queue"));
         };
-        let batch = self.journal.reader().after(seq - 1, 1);
-        let batch = batch.map_err(|error| unreadable(&reason(&error)))?;
-        if batch.events.first().is_none_or(|(found, _)| *found != seq) {
-            return Err(unreadable("its record is damaged"));
+        match self.journal.reader().event(seq).map_err(|error| unreadable(&reason(&error)))? {
+            Some(Event::TurnQueued(TurnQueued { content, .. })) => Ok(content),
+            _ => Err(unreadable("its record is damaged")),
         }
-        // The envelope is the record but for its seal; its payload is its last field.
-        let payload = batch.text.split_once("\"payload\":").map(|(_, rest)| rest);
-        let payload = payload.and_then(|rest| rest.strip_suffix('}'));
-        let content = payload.and_then(|text| json::parse::<Content>(text.as_bytes()).ok());
-        content.map(|content| content.content).ok_or_else(|| unreadable("its record is damaged"))
     }
 }
 

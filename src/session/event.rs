@@ -8,27 +8,27 @@
 //! most events are tokens, and their records little else than names.
 
 use crate::json;
+use crate::protocol::event::{Event, EventKind};
 
 use super::crc::crc32c;
 
 /// `,"crc":"xxxxxxxx"}`: what a record has in place of the envelope's last brace.
 const SEAL_BYTES: usize = 18;
 
-/// The parts of an event that differ from one to the next; the payload is a JSON object.
-pub struct Draft<'a> {
-    pub event: &'a str,
-    pub payload: &'a str,
+/// Returns the record of an event that the daemon `daemon_id` writes, with its line end.
+pub fn record(event: &Event, daemon_id: &str, seq: u64, ts: &str) -> Vec<u8> {
+    record_of(event.kind().name(), &event.payload(), daemon_id, seq, ts)
 }
 
-/// The record of an event that the daemon `daemon_id` writes, with its line end.
-pub fn record(draft: &Draft<'_>, daemon_id: &str, seq: u64, ts: &str) -> Vec<u8> {
-    let mut text = String::with_capacity(draft.payload.len() + 256);
+/// Returns the record of any event. `payload` is a JSON object.
+pub fn record_of(name: &str, payload: &str, daemon_id: &str, seq: u64, ts: &str) -> Vec<u8> {
+    let mut text = String::with_capacity(payload.len() + 256);
     text.push_str("{\"v\":\"3\",\"event\":");
-    json::quote(draft.event, &mut text);
+    json::quote(name, &mut text);
     text.push_str(",\"daemonId\":");
     json::quote(daemon_id, &mut text);
     text.push_str(&format!(",\"seq\":{seq},\"ts\":\"{ts}\",\"payload\":"));
-    text.push_str(draft.payload);
+    text.push_str(payload);
     let crc = crc32c(text.as_bytes());
     text.push_str(&format!(",\"crc\":\"{crc:08x}\"}}\n"));
     text.into_bytes()
@@ -39,7 +39,8 @@ pub fn record(draft: &Draft<'_>, daemon_id: &str, seq: u64, ts: &str) -> Vec<u8>
 pub struct Record<'a> {
     /// The envelope up to the name of the session, and behind it but for the closing brace.
     parts: (&'a str, &'a str),
-    pub event: &'a str,
+    /// `None`: this version does not know the event.
+    pub kind: Option<EventKind>,
     pub seq: u64,
     pub ts: &'a str,
     /// A JSON object.
@@ -56,13 +57,22 @@ impl<'a> Record<'a> {
             return None;
         }
         // Whole, so written by `record`: its fields are where that function puts them.
-        let text = std::str::from_utf8(body).ok()?;
+        Record::fields(std::str::from_utf8(body).ok()?)
+    }
+
+    fn fields(text: &'a str) -> Option<Record<'a>> {
         let parts = text.split_at(text.find(",\"seq\":")?);
         let names = parts.0.strip_prefix("{\"v\":\"3\",\"event\":\"")?;
-        let (event, _) = names.split_once("\",\"daemonId\":\"")?;
+        let (name, _) = names.split_once("\",\"daemonId\":\"")?;
         let (seq, rest) = parts.1.strip_prefix(",\"seq\":")?.split_once(",\"ts\":\"")?;
         let (ts, payload) = rest.split_once("\",\"payload\":")?;
-        Some(Record { parts, event, seq: seq.parse().ok()?, ts, payload })
+        let kind = EventKind::named(name);
+        Some(Record { parts, kind, seq: seq.parse().ok()?, ts, payload })
+    }
+
+    /// Decodes the event; `None` if this version does not know it.
+    pub fn event(&self) -> Option<Event> {
+        Event::decode(self.kind?, self.payload)
     }
 
     /// Appends the envelope as clients of the session get it.
@@ -79,21 +89,27 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Returns the time of the event whose record begins with `bytes`, which may be cut off within the
+/// payload.
+pub fn ts_of(bytes: &[u8]) -> Option<&str> {
+    let valid = bytes.utf8_chunks().next()?.valid();
+    Some(Record::fields(valid)?.ts)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn written() -> Vec<u8> {
-        let draft =
-            Draft { event: "turn.token", payload: r#"{"turnId":"t","text":"\",\"seq\":9"}"# };
-        record(&draft, "daemon_x", 42, "2026-03-01T10:00:00.000Z")
+        let payload = r#"{"turnId":"t","text":"\",\"seq\":9"}"#;
+        record_of("turn.token", payload, "daemon_x", 42, "2026-03-01T10:00:00.000Z")
     }
 
     #[test]
     fn what_is_written_is_read() {
         let line = written();
         let record = Record::read(line.strip_suffix(b"\n").unwrap()).unwrap();
-        assert_eq!((record.event, record.seq), ("turn.token", 42));
+        assert_eq!((record.kind, record.seq), (Some(EventKind::TurnToken), 42));
         assert_eq!(record.ts, "2026-03-01T10:00:00.000Z");
         assert_eq!(record.payload, r#"{"turnId":"t","text":"\",\"seq\":9"}"#);
         let mut envelope = String::new();
@@ -116,8 +132,8 @@ mod tests {
     #[test]
     fn a_token_takes_at_most_200_bytes() {
         let payload = r#"{"turnId":"turn_abcdefghijkl","text":" understand"}"#;
-        let draft = Draft { event: "turn.token", payload };
-        let line = record(&draft, "daemon_abcdefgh", 100_000, "2026-03-01T10:00:00.000Z");
+        let ts = "2026-03-01T10:00:00.000Z";
+        let line = record_of("turn.token", payload, "daemon_abcdefgh", 100_000, ts);
         assert!(line.len() <= 200, "{} bytes", line.len());
     }
 

@@ -14,9 +14,10 @@ use std::sync::{Arc, Mutex};
 
 use crate::error::{At, Error};
 use crate::mutex::lock;
+use crate::protocol::event::Event;
 use crate::{clock, disk, limits};
 
-use super::event::{self, Draft, Record};
+use super::event::{self, Record};
 use super::findings::Findings;
 use super::lines::{READ_BYTES, Window, read_at};
 use super::rules::{SessionId, State};
@@ -85,7 +86,7 @@ impl Journal {
         directory: &Path,
         id: &SessionId,
         daemon_id: &str,
-        first: &Draft<'_>,
+        first: &Event,
         created_at: &str,
     ) -> Result<(Journal, State), Error> {
         disk::ensure_private_directory(directory)?;
@@ -114,7 +115,7 @@ impl Journal {
         let mut state = State::default();
         let mut view = View::default();
         let findings = examine(&file, &path, |record, start, end| {
-            state.apply(record);
+            state.apply_record(record);
             view.add(record.seq, start, end);
         })?;
         if findings.torn_bytes > 0 {
@@ -141,26 +142,26 @@ impl Journal {
     pub fn append_all(
         &mut self,
         state: &mut State,
-        drafts: &[Draft<'_>],
+        events: &[Event],
         durability: Durability,
     ) -> Result<u64, Refused> {
         let now = clock::rfc3339(clock::now_millis());
-        self.append_at(&now, state, drafts, durability)
+        self.append_at(&now, state, events, durability)
     }
 
     fn append_at(
         &mut self,
         ts: &str,
         state: &mut State,
-        drafts: &[Draft<'_>],
+        events: &[Event],
         durability: Durability,
     ) -> Result<u64, Refused> {
         if let Some(because) = &self.broken {
             return Err(Refused::Broken(because.clone()));
         }
-        let numbered = (self.seq + 1..).zip(drafts);
+        let numbered = (self.seq + 1..).zip(events);
         let records: Vec<Vec<u8>> =
-            numbered.map(|(seq, draft)| event::record(draft, &self.daemon_id, seq, ts)).collect();
+            numbered.map(|(seq, event)| event::record(event, &self.daemon_id, seq, ts)).collect();
         let mut start = self.end;
         for record in &records {
             self.write(record, start)?;
@@ -170,12 +171,10 @@ impl Journal {
             self.sync(start)?;
         }
         // Last: from now on readers see them.
-        for line in &records {
+        for (event, record) in events.iter().zip(&records) {
             self.seq += 1;
-            if let Some(record) = line.strip_suffix(b"\n").and_then(Record::read) {
-                state.apply(&record);
-            }
-            let end = start + line.len() as u64;
+            state.apply(event, self.seq, ts);
+            let end = start + record.len() as u64;
             lock(&self.view).add(self.seq, start, end);
             start = end;
         }
@@ -318,6 +317,17 @@ impl Reader {
             batch.events.len() < events_max && batch.text.len() < limits::EVENTS_BYTES_MAX
         })?;
         Ok(batch)
+    }
+
+    /// Returns the event with this number, if it may be seen and its record is whole.
+    pub fn event(&mut self, seq: u64) -> io::Result<Option<Event>> {
+        let (start, end) = self.stretch(seq - 1);
+        let mut found = None;
+        self.each_record(start, end, seq - 1, |record| {
+            found = record.event().filter(|_| record.seq == seq);
+            false
+        })?;
+        Ok(found)
     }
 
     /// Shows every event that may be seen to `visit`.

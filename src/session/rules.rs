@@ -3,12 +3,15 @@
 //! The journal is the truth; everything here can be made again from it. What is kept is small,
 //! however long the session: the text of the conversation stays on disk.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use nanoserde::{DeJson, SerJson};
+use nanoserde::{SerJson, SerJsonState};
 
-use crate::json::{self, Raw};
-use crate::{limits, text};
+use crate::protocol::SessionSummary;
+use crate::protocol::event::{
+    Event, EventKind, SessionConfig, ToolEnd, ToolStart, TurnDone, TurnError, TurnHead, TurnQueued,
+};
+use crate::{json, limits, text};
 
 use super::event::Record;
 
@@ -29,34 +32,6 @@ impl SessionId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-/// What the creator of a session says of it; kept in its first event.
-#[derive(Clone, Debug, Default, DeJson, SerJson)]
-pub struct Founding {
-    pub title: Option<String>,
-    pub model: Option<String>,
-    pub mode: Option<String>,
-    #[nserde(rename = "systemPrompt")]
-    pub system_prompt: Option<String>,
-    /// The directory that the session works in.
-    pub workspace: Option<String>,
-    /// The rest of what the creator wanted kept.
-    pub metadata: Option<Raw>,
-    /// A conversation that began elsewhere, in the form of OpenAI's chat messages.
-    pub messages: Option<Vec<Raw>>,
-}
-
-/// The names on a turn: enough to cancel it, not what it says.
-#[derive(Clone, Debug, PartialEq, Eq, DeJson, SerJson)]
-pub struct TurnHead {
-    #[nserde(rename = "turnId")]
-    pub turn_id: String,
-    #[nserde(rename = "writerId")]
-    pub writer_id: String,
-    #[nserde(rename = "clientId")]
-    pub client_id: String,
-    pub mode: String,
 }
 
 /// Where a turn stands.
@@ -107,63 +82,45 @@ impl Submitted {
     }
 }
 
-/// `session.snapshot`, the first event.
-#[derive(DeJson)]
-struct Created {
-    founding: Founding,
-}
-
-/// `turn.queued`
-#[derive(DeJson)]
-struct Queued {
-    #[nserde(rename = "turnId")]
-    turn_id: String,
-    #[nserde(rename = "writerId")]
-    writer_id: String,
-    #[nserde(rename = "clientId")]
-    client_id: String,
-    mode: Option<String>,
-    content: String,
-}
-
-/// Any event of a turn.
-#[derive(DeJson)]
-struct OfTurn {
-    #[nserde(rename = "turnId")]
-    turn_id: String,
-}
-
 impl State {
-    /// Takes in the next event. Events that this version does not know change nothing but `seq`.
-    pub fn apply(&mut self, record: &Record<'_>) {
+    /// Applies the event in a record. An event that this version does not know changes nothing but
+    /// `seq`.
+    pub fn apply_record(&mut self, record: &Record<'_>) {
         self.seq = record.seq;
-        let payload = record.payload.as_bytes();
-        match record.event {
-            "session.snapshot" => {
-                if let Ok(created) = json::parse::<Created>(payload) {
-                    self.found(created.founding, record.ts);
-                }
-            }
-            "turn.queued" => {
-                if let Ok(queued) = json::parse::<Queued>(payload) {
-                    self.enqueue(queued, record.seq);
-                }
-            }
-            "turn.start" => {
-                if let Some(turn) = turn_of(payload).and_then(|turn_id| self.unqueue(&turn_id)) {
+        // Most events are tokens: they are not worth decoding.
+        let changes = matches!(
+            record.kind,
+            Some(
+                EventKind::SessionSnapshot
+                    | EventKind::TurnQueued
+                    | EventKind::TurnStart
+                    | EventKind::TurnDone
+                    | EventKind::TurnError
+                    | EventKind::ToolStart
+            )
+        );
+        if changes && let Some(event) = record.event() {
+            self.apply(&event, record.seq, record.ts);
+        }
+    }
+
+    /// Applies the next event.
+    pub fn apply(&mut self, event: &Event, seq: u64, ts: &str) {
+        self.seq = seq;
+        match event {
+            Event::SessionSnapshot(first) => self.found(&first.config, ts),
+            Event::TurnQueued(queued) => self.enqueue(queued, seq),
+            Event::TurnStart(TurnHead { turn_id, .. }) => {
+                if let Some(turn) = self.unqueue(turn_id) {
                     self.active = Some(turn);
                 }
             }
-            "turn.done" | "turn.error" => {
-                if let Some(turn_id) = turn_of(payload) {
-                    self.end(&turn_id);
-                }
-            }
-            "tool.start" => self.tool_calls += 1,
-            // Most events of a session; they are not worth a parse.
+            Event::TurnDone(TurnDone { turn_id, .. })
+            | Event::TurnError(TurnError { turn_id, .. }) => self.end(turn_id),
+            Event::ToolStart(_) => self.tool_calls += 1,
             _ => return,
         }
-        record.ts.clone_into(&mut self.updated_at);
+        ts.clone_into(&mut self.updated_at);
     }
 
     /// Where a turn stands; `None` if it was never submitted, or too long ago to be remembered.
@@ -184,11 +141,40 @@ impl State {
         self.active.iter().chain(&self.queue).cloned().collect()
     }
 
-    /// A session that has just been created.
-    pub fn founded(founding: Founding, ts: &str) -> State {
+    /// Returns the state of a session that is created with `config`.
+    pub fn created(config: &SessionConfig, ts: &str) -> State {
         let mut state = State { seq: 1, updated_at: ts.to_owned(), ..State::default() };
-        state.found(founding, ts);
+        state.found(config, ts);
         state
+    }
+
+    /// Returns what a list shows of the session.
+    pub fn summary(&self, id: &SessionId) -> SessionSummary {
+        let unfinished = self.active.iter().chain(&self.queue);
+        let writers: HashSet<&str> = unfinished.map(|turn| turn.writer_id.as_str()).collect();
+        let status = match (&self.active, self.queue.is_empty()) {
+            (Some(_), _) => "running",
+            (None, false) => "queued",
+            (None, true) => "idle",
+        };
+        SessionSummary {
+            session_id: id.as_str().to_owned(),
+            model: self.model.clone().unwrap_or_default(),
+            title: self.title.clone(),
+            created_at: self.created_at.clone(),
+            updated_at: self.updated_at.clone(),
+            last_activity_at: self.updated_at.clone(),
+            active_turn_id: self.active.as_ref().map(|turn| turn.turn_id.clone()),
+            queued_turns: self.queue.len() as u64,
+            tool_call_count: self.tool_calls,
+            writer_count: writers.len() as u64,
+            mode: self.mode.clone().unwrap_or_else(|| "chat".to_owned()),
+            status: status.to_owned(),
+            turns: self.turns,
+            workspace: self.workspace.clone(),
+            seq: self.seq,
+            messages: None,
+        }
     }
 
     /// Takes a turn out whose end could not be written. The journal will say so when it is opened
@@ -197,25 +183,26 @@ impl State {
         self.end(turn_id);
     }
 
-    fn found(&mut self, founding: Founding, ts: &str) {
+    fn found(&mut self, config: &SessionConfig, ts: &str) {
         ts.clone_into(&mut self.created_at);
-        self.title = founding.title;
-        self.model = founding.model;
-        self.mode = founding.mode;
-        self.workspace = founding.workspace;
+        self.title.clone_from(&config.title);
+        self.model.clone_from(&config.model);
+        self.mode.clone_from(&config.mode);
+        self.workspace.clone_from(&config.workspace);
     }
 
-    fn enqueue(&mut self, queued: Queued, seq: u64) {
+    fn enqueue(&mut self, queued: &TurnQueued, seq: u64) {
         self.turns += 1;
         if self.title.is_none() {
             self.title = Some(title_of(&queued.content));
         }
         self.submitted.add(&queued.turn_id, seq);
+        let mode = queued.mode.as_ref().or(self.mode.as_ref());
         self.queue.push_back(TurnHead {
-            turn_id: queued.turn_id,
-            writer_id: queued.writer_id,
-            client_id: queued.client_id,
-            mode: queued.mode.or_else(|| self.mode.clone()).unwrap_or_else(|| "chat".to_owned()),
+            turn_id: queued.turn_id.clone(),
+            writer_id: queued.writer_id.clone(),
+            client_id: queued.client_id.clone(),
+            mode: mode.map_or("chat", String::as_str).to_owned(),
         });
     }
 
@@ -231,10 +218,6 @@ impl State {
             self.unqueue(turn_id);
         }
     }
-}
-
-fn turn_of(payload: &[u8]) -> Option<String> {
-    json::parse::<OfTurn>(payload).ok().map(|of| of.turn_id)
 }
 
 /// A title made of what was said first: one line, cut at a bound.
@@ -277,61 +260,43 @@ pub struct Conversation {
     waiting: HashMap<String, String>,
 }
 
-#[derive(DeJson)]
-struct TurnText {
-    text: String,
-}
-
-#[derive(DeJson)]
-struct ToolStart {
-    name: String,
-    id: String,
-    args: String,
-}
-
-#[derive(DeJson)]
-struct ToolEnd {
-    id: String,
-    result: String,
-}
-
 impl Conversation {
-    /// Takes in the next event.
-    pub fn apply(&mut self, record: &Record<'_>) {
-        let payload = record.payload.as_bytes();
-        match record.event {
-            "session.snapshot" => {
-                if let Ok(Created { founding }) = json::parse::<Created>(payload) {
-                    let given = founding.messages.unwrap_or_default();
-                    let given = given.iter().map(|raw| Message::Given(raw.as_str().to_owned()));
-                    self.messages.extend(given);
-                    self.system_prompt = founding.system_prompt;
-                }
+    /// Applies the event in a record.
+    pub fn apply_record(&mut self, record: &Record<'_>) {
+        // No part of the conversation, and there is much of it.
+        if record.kind != Some(EventKind::TurnThinking)
+            && let Some(event) = record.event()
+        {
+            self.apply(event);
+        }
+    }
+
+    /// Applies the next event.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::SessionSnapshot(first) => {
+                let SessionConfig { messages, system_prompt, .. } = first.config;
+                let given = messages.unwrap_or_default();
+                let given = given.iter().map(|raw| Message::Given(raw.as_str().to_owned()));
+                self.messages.extend(given);
+                self.system_prompt = system_prompt;
             }
-            "turn.queued" => {
-                if let Ok(queued) = json::parse::<Queued>(payload) {
-                    self.waiting.insert(queued.turn_id, queued.content);
-                }
+            Event::TurnQueued(queued) => {
+                self.waiting.insert(queued.turn_id, queued.content);
             }
-            "turn.start" => {
-                let content = turn_of(payload).and_then(|turn_id| self.waiting.remove(&turn_id));
+            Event::TurnStart(head) => {
+                let content = self.waiting.remove(&head.turn_id);
                 self.messages.extend(content.map(Message::User));
             }
-            "turn.token" => {
-                if let Ok(token) = json::parse::<TurnText>(payload) {
-                    self.assistant(|text, _| text.push_str(&token.text));
-                }
+            Event::TurnToken(token) => {
+                self.assistant(|text, _| text.push_str(&token.text));
             }
-            "tool.start" => {
-                if let Ok(start) = json::parse::<ToolStart>(payload) {
-                    let call = ToolCall { id: start.id, name: start.name, arguments: start.args };
-                    self.assistant(|_, calls| calls.push(call));
-                }
+            Event::ToolStart(ToolStart { id, name, args, .. }) => {
+                let call = ToolCall { id, name, arguments: args };
+                self.assistant(|_, calls| calls.push(call));
             }
-            "tool.end" => {
-                if let Ok(end) = json::parse::<ToolEnd>(payload) {
-                    self.messages.push(Message::Tool { call_id: end.id, result: end.result });
-                }
+            Event::ToolEnd(ToolEnd { id, result, .. }) => {
+                self.messages.push(Message::Tool { call_id: id, result });
             }
             _ => {}
         }
@@ -399,6 +364,12 @@ impl Message {
                 out.push('}');
             }
         }
+    }
+}
+
+impl SerJson for Message {
+    fn ser_json(&self, _depth: usize, state: &mut SerJsonState) {
+        self.json(&mut state.out);
     }
 }
 

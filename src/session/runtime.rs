@@ -10,32 +10,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::Kind;
-use crate::json;
 use crate::log::Log;
 use crate::mutex::lock;
-use crate::{clock, limits, sys};
+use crate::protocol::event::{
+    Event, SessionCancelled, SessionConfig, SessionSnapshot, TurnHead, TurnQueued,
+};
+use crate::protocol::{
+    CancelTurns, RuntimeCounts, SessionSummary, SubmitTurn, TurnAccepted, TurnsCancelled,
+};
+use crate::{clock, json, limits, sys};
 
 use super::desk::{Desk, Problem, Session, Shut, fresh_id};
-use super::event::Draft;
 use super::journal::{Durability, Journal};
-use super::rules::{Founding, SessionId, State, TurnHead};
-use super::store::{Store, Summary};
-use super::turn::{
-    Accepted, Agent, Cancelled, Fault, Selector, SessionCancelled, Submission, cancelled,
-    error_payload, founding_payload, queued_payload,
-};
-
-/// What the daemon is busy with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Sessions in memory: used since the daemon began, and within the last half hour.
-    pub sessions: u64,
-    pub active_turns: u64,
-    pub queued_turns: u64,
-    pub subscribers: u64,
-    /// Turns submitted since the daemon began.
-    pub turns: u64,
-}
+use super::rules::{SessionId, State};
+use super::store::Store;
+use super::turn::{self, Agent, Fault};
 
 /// All sessions of the daemon.
 pub struct Runtime {
@@ -96,20 +85,24 @@ impl Runtime {
     pub fn create(
         &self,
         id: Option<SessionId>,
-        founding: &Founding,
+        config: &SessionConfig,
     ) -> Result<Arc<Session>, Problem> {
         let id = match id {
             Some(id) => id,
             None => fresh_id("sess_")?,
         };
-        let created = self.find_or_make(&id, founding);
+        let created = self.find_or_make(&id, config);
         if created.is_err() {
             self.forget_empty(&id);
         }
         created
     }
 
-    fn find_or_make(&self, id: &SessionId, founding: &Founding) -> Result<Arc<Session>, Problem> {
+    fn find_or_make(
+        &self,
+        id: &SessionId,
+        config: &SessionConfig,
+    ) -> Result<Arc<Session>, Problem> {
         let place = self.place(id);
         let mut found = lock(&place.session);
         if let Some(session) = self.find(id, &mut found)? {
@@ -118,14 +111,15 @@ impl Runtime {
         if lock(&self.floor).leaving {
             return Err(Problem::Leaving);
         }
-        let payload = founding_payload(id, founding);
-        if let Err(problem) = json::check(&payload) {
+        let now = clock::rfc3339(clock::now_millis());
+        let summary = State::created(config, &now).summary(id);
+        let first = Event::SessionSnapshot(SessionSnapshot::new(summary, config.clone()).into());
+        if let Err(problem) = json::check(&first.payload()) {
             // What came with it lies a level deeper now than it did in the request.
             return Err(Problem::Invalid(format!("metadata or messages: {}", problem.what)));
         }
         let created_at = clock::rfc3339(clock::now_millis());
         self.store.enter(id, &created_at)?;
-        let first = Draft { event: "session.snapshot", payload: &payload };
         let directory = self.store.directory(id);
         let (journal, state) =
             Journal::create(&directory, id, &self.daemon_id, &first, &created_at)?;
@@ -158,8 +152,8 @@ impl Runtime {
     pub fn submit(
         self: &Arc<Runtime>,
         session: &Arc<Session>,
-        submission: &Submission,
-    ) -> Result<Accepted, Problem> {
+        submission: &SubmitTurn,
+    ) -> Result<TurnAccepted, Problem> {
         let mut desk = lock(&session.desk);
         session.check_open(&desk)?;
         let turn_id = match &submission.turn_id {
@@ -167,7 +161,7 @@ impl Runtime {
             None => fresh_id("turn_")?.as_str().to_owned(),
         };
         if let Some((_, seq)) = desk.state.stage(&turn_id) {
-            return Ok(Accepted { turn_id, queued: desk.state.queue.len() as u64, seq });
+            return Ok(accepted(turn_id, desk.state.queue.len() as u64, seq));
         }
         session.pay(&mut desk)?;
         desk.check(submission)?;
@@ -179,12 +173,11 @@ impl Runtime {
             }
             floor.unfinished += 1;
         }
-        let payload = queued_payload(&turn_id, submission, desk.state.queue.len() as u64);
-        let draft = Draft { event: "turn.queued", payload: &payload };
-        let seq = session.append(&mut desk, &draft, Durability::Synced).inspect_err(|_| {
+        let event = queued(&turn_id, submission, desk.state.queue.len() as u64);
+        let seq = session.append(&mut desk, &event, Durability::Synced).inspect_err(|_| {
             lock(&self.floor).unfinished -= 1;
         })?;
-        desk.options.insert(turn_id.clone(), submission.options.clone());
+        desk.options.insert(turn_id.clone(), submission.options.clone().unwrap_or_default());
         self.submitted.fetch_add(1, Ordering::Relaxed);
         let idle = !std::mem::replace(&mut desk.scheduled, true);
         let queued = desk.state.queue.len() as u64 - 1;
@@ -192,11 +185,15 @@ impl Runtime {
         if idle {
             self.schedule(Arc::clone(session));
         }
-        Ok(Accepted { turn_id, queued, seq })
+        Ok(accepted(turn_id, queued, seq))
     }
 
     /// Cancels turns; what was decided is on the disk when this returns.
-    pub fn cancel(&self, session: &Session, selector: &Selector) -> Result<Cancelled, Problem> {
+    pub fn cancel(
+        &self,
+        session: &Session,
+        selector: &CancelTurns,
+    ) -> Result<TurnsCancelled, Problem> {
         let mut desk = lock(&session.desk);
         let none = selector.turn_id.is_none() && selector.writer_id.is_none();
         let chosen = |turn: &TurnHead| {
@@ -209,20 +206,17 @@ impl Runtime {
             false => desk.state.queue.iter().filter(|turn| chosen(turn)).cloned().collect(),
         };
         if !active && queued.is_empty() {
-            return Ok(Cancelled { queued: 0, active: false });
+            return Ok(TurnsCancelled::new(0, false));
         }
         let count = queued.len() as u64;
-        let mut payloads: Vec<(&str, String)> =
-            queued.iter().map(|turn| ("turn.error", error_payload(turn, &cancelled()))).collect();
-        let told = SessionCancelled {
+        let ended = Err(turn::cancelled());
+        let mut events: Vec<Event> = queued.iter().map(|head| turn::end(head, &ended)).collect();
+        events.push(Event::SessionCancelled(SessionCancelled {
             cancelled: count + u64::from(active),
             turn_id: selector.turn_id.clone(),
             writer_id: selector.writer_id.clone(),
-        };
-        payloads.push(("session.cancelled", json::text(&told)));
-        let drafts: Vec<Draft<'_>> =
-            payloads.iter().map(|(event, payload)| Draft { event, payload }).collect();
-        session.append_all(&mut desk, &drafts, Durability::Synced)?;
+        }));
+        session.append_all(&mut desk, &events, Durability::Synced)?;
         for turn in &queued {
             desk.options.remove(&turn.turn_id);
         }
@@ -231,7 +225,7 @@ impl Runtime {
             desk.cancel_if_idle();
             session.decided.notify_all();
         }
-        Ok(Cancelled { queued: count, active })
+        Ok(TurnsCancelled::new(count, active))
     }
 
     /// Deletes a session for ever.
@@ -273,7 +267,7 @@ impl Runtime {
     }
 
     /// What a list shows of a session.
-    pub fn summary(&self, id: &SessionId) -> Result<Summary, Problem> {
+    pub fn summary(&self, id: &SessionId) -> Result<SessionSummary, Problem> {
         let place = lock(&self.places).get(id).cloned();
         let session = place.and_then(|place| lock(&place.session).clone());
         match session {
@@ -282,8 +276,8 @@ impl Runtime {
         }
     }
 
-    /// What the daemon is busy with.
-    pub fn counts(&self) -> Counts {
+    /// Returns what the daemon is working on.
+    pub fn counts(&self) -> RuntimeCounts {
         // Those that are just being read are not waited for: a long journal takes its time, and
         // whoever asks how the daemon is must not.
         let places: Vec<Arc<Place>> = lock(&self.places).values().cloned().collect();
@@ -292,13 +286,18 @@ impl Runtime {
         let subscribers: usize = sessions.iter().map(|session| session.subscribers()).sum();
         let floor = lock(&self.floor);
         let active = floor.workers as u64;
-        Counts {
-            sessions: sessions.len() as u64,
-            active_turns: active,
-            queued_turns: floor.unfinished.saturating_sub(active),
-            subscribers: subscribers as u64,
-            turns: self.submitted.load(Ordering::Relaxed),
+        RuntimeCounts {
+            session_count: sessions.len() as u64,
+            active_turn_count: active,
+            queued_turn_count: floor.unfinished.saturating_sub(active),
+            subscriber_count: subscribers as u64,
+            ..RuntimeCounts::default()
         }
+    }
+
+    /// Returns the number of turns submitted since the daemon started.
+    pub fn submitted(&self) -> u64 {
+        self.submitted.load(Ordering::Relaxed)
     }
 
     /// Decides to leave, if nothing is in progress; in one step, so that no turn can slip in.
@@ -467,4 +466,23 @@ impl Runtime {
 
 fn no_session(id: &SessionId) -> Problem {
     Problem::NoSession(id.as_str().to_owned())
+}
+
+/// Returns the first event of a turn with `before` turns before it in the queue.
+fn queued(turn_id: &str, submission: &SubmitTurn, before: u64) -> Event {
+    let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "anonymous".to_owned());
+    Event::TurnQueued(TurnQueued {
+        turn_id: turn_id.to_owned(),
+        writer_id: name(&submission.writer_id),
+        client_id: name(&submission.client_id),
+        mode: submission.mode.clone(),
+        queue_size: before + 1,
+        position: before,
+        metadata: submission.metadata.clone(),
+        content: submission.content.clone(),
+    })
+}
+
+fn accepted(turn_id: String, queued: u64, seq: u64) -> TurnAccepted {
+    TurnAccepted { turn_id, status: "queued".to_owned(), queued, seq }
 }

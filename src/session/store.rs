@@ -15,13 +15,15 @@ use std::sync::Mutex;
 use nanoserde::{DeJson, SerJson};
 
 use crate::error::{At, Error, Kind};
+use crate::protocol::SessionSummary;
 use crate::sys::effective_user;
 use crate::{disk, json, limits, mutex};
 
+use super::event;
 use super::findings::Findings;
 use super::journal::{self, examine, sync_directory};
 use super::lines::{Backwards, read_at};
-use super::rules::{Message, SessionId, State};
+use super::rules::{SessionId, State};
 
 /// The directory of all sessions.
 pub struct Store {
@@ -30,42 +32,11 @@ pub struct Store {
     making: Mutex<()>,
 }
 
-/// What a list shows of a session.
-#[derive(Clone, Debug, Default, DeJson, SerJson)]
-pub struct Summary {
-    #[nserde(rename = "sessionId")]
-    pub session_id: String,
-    /// Empty: whatever the model server offers first.
-    pub model: String,
-    pub title: Option<String>,
-    #[nserde(rename = "createdAt")]
-    pub created_at: String,
-    #[nserde(rename = "updatedAt")]
-    pub updated_at: String,
-    #[nserde(rename = "lastActivityAt")]
-    pub last_activity_at: String,
-    #[nserde(rename = "activeTurnId")]
-    pub active_turn_id: Option<String>,
-    #[nserde(rename = "queuedTurns")]
-    pub queued_turns: u64,
-    #[nserde(rename = "toolCallCount")]
-    pub tool_call_count: u64,
-    #[nserde(rename = "writerCount")]
-    pub writer_count: u64,
-    pub mode: String,
-    /// `idle`, `running` or `queued`.
-    pub status: String,
-    pub turns: u64,
-    pub workspace: Option<String>,
-    /// The number of its last event.
-    pub seq: u64,
-}
-
 /// A summary as it lies beside a journal of `bytes` bytes.
 #[derive(DeJson, SerJson)]
 struct Kept {
     bytes: u64,
-    summary: Summary,
+    summary: SessionSummary,
 }
 
 /// A line of the index.
@@ -118,8 +89,7 @@ impl Store {
         let file = disk::open_if_exists(&path).ok()??;
         let mut bytes = [0_u8; 512];
         let length = read_at(&file, &mut bytes, 0).ok()?;
-        let text = String::from_utf8_lossy(bytes.get(..length)?);
-        let (ts, _) = text.split_once("\"ts\":\"")?.1.split_once('"')?;
+        let ts = event::ts_of(bytes.get(..length)?)?;
         Some(ts.to_owned())
     }
 
@@ -241,7 +211,7 @@ impl Store {
 
     /// What a list shows of a session; from its summary if that fits its journal, else from the
     /// journal.
-    pub fn summary(&self, id: &SessionId) -> Result<Summary, Error> {
+    pub fn summary(&self, id: &SessionId) -> Result<SessionSummary, Error> {
         let path = self.directory(id).join(journal::FILE_NAME);
         let bytes = path.metadata().map_or(0, |found| found.len());
         if let Some(kept) = self.kept(id)
@@ -249,7 +219,7 @@ impl Store {
         {
             return Ok(kept.summary);
         }
-        Ok(Summary::of(id, &self.read(id)?.0))
+        Ok(self.read(id)?.0.summary(id))
     }
 
     /// The summary beside a journal. Whatever is wrong with it, the journal says the same.
@@ -267,7 +237,7 @@ impl Store {
 
     /// Puts a summary beside a journal of `bytes` bytes.
     pub fn keep(&self, id: &SessionId, state: &State, bytes: u64) -> Result<(), Error> {
-        let kept = Kept { bytes, summary: Summary::of(id, state) };
+        let kept = Kept { bytes, summary: state.summary(id) };
         disk::replace(&self.directory(id).join(SUMMARY), json::text(&kept).as_bytes())
     }
 
@@ -277,7 +247,7 @@ impl Store {
     /// [`Kind::SessionDamaged`]: nothing of it is whole.
     pub fn read(&self, id: &SessionId) -> Result<(State, Findings), Error> {
         let mut state = State::default();
-        let findings = self.examine_some(id, |record| state.apply(record))?;
+        let findings = self.examine_some(id, |record| state.apply_record(record))?;
         Ok((state, findings))
     }
 
@@ -288,7 +258,7 @@ impl Store {
     pub fn examine_some(
         &self,
         id: &SessionId,
-        visit: impl FnMut(&super::event::Record<'_>),
+        visit: impl FnMut(&event::Record<'_>),
     ) -> Result<Findings, Error> {
         self.examine(id, visit)?.some(id)
     }
@@ -297,7 +267,7 @@ impl Store {
     pub fn examine(
         &self,
         id: &SessionId,
-        mut visit: impl FnMut(&super::event::Record<'_>),
+        mut visit: impl FnMut(&event::Record<'_>),
     ) -> Result<Findings, Error> {
         let path = self.directory(id).join(journal::FILE_NAME);
         // First: the journal may have grown by the time that it is read.
@@ -389,53 +359,6 @@ fn clear(directory: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.at("remove", directory),
-    }
-}
-
-impl Summary {
-    /// What `state` says of the session.
-    pub fn of(id: &SessionId, state: &State) -> Summary {
-        let unfinished = state.unfinished();
-        let mut writers: Vec<&str> =
-            unfinished.iter().map(|turn| turn.writer_id.as_str()).collect();
-        writers.sort_unstable();
-        writers.dedup();
-        let status = match (&state.active, state.queue.is_empty()) {
-            (Some(_), _) => "running",
-            (None, false) => "queued",
-            (None, true) => "idle",
-        };
-        Summary {
-            session_id: id.as_str().to_owned(),
-            model: state.model.clone().unwrap_or_default(),
-            title: state.title.clone(),
-            created_at: state.created_at.clone(),
-            updated_at: state.updated_at.clone(),
-            last_activity_at: state.updated_at.clone(),
-            active_turn_id: state.active.as_ref().map(|turn| turn.turn_id.clone()),
-            queued_turns: state.queue.len() as u64,
-            tool_call_count: state.tool_calls,
-            writer_count: writers.len() as u64,
-            mode: state.mode.clone().unwrap_or_else(|| "chat".to_owned()),
-            status: status.to_owned(),
-            turns: state.turns,
-            workspace: state.workspace.clone(),
-            seq: state.seq,
-        }
-    }
-
-    /// The session as one JSON object: the summary's fields and its messages.
-    pub fn with_messages<'m>(&self, messages: impl Iterator<Item = &'m Message>) -> String {
-        let mut text = json::text(self);
-        // Its last brace makes room for one more field.
-        text.pop();
-        text.push_str(",\"messages\":[");
-        for (index, message) in messages.enumerate() {
-            text.push_str(if index == 0 { "" } else { "," });
-            message.json(&mut text);
-        }
-        text.push_str("]}");
-        text
     }
 }
 

@@ -3,22 +3,21 @@
 //! What was said comes from models and tools, who may say anything. No control character leaves
 //! here but line ends and tabs.
 
-use nanoserde::DeJson;
-
 use crate::error::Error;
 use crate::json::{self, Raw};
 use crate::limits;
 use crate::log::Style;
+use crate::protocol::event::{Event, EventKind};
+use crate::protocol::{ChatMessage, SessionSummary};
 use crate::text::{escaped, sanitized, truncated};
 
-use super::event::Record;
 use super::findings::Findings;
 use super::rules::{Conversation, Message, SessionId, State, ToolCall};
-use super::store::{Store, Summary};
+use super::store::Store;
 
 /// A session, read from its journal.
 pub struct Transcript {
-    summary: Summary,
+    summary: SessionSummary,
     parts: Vec<Part>,
     /// What is left out, among others.
     pub findings: Findings,
@@ -36,21 +35,6 @@ enum Part {
     },
 }
 
-#[derive(DeJson)]
-struct TurnError {
-    #[nserde(rename = "turnId")]
-    turn_id: String,
-    code: String,
-    message: String,
-}
-
-/// A message that was brought along, as far as it is known what it holds.
-#[derive(DeJson)]
-struct Given {
-    role: String,
-    content: Option<Raw>,
-}
-
 impl Transcript {
     /// Reads a session through, up to its last whole record. Changes nothing.
     pub fn read(store: &Store, id: &SessionId) -> Result<Transcript, Error> {
@@ -58,23 +42,28 @@ impl Transcript {
         let mut conversation = Conversation::default();
         let mut parts = Vec::new();
         let findings = store.examine_some(id, |record| {
-            state.apply(record);
-            conversation.apply(record);
-            if record.event == "turn.error" {
+            state.apply_record(record);
+            conversation.apply_record(record);
+            if record.kind == Some(EventKind::TurnError)
+                && let Some(Event::TurnError(error)) = record.event()
+            {
                 parts.extend(conversation.drain().into_iter().map(Part::Message));
-                failed(record, &mut conversation, &mut parts);
+                parts.extend(conversation.take_unsaid(&error.turn_id).map(Part::Unsaid));
+                parts.push(Part::Failed { code: error.code, message: error.message });
             }
         })?;
         parts.extend(conversation.messages().into_iter().map(Part::Message));
-        Ok(Transcript { summary: Summary::of(id, &state), parts, findings })
+        Ok(Transcript { summary: state.summary(id), parts, findings })
     }
 
     /// One object: the fields of the summary, and `messages`.
     pub fn json(&self) -> String {
-        self.summary.with_messages(self.parts.iter().filter_map(|part| match part {
-            Part::Message(message) => Some(message),
+        let messages = self.parts.iter().filter_map(|part| match part {
+            Part::Message(message) => Some(Raw::of(message)),
             Part::Unsaid(_) | Part::Failed { .. } => None,
-        }))
+        });
+        let messages = Some(messages.collect());
+        json::text(&SessionSummary { messages, ..self.summary.clone() })
     }
 
     /// For a terminal, with its line end: what was said, and a line for each call of a tool.
@@ -159,13 +148,6 @@ pub fn turns(count: u64) -> String {
     format!("{count} turn{}", if count == 1 { "" } else { "s" })
 }
 
-fn failed(record: &Record<'_>, conversation: &mut Conversation, parts: &mut Vec<Part>) {
-    if let Ok(error) = json::parse::<TurnError>(record.payload.as_bytes()) {
-        parts.extend(conversation.take_unsaid(&error.turn_id).map(Part::Unsaid));
-        parts.push(Part::Failed { code: error.code, message: error.message });
-    }
-}
-
 /// Who speaks, what is said, and which tools are called.
 fn said(part: &Part) -> (String, String, &[ToolCall]) {
     let (role, text) = match part {
@@ -181,7 +163,7 @@ fn said(part: &Part) -> (String, String, &[ToolCall]) {
 }
 
 fn given(message: &str) -> (String, String) {
-    let Ok(Given { role, content }) = json::parse::<Given>(message.as_bytes()) else {
+    let Ok(ChatMessage { role, content }) = json::parse(message.as_bytes()) else {
         return ("message".to_owned(), message.to_owned());
     };
     let content = content.map_or(String::new(), |content| {
@@ -216,12 +198,12 @@ mod tests {
     use super::*;
 
     fn transcript(parts: Vec<Part>) -> Transcript {
-        let summary = Summary {
+        let summary = SessionSummary {
             session_id: "sess_1".to_owned(),
             title: Some("a \x1b[31m title".to_owned()),
             created_at: "2026-03-01T10:00:00.000Z".to_owned(),
             turns: 1,
-            ..Summary::default()
+            ..SessionSummary::default()
         };
         Transcript { summary, parts, findings: Findings::default() }
     }

@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use crate::http::Link;
 use crate::limits;
+use crate::protocol::Endpoint;
 use crate::session::rules::ToolCall;
-use crate::session::turn::{self, Endpoint, Fault};
+use crate::session::turn::{self, Fault};
 use crate::session::wake::Cancel;
 
 use complaint::code_of;

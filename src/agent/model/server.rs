@@ -14,7 +14,8 @@ use crate::agent::address::Base;
 use crate::error::reason;
 use crate::http::{self, Asking, Head, Link};
 use crate::json::{self, Lenient, Raw};
-use crate::session::turn::{self, Endpoint, Fault};
+use crate::protocol::Endpoint;
+use crate::session::turn::{self, Fault};
 use crate::session::wake::Cancel;
 use crate::{clock, limits, sys, text};
 

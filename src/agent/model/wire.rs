@@ -162,7 +162,7 @@ fn with_valid_arguments(call: &ToolCall) -> ToolCall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::turn::Endpoint;
+    use crate::protocol::Endpoint;
 
     fn endpoint() -> Endpoint {
         let (url, source) = ("http://h:1".to_owned(), "a test".to_owned());

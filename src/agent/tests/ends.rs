@@ -168,8 +168,9 @@ fn commands_have_the_callers_environment() {
         0 => call("run_command", r#"{"command":"echo $MINE; echo $HOME"}"#),
         _ => Says::Text("done"),
     });
-    let environment = vec![("MINE".to_owned(), "of the caller".to_owned())];
-    let events = stage.run(Options { environment, ..granted(Grant::All) }, "turn.done");
+    let environment = vec![Variable { name: "MINE".to_owned(), value: "of the caller".to_owned() }];
+    let events = stage
+        .run(TurnOptions { environment: Some(environment), ..granted(Grant::All) }, "turn.done");
     let end = of(&events, "tool.end")[0];
     assert!(end.contains(r#""result":"of the caller\n\n[exit code: 0]""#), "{end}");
     assert!(!format!("{events:?}").contains("MINE=") && !stage.log().contains("of the caller"));

@@ -15,11 +15,12 @@ use super::tools::scratch::Scratch;
 use super::*;
 use crate::json;
 use crate::log::{Level, Rotation};
+use crate::protocol::event::SessionConfig;
+use crate::protocol::{CancelTurns, Endpoint, Grant, Key, SubmitTurn, TurnOptions, Variable};
 use crate::session::desk::Session;
-use crate::session::rules::{Founding, ToolCall};
+use crate::session::rules::ToolCall;
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
-use crate::session::turn::{Grant, Key, Options, Selector, Submission};
 use crate::sys;
 use model::Finish;
 
@@ -183,21 +184,18 @@ impl Stage {
         let runtime = Runtime::new(store, "daemon_test", log, Box::new(agent));
         let work = scratch.path().join("work").to_str().unwrap().to_owned();
         let (workspace, mode) = (there.then_some(work), mode.map(str::to_owned));
-        let founding = Founding { workspace, mode, ..Founding::default() };
-        let session = runtime.create(None, &founding).unwrap();
+        let config = SessionConfig { workspace, mode, ..SessionConfig::default() };
+        let session = runtime.create(None, &config).unwrap();
         Stage { scratch, runtime, session, asked, context }
     }
 
-    fn submit(&self, content: &str, options: Options) {
-        let submission = Submission {
-            turn_id: None,
-            client_id: "c".into(),
-            writer_id: "w".into(),
+    fn submit(&self, content: &str, options: TurnOptions) {
+        let submission = SubmitTurn {
+            client_id: Some("c".into()),
+            writer_id: Some("w".into()),
             content: content.into(),
-            mode: None,
-            last_seen_seq: None,
-            metadata: None,
-            options,
+            options: Some(options),
+            ..SubmitTurn::default()
         };
         self.runtime.submit(&self.session, &submission).unwrap();
     }
@@ -206,7 +204,9 @@ impl Stage {
         let mut events = Vec::new();
         self.session
             .reader()
-            .all(|record| events.push((record.event.to_owned(), record.payload.to_owned())))
+            .all(|record| {
+                events.push((record.kind.unwrap().name().to_owned(), record.payload.to_owned()));
+            })
             .unwrap();
         events
     }
@@ -229,7 +229,7 @@ impl Stage {
     }
 
     /// Runs a turn to its end, which is `event`.
-    fn run(&self, options: Options, event: &str) -> Vec<Heard> {
+    fn run(&self, options: TurnOptions, event: &str) -> Vec<Heard> {
         self.submit("do it", options);
         self.ended(event)
     }
@@ -262,7 +262,7 @@ impl Stage {
 
     fn cancel(&self) -> Instant {
         let now = Instant::now();
-        self.runtime.cancel(&self.session, &Selector::default()).unwrap();
+        self.runtime.cancel(&self.session, &CancelTurns::default()).unwrap();
         now
     }
 }
@@ -277,14 +277,14 @@ fn of<'e>(events: &'e [Heard], name: &str) -> Vec<&'e str> {
     these.map(|(_, payload)| payload.as_str()).collect()
 }
 
-fn attended() -> Options {
-    Options { attended: Some(true), ..Options::default() }
+fn attended() -> TurnOptions {
+    TurnOptions { attended: Some(true), ..TurnOptions::default() }
 }
 
-fn alone() -> Options {
-    Options { attended: Some(false), ..Options::default() }
+fn alone() -> TurnOptions {
+    TurnOptions { attended: Some(false), ..TurnOptions::default() }
 }
 
-fn granted(grant: Grant) -> Options {
-    Options { grant, ..alone() }
+fn granted(grant: Grant) -> TurnOptions {
+    TurnOptions { grant: Some(grant.name().to_owned()), ..alone() }
 }

@@ -198,7 +198,7 @@ fn a_tool_is_required_as_often_as_was_asked_for() {
             0 => call("list_dir", "{}"),
             _ => Says::Text("done"),
         });
-        let options = Options { endpoint: Some(endpoint(choice, None)), ..alone() };
+        let options = TurnOptions { endpoint: Some(endpoint(choice, None)), ..alone() };
         stage.run(options, "turn.done");
         let asked: Vec<String> = stage.asked().into_iter().map(|asked| asked.tool_choice).collect();
         assert_eq!(asked, wanted, "{choice:?}");

@@ -14,6 +14,7 @@ use nanoserde::DeJson;
 use crate::error::reason;
 use crate::json::Quoted;
 use crate::limits;
+use crate::protocol::Variable;
 
 use super::Scene;
 use super::clip::Clip;
@@ -43,7 +44,8 @@ impl Run {
         let mut output = Output::default();
         let workspace = scene.workspace().map_err(io::Error::other).map_err(failed)?;
         let path = ("PATH".to_owned(), PATH_DEFAULT.to_owned());
-        let passed_on = scene.environment.iter().filter(|(name, _)| is_passed_on(name)).cloned();
+        let passed_on = scene.environment.iter().filter(|variable| is_passed_on(&variable.name));
+        let passed_on = passed_on.map(|Variable { name, value }| (name.clone(), value.clone()));
         let environment = iter::once(path).chain(passed_on);
         let running = Running::start(&self.command, workspace.root(), environment);
         let mut running = running.map_err(failed)?;
@@ -168,7 +170,8 @@ mod tests {
     #[test]
     fn the_environment_is_the_callers_without_keys() {
         let scratch = Scratch::new();
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let pair =
+            |name: &str, value: &str| Variable { name: name.to_owned(), value: value.to_owned() };
         let environment = [
             pair("PATH", "/bin:/usr/bin"),
             pair("MINE", "ü\n"),

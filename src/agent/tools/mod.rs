@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::json::Raw;
+use crate::protocol::Variable;
 use crate::session::wake::Cancel;
 use crate::text::{escaped, prefix};
 use crate::{json, limits};
@@ -321,7 +322,7 @@ impl Job {
 pub struct Scene<'a> {
     workspace: Result<Workspace, String>,
     /// For commands.
-    environment: &'a [(String, String)],
+    environment: &'a [Variable],
     cancel: &'a Cancel,
     deadline: Instant,
 }
@@ -332,7 +333,7 @@ impl<'a> Scene<'a> {
     pub fn new(
         workspace: Option<&str>,
         closed: &[PathBuf],
-        environment: &'a [(String, String)],
+        environment: &'a [Variable],
         cancel: &'a Cancel,
         deadline: Instant,
     ) -> Scene<'a> {

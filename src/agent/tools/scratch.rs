@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::protocol::Variable;
 use crate::session::wake::Cancel;
 
 use super::{Scene, Tool};
@@ -39,7 +40,7 @@ impl Scratch {
 
     pub fn scene_with<T>(
         &self,
-        environment: &[(String, String)],
+        environment: &[Variable],
         cancel: &Cancel,
         act: impl FnOnce(&Scene<'_>) -> T,
     ) -> T {

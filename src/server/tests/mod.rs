@@ -21,10 +21,11 @@ use std::time::{Duration, Instant};
 
 use crate::limits::THREADS_SPARE_MAX;
 use crate::log::{Level, Log, Rotation};
+use crate::protocol::event::TurnStats;
 use crate::session::desk::Turn;
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
-use crate::session::turn::{Agent, Fault, Stats};
+use crate::session::turn::{Agent, Fault};
 use crate::sys;
 use crate::token::Token;
 
@@ -39,7 +40,7 @@ const HEALTH: &str = "GET /v3/health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 struct Nobody;
 
 impl Agent for Nobody {
-    fn run(&self, _turn: &Turn<'_>) -> Result<Stats, Fault> {
+    fn run(&self, _turn: &Turn<'_>) -> Result<TurnStats, Fault> {
         Err(Fault { code: "model-unreachable", message: "there is no model".to_owned() })
     }
 }

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use crate::error::Doing;
 use crate::mutex::lock;
+use crate::protocol::TurnOptions;
+use crate::protocol::event::{Event, TurnHead, TurnStats};
 use crate::session::desk::{Desk, Problem, Session, Turn};
-use crate::session::event::Draft;
 use crate::session::journal::Durability;
-use crate::session::rules::{SessionId, TurnHead};
-use crate::session::turn::{Fault, Options, Stats, cancelled, done_payload, error_payload};
+use crate::session::rules::SessionId;
+use crate::session::turn::{self, Fault};
 use crate::session::wake::Cancel;
-use crate::{json, limits, sys};
+use crate::{limits, sys};
 
 use super::Runtime;
 
@@ -25,7 +26,7 @@ use super::Runtime;
 struct Begun {
     head: TurnHead,
     content: String,
-    options: Options,
+    options: TurnOptions,
     cancel: Arc<Cancel>,
     /// Among the session's turns, from 1.
     number: u64,
@@ -125,9 +126,7 @@ impl Runtime {
         session.pay(&mut desk)?;
         let content = desk.content_of(&head.turn_id)?;
         let cancel = Arc::new(Cancel::new().doing("prepare a turn")?);
-        let payload = json::text(&head);
-        let draft = Draft { event: "turn.start", payload: &payload };
-        session.append(&mut desk, &draft, Durability::Cached)?;
+        session.append(&mut desk, &Event::TurnStart(head.clone()), Durability::Cached)?;
         desk.cancel = Some(Arc::clone(&cancel));
         let options = desk.options.remove(&head.turn_id).unwrap_or_default();
         let number = desk.state.turns - desk.state.queue.len() as u64;
@@ -138,7 +137,7 @@ impl Runtime {
         &self,
         session: &Session,
         head: &TurnHead,
-        outcome: Result<Stats, Fault>,
+        outcome: Result<TurnStats, Fault>,
         cancel: &Cancel,
         elapsed: Duration,
     ) {
@@ -151,13 +150,8 @@ impl Runtime {
             return;
         }
         // A turn that was cancelled ends as cancelled, even if it was done a moment before.
-        let outcome = if cancel.is_cancelled() { Err(cancelled()) } else { outcome };
-        let (event, payload) = match &outcome {
-            Ok(stats) => ("turn.done", done_payload(head, stats)),
-            Err(fault) => ("turn.error", error_payload(head, fault)),
-        };
-        let appended =
-            session.append(&mut desk, &Draft { event, payload: &payload }, Durability::Synced);
+        let outcome = if cancel.is_cancelled() { Err(turn::cancelled()) } else { outcome };
+        let appended = session.append(&mut desk, &turn::end(head, &outcome), Durability::Synced);
         if let Err(problem) = appended {
             self.complain(&session.id, &problem);
             // Owed, and paid when there is room: not now.

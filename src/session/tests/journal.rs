@@ -9,9 +9,9 @@ use std::thread;
 use crate::limits;
 use crate::session::event::Record;
 use crate::session::findings::Findings;
-use crate::session::journal::{FILE_NAME, Journal};
+use crate::session::journal::{Durability, FILE_NAME, Journal};
 
-use super::{Scratch, append, id, put, record, seen};
+use super::{Scratch, append, id, put, record, seen, token};
 
 /// Records of all sizes, with their places.
 fn recorded(sizes: &[usize]) -> (Vec<u8>, Vec<usize>) {
@@ -281,9 +281,7 @@ fn a_file_that_cannot_be_opened_refuses_until_it_can_be() {
     journal.rest();
     let path = directory.join(FILE_NAME);
     fs::rename(&path, directory.join("away")).unwrap();
-    let draft = crate::session::event::Draft { event: "turn.token", payload: "{}" };
-    let durability = crate::session::journal::Durability::Synced;
-    assert!(journal.append_all(&mut state, &[draft], durability).is_err());
+    assert!(journal.append_all(&mut state, &[token("y")], Durability::Synced).is_err());
     fs::rename(directory.join("away"), &path).unwrap();
     assert_eq!((state.seq, seen(&journal, 0, 9)), (2, vec![1, 2]));
     assert_eq!(fs::read(&path).unwrap(), bytes);

@@ -5,8 +5,8 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
+use crate::protocol::event::SessionConfig;
 use crate::session::desk::{Problem, Session};
-use crate::session::rules::Founding;
 use crate::{limits, sys};
 
 use super::stage::{Held, create, done, events, runtime, turn, wait_for, wait_until};
@@ -31,7 +31,7 @@ fn a_session_with_a_turn_is_not_deleted_and_a_deleted_one_is_not_there() {
     // By somebody who has found it a moment before.
     assert!(gone(runtime.submit(&session, &turn("late")).map(drop)));
     assert!(gone(runtime.submit(&session, &turn("t")).map(drop)));
-    assert_eq!(runtime.counts().sessions, 0);
+    assert_eq!(runtime.counts().session_count, 0);
     let again = create(&runtime, "s");
     assert_eq!(again.reader().last_seq(), 1);
     wait_until("it is idle", || runtime.leave_if_idle().is_ok());
@@ -85,7 +85,7 @@ fn what_the_end_of_the_daemon_cuts_off_is_interrupted_and_never_run_again() {
     assert!(session.is_closed());
     rest.recv_timeout(PATIENCE).unwrap();
     assert!(matches!(first.session(&id("s")), Err(Problem::Leaving)));
-    assert!(matches!(first.create(None, &Founding::default()), Err(Problem::Leaving)));
+    assert!(matches!(first.create(None, &SessionConfig::default()), Err(Problem::Leaving)));
     let before = events(&session);
     assert_eq!(
         before[before.len() - 3..],
@@ -136,13 +136,13 @@ fn a_session_that_nobody_uses_leaves_memory_and_comes_back_the_same() {
     let session = create(&runtime, "s");
     runtime.submit(&session, &turn("t")).unwrap();
     wait_for(&session, "turn.done t");
-    wait_until("the worker has gone", || runtime.counts().active_turns == 0);
+    wait_until("the worker has gone", || runtime.counts().active_turn_count == 0);
     let before = format!("{:?}", session.summary());
     let sweep = |session: &Session| {
         session.used.store(0, Ordering::Relaxed);
         runtime.swept.store(0, Ordering::Relaxed);
         runtime.sweep();
-        runtime.counts().sessions
+        runtime.counts().session_count
     };
     if sys::boot_clock() < limits::SESSION_IDLE_MAX {
         // The clock began with the machine, and nothing can be half an hour old yet.
@@ -156,7 +156,7 @@ fn a_session_that_nobody_uses_leaves_memory_and_comes_back_the_same() {
     drop(session);
     runtime.swept.store(0, Ordering::Relaxed);
     runtime.sweep();
-    assert_eq!(runtime.counts().sessions, 0);
+    assert_eq!(runtime.counts().session_count, 0);
     let session = runtime.session(&id("s")).unwrap();
     assert_eq!(format!("{:?}", session.summary()), before);
     assert_eq!(runtime.submit(&session, &turn("t")).unwrap().seq, 2);

@@ -15,7 +15,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::event::{self, Draft};
+use crate::protocol::event::{Event, TurnText};
+
+use super::event;
 use super::journal::{Durability, FILE_NAME, Journal};
 use super::rules::{SessionId, State};
 
@@ -64,16 +66,17 @@ fn put(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
+fn token(text: &str) -> Event {
+    Event::TurnToken(TurnText { turn_id: "t".to_owned(), text: text.to_owned() })
+}
+
 /// A record with this number and a payload of about `size` bytes.
 fn record(seq: u64, size: usize) -> Vec<u8> {
-    let payload = format!(r#"{{"turnId":"t","text":"{}"}}"#, "x".repeat(size));
-    let draft = Draft { event: "turn.token", payload: &payload };
-    event::record(&draft, "daemon_x", seq, "2026-03-01T10:00:00.000Z")
+    event::record(&token(&"x".repeat(size)), "daemon_x", seq, "2026-03-01T10:00:00.000Z")
 }
 
 fn append(journal: &mut Journal, state: &mut State) -> u64 {
-    let draft = Draft { event: "turn.token", payload: r#"{"turnId":"t","text":"y"}"# };
-    journal.append_all(state, &[draft], Durability::Cached).unwrap()
+    journal.append_all(state, &[token("y")], Durability::Cached).unwrap()
 }
 
 /// The numbers of all events after `after` that a reader sees, in batches of `most`.

@@ -1,21 +1,24 @@
 //! What a session is follows from its events alone, however they are cut into pieces.
 
 use crate::limits;
-use crate::session::event::{self, Draft, Record};
+use crate::session::event::{self, Record};
 use crate::session::rules::{SessionId, Stage, State};
 
 fn apply(state: &mut State, event: &str, payload: &str) {
-    let draft = Draft { event, payload };
-    let bytes = event::record(&draft, "daemon_x", state.seq + 1, "2026-03-01T10:00:00.000Z");
-    state.apply(&Record::read(bytes.strip_suffix(b"\n").unwrap()).unwrap());
+    let ts = "2026-03-01T10:00:00.000Z";
+    let bytes = event::record_of(event, payload, "daemon_x", state.seq + 1, ts);
+    state.apply_record(&Record::read(bytes.strip_suffix(b"\n").unwrap()).unwrap());
 }
 
 fn queued(turn_id: &str, content: &str) -> String {
-    format!(r#"{{"turnId":"{turn_id}","writerId":"w","clientId":"c","content":"{content}"}}"#)
+    format!(
+        r#"{{"turnId":"{turn_id}","writerId":"w","clientId":"c","queueSize":1,"position":0,"content":"{content}"}}"#
+    )
 }
 
 fn of(turn_id: &str) -> String {
-    format!(r#"{{"turnId":"{turn_id}"}}"#)
+    let names = format!(r#""turnId":"{turn_id}","writerId":"w","clientId":"c","mode":"chat""#);
+    format!(r#"{{{names},"code":"","message":"","stats":{{}}}}"#)
 }
 
 /// Against a model that is nothing but lists.

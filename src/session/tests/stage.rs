@@ -6,11 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::log::{Level, Log, Rotation};
+use crate::protocol::SubmitTurn;
+use crate::protocol::event::{Event, SessionConfig, TurnStats};
 use crate::session::desk::{Session, Turn};
-use crate::session::rules::Founding;
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
-use crate::session::turn::{Agent, Fault, Options, Stats, Submission};
+use crate::session::turn::{Agent, Fault};
 use crate::{limits, sys};
 
 use super::{PATIENCE, Scratch, id};
@@ -18,15 +19,15 @@ use super::{PATIENCE, Scratch, id};
 /// An agent that does what a function says.
 struct Play<F>(F);
 
-impl<F: Fn(&Turn<'_>) -> Result<Stats, Fault> + Send + Sync> Agent for Play<F> {
-    fn run(&self, turn: &Turn<'_>) -> Result<Stats, Fault> {
+impl<F: Fn(&Turn<'_>) -> Result<TurnStats, Fault> + Send + Sync> Agent for Play<F> {
+    fn run(&self, turn: &Turn<'_>) -> Result<TurnStats, Fault> {
         (self.0)(turn)
     }
 }
 
 pub fn runtime(
     scratch: &Scratch,
-    agent: impl Fn(&Turn<'_>) -> Result<Stats, Fault> + Send + Sync + 'static,
+    agent: impl Fn(&Turn<'_>) -> Result<TurnStats, Fault> + Send + Sync + 'static,
 ) -> Arc<Runtime> {
     let rotation = Rotation { bytes: limits::LOG_BYTES_DEFAULT, files: 1 };
     let log = Log::open(scratch.path(), rotation, Level::Debug).unwrap();
@@ -34,8 +35,8 @@ pub fn runtime(
     Runtime::new(store, "daemon_x", log, Box::new(Play(agent)))
 }
 
-pub fn done() -> Result<Stats, Fault> {
-    Ok(Stats::default())
+pub fn done() -> Result<TurnStats, Fault> {
+    Ok(TurnStats::default())
 }
 
 /// An agent that says when it begins, and is done when it is told so or cancelled.
@@ -45,7 +46,7 @@ pub struct Held {
 }
 
 impl Held {
-    pub fn new() -> (Held, impl Fn(&Turn<'_>) -> Result<Stats, Fault> + Send + Sync + 'static) {
+    pub fn new() -> (Held, impl Fn(&Turn<'_>) -> Result<TurnStats, Fault> + Send + Sync + 'static) {
         let (begin, begun): (Sender<String>, _) = channel();
         let go: Arc<(Mutex<bool>, Condvar)> = Arc::default();
         let gate = Arc::clone(&go);
@@ -79,21 +80,18 @@ impl Held {
     }
 }
 
-pub fn turn(content: &str) -> Submission {
-    Submission {
+pub fn turn(content: &str) -> SubmitTurn {
+    SubmitTurn {
         turn_id: Some(content.to_owned()),
-        client_id: "client".to_owned(),
-        writer_id: "writer".to_owned(),
+        client_id: Some("client".to_owned()),
+        writer_id: Some("writer".to_owned()),
         content: content.to_owned(),
-        mode: None,
-        last_seen_seq: None,
-        metadata: None,
-        options: Options::default(),
+        ..SubmitTurn::default()
     }
 }
 
 pub fn create(runtime: &Runtime, name: &str) -> Arc<Session> {
-    runtime.create(Some(id(name)), &Founding::default()).unwrap()
+    runtime.create(Some(id(name)), &SessionConfig::default()).unwrap()
 }
 
 /// All events so far: `name` of what, and of which turn.
@@ -102,16 +100,12 @@ pub fn events(session: &Session) -> Vec<String> {
     session
         .reader()
         .all(|record| {
-            let field = |name: &str| {
-                let rest = record.payload.split_once(&format!("\"{name}\":\""))?.1;
-                Some(rest.split_once('"')?.0.to_owned())
-            };
             assert_eq!(record.seq, events.len() as u64 + 1);
-            let mut text = record.event.to_owned();
-            if record.event != "session.snapshot" {
-                for part in [field("turnId"), field("code")].into_iter().flatten() {
-                    text = format!("{text} {part}");
-                }
+            let event = record.event().unwrap();
+            let mut text = event.kind().name().to_owned();
+            text.extend(event.turn_id().map(|turn_id| format!(" {turn_id}")));
+            if let Event::TurnError(error) = event {
+                text += &format!(" {}", error.code);
             }
             events.push(text);
         })

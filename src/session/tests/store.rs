@@ -4,27 +4,30 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-use crate::session::event::{self, Draft};
+use crate::protocol::event::{Event, SessionConfig, SessionSnapshot};
+use crate::session::event;
 use crate::session::journal::{FILE_NAME, Journal};
-use crate::session::rules::{Founding, SessionId};
+use crate::session::rules::{SessionId, State};
 use crate::session::store::{Page, Store};
-use crate::session::turn::founding_payload;
 
 use super::{Scratch, id, put};
 
 const TIME: &str = "2026-03-01T10:00:00.000Z";
 
+fn first_event(name: &str, config: SessionConfig) -> Event {
+    let summary = State::created(&config, TIME).summary(&id(name));
+    Event::SessionSnapshot(SessionSnapshot::new(summary, config).into())
+}
+
 fn founded(name: &str, title: &str) -> Vec<u8> {
-    let founding = Founding { title: Some(title.to_owned()), ..Founding::default() };
-    let payload = founding_payload(&id(name), &founding);
-    event::record(&Draft { event: "session.snapshot", payload: &payload }, "daemon_x", 1, TIME)
+    let config = SessionConfig { title: Some(title.to_owned()), ..SessionConfig::default() };
+    event::record(&first_event(name, config), "daemon_x", 1, TIME)
 }
 
 /// A session as `Runtime::create` makes it.
 fn create(store: &Store, name: &str) {
     store.enter(&id(name), TIME).unwrap();
-    let payload = founding_payload(&id(name), &Founding::default());
-    let first = Draft { event: "session.snapshot", payload: &payload };
+    let first = first_event(name, SessionConfig::default());
     Journal::create(&store.directory(&id(name)), &id(name), "daemon_x", &first, TIME).unwrap();
 }
 
@@ -184,8 +187,7 @@ fn a_name_that_is_used_again_is_listed_once_and_as_what_it_is_now() {
     let store = Store::new(scratch.path().join("sessions"));
     let make = |name: &str, time: &str| {
         store.enter(&id(name), time).unwrap();
-        let payload = founding_payload(&id(name), &Founding::default());
-        let first = Draft { event: "session.snapshot", payload: &payload };
+        let first = first_event(name, SessionConfig::default());
         let directory = store.directory(&id(name));
         Journal::create(&directory, &id(name), "daemon_x", &first, time).unwrap();
     };

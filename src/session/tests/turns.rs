@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::json::Raw;
 use crate::limits;
+use crate::protocol::event::{Event, TurnText};
+use crate::protocol::{CancelTurns, SubmitTurn};
 use crate::session::desk::{self, Decision, Problem};
-use crate::session::event::Draft;
 use crate::session::journal::Durability;
-use crate::session::turn::{Selector, Submission};
 
 use super::stage::{Held, create, done, events, runtime, turn, wait_for, wait_until};
 use super::{PATIENCE, Scratch};
@@ -28,7 +28,7 @@ fn turns_of_a_session_run_one_by_one_in_the_order_in_which_they_came() {
         assert!(accepted.queued == number || accepted.queued + 1 == number);
     }
     assert_eq!(held.begun(), "t0");
-    assert_eq!((runtime.counts().active_turns, runtime.counts().queued_turns), (1, 49));
+    assert_eq!((runtime.counts().active_turn_count, runtime.counts().queued_turn_count), (1, 49));
     held.release();
     for number in 1..50 {
         assert_eq!(held.begun(), format!("t{number}"));
@@ -41,7 +41,7 @@ fn turns_of_a_session_run_one_by_one_in_the_order_in_which_they_came() {
     let expected: Vec<String> =
         (0..50).flat_map(|n| [format!("turn.start t{n}"), format!("turn.done t{n}")]).collect();
     assert_eq!(ran, expected);
-    assert_eq!(runtime.counts().turns, 50);
+    assert_eq!(runtime.submitted(), 50);
 }
 
 #[test]
@@ -65,13 +65,16 @@ fn sixteen_sessions_are_active_and_the_others_wait() {
     }
     assert_eq!(active.load(Ordering::SeqCst), 16);
     let counts = runtime.counts();
-    assert_eq!((counts.active_turns, counts.queued_turns, counts.sessions), (16, 24, 40));
+    assert_eq!(
+        (counts.active_turn_count, counts.queued_turn_count, counts.session_count),
+        (16, 24, 40)
+    );
     held.release();
     for (number, session) in sessions.iter().enumerate() {
         wait_for(session, &format!("turn.done t{number}"));
     }
-    wait_until("all workers have gone", || runtime.counts().active_turns == 0);
-    assert_eq!(runtime.counts().queued_turns, 0);
+    wait_until("all workers have gone", || runtime.counts().active_turn_count == 0);
+    assert_eq!(runtime.counts().queued_turn_count, 0);
 }
 
 #[test]
@@ -112,16 +115,16 @@ fn cancel_reaches_what_it_names_and_nothing_else() {
     for (name, writer) in
         [("t0", "ann"), ("t1", "ann"), ("t2", "bob"), ("t3", "ann"), ("t4", "bob")]
     {
-        let submission = Submission { writer_id: writer.to_owned(), ..turn(name) };
+        let submission = SubmitTurn { writer_id: Some(writer.to_owned()), ..turn(name) };
         runtime.submit(&session, &submission).unwrap();
     }
     assert_eq!(held.begun(), "t0");
     assert_eq!(session.summary().writer_count, 2);
     let cancel = |turn_id: Option<&str>, writer_id: Option<&str>| {
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        let selector = Selector { turn_id: owned(turn_id), writer_id: owned(writer_id) };
+        let selector = CancelTurns { turn_id: owned(turn_id), writer_id: owned(writer_id) };
         let cancelled = runtime.cancel(&session, &selector).unwrap();
-        (cancelled.queued, cancelled.active)
+        (cancelled.cancelled_queued, cancelled.cancelled_active)
     };
     assert_eq!(cancel(Some("nothing"), None), (0, false));
     assert_eq!(cancel(None, Some("nobody")), (0, false));
@@ -176,9 +179,8 @@ fn of_many_decisions_one_wins_and_the_turn_acts_on_it() {
         session
             .reader()
             .all(|record| {
-                if record.event == "permission.request" {
-                    let rest = record.payload.split_once("\"requestId\":\"").unwrap().1;
-                    rest.split_once('"').unwrap().0.clone_into(&mut request);
+                if let Some(Event::PermissionRequest(asked)) = record.event() {
+                    request = asked.request_id;
                 }
             })
             .unwrap();
@@ -238,7 +240,7 @@ fn nobody_deciding_and_a_cancelled_turn_both_mean_no() {
     wait_for(&session, "turn.done alone");
     runtime.submit(&session, &turn("long")).unwrap();
     wait_for(&session, "permission.request long");
-    assert!(runtime.cancel(&session, &Selector::default()).unwrap().active);
+    assert!(runtime.cancel(&session, &CancelTurns::default()).unwrap().cancelled_active);
     assert!(!allowed.recv_timeout(PATIENCE).unwrap());
     wait_for(&session, "turn.error long cancelled");
     let events = events(&session);
@@ -273,16 +275,19 @@ fn a_full_queue_and_an_old_view_are_refused_without_a_trace() {
     let session = create(&runtime, "s");
     runtime.submit(&session, &turn("first")).unwrap();
     held.begun();
-    let stale = Submission { last_seen_seq: Some(1), ..turn("stale") };
+    let stale = SubmitTurn { last_seen_seq: Some(1), ..turn("stale") };
     assert!(matches!(runtime.submit(&session, &stale), Err(Problem::Conflict(_))));
     for number in 0..limits::QUEUE_MAX {
         runtime.submit(&session, &turn(&format!("t{number}"))).unwrap();
     }
     assert!(matches!(runtime.submit(&session, &turn("more")), Err(Problem::Busy(_))));
     assert_eq!(session.summary().turns, limits::QUEUE_MAX as u64 + 1);
-    let all = Selector { writer_id: Some("writer".to_owned()), turn_id: None };
+    let all = CancelTurns { writer_id: Some("writer".to_owned()), turn_id: None };
     let cancelled = runtime.cancel(&session, &all).unwrap();
-    assert_eq!((cancelled.queued, cancelled.active), (limits::QUEUE_MAX as u64, true));
+    assert_eq!(
+        (cancelled.cancelled_queued, cancelled.cancelled_active),
+        (limits::QUEUE_MAX as u64, true)
+    );
     wait_until("it is idle", || runtime.leave_if_idle().is_ok());
 }
 
@@ -291,9 +296,9 @@ fn what_an_agent_tells_is_in_the_session_in_its_order() {
     let scratch = Scratch::new();
     let runtime = runtime(&scratch, |turn| {
         for number in 0..300 {
-            let payload = format!(r#"{{"turnId":"{}","text":"{number} \t\n"}}"#, turn.head.turn_id);
-            let draft = Draft { event: "turn.token", payload: &payload };
-            turn.tell(&draft, Durability::Cached).unwrap();
+            let text =
+                TurnText { turn_id: turn.head.turn_id.clone(), text: format!("{number} \t\n") };
+            turn.append(&Event::TurnToken(text), Durability::Cached).unwrap();
         }
         done()
     });

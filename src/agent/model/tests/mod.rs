@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::session::turn::Key;
+use crate::protocol::Key;
 
 mod patience;
 
