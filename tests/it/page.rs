@@ -1,26 +1,26 @@
-//! Reading our own manual pages: as much of mdoc(7) as they use.
+//! Reads our manual pages: the part of mdoc(7) that they use.
 
 use std::path::Path;
 
-/// A page, as its lines.
+/// A page or a part of one.
 pub struct Page {
     source: String,
 }
 
-/// An item of a list: what it describes, and the description, both as a reader sees them.
+/// An item of a list: what it describes and the description, as a reader sees them.
 pub struct Item {
     pub head: String,
     pub body: String,
 }
 
 impl Page {
-    /// `man/NAME`
+    /// Reads `man/NAME`.
     pub fn read(name: &str) -> Page {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(name);
         Page { source: std::fs::read_to_string(path).unwrap() }
     }
 
-    /// What stands under `.Sh TITLE` or `.Ss TITLE`, subsections included.
+    /// Returns the content of `.Sh TITLE` or `.Ss TITLE`, including subsections.
     pub fn section(&self, title: &str) -> Page {
         let lines: Vec<&str> = self.source.lines().collect();
         let ends = |line: &str, macros: &[&str]| {
@@ -36,13 +36,13 @@ impl Page {
         Page { source: rest.map(|line| format!("{line}\n")).collect() }
     }
 
-    /// The page as running text, on one line.
+    /// Returns the page as text on one line.
     pub fn text(&self) -> String {
         let shown = self.source.lines().map(shown).filter(|line| !line.is_empty());
         shown.collect::<Vec<_>>().join(" ")
     }
 
-    /// The items of the lists.
+    /// Returns the items of all lists.
     pub fn items(&self) -> Vec<Item> {
         let mut items: Vec<Item> = Vec::new();
         let mut inside = false;
@@ -64,7 +64,7 @@ impl Page {
         items
     }
 
-    /// The arguments of every `.NAME` line and of every NAME within a line.
+    /// Returns the argument after every macro NAME.
     pub fn marked(&self, name: &str) -> Vec<String> {
         let lines = self.source.lines().filter_map(|line| line.strip_prefix('.'));
         let mut found = Vec::new();
@@ -77,7 +77,7 @@ impl Page {
         found
     }
 
-    /// Each `.Nm` of the synopsis with what may follow it.
+    /// Returns each `.Nm` of the synopsis with its arguments.
     pub fn synopsis(&self) -> Vec<String> {
         let mut calls: Vec<String> = Vec::new();
         for line in self.section("SYNOPSIS").source.lines() {
@@ -89,7 +89,7 @@ impl Page {
         calls
     }
 
-    /// The literal blocks, as a reader would paste them.
+    /// Returns the literal blocks as a reader would paste them.
     pub fn literals(&self) -> Vec<String> {
         let mut blocks: Vec<String> = Vec::new();
         let mut inside = false;
@@ -107,7 +107,7 @@ impl Page {
     }
 }
 
-/// What a reader sees of one line; nothing of a line that only lays out.
+/// Returns what a reader sees of a line: nothing of one that only controls the layout.
 fn shown(line: &str) -> String {
     const STYLES: [&str; 17] = [
         "It", "Ar", "Cm", "Pa", "Ev", "Va", "Er", "Dv", "Nm", "Li", "Xr", "Dq", "Qq", "Sq", "Ql",

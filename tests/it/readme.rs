@@ -1,5 +1,4 @@
-//! The README shows what a terminal shows: its transcript is typed into a shell, and its settings
-//! are read by the program.
+//! The README is true: its transcript is what a terminal shows, and its settings load.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -20,7 +19,7 @@ fn block(language: &str) -> String {
     rest.split_once("```\n").unwrap().0.to_owned()
 }
 
-/// A shell on a terminal, and what is typed there.
+/// A shell on a terminal, and the keys typed there.
 struct Terminal {
     window: Running,
     keys: File,
@@ -41,8 +40,7 @@ impl Terminal {
         self.keys.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    /// Returns what is on the screen: a carriage return goes back to the beginning of the line, and
-    /// what follows replaces what was there.
+    /// Returns what the screen shows: text after a carriage return overwrites the line.
     fn screen(&self) -> String {
         let line = |line: &str| {
             let mut cells: Vec<char> = Vec::new();
@@ -67,7 +65,7 @@ impl Terminal {
     }
 }
 
-/// Returns `text` with an ellipsis for what is new in each run: pids, ports, times and ids.
+/// Replaces what differs from run to run by an ellipsis: pids, ports, times and ids.
 fn plain(text: &str) -> String {
     let mut plain = text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     for before in ["pid=", "pid ", "port=", "port ", "uptime=", "sess_", "sess_… "] {
@@ -82,7 +80,7 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// Plays the model's part after the user has typed `line`.
+/// Answers as the model after the user typed `line`.
 fn answer(model: &Model, line: &str) {
     if line.starts_with("opta do ") {
         model.question().call("read_file", r#"{\"path\":\"notes.txt\"}"#);
@@ -146,12 +144,12 @@ fn the_settings_of_the_examples_are_known_and_load() {
             || keys.iter().any(|key| key.split('.').any(|part| part == name))
     };
     for settings in [block("json"), page.literals().concat()] {
-        // What stands in quotes before a colon. Unknown names would be ignored.
+        // Every name before a colon: the program ignores unknown ones.
         for (name, after) in settings.split('"').zip(settings.split('"').skip(1)) {
             assert!(!after.starts_with(':') || is_known(name), "{name}: {settings}");
         }
         home.write(&home.config(), &settings);
-        // The checks of the model and of what is missing here may fail.
+        // Other checks may fail, such as that of the model.
         let seen = home.opta("doctor --json").status_in(&[0, 1]).stdout(ANYTHING).run();
         let check = seen.stdout.lines().find(|line| line.starts_with(r#"{"check":"settings","#));
         assert!(check.unwrap().contains(r#""status":"pass""#), "{check:?}: {settings}");
