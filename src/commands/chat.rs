@@ -1,38 +1,27 @@
 //! `opta chat`
 
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use crate::cli::{ChatArgs, SessionChoice, SessionsCommand, TaskOutput};
-use crate::commands::console::{Console, End};
-use crate::commands::keyboard::{Keyboard, Unsayable};
-use crate::commands::talk::Talk;
-use crate::commands::{Kept, Output, sessions};
-use crate::error::{Doing, Error, Kind};
+use crate::commands::console::{Console, TurnEnd, UserInput};
+use crate::commands::conversation::Conversation;
+use crate::commands::{Captured, Output, sessions};
+use crate::error::{Error, Kind};
+use crate::limits;
 use crate::paths::Paths;
 use crate::session::rules::SessionId;
 use crate::session::store::Store;
 use crate::session::transcript::turns;
 use crate::sys::signal::Signal;
 use crate::text::{escaped, prefix};
-use crate::{limits, sys};
 
-const HELP: &str = "Each line is said to the model. Ctrl-C cancels what it does, twice leaves.\n\
-                    /help      this\n\
-                    /sessions  the sessions\n\
-                    /exit      leave, as Ctrl-D does\n";
-
-/// What the user has given next.
-enum Given {
-    Line(String),
-    /// A line that is none.
-    Unsayable(Unsayable),
-    Signal(Signal),
-    End,
-}
+const HELP: &str = "Each line is sent to the model. Ctrl-C cancels its turn.\n\
+                    /help      show this help\n\
+                    /sessions  list the sessions\n\
+                    /exit      exit, like Ctrl-D\n";
 
 /// `opta chat`: 130 after Ctrl-C, 129 and 143 after other signals; without a terminal, and with
-/// `--once`, 1 if a turn has failed.
+/// `--once`, 1 if a turn failed.
 pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
     let resumed = match &args.session {
@@ -41,54 +30,54 @@ pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
         SessionChoice::Latest => Some(store.latest()?.ok_or_else(no_sessions)?),
     };
     let mut console = Console::new(TaskOutput::Full)?;
-    let mut talk = Talk::new(paths, &args.model, resumed.clone())?;
-    let ended = match (&args.once, console.keyboard.is_some()) {
-        (Some(text), _) => say(&mut talk, text, &mut console).map(|end| console.status(&end)),
-        (None, true) => {
-            if let Some(id) = &resumed {
-                introduce(&store, id, &mut console);
-            }
-            with_a_person(paths, &mut talk, &mut console)
+    let mut conversation = Conversation::new(paths, &args.model, resumed.clone())?;
+    let result = if let Some(text) = &args.once {
+        send(&mut conversation, text, &mut console).map(|end| console.status_of(&end))
+    } else if console.interactive {
+        if let Some(id) = &resumed {
+            note_session(&store, id, &mut console);
         }
-        (None, false) => with_a_script(paths, &mut talk, &mut console),
+        run_prompt(paths, &mut conversation, &mut console)
+    } else {
+        run_script(paths, &mut conversation, &mut console)
     };
-    if talk.exists() {
-        console.screen.say(&format!("to go on: opta chat --resume {}", talk.session.as_str()));
+    if conversation.is_created() {
+        let id = conversation.session.as_str();
+        console.screen.note(&format!("to resume: opta chat --resume {id}"));
     }
-    let ended = console.finish().and(ended);
-    // A terminal that is closed fails, and sends a signal.
-    console.settle();
-    console.leaves().map_or(ended, Ok).map(ExitCode::from)
+    let result = console.flush().and(result);
+    // When a terminal is closed, reads and writes fail and a signal is sent.
+    console.drain_signals();
+    console.exit_status().map_or(result, Ok).map(ExitCode::from)
 }
 
-/// Lines from a terminal, until its user leaves.
-fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> Result<u8, Error> {
+/// Sends lines that are typed at a prompt, until the user exits.
+fn run_prompt(
+    paths: &Paths,
+    conversation: &mut Conversation<'_>,
+    console: &mut Console,
+) -> Result<u8, Error> {
     let mut interrupted = false;
     loop {
-        console.screen.renew();
-        console.screen.tell("> ");
-        let Some(mut keyboard) = console.keyboard.take() else {
-            return Ok(0);
-        };
-        let given = next(&mut keyboard, console);
-        console.keyboard = Some(keyboard);
-        let line = match given? {
-            Given::Line(line) => line,
-            Given::Unsayable(line) => {
-                console.screen.say(&format!("cannot say this: {}", line.because));
+        console.screen.reset_deadline();
+        console.screen.print_error("> ");
+        let line = match console.next_input()? {
+            UserInput::Line(line) => line,
+            UserInput::Invalid(line) => {
+                console.screen.note(&format!("cannot send this line: {}", line.reason));
                 continue;
             }
-            Given::End => {
-                console.screen.tell("\n");
+            UserInput::End => {
+                console.screen.print_error("\n");
                 return Ok(0);
             }
-            Given::Signal(signal) => {
-                console.screen.tell("\n");
+            UserInput::Signal(signal) => {
+                console.screen.print_error("\n");
                 if interrupted || signal != Signal::Interrupt {
                     return Ok(signal.status());
                 }
                 interrupted = true;
-                console.screen.say("once more Ctrl-C leaves, as Ctrl-D and /exit do");
+                console.screen.note("press Ctrl-C again to exit (or Ctrl-D, /exit)");
                 continue;
             }
         };
@@ -96,20 +85,19 @@ fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> R
         match line.trim() {
             "" => {}
             "/exit" => return Ok(0),
-            command if is_command(command) => answer(paths, command, console)?,
-            _ => match say(talk, &line, console) {
+            command if is_command(command) => run_command(paths, command, console)?,
+            _ => match send(conversation, &line, console) {
                 Ok(end) => {
-                    let left = matches!(end, End::Left) || console.leaves().is_some();
-                    if left {
-                        return Ok(console.status(&end));
+                    if matches!(end, TurnEnd::Abandoned) || console.exit_status().is_some() {
+                        return Ok(console.status_of(&end));
                     }
                 }
                 Err(error) if error.kind() == Kind::Output => return Err(error),
-                // The user may know what to do about it, and say it again.
+                // The user may be able to fix it and send the line again.
                 Err(error) => {
-                    console.screen.say(&error.to_string());
+                    console.screen.note(&error.to_string());
                     if let Some(next_step) = error.next_step() {
-                        console.screen.tell(&format!("{}\n", escaped(next_step)));
+                        console.screen.print_error(&format!("{}\n", escaped(next_step)));
                     }
                 }
             },
@@ -117,28 +105,31 @@ fn with_a_person(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> R
     }
 }
 
-/// Lines of a file or a pipe, each a turn, until there are no more, one is cancelled or cannot be
-/// said: what follows may have no sense without it.
-fn with_a_script(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> Result<u8, Error> {
-    let mut input = Keyboard::any()?;
+/// Sends the lines of a file or a pipe until one is cancelled or cannot be sent: the lines after it
+/// may make no sense without it.
+fn run_script(
+    paths: &Paths,
+    conversation: &mut Conversation<'_>,
+    console: &mut Console,
+) -> Result<u8, Error> {
     let mut worst = 0;
     loop {
-        let line = match next(&mut input, console)? {
-            Given::Line(line) => line,
-            Given::Unsayable(Unsayable { line, because }) => {
-                console.screen.say(&format!("cannot say line {line}: {because}"));
+        let line = match console.next_input()? {
+            UserInput::Line(line) => line,
+            UserInput::Invalid(line) => {
+                console.screen.note(&format!("cannot send line {}: {}", line.number, line.reason));
                 return Ok(1);
             }
-            Given::End => return Ok(worst),
-            Given::Signal(signal) => return Ok(signal.status()),
+            UserInput::End => return Ok(worst),
+            UserInput::Signal(signal) => return Ok(signal.status()),
         };
         match line.trim() {
             "" => {}
             "/exit" => return Ok(worst),
-            command if is_command(command) => answer(paths, command, console)?,
+            command if is_command(command) => run_command(paths, command, console)?,
             _ => {
-                let end = say(talk, &line, console)?;
-                match console.status(&end) {
+                let end = send(conversation, &line, console)?;
+                match console.status_of(&end) {
                     0 | 1 if console.interrupted => return Ok(Signal::Interrupt.status()),
                     status @ (0 | 1) => worst = worst.max(status),
                     signal => return Ok(signal),
@@ -148,69 +139,53 @@ fn with_a_script(paths: &Paths, talk: &mut Talk<'_>, console: &mut Console) -> R
     }
 }
 
-/// Says something, and shows what comes of it.
-fn say(talk: &mut Talk<'_>, text: &str, console: &mut Console) -> Result<End, Error> {
-    let end = talk.run(text, console)?;
-    if let Some(reason) = end.reason() {
-        console.screen.say(&reason);
+/// Sends a message and prints the turn.
+fn send(
+    conversation: &mut Conversation<'_>,
+    text: &str,
+    console: &mut Console,
+) -> Result<TurnEnd, Error> {
+    let end = conversation.run_turn(text, console)?;
+    if let Some(failure) = end.failure() {
+        console.screen.note(&failure);
     }
     Ok(end)
 }
 
-/// Waits for the next line.
-fn next(input: &mut Keyboard, console: &mut Console) -> Result<Given, Error> {
-    loop {
-        if let Some(line) = input.line() {
-            return Ok(line.map_or_else(Given::Unsayable, Given::Line));
-        }
-        if input.has_ended() {
-            return Ok(Given::End);
-        }
-        let files = [input.as_fd(), console.signals()];
-        let [typed, signalled] = sys::wait_readable(files, None).doing("wait for a line")?;
-        if signalled && let Some(signal) = console.signal()? {
-            return Ok(Given::Signal(signal));
-        }
-        if typed {
-            input.read()?;
-        }
-    }
-}
-
-/// `/word`, and nothing behind it: `/etc/hosts` is for the model, and so is a sentence.
+/// `/word` alone: `/etc/hosts` is for the model, and so is a sentence.
 fn is_command(line: &str) -> bool {
     let word = line.strip_prefix('/');
     word.is_some_and(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase()))
 }
 
-fn answer(paths: &Paths, command: &str, console: &mut Console) -> Result<(), Error> {
+fn run_command(paths: &Paths, command: &str, console: &mut Console) -> Result<(), Error> {
     match command {
-        "/help" => console.screen.tell(HELP),
+        "/help" => console.screen.print_error(HELP),
         "/sessions" => {
             let list = SessionsCommand::List { limit: limits::SESSIONS_PAGE_DEFAULT };
-            let output = Output::to_keep();
+            let output = Output::capturing();
             sessions::run(paths, &list, &output)?;
-            let Kept { results, words } = output.kept();
-            console.screen.write(&results)?;
-            console.screen.tell(&words);
+            let Captured { stdout, stderr } = output.into_captured();
+            console.screen.print(&stdout)?;
+            console.screen.print_error(&stderr);
         }
-        unknown => console.screen.say(&format!("unknown command '{unknown}'; /help lists them")),
+        _ => console.screen.note(&format!("unknown command '{command}'; see /help")),
     }
     Ok(())
 }
 
-/// Says which session this is.
-fn introduce(store: &Store, id: &SessionId, console: &mut Console) {
+/// Prints which session is resumed.
+fn note_session(store: &Store, id: &SessionId, console: &mut Console) {
     if let Ok(summary) = store.summary(id) {
-        let title: String = summary.title.unwrap_or_default();
+        let title = summary.title.unwrap_or_default();
         let title = prefix(&title, limits::TITLE_CHARS_MAX);
-        let place = summary.workspace.map_or(String::new(), |place| format!(", in {place}"));
-        let line = format!("{}: {title}  ({}{place})", id.as_str(), turns(summary.turns));
-        console.screen.say(&line);
+        let workspace = summary.workspace.map_or(String::new(), |path| format!(", in {path}"));
+        let line = format!("{}: {title}  ({}{workspace})", id.as_str(), turns(summary.turns));
+        console.screen.note(&line);
     }
 }
 
 fn no_sessions() -> Error {
-    Error::cannot(Kind::SessionNotFound, "go on", "there are no sessions yet")
-        .with_next_step("to begin one: opta chat")
+    Error::cannot(Kind::SessionNotFound, "continue", "there is no session yet")
+        .with_next_step("to start one: opta chat")
 }

@@ -1,131 +1,170 @@
-//! What a turn is shown on, and what reaches it from outside: keys and signals.
+//! The user of a turn: the screen, standard input, and the signals that cancel a turn or end the
+//! command.
 
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::cli::TaskOutput;
-use crate::commands::keyboard::Keyboard;
 use crate::commands::screen::Screen;
+use crate::commands::stdin::{InvalidLine, StdinLines};
 use crate::error::{Doing, Error};
-use crate::limits;
 use crate::protocol::ErrorDetail;
 use crate::protocol::event::TurnStats;
 use crate::sys::signal::{Interrupts, Signal};
+use crate::{limits, sys};
 
-/// How a turn has ended, as far as this process knows.
-pub enum End {
+/// How a turn ended, as far as this process knows.
+pub enum TurnEnd {
     Done(TurnStats),
     Failed(ErrorDetail),
-    /// Its end was not waited for.
-    Left,
+    /// This process did not wait for its end.
+    Abandoned,
 }
 
-impl End {
-    /// What a turn comes to that somebody has told to end.
-    pub fn cancelled(message: &str) -> End {
-        End::Failed(ErrorDetail::new("cancelled", message))
+impl TurnEnd {
+    /// The end of a turn that was cancelled.
+    pub fn cancelled(message: &str) -> TurnEnd {
+        TurnEnd::Failed(ErrorDetail::new("cancelled", message))
     }
 
-    /// Why the turn did not get done, in a sentence; nothing if it did, or may have.
-    pub fn reason(&self) -> Option<String> {
-        let End::Failed(fault) = self else { return None };
-        // What was wished for is no failure.
-        if fault.code == "cancelled" {
-            return Some(fault.message.clone());
+    /// Returns why the turn failed, if it is known to have failed.
+    pub fn failure(&self) -> Option<String> {
+        match self {
+            // The user asked for it.
+            TurnEnd::Failed(fault) if fault.code == "cancelled" => Some(fault.message.clone()),
+            TurnEnd::Failed(fault) => {
+                let (code, message) = (&fault.code, &fault.message);
+                Some(format!("cannot finish the turn: {message} ({code})"))
+            }
+            TurnEnd::Done(_) | TurnEnd::Abandoned => None,
         }
-        Some(format!("cannot finish the turn: {} ({})", fault.message, fault.code))
     }
 }
 
-/// Where somebody sits, or nobody.
+/// What the user does at a prompt.
+pub enum UserInput {
+    Line(String),
+    Invalid(InvalidLine),
+    Signal(Signal),
+    End,
+}
+
+/// The screen, standard input and signals.
 pub struct Console {
     pub screen: Screen,
+    pub stdin: StdinLines,
+    /// Whether there is a user who sees questions and can answer them.
+    pub interactive: bool,
     interrupts: Rc<Interrupts>,
-    /// Somebody who can be asked.
-    pub keyboard: Option<Keyboard>,
-    /// Somebody has pressed Ctrl-C in the course of this turn.
+    /// Whether Ctrl-C was pressed during this turn.
     pub interrupted: bool,
-    /// What ends the command, and until when it may wait for the end of its turn.
-    leaving: Option<(Signal, Instant)>,
+    /// The signal that ends the command, and until when it may wait for the end of its turn.
+    exit: Option<(Signal, Instant)>,
 }
 
 impl Console {
-    /// One on which `show` is shown. From now on signals do not end this process.
-    pub fn new(show: TaskOutput) -> Result<Console, Error> {
+    /// Blocks the signals: from now on they do not end this process.
+    pub fn new(output: TaskOutput) -> Result<Console, Error> {
         let interrupts = Rc::new(Interrupts::take().doing("wait for signals")?);
-        let screen = Screen::new(show, &interrupts)?;
-        let keyboard = Keyboard::of_terminal()?;
-        Ok(Console { screen, interrupts, keyboard, interrupted: false, leaving: None })
+        Ok(Console {
+            screen: Screen::new(output, &interrupts)?,
+            stdin: StdinLines::new()?,
+            interactive: io::stdin().is_terminal() && io::stderr().is_terminal(),
+            interrupts,
+            interrupted: false,
+            exit: None,
+        })
     }
 
-    /// A turn begins.
-    pub fn begin(&mut self) {
+    /// Starts a turn.
+    pub fn begin_turn(&mut self) {
         self.interrupted = false;
-        self.screen.begin();
+        self.screen.begin_turn();
     }
 
-    /// Until [`Console::hold`], a signal ends the process as if this were not here.
-    pub fn let_through(&self) -> Result<(), Error> {
+    /// Waits for a line, a signal, or the end of the input.
+    pub fn next_input(&mut self) -> Result<UserInput, Error> {
+        loop {
+            if let Some(line) = self.stdin.next() {
+                return Ok(line.map_or_else(UserInput::Invalid, UserInput::Line));
+            }
+            if self.stdin.is_finished() {
+                return Ok(UserInput::End);
+            }
+            let files = [self.stdin.as_fd(), self.interrupts.as_fd()];
+            let [typed, signalled] = sys::wait_readable(files, None).doing("wait for a line")?;
+            if signalled && let Some(signal) = self.take_signal()? {
+                return Ok(UserInput::Signal(signal));
+            }
+            if typed {
+                self.stdin.read()?;
+            }
+        }
+    }
+
+    /// Until [`Console::block_signals`], a signal ends this process.
+    pub fn unblock_signals(&self) -> Result<(), Error> {
         self.interrupts.let_through().doing("wait for signals")
     }
 
-    /// From now on signals are to be waited for again.
-    pub fn hold(&self) -> Result<(), Error> {
+    /// From now on signals are pending until they are taken.
+    pub fn block_signals(&self) -> Result<(), Error> {
         self.interrupts.hold().doing("wait for signals")
     }
 
-    /// Can be read when there is a signal to be taken.
+    /// A descriptor that is readable while a signal is pending.
     pub fn signals(&self) -> BorrowedFd<'_> {
         self.interrupts.as_fd()
     }
 
-    /// Takes the next signal, if there is one. All but Ctrl-C end the command soon.
-    pub fn signal(&mut self) -> Result<Option<Signal>, Error> {
-        let seen = self.interrupts.seen().doing("wait for signals")?;
-        if let Some(signal) = seen {
-            self.screen.hurry();
+    /// Takes a pending signal. All but SIGINT end the command soon.
+    pub fn take_signal(&mut self) -> Result<Option<Signal>, Error> {
+        let signal = self.interrupts.seen().doing("wait for signals")?;
+        if let Some(signal) = signal {
+            self.screen.limit_writes();
             match signal {
                 Signal::Interrupt => self.interrupted = true,
-                _ => self.leaving = Some((signal, Instant::now() + limits::PARTING_MAX)),
+                _ => self.exit = Some((signal, Instant::now() + limits::PARTING_MAX)),
             }
         }
-        Ok(seen)
+        Ok(signal)
     }
 
-    /// How long the end of a turn may still be waited for; `None` without a limit.
-    pub fn left(&self) -> Option<Duration> {
-        self.leaving.map(|(_, until)| until.saturating_duration_since(Instant::now()))
+    /// Takes all pending signals: the command ends now.
+    pub fn drain_signals(&mut self) {
+        while let Ok(Some(_)) = self.take_signal() {}
     }
 
-    /// The exit status of a command that a signal other than Ctrl-C has told to end.
-    pub fn leaves(&self) -> Option<u8> {
-        self.leaving.map(|(signal, _)| signal.status())
+    /// How long to wait for the end of a turn at most; `None` without a limit.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.exit.map(|(_, until)| until.saturating_duration_since(Instant::now()))
     }
 
-    /// Has all that was shown written, or given up. A signal that comes meanwhile is taken.
-    pub fn finish(&mut self) -> Result<(), Error> {
+    /// The exit status if a signal other than SIGINT ends the command.
+    pub fn exit_status(&self) -> Option<u8> {
+        self.exit.map(|(signal, _)| signal.status())
+    }
+
+    /// Writes all pending output, or gives up after a signal.
+    pub fn flush(&mut self) -> Result<(), Error> {
         loop {
             self.screen.flush()?;
             if !self.screen.is_pending() {
                 return Ok(());
             }
-            self.signal()?;
+            self.take_signal()?;
         }
     }
 
-    /// Takes all signals that are left: nothing follows that they could end.
-    pub fn settle(&mut self) {
-        while let Ok(Some(_)) = self.signal() {}
-    }
-
-    /// The exit status that this end of a turn makes.
-    pub fn status(&self, end: &End) -> u8 {
-        let given_up = self.screen.is_stuck();
-        match (self.leaves(), end) {
+    /// The exit status of a command whose last turn ended so.
+    pub fn status_of(&self, end: &TurnEnd) -> u8 {
+        let written = !self.screen.gave_up();
+        match (self.exit_status(), end) {
             (Some(status), _) => status,
-            (None, End::Done(_)) if !given_up => 0,
-            (None, End::Failed(fault)) if fault.code != "cancelled" && !given_up => 1,
+            (None, TurnEnd::Done(_)) if written => 0,
+            (None, TurnEnd::Failed(fault)) if fault.code != "cancelled" && written => 1,
             _ => Signal::Interrupt.status(),
         }
     }

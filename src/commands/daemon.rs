@@ -36,8 +36,10 @@ pub fn start(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCo
     if let (How::AlreadyRunning, Some(port)) = (&how, asked.port.filter(|port| *port != 0))
         && port != info.port
     {
-        output
-            .say(&format!("it keeps port {}; to move it: opta daemon stop, then start", info.port));
+        output.note(&format!(
+            "it keeps port {}; to move it: opta daemon stop, then start",
+            info.port
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -113,7 +115,7 @@ fn serve(paths: &Paths, config: &Config, here: &Foreground, output: &Output) -> 
         if manager != Some(Manager::Launchd) {
             return Err(held);
         }
-        output.say(&format!("{held}; standing by until it ends"));
+        output.note(&format!("{held}; standing by until it ends"));
         lock::wait_until_free(paths)?;
     }
 }
@@ -156,7 +158,7 @@ pub fn started(info: &DaemonInfo, how: &How, paths: &Paths, output: &Output) -> 
         let (pid, port) = (info.pid, info.port);
         output.line(&format!("Daemon already running (pid {pid}, port {port})"))?;
         if let Some(manager) = info.managed_by {
-            output.say(&format!("it is a service, managed by {}", manager.name()));
+            output.note(&format!("it is a service, managed by {}", manager.name()));
         }
         return Ok(());
     }
@@ -166,12 +168,12 @@ pub fn started(info: &DaemonInfo, how: &How, paths: &Paths, output: &Output) -> 
 
 fn tell_past(past: &Past, output: &Output) {
     match past.crashed.map(|crashed| crashed.pid) {
-        Some(Some(pid)) => output.say(&format!("the daemon had crashed (pid {pid})")),
-        Some(None) => output.say("the daemon had crashed"),
+        Some(Some(pid)) => output.note(&format!("the daemon had crashed (pid {pid})")),
+        Some(None) => output.note("the daemon had crashed"),
         None => {}
     }
     if past.crash_loop {
-        output.say("it has crashed several times within a minute; see: opta daemon logs");
+        output.note("it has crashed several times within a minute; see: opta daemon logs");
     }
 }
 
@@ -191,7 +193,7 @@ pub fn status(paths: &Paths, asked: &cli::StatusArgs, output: &Output) -> Result
             (OutputMode::Text, None) => output.line(&one_line_of(&status, output))?,
             (OutputMode::Text, Some(ServiceFailure { message, details, .. })) => {
                 output.line(&one_line_of(&status, output))?;
-                output.say(&format!("{message}; see: {details}"));
+                output.note(&format!("{message}; see: {details}"));
             }
         }
     }
@@ -225,7 +227,7 @@ fn one_line_of(status: &Status, output: &Output) -> String {
             ("33", "◐", format!("unresponsive{pid}{port}  ({why})"))
         }
     };
-    if output.coloured() {
+    if output.is_colored() {
         format!("\x1b[{colour}m{symbol}\x1b[0m {text}")
     } else {
         format!("{symbol} {text}")
@@ -322,7 +324,7 @@ fn end(
         output.progress("Daemon stopped.");
     }
     if through == Some(Manager::Launchd) {
-        output.say("it comes back at the next login, unless you run: opta daemon uninstall");
+        output.note("it comes back at the next login, unless you run: opta daemon uninstall");
     }
     Ok(pid)
 }
@@ -454,7 +456,7 @@ pub fn logs(paths: &Paths, asked: &LogsArgs, output: &Output) -> Result<ExitCode
     let query = Query { lines, least, since, form };
     let tail = Tail::open(&paths.daemon())?;
     if tail.is_empty() {
-        output.say(&format!("there is no log yet at {}", paths.display(&paths.log())));
+        output.note(&format!("there is no log yet at {}", paths.display(&paths.log())));
     }
     if asked.follow {
         tail.follow(&query, &mut io::stdout())?;

@@ -93,7 +93,7 @@ fn tell(check: &str, finding: Finding, output: &Output) -> Result<(), Error> {
         let (check, status) = (check.to_owned(), status.to_owned());
         return output.line(&json::text(&Line { check, status, message, fix }));
     }
-    let shown = match output.coloured() {
+    let shown = match output.is_colored() {
         true => format!("\x1b[{colour}m{status}\x1b[0m"),
         false => status.to_owned(),
     };

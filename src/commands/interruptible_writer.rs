@@ -1,9 +1,9 @@
-//! Standard output or standard error, written so that a signal is noticed while nobody reads: a
-//! full pipe and a stopped terminal keep a plain write waiting, and the signal with it.
+//! Standard output or standard error, written so that a signal is noticed while no one reads: a
+//! plain write to a full pipe or a stopped terminal blocks, and defers the signal.
 //!
-//! What cannot be written at once is kept, and goes out before whatever comes later. The descriptor
-//! may be shared with other processes and is left as it is. A signal is only seen here; whoever
-//! waits for it takes it.
+//! What cannot be written at once is kept, and written before anything later. The descriptor may be
+//! shared with other processes, so its flags stay as they are. A signal is only noticed here; the
+//! caller takes it.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -15,54 +15,52 @@ use std::time::{Duration, Instant};
 use crate::sys::signal::Interrupts;
 use crate::sys::{self, Interest};
 
-/// How much longer somebody who does not read is waited for, all in all; without a limit until
-/// there is a signal.
-pub type Patience = Rc<Cell<Option<Duration>>>;
+/// How long writes may still wait for a reader, in total; without a limit before a signal.
+pub type WriteDeadline = Rc<Cell<Option<Duration>>>;
 
-/// A place to write to, until that would mean to wait in spite of a signal.
+/// A descriptor whose writes return when a signal is pending.
 pub struct InterruptibleWriter {
     file: File,
-    /// As much as can be written without waiting when something can.
-    piece: usize,
+    /// The number of bytes that can be written without blocking when the file is writable.
+    chunk: usize,
     interrupts: Rc<Interrupts>,
-    patience: Patience,
-    /// What is still to be written.
+    deadline: WriteDeadline,
     pending: Vec<u8>,
-    /// It was given up.
-    stuck: bool,
+    gave_up: bool,
 }
 
 impl InterruptibleWriter {
-    /// One for `file`, which is a duplicate of a standard descriptor.
+    /// A writer to `file`, which is a duplicate of a standard descriptor.
     pub fn new(
         file: OwnedFd,
         interrupts: &Rc<Interrupts>,
-        patience: &Patience,
+        deadline: &WriteDeadline,
     ) -> InterruptibleWriter {
-        let (interrupts, patience) = (Rc::clone(interrupts), Rc::clone(patience));
+        let (interrupts, deadline) = (Rc::clone(interrupts), Rc::clone(deadline));
         let file = File::from(file);
-        let (file, piece) = match sys::opened_anew(&file) {
+        let (file, chunk) = match sys::opened_anew(&file) {
             Some(own) => (own, usize::MAX),
             None if file.is_terminal() => (file, 1),
             None => (file, sys::PIPE_BYTES),
         };
-        InterruptibleWriter { file, piece, interrupts, patience, pending: Vec::new(), stuck: false }
+        let (pending, gave_up) = (Vec::new(), false);
+        InterruptibleWriter { file, chunk, interrupts, deadline, pending, gave_up }
     }
 
-    /// Writes `text`; what is left of it when there is a signal is kept. Once it was given up,
-    /// nothing more is written.
+    /// Writes `text`. When a signal is pending, keeps the rest for later. Writes nothing more after
+    /// it gave up.
     pub fn write(&mut self, text: &str) -> io::Result<()> {
-        if !self.stuck {
+        if !self.gave_up {
             self.pending.extend_from_slice(text.as_bytes());
         }
         self.flush()
     }
 
-    /// Writes what was kept, as far as that goes.
+    /// Writes what is pending, until a signal is pending.
     pub fn flush(&mut self) -> io::Result<()> {
         let mut written = 0;
         let result = self.write_pending(&mut written);
-        if self.stuck || result.is_err() {
+        if self.gave_up || result.is_err() {
             self.pending.clear();
         } else {
             drop(self.pending.drain(..written));
@@ -71,15 +69,15 @@ impl InterruptibleWriter {
     }
 
     fn write_pending(&mut self, written: &mut usize) -> io::Result<()> {
-        while let Some(left) = self.pending.get(*written..).filter(|left| !left.is_empty()) {
-            if !self.takes_more()? {
-                self.stuck = self.patience.get().is_some();
+        while let Some(rest) = self.pending.get(*written..).filter(|rest| !rest.is_empty()) {
+            if !self.wait_writable()? {
+                self.gave_up = self.deadline.get().is_some();
                 break;
             }
-            match self.file.write(left.get(..self.piece).unwrap_or(left)) {
+            match self.file.write(rest.get(..self.chunk).unwrap_or(rest)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => *written += count,
-                // Somebody else who writes there was faster.
+                // Another process that writes to the same pipe was faster.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -88,24 +86,24 @@ impl InterruptibleWriter {
         Ok(())
     }
 
-    /// Waits until something can be written; `false` if there is a signal, or no patience left.
-    fn takes_more(&self) -> io::Result<bool> {
+    /// Waits until the file is writable; `false` if a signal is pending or the time is over.
+    fn wait_writable(&self) -> io::Result<bool> {
         let (file, signal) = (self.file.as_fd(), self.interrupts.as_fd());
-        let ready = match self.patience.get() {
+        let ready = match self.deadline.get() {
             None => sys::wait_any(&[(file, Interest::Write), (signal, Interest::Read)], None)?,
             Some(limit) => {
-                let begun = Instant::now();
+                let start = Instant::now();
                 let ready = sys::wait_any(&[(file, Interest::Write)], Some(limit))?;
-                self.patience.set(Some(limit.saturating_sub(begun.elapsed())));
+                self.deadline.set(Some(limit.saturating_sub(start.elapsed())));
                 ready
             }
         };
         Ok(ready.first() == Some(&true))
     }
 
-    /// Begins anew, even if it was given up.
-    pub fn begin(&mut self) {
-        self.stuck = false;
+    /// Writes again, even after it gave up.
+    pub fn reset(&mut self) {
+        self.gave_up = false;
     }
 
     /// Whether something is still to be written.
@@ -113,8 +111,8 @@ impl InterruptibleWriter {
         !self.pending.is_empty()
     }
 
-    /// Whether something was not written and will not be.
-    pub fn is_stuck(&self) -> bool {
-        self.stuck
+    /// Whether something was dropped instead of written.
+    pub fn gave_up(&self) -> bool {
+        self.gave_up
     }
 }

@@ -1,118 +1,199 @@
-//! The question whether a tool may do what the model wants, to somebody at a terminal.
+//! The questions whether a tool may do what the model wants, and the user's answers.
 
 use std::collections::VecDeque;
 
 use crate::agent;
 use crate::commands::console::Console;
+use crate::error::Error;
 use crate::limits;
 use crate::protocol::event::{PermissionRequest, PermissionResolved};
 use crate::text::{escaped, quoted};
 
-/// What a turn waits for.
-pub struct Question {
-    pub request_id: String,
-    pub tool: String,
-    /// It is about a turn of ours.
-    pub own: bool,
-    text: String,
-    /// What the call would change, a line each, as far as it is not on the screen.
-    change: Vec<String>,
-    begun: bool,
+/// The questions that wait for an answer, the first of them on the screen.
+#[derive(Default)]
+pub struct Questions {
+    waiting: VecDeque<Question>,
+    /// The tools that the user always allows.
+    always: Vec<String>,
 }
 
-/// What was typed.
-pub enum Reply {
+/// An answer for the daemon.
+pub struct Decision {
+    pub request_id: String,
+    pub allow: bool,
+}
+
+struct Question {
+    request_id: String,
+    tool: String,
+    /// Whether it is about a turn of this process.
+    own: bool,
+    text: String,
+    /// The lines that the call would change, as far as they are not on the screen.
+    change: Vec<String>,
+    asked: bool,
+}
+
+/// What a typed line means.
+#[derive(PartialEq)]
+enum UserAnswer {
     Yes,
     No,
-    /// Yes, and the same for all that this tool does from now on.
+    /// Yes, also to every later call of this tool.
     Always,
-    /// All of the change.
+    /// Show the whole change.
     Show,
-    Unclear,
+    Unknown,
+}
+
+impl Questions {
+    /// Removes the questions of the last turn.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Whether no answer is awaited.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Asks the question of an event, after those before it. Returns the decision if the user
+    /// already made it; only for the turns of this process.
+    pub fn add(
+        &mut self,
+        request: PermissionRequest,
+        own: bool,
+        console: &mut Console,
+    ) -> Option<Decision> {
+        if own && self.always.contains(&request.tool_name) {
+            return Some(Decision { request_id: request.request_id, allow: true });
+        }
+        self.waiting.push_back(Question::new(request, own));
+        if self.waiting.len() == 1 {
+            self.ask(console);
+        }
+        None
+    }
+
+    /// Removes a question that was decided, by this process or another.
+    pub fn resolve(
+        &mut self,
+        resolved: &PermissionResolved,
+        cancelled: bool,
+        console: &mut Console,
+    ) {
+        let PermissionResolved { request_id, decision, .. } = resolved;
+        let Some(at) = self.waiting.iter().position(|one| one.request_id == *request_id) else {
+            return;
+        };
+        drop(self.waiting.remove(at));
+        if at == 0 && console.interactive {
+            console.screen.print_error("\n");
+            // The end of a cancelled turn says why.
+            if !cancelled {
+                console.screen.note(&format!("answered elsewhere: {decision}"));
+            }
+            console.screen.start_progress();
+            self.ask(console);
+        }
+    }
+
+    /// Reads the answer to the question on the screen. Returns the decisions that follow from it.
+    pub fn read_answer(&mut self, console: &mut Console) -> Result<Vec<Decision>, Error> {
+        console.stdin.read()?;
+        let Some(question) = self.waiting.front_mut() else {
+            return Ok(Vec::new());
+        };
+        let answer = match console.stdin.next() {
+            Some(line) => question.parse(&line.unwrap_or_default()),
+            None if console.stdin.take_end() => UserAnswer::No,
+            // The rest of the line is still to come.
+            None => return Ok(Vec::new()),
+        };
+        let mut decisions = Vec::new();
+        match answer {
+            UserAnswer::Show => console.screen.print_error(&question.take_change(usize::MAX)),
+            UserAnswer::Unknown => {}
+            UserAnswer::Yes | UserAnswer::No | UserAnswer::Always => {
+                let allow = answer != UserAnswer::No;
+                if answer == UserAnswer::Always {
+                    self.always.push(question.tool.clone());
+                }
+                let answered = self.waiting.pop_front();
+                decisions.extend(answered.map(|question| question.decision(allow)));
+                self.waiting.retain(|question| {
+                    let always = question.own && self.always.contains(&question.tool);
+                    if always {
+                        decisions.push(question.decision(true));
+                    }
+                    !always
+                });
+                console.screen.start_progress();
+            }
+        }
+        self.ask(console);
+        Ok(decisions)
+    }
+
+    /// Prints the first question, if there is one and a user to answer it.
+    fn ask(&mut self, console: &mut Console) {
+        if let Some(question) = self.waiting.front_mut()
+            && console.interactive
+        {
+            // A line typed before the question is not an answer to it.
+            console.stdin.discard();
+            console.screen.start_line();
+            console.screen.stop_progress();
+            console.screen.print_error(&question.prompt());
+        }
+    }
 }
 
 impl Question {
-    /// The question that an event asks: nobody is to allow what was not shown.
-    pub fn new(request: PermissionRequest, own: bool) -> Question {
+    /// Nothing is asked about that would not be shown.
+    fn new(request: PermissionRequest, own: bool) -> Question {
         let PermissionRequest { request_id, tool_name: tool, args, .. } = request;
-        let (what, change) = match agent::shown(&tool, args.as_str()) {
+        let (subject, change) = match agent::shown(&tool, args.as_str()) {
             Some(shown) => (quoted(&shown.subject), shown.change),
             // A tool that this program does not know.
             None => (args.as_str().to_owned(), Vec::new()),
         };
-        let text = escaped(&format!("Allow {tool} {what}?"));
+        let text = escaped(&format!("Allow {tool} {subject}?"));
         let change = change.iter().map(|line| escaped(line)).collect();
-        Question { request_id, tool, own, text, change, begun: false }
+        Question { request_id, tool, own, text, change, asked: false }
     }
 
-    /// How it is put; the first time, below what the call would change.
-    pub fn put(&mut self) -> String {
+    /// The prompt; the first time, after the lines that the call would change.
+    fn prompt(&mut self) -> String {
         let mut text = String::new();
-        if !std::mem::replace(&mut self.begun, true) {
-            text = self.list(limits::CHANGE_LINES_MAX);
+        if !std::mem::replace(&mut self.asked, true) {
+            text = self.take_change(limits::CHANGE_LINES_MAX);
             if !self.change.is_empty() {
-                text += &format!("… and {} lines more\n", self.change.len());
+                text += &format!("… and {} more lines\n", self.change.len());
             }
         }
         let show = if self.change.is_empty() { "" } else { " / [s]how all" };
         text + &format!("{} [y]es / [n]o / [a]lways{show} ", self.text)
     }
 
-    /// What of the change is not on the screen yet.
-    pub fn show(&mut self) -> String {
-        self.list(usize::MAX)
-    }
-
-    fn list(&mut self, count: usize) -> String {
+    /// The next lines of the change, `count` at most.
+    fn take_change(&mut self, count: usize) -> String {
         let lines = self.change.drain(..count.min(self.change.len()));
         lines.map(|line| line + "\n").collect()
     }
 
-    /// What a line says to it; none is a no.
-    pub fn reply(&self, line: Option<&str>) -> Reply {
-        match line.map(|line| line.trim().to_lowercase()).as_deref() {
-            None | Some("n" | "no") => Reply::No,
-            Some("y" | "yes") => Reply::Yes,
-            Some("a" | "always") => Reply::Always,
-            Some("s" | "show") if !self.change.is_empty() => Reply::Show,
-            Some(_) => Reply::Unclear,
+    fn parse(&self, line: &str) -> UserAnswer {
+        match line.trim().to_lowercase().as_str() {
+            "n" | "no" => UserAnswer::No,
+            "y" | "yes" => UserAnswer::Yes,
+            "a" | "always" => UserAnswer::Always,
+            "s" | "show" if !self.change.is_empty() => UserAnswer::Show,
+            _ => UserAnswer::Unknown,
         }
     }
-}
 
-/// Puts the first question on the screen, if there is one and somebody to be asked.
-pub fn put(questions: &mut VecDeque<Question>, console: &mut Console) {
-    let (Some(question), Some(keyboard)) = (questions.front_mut(), &mut console.keyboard) else {
-        return;
-    };
-    // What was typed before the question is no answer to it.
-    keyboard.forget();
-    console.screen.make_room();
-    console.screen.hush();
-    let text = question.put();
-    console.screen.tell(&text);
-}
-
-/// Somebody has decided, perhaps another one than who is asked here.
-pub fn settled(
-    questions: &mut VecDeque<Question>,
-    resolved: &PermissionResolved,
-    cancelled: bool,
-    console: &mut Console,
-) {
-    let PermissionResolved { request_id, decision, .. } = resolved;
-    let Some(at) = questions.iter().position(|one| one.request_id == *request_id) else {
-        return;
-    };
-    drop(questions.remove(at));
-    if at == 0 && console.keyboard.is_some() {
-        console.screen.tell("\n");
-        // A turn that is cancelled answers for itself.
-        if !cancelled {
-            console.screen.say(&format!("decided elsewhere: {decision}"));
-        }
-        console.screen.await_more();
-        put(questions, console);
+    fn decision(&self, allow: bool) -> Decision {
+        Decision { request_id: self.request_id.clone(), allow }
     }
 }
 
@@ -122,7 +203,7 @@ mod tests {
     use crate::json;
 
     #[test]
-    fn what_is_quoted_can_be_told_from_what_is_around_it() {
+    fn the_subject_of_a_question_cannot_imitate_its_rest() {
         let text = |args: &str| {
             let args = json::Raw::parse(args).unwrap();
             let request = PermissionRequest {

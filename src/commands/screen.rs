@@ -1,8 +1,7 @@
-//! What is seen of a turn: the answer on standard output as it comes, a line for each call of a
-//! tool on standard error, and on a terminal a word while nothing has come yet.
+//! Prints a turn: the answer to standard output as it arrives, a line per tool call to standard
+//! error, and on a terminal what the turn is waiting for.
 //!
-//! The answer goes out byte for byte, but to a terminal: no control character of a model reaches
-//! one.
+//! The answer is printed byte for byte, except to a terminal, where control characters are escaped.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -12,15 +11,16 @@ use std::time::{Duration, Instant};
 use nanoserde::SerJson;
 
 use crate::cli::TaskOutput;
-use crate::commands::interruptible_writer::{InterruptibleWriter, Patience};
+use crate::commands::interruptible_writer::{InterruptibleWriter, WriteDeadline};
 use crate::error::{Doing, Error};
+use crate::protocol::event::ToolEnd;
 use crate::sys::signal::Interrupts;
 use crate::text::{escaped, escaped_json, sanitized, truncated};
 use crate::{agent, config, limits};
 
-/// A call of a tool, as `opta do --json` reports it.
+/// A tool call, as `opta do --json` reports it.
 #[derive(Clone, SerJson)]
-pub struct Call {
+pub struct ToolLine {
     pub id: String,
     pub name: String,
     /// JSON, as the model wrote it.
@@ -30,264 +30,261 @@ pub struct Call {
     pub success: Option<bool>,
 }
 
-/// Where a turn is shown, and what was shown of it.
+/// Where a turn is printed, and what was printed of it.
 pub struct Screen {
-    show: TaskOutput,
-    out: InterruptibleWriter,
-    errors: InterruptibleWriter,
-    patience: Patience,
-    /// People read both standard output and standard error.
-    terminal: bool,
-    /// Standard output is a terminal.
-    guarded: bool,
+    output: TaskOutput,
+    stdout: InterruptibleWriter,
+    stderr: InterruptibleWriter,
+    deadline: WriteDeadline,
+    stdout_is_terminal: bool,
+    /// Both standard output and standard error are terminals.
+    has_progress: bool,
+    /// The escape sequences around dimmed text.
     dim: (&'static str, &'static str),
-    /// All of the answer so far.
+    /// The whole answer so far.
     pub answer: String,
-    pub calls: Vec<Call>,
-    /// The answer has not come to the end of a line.
-    within_a_line: bool,
-    /// It has come to a carriage return, which a terminal is not shown before what follows is
-    /// known.
-    returned: bool,
-    /// Since when nothing has come, if that is so.
-    quiet_since: Option<Instant>,
-    /// How wide the word is that says so.
-    drawn: usize,
+    pub tool_calls: Vec<ToolLine>,
+    /// The answer so far ends within a line.
+    mid_line: bool,
+    /// The answer so far ends with a carriage return, which is not printed to a terminal before
+    /// the next character is known.
+    pending_return: bool,
+    /// Since when the turn has produced nothing, while it is to be reported.
+    waiting_since: Option<Instant>,
+    /// The width of the progress message on the screen.
+    progress_width: usize,
     thinking: bool,
-    /// Calls that have not ended.
-    running: usize,
+    running_tools: usize,
 }
 
 impl Screen {
-    /// A screen with nothing on it.
-    pub fn new(show: TaskOutput, interrupts: &Rc<Interrupts>) -> Result<Screen, Error> {
-        let (guarded, readable) = (io::stdout().is_terminal(), io::stderr().is_terminal());
-        let coloured = readable && config::color_allowed();
-        let out = io::stdout().as_fd().try_clone_to_owned().doing("use standard output")?;
-        let errors = io::stderr().as_fd().try_clone_to_owned().doing("use standard error")?;
-        let patience = Patience::default();
+    /// An empty screen.
+    pub fn new(output: TaskOutput, interrupts: &Rc<Interrupts>) -> Result<Screen, Error> {
+        let (stdout_is_terminal, stderr_is_terminal) =
+            (io::stdout().is_terminal(), io::stderr().is_terminal());
+        let colored = stderr_is_terminal && config::color_allowed();
+        let stdout = io::stdout().as_fd().try_clone_to_owned().doing("use standard output")?;
+        let stderr = io::stderr().as_fd().try_clone_to_owned().doing("use standard error")?;
+        let deadline = WriteDeadline::default();
         Ok(Screen {
-            show,
-            out: InterruptibleWriter::new(out, interrupts, &patience),
-            errors: InterruptibleWriter::new(errors, interrupts, &patience),
-            patience,
-            terminal: guarded && readable,
-            guarded,
-            dim: if coloured { ("\x1b[2m", "\x1b[0m") } else { ("", "") },
+            output,
+            stdout: InterruptibleWriter::new(stdout, interrupts, &deadline),
+            stderr: InterruptibleWriter::new(stderr, interrupts, &deadline),
+            deadline,
+            stdout_is_terminal,
+            has_progress: stdout_is_terminal && stderr_is_terminal,
+            dim: if colored { ("\x1b[2m", "\x1b[0m") } else { ("", "") },
             answer: String::new(),
-            calls: Vec::new(),
-            within_a_line: false,
-            returned: false,
-            quiet_since: None,
-            drawn: 0,
+            tool_calls: Vec::new(),
+            mid_line: false,
+            pending_return: false,
+            waiting_since: None,
+            progress_width: 0,
             thinking: false,
-            running: 0,
+            running_tools: 0,
         })
     }
 
-    /// A turn begins: from now on something is being waited for.
-    pub fn begin(&mut self) {
+    /// Starts a turn.
+    pub fn begin_turn(&mut self) {
         self.answer.clear();
-        self.calls.clear();
-        self.running = 0;
-        self.renew();
-        self.await_more();
+        self.tool_calls.clear();
+        self.running_tools = 0;
+        self.reset_deadline();
+        self.start_progress();
     }
 
-    /// From now on there is all the patience again with whoever does not read.
-    pub fn renew(&mut self) {
-        self.patience.set(None);
-        self.out.begin();
-        self.errors.begin();
+    /// Removes the limit that a signal put on writes.
+    pub fn reset_deadline(&mut self) {
+        self.deadline.set(None);
+        self.stdout.reset();
+        self.stderr.reset();
     }
 
-    /// An event, as it came.
+    /// Prints an event as it arrived, with `--events`.
     pub fn event(&mut self, envelope: &str) -> Result<(), Error> {
-        if self.show == TaskOutput::Events { self.line(envelope) } else { Ok(()) }
+        if self.output == TaskOutput::Events { self.print_line(envelope) } else { Ok(()) }
     }
 
-    /// More of the answer.
-    pub fn text(&mut self, text: &str) -> Result<(), Error> {
-        self.erase();
-        self.quiet_since = None;
+    /// Prints more of the answer.
+    pub fn answer_text(&mut self, text: &str) -> Result<(), Error> {
+        self.clear_progress();
+        self.waiting_since = None;
         self.answer.push_str(text);
-        self.within_a_line = !self.answer.is_empty() && !self.answer.ends_with('\n');
-        match self.show {
-            TaskOutput::Json | TaskOutput::Events => Ok(()),
-            TaskOutput::Full | TaskOutput::Quiet if self.guarded => {
-                let shown = self.shown(text);
-                self.write(&shown)
-            }
-            TaskOutput::Full | TaskOutput::Quiet => self.write(text),
+        self.mid_line = !self.answer.is_empty() && !self.answer.ends_with('\n');
+        if !self.prints_answer() {
+            Ok(())
+        } else if self.stdout_is_terminal {
+            let text = self.for_terminal(text);
+            self.print(&text)
+        } else {
+            self.print(text)
         }
     }
 
-    /// The model thinks.
+    /// The model is thinking.
     pub fn thinking(&mut self) {
         self.thinking = true;
     }
 
-    /// A tool is called.
-    pub fn call(&mut self, call: Call) -> Result<(), Error> {
-        // What is said next is another paragraph.
-        if self.within_a_line {
+    /// Prints the call of a tool.
+    pub fn tool_started(&mut self, call: ToolLine) -> Result<(), Error> {
+        // The text after a call is another paragraph.
+        if self.mid_line {
             self.answer.push('\n');
         }
         self.end_line()?;
-        if self.show == TaskOutput::Full {
+        if self.output == TaskOutput::Full {
             let shown = agent::shown(&call.name, &call.args);
-            let what = shown.map_or_else(|| call.args.clone(), |shown| shown.subject);
-            let line = escaped(&format!("{} {what}", call.name));
+            let subject = shown.map_or_else(|| call.args.clone(), |shown| shown.subject);
+            let line = escaped(&format!("{} {subject}", call.name));
             let line = truncated(&line, limits::CALL_CHARS_MAX);
             let (dim, plain) = self.dim;
-            self.tell(&format!("{dim}> {line}{plain}\n"));
+            self.print_error(&format!("{dim}> {line}{plain}\n"));
         }
-        self.calls.push(call);
-        self.running += 1;
-        self.await_more();
+        self.tool_calls.push(call);
+        self.running_tools += 1;
+        self.start_progress();
         Ok(())
     }
 
-    /// A tool has ended.
-    pub fn called(&mut self, id: &str, duration_ms: Option<u64>, success: Option<bool>) {
-        if let Some(call) = self.calls.iter_mut().rev().find(|call| call.id == id) {
-            call.duration_ms = duration_ms;
-            call.success = success;
+    /// Records the end of a tool call.
+    pub fn tool_ended(&mut self, end: &ToolEnd) {
+        if let Some(call) = self.tool_calls.iter_mut().rev().find(|call| call.id == end.id) {
+            call.duration_ms = Some(end.duration_ms);
+            call.success = Some(end.success);
         }
-        self.running = self.running.saturating_sub(1);
-        // Now the model has its turn, unless somebody is being asked.
-        if self.running == 0 && self.quiet_since.is_some() {
-            self.await_more();
+        self.running_tools = self.running_tools.saturating_sub(1);
+        // Now it waits for the model, unless the user is being asked.
+        if self.running_tools == 0 && self.waiting_since.is_some() {
+            self.start_progress();
         }
     }
 
-    /// The turn has ended: whatever comes next begins on a line of its own.
-    pub fn end(&mut self) -> Result<(), Error> {
-        self.quiet_since = None;
+    /// Ends the turn: whatever is printed next starts on a line of its own.
+    pub fn end_turn(&mut self) -> Result<(), Error> {
+        self.waiting_since = None;
         self.end_line()
     }
 
-    /// Makes room for a line on standard error.
-    pub fn make_room(&mut self) {
-        self.erase();
-        if self.terminal && self.within_a_line && self.shows_text() {
-            self.tell("\n");
+    /// Moves to the start of a line before something is printed to standard error.
+    pub fn start_line(&mut self) {
+        self.clear_progress();
+        if self.has_progress && self.mid_line && self.prints_answer() {
+            self.print_error("\n");
         }
     }
 
-    /// Says what is being waited for, if it is time to; how long until it is time to say so again.
-    pub fn tick(&mut self) -> Option<Duration> {
-        let waited = self.quiet_since?.elapsed();
-        if !self.terminal || self.show != TaskOutput::Full {
+    /// Shows what the turn is waiting for, if it is time to. Returns the time until the next call.
+    pub fn update_progress(&mut self) -> Option<Duration> {
+        let waited = self.waiting_since?.elapsed();
+        if !self.has_progress || self.output != TaskOutput::Full {
             return None;
         }
         let Some(late) = waited.checked_sub(limits::PROGRESS_AFTER) else {
             return Some(limits::PROGRESS_AFTER.saturating_sub(waited));
         };
-        let what = match (self.running, self.thinking) {
+        let activity = match (self.running_tools, self.thinking) {
             (0, false) => "waiting",
             (0, true) => "thinking",
             _ => "running",
         };
-        let word = format!("… {what} {}s", waited.as_secs());
+        let message = format!("… {activity} {}s", waited.as_secs());
+        let width = message.chars().count();
         let (dim, plain) = self.dim;
-        let blanks = " ".repeat(self.drawn.saturating_sub(word.chars().count()));
-        self.tell(&format!("\r{dim}{word}{plain}{blanks}"));
-        self.drawn = self.drawn.max(word.chars().count());
+        let blanks = " ".repeat(self.progress_width.saturating_sub(width));
+        self.print_error(&format!("\r{dim}{message}{plain}{blanks}"));
+        self.progress_width = self.progress_width.max(width);
         let next = Duration::from_secs(late.as_secs() + 1) + limits::PROGRESS_AFTER;
         Some(next.saturating_sub(waited))
     }
 
-    /// Nobody is to be told that something is being waited for: somebody is being asked.
-    pub fn hush(&mut self) {
-        self.erase();
-        self.quiet_since = None;
+    /// Stops to show progress: the turn waits for the user.
+    pub fn stop_progress(&mut self) {
+        self.clear_progress();
+        self.waiting_since = None;
     }
 
-    /// From now on something is being waited for.
-    pub fn await_more(&mut self) {
-        self.quiet_since = Some(Instant::now());
+    /// Starts to show progress: the turn waits for the model or a tool.
+    pub fn start_progress(&mut self) {
+        self.waiting_since = Some(Instant::now());
         self.thinking = false;
     }
 
-    fn end_line(&mut self) -> Result<(), Error> {
-        self.erase();
-        if !self.within_a_line {
-            return Ok(());
+    fn clear_progress(&mut self) {
+        let width = std::mem::take(&mut self.progress_width);
+        if width > 0 {
+            self.print_error(&format!("\r{}\r", " ".repeat(width)));
         }
-        self.within_a_line = false;
-        if !self.shows_text() {
-            return Ok(());
-        }
-        let end = if std::mem::take(&mut self.returned) { sanitized("\r") } else { String::new() };
-        self.write(&format!("{end}\n"))
     }
 
-    /// More of the answer, as a terminal shows it: line ends as line ends, the rest visible.
-    fn shown(&mut self, text: &str) -> String {
-        let before = if std::mem::take(&mut self.returned) { "\r" } else { "" };
+    fn end_line(&mut self) -> Result<(), Error> {
+        self.clear_progress();
+        if !std::mem::take(&mut self.mid_line) || !self.prints_answer() {
+            return Ok(());
+        }
+        let end =
+            if std::mem::take(&mut self.pending_return) { sanitized("\r") } else { String::new() };
+        self.print(&format!("{end}\n"))
+    }
+
+    /// More of the answer, with its line ends as they are and other control characters escaped.
+    fn for_terminal(&mut self, text: &str) -> String {
+        let before = if std::mem::take(&mut self.pending_return) { "\r" } else { "" };
         let text = format!("{before}{text}");
         let whole = text.strip_suffix('\r');
-        self.returned = whole.is_some();
+        self.pending_return = whole.is_some();
         sanitized(&whole.unwrap_or(&text).replace("\r\n", "\n"))
     }
 
-    fn shows_text(&self) -> bool {
-        matches!(self.show, TaskOutput::Full | TaskOutput::Quiet)
+    fn prints_answer(&self) -> bool {
+        matches!(self.output, TaskOutput::Full | TaskOutput::Quiet)
     }
 
-    fn erase(&mut self) {
-        let width = std::mem::take(&mut self.drawn);
-        if width > 0 {
-            self.tell(&format!("\r{}\r", " ".repeat(width)));
-        }
+    /// Prints a line of the result: JSON.
+    pub fn print_line(&mut self, json: &str) -> Result<(), Error> {
+        self.print(&format!("{}\n", escaped_json(json)))
     }
 
-    /// A line of the result: JSON.
-    pub fn line(&mut self, json: &str) -> Result<(), Error> {
-        self.write(&format!("{}\n", escaped_json(json)))
+    /// Prints to standard output.
+    pub fn print(&mut self, text: &str) -> Result<(), Error> {
+        self.stdout.write(text).map_err(Error::output)
     }
 
-    /// A line about what has happened on the way.
-    pub fn say(&mut self, text: &str) {
-        self.tell(&format!("opta: {}\n", escaped(text)));
+    /// Prints a message to standard error.
+    pub fn note(&mut self, text: &str) {
+        self.print_error(&format!("opta: {}\n", escaped(text)));
     }
 
-    /// There was a signal: nobody is waited for much longer.
-    pub fn hurry(&mut self) {
-        self.patience.set(Some(limits::PARTING_MAX));
+    /// Prints to standard error. A failure is ignored: there is no other place to report it.
+    pub fn print_error(&mut self, text: &str) {
+        drop(self.stderr.write(text));
     }
 
-    /// Shows what could not be shown before, unless there is a signal to be taken first.
+    /// Limits the time of writes from now on, after a signal.
+    pub fn limit_writes(&mut self) {
+        self.deadline.set(Some(limits::PARTING_MAX));
+    }
+
+    /// Writes what is pending, unless there is a signal to be taken first.
     pub fn flush(&mut self) -> Result<(), Error> {
-        // Nobody is left to tell if this fails.
-        drop(self.errors.flush());
-        self.out.flush().map_err(Error::output)
+        drop(self.stderr.flush());
+        self.stdout.flush().map_err(Error::output)
     }
 
-    /// Whether something is still to be shown.
+    /// Whether output is pending.
     pub fn is_pending(&self) -> bool {
-        self.out.is_pending() || self.errors.is_pending()
+        self.stdout.is_pending() || self.stderr.is_pending()
     }
 
-    /// Whether something was not shown, since nobody read it and there was a signal.
-    pub fn is_stuck(&self) -> bool {
-        self.out.is_stuck() || self.errors.is_stuck()
-    }
-
-    /// A piece of the result, as it is.
-    pub fn write(&mut self, text: &str) -> Result<(), Error> {
-        self.out.write(text).map_err(Error::output)
-    }
-
-    /// Words on standard error. Nobody is left to tell if this fails.
-    pub fn tell(&mut self, text: &str) {
-        drop(self.errors.write(text));
+    /// Whether output was dropped because no one read it in time after a signal.
+    pub fn gave_up(&self) -> bool {
+        self.stdout.gave_up() || self.stderr.gave_up()
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        self.erase();
+        self.clear_progress();
     }
 }

@@ -59,15 +59,16 @@ pub fn install(paths: &Paths, asked: &InstallArgs, output: &Output) -> Result<Ex
 fn advise(service: &Service, installed: &Installed, output: &Output) {
     if installed.temporary {
         let program = installed.program.display();
-        output.say(&format!("the service runs {program}, which may not be there for long"));
+        output.note(&format!("the service runs {program}, which may not be there for long"));
     }
     if let Some(error) = &installed.unreachable {
-        output.say(&error.to_string());
-        output
-            .say("the service will be known at the next login; opta daemon start needs no service");
+        output.note(&error.to_string());
+        output.note(
+            "the service will be known at the next login; opta daemon start needs no service",
+        );
     }
     if installed.new && service.manager == Manager::Systemd {
-        output.say("it runs while you are logged in; to run it always: loginctl enable-linger");
+        output.note("it runs while you are logged in; to run it always: loginctl enable-linger");
     }
 }
 
@@ -88,7 +89,7 @@ fn start(
     let how = if installed.started && !by_hand { How::Started(Past::NOTHING) } else { how };
     daemon::started(&info, &how, paths, output)?;
     if by_hand {
-        output.say("it was started by hand; to hand it over to the service: opta daemon restart");
+        output.note("it was started by hand; to hand it over to the service: opta daemon restart");
     }
     Ok(())
 }
@@ -129,7 +130,8 @@ pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Resul
         }))?;
     }
     if uninstalled {
-        output.say(&format!("sessions, settings and logs stay in {}", paths.display(paths.root())));
+        output
+            .note(&format!("sessions, settings and logs stay in {}", paths.display(paths.root())));
     }
     Ok(ExitCode::SUCCESS)
 }

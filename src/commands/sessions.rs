@@ -1,7 +1,7 @@
 //! `opta sessions …`
 //!
-//! All but `rm` read the disk and nothing else: they need no daemon, take no lock and write
-//! nothing, also while a daemon writes.
+//! All but `rm` only read the disk: they need no daemon, take no lock and write nothing, even while
+//! a daemon is writing.
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use nanoserde::SerJson;
 
 use crate::cli::{ExportFormat, OutputMode, SessionsCommand};
-use crate::commands::Output;
+use crate::commands::{Output, daemon_notes};
 use crate::config::Config;
 use crate::error::{At, Error, Kind};
 use crate::lifecycle::reach::reach;
@@ -37,35 +37,34 @@ pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<Exi
 }
 
 fn list(store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error> {
-    // One more than wanted tells whether there are more.
+    // One more id than requested shows whether there are more.
     let mut ids = store.page(None, limit.saturating_add(1))?.ids;
     let more = ids.len() > limit;
     ids.truncate(limit);
     if ids.is_empty() {
-        output.say("there are no sessions yet");
+        output.note("there are no sessions yet");
     }
     let width = ids.iter().map(|id| id.as_str().len()).max().unwrap_or(0);
     let now = clock::now_millis();
     let mut status = ExitCode::SUCCESS;
     for id in &ids {
-        match (store.summary(id), output.mode) {
-            (Ok(summary), OutputMode::Text) => output.line(&row(&summary, width, now))?,
-            (Ok(summary), OutputMode::Json) => output.line(&json::text(&summary))?,
-            (Err(error), _) if has_gone(&error) => {}
-            // One that cannot be read must not hide the others.
-            (Err(error), _) => {
-                output.complain(&error)?;
+        match store.summary(id) {
+            Ok(summary) => output.result(&row(&summary, width, now), &summary)?,
+            Err(error) if is_deleted(&error) => {}
+            // A session that cannot be read must not hide the others.
+            Err(error) => {
+                output.error(&error)?;
                 status = ExitCode::FAILURE;
             }
         }
     }
     if more {
-        output.say(&format!("there are more than {limit}; to see them: --limit N"));
+        output.note(&format!("there are more than {limit} sessions; to list more: --limit N"));
     }
     Ok(status)
 }
 
-/// A session on one line; the title comes last, since it may hold anything.
+/// The line of a session. The title is last, because it may contain anything.
 fn row(summary: &SessionSummary, width: usize, now: i64) -> String {
     let age = clock::parse_rfc3339(&summary.created_at).map(|created| {
         let millis = u64::try_from(now.saturating_sub(created)).unwrap_or(0);
@@ -102,32 +101,32 @@ fn export(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads a session, and says what of it is lost.
+/// Reads a session, and notes what is missing of it.
 fn read(store: &Store, typed: &str, output: &Output) -> Result<Transcript, Error> {
     let id = find(store, typed)?;
     let transcript = Transcript::read(store, &id)?;
     let found = &transcript.findings;
-    let say = |what: &str| {
-        output.say(&format!("{what}: opta sessions verify {}", as_argument(&id)));
+    let note = |what: &str| {
+        output.note(&format!("{what}; see: opta sessions verify {}", as_argument(&id)));
     };
     match found.lost() {
         0 => {}
-        1 => say("1 record is damaged and left out"),
-        lost => say(&format!("{lost} records are damaged and left out")),
+        1 => note("1 damaged record is omitted"),
+        lost => note(&format!("{lost} damaged records are omitted")),
     }
     if found.missing_bytes > 0 {
-        say(&format!("{} bytes at its end are missing", found.missing_bytes));
+        note(&format!("{} bytes are missing at the end", found.missing_bytes));
     }
     Ok(transcript)
 }
 
-/// An id as it is typed in a command.
+/// An id as an argument of a command.
 pub fn as_argument(id: &SessionId) -> String {
     let dashes = if id.as_str().starts_with('-') { "-- " } else { "" };
     format!("{dashes}{}", id.as_str())
 }
 
-/// The session whose id is `typed`, or the only one whose id begins so.
+/// Returns the session whose id is `typed`, or the only one whose id begins with it.
 pub fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
     if let Some(id) = SessionId::parse(typed).filter(|id| store.has(id)) {
         return Ok(id);
@@ -142,16 +141,16 @@ pub fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
             let some: Vec<&str> = some.map(SessionId::as_str).collect();
             let more = match (others + 1).saturating_sub(some.len()) {
                 0 => String::new(),
-                more => format!(" and {more} more begin so"),
+                more => format!(" and {more} more"),
             };
-            let action = format!("tell which session '{typed}' is");
-            let reason = format!("{}{more}", some.join(", "));
+            let action = format!("select session '{typed}'");
+            let reason = format!("it could be {}{more}", some.join(", "));
             Err(Error::cannot(Kind::AmbiguousId, action, reason))
         }
     }
 }
 
-/// What is wrong with a session's journal.
+/// The damage of a journal.
 #[derive(SerJson)]
 struct Damage {
     #[nserde(rename = "sessionId")]
@@ -171,59 +170,55 @@ struct Verified {
     damaged_sessions: u64,
 }
 
-/// `opta sessions verify`: 1 if a session is damaged, cannot be read or is in no list.
+/// `opta sessions verify`: 1 if a session is damaged, cannot be read or is not listed.
 fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCode, Error> {
     let ids = match typed {
         Some(typed) => vec![find(store, typed)?],
         None => store.beginning_with("")?,
     };
     let mut verified = Verified { sessions: 0, damaged_sessions: 0 };
-    let mut failed = 0_u64;
+    let mut failed = false;
     let mut torn = Vec::new();
     for id in &ids {
         match store.examine(id, |_| {}) {
             Ok(found) if found.torn_bytes > 0 || found.missing_bytes > 0 => torn.push((id, found)),
-            Ok(found) if found.is_damage() => tell_damage(id, &found, &mut verified, output)?,
+            Ok(found) if found.is_damage() => print_damage(id, &found, &mut verified, output)?,
             Ok(_) => {}
-            // It was deleted in the meantime.
-            Err(error) if has_gone(&error) => continue,
+            // It was deleted meanwhile.
+            Err(error) if is_deleted(&error) => continue,
             Err(error) => {
-                output.complain(&error)?;
-                failed += 1;
+                output.error(&error)?;
+                failed = true;
                 continue;
             }
         }
         verified.sessions += 1;
     }
-    for (id, found) in look_again(store, torn)? {
-        tell_damage(id, &found, &mut verified, output)?;
+    for (id, found) in examine_again(store, torn)? {
+        print_damage(id, &found, &mut verified, output)?;
     }
     if typed.is_none()
         && let Err(error) = store.all_listed(&ids)
     {
-        output.complain(&error)?;
-        failed += 1;
+        output.error(&error)?;
+        failed = true;
     }
     let Verified { sessions, damaged_sessions } = verified;
-    match output.mode {
-        OutputMode::Json => output.line(&json::text(&verified))?,
-        OutputMode::Text => {
-            let plural = if sessions == 1 { "" } else { "s" };
-            output.line(&format!("{sessions} session{plural} read, {damaged_sessions} damaged"))?;
-        }
-    }
-    Ok(ExitCode::from(u8::from(damaged_sessions > 0 || failed > 0)))
+    let s = if sessions == 1 { "" } else { "s" };
+    let line = format!("{sessions} session{s} checked, {damaged_sessions} damaged");
+    output.result(&line, &verified)?;
+    Ok(ExitCode::from(u8::from(damaged_sessions > 0 || failed)))
 }
 
-/// Those whose tail is really torn, or that are damaged elsewhere too: what looked torn may have
-/// been a record that was just being written.
-fn look_again<'i>(
+/// Examines journals with a torn end again, because the end may have been a record that was just
+/// being written. Returns those that are still torn or are damaged elsewhere.
+fn examine_again<'i>(
     store: &Store,
     torn: Vec<(&'i SessionId, Findings)>,
 ) -> Result<Vec<(&'i SessionId, Findings)>, Error> {
     if let Some((last, _)) = torn.last() {
         let directory = store.directory(last);
-        // Without a watch the second look comes at once.
+        // Without a watch, they are examined again at once.
         if let Ok(watch) = Watch::on(&directory) {
             watch.wait(Some(limits::TORN_WAIT_MAX)).at("watch", &directory)?;
         }
@@ -231,11 +226,11 @@ fn look_again<'i>(
     let mut damaged = Vec::new();
     for (id, before) in torn {
         let mut now = match store.examine(id, |_| {}) {
-            Err(error) if has_gone(&error) => continue,
+            Err(error) if is_deleted(&error) => continue,
             now => now?,
         };
         if now.sound_bytes != before.sound_bytes {
-            // It goes on; what is behind its end now is the next record.
+            // It is being written; what follows the end is the next record.
             (now.torn_bytes, now.spoilt, now.spoilt_bytes) = (0, 0, 0);
         }
         if now.torn_bytes > 0 || now.is_damage() {
@@ -245,7 +240,7 @@ fn look_again<'i>(
     Ok(damaged)
 }
 
-fn tell_damage(
+fn print_damage(
     id: &SessionId,
     found: &Findings,
     verified: &mut Verified,
@@ -255,23 +250,14 @@ fn tell_damage(
     let Findings { records, missing_bytes, .. } = *found;
     let (damaged, torn_bytes) = (found.lost(), found.unfinished_bytes());
     let session_id = id.as_str().to_owned();
-    match output.mode {
-        OutputMode::Json => {
-            let damage = Damage { session_id, records, damaged, torn_bytes, missing_bytes };
-            output.line(&json::text(&damage))
-        }
-        OutputMode::Text => {
-            let missing = match missing_bytes {
-                0 => String::new(),
-                bytes => format!(", {bytes} bytes missing"),
-            };
-            let s = if records == 1 { "" } else { "s" };
-            output.line(&format!(
-                "{session_id}  {records} whole record{s}, {damaged} damaged, \
-                 {torn_bytes} torn bytes{missing}"
-            ))
-        }
+    let s = if records == 1 { "" } else { "s" };
+    let mut line = format!(
+        "{session_id}  {records} intact record{s}, {damaged} damaged, {torn_bytes} torn bytes"
+    );
+    if missing_bytes > 0 {
+        line += &format!(", {missing_bytes} bytes missing");
     }
+    output.result(&line, &Damage { session_id, records, damaged, torn_bytes, missing_bytes })
 }
 
 #[derive(SerJson)]
@@ -292,38 +278,35 @@ fn remove(
     let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
     if !force && !terminal {
         return Err(Error::usage(
-            "nobody can be asked here whether to delete the session",
-            format!("to delete it without a question: opta sessions rm --force {typed}"),
+            "cannot ask for confirmation: this is not a terminal",
+            format!("to delete it without confirmation: opta sessions rm --force {typed}"),
         ));
     }
     let config = Config::load(&paths.config())?;
     let id = find(store, typed)?;
     let session_id = id.as_str().to_owned();
     if !force && !confirmed(&id, store.summary(&id), output)? {
-        output.say(&format!("the session {session_id} is kept"));
+        output.note(&format!("session {session_id} was not deleted"));
         if output.mode == OutputMode::Json {
             output.line(&json::text(&Removed { deleted: false, session_id }))?;
         }
         return Ok(ExitCode::FAILURE);
     }
-    let mut asked_before = false;
+    let mut repeated = false;
     let deleted = reach(
         paths,
         &config,
-        |daemon| output.introduce(daemon),
+        |daemon| daemon_notes(daemon).iter().for_each(|note| output.note(note)),
         |info| {
-            // If the answer to the first request was lost, there is none to delete for the second.
-            let again = std::mem::replace(&mut asked_before, true);
-            Ok(client::delete_session(info, &id)? || again)
+            // If the response to the first request was lost, the session is gone at the second.
+            let repeated = std::mem::replace(&mut repeated, true);
+            Ok(client::delete_session(info, &id)? || repeated)
         },
     )?;
     if !deleted {
         return Err(no_session(&session_id));
     }
-    output.text(&format!("Session {session_id} deleted."))?;
-    if output.mode == OutputMode::Json {
-        output.line(&json::text(&Removed { deleted, session_id }))?;
-    }
+    output.result(&format!("Session {session_id} deleted."), &Removed { deleted, session_id })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -335,16 +318,16 @@ fn confirmed(
     let id = id.as_str();
     let summary = match summary {
         Err(error) if error.kind() == Kind::SessionDamaged => {
-            return output.ask(&format!("Delete session {id} ({})? [y/N] ", error.reason()));
+            return output.confirm(&format!("Delete session {id} ({})? [y/N] ", error.reason()));
         }
         summary => summary?,
     };
     let title = summary.title.as_deref().unwrap_or_default();
     let title = escaped(prefix(title, limits::TITLE_CHARS_MAX));
     let turns = turns(summary.turns);
-    output.ask(&format!("Delete session {id} ({turns}, \"{title}\")? [y/N] "))
+    output.confirm(&format!("Delete session {id} ({turns}, \"{title}\")? [y/N] "))
 }
 
-fn has_gone(error: &Error) -> bool {
+fn is_deleted(error: &Error) -> bool {
     error.io_kind() == Some(io::ErrorKind::NotFound)
 }

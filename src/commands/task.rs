@@ -6,18 +6,17 @@ use std::process::ExitCode;
 use nanoserde::SerJson;
 
 use crate::cli::{DoArgs, TaskOutput};
-use crate::commands::console::{Console, End};
-use crate::commands::screen::Call;
-use crate::commands::talk::Talk;
+use crate::commands::console::{Console, TurnEnd};
+use crate::commands::conversation::Conversation;
+use crate::commands::screen::ToolLine;
 use crate::commands::{Output, sessions};
 use crate::error::{Doing, Error, Kind};
 use crate::json;
+use crate::limits;
 use crate::paths::Paths;
-use crate::protocol::Grant;
-use crate::protocol::event::TurnStats;
+use crate::protocol::{ErrorDetail, Grant, error_body, event::TurnStats};
 use crate::session::store::Store;
 use crate::text::escaped;
-use crate::{limits, protocol};
 
 #[derive(SerJson)]
 struct Report {
@@ -27,82 +26,90 @@ struct Report {
     turn_id: Option<String>,
     result: String,
     #[nserde(rename = "toolCalls")]
-    tool_calls: Vec<Call>,
+    tool_calls: Vec<ToolLine>,
     stats: Option<TurnStats>,
-    error: Option<protocol::ErrorDetail>,
+    error: Option<ErrorDetail>,
 }
 
-/// `opta do`: 0 if the turn was done, 1 if not, 130 after Ctrl-C, 129 and 143 after other signals.
+/// `opta do`: 0 if the turn is done, 1 if it failed, 130 after Ctrl-C, 129 and 143 after other
+/// signals.
 pub fn run(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Error> {
-    let done = perform(paths, args, output);
-    if let Err(error) = &done
+    let result = run_task(paths, args, output);
+    if let Err(error) = &result
         && args.output == TaskOutput::Events
         && error.kind() != Kind::Output
     {
-        output.line(&protocol::error_body(error.code(), &escaped(&error.to_string())))?;
+        output.line(&error_body(error.code(), &escaped(&error.to_string())))?;
     }
-    done
+    result
 }
 
-fn perform(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Error> {
-    let task = if args.task == "-" { input()? } else { args.task.clone() };
+fn run_task(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Error> {
+    let task = if args.task == "-" { read_task()? } else { args.task.clone() };
     let store = Store::new(paths.sessions());
     let resumed = args.resume.as_deref().map(|typed| sessions::find(&store, typed)).transpose()?;
-    let mut talk = Talk::new(paths, &args.model, resumed)?;
-    talk.grant(args.grant);
+    let mut conversation = Conversation::new(paths, &args.model, resumed)?;
+    conversation.grant(args.grant);
     if args.grant == Grant::All {
-        output.say("everything is allowed in this task, commands included");
+        output.note("everything is allowed in this task, including commands");
     }
     let mut console = Console::new(args.output)?;
-    let done =
-        talk.run(&task, &mut console).and_then(|end| tell(end, args.output, talk, &mut console));
-    // A terminal that is closed fails, and sends a signal.
-    if done.is_err() {
-        console.settle();
+    let result = conversation
+        .run_turn(&task, &mut console)
+        .and_then(|end| print_end(end, args.output, conversation, &mut console));
+    // When a terminal is closed, reads and writes fail and a signal is sent.
+    if result.is_err() {
+        console.drain_signals();
     }
-    console.leaves().map_or(done, Ok).map(ExitCode::from)
+    console.exit_status().map_or(result, Ok).map(ExitCode::from)
 }
 
-/// Says how it has ended; the exit status.
-fn tell(end: End, mode: TaskOutput, talk: Talk<'_>, console: &mut Console) -> Result<u8, Error> {
-    let status = console.status(&end);
-    // The last event says it, if that has been seen.
-    let told = matches!(end, End::Failed(_)) && talk.turn_id.is_some();
+/// Prints how the turn ended. Returns the exit status.
+fn print_end(
+    end: TurnEnd,
+    output: TaskOutput,
+    conversation: Conversation<'_>,
+    console: &mut Console,
+) -> Result<u8, Error> {
+    let status = console.status_of(&end);
+    // Then it was the last event.
+    let printed = matches!(end, TurnEnd::Failed(_)) && conversation.turn_id.is_some();
     let end = match end {
-        End::Left => End::cancelled("the turn was told to end, and its end not waited for"),
+        TurnEnd::Abandoned => TurnEnd::cancelled("the turn was cancelled; its end was not awaited"),
         end => end,
     };
-    let reason = end.reason();
+    let failure = end.failure();
     let (stats, error) = match end {
-        End::Done(stats) => (Some(stats), None),
-        End::Failed(fault) => (None, Some(fault)),
-        End::Left => (None, None),
+        TurnEnd::Done(stats) => (Some(stats), None),
+        TurnEnd::Failed(fault) => (None, Some(fault)),
+        TurnEnd::Abandoned => (None, None),
     };
-    if mode == TaskOutput::Json {
+    if output == TaskOutput::Json {
+        let session = conversation.is_created().then_some(&conversation.session);
         let report = Report {
-            session_id: talk.exists().then(|| talk.session.as_str().to_owned()),
-            turn_id: talk.turn_id,
+            session_id: session.map(|id| id.as_str().to_owned()),
+            turn_id: conversation.turn_id,
             result: std::mem::take(&mut console.screen.answer),
-            tool_calls: std::mem::take(&mut console.screen.calls),
+            tool_calls: std::mem::take(&mut console.screen.tool_calls),
             stats,
             error,
         };
-        console.screen.line(&json::text(&report))?;
+        console.screen.print_line(&json::text(&report))?;
     } else {
-        if let Some(fault) = error.filter(|_| mode == TaskOutput::Events && !told) {
-            console.screen.line(&protocol::error_body(&fault.code, &fault.message))?;
+        if let Some(fault) = error.filter(|_| output == TaskOutput::Events && !printed) {
+            console.screen.print_line(&error_body(&fault.code, &fault.message))?;
         }
-        if let Some(reason) = reason {
-            console.screen.say(&reason);
+        if let Some(failure) = failure {
+            console.screen.note(&failure);
         }
     }
-    console.finish()?;
-    // Nobody may have read the last of it.
-    Ok(if console.screen.is_stuck() { console.status(&End::Left) } else { status })
+    console.flush()?;
+    // The end may not have been written.
+    Ok(if console.screen.gave_up() { console.status_of(&TurnEnd::Abandoned) } else { status })
 }
 
-/// The task, from standard input.
-fn input() -> Result<String, Error> {
+/// Reads the task from standard input.
+fn read_task() -> Result<String, Error> {
     let refused = |message: &str| Error::usage(message, "Usage: opta do - <FILE");
     let mut bytes = Vec::new();
     let limit = limits::TASK_BYTES_MAX;

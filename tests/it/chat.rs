@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::model::Model;
 use crate::support::{ANYTHING, Home, Run, Running, STOPPED, eventually, fifo, need, signal};
 
-const RESUME: &str = "opta: to go on: opta chat --resume {id}\n";
+const RESUME: &str = "opta: to resume: opta chat --resume {id}\n";
 
 fn chat<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
     home.opta(&format!("chat {words}")).env("OPTA_MODEL_URL", model.url())
@@ -45,7 +45,7 @@ fn nothing_said_leaves_nothing() {
     let (home, model) = (Home::new(), Model::new());
     chat(&home, &model, "").run();
     home.opta("sessions list").stderr("opta: there are no sessions yet\n").run();
-    let none = "opta: cannot go on: there are no sessions yet\nto begin one: opta chat\n";
+    let none = "opta: cannot continue: there is no session yet\nto start one: opta chat\n";
     chat(&home, &model, "--continue").stderr(none).status(1).run();
 }
 
@@ -195,12 +195,12 @@ fn at_a_terminal_there_is_a_prompt_and_ctrl_d_leaves() {
     person.sees("Hi \\u{1b}[31mthere");
     question.end();
     person.types("/help\n");
-    person.sees("/sessions  the sessions");
+    person.sees("/sessions  list the sessions");
     person.types("/nonsense\n");
     person.sees("unknown command '/nonsense'");
     person.types("\x04");
     let shown = person.leaves(0);
-    assert!(shown.contains("opta: to go on: opta chat --resume sess_"), "{shown}");
+    assert!(shown.contains("opta: to resume: opta chat --resume sess_"), "{shown}");
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn at_a_terminal_ctrl_c_cancels_and_twice_leaves() {
     // Before the prompt it would be meant for the turn.
     person.sees("second answer\r\n> ");
     person.types("\x03");
-    person.sees("once more Ctrl-C leaves");
+    person.sees("press Ctrl-C again to exit");
     person.types("\x03");
     person.leaves(130);
 }
@@ -268,7 +268,7 @@ fn at_a_terminal_a_change_is_shown_before_it_is_asked_about() {
     let arguments = format!(r#"{{\"path\":\"evil\\u202etxt\",\"content\":\"{content}\"}}"#);
     model.question().call("write_file", &arguments);
     let question = r#"Allow write_file "evil\u{202e}txt"? [y]es / [n]o / [a]lways"#;
-    person.sees(&format!("+ line 20\r\n… and 11 lines more\r\n{question} / [s]how all "));
+    person.sees(&format!("+ line 20\r\n… and 11 more lines\r\n{question} / [s]how all "));
     person.types("s\n");
     person.sees(&format!("+ line 30\r\n\\ no line end\r\n{question} "));
     person.types("n\n");
@@ -352,7 +352,7 @@ fn at_a_terminal_a_request_to_end_cancels_and_leaves() {
     signal(client, "TERM");
     let shown = person.leaves(143);
     question.assert_dropped();
-    assert!(shown.contains("opta: to go on: opta chat --resume sess_"), "{shown}");
+    assert!(shown.contains("opta: to resume: opta chat --resume sess_"), "{shown}");
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn a_line_that_cannot_be_said_ends_a_script_and_is_named() {
         let (home, model) = (Home::new(), Model::new());
         let script = home.beside("script");
         home.write(&script, [&b"first\n\n"[..], &line, b"\nlast\n"].concat());
-        let said = format!("opta: cannot say line 3: {why}\n{RESUME}");
+        let said = format!("opta: cannot send line 3: {why}\n{RESUME}");
         let running = chat(&home, &model, "").input(&script).stdout("1\n").stderr(&said);
         let running = running.status(1).spawn();
         model.question().answer("1");
@@ -394,7 +394,7 @@ fn at_a_terminal_a_line_that_cannot_be_said_is_no_end() {
     let (home, model) = (Home::new(), Model::new());
     let mut person = Person::talking(&home, &model);
     person.keys.write_all(b"\xff\n").unwrap();
-    person.sees("opta: cannot say this: it is not UTF-8\r\n> ");
+    person.sees("opta: cannot send this line: it is not UTF-8\r\n> ");
     person.types("hello\n");
     model.question().answer("Hi");
     person.sees("Hi\r\n> ");

@@ -134,7 +134,7 @@ fn a_damaged_session_is_found() {
     let journal = fs::read(&journal).unwrap();
     home.sh(&format!("cd \"$HOME\"; {fix}; cat sess_*.json"))
         .stdout("{*}:\"hi\"{*}")
-        .stderr("opta: 1 record is damaged and left out: opta sessions verify {id}\n")
+        .stderr("opta: 1 damaged record is omitted; see: opta sessions verify {id}\n")
         .run();
     // What is in no export is kept as well.
     let kept = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path());

@@ -12,7 +12,8 @@ use crate::support::{ANYTHING, DEADLINE, Home, STOPPED, eventually, need};
 
 const UNANSWERED: &str = "  cannot reach the model server at http://127.0.0.1:1/v1 {why}
 ";
-const ONE_DAMAGED: &str = "1 session read, 1 damaged\n";
+const ONE_DAMAGED: &str = "1 session checked, 1 damaged
+";
 
 /// Asks the daemon that runs in `home`; the body of what must be a success.
 fn ask(home: &Home, method: &str, path: &str, body: &str) -> String {
@@ -77,7 +78,7 @@ fn without_sessions_everything_says_so_and_makes_nothing() {
     let none = "opta: there are no sessions yet\n";
     home.opta("sessions list").stderr(none).run();
     home.opta("sessions list --json").stderr(none).run();
-    home.opta("sessions verify").stdout("0 sessions read, 0 damaged\n").run();
+    home.opta("sessions verify").stdout("0 sessions checked, 0 damaged\n").run();
     let unknown = "opta: cannot find the session: no id begins with 'x'\n\
                    to see which there are: opta sessions list\n";
     for words in ["show x", "export x", "verify x", "rm --force x"] {
@@ -98,7 +99,7 @@ fn list_shows_the_newest_first_and_says_when_there_are_more() {
     let second = "longer-id  {age}     1 turn  what is it?\n";
     let first = "a          {age}    0 turns  first\n";
     home.opta("sessions list").stdout(&format!("{third}{second}{first}")).run();
-    let more = "opta: there are more than 2; to see them: --limit N\n";
+    let more = "opta: there are more than 2 sessions; to list more: --limit N\n";
     home.opta("sessions list --limit 2").stdout(&format!("{third}{second}")).stderr(more).run();
     home.opta("sessions list --limit 3").stdout(&format!("{third}{second}{first}")).run();
     let objects = "{\"sessionId\":\"c\",{a}}\n{\"sessionId\":\"longer-id\",{b}}\n\
@@ -141,7 +142,7 @@ fn an_id_may_be_cut_short_as_long_as_it_is_the_only_one() {
     home.opta("sessions show ab1").stdout("ab1  (0 turns, created {when})\n").run();
     home.opta("sessions show -- -").stdout("-x  (0 turns, created {when})\n").run();
     home.opta("sessions show ab").stdout("ab  (0 turns, created {when})\n").run();
-    let which = "opta: cannot tell which session 'a' is: ab, ab1, ab2\n";
+    let which = "opta: cannot select session 'a': it could be ab, ab1, ab2\n";
     home.opta("sessions show a").stderr(which).status(1).run();
     let code = "{\"error\":{\"code\":\"AMBIGUOUS_ID\",\"message\":\"{message}\"}}\n";
     home.opta("sessions show a --json").stdout(code).status(1).run();
@@ -157,12 +158,12 @@ fn an_id_may_be_cut_short_as_long_as_it_is_the_only_one() {
 #[test]
 fn of_many_candidates_some_are_named() {
     let home = with_sessions(&["a1", "a2", "a3", "a4", "a5"]);
-    let all = "opta: cannot tell which session 'a' is: a1, a2, a3, a4, a5\n";
+    let all = "opta: cannot select session 'a': it could be a1, a2, a3, a4, a5\n";
     home.opta("sessions show a").stderr(all).status(1).run();
     fs::rename(sessions(&home).join("a1"), sessions(&home).join("a6")).unwrap();
     fs::create_dir(sessions(&home).join("a0")).unwrap();
     fs::copy(journal(&home, "a2"), sessions(&home).join("a0/journal.jsonl")).unwrap();
-    let some = "opta: cannot tell which session 'a' is: a0, a2, a3, a4, a5 and 1 more begin so\n";
+    let some = "opta: cannot select session 'a': it could be a0, a2, a3, a4, a5 and 1 more\n";
     home.opta("sessions show a").stderr(some).status(1).run();
 }
 
@@ -174,39 +175,40 @@ fn verify_finds_what_is_damaged_and_what_is_torn() {
     create(&home, "hurt", None);
     submit(&home, "hurt", "x", 1);
     home.opta("daemon stop").stdout(STOPPED).run();
-    home.opta("sessions verify").stdout("2 sessions read, 0 damaged\n").run();
-    home.opta("sessions verify hurt").stdout("1 session read, 0 damaged\n").run();
+    home.opta("sessions verify").stdout("2 sessions checked, 0 damaged\n").run();
+    home.opta("sessions verify hurt").stdout("1 session checked, 0 damaged\n").run();
 
     let path = journal(&home, "hurt");
     let good = fs::read_to_string(&path).unwrap();
     let bad = good.replacen("\"seq\":2,", "\"seq\":7,", 1);
     assert_ne!(bad, good);
     fs::write(&path, &bad).unwrap();
-    let damaged = "hurt  3 whole records, 1 damaged, 0 torn bytes\n2 sessions read, 1 damaged\n";
+    let damaged =
+        "hurt  3 intact records, 1 damaged, 0 torn bytes\n2 sessions checked, 1 damaged\n";
     home.opta("sessions verify").stdout(damaged).status(1).run();
-    home.opta("sessions verify whole").stdout("1 session read, 0 damaged\n").run();
+    home.opta("sessions verify whole").stdout("1 session checked, 0 damaged\n").run();
 
     fs::write(&path, format!("{good}{{\"v\":\"3\"")).unwrap();
-    let torn = format!("hurt  4 whole records, 0 damaged, 8 torn bytes\n{ONE_DAMAGED}");
+    let torn = format!("hurt  4 intact records, 0 damaged, 8 torn bytes\n{ONE_DAMAGED}");
     home.opta("sessions verify h").stdout(&torn).status(1).run();
     let torn = "{\"sessionId\":\"hurt\",\"records\":4,\"damaged\":0,\"tornBytes\":8,\"missingBytes\":0}\n\
                 {\"sessions\":1,\"damagedSessions\":1}\n";
     home.opta("sessions verify hurt --json").stdout(torn).status(1).run();
     // What is whole can still be read, and it is said that there was more.
     home.opta("sessions show hurt").stdout(ANYTHING).run();
-    let lost = |what: &str| format!("opta: {what} and left out: opta sessions verify hurt\n");
+    let lost = |what: &str| format!("opta: {what}; see: opta sessions verify hurt\n");
     fs::write(&path, &bad).unwrap();
     for words in ["show h", "show h --json", "export h", "export h --format markdown"] {
         let run = home.opta(&format!("sessions {words}")).stdout(ANYTHING);
-        run.stderr(&lost("1 record is damaged")).run();
+        run.stderr(&lost("1 damaged record is omitted")).run();
     }
     fs::write(&path, bad.replacen("\"seq\":3,", "\"seq\":8,", 1)).unwrap();
     let run = home.opta("sessions show h").stdout(ANYTHING);
-    run.stderr(&lost("2 records are damaged")).run();
+    run.stderr(&lost("2 damaged records are omitted")).run();
     let first = &good[..=good.find('\n').unwrap()];
     fs::write(&path, first).unwrap();
     let missing = format!(
-        "opta: {} bytes at its end are missing: opta sessions verify hurt\n",
+        "opta: {} bytes are missing at the end; see: opta sessions verify hurt\n",
         good.len() - first.len()
     );
     home.opta("sessions show h").stdout(ANYTHING).stderr(&missing).run();
@@ -219,18 +221,18 @@ fn sessions_that_are_in_no_list_are_counted_and_come_back() {
     for name in ["one", "two", "three"] {
         create(&home, name, None);
     }
-    home.opta("sessions verify").stdout("3 sessions read, 0 damaged\n").run();
+    home.opta("sessions verify").stdout("3 sessions checked, 0 damaged\n").run();
     let index = home.path().join(".config/opta/sessions/index.jsonl");
     let whole = fs::read_to_string(&index).unwrap();
     let (first, rest) = whole.split_once('\n').unwrap();
     fs::write(&index, format!("{}\n{rest}", first.replace('"', "?"))).unwrap();
 
-    let read = "3 sessions read, 0 damaged\n";
+    let read = "3 sessions checked, 0 damaged\n";
     let said = "opta: cannot list all sessions: {index} lacks 1; removed, it is made again\n";
     let listed = "three  {*}\ntwo    {*}\n";
     home.opta("sessions list").stdout(listed).run();
     home.opta("sessions verify").stdout(read).stderr(said).status(1).run();
-    home.opta("sessions verify one").stdout("1 session read, 0 damaged\n").run();
+    home.opta("sessions verify one").stdout("1 session checked, 0 damaged\n").run();
     let said = "{\"error\":{\"code\":\"SESSIONS_UNLISTED\",\"message\":\"{message}\"}}\n\
                 {\"sessions\":3,\"damagedSessions\":0}\n";
     home.opta("sessions verify --json").stdout(said).status(1).run();
@@ -244,7 +246,7 @@ fn sessions_that_are_in_no_list_are_counted_and_come_back() {
     assert_eq!(fs::read_to_string(&index).unwrap().lines().count(), 4);
     let listed = "four   {*}\n{*}\n{*}\none    {*}\n";
     home.opta("sessions list").stdout(listed).run();
-    home.opta("sessions verify").stdout("4 sessions read, 0 damaged\n").run();
+    home.opta("sessions verify").stdout("4 sessions checked, 0 damaged\n").run();
 }
 
 #[test]
@@ -261,14 +263,14 @@ fn a_last_record_with_its_line_end_is_damaged_and_not_torn() {
         bytes[at] ^= 1;
         fs::write(journal(&home, id), bytes).unwrap();
     }
-    let verified = "one  0 whole records, 1 damaged, 0 torn bytes\n\
-                    two  3 whole records, 1 damaged, 0 torn bytes\n\
-                    2 sessions read, 2 damaged\n";
+    let verified = "one  0 intact records, 1 damaged, 0 torn bytes\n\
+                    two  3 intact records, 1 damaged, 0 torn bytes\n\
+                    2 sessions checked, 2 damaged\n";
     home.opta("sessions verify").stdout(verified).status(1).run();
     // What is torn as well is told apart from it.
     let mut file = File::options().append(true).open(journal(&home, "two")).unwrap();
     file.write_all(b"{\"v\":\"3\"").unwrap();
-    let verified = format!("two  3 whole records, 1 damaged, 8 torn bytes\n{ONE_DAMAGED}");
+    let verified = format!("two  3 intact records, 1 damaged, 8 torn bytes\n{ONE_DAMAGED}");
     home.opta("sessions verify two").stdout(&verified).status(1).run();
     let refused = "opta: cannot read the session one: no record of its journal is whole\n";
     let refused = format!("{refused}to see what is wrong: opta sessions verify one\n");
@@ -278,10 +280,10 @@ fn a_last_record_with_its_line_end_is_damaged_and_not_torn() {
     let refused = "{\"error\":{\"code\":\"SESSION_DAMAGED\",\"message\":\"{message}\"}}\n";
     home.opta("sessions show one --json").stdout(refused).status(1).run();
     home.opta("sessions rm --force one").stdout("Session one deleted.\n").run();
-    // The daemon sets aside what is behind the last whole record, and misses nothing then.
+    // The daemon sets aside what is behind the last intact record, and misses nothing then.
     ask(&home, "GET", "/v3/sessions/two", "");
     assert!(sessions(&home).join("two/journal.torn-1").exists());
-    home.opta("sessions verify").stdout("1 session read, 0 damaged\n").run();
+    home.opta("sessions verify").stdout("1 session checked, 0 damaged\n").run();
     let log = home.opta("daemon logs --level warn").stdout(ANYTHING).run();
     let repaired = log.stdout.lines().find(|line| line.contains("session repaired")).unwrap();
     assert!(repaired.contains("damaged=1"), "{repaired}");
@@ -303,10 +305,10 @@ fn a_session_that_has_lost_its_journal_is_named() {
 
     let missing = 5000 - bytes;
     let verified = format!(
-        "cut  1 whole record, 0 damaged, 0 torn bytes, {missing} bytes missing\n\
-         empty  0 whole records, 0 damaged, 0 torn bytes, {{empty}} bytes missing\n\
-         gone  0 whole records, 0 damaged, 0 torn bytes, {{gone}} bytes missing\n\
-         4 sessions read, 3 damaged\n",
+        "cut  1 intact record, 0 damaged, 0 torn bytes, {missing} bytes missing\n\
+         empty  0 intact records, 0 damaged, 0 torn bytes, {{empty}} bytes missing\n\
+         gone  0 intact records, 0 damaged, 0 torn bytes, {{gone}} bytes missing\n\
+         4 sessions checked, 3 damaged\n",
     );
     let before = home.snapshot();
     home.opta("sessions verify").stdout(&verified).status(1).run();
@@ -339,7 +341,7 @@ fn a_session_that_has_lost_its_journal_is_named() {
     home.opta("sessions rm --force gone").stdout(&deleted("gone")).run();
     home.opta("sessions rm --force empty").stdout(&deleted("empty")).run();
     home.opta("sessions rm --force cut").stdout(&deleted("cut")).run();
-    home.opta("sessions verify").stdout("1 session read, 0 damaged\n").run();
+    home.opta("sessions verify").stdout("1 session checked, 0 damaged\n").run();
 }
 
 #[test]
@@ -351,7 +353,7 @@ fn a_record_that_is_just_being_written_is_not_torn() {
     // The rest comes when the journal is watched, and so has looked torn once.
     let (first, rest) = record.split_at(record.len() / 2);
     fs::write(&path, first).unwrap();
-    let mut verify = home.opta("sessions verify").stdout("1 session read, 0 damaged\n").spawn();
+    let mut verify = home.opta("sessions verify").stdout("1 session checked, 0 damaged\n").spawn();
     let watches = |pid: i32| {
         let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
         let mut open = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
@@ -384,7 +386,7 @@ fn reading_writes_nothing_and_strangers_do_not_disturb_it() {
     home.opta("sessions list").stdout(both).run();
     home.opta("sessions show one").stdout(ANYTHING).run();
     home.opta("sessions export two --format markdown").stdout(ANYTHING).run();
-    home.opta("sessions verify").stdout("2 sessions read, 0 damaged\n").run();
+    home.opta("sessions verify").stdout("2 sessions checked, 0 damaged\n").run();
     assert_eq!(home.snapshot(), before);
     home.assert_nothing_left();
 
@@ -394,7 +396,7 @@ fn reading_writes_nothing_and_strangers_do_not_disturb_it() {
     let refused = "opta: cannot use {path}: it is not a regular file\n";
     let one = "one  {a}    0 turns\n";
     home.opta("sessions list").stdout(one).stderr(refused).status(1).run();
-    let one = "1 session read, 0 damaged\n";
+    let one = "1 session checked, 0 damaged\n";
     home.opta("sessions verify").stdout(one).stderr(refused).status(1).run();
     let told = "{\"error\":{\"code\":\"UNTRUSTED_PATH\",\"message\":\"{message}\"}}\n\
                 {\"sessions\":1,\"damagedSessions\":0}\n";
@@ -432,8 +434,8 @@ fn rm_goes_through_the_daemon_that_runs() {
 #[test]
 fn rm_does_not_ask_where_nobody_can_answer() {
     let home = with_sessions(&["one"]);
-    let refused = "opta: nobody can be asked here whether to delete the session\n\
-                   to delete it without a question: opta sessions rm --force one\n";
+    let refused = "opta: cannot ask for confirmation: this is not a terminal\n\
+                   to delete it without confirmation: opta sessions rm --force one\n";
     home.opta("sessions rm one").stderr(refused).status(2).run();
     home.opta("sessions list").stdout("one  {age}    0 turns\n").run();
     home.assert_nothing_left();
@@ -453,7 +455,7 @@ fn rm_asks_on_a_terminal() {
     let question = "Delete session one (0 turns, \"a \\u{1b}[31m title\")? [y/N] ";
     for answer in ["n", "", "yikes"] {
         let said = answered(answer, 1);
-        assert!(said.contains(question) && said.contains("the session one is kept"), "{said}");
+        assert!(said.contains(question) && said.contains("session one was not deleted"), "{said}");
     }
     assert!(answered("y", 0).contains("Session one deleted."));
 }
@@ -514,7 +516,7 @@ fn a_daemon_of_another_version_is_named() {
     assert_ne!(theirs, card);
     home.write(&home.file("state.json"), theirs);
     let skew = format!(
-        "opta: the daemon is opta 0.0.9, this is opta {}; to move it: opta daemon restart\n",
+        "opta: the daemon is opta 0.0.9, this is opta {}; to replace it: opta daemon restart\n",
         env!("CARGO_PKG_VERSION")
     );
     let rm = home.opta("sessions rm --force one").stdout("Session one deleted.\n");

@@ -242,7 +242,7 @@ impl Relay {
 #[test]
 fn a_request_to_end_is_met_even_if_the_daemon_does_not_answer() {
     let (home, model) = (Home::new(), Model::new());
-    let said = "opta: the turn was {why}, and its end not waited for\n";
+    let said = "opta: the turn was cancelled; its end was not awaited\n";
     let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(143).spawn();
     let mut question = model.question();
     question.say("so far");
@@ -312,11 +312,8 @@ fn a_model_that_goes_away_fails_the_task_and_keeps_what_it_said() {
 fn an_answer_that_the_model_did_not_end_is_shown_and_said_to_be_short() {
     let (home, model) = (Home::new(), Model::new());
     for (reason, said) in [
-        (
-            "length",
-            "the answer is cut off: it has reached 4096 tokens, or the end of the model's context",
-        ),
-        ("content_filter", "the model server has ended the answer: content_filter"),
+        ("length", "the answer was cut off at 4096 tokens or at the end of the model's context"),
+        ("content_filter", "the model server ended the answer: content_filter"),
     ] {
         for (words, shown) in [
             ("-q", "half\n".to_owned()),
@@ -446,7 +443,7 @@ fn a_session_is_gone_on_with_by_the_beginning_of_its_id() {
 #[test]
 fn everything_allowed_is_said() {
     let (home, model) = (Home::new(), Model::new());
-    let said = "opta: everything is allowed in this task, commands included\n";
+    let said = "opta: everything is allowed in this task, including commands\n";
     let running = task(&home, &model, "--yolo x").stdout("yes\n").stderr(said).spawn();
     model.question().answer("yes");
     running.finish();

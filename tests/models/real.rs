@@ -137,7 +137,7 @@ fn a_forced_call_fits_the_tool_and_is_carried_out() {
 fn brief_chat(home: &Home, model: &Server) -> Option<String> {
     let script = home.beside("script");
     home.write(&script, format!("{}\n{}\n", GREETINGS[0], GREETINGS[1]));
-    let resume = "{*}opta: to go on: opta chat --resume {id}\n";
+    let resume = "{*}opta: to resume: opta chat --resume {id}\n";
     let chat = asking(home, model, "chat").input(&script).stdout(ANYTHING).stderr(resume);
     let seen = chat.status_in(&[0, 1]).spawn().finish_within(PATIENCE);
     let ends = ended_turns(home, seen.get("id"));

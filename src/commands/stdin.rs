@@ -1,46 +1,40 @@
-//! What is typed, or comes through a pipe: read when there is something, taken line by line.
+//! Standard input, line by line: read without blocking when poll(2) reports it readable.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::{Doing, Error};
 use crate::{limits, sys};
 
-/// The keys of a terminal, line by line as it hands them over; or any other input.
-pub struct Keyboard {
+/// The lines of standard input: a terminal, a pipe or a file.
+pub struct StdinLines {
     input: File,
     lines: Lines,
     ended: bool,
 }
 
-/// A line that cannot be said.
+/// A line that cannot be sent.
 #[derive(Debug, PartialEq)]
-pub struct Unsayable {
+pub struct InvalidLine {
     /// Counted from 1.
-    pub line: u64,
-    pub because: String,
+    pub number: u64,
+    pub reason: String,
 }
 
-impl Keyboard {
-    /// Standard input, whatever it is.
-    pub fn any() -> Result<Keyboard, Error> {
+impl StdinLines {
+    /// Duplicates the descriptor of standard input.
+    pub fn new() -> Result<StdinLines, Error> {
         let input = io::stdin().as_fd().try_clone_to_owned().doing("read standard input")?;
-        Ok(Keyboard { input: File::from(input), lines: Lines::default(), ended: false })
+        Ok(StdinLines { input: File::from(input), lines: Lines::default(), ended: false })
     }
 
-    /// Standard input, if somebody sits there who also sees what is asked.
-    pub fn of_terminal() -> Result<Option<Keyboard>, Error> {
-        let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
-        if terminal { Keyboard::any().map(Some) } else { Ok(None) }
-    }
-
-    /// The next line without its end, if it has been read; at the end of the input, what is left.
-    pub fn line(&mut self) -> Option<Result<String, Unsayable>> {
+    /// Returns the next line without its end, if it was read; at the end of the input, the rest.
+    pub fn next(&mut self) -> Option<Result<String, InvalidLine>> {
         self.lines.next(self.ended)
     }
 
-    /// Reads what has been typed.
+    /// Reads what is available.
     pub fn read(&mut self) -> Result<(), Error> {
         let mut chunk = [0_u8; 16 * 1024];
         match self.input.read(&mut chunk) {
@@ -52,24 +46,24 @@ impl Keyboard {
         Ok(())
     }
 
-    /// Whether the input has ended; said once.
+    /// Returns whether the input ended, and forgets it: a terminal can be read again after Ctrl-D.
     pub fn take_end(&mut self) -> bool {
         std::mem::take(&mut self.ended)
     }
 
-    /// Whether there will be no more.
-    pub fn has_ended(&self) -> bool {
+    /// Whether the input ended and every line was returned.
+    pub fn is_finished(&self) -> bool {
         self.ended && self.lines.is_empty()
     }
 
-    /// Forgets what was typed and not yet taken.
-    pub fn forget(&mut self) {
-        self.lines.forget();
+    /// Discards what was typed but not yet returned.
+    pub fn discard(&mut self) {
+        self.lines.discard();
         sys::forget_typed(self.input.as_fd());
     }
 }
 
-impl AsFd for Keyboard {
+impl AsFd for StdinLines {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.input.as_fd()
     }
@@ -100,7 +94,7 @@ impl Lines {
     }
 
     /// The next line; one without an end only if `all` has come.
-    fn next(&mut self, all: bool) -> Option<Result<String, Unsayable>> {
+    fn next(&mut self, all: bool) -> Option<Result<String, InvalidLine>> {
         loop {
             let new = self.bytes.get(self.searched..).unwrap_or_default();
             let found = new.iter().position(|byte| *byte == b'\n').map(|at| self.searched + at);
@@ -118,12 +112,12 @@ impl Lines {
                     return None;
                 }
                 self.count += 1;
-                return Some(Err(Unsayable { line: self.count, because: too_long_words() }));
+                return Some(Err(InvalidLine { number: self.count, reason: too_long_reason() }));
             }
             let bare = if found.is_some() { line.strip_suffix(b"\r") } else { None };
             let line = bare.unwrap_or(line);
             let taken = if is_too_long(line) {
-                Err(too_long_words())
+                Err(too_long_reason())
             } else {
                 let text = String::from_utf8(line.to_vec());
                 text.map_err(|_bad| "it is not UTF-8".to_owned())
@@ -134,7 +128,7 @@ impl Lines {
                 continue;
             }
             self.count += 1;
-            return Some(taken.map_err(|because| Unsayable { line: self.count, because }));
+            return Some(taken.map_err(|reason| InvalidLine { number: self.count, reason }));
         }
     }
 
@@ -142,7 +136,7 @@ impl Lines {
         self.begin == self.bytes.len()
     }
 
-    fn forget(&mut self) {
+    fn discard(&mut self) {
         *self = Lines { count: self.count, ..Lines::default() };
     }
 }
@@ -151,7 +145,7 @@ fn is_too_long(line: &[u8]) -> bool {
     u64::try_from(line.len()).is_ok_and(|length| length > limits::TASK_BYTES_MAX)
 }
 
-fn too_long_words() -> String {
+fn too_long_reason() -> String {
     format!("it is longer than {} bytes", limits::TASK_BYTES_MAX)
 }
 
@@ -160,7 +154,7 @@ mod tests {
     use super::*;
 
     /// What becomes of `text` that comes in chunks of this size.
-    fn lines(text: &[u8], size: usize) -> Vec<Result<String, Unsayable>> {
+    fn lines(text: &[u8], size: usize) -> Vec<Result<String, InvalidLine>> {
         let mut lines = Lines::default();
         let mut taken = Vec::new();
         for chunk in text.chunks(size) {
@@ -188,7 +182,8 @@ mod tests {
     #[test]
     fn a_line_is_as_long_as_a_task_at_most_and_the_next_one_is_whole() {
         let most = usize::try_from(limits::TASK_BYTES_MAX).unwrap();
-        let refused = |line| Unsayable { line, because: "it is longer than 3145728 bytes".into() };
+        let refused =
+            |number| InvalidLine { number, reason: "it is longer than 3145728 bytes".into() };
         for (length, end, fits) in [
             (most, "\n", true),
             (most, "\r\n", true),
@@ -213,7 +208,7 @@ mod tests {
                 assert_eq!(line.as_ref(), Err(&refused(2)), "{length} {end:?}");
             }
             if !end.is_empty() {
-                let bad = Unsayable { line: 3, because: "it is not UTF-8".to_owned() };
+                let bad = InvalidLine { number: 3, reason: "it is not UTF-8".to_owned() };
                 assert_eq!(found.get(2), Some(&Err(bad)));
                 assert_eq!(found.get(3).unwrap().as_deref(), Ok("last"));
             }

@@ -1,0 +1,290 @@
+//! A session and its turns, each from its submission to its end, even if the daemon restarts
+//! meanwhile.
+//!
+//! The ids of sessions and turns are chosen here, so that a request that is sent again because its
+//! response was lost is about the same session and turn. One thread waits for events, input and
+//! signals, because a process with two threads could not start a daemon.
+
+use std::io;
+
+use crate::agent::find::{self, Wanted};
+use crate::cli::ModelArgs;
+use crate::commands::console::{Console, TurnEnd};
+use crate::commands::daemon_notes;
+use crate::commands::question::Questions;
+use crate::commands::running_turn::RunningTurn;
+use crate::config::{self, Config, ModelSettings};
+use crate::error::{Doing, Error, Kind};
+use crate::http::EventStream;
+use crate::json::Raw;
+use crate::lifecycle::guardian::{Ensured, How};
+use crate::lifecycle::reach::reach;
+use crate::lifecycle::status::{self, Status};
+use crate::paths::Paths;
+use crate::protocol::event::TurnStats;
+use crate::protocol::{
+    CreateSession, Endpoint, ErrorDetail, Grant, Metadata, SubmitTurn, TurnOptions, Variable,
+};
+use crate::session::rules::SessionId;
+use crate::session::turn::Fault;
+use crate::state::DaemonInfo;
+use crate::token::random_name;
+use crate::{client, limits};
+
+/// A session to which turns are submitted.
+pub struct Conversation<'a> {
+    paths: &'a Paths,
+    config: Config,
+    settings: ModelSettings,
+    model: &'a ModelArgs,
+    pub session: SessionId,
+    /// The request that creates the session, until it was created.
+    new_session: Option<CreateSession>,
+    options: TurnOptions,
+    /// The id of the daemon that was called last.
+    daemon_id: Option<String>,
+    questions: Questions,
+    /// The last turn, if one was submitted.
+    pub turn_id: Option<String>,
+}
+
+/// What a signal does while a daemon is being reached.
+#[derive(Clone, Copy, PartialEq)]
+enum OnSignal {
+    /// It ends this process: there is no turn to cancel.
+    Exit,
+    /// It is pending until the daemon was reached, and then cancels the turn.
+    Defer,
+}
+
+impl<'a> Conversation<'a> {
+    /// A conversation in `session`, or in a new one that is created with its first turn.
+    pub fn new(
+        paths: &'a Paths,
+        model: &'a ModelArgs,
+        session: Option<SessionId>,
+    ) -> Result<Conversation<'a>, Error> {
+        let config = Config::load(&paths.config())?;
+        let settings = ModelSettings::load(&paths.config())?;
+        let (session, new_session) = match session {
+            Some(session) => (session, None),
+            None => new_session(model)?,
+        };
+        let environment = config::turn_environment().into_iter();
+        let environment = environment.map(|(name, value)| Variable { name, value });
+        let environment = Some(environment.collect());
+        Ok(Conversation {
+            paths,
+            config,
+            settings,
+            model,
+            session,
+            new_session,
+            options: TurnOptions { environment, ..Default::default() },
+            daemon_id: None,
+            questions: Questions::default(),
+            turn_id: None,
+        })
+    }
+
+    /// Whether the session was created.
+    pub fn is_created(&self) -> bool {
+        self.new_session.is_none()
+    }
+
+    /// Sets what the turns may do without a question.
+    pub fn grant(&mut self, grant: Grant) {
+        self.options.grant = (grant != Grant::Settings).then(|| grant.name().to_owned());
+    }
+
+    /// Runs one turn to its end.
+    ///
+    /// # Errors
+    /// What keeps it from being submitted or followed.
+    pub fn run_turn(&mut self, content: &str, console: &mut Console) -> Result<TurnEnd, Error> {
+        console.begin_turn();
+        self.questions.clear();
+        self.options.attended = Some(console.interactive);
+        if self.options.endpoint.is_none() {
+            // The daemon first: without one, no model is needed.
+            self.reach(console, OnSignal::Exit, |_| Ok(()))?;
+            match self.endpoint() {
+                Ok(endpoint) => self.options.endpoint = Some(endpoint),
+                Err(fault) => {
+                    console.screen.end_turn()?;
+                    return Ok(TurnEnd::Failed(ErrorDetail::new(fault.code, &fault.message)));
+                }
+            }
+        }
+        if console.take_signal()?.is_some() {
+            console.screen.end_turn()?;
+            return Ok(TurnEnd::cancelled("the turn was cancelled before it started"));
+        }
+        let (mut turn, stream) = self.submit(content, console)?;
+        let end = self.follow(&mut turn, stream, console);
+        let written = console.screen.end_turn().and_then(|()| console.flush());
+        if end.as_ref().is_err_and(|error| error.kind() == Kind::Output) {
+            // No one reads its output.
+            turn.cancel();
+        }
+        written?;
+        if let Ok(TurnEnd::Done(stats)) = &end {
+            note_incomplete(stats, console);
+        }
+        end
+    }
+
+    /// Finds the model, once for all turns.
+    fn endpoint(&self) -> Result<Endpoint, Fault> {
+        let (name, url) = (self.model.name.as_deref(), self.model.url.as_deref());
+        let wanted = Wanted { model_url: url, model: name, settings: &self.settings };
+        Ok(find::resolve(&wanted)?)
+    }
+
+    fn submit(
+        &mut self,
+        content: &str,
+        console: &mut Console,
+    ) -> Result<(RunningTurn, EventStream), Error> {
+        let id = format!("turn_{}", random_name(12)?);
+        let name = format!("opta-{}", std::process::id());
+        let turn = SubmitTurn {
+            turn_id: Some(id.clone()),
+            client_id: Some(name.clone()),
+            writer_id: Some(name),
+            content: content.to_owned(),
+            options: Some(self.options.clone()),
+            ..SubmitTurn::default()
+        };
+        let (session, new_session) = (self.session.clone(), self.new_session.take());
+        let attended = console.interactive;
+        let submitted = self.reach(console, OnSignal::Exit, |info| {
+            if let Some(new_session) = &new_session {
+                client::create_session(info, new_session)?;
+            }
+            // Its own first event is after this one.
+            let seq = client::submit_turn(info, &session, &turn)?.seq.saturating_sub(1);
+            let running = RunningTurn::new(info.clone(), session.clone(), id.clone(), seq);
+            let stream = open_stream(&running, attended)?;
+            Ok((running, stream))
+        });
+        match submitted {
+            Ok(_) => self.turn_id = Some(id),
+            // Whether it was created is unknown. To create it again is harmless.
+            Err(_) => self.new_session = new_session,
+        }
+        submitted
+    }
+
+    /// Calls the daemon. Prints a note if it is another one than before.
+    fn reach<T>(
+        &mut self,
+        console: &mut Console,
+        on_signal: OnSignal,
+        call: impl FnMut(&DaemonInfo) -> Result<T, client::Failure>,
+    ) -> Result<T, Error> {
+        if on_signal == OnSignal::Exit {
+            console.unblock_signals()?;
+        }
+        let last_id = &mut self.daemon_id;
+        let note = |daemon: &Ensured| {
+            drop(console.block_signals());
+            let id = &daemon.info.daemon_id;
+            let before = last_id.replace(id.clone());
+            if before.as_ref() == Some(id) {
+                return;
+            }
+            let mut notes = daemon_notes(daemon);
+            let crashed = matches!(&daemon.how, How::Started(past) if past.crashed.is_some());
+            if before.is_some() && !crashed {
+                notes.push(format!("the daemon was restarted (pid {})", daemon.info.pid));
+            }
+            console.screen.start_line();
+            notes.iter().for_each(|note| console.screen.note(note));
+        };
+        let answer = reach(self.paths, &self.config, note, call);
+        console.block_signals()?;
+        answer
+    }
+
+    /// Watches the turn until it ends, and connects again when the connection is lost.
+    fn follow(
+        &mut self,
+        turn: &mut RunningTurn,
+        mut stream: EventStream,
+        console: &mut Console,
+    ) -> Result<TurnEnd, Error> {
+        loop {
+            if let Some(end) = turn.watch(&mut stream, &mut self.questions, console)? {
+                return Ok(end);
+            }
+            if console.take_signal()?.is_some() || console.exit_status().is_some() {
+                turn.cancel();
+                return Ok(TurnEnd::Abandoned);
+            }
+            turn.losses += 1;
+            if turn.losses > limits::FOLLOW_TRIES_MAX {
+                let reason = "the connection was lost repeatedly";
+                return Err(client::bad_reply("follow the turn", reason));
+            }
+            let on_signal = match status::look(self.paths) {
+                // The turn ended with its daemon, and the next daemon may take long to start.
+                Ok(Status::Stopped | Status::Crashed { .. }) => OnSignal::Exit,
+                _ => OnSignal::Defer,
+            };
+            let attended = console.interactive;
+            let connected = self.reach(console, on_signal, |info| {
+                turn.daemon = info.clone();
+                open_stream(turn, attended)
+            });
+            if connected.is_err() && console.take_signal()?.is_some() {
+                turn.cancel();
+                return Ok(TurnEnd::Abandoned);
+            }
+            stream = connected?;
+        }
+    }
+}
+
+/// Opens the event stream of a turn. A turn that cannot be followed is cancelled: it must not
+/// continue without the user's knowledge.
+fn open_stream(turn: &RunningTurn, attended: bool) -> Result<EventStream, client::Failure> {
+    client::follow(&turn.daemon, &turn.session, turn.seq, attended).inspect_err(|failure| {
+        if matches!(failure, client::Failure::Final(_)) {
+            turn.cancel();
+        }
+    })
+}
+
+/// Chooses the id of a new session, and makes the request that creates it.
+fn new_session(model: &ModelArgs) -> Result<(SessionId, Option<CreateSession>), Error> {
+    let id = format!("sess_{}", random_name(12)?);
+    let workspace = std::env::current_dir().doing("find the working directory")?;
+    let workspace = workspace.into_os_string().into_string().map_err(|name| {
+        // With its invalid bytes replaced it could be the name of another directory.
+        io::Error::other(format!("its name is not UTF-8: {name:?}"))
+    });
+    let workspace = workspace.doing("work in the current directory")?;
+    let request = CreateSession {
+        session_id: Some(id.clone()),
+        model: model.name.clone(),
+        metadata: Some(Raw::of(&Metadata { workspace: Some(workspace) })),
+        ..CreateSession::default()
+    };
+    let refused = || client::bad_reply("name a session", &id);
+    Ok((SessionId::parse(&id).ok_or_else(refused)?, Some(request)))
+}
+
+/// Prints a note if the answer is not all that the model would have said.
+fn note_incomplete(stats: &TurnStats, console: &mut Console) {
+    match stats.finish_reason.as_deref() {
+        None => {}
+        Some("length") => console.screen.note(&format!(
+            "the answer was cut off at {} tokens or at the end of the model's context",
+            limits::ANSWER_TOKENS_MAX
+        )),
+        Some(reason) => {
+            console.screen.note(&format!("the model server ended the answer: {reason}"));
+        }
+    }
+}
