@@ -1,9 +1,8 @@
-//! `opta doctor`: looks at everything and touches nothing.
-
-mod files;
+//! `opta doctor`: checks everything and changes nothing.
 
 use std::fmt::Display;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -28,40 +27,61 @@ use crate::session::turn::Fault;
 use crate::text::escaped;
 use crate::{http, json, limits, protocol, sys};
 
-/// What came of a check.
-enum Finding {
-    Pass(String),
-    /// Worth knowing, and no reason to do anything at once; with what can be done, if anything.
-    Warn(String, Option<String>),
-    /// With the command that mends it.
-    Fail(String, String),
-}
+const INSTALL: &str = "opta daemon install";
+const START: &str = "opta daemon start";
+const RESTART: &str = "opta daemon restart";
+const FORCE_RESTART: &str = "opta daemon restart --force";
+const LIST: &str = "opta sessions list";
 
-use Finding::{Fail, Pass, Warn};
+const PASS: &str = "pass";
+const WARN: &str = "warn";
+const FAIL: &str = "fail";
 
-/// A line of `--json`.
+/// The result of a check, as a line of `--json`.
 #[derive(SerJson)]
-struct Line {
-    check: String,
-    status: String,
+struct Finding {
+    check: &'static str,
+    status: &'static str,
     message: String,
+    /// A command that fixes the problem, or shows more about it.
     fix: Option<String>,
 }
 
-/// `opta doctor`: 1 if a check fails.
+impl Finding {
+    fn with_fix(self, fix: impl Into<String>) -> Finding {
+        Finding { fix: Some(fix.into()), ..self }
+    }
+}
+
+fn pass(message: impl Into<String>) -> Finding {
+    Finding { check: "", status: PASS, message: message.into(), fix: None }
+}
+
+/// Returns a finding that needs no action at once.
+fn warn(message: impl Into<String>) -> Finding {
+    Finding { status: WARN, ..pass(message) }
+}
+
+fn fail(message: impl Into<String>, fix: impl Into<String>) -> Finding {
+    Finding { status: FAIL, ..pass(message) }.with_fix(fix)
+}
+
+/// Returns a failure with the next step that the error names, or else with `fix`.
+fn failed(error: &Error, fix: impl Display) -> Finding {
+    fail(error.to_string(), error.next_step().map_or_else(|| fix.to_string(), str::to_owned))
+}
+
+/// `opta doctor`: exits with 1 if a check fails.
 pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let looked = status::look(paths).map(|status| status::with_service(paths, status));
-    let (status, trouble) = match looked {
-        Ok((status, trouble)) => (Ok(status), trouble),
-        Err(error) => (Err(error), None),
+    let (status, failure) = looked.map_or_else(|e| (Err(e), None), |(s, f)| (Ok(s), f));
+    let files = files(paths);
+    let daemon = match &status {
+        // The error is about what the check of the files reports.
+        Err(error) if files.status == FAIL => warn(format!("not checked: {error}")),
+        _ => daemon(&status, guardian::is_left_to_the_user(paths, failure.as_ref())),
     };
-    let files = files::check(paths);
-    let daemon = match (&files, &status) {
-        (Fail(..), Err(error)) => Warn(format!("cannot be told before: {error}"), None),
-        // Why, is said of the log or of the service.
-        _ => daemon(&status, guardian::is_left_to_the_user(paths, trouble.as_ref())),
-    };
-    let checks: [(&str, Finding); 10] = [
+    let checks = [
         ("settings", settings(paths)),
         ("files", files),
         ("daemon", daemon),
@@ -75,72 +95,61 @@ pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     ];
     let mut worst = ExitCode::SUCCESS;
     for (check, finding) in checks {
-        if matches!(finding, Fail(..)) {
+        if finding.status == FAIL {
             worst = ExitCode::FAILURE;
         }
-        tell(check, finding, output)?;
+        print(&Finding { check, ..finding }, output)?;
     }
     Ok(worst)
 }
 
-fn tell(check: &str, finding: Finding, output: &Output) -> Result<(), Error> {
-    let (status, colour, message, fix) = match finding {
-        Pass(message) => ("pass", "32", message, None),
-        Warn(message, fix) => ("warn", "33", message, fix),
-        Fail(message, fix) => ("fail", "31", message, Some(fix)),
-    };
+fn print(finding: &Finding, output: &Output) -> Result<(), Error> {
     if output.mode == OutputMode::Json {
-        let (check, status) = (check.to_owned(), status.to_owned());
-        return output.line(&json::text(&Line { check, status, message, fix }));
+        return output.line(&json::text(finding));
     }
-    let shown = match output.is_colored() {
-        true => format!("\x1b[{colour}m{status}\x1b[0m"),
-        false => status.to_owned(),
+    let Finding { check, status, message, fix } = finding;
+    let status = match (output.is_colored(), *status) {
+        (true, PASS) => "\x1b[32mpass\x1b[0m",
+        (true, WARN) => "\x1b[33mwarn\x1b[0m",
+        (true, _) => "\x1b[31mfail\x1b[0m",
+        (false, status) => status,
     };
-    let fix = fix.map_or(String::new(), |fix| format!("; to mend it: {}", escaped(&fix)));
-    output.line(&format!("{shown}  {check:<8}  {}{fix}", escaped(&message)))
-}
-
-/// A failure that names its own next step, or else this one.
-fn failed(error: &Error, fix: impl Display) -> Finding {
-    Fail(error.to_string(), error.next_step().map_or_else(|| fix.to_string(), str::to_owned))
+    let fix = fix.as_ref().map_or(String::new(), |fix| format!("; fix: {}", escaped(fix)));
+    output.line(&format!("{status}  {check:<8}  {}{fix}", escaped(message)))
 }
 
 fn settings(paths: &Paths) -> Finding {
     let path = paths.config();
+    let shown = paths.display(&path);
     let models = || ModelSettings::load(&path).map(drop);
     let tools = || ToolSettings::load(&path);
-    let read = Config::load(&path).and_then(|_| models()).and_then(|()| tools());
-    match read.map(|tools| strangers(&tools)) {
-        // A misspelt one restricts nothing.
-        Ok(Some(names)) => {
-            let message = format!("permissions has what is no tool's name: {names}");
-            Warn(message, Some(edit(&path)))
+    let tools = match Config::load(&path).and_then(|_| models()).and_then(|()| tools()) {
+        Ok(tools) => tools,
+        Err(error) => {
+            return match error.reason().split_once(": ") {
+                Some((name, _)) if error.kind() == Kind::InvalidConfig && is_variable(name) => {
+                    fail(error.to_string(), format!("unset {name}"))
+                }
+                _ => failed(&error, edit(&path)),
+            };
         }
-        Ok(None) if path.exists() => Pass(paths.display(&path)),
-        Ok(None) if path.is_symlink() => {
-            let message = format!("{} is a link to what is not there", paths.display(&path));
-            Warn(message, Some(format!("ls -l {}", quoted(&path))))
-        }
-        Ok(None) => Pass(format!("{} is not there, and need not be", paths.display(&path))),
-        Err(error) => match error.reason().split_once(": ") {
-            Some((name, _)) if error.kind() == Kind::InvalidConfig && is_variable(name) => {
-                Fail(error.to_string(), format!("unset {name}"))
-            }
-            _ => failed(&error, edit(&path)),
-        },
+    };
+    let unknown = tools.permissions.keys().filter(|name| !agent::has_tool(name));
+    let mut unknown: Vec<&str> = unknown.map(String::as_str).collect();
+    if !unknown.is_empty() {
+        // A misspelled name restricts nothing.
+        unknown.sort_unstable();
+        let message = format!("permissions has unknown tool names: {}", unknown.join(", "));
+        return warn(message).with_fix(edit(&path));
     }
+    if path.is_symlink() && !path.exists() {
+        let message = format!("{shown} is a link to a file that does not exist");
+        return warn(message).with_fix(format!("ls -l {}", quoted(&path)));
+    }
+    if path.exists() { pass(shown) } else { pass(format!("no {shown} (optional)")) }
 }
 
-/// The names in `permissions` that no tool has.
-fn strangers(tools: &ToolSettings) -> Option<String> {
-    let names = tools.permissions.keys().filter(|name| !agent::has_tool(name));
-    let mut names: Vec<&str> = names.map(String::as_str).collect();
-    names.sort_unstable();
-    (!names.is_empty()).then(|| names.join(", "))
-}
-
-/// What a setting is named by: a variable, or a place in a file.
+/// Returns whether the source of a setting is a variable, and not a place in a file.
 fn is_variable(source: &str) -> bool {
     source.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
 }
@@ -149,202 +158,246 @@ fn edit(config: &Path) -> String {
     format!("${{EDITOR:-vi}} {}", quoted(config))
 }
 
-/// Lock, state file and what answers agree. `left`: nothing but the user starts it.
-fn daemon(status: &Result<Status, Error>, left: bool) -> Finding {
-    match status {
-        Ok(Status::Running { info, .. }) => Pass(format!("runs (pid {})", info.pid)),
-        Ok(Status::Stopped) if left => {
-            Warn("does not run; only opta daemon start starts it again".to_owned(), None)
+/// Checks that what may hold secrets belongs to this user and is closed to all others.
+fn files(paths: &Paths) -> Finding {
+    // The home itself may be a link.
+    let root = paths.root().canonicalize().unwrap_or_else(|_| paths.root().to_owned());
+    let directories = [(root, 0o755), (paths.daemon(), 0o700), (paths.sessions(), 0o700)];
+    let files = [paths.state(), paths.pid(), paths.start_lock(), paths.crashes(), paths.log()];
+    let files = files.map(|file| (file, 0o600));
+    let private: Vec<(PathBuf, u32)> = directories.into_iter().chain(files).collect();
+    let found = private.iter().find_map(|(path, mode)| not_private(paths, path, *mode));
+    let any = || private.iter().any(|(path, _)| path.symlink_metadata().is_ok());
+    found.unwrap_or_else(|| pass(if any() { "private to this user" } else { "no files yet" }))
+}
+
+/// Checks who may use a file or, judging by `mode`, a directory; returns what is wrong, nothing if
+/// it does not exist.
+fn not_private(paths: &Paths, path: &Path, mode: u32) -> Option<Finding> {
+    let (shown, word) = (paths.display(path), quoted(path));
+    let found = match path.symlink_metadata() {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            return Some(fail(format!("{shown}: {}", reason(&error)), format!("ls -ld {word}")));
         }
-        Ok(Status::Stopped) => Pass("does not run; a command that needs it starts it".to_owned()),
+    };
+    let directory = mode & 0o100 != 0;
+    if found.is_dir() != directory || found.is_file() == directory {
+        let kind = if directory { "directory" } else { "regular file" };
+        return Some(fail(format!("{shown} is not a {kind}"), format!("mv {word} {word}.old")));
+    }
+    if found.uid() != sys::effective_user() {
+        let message = format!("{shown} belongs to another user");
+        return Some(fail(message, take_ownership(paths, path, found.uid())));
+    }
+    if !directory && found.nlink() > 1 {
+        // Only the user can tell which of its names to remove.
+        let fix = format!("find {} -xdev -samefile {word}", quoted(paths.root()));
+        return Some(fail(format!("{shown} has a second hard link"), fix));
+    }
+    (found.mode() & 0o777 & !mode != 0).then(|| {
+        let message = format!("{shown} has mode {:04o}, not {mode:04o}", found.mode() & 0o7777);
+        fail(message, format!("chmod {mode:o} {word}"))
+    })
+}
+
+/// Returns the command that gives `path` of another user to this one.
+fn take_ownership(paths: &Paths, path: &Path, owner: u32) -> String {
+    let of_root = |path: &Path| path.metadata().is_ok_and(|found| found.uid() == 0);
+    let roots_own = of_root(paths.root()) || paths.root().parent().is_some_and(of_root);
+    match sys::effective_user() {
+        // Root would take it away from its owner.
+        0 if !roots_own => format!("sudo -u '#{owner}' opta doctor"),
+        0 => format!("chown -R 0 {}", quoted(path)),
+        _ => format!("sudo chown -R \"$(id -u)\" {}", quoted(path)),
+    }
+}
+
+/// Checks that the lock, the state file and the daemon's answer agree. `by_hand`: only the user
+/// starts the daemon again.
+fn daemon(status: &Result<Status, Error>, by_hand: bool) -> Finding {
+    let with_pid = |pid: Option<i32>| pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
+    match status {
+        Ok(Status::Running { info, .. }) => pass(format!("running (pid {})", info.pid)),
+        Ok(Status::Stopped) if by_hand => warn(format!("not running; only {START} starts it")),
+        Ok(Status::Stopped) => pass("not running; commands that need it start it"),
         Ok(Status::Crashed { info }) => {
-            let pid = info.as_ref().map_or(String::new(), |info| format!(" (pid {})", info.pid));
-            let who = if left { "only opta daemon start" } else { "a command that needs it" };
-            Warn(format!("has crashed{pid}; {who} starts it again"), None)
+            let pid = with_pid(info.as_ref().map(|info| info.pid));
+            warn(match by_hand {
+                true => format!("crashed{pid}; only {START} restarts it"),
+                false => format!("crashed{pid}; commands that need it restart it"),
+            })
         }
         Ok(Status::Unresponsive { pid, state_lost, .. }) => {
-            let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-            // One that is well writes its state file again when it is wanted.
-            let (what, fix) = match state_lost {
-                true => ("its state.json is lost or not its own", "opta daemon start"),
-                false => ("does not answer", "opta daemon restart --force"),
-            };
-            Fail(format!("holds its lock{pid}, and {what}"), fix.to_owned())
+            let holds = format!("holds its lock{}", with_pid(*pid));
+            match state_lost {
+                // The daemon writes it again when it is started.
+                true => fail(format!("{holds}, but its state.json is lost or not its own"), START),
+                false => fail(format!("{holds}, but does not answer"), FORCE_RESTART),
+            }
         }
-        Err(error) => failed(error, "opta daemon restart --force"),
+        Err(error) => failed(error, FORCE_RESTART),
     }
 }
 
 fn port_of(paths: &Paths, status: &Result<Status, Error>) -> Finding {
     match status {
         Ok(Status::Running { info, .. }) => {
-            return Pass(format!("the daemon answers on 127.0.0.1:{}", info.port));
+            return pass(format!("the daemon answers on 127.0.0.1:{}", info.port));
         }
         Ok(Status::Stopped | Status::Crashed { .. }) => {}
-        // Whoever has the port may well be the daemon.
+        // The daemon itself may be what uses the port.
         Ok(Status::Unresponsive { .. }) | Err(_) => {
-            return Warn("not looked at before the daemon is in order".to_owned(), None);
+            return warn("not checked until the daemon is in order");
         }
     }
-    // What is wrong with the settings was said before.
+    // The check of the settings reports what is wrong with them.
     let wanted = Config::load(&paths.config()).map_or(Port::Default, |config| config.port);
-    let (port, exactly) = match wanted {
-        Port::Exactly { port: 0, .. } => return Pass("any free one will do".to_owned()),
+    let (port, required_by) = match wanted {
+        Port::Exactly { port: 0, .. } => return pass("any free port"),
         Port::Exactly { port, by } => (port, Some(by)),
         Port::Preferred(port) => (port, None),
         Port::Default => (limits::PORT_DEFAULT, None),
     };
     if !http::answers(port, limits::HEALTH_MAX) {
-        return Pass(format!("{port} is free"));
+        return pass(format!("{port} is free"));
     }
     let owner = port::owner_of(port).map_or(String::new(), |owner| format!(" ({owner})"));
-    let taken = format!("another program{owner} has {port}");
-    match exactly {
-        None => Warn(format!("{taken}; the daemon takes another one"), None),
-        Some(by) => {
-            Fail(format!("{taken}, which {by} asks for"), "opta daemon start --port 0".to_owned())
-        }
+    let in_use = format!("another program{owner} uses {port}");
+    match required_by {
+        None => warn(format!("{in_use}; the daemon will use another port")),
+        Some(by) => fail(format!("{in_use}, which {by} requires"), format!("{START} --port 0")),
     }
 }
 
 fn version(status: &Result<Status, Error>) -> Finding {
-    let ours = env!("CARGO_PKG_VERSION");
+    let (ours, protocol) = (env!("CARGO_PKG_VERSION"), protocol::PROTOCOL_VERSION);
     let Ok(Status::Running { info, health }) = status else {
-        return Pass(format!("this is opta {ours}"));
+        return pass(format!("opta {ours}"));
     };
-    let restart = || "opta daemon restart".to_owned();
-    if health.version != protocol::PROTOCOL_VERSION {
-        let (theirs, wanted) = (&health.version, protocol::PROTOCOL_VERSION);
-        return Fail(format!("the daemon speaks protocol {theirs}, this is {wanted}"), restart());
+    if health.version != protocol {
+        let theirs = &health.version;
+        return fail(format!("the daemon speaks protocol {theirs}, this opta {protocol}"), RESTART);
     }
     if info.version != ours {
-        let theirs = &info.version;
-        return Warn(format!("the daemon is opta {theirs}, this is {ours}"), Some(restart()));
+        let message = format!("the daemon is opta {}, this is opta {ours}", info.version);
+        return warn(message).with_fix(RESTART);
     }
-    let replaced = info
-        .executable
-        .as_ref()
-        .is_some_and(|(path, id)| run::file_id(path.as_ref()).as_ref() != Some(id));
-    match replaced {
-        true => Warn("the program was replaced since the daemon began".into(), Some(restart())),
-        false => Pass(format!("the daemon and this are opta {ours}")),
+    match &info.executable {
+        Some((path, id)) if run::file_id(path.as_ref()).as_ref() != Some(id) => {
+            warn("the program was replaced after the daemon started").with_fix(RESTART)
+        }
+        _ => pass(format!("opta {ours}, and so is the daemon")),
     }
 }
 
-/// The service's file is what `install` would write, and its manager has it.
+/// Checks that the service's file is what `install` would write, and that its manager loaded it.
 fn service(paths: &Paths) -> Finding {
     let service = match Service::of(paths) {
         Ok(service) => service,
-        Err(error) => return Warn(error.to_string(), error.next_step().map(str::to_owned)),
+        Err(error) => {
+            return Finding {
+                fix: error.next_step().map(str::to_owned),
+                ..warn(error.to_string())
+            };
+        }
     };
-    let (file, manager) = (paths.display(&service.file), service.manager.name());
     let drift = match drift::detect(&service, paths) {
         Ok(drift) => drift,
         Err(error) => return failed(&error, format_args!("ls -ld {}", quoted(&service.file))),
     };
-    let install = || "opta daemon install".to_owned();
-    let start = || "opta daemon start".to_owned();
-    let warn = |message, fix| Warn(message, Some(fix));
+    let (file, manager) = (paths.display(&service.file), service.manager.name());
     match drift {
-        Drift::NotInstalled => Pass("the daemon is not installed as a service".to_owned()),
+        Drift::NotInstalled => pass("the daemon is not installed as a service"),
         Drift::Foreign => {
-            warn(format!("opta has not written {file}"), format!("{} --force", install()))
+            warn(format!("opta did not write {file}")).with_fix(format!("{INSTALL} --force"))
         }
-        // To install it here would take it from there.
+        // To install it here would take it away from there.
         Drift::OtherHome(home) => {
-            Warn(format!("{file} serves another home, {}", paths.display(&home)), None)
+            warn(format!("{file} serves another home, {}", paths.display(&home)))
         }
         Drift::Broken { program, because } => {
-            Fail(format!("{file} runs {}, which {because}", paths.display(&program)), install())
+            fail(format!("{file} runs {}, which {because}", paths.display(&program)), INSTALL)
         }
-        Drift::Edited => {
-            warn(format!("{file} was edited, and is not what opta would write"), install())
-        }
-        Drift::Outdated { version: by } => {
-            warn(format!("{file} is of opta {by}, and out of date"), install())
+        Drift::Different { version } => {
+            let written = format!("{file} was written by opta {version}");
+            warn(format!("{written} and differs from what opta would write")).with_fix(INSTALL)
         }
         Drift::Unreachable(error) => {
-            Warn(format!("{file} is current; whether it is loaded is unknown: {error}"), None)
+            warn(format!("{file} is current; whether it is loaded is unknown: {error}"))
         }
-        // launchd forgets what is stopped until the next login, and a start loads it again.
         Drift::NotLoaded => match service.manager {
             Manager::Systemd => {
-                warn(format!("systemd has not read {file} as it is now"), install())
+                warn(format!("systemd has not loaded the current {file}")).with_fix(INSTALL)
             }
-            Manager::Launchd => warn(format!("launchd has not loaded {file}"), start()),
+            // A stopped service is not loaded until the next login; a start loads it.
+            Manager::Launchd => warn(format!("launchd has not loaded {file}")).with_fix(START),
         },
-        Drift::Rejected(word) => Fail(
-            format!("{manager} cannot use {file} and what adds to it ({word})"),
-            "systemctl --user cat opta-daemon".to_owned(),
+        Drift::Rejected(word) => fail(
+            format!("{manager} cannot use {file} with its drop-in files ({word})"),
+            "systemctl --user cat opta-daemon",
         ),
-        Drift::Failed(trouble) => Fail(format!("{} ({file})", trouble.message), start()),
+        Drift::Failed(failure) => fail(format!("{} ({file})", failure.message), START),
         Drift::None { program, enabled } => {
-            let program = paths.display(&program);
-            let name = service.name();
-            Pass(match enabled {
-                true => format!("{manager} has it, runs {program}, and starts it at every login"),
-                false => format!(
-                    "{manager} has it and runs {program}, but not at every login: \
-                     systemctl --user enable {name}"
-                ),
+            let runs = format!("{manager} has loaded it, and runs {}", paths.display(&program));
+            let enable = format!("systemctl --user enable {}", service.name());
+            pass(match enabled {
+                true => format!("{runs} at every login"),
+                false => format!("{runs}; to run it at every login: {enable}"),
             })
         }
     }
 }
 
 fn disk(paths: &Paths) -> Finding {
-    let directory = paths.sessions();
-    let nearest = directory.ancestors().find(|path| path.exists());
-    let Some(nearest) = nearest else {
-        return Warn("it cannot be told how much room there is".to_owned(), None);
+    let sessions = paths.sessions();
+    let Some(nearest) = sessions.ancestors().find(|path| path.exists()) else {
+        return warn("cannot determine the free space");
     };
+    let shown = paths.display(nearest);
     match sys::free_bytes(nearest) {
         Ok(free) if free < limits::DISK_FREE_MIN => {
-            let (free, place) = (free >> 20, paths.display(nearest));
-            let message = format!("{free} MiB are free in {place}, where sessions are kept");
-            Fail(message, "opta sessions list".to_owned())
+            fail(format!("only {} MiB free in {shown}, where sessions are kept", free >> 20), LIST)
         }
-        Ok(free) => Pass(format!("{} MiB are free", free >> 20)),
-        Err(error) => Warn(format!("{}: {}", paths.display(nearest), reason(&error)), None),
+        Ok(free) => pass(format!("{} MiB free", free >> 20)),
+        Err(error) => warn(format!("{shown}: {}", reason(&error))),
     }
 }
 
 fn log(paths: &Paths, status: &Result<Status, Error>) -> Finding {
     let path = paths.log();
-    if let Ok(crashes) = crashes::recent(paths)
-        && crashes >= limits::CRASHES_MAX
-    {
-        let message = format!("the daemon has crashed {crashes} times within a minute");
+    let crashes = crashes::recent(paths).unwrap_or(0);
+    if crashes >= limits::CRASHES_MAX {
+        let message = format!("the daemon crashed {crashes} times within a minute");
         let look = "opta daemon logs --level warn";
         return match status {
-            Ok(Status::Running { .. }) => Warn(message, Some(look.to_owned())),
-            // Commands that need it start it no more.
-            _ => Fail(message, format!("{look}; opta daemon start")),
+            Ok(Status::Running { .. }) => warn(message).with_fix(look),
+            // Commands that need it no longer start it.
+            _ => fail(message, format!("{look}; {START}")),
         };
     }
-    // What is no file was found before, and might keep whoever opens it waiting.
+    // To open something else, which the check of the files reports, could block.
     let regular = path.symlink_metadata().map(|found| found.is_file().then_some(found.len()));
     let open = || std::fs::File::options().append(true).open(&path);
+    let shown = paths.display(&path);
     match regular.and_then(|bytes| bytes.map(|bytes| open().map(|_| bytes)).transpose()) {
-        Ok(None) => Warn("not looked at: it is no regular file".to_owned(), None),
-        Ok(Some(bytes)) => Pass(format!("{}, {} KiB", paths.display(&path), bytes.div_ceil(1024))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Pass("there is none yet".to_owned())
-        }
+        Ok(None) => warn("not checked: it is not a regular file"),
+        Ok(Some(bytes)) => pass(format!("{shown}, {} KiB", bytes.div_ceil(1024))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => pass("no log yet"),
         Err(error) => {
-            let message = format!("{}: {}", paths.display(&path), reason(&error));
-            Fail(message, format!("chmod 600 {}", quoted(&path)))
+            fail(format!("{shown}: {}", reason(&error)), format!("chmod 600 {}", quoted(&path)))
         }
     }
 }
 
-/// There is a model that answers.
+/// Checks that there is a model, and that its server answers.
 fn model(paths: &Paths) -> Finding {
     let config = paths.config();
     let Ok(settings) = ModelSettings::load(&config) else {
-        return Warn("not asked: the settings cannot be read".to_owned(), None);
+        return warn("not checked: the settings are invalid");
     };
-    let instead = |source: &str| match is_variable(source) {
+    let change = |source: &str| match is_variable(source) {
         true => format!("unset {source}"),
         false => edit(&config),
     };
@@ -353,65 +406,57 @@ fn model(paths: &Paths) -> Finding {
         Ok(endpoint) => endpoint,
         Err(unresolved) => {
             let fix = match &unresolved {
-                Unresolved::Setting { source, .. } => instead(source),
+                Unresolved::Setting { source, .. } => change(source),
                 Unresolved::Nowhere { lacks_model: true, .. } => "ollama pull qwen3".to_owned(),
                 Unresolved::Nowhere { .. } => "ollama serve".to_owned(),
             };
-            return Fail(Fault::from(unresolved).message, fix);
+            return fail(Fault::from(unresolved).message, fix);
         }
     };
-    let (url, source) = (&endpoint.url, &endpoint.source);
+    let (server, source) = (format!("{} ({})", endpoint.url, endpoint.source), &endpoint.source);
     let names = match model::models(&endpoint, limits::DOCTOR_MODEL_MAX) {
         Ok(Some(names)) => names,
-        Ok(None) => return Warn(format!("{url} ({source}) does not tell its models"), None),
+        Ok(None) => return warn(format!("{server} does not list its models")),
         Err(fault) if fault.code == model::code::UNAUTHORIZED => {
             // Neither shown nor kept in the shell's history.
-            return Fail(fault.message, "read -rs OPTA_API_KEY; export OPTA_API_KEY".to_owned());
+            return fail(fault.message, "read -rs OPTA_API_KEY; export OPTA_API_KEY");
         }
         Err(fault) if fault.code == model::code::UNREACHABLE => {
-            let message = format!("{}; start it, or do without it", fault.message);
-            return Fail(message, instead(source));
+            let message = format!("{}; start it, or remove the setting", fault.message);
+            return fail(message, change(source));
         }
-        Err(fault) => return Fail(fault.message, instead(source)),
+        Err(fault) => return fail(fault.message, change(source)),
     };
-    let offers = |model: &String| {
-        let latest = |name: &String| name.strip_suffix(":latest") == Some(model);
-        names.iter().any(|name| name == model || latest(name))
+    let Some(model) = endpoint.model.as_ref().or_else(|| list::first_that_chats(&names)) else {
+        let message = format!("{server} has no model that chats: load one, or remove the setting");
+        return fail(message, change(source));
     };
-    match &endpoint.model {
-        Some(model) if offers(model) => Pass(format!("{model} at {url} ({source})")),
-        Some(model) => {
-            Warn(format!("{url} ({source}) does not name {model} among its models"), None)
-        }
-        None => match list::first_that_chats(&names) {
-            Some(model) => Pass(format!("{model} at {url} ({source})")),
-            None => Fail(
-                format!("{url} ({source}) has no model that chats: load one, or do without it"),
-                instead(source),
-            ),
-        },
+    let is_it = |name: &String| name == model || name.strip_suffix(":latest") == Some(model);
+    match names.iter().any(is_it) {
+        true => pass(format!("{model} at {server}")),
+        false => warn(format!("{server} does not list the model {model}")),
     }
 }
 
-/// The newest sessions are whole.
+/// Checks that the newest sessions are intact.
 fn sessions(paths: &Paths) -> Finding {
     let store = Store::new(paths.sessions());
     let page = match store.page(None, limits::DOCTOR_SESSIONS_MAX) {
         Ok(page) => page,
-        Err(error) => return failed(&error, "opta sessions list"),
+        Err(error) => return failed(&error, LIST),
     };
     let mut damaged = Vec::new();
     for id in &page.ids {
         let directory = store.directory(id);
         let journal = directory.join(journal::FILE_NAME);
         for (path, mode) in [(&directory, 0o700), (&journal, 0o600)] {
-            if let Some(finding) = files::not_private(paths, path, mode) {
+            if let Some(finding) = not_private(paths, path, mode) {
                 return finding;
             }
         }
         match store.examine(id, |_| {}) {
             Ok(found) if found.is_damage() => damaged.push((id, found.records)),
-            // What a crash has cut off is set aside when the session is used next.
+            // An incomplete record at the end is set aside when the session is next used.
             Ok(_) => {}
             Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {}
             Err(error) => {
@@ -420,32 +465,30 @@ fn sessions(paths: &Paths) -> Finding {
         }
     }
     if let Err(error) = store.names().and_then(|ids| store.all_listed(&ids)) {
-        let fix = match error.kind() {
-            Kind::SessionsUnlisted => format!("rm {}", quoted(&store.index())),
-            _ => "opta sessions list".to_owned(),
+        return match error.kind() {
+            Kind::SessionsUnlisted => failed(&error, format_args!("rm {}", quoted(&store.index()))),
+            _ => failed(&error, LIST),
         };
-        return failed(&error, fix);
     }
     match (damaged.as_slice(), page.ids.len()) {
-        ([], 0) => Pass("there are none yet".to_owned()),
-        ([], count) => Pass(format!("the newest are whole ({count} read)")),
+        ([], 0) => pass("no sessions yet"),
+        ([], count) => pass(format!("the newest are intact ({count} read)")),
         ([(first, records), ..], count) => {
             let are = if damaged.len() == 1 { "is" } else { "are" };
             let message = format!("{} of the newest {count} {are} damaged", damaged.len());
             let (id, name) = (as_argument(first), first.as_str());
-            // What is not whole is in no export, and perhaps worth more than the session's end.
+            // The copy keeps what an export leaves out.
             let copy = format!("cp -Rp {} ./{name}.damaged", quoted(&store.directory(first)));
             let export = match records {
                 0 => String::new(),
                 _ => format!(" && opta sessions export {id} >{name}.json"),
             };
-            Fail(message, format!("{copy}{export} && opta sessions rm {id}"))
+            fail(message, format!("{copy}{export} && opta sessions rm {id}"))
         }
     }
 }
 
-/// A path as one word of the shell.
+/// Quotes a path as one word for the shell.
 fn quoted(path: &Path) -> String {
-    let path = PathBuf::from(path).display().to_string();
-    format!("'{}'", path.replace('\'', "'\\''"))
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }

@@ -1,4 +1,4 @@
-//! `opta doctor`: what it finds, and that it changes nothing.
+//! `opta doctor`: what it reports, and that it changes nothing.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ fn doctor<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
     home.opta(&format!("doctor {words}")).env("OPTA_MODEL_URL", model.url())
 }
 
-/// The lines of a doctor that must end with `status`, without the blanks.
+/// Returns the lines of a doctor that must exit with `status`, each with single spaces.
 fn findings(home: &Home, model: &Model, status: i32) -> Vec<String> {
     let seen = doctor(home, model, "").stdout(ANYTHING).status(status).run();
     let line = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -31,7 +31,7 @@ fn assert_found(findings: &[String], beginning: &str, within: &str) {
 }
 
 #[test]
-fn an_empty_machine_is_in_order_and_stays_empty() {
+fn a_new_machine_passes_and_nothing_is_created() {
     let (home, model) = (Home::new(), Model::new());
     let before = home.snapshot();
     for line in findings(&home, &model, 0) {
@@ -42,17 +42,17 @@ fn an_empty_machine_is_in_order_and_stays_empty() {
 }
 
 #[test]
-fn a_daemon_that_runs_is_in_order() {
+fn a_running_daemon_passes() {
     let (home, model) = (Home::new(), Model::new());
     let daemon = home.start();
     let found = findings(&home, &model, 0);
-    assert_found(&found, "pass daemon", &format!("runs (pid {})", daemon.pid));
+    assert_found(&found, "pass daemon", &format!("running (pid {})", daemon.pid));
     assert_found(&found, "pass port", &format!("127.0.0.1:{}", daemon.port));
     assert_found(&found, "pass model", &model.url());
 }
 
 #[test]
-fn json_is_a_line_a_check() {
+fn json_has_one_line_per_check() {
     let (home, model) = (Home::new(), Model::new());
     let seen = doctor(&home, &model, "--json").stdout(ANYTHING).run();
     for line in seen.stdout.lines() {
@@ -62,27 +62,27 @@ fn json_is_a_line_a_check() {
 }
 
 #[test]
-fn what_is_wrong_is_named_with_what_mends_it() {
+fn problems_are_reported_with_their_fixes() {
     let (home, model) = (Home::new(), Model::new());
     home.write(&home.config(), "{\n  \"daemon\": ,\n}");
     let found = findings(&home, &model, 1);
     assert_found(&found, "fail settings", "config.json:2:");
     home.write(&home.config(), r#"{"permissions":{"shell":"deny","read_files":"deny"}}"#);
     let found = findings(&home, &model, 0);
-    assert_found(&found, "warn settings", "permissions has what is no tool's name: read_files; ");
+    assert_found(&found, "warn settings", "permissions has unknown tool names: read_files; ");
     fs::remove_file(home.config()).unwrap();
 
     home.start();
     fs::set_permissions(home.file("daemon.log"), Permissions::from_mode(0o644)).unwrap();
     let found = findings(&home, &model, 1);
     assert_found(&found, "fail files", "daemon.log has mode 0644");
-    let fix = found.iter().find_map(|line| line.split_once("to mend it: ")).unwrap().1;
+    let fix = found.iter().find_map(|line| line.split_once("fix: ")).unwrap().1;
     home.sh(fix).run();
     assert_found(&findings(&home, &model, 0), "pass files", "");
 }
 
 #[test]
-fn without_a_model_server_it_says_what_to_do() {
+fn an_unreachable_model_server_is_reported_with_the_setting() {
     let home = Home::new();
     let nothing = home.opta("doctor").env("OPTA_MODEL_URL", "http://127.0.0.1:1");
     let seen = nothing.stdout(ANYTHING).status(1).run();
@@ -91,14 +91,14 @@ fn without_a_model_server_it_says_what_to_do() {
 }
 
 #[test]
-fn a_crashed_daemon_is_worth_a_word_and_one_that_hangs_fails() {
+fn a_crashed_daemon_is_a_warning_and_a_hanging_one_a_failure() {
     let (home, model) = (Home::new(), Model::new());
     home.start();
     let pid = home.crash();
-    let card = fs::read(home.file("state.json")).unwrap();
+    let state = fs::read(home.file("state.json")).unwrap();
     let found = findings(&home, &model, 0);
-    assert_found(&found, "warn daemon", &format!("has crashed (pid {pid})"));
-    assert_eq!(fs::read(home.file("state.json")).unwrap(), card);
+    assert_found(&found, "warn daemon", &format!("crashed (pid {pid})"));
+    assert_eq!(fs::read(home.file("state.json")).unwrap(), state);
 
     let daemon = Home::new();
     let started = daemon.start();
@@ -109,7 +109,7 @@ fn a_crashed_daemon_is_worth_a_word_and_one_that_hangs_fails() {
 }
 
 #[test]
-fn a_damaged_session_is_found() {
+fn a_damaged_session_is_reported_and_its_fix_keeps_a_copy() {
     let (home, model) = (Home::new(), Model::new());
     greet(&home, &model);
     assert_found(&findings(&home, &model, 0), "pass sessions", "1 read");
@@ -128,23 +128,23 @@ fn a_damaged_session_is_found() {
     bytes[second] ^= 1;
     fs::write(&journal, bytes).unwrap();
     let found = findings(&home, &model, 1);
-    let fix = found.iter().find_map(|line| line.split_once("to mend it: ")).unwrap().1;
-    // On a terminal it would ask.
+    let fix = found.iter().find_map(|line| line.split_once("fix: ")).unwrap().1;
+    // Without --force it asks, on a terminal.
     let fix = fix.replace("sessions rm", "sessions rm --force");
     let journal = fs::read(&journal).unwrap();
     home.sh(&format!("cd \"$HOME\"; {fix}; cat sess_*.json"))
         .stdout("{*}:\"hi\"{*}")
         .stderr("opta: 1 damaged record is omitted; see: opta sessions verify {id}\n")
         .run();
-    // What is in no export is kept as well.
+    // The copy keeps what the export leaves out.
     let kept = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path());
     let kept = kept.into_iter().find(|path| path.extension().is_some_and(|end| end == "damaged"));
     assert_eq!(fs::read(kept.unwrap().join("journal.jsonl")).unwrap(), journal);
-    assert_found(&findings(&home, &model, 0), "pass sessions", "none");
+    assert_found(&findings(&home, &model, 0), "pass sessions", "no sessions");
 }
 
 #[test]
-fn a_session_that_has_lost_its_journal_is_found() {
+fn a_session_with_an_empty_journal_is_reported() {
     let (home, model) = (Home::new(), Model::new());
     greet(&home, &model);
     home.opta("daemon stop").stdout(STOPPED).run();
@@ -154,12 +154,12 @@ fn a_session_that_has_lost_its_journal_is_found() {
             command opta "$@"; }
         mend sessions; found sessions; ls -d sess_*.damaged/summary.json
     "#;
-    let expected = "fail sessions 1 of the newest 1 is damaged; to mend it: cp -Rp {*} && \
-                    opta sessions rm {id}\npass sessions there are none yet\n{kept}.json\n";
+    let expected = "fail sessions 1 of the newest 1 is damaged; fix: cp -Rp {*} && \
+                    opta sessions rm {id}\npass sessions no sessions yet\n{kept}.json\n";
     care(&home, &model, script).stdout(expected).run();
 }
 
-/// Makes a session in which the model has answered.
+/// Creates a session with an answer of the model.
 fn greet(home: &Home, model: &Model) {
     let running = home.opta("do hello -q").env("OPTA_MODEL_URL", model.url()).stdout("hi\n");
     let running = running.spawn();
@@ -167,11 +167,12 @@ fn greet(home: &Home, model: &Model) {
     running.finish();
 }
 
-/// What a doctor says of a check, what it says of all that is not in order, and what mends it.
+/// `found CHECK` prints the line of a check, `amiss` all checks that do not pass, `mend CHECK` runs
+/// the fix of a check.
 const CARE: &str = r#"
     found() { opta doctor | tr -s ' ' | grep "^[a-z]* $1 "; }
     amiss() { opta doctor | tr -s ' ' | grep -v ^pass | cut -d ' ' -f 1,2 | paste -s -d , -; }
-    mend() { eval "$(found "$1" | sed -n 's/.*to mend it: //p')" >/dev/null 2>&1; }
+    mend() { eval "$(found "$1" | sed -n 's/.*fix: //p')" >/dev/null 2>&1; }
     place=~/.config/opta/daemon
 "#;
 
@@ -180,7 +181,7 @@ fn care<'h>(home: &'h Home, model: &Model, script: &str) -> Run<'h> {
 }
 
 #[test]
-fn what_others_may_do_is_taken_from_them() {
+fn modes_that_let_others_in_are_reported_and_fixed() {
     let (home, model) = (Home::new(), Model::new());
     home.start();
     let script = r#"
@@ -190,11 +191,11 @@ fn what_others_may_do_is_taken_from_them() {
             found files; mend files; found files
         done
     "#;
-    let pass = "pass files private, and this user's own\n";
+    let pass = "pass files private to this user\n";
     let fail = |file: &str, mode: &str, fit: &str, path: &str| {
         format!(
             "fail files ~/.config/opta{file} has mode 0{mode}, not 0{fit}; \
-             to mend it: chmod {fit} '{{home}}/.config/opta{path}'\n{pass}"
+             fix: chmod {fit} '{{home}}/.config/opta{path}'\n{pass}"
         )
     };
     let expected = [
@@ -207,13 +208,13 @@ fn what_others_may_do_is_taken_from_them() {
 }
 
 #[test]
-fn a_second_name_and_a_link_to_nowhere_are_found() {
+fn a_hard_link_and_a_dangling_symbolic_link_are_reported() {
     let (home, model) = (Home::new(), Model::new());
     home.start();
     let script = r#"
         for file in daemon.log daemon.pid; do
             ln "$place/$file" "$place/second"; found files
-            eval "$(found files | sed -n 's/.*to mend it: //p')" | sort
+            eval "$(found files | sed -n 's/.*fix: //p')" | sort
             rm "$place/second"; found files
         done
         ln -s "$HOME/nowhere" ~/.config/opta/config.json; found settings
@@ -221,20 +222,20 @@ fn a_second_name_and_a_link_to_nowhere_are_found() {
     let root = "{home}/.config/opta";
     let second = |file: &str| {
         format!(
-            "fail files ~/.config/opta/daemon/{file} has a second name (a hard link); \
-             to mend it: find '{root}' -xdev -samefile '{root}/daemon/{file}'\n\
+            "fail files ~/.config/opta/daemon/{file} has a second hard link; \
+             fix: find '{root}' -xdev -samefile '{root}/daemon/{file}'\n\
              {root}/daemon/{file}\n{root}/daemon/second\n\
-             pass files private, and this user's own\n"
+             pass files private to this user\n"
         )
     };
-    let link = "warn settings ~/.config/opta/config.json is a link to what is not there; \
-                to mend it: ls -l '{home}/.config/opta/config.json'\n";
+    let link = "warn settings ~/.config/opta/config.json is a link to a file that does not exist; \
+                fix: ls -l '{home}/.config/opta/config.json'\n";
     let expected = second("daemon.log") + &second("daemon.pid") + link;
     care(&home, &model, script).stdout(&expected).run();
 }
 
 #[test]
-fn a_journal_that_others_may_read_is_closed_to_them() {
+fn a_session_that_others_can_read_is_reported_and_fixed() {
     let (home, model) = (Home::new(), Model::new());
     greet(&home, &model);
     let script = r#"
@@ -244,12 +245,12 @@ fn a_journal_that_others_may_read_is_closed_to_them() {
     "#;
     let expected = "fail sessions ~/.config/opta/sessions/{id} has mode 0755, not 0700; {*}\n\
         fail sessions ~/.config/opta/sessions/{id}/journal.jsonl has mode 0644, not 0600; {*}\n\
-        pass sessions the newest are whole (1 read)\n";
+        pass sessions the newest are intact (1 read)\n";
     care(&home, &model, script).stdout(expected).run();
 }
 
 #[test]
-fn what_is_another_users_in_roots_own_directory_is_given_to_root() {
+fn root_takes_ownership_only_in_its_own_home() {
     need!("root");
     let (home, model) = (Home::new(), Model::new());
     home.start();
@@ -258,47 +259,47 @@ fn what_is_another_users_in_roots_own_directory_is_given_to_root() {
         chown -R 1000 ~/.config/opta; found files; mend files; found files
         chown -R 1000 ~; found files
     "#;
-    let pass = "pass files private, and this user's own\n";
+    let pass = "pass files private to this user\n";
     let expected = format!(
         "fail files ~/.config/opta/daemon/daemon.log belongs to another user; \
-         to mend it: chown -R 0 '{{home}}/.config/opta/daemon/daemon.log'\n{pass}\
+         fix: chown -R 0 '{{home}}/.config/opta/daemon/daemon.log'\n{pass}\
          fail files ~/.config/opta belongs to another user; \
-         to mend it: chown -R 0 '{{home}}/.config/opta'\n{pass}\
+         fix: chown -R 0 '{{home}}/.config/opta'\n{pass}\
          fail files ~/.config/opta belongs to another user; \
-         to mend it: sudo -u '#1000' opta doctor\n"
+         fix: sudo -u '#1000' opta doctor\n"
     );
     care(&home, &model, script).stdout(&expected).run();
     care(&home, &model, "chown -R 0 ~").run();
 }
 
 #[test]
-fn a_card_that_is_lost_or_a_link_is_made_anew_by_the_same_daemon() {
+fn a_lost_state_file_is_written_again_by_the_same_daemon() {
     let (home, model) = (Home::new(), Model::new());
     let daemon = home.start();
     let script = r#"
-        mv "$place/state.json" "$HOME/card"
+        mv "$place/state.json" "$HOME/state"
         amiss; mend daemon; found daemon
-        ln -sf "$HOME/card" "$place/state.json"
+        ln -sf "$HOME/state" "$place/state.json"
         amiss; mend files; amiss; mend daemon; found daemon
     "#;
-    let runs = format!("pass daemon runs (pid {})\n", daemon.pid);
+    let runs = format!("pass daemon running (pid {})\n", daemon.pid);
     let lost = "fail daemon,warn port\n";
     let expected = format!("{lost}{runs}fail files,warn daemon,warn port\n{lost}{runs}");
     care(&home, &model, script).stdout(&expected).run();
 }
 
 #[test]
-fn a_daemon_that_hangs_is_mended_and_its_port_is_not_a_strangers() {
+fn a_hanging_daemon_is_restarted_and_its_port_is_not_reported_as_in_use() {
     let (home, model) = (Home::new(), Model::new());
     let daemon = home.start();
     freeze(daemon.pid);
     let script = "amiss; mend daemon; amiss; found daemon";
-    let expected = "fail daemon,warn port\n\npass daemon runs (pid {pid})\n";
+    let expected = "fail daemon,warn port\n\npass daemon running (pid {pid})\n";
     care(&home, &model, script).stdout(expected).run();
 }
 
 #[test]
-fn a_log_that_would_keep_its_reader_waiting_is_not_opened() {
+fn a_log_that_is_a_pipe_is_not_opened() {
     let (home, model) = (Home::new(), Model::new());
     home.write(&home.file("daemon.pid"), "");
     fifo(&home.file("daemon.log"));
@@ -307,28 +308,28 @@ fn a_log_that_would_keep_its_reader_waiting_is_not_opened() {
 }
 
 #[test]
-fn crashes_in_a_row_fail_until_somebody_starts_it() {
+fn repeated_crashes_fail_until_the_user_starts_the_daemon() {
     let (home, model) = (Home::new(), Model::new());
     for _ in 0..3 {
         home.opta("daemon start").stdout(ANYTHING).stderr(ANYTHING).run();
         home.crash();
     }
-    // The third is counted by the one who finds it.
+    // A crash is counted by the start that finds it: this counts the third.
     home.opta("daemon start").stdout(ANYTHING).stderr(ANYTHING).run();
     home.crash();
     let script = r#"
         amiss; found daemon
-        mend() { eval "$(found "$1" | sed -n 's/.*to mend it: //p')" 2>/dev/null; }
+        mend() { eval "$(found "$1" | sed -n 's/.*fix: //p')" 2>/dev/null; }
         mend log | grep -c 'WARN.*had crashed'; amiss
     "#;
     let expected = "warn daemon,fail log\n\
-        warn daemon has crashed (pid {pid}); only opta daemon start starts it again\n\
+        warn daemon crashed (pid {pid}); only opta daemon start restarts it\n\
         {count}\nwarn log\n";
     care(&home, &model, script).stdout(expected).run();
 }
 
 #[test]
-fn a_variable_that_cannot_be_used_is_to_be_unset() {
+fn the_fix_for_an_invalid_variable_unsets_it() {
     let (home, model) = (Home::new(), Model::new());
     let script = r#"
         export OPTA_DAEMON_PORT=x; found settings; mend settings; found settings
@@ -338,15 +339,15 @@ fn a_variable_that_cannot_be_used_is_to_be_unset() {
         echo '{"safety":{"maxToolCalls":-1}}' >~/.config/opta/config.json; found settings
     "#;
     let expected = "fail settings cannot use the settings: OPTA_DAEMON_PORT: {*}; \
-         to mend it: unset OPTA_DAEMON_PORT\n\
-         pass settings ~/.config/opta/config.json is not there, and need not be\n\
-         fail model cannot use OPTA_MODEL_URL: {*}; to mend it: unset OPTA_MODEL_URL\nunset\n\
+         fix: unset OPTA_DAEMON_PORT\n\
+         pass settings no ~/.config/opta/config.json (optional)\n\
+         fail model cannot use OPTA_MODEL_URL: {*}; fix: unset OPTA_MODEL_URL\nunset\n\
          fail settings {*}safety.maxToolCalls{*}";
     care(&home, &model, script).env("refused", REFUSED).stdout(expected).run();
 }
 
 #[test]
-fn a_port_that_is_taken_fails_only_if_it_must_be_that_one() {
+fn a_required_port_in_use_is_a_failure() {
     let (home, model) = (Home::new(), Model::new());
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -354,14 +355,14 @@ fn a_port_that_is_taken_fails_only_if_it_must_be_that_one() {
         "export OPTA_DAEMON_PORT={port}; found port; mend port; found port; opta daemon stop"
     );
     let expected = format!(
-        "fail port another program{{*}} has {port}, which OPTA_DAEMON_PORT asks for; \
-         to mend it: opta daemon start --port 0\n\
+        "fail port another program{{*}} uses {port}, which OPTA_DAEMON_PORT requires; \
+         fix: opta daemon start --port 0\n\
          pass port the daemon answers on 127.0.0.1:{{other}}\n{STOPPED}"
     );
     care(&home, &model, &script).stdout(&expected).run();
 }
 
-/// A server that gives every request this answer.
+/// Starts a server that gives this answer to every request; returns its URL.
 fn answering(status: &'static str, body: &'static str) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -379,7 +380,7 @@ fn answering(status: &'static str, body: &'static str) -> String {
 }
 
 #[test]
-fn the_model_that_would_be_asked_is_named() {
+fn the_model_check_names_the_model_that_turns_would_use() {
     let home = Home::new();
     let list = r#"{"data":[{"id":"nomic-embed-text"},{"id":"qwen3:latest"}]}"#;
     let check = |url: &str, model: &str, expected: &str| {
@@ -391,36 +392,36 @@ fn the_model_that_would_be_asked_is_named() {
     let pass = |model: &str| format!("pass model {model} at {url} (OPTA_MODEL_URL)");
     check(&url, "", &pass("qwen3:latest"));
     check(&url, "qwen3", &pass("qwen3"));
-    let missing = format!("warn model {url} (OPTA_MODEL_URL) does not name gpt among its models");
+    let missing = format!("warn model {url} (OPTA_MODEL_URL) does not list the model gpt");
     check(&url, "gpt", &missing);
     let silent = answering("404 Not Found", "");
-    check(&silent, "", &format!("warn model {silent} (OPTA_MODEL_URL) does not tell its models"));
+    check(&silent, "", &format!("warn model {silent} (OPTA_MODEL_URL) does not list its models"));
     let none = answering("200 OK", r#"{"data":[]}"#);
     check(
         &none,
         "",
-        "fail model {*} has no model that chats: load one, or do without it; \
-         to mend it: unset OPTA_MODEL_URL",
+        "fail model {*} has no model that chats: load one, or remove the setting; \
+         fix: unset OPTA_MODEL_URL",
     );
     let locked = answering("401 Unauthorized", "");
     check(
         &locked,
         "",
         "fail model {*} wants a key, and none is set (OPTA_API_KEY); \
-         to mend it: read -rs OPTA_API_KEY; export OPTA_API_KEY",
+         fix: read -rs OPTA_API_KEY; export OPTA_API_KEY",
     );
 }
 
-/// What a doctor says of the service, and the command that it names.
+/// `service` prints the check of the service, `mend` runs its fix, `home` lists all files.
 const SERVICE: &str = r#"
     service() { opta doctor | sed -n 's/  service   /: /p'; }
-    mend() { eval "$(service | sed -n 's/.*to mend it: //p')" >/dev/null 2>&1; }
+    mend() { eval "$(service | sed -n 's/.*fix: //p')" >/dev/null 2>&1; }
     home() { find ~ -printf '%p %i %m %s %T@ %C@\n' | sort; }
 "#;
 const NOT_INSTALLED: &str = "pass: the daemon is not installed as a service\n";
 
 #[test]
-fn a_service_of_systemd_is_current_or_mended() {
+fn a_systemd_unit_that_differs_is_reported_and_fixed() {
     need_systemd!();
     for user in USERS {
         let home = machine();
@@ -436,20 +437,20 @@ fn a_service_of_systemd_is_current_or_mended() {
             echo unread; touch -d tomorrow "$unit"; service; mend; service
             echo lost; rm "$unit"; service
         "#;
-        let current = "pass: systemd has it, runs {program}, and starts it at every login\n";
+        let current = "pass: systemd has loaded it, and runs {program} at every login\n";
         let expected = [
             NOT_INSTALLED,
-            "pass: systemd has it and runs {program}, but not at every login: \
-             systemctl --user enable opta-daemon\n",
+            "pass: systemd has loaded it, and runs {program}; \
+             to run it at every login: systemctl --user enable opta-daemon\n",
             current,
-            "edited\nwarn: {unit} was edited, and is not what opta would write; \
-             to mend it: opta daemon install\n",
+            "edited\nwarn: {unit} was written by opta {version} and differs from what opta would write; \
+             fix: opta daemon install\n",
             current,
-            "older\nwarn: {unit} is of opta 0.0.1, and out of date; \
-             to mend it: opta daemon install\n",
+            "older\nwarn: {unit} was written by opta 0.0.1 and differs from what opta would write; \
+             fix: opta daemon install\n",
             current,
-            "unread\nwarn: systemd has not read {unit} as it is now; \
-             to mend it: opta daemon install\n",
+            "unread\nwarn: systemd has not loaded the current {unit}; \
+             fix: opta daemon install\n",
             current,
             "lost\n",
             NOT_INSTALLED,
@@ -460,22 +461,22 @@ fn a_service_of_systemd_is_current_or_mended() {
 }
 
 #[test]
-fn that_another_opta_has_written_the_same_is_no_matter() {
+fn an_equal_unit_of_another_version_passes() {
     need_systemd!();
     let home = machine();
     let script = r#"
         opta daemon install >/dev/null 2>&1
         sed -i '1s/opta [0-9.]*/opta 0.0.1/' "$unit"
         systemctl --user daemon-reload
-        # Where programs are searched is the installing shell's.
+        # The search path of the unit is not compared with this one.
         PATH="$PATH:/nowhere" service
     "#;
-    let expected = "pass: systemd has it and runs {*}";
+    let expected = "pass: systemd has loaded it, and runs {*}";
     under_systemd(&home, "nobody", &format!("{SERVICE}{script}")).stdout(expected).run();
 }
 
 #[test]
-fn a_service_of_systemd_that_cannot_run_fails() {
+fn a_systemd_service_that_cannot_run_fails() {
     need_systemd!();
     let home = machine();
     let script = r#"
@@ -497,23 +498,23 @@ fn a_service_of_systemd_that_cannot_run_fails() {
         opta daemon stop >/dev/null
         echo masked; ln -sf /dev/null "$unit"; service; mend; service
     "#;
-    let runs = "pass: systemd has it and runs {program}, but not at every login: \
-                systemctl --user enable opta-daemon\n";
+    let runs = "pass: systemd has loaded it, and runs {program}; \
+             to run it at every login: systemctl --user enable opta-daemon\n";
     let expected = [
         "fail: {unit} runs ~/old bin%/opta, which is not executable; \
-         to mend it: opta daemon install\n\
+         fix: opta daemon install\n\
          fail: {unit} runs ~/old bin%/opta, which does not exist; \
-         to mend it: opta daemon install\n",
+         fix: opta daemon install\n",
         runs,
         "warn: {unit} serves another home, ~/.config/opta\n",
-        "refused\nfail: systemd cannot use {unit} and what adds to it (bad-setting); \
-         to mend it: systemctl --user cat opta-daemon\n",
+        "refused\nfail: systemd cannot use {unit} with its drop-in files (bad-setting); \
+         fix: systemctl --user cat opta-daemon\n",
         runs,
         "failed\nfail: the service stopped: its settings are invalid (status 78) ({unit}); \
-         to mend it: opta daemon start\n",
+         fix: opta daemon start\n",
         runs,
-        "masked\nwarn: opta has not written {unit}; \
-         to mend it: opta daemon install --force\n",
+        "masked\nwarn: opta did not write {unit}; \
+         fix: opta daemon install --force\n",
         runs,
     ];
     let script = format!("{SERVICE}{script}");
@@ -521,7 +522,7 @@ fn a_service_of_systemd_that_cannot_run_fails() {
 }
 
 #[test]
-fn looking_at_a_service_changes_nothing() {
+fn the_check_of_a_service_changes_nothing() {
     need_systemd!();
     let home = machine();
     let script = r#"
@@ -543,7 +544,7 @@ fn looking_at_a_service_changes_nothing() {
 }
 
 #[test]
-fn a_manager_that_cannot_be_asked_is_worth_a_word() {
+fn an_unreachable_manager_is_a_warning() {
     let home = machine();
     let systemctl = "echo 'Failed to connect to bus: No medium found' >&2; exit 1";
     let script = r#"
@@ -560,7 +561,7 @@ fn a_manager_that_cannot_be_asked_is_worth_a_word() {
 }
 
 #[test]
-fn an_agent_of_launchd_is_current_or_mended() {
+fn a_launchd_agent_that_differs_is_reported_and_fixed() {
     need_launchd!();
     let home = machine();
     let script = r#"
@@ -581,25 +582,25 @@ fn an_agent_of_launchd_is_current_or_mended() {
         echo foreign; sed -i '/Written by/d' "$plist"; service; mend; service
         : >"$LAUNCHD/nodesktop"; service
     "#;
-    let current = "pass: launchd has it, runs {program}, and starts it at every login\n";
+    let current = "pass: launchd has loaded it, and runs {program} at every login\n";
     let expected = [
         NOT_INSTALLED,
         current,
         "print gui/UID/com.opta.daemon\n",
-        "edited\nwarn: {plist} was edited, and is not what opta would write; \
-         to mend it: opta daemon install\n",
+        "edited\nwarn: {plist} was written by opta {version} and differs from what opta would write; \
+         fix: opta daemon install\n",
         current,
-        "older\nwarn: {plist} is of opta 0.0.1, and out of date; \
-         to mend it: opta daemon install\n",
+        "older\nwarn: {plist} was written by opta 0.0.1 and differs from what opta would write; \
+         fix: opta daemon install\n",
         current,
-        "stopped\nwarn: launchd has not loaded {plist}; to mend it: opta daemon start\n",
+        "stopped\nwarn: launchd has not loaded {plist}; fix: opta daemon start\n",
         current,
         "gone\nfail: {plist} runs ~/a & b/opta, which does not exist; \
-         to mend it: opta daemon install\n",
+         fix: opta daemon install\n",
         current,
         "elsewhere\n\
          warn: {plist} serves another home, ~/.config/opta\n",
-        "foreign\nwarn: opta has not written {plist}; to mend it: opta daemon install --force\n",
+        "foreign\nwarn: opta did not write {plist}; fix: opta daemon install --force\n",
         current,
         "warn: {plist} is current; whether it is loaded is unknown: \
          cannot run launchctl print gui/{*}: \

@@ -273,9 +273,9 @@ fn status_tells_that_systemd_has_given_up() {
     let expected = format!(
         "{NONE}opta: {gave_up}; see: opta daemon logs\n= 1\n\
          {{\"state\":\"crashed\",\"running\":false,{{*}},\"trouble\":\"{gave_up}\"}}\n= 1\n\
-         warn  daemon    has crashed{{*}}; only opta daemon start starts it again\n\
+         warn  daemon    crashed{{*}}; only opta daemon start restarts it\n\
          {{\"state\":\"crashed\"\n\
-         warn  daemon    has crashed; only opta daemon start starts it again\n\
+         warn  daemon    crashed; only opta daemon start restarts it\n\
          {{*}}Daemon started (pid {{pid}}, port {{*}})\n\
          Token written to ~/.config/opta/daemon/state.json\n\
          \"systemd\"\nStopping daemon (pid {{pid}})...\nDaemon stopped.\n{NONE}= 3\n"

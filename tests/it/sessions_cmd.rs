@@ -236,7 +236,7 @@ fn sessions_that_are_in_no_list_are_counted_and_come_back() {
     let said = "{\"error\":{\"code\":\"SESSIONS_UNLISTED\",\"message\":\"{message}\"}}\n\
                 {\"sessions\":3,\"damagedSessions\":0}\n";
     home.opta("sessions verify --json").stdout(said).status(1).run();
-    let found = "{*}fail  sessions  cannot list all sessions: {*}; to mend it: rm {*}\n";
+    let found = "{*}fail  sessions  cannot list all sessions: {*}; fix: rm {*}\n";
     home.opta("doctor").stdout(found).status(1).run();
 
     fs::remove_file(&index).unwrap();

@@ -21,10 +21,9 @@ pub enum Drift {
     OtherHome(PathBuf),
     /// Its program cannot be run.
     Broken { program: PathBuf, because: String },
-    /// It has this version's mark, but is not what `install` would write.
-    Edited,
-    /// It is not what `install` would write, and has another version's mark.
-    Outdated { version: String },
+    /// It is not what `install` would write: this version wrote it, and it was edited, or another
+    /// version wrote it.
+    Different { version: String },
     /// The manager cannot be reached.
     Unreachable(Error),
     /// The manager has not loaded it, or not since it changed.
@@ -49,7 +48,7 @@ pub fn detect(service: &Service, paths: &Paths) -> Result<Drift, Error> {
         ServiceFile::Ours(text) => text,
     };
     let Some(fields) = service.fields(&text) else {
-        return Ok(edited_or_outdated(&text));
+        return Ok(different(&text));
     };
     if Path::new(&fields.root) != paths.root() {
         return Ok(Drift::OtherHome(fields.root.into()));
@@ -62,7 +61,7 @@ pub fn detect(service: &Service, paths: &Paths) -> Result<Drift, Error> {
     let expected = service.text(&UnitFields { root, ..fields });
     // A file that differs only in its version needs no change.
     if !expected.is_ok_and(|expected| without_mark(&expected).eq(without_mark(&text))) {
-        return Ok(edited_or_outdated(&text));
+        return Ok(different(&text));
     }
     Ok(match service.load_state() {
         Err(error) => Drift::Unreachable(error),
@@ -82,12 +81,9 @@ fn without_mark(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.contains(MARK))
 }
 
-fn edited_or_outdated(text: &str) -> Drift {
+fn different(text: &str) -> Drift {
     let version = text.split_once(MARK).and_then(|(_, rest)| rest.split([':', '\n']).next());
-    match version.unwrap_or_default() {
-        env!("CARGO_PKG_VERSION") => Drift::Edited,
-        version => Drift::Outdated { version: version.to_owned() },
-    }
+    Drift::Different { version: version.unwrap_or_default().to_owned() }
 }
 
 /// Returns why `program` cannot be executed, if it cannot.
