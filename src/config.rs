@@ -86,7 +86,7 @@ impl Config {
     }
 }
 
-/// What the user has set about the model. `agent::find` decides what of it counts.
+/// What the user has set about the model. `agent::endpoint` decides what of it counts.
 #[derive(Default)]
 pub struct ModelSettings {
     /// `OPTA_MODEL_URL`

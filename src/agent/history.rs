@@ -6,8 +6,8 @@ use crate::protocol::ChatMessage;
 use crate::session::rules::{Conversation, Message};
 use crate::{json, limits};
 
+use super::clip::clip;
 use super::model;
-use super::tools::clip::clip;
 
 /// Stands in the place of a result that there is no room for any more.
 const LEFT_OUT: &str = "[this result is left out: the conversation has become too long]";

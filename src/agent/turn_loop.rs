@@ -1,49 +1,98 @@
-//! One turn: the model is asked, what it wants done is done, and it is asked again with what came
-//! of it, until it answers without a call.
+//! One turn: asks the model, runs the tools that it calls, and asks again with their results, until
+//! it answers without a call.
 //!
-//! Every call that the session has heard of is answered, whatever happens. A call is on the disk
-//! before it runs, and its result before the model hears of it.
+//! Every call that the session has recorded gets a result, whatever happens. A call is on the disk
+//! before it runs, and its result before the model receives it.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::config::{Rule, ToolSettings};
+use crate::config::{ModelSettings, Rule, ToolSettings};
+use crate::error::Error;
 use crate::limits;
+use crate::log::Log;
+use crate::paths::Paths;
 use crate::protocol::Endpoint;
 use crate::protocol::event::{Event, TurnStats, TurnText};
 use crate::session::desk::{Problem, Turn};
 use crate::session::journal::Durability;
 use crate::session::rules::{Message, ToolCall};
-use crate::session::turn::{Fault, cancelled};
+use crate::session::turn::{Agent, Fault, cancelled};
 
-use super::calls::{Call, Clerk};
-use super::contexts::Contexts;
+use super::endpoint::{self, ModelChoice};
 use super::history::History;
-use super::model::{Answer, Ask, Finish, Piece, code};
-use super::tools::{self, Scene, Tool};
-use super::{Assistant, Model, permissions, text_tool_call};
+use super::model::fault::{MALFORMED, TOO_LONG};
+use super::model::{
+    ChatModel, ChatRequest, Completion, Delta, FinishReason, ServedModel, ServerMemory,
+};
+use super::tool_call::{self, Call};
+use super::tool_runner::ToolRunner;
+use super::tools::{self, TOOLS, Tool, ToolContext};
+
+/// Answers turns with a model and its tools.
+pub struct Assistant {
+    /// Read again for each turn, so that an edit takes effect with the next one.
+    pub(super) config: PathBuf,
+    /// opta's own files, which no file tool may touch: the token, sessions and permissions.
+    pub(super) protected: Vec<PathBuf>,
+    pub(super) log: Log,
+    pub(super) model: Box<dyn ChatModel>,
+    pub(super) memory: ServerMemory,
+}
+
+impl Assistant {
+    /// Makes an assistant. The user's `config.json` need not exist.
+    pub fn new(paths: &Paths, log: Log) -> Assistant {
+        let (config, model) = (paths.config(), Box::new(ServedModel::default()));
+        // The settings may be a link to another directory.
+        let protected = vec![paths.root().to_owned(), config.clone()];
+        Assistant { config, protected, log, model, memory: ServerMemory::default() }
+    }
+
+    fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
+        let session_model = Some(turn.summary().model).filter(|model| !model.is_empty());
+        if let Some(given) = &turn.options.endpoint {
+            let model = given.model.clone().or(session_model);
+            return Ok(Endpoint { model, ..given.clone() });
+        }
+        let settings = load(ModelSettings::load, &self.config)?;
+        let choice = ModelChoice { url: None, model: session_model.as_deref() };
+        Ok(endpoint::resolve(&choice, &settings)?)
+    }
+}
+
+impl Agent for Assistant {
+    fn run(&self, turn: &Turn<'_>) -> Result<TurnStats, Fault> {
+        let settings = load(ToolSettings::load, &self.config)?;
+        TurnLoop::new(turn, self, self.endpoint(turn)?, settings)?.run()
+    }
+}
+
+fn load<T>(load: fn(&Path) -> Result<T, Error>, config: &Path) -> Result<T, Fault> {
+    load(config).map_err(|error| Fault { code: "config-error", message: error.to_string() })
+}
 
 /// A turn that is being answered.
-pub struct TurnLoop<'a> {
+struct TurnLoop<'a> {
     turn: &'a Turn<'a>,
-    model: &'a dyn Model,
+    assistant: &'a Assistant,
     endpoint: Endpoint,
     history: History,
-    contexts: &'a Contexts,
-    /// What the model is offered.
-    offered: Vec<Tool>,
-    clerk: Clerk<'a>,
+    /// The tools that the model may call.
+    tools: Vec<&'static Tool>,
+    runner: ToolRunner<'a>,
     calls_max: u64,
-    /// Ids of calls: those of a turn differ, whatever the model calls them.
+    /// Ids of calls. Those of one turn differ, whatever the model calls them.
     ids: HashSet<String>,
     /// The last call and how often it came in a row.
     last: Option<((String, String), u64)>,
-    /// The model has bungled its first call, and is held to one.
-    insists: bool,
+    /// The model failed to make its first call, and is now required to make one.
+    requires_call: bool,
     progress: Progress,
 }
 
-/// What the statistics are made of.
+/// What the statistics are computed from.
 struct Progress {
     began: Instant,
     first: Option<Instant>,
@@ -53,7 +102,7 @@ struct Progress {
 
 impl<'a> TurnLoop<'a> {
     /// Reads the conversation and opens the workspace.
-    pub fn begin(
+    fn new(
         turn: &'a Turn<'a>,
         assistant: &'a Assistant,
         endpoint: Endpoint,
@@ -61,158 +110,149 @@ impl<'a> TurnLoop<'a> {
     ) -> Result<TurnLoop<'a>, Fault> {
         let began = Instant::now();
         let workspace = turn.summary().workspace;
-        let conversation = turn.conversation().map_err(|error| trouble(&Problem::Failed(error)))?;
-        let history = History::new(conversation, &prompt(workspace.as_deref()));
-        let deadline = began + limits::TURN_MAX;
-        let environment = turn.options.environment.as_deref().unwrap_or_default();
-        let Assistant { closed, model, log, contexts, .. } = assistant;
-        let scene = Scene::new(workspace.as_deref(), closed, environment, turn.cancel(), deadline);
-        let (grant, mode) = (turn.grant(), turn.head.mode.as_str());
-        let allowed = |tool: &Tool| permissions::rule(*tool, &settings, grant, mode) != Rule::Deny;
-        let offered = match workspace {
-            Some(_) => Tool::ALL.into_iter().filter(allowed).collect(),
-            // There is nothing that tools could be used on.
-            None => Vec::new(),
-        };
+        let conversation = turn.conversation().map_err(Problem::Failed)?;
+        let history = History::new(conversation, &system_prompt(workspace.as_deref()));
+        let context = ToolContext::new(
+            workspace.as_deref(),
+            &assistant.protected,
+            turn.options.environment.as_deref().unwrap_or_default(),
+            turn.cancel(),
+            began + limits::TURN_MAX,
+        );
         let calls_max = settings.calls_max;
+        let runner = ToolRunner { turn, context, settings, log: &assistant.log };
+        let may_use = |tool: &&'static Tool| workspace.is_some() && runner.rule(tool) != Rule::Deny;
+        let tools = TOOLS.iter().filter(may_use).collect();
+        let (generating, stats) = (Duration::ZERO, TurnStats::default());
         Ok(TurnLoop {
             turn,
-            model: &**model,
+            assistant,
             endpoint,
             history,
-            contexts,
-            offered,
-            clerk: Clerk { turn, scene, settings, log },
+            tools,
+            runner,
             calls_max,
             ids: HashSet::new(),
             last: None,
-            insists: false,
-            progress: Progress {
-                began,
-                first: None,
-                generating: Duration::ZERO,
-                stats: TurnStats::default(),
-            },
+            requires_call: false,
+            progress: Progress { began, first: None, generating, stats },
         })
     }
 
-    /// Goes round until the model has nothing more to be done.
-    pub fn run(mut self) -> Result<TurnStats, Fault> {
+    /// Runs the loop until the model answers without a call.
+    fn run(mut self) -> Result<TurnStats, Fault> {
         loop {
-            let answer = self.ask()?;
-            let calls = self.calls_of(&answer)?;
+            let completion = self.complete()?;
+            let calls = self.calls_of(&completion)?;
             if calls.is_empty() {
-                if is_cut_off(&answer) {
-                    return Err(cut_off(&answer.finish));
+                if is_cut_off(&completion) {
+                    return Err(cut_off(&completion.finish));
                 }
-                return Ok(self.progress.done(answer.finish));
+                return Ok(self.progress.finish(completion.finish));
             }
-            let heard = calls.iter().map(|call| call.asked.clone()).collect();
-            self.history.push(Message::Assistant { text: answer.text, calls: heard });
-            self.act(&calls)?;
+            let requests = calls.iter().map(|call| call.request.clone()).collect();
+            self.history.push(Message::Assistant { text: completion.text, calls: requests });
+            self.run_calls(&calls)?;
         }
     }
 
-    /// Asks the model: again with less if it was told too much, and once more if it has bungled
-    /// its first call and said nothing else.
-    fn ask(&mut self) -> Result<Answer, Fault> {
+    /// Asks the model. Asks again with less if the request was too long, and once more if the model
+    /// failed to make its first call and sent nothing else.
+    fn complete(&mut self) -> Result<Completion, Fault> {
         let mut refused = None;
         loop {
             self.check()?;
             let messages = self.messages();
-            let mut spoke = false;
-            match self.ask_once(&messages, &mut spoke) {
-                Err(fault) if fault.code == code::TOO_LONG && self.history.shorten() => {
+            let mut has_text = false;
+            match self.complete_once(&messages, &mut has_text) {
+                Err(fault) if fault.code == TOO_LONG && self.history.shorten() => {
                     refused = Some(messages.len());
                 }
-                Err(fault) if fault.code == code::MALFORMED && !spoke && self.insist() => {}
-                Ok(answer)
-                    if is_cut_off(&answer) && answer.finish == Finish::Length && self.insist() => {}
-                Ok(answer) => {
-                    let now = Instant::now();
-                    self.contexts.learn(&self.endpoint, messages.len(), refused, now);
-                    return Ok(answer);
+                Err(fault) if fault.code == MALFORMED && !has_text && self.require_call() => {}
+                Ok(completion)
+                    if is_cut_off(&completion)
+                        && completion.finish == FinishReason::Length
+                        && self.require_call() => {}
+                Ok(completion) => {
+                    let (memory, now) = (&self.assistant.memory, Instant::now());
+                    memory.learn_context(&self.endpoint, messages.len(), refused, now);
+                    return Ok(completion);
                 }
                 Err(fault) => return Err(fault),
             }
         }
     }
 
-    /// What the model is told: less than is known to be too long, if that can be.
+    /// Returns the messages for the model, shorter than what is known to be too long, if possible.
     fn messages(&mut self) -> String {
-        let too_many = self.contexts.too_many(&self.endpoint, Instant::now());
+        let too_long = self.assistant.memory.too_long(&self.endpoint, Instant::now());
         loop {
             let messages = self.history.json();
-            let fits = too_many.is_none_or(|too_many| messages.len() < too_many);
+            let fits = too_long.is_none_or(|too_long| messages.len() < too_long);
             if fits || !self.history.shorten() {
                 return messages;
             }
         }
     }
 
-    /// Demands the first call of the turn, which servers then hold to its form. `false` if that was
-    /// done before, or makes no sense.
-    fn insist(&mut self) -> bool {
-        let sensible = self.is_first() && self.tool_choice() == "auto";
-        self.insists |= sensible;
-        sensible
+    /// Requires the first call of the turn, which makes servers enforce its syntax. Returns `false`
+    /// if that was done before or makes no sense.
+    fn require_call(&mut self) -> bool {
+        let makes_sense = self.is_first() && self.tool_choice() == "auto";
+        self.requires_call |= makes_sense;
+        makes_sense
     }
 
     fn is_first(&self) -> bool {
         self.progress.stats.tool_calls == 0
     }
 
-    /// What the model may use now: without tools it has to come to an end.
-    fn offered(&self) -> &[Tool] {
-        let left = self.progress.stats.tool_calls < self.calls_max;
-        if left { &self.offered } else { &[] }
+    /// Returns the tools for the next request: without tools the model has to finish.
+    fn tools(&self) -> &[&'static Tool] {
+        if self.progress.stats.tool_calls < self.calls_max { &self.tools } else { &[] }
     }
 
     fn tool_choice(&self) -> &'static str {
         match self.endpoint.tool_choice.as_deref() {
-            _ if self.offered().is_empty() => "none",
+            _ if self.tools().is_empty() => "none",
             Some("required") => "required",
             Some("required-first") if self.is_first() => "required",
-            _ if self.is_first() && self.insists => "required",
+            _ if self.is_first() && self.requires_call => "required",
             _ => "auto",
         }
     }
 
-    /// `spoke` becomes true with the first word of text.
-    fn ask_once(&mut self, messages: &str, spoke: &mut bool) -> Result<Answer, Fault> {
-        let ask = Ask {
+    /// Sends one request. Sets `has_text` when the first text arrives.
+    fn complete_once(&mut self, messages: &str, has_text: &mut bool) -> Result<Completion, Fault> {
+        let request = ChatRequest {
             endpoint: &self.endpoint,
             messages,
-            tools: &tools::definitions(self.offered()),
+            tools: &tools::definitions(self.tools()),
             tool_choice: self.tool_choice(),
             max_tokens: Some(limits::ANSWER_TOKENS_MAX),
         };
         let (turn, progress) = (self.turn, &mut self.progress);
-        let deadline = progress.began + limits::TURN_MAX;
-        let mut on_piece = |piece: Piece<'_>| {
-            let now = Instant::now();
-            progress.first.get_or_insert(now);
-            if now >= deadline {
-                return Err(out_of_time());
-            }
-            *spoke |= matches!(piece, Piece::Text(_));
-            tell_piece(turn, &piece)
+        let mut on_delta = |delta: Delta<'_>| {
+            progress.first.get_or_insert_with(Instant::now);
+            progress.check()?;
+            *has_text |= matches!(delta, Delta::Text(_));
+            append_delta(turn, &delta)
         };
-        let answer = self.model.ask(&ask, turn.cancel(), &mut on_piece)?;
-        self.progress.add(&answer);
-        Ok(answer)
+        let Assistant { model, memory, .. } = self.assistant;
+        let completion = model.complete(&request, memory, turn.cancel(), &mut on_delta)?;
+        self.progress.add(&completion);
+        Ok(completion)
     }
 
-    /// What the model wants done, no more than it may.
-    fn calls_of(&mut self, answer: &Answer) -> Result<Vec<Call>, Fault> {
+    /// Returns the calls that the model wants to make, no more than it may.
+    fn calls_of(&mut self, completion: &Completion) -> Result<Vec<Call>, Fault> {
         let left = self.calls_max.saturating_sub(self.progress.stats.tool_calls);
-        let mut wanted = answer.calls.clone();
-        let spoken = wanted.is_empty();
-        let whole = answer.finish.is_the_models_own();
-        if spoken && whole && !self.offered.is_empty() {
-            wanted.extend(text_tool_call::call(&answer.text));
+        let mut requests = completion.calls.clone();
+        let is_text = requests.is_empty();
+        if is_text && completion.finish.is_the_models_own() && !self.tools.is_empty() {
+            requests.extend(tool_call::from_text(&completion.text));
         }
-        if left == 0 && !wanted.is_empty() {
+        if left == 0 && !requests.is_empty() {
             let message = format!(
                 "the turn has made {} tool calls, and the model wants more; \
                  safety.maxToolCalls in config.json is the limit",
@@ -220,12 +260,12 @@ impl<'a> TurnLoop<'a> {
             );
             return Err(Fault { code: "tool-limit", message });
         }
-        wanted.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        let calls = wanted.into_iter().map(|call| Call::new(self.with_own_id(call), spoken));
+        requests.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        let calls = requests.into_iter().map(|call| Call::parse(self.with_own_id(call), is_text));
         Ok(calls.collect())
     }
 
-    /// Some models leave ids out, and some use one for every call.
+    /// Makes the id of a call unique: some models omit ids, and some use one for every call.
     fn with_own_id(&mut self, mut call: ToolCall) -> ToolCall {
         let mut number = self.ids.len() + 1;
         while call.id.is_empty() || self.ids.contains(&call.id) {
@@ -236,25 +276,24 @@ impl<'a> TurnLoop<'a> {
         call
     }
 
-    /// Does what the model wants, and tells it what came of it.
-    fn act(&mut self, calls: &[Call]) -> Result<(), Fault> {
+    /// Runs the calls, and adds their results to the history.
+    fn run_calls(&mut self, calls: &[Call]) -> Result<(), Fault> {
         let mut rest = calls;
         while !rest.is_empty() {
             self.check()?;
-            let together = rest.iter().take(limits::PARALLEL_TOOLS_MAX);
-            let together = together.take_while(|call| self.clerk.is_free(call)).count().max(1);
-            let (mut now, later) = rest.split_at(together);
-            // What goes in circles is not begun, what came before it is.
-            let circle = now.iter().position(|call| self.is_repeated(call));
-            let repeated = circle.and_then(|circle| now.get(circle));
-            now = now.get(..circle.unwrap_or(now.len())).unwrap_or_default();
-            for (call, outcome) in now.iter().zip(self.clerk.carry_out(now)?) {
+            let parallel = rest.iter().take(limits::PARALLEL_TOOLS_MAX);
+            let parallel = parallel.take_while(|call| self.runner.is_parallel(call)).count();
+            let (now, later) = rest.split_at(parallel.max(1));
+            // A repeated call does not run; the calls before it do.
+            let repeated = now.iter().position(|call| self.is_repeated(call));
+            let (now, repeated) = now.split_at(repeated.unwrap_or(now.len()));
+            for (call, outcome) in now.iter().zip(self.runner.run(now)?) {
                 self.progress.stats.tool_calls += 1;
-                let call_id = call.asked.id.clone();
+                let call_id = call.request.id.clone();
                 self.history.push(Message::Tool { call_id, result: outcome.text });
             }
-            if let Some(repeated) = repeated {
-                return Err(in_circles(&repeated.asked.name));
+            if let Some(call) = repeated.first() {
+                return Err(repeated_call(&call.request.name));
             }
             rest = later;
         }
@@ -262,12 +301,12 @@ impl<'a> TurnLoop<'a> {
     }
 
     fn is_repeated(&mut self, call: &Call) -> bool {
-        let key = (call.asked.name.clone(), call.canonical());
+        let call = call.canonical();
         let count = match self.last.take() {
-            Some((last, count)) if last == key => count + 1,
+            Some((last, count)) if last == call => count + 1,
             _ => 1,
         };
-        self.last = Some((key, count));
+        self.last = Some((call, count));
         count >= limits::SAME_CALLS_MAX
     }
 
@@ -275,107 +314,103 @@ impl<'a> TurnLoop<'a> {
         if self.turn.cancelled() {
             return Err(cancelled());
         }
-        if self.progress.began.elapsed() >= limits::TURN_MAX {
-            return Err(out_of_time());
-        }
-        Ok(())
+        self.progress.check()
     }
 }
 
 impl Progress {
-    fn add(&mut self, answer: &Answer) {
-        // A server that does not count: about four characters make a token.
-        let guessed = (answer.text.len() as u64).div_ceil(4);
-        let completion = answer.completion_tokens.unwrap_or(guessed);
-        self.stats.add_tokens(answer.prompt_tokens.unwrap_or(0), completion);
-        self.generating += answer.took;
+    /// Fails if the turn has taken too long.
+    fn check(&self) -> Result<(), Fault> {
+        if self.began.elapsed() < limits::TURN_MAX {
+            return Ok(());
+        }
+        let minutes = limits::TURN_MAX.as_secs() / 60;
+        let message = format!("the turn was not done after {minutes} minutes");
+        Err(Fault { code: "turn-timeout", message })
     }
 
-    fn done(mut self, finish: Finish) -> TurnStats {
+    fn add(&mut self, completion: &Completion) {
+        // If the server does not count: a token has about four characters.
+        let estimate = (completion.text.len() as u64).div_ceil(4);
+        let tokens = completion.completion_tokens.unwrap_or(estimate);
+        self.stats.add_tokens(completion.prompt_tokens.unwrap_or(0), tokens);
+        self.generating += completion.took;
+    }
+
+    fn finish(mut self, finish: FinishReason) -> TurnStats {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let seconds = self.generating.as_secs_f64();
         let tokens = self.stats.completion_tokens;
         self.stats.tokens = tokens;
-        // What came all at once says nothing about its speed. Precise for any number of tokens that
-        // anybody will wait for.
+        // Tokens that arrive all at once have no speed. The cast is exact for any number of tokens
+        // that anybody would wait for.
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let speed = if seconds >= 0.001 { tokens as f64 / seconds } else { 0.0 };
         self.stats.speed = (speed * 10.0).round() / 10.0;
         self.stats.elapsed = millis(self.began.elapsed());
         self.stats.first_token_latency_ms = self.first.map(|first| millis(first - self.began));
         self.stats.finish_reason = match finish {
-            Finish::Stop | Finish::ToolCalls => None,
-            Finish::Length => Some("length".to_owned()),
-            Finish::Other(word) => Some(word),
+            FinishReason::Stop | FinishReason::ToolCalls => None,
+            FinishReason::Length => Some("length".to_owned()),
+            FinishReason::Other(word) => Some(word),
         };
         self.stats
     }
 }
 
-/// Text that has arrived becomes an event at once: nothing waits for more.
-fn tell_piece(turn: &Turn<'_>, piece: &Piece<'_>) -> Result<(), Fault> {
-    let (event, text): (fn(TurnText) -> Event, _) = match piece {
-        Piece::Text(text) => (Event::TurnToken, *text),
-        Piece::Thinking(text) => (Event::TurnThinking, *text),
-    };
-    if text.is_empty() {
-        return Ok(());
+impl From<Problem> for Fault {
+    fn from(problem: Problem) -> Fault {
+        let code = match problem {
+            Problem::Storage(_) => "storage-full",
+            Problem::Leaving => "interrupted",
+            _ => "internal-error",
+        };
+        Fault { code, message: problem.to_string() }
     }
-    let text = TurnText { turn_id: turn.head.turn_id.clone(), text: text.to_owned() };
-    tell(turn, &event(text), Durability::Cached)
 }
 
-/// Adds an event to the session of a turn.
-pub fn tell(turn: &Turn<'_>, event: &Event, durability: Durability) -> Result<(), Fault> {
-    turn.append(event, durability).map(drop).map_err(|problem| trouble(&problem))
-}
-
-/// A problem of the session as the end of its turn.
-pub fn trouble(problem: &Problem) -> Fault {
-    let code = match problem {
-        Problem::Storage(_) => "storage-full",
-        Problem::Leaving => "interrupted",
-        _ => "internal-error",
+/// Records a delta in the session at once, without waiting for more.
+fn append_delta(turn: &Turn<'_>, delta: &Delta<'_>) -> Result<(), Fault> {
+    let (event, text): (fn(TurnText) -> Event, _) = match delta {
+        Delta::Text(text) => (Event::TurnToken, *text),
+        Delta::Thinking(text) => (Event::TurnThinking, *text),
     };
-    Fault { code, message: problem.to_string() }
+    if !text.is_empty() {
+        let text = TurnText { turn_id: turn.head.turn_id.clone(), text: text.to_owned() };
+        turn.append(&event(text), Durability::Cached)?;
+    }
+    Ok(())
 }
 
-fn out_of_time() -> Fault {
-    let minutes = limits::TURN_MAX.as_secs() / 60;
-    let message = format!("the turn was not done after {minutes} minutes");
-    Fault { code: "turn-timeout", message }
+/// Returns whether there is no result: a call that was cut off is none.
+fn is_cut_off(completion: &Completion) -> bool {
+    completion.text.is_empty() && !completion.finish.is_the_models_own()
 }
 
-/// Nothing has come of it: a call that is cut is not one.
-fn is_cut_off(answer: &Answer) -> bool {
-    answer.text.is_empty() && !answer.finish.is_the_models_own()
-}
-
-fn cut_off(finish: &Finish) -> Fault {
-    if let Finish::Other(word) = finish {
-        let message = format!(
+fn cut_off(finish: &FinishReason) -> Fault {
+    let message = match finish {
+        FinishReason::Other(word) => format!(
             "the model server has ended the answer before it said anything ({word}); a tool call \
              beside that is not run"
-        );
-        return Fault { code: "model-cut-off", message };
-    }
-    let tokens = limits::ANSWER_TOKENS_MAX;
-    let message = format!(
-        "the model's answer was cut off before it said anything: it reached {tokens} tokens, or the end \
-         of the model's context; a tool call that is cut off is not run"
-    );
+        ),
+        _ => format!(
+            "the model's answer was cut off before it said anything: it reached {} tokens, or the \
+             end of the model's context; a tool call that is cut off is not run",
+            limits::ANSWER_TOKENS_MAX
+        ),
+    };
     Fault { code: "model-cut-off", message }
 }
 
-fn in_circles(name: &str) -> Fault {
+fn repeated_call(name: &str) -> Fault {
     let times = limits::SAME_CALLS_MAX;
     let message = format!(
-        "the model goes in circles: it has called {name} with the same arguments {times} times in a row"
+        "the model repeated the same call: {name} with the same arguments {times} times in a row"
     );
     Fault { code: "tool-loop", message }
 }
 
-fn prompt(workspace: Option<&str>) -> String {
+fn system_prompt(workspace: Option<&str>) -> String {
     let system = match std::env::consts::OS {
         "macos" => "macOS",
         "linux" => "Linux",

@@ -7,7 +7,7 @@
 
 use std::io;
 
-use crate::agent::find::{self, Wanted};
+use crate::agent::endpoint::{self, ModelChoice};
 use crate::cli::ModelArgs;
 use crate::commands::console::{Console, TurnEnd};
 use crate::commands::daemon_notes;
@@ -137,8 +137,7 @@ impl<'a> Conversation<'a> {
     /// Finds the model, once for all turns.
     fn endpoint(&self) -> Result<Endpoint, Fault> {
         let (name, url) = (self.model.name.as_deref(), self.model.url.as_deref());
-        let wanted = Wanted { model_url: url, model: name, settings: &self.settings };
-        Ok(find::resolve(&wanted)?)
+        Ok(endpoint::resolve(&ModelChoice { url, model: name }, &self.settings)?)
     }
 
     fn submit(

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use nanoserde::SerJson;
 
 use crate::agent;
-use crate::agent::find::{self, Unresolved, Wanted};
-use crate::agent::model::{self, list};
+use crate::agent::endpoint::{self, EndpointError, ModelChoice};
+use crate::agent::model::{self, fault};
 use crate::cli::OutputMode;
 use crate::commands::Output;
 use crate::commands::sessions::as_argument;
@@ -401,33 +401,32 @@ fn model(paths: &Paths) -> Finding {
         true => format!("unset {source}"),
         false => edit(&config),
     };
-    let wanted = Wanted { model_url: None, model: None, settings: &settings };
-    let endpoint = match find::resolve(&wanted) {
+    let endpoint = match endpoint::resolve(&ModelChoice::default(), &settings) {
         Ok(endpoint) => endpoint,
-        Err(unresolved) => {
-            let fix = match &unresolved {
-                Unresolved::Setting { source, .. } => change(source),
-                Unresolved::Nowhere { lacks_model: true, .. } => "ollama pull qwen3".to_owned(),
-                Unresolved::Nowhere { .. } => "ollama serve".to_owned(),
+        Err(error) => {
+            let fix = match &error {
+                EndpointError::InvalidSetting { source, .. } => change(source),
+                EndpointError::NotFound { lacks_model: true, .. } => "ollama pull qwen3".to_owned(),
+                EndpointError::NotFound { .. } => "ollama serve".to_owned(),
             };
-            return fail(Fault::from(unresolved).message, fix);
+            return fail(Fault::from(error).message, fix);
         }
     };
     let (server, source) = (format!("{} ({})", endpoint.url, endpoint.source), &endpoint.source);
     let names = match model::models(&endpoint, limits::DOCTOR_MODEL_MAX) {
         Ok(Some(names)) => names,
         Ok(None) => return warn(format!("{server} does not list its models")),
-        Err(fault) if fault.code == model::code::UNAUTHORIZED => {
+        Err(fault) if fault.code == fault::UNAUTHORIZED => {
             // Neither shown nor kept in the shell's history.
             return fail(fault.message, "read -rs OPTA_API_KEY; export OPTA_API_KEY");
         }
-        Err(fault) if fault.code == model::code::UNREACHABLE => {
+        Err(fault) if fault.code == fault::UNREACHABLE => {
             let message = format!("{}; start it, or remove the setting", fault.message);
             return fail(message, change(source));
         }
         Err(fault) => return fail(fault.message, change(source)),
     };
-    let Some(model) = endpoint.model.as_ref().or_else(|| list::first_that_chats(&names)) else {
+    let Some(model) = endpoint.model.as_ref().or_else(|| model::first_chat_model(&names)) else {
         let message = format!("{server} has no model that chats: load one, or remove the setting");
         return fail(message, change(source));
     };

@@ -153,7 +153,7 @@ impl Question {
     /// Nothing is asked about that would not be shown.
     fn new(request: PermissionRequest, own: bool) -> Question {
         let PermissionRequest { request_id, tool_name: tool, args, .. } = request;
-        let (subject, change) = match agent::shown(&tool, args.as_str()) {
+        let (subject, change) = match agent::preview(&tool, args.as_str()) {
             Some(shown) => (quoted(&shown.subject), shown.change),
             // A tool that this program does not know.
             None => (args.as_str().to_owned(), Vec::new()),

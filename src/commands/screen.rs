@@ -135,7 +135,7 @@ impl Screen {
         }
         self.end_line()?;
         if self.output == TaskOutput::Full {
-            let shown = agent::shown(&call.name, &call.args);
+            let shown = agent::preview(&call.name, &call.args);
             let subject = shown.map_or_else(|| call.args.clone(), |shown| shown.subject);
             let line = escaped(&format!("{} {subject}", call.name));
             let line = truncated(&line, limits::CALL_CHARS_MAX);

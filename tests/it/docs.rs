@@ -265,11 +265,11 @@ fn the_page_lists_the_settings_that_are_read() {
 #[test]
 fn the_page_lists_the_names_of_the_tools() {
     let source = document("src/agent/tools/mod.rs");
-    let names = source.split("pub fn name(self)").nth(1).unwrap();
-    let names = names.split("pub fn effect(self)").next().unwrap();
+    let table = source.split("pub static TOOLS").nth(1).unwrap().split("\n];").next().unwrap();
     let page = Page::read("opta-daemon.1").section("Configuration");
     let listed = set(page.marked("Cm"));
-    let names = between(names, "=> \"", '"');
+    let mut names = between(table, "    name: \"", '"');
+    names.extend(between(table, "alias: \"", '"'));
     assert_eq!(names.difference(&listed).next(), None);
     assert!(names.contains("run_command") && names.contains("shell"), "{names:?}");
 }

@@ -407,7 +407,7 @@ fn the_model_check_names_the_model_that_turns_would_use() {
     check(
         &locked,
         "",
-        "fail model {*} wants a key, and none is set (OPTA_API_KEY); \
+        "fail model {*} requires a key, and none is set (OPTA_API_KEY); \
          fix: read -rs OPTA_API_KEY; export OPTA_API_KEY",
     );
 }

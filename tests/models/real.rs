@@ -293,12 +293,12 @@ fn a_wrong_key_is_told_and_not_shown() {
         if key.is_empty() { run } else { run.env("OPTA_API_KEY", key) }
     };
     let refused = "opta: cannot finish the turn: the model server at {url} (from OPTA_MODEL_URL) \
-                   refuses the key that is set: {why} (model-unauthorized)\n";
+                   rejects the key that is set: {why} (model-unauthorized)\n";
     let running = asking("a-wrong-key").stderr(refused).status(1).spawn();
     assert!(!is_on_a_command_line("a-wrong-key"));
     running.finish();
     let none = "opta: cannot finish the turn: the model server at {url} (from OPTA_MODEL_URL) \
-                wants a key, and none is set (OPTA_API_KEY): {why} (model-unauthorized)\n";
+                requires a key, and none is set (OPTA_API_KEY): {why} (model-unauthorized)\n";
     asking("").stderr(none).status(1).run();
     asking("the-right-key").stdout(ANYTHING).stderr(ANYTHING).spawn().finish_within(PATIENCE);
     assert!(!is_on_a_command_line("a-wrong-key"));

@@ -1,6 +1,7 @@
-//! A model server: one request to it with all patience that is due, and the words for what fails.
+//! A client of one model server: requests with timeouts and retries, and the words for each
+//! failure.
 //!
-//! A key goes into one header and nowhere else; it is taken out of every message.
+//! A key is sent in one header and nowhere else; it is removed from every message.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nanoserde::DeJson;
 
-use crate::agent::address::Base;
+use crate::agent::base_url::BaseUrl;
 use crate::error::reason;
 use crate::http::{self, Asking, Head, Link};
 use crate::json::{self, Lenient, Raw};
@@ -19,80 +20,96 @@ use crate::session::turn::{self, Fault};
 use crate::session::wake::Cancel;
 use crate::{clock, limits, sys, text};
 
-use super::chunk::error_text;
-use super::code;
-use super::complaint::{code_of, is_loading};
-use super::list;
+use super::completion::error_text;
+use super::fault;
 
-/// How long is waited for what.
+/// Parts of the names of models that do not chat.
+const OTHER_MODELS: [&str; 7] = ["embed", "rerank", "whisper", "bge-", "minilm", "e5-", "tts"];
+
+/// How long each step may take, and how often it is tried.
 #[derive(Clone, Copy)]
-pub struct Patience {
-    /// For the first word.
+pub struct Timeouts {
+    /// Until the first chunk.
     pub first: Duration,
-    /// Between two words.
+    /// Between two chunks.
     pub idle: Duration,
-    /// Behind the last.
+    /// After the last, for what may still follow.
     pub tail: Duration,
-    /// A busy server is asked again so often.
+    /// Retries of a busy server.
     pub retries: u32,
-    /// After so long, if it does not say.
+    /// The pause before each, if the server asks for none.
     pub pause: Duration,
-    /// One that loads its model is waited for so long, all pauses together.
+    /// All pauses together for a server that loads its model.
     pub loading: Duration,
-    /// All of it has to be over then.
-    pub until: Option<Instant>,
+    /// The end of everything.
+    pub deadline: Option<Instant>,
 }
 
-/// What a turn has.
-pub const OF_A_TURN: Patience = Patience {
-    first: limits::MODEL_FIRST_MAX,
-    idle: limits::MODEL_IDLE_MAX,
-    tail: limits::MODEL_TAIL_MAX,
-    retries: limits::MODEL_RETRIES_MAX,
-    pause: limits::MODEL_RETRY_WAIT,
-    loading: limits::MODEL_RETRY_WAIT_MAX,
-    until: None,
-};
+impl Timeouts {
+    /// Those of a turn.
+    pub const TURN: Timeouts = Timeouts {
+        first: limits::MODEL_FIRST_MAX,
+        idle: limits::MODEL_IDLE_MAX,
+        tail: limits::MODEL_TAIL_MAX,
+        retries: limits::MODEL_RETRIES_MAX,
+        pause: limits::MODEL_RETRY_WAIT,
+        loading: limits::MODEL_RETRY_WAIT_MAX,
+        deadline: None,
+    };
+}
 
-/// A server that is asked something.
-pub struct Server<'a> {
-    pub base: Base,
+/// A model server, as seen by its client.
+pub struct ModelServer<'a> {
+    pub timeouts: Timeouts,
+    base: BaseUrl,
     endpoint: &'a Endpoint,
     cancel: Option<&'a Cancel>,
-    pub patience: Patience,
 }
 
-impl<'a> Server<'a> {
-    /// The server at an endpoint. Fails with `model-config` if there can be none.
-    pub fn at(
+impl<'a> ModelServer<'a> {
+    /// Makes a client for an endpoint. Fails with `model-config` if its URL cannot be used.
+    pub fn new(
         endpoint: &'a Endpoint,
         cancel: Option<&'a Cancel>,
-        patience: Patience,
-    ) -> Result<Server<'a>, Fault> {
-        let base = Base::parse(&endpoint.url);
-        let base = base.map_err(|because| unusable(&endpoint.source, because))?;
-        Ok(Server { base, endpoint, cancel, patience })
+        timeouts: Timeouts,
+    ) -> Result<ModelServer<'a>, Fault> {
+        let base = BaseUrl::parse(&endpoint.url);
+        let base = base.map_err(|because| invalid_setting(&endpoint.source, because))?;
+        Ok(ModelServer { timeouts, base, endpoint, cancel })
     }
 
-    /// Asks, and waits for the head of the answer.
+    /// Sends a request for a path of the API, with GET if it has no body, and waits for the head of
+    /// the response.
     ///
-    /// A connection that ends before the first byte of an answer is tried once more, a busy server
-    /// as often as patience says, one that loads its model as long. Any answer but "busy" is an
-    /// answer.
-    pub fn exchange(&self, asking: &Asking<'_>) -> Result<(Link<'a>, Head), Fault> {
-        let mut lost = false;
-        let Patience { mut retries, mut loading, .. } = self.patience;
+    /// A connection that ends before the first byte of the response is tried once more, a busy
+    /// server as often as the timeouts say, one that loads its model as long as they say.
+    pub fn send(
+        &self,
+        path: &str,
+        accept: &'static str,
+        body: &str,
+    ) -> Result<(Link<'a>, Head), Fault> {
+        let request = Asking {
+            method: if body.is_empty() { "GET" } else { "POST" },
+            authority: &self.base.authority(),
+            target: &self.base.target(path),
+            bearer: self.endpoint.key.as_ref().map(|key| key.0.as_str()),
+            accept,
+            body,
+        };
+        let mut reconnected = false;
+        let Timeouts { mut retries, mut loading, .. } = self.timeouts;
         loop {
             let mut link = self.connect()?;
-            let sent = link.send(asking, self.limit(limits::MODEL_SEND_MAX));
-            match sent.and_then(|()| link.head(self.limit(self.patience.first))) {
+            let sent = link.send(&request, self.within(limits::MODEL_SEND_MAX));
+            match sent.and_then(|()| link.head(self.within(self.timeouts.first))) {
                 Ok(head) if matches!(head.status, 429 | 503) => {
-                    let said = self.refusal(&mut link);
+                    let error = self.read_error(&mut link);
                     drop(link);
-                    let asked = pause_asked_for(head.field("retry-after"), clock::now_millis());
-                    let mut pause = asked.unwrap_or(self.patience.pause);
-                    let again = if is_loading(&said) {
-                        pause = pause.max(self.patience.pause);
+                    let retry_after = retry_after(head.field("retry-after"), clock::now_millis());
+                    let mut pause = retry_after.unwrap_or(self.timeouts.pause);
+                    let again = if fault::is_loading(&error) {
+                        pause = pause.max(self.timeouts.pause);
                         let left = loading.checked_sub(pause);
                         loading = left.unwrap_or(loading);
                         left.is_some()
@@ -102,211 +119,187 @@ impl<'a> Server<'a> {
                         left.is_some() && pause <= limits::MODEL_RETRY_WAIT_MAX
                     };
                     if !again {
-                        return Err(self.busy(&said, head.status, pause));
+                        return Err(self.busy(&error, head.status, pause));
                     }
                     self.pause(pause)?;
                 }
                 Ok(head) => return Ok((link, head)),
-                Err(error) if !lost && !link.is_answering() && is_lost(&error) => lost = true,
-                Err(error) => return Err(self.broken(&error, "did not answer")),
+                Err(error) if !reconnected && !link.is_answering() && is_disconnect(&error) => {
+                    reconnected = true;
+                }
+                Err(error) => return Err(self.connection_fault(&error, "did not answer")),
             }
         }
     }
 
-    /// The request for a part of the API.
-    pub fn asking<'b>(
-        &'b self,
-        place: &'b Place,
-        accept: &'static str,
-        body: &'b str,
-    ) -> Asking<'b> {
-        let bearer = self.endpoint.key.as_ref().map(|key| key.0.as_str());
-        let method = if body.is_empty() { "GET" } else { "POST" };
-        let Place { authority, target } = place;
-        Asking { method, authority, target, bearer, accept, body }
-    }
-
-    /// Where a part of the API is.
-    pub fn place(&self, part: &str) -> Place {
-        Place { authority: self.base.authority(), target: self.base.target(part) }
-    }
-
-    /// The names of its models; `None` if it does not tell.
+    /// Returns the names of its models; `None` if it has no such list.
     pub fn models(&self) -> Result<Option<Vec<String>>, Fault> {
-        let place = self.place("/models");
-        let (mut link, head) = self.exchange(&self.asking(&place, "application/json", ""))?;
-        if matches!(head.status, 404 | 405 | 501) {
-            return Ok(None);
-        }
-        if head.status != 200 {
-            let said = self.refusal(&mut link);
-            return Err(self.refused(&head, &said));
+        let (mut link, head) = self.send("/models", "application/json", "")?;
+        match head.status {
+            200 => {}
+            404 | 405 | 501 => return Ok(None),
+            _ => return Err(self.status_fault(&head, &self.read_error(&mut link))),
         }
         let mut body = Vec::new();
         let read = read(&mut link, &mut body, limits::MODEL_LIST_BYTES_MAX, || {
-            self.limit(self.patience.idle)
+            self.within(self.timeouts.idle)
         });
-        read.map_err(|error| self.broken(&error, "went away"))?;
-        match list::names(&body) {
-            Some(names) => Ok(Some(names)),
-            None => Err(self.foreign(&body)),
-        }
+        read.map_err(|error| self.connection_fault(&error, "went away"))?;
+        model_names(&body).map(Some).ok_or_else(|| self.unexpected(&body))
     }
 
-    /// What a server says that refuses; empty if it says nothing.
-    pub fn refusal(&self, link: &mut Link<'_>) -> String {
+    /// Reads the error in the body of a response that is not 200; empty if there is none.
+    pub fn read_error(&self, link: &mut Link<'_>) -> String {
         #[derive(DeJson)]
-        struct Refusal {
+        struct ErrorBody {
             error: Option<Raw>,
             message: Option<Lenient>,
             detail: Option<Lenient>,
         }
-        let deadline = Instant::now() + self.limit(limits::MODEL_REFUSAL_MAX);
+        let deadline = Instant::now() + self.within(limits::MODEL_REFUSAL_MAX);
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut body = Vec::new();
-        // What has arrived is all there is to say.
+        // Whatever has arrived has to do.
         drop(read(link, &mut body, limits::MODEL_REFUSAL_BYTES_MAX, left));
-        let refusal = json::parse::<Refusal>(&body).ok();
-        let said = refusal.and_then(|refusal| match refusal.error {
+        let parsed = json::parse::<ErrorBody>(&body).ok();
+        let text = parsed.and_then(|parsed| match parsed.error {
             Some(error) => Some(error_text(error.as_str())),
-            None => refusal.message.or(refusal.detail).map(Lenient::into_text),
+            None => parsed.message.or(parsed.detail).map(Lenient::into_text),
         });
-        let opening = || self.opening(&body);
-        said.unwrap_or_else(opening)
+        text.unwrap_or_else(|| self.opening(&body))
     }
 
-    /// The words for an answer that is not 200.
-    pub fn refused(&self, head: &Head, said: &str) -> Fault {
-        let code = code_of(said);
-        let said = match self.quoted(said) {
-            said if said.is_empty() => said,
-            said => format!(": {said}"),
+    /// Returns the fault for a response that is not 200, with the error from its body.
+    pub fn status_fault(&self, head: &Head, error: &str) -> Fault {
+        let quoted = match self.quote(error) {
+            quoted if quoted.is_empty() => quoted,
+            quoted => format!(": {quoted}"),
         };
         let status = head.status;
         match status {
             401 | 403 => {
                 let what = match self.endpoint.key {
-                    Some(_) => "refuses the key that is set",
-                    None => "wants a key, and none is set (OPTA_API_KEY)",
+                    Some(_) => "rejects the key that is set",
+                    None => "requires a key, and none is set (OPTA_API_KEY)",
                 };
-                self.fault(code::UNAUTHORIZED, format_args!("{what}{said}"))
+                self.fault(fault::UNAUTHORIZED, format_args!("{what}{quoted}"))
             }
             300..=399 => {
-                let to = head.field("location").unwrap_or("another place");
-                let to = self.quoted(to);
-                self.fault(code::CONFIG, format_args!("sends its callers to {to}: name that"))
+                let location = self.quote(head.field("location").unwrap_or("another place"));
+                let what = format_args!("redirects to {location}: set that URL instead");
+                self.fault(fault::CONFIG, what)
             }
-            _ => self.fault(code, format_args!("answered {status}{said}")),
+            _ => self.fault(fault::code_of(error), format_args!("answered {status}{quoted}")),
         }
     }
 
-    /// The words for an answer that is no model's.
-    pub fn foreign(&self, body: &[u8]) -> Fault {
+    /// Returns the fault for a body that no model server sends.
+    pub fn unexpected(&self, body: &[u8]) -> Fault {
         let what = match self.opening(body) {
-            opening if opening.is_empty() => "answers with nothing".to_owned(),
-            opening => format!("does not answer as a model server does: {opening}"),
+            opening if opening.is_empty() => "sent an empty response".to_owned(),
+            opening => format!("does not answer like a model server: {opening}"),
         };
-        self.fault(code::ERROR, what)
+        self.fault(fault::ERROR, what)
     }
 
-    /// A server's own words, as far as an error repeats them.
-    pub fn quoted(&self, said: &str) -> String {
-        summary(&self.without_key(said), limits::MODEL_QUOTE_CHARS_MAX)
+    /// Quotes the server's own words, shortened.
+    pub fn quote(&self, text: &str) -> String {
+        summary(&self.redact(text), limits::MODEL_QUOTE_CHARS_MAX)
     }
 
-    /// How a body that cannot be understood begins.
+    /// Quotes the beginning of a body that cannot be parsed.
     fn opening(&self, body: &[u8]) -> String {
         let text = String::from_utf8_lossy(body);
-        summary(&self.without_key(&text), limits::MODEL_OPENING_CHARS_MAX)
+        summary(&self.redact(&text), limits::MODEL_OPENING_CHARS_MAX)
     }
 
-    /// The words for a connection that did not do what it should; `what` if it has ended.
-    pub fn broken(&self, error: &io::Error, what: &str) -> Fault {
+    /// Returns the fault for a failed connection; `what` the server did if the connection is lost.
+    pub fn connection_fault(&self, error: &io::Error, what: &str) -> Fault {
         match error.kind() {
-            _ if self.cancel.is_some_and(Cancel::is_cancelled) => turn::cancelled(),
-            io::ErrorKind::TimedOut => self.fault(code::TIMEOUT, "has been silent for too long"),
+            _ if self.is_cancelled() => turn::cancelled(),
+            io::ErrorKind::TimedOut => self.fault(fault::TIMEOUT, "has been silent for too long"),
             io::ErrorKind::InvalidData => {
-                self.fault(code::ERROR, format_args!("does not speak HTTP: {}", reason(error)))
+                self.fault(fault::ERROR, format_args!("does not speak HTTP: {}", reason(error)))
             }
             // The address was checked before.
             io::ErrorKind::InvalidInput => self.fault(
-                code::CONFIG,
+                fault::CONFIG,
                 "cannot be given the key that is set: it has characters that no header can hold",
             ),
             io::ErrorKind::UnexpectedEof => {
-                self.fault(code::DISCONNECTED, format_args!("{what}: the connection has ended"))
+                self.fault(fault::DISCONNECTED, format_args!("{what}: the connection has ended"))
             }
-            _ => self.fault(code::DISCONNECTED, format_args!("{what}: {}", reason(error))),
+            _ => self.fault(fault::DISCONNECTED, format_args!("{what}: {}", reason(error))),
         }
     }
 
-    /// `what` about the server, which is named with where it comes from.
+    /// Returns a fault that says `what` about the server.
     pub fn fault(&self, code: &'static str, what: impl Display) -> Fault {
-        let message = format!("the model server at {} {what}", self.named());
-        Fault { code, message: text::escaped(&self.without_key(&message)) }
+        let message = format!("the model server at {} {what}", self.name());
+        Fault { code, message: text::escaped(&self.redact(&message)) }
     }
 
-    /// What is left for a wait of `wanted`.
-    pub fn limit(&self, wanted: Duration) -> Duration {
-        let left = |until: Instant| until.saturating_duration_since(Instant::now());
-        self.patience.until.map_or(wanted, |until| wanted.min(left(until)))
+    /// Returns `limit`, or the time until the deadline if that is shorter.
+    pub fn within(&self, limit: Duration) -> Duration {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        self.timeouts.deadline.map_or(limit, |deadline| limit.min(left(deadline)))
     }
 
     fn connect(&self) -> Result<Link<'a>, Fault> {
-        let Base { host, port, .. } = &self.base;
-        let limit = self.limit(limits::RESOLVE_MAX);
+        let BaseUrl { host, port, .. } = &self.base;
+        let limit = self.within(limits::RESOLVE_MAX);
         let addresses = http::addresses(host, *port, limit, self.wake());
         let link = addresses.and_then(|addresses| {
-            Link::connect(&addresses, self.limit(limits::MODEL_CONNECT_MAX), self.wake())
+            Link::connect(&addresses, self.within(limits::MODEL_CONNECT_MAX), self.wake())
         });
         link.map_err(|error| {
-            if self.cancel.is_some_and(Cancel::is_cancelled) {
+            if self.is_cancelled() {
                 return turn::cancelled();
             }
-            let message =
-                format!("cannot reach the model server at {}: {}", self.named(), reason(&error));
-            Fault { code: code::UNREACHABLE, message: text::escaped(&self.without_key(&message)) }
+            let (name, reason) = (self.name(), reason(&error));
+            let message = format!("cannot reach the model server at {name}: {reason}");
+            Fault { code: fault::UNREACHABLE, message: text::escaped(&self.redact(&message)) }
         })
     }
 
-    fn busy(&self, said: &str, status: u16, pause: Duration) -> Fault {
-        let said = self.quoted(said);
-        let what = if pause > limits::MODEL_RETRY_WAIT_MAX {
-            format!("is busy for {}s ({status}): {said}", pause.as_secs())
-        } else {
-            format!("is busy ({status}): {said}")
+    fn busy(&self, error: &str, status: u16, pause: Duration) -> Fault {
+        let asked = match pause > limits::MODEL_RETRY_WAIT_MAX {
+            true => format!(" for {}s", pause.as_secs()),
+            false => String::new(),
         };
-        self.fault(code::BUSY, what.trim_end_matches([':', ' ']))
+        let what = format!("is busy{asked} ({status}): {}", self.quote(error));
+        self.fault(fault::BUSY, what.trim_end_matches([':', ' ']))
     }
 
     fn pause(&self, pause: Duration) -> Result<(), Fault> {
-        let pause = Some(self.limit(pause));
-        let waited = match self.wake() {
-            Some(wake) => sys::wait_readable([wake], pause).map(drop),
-            None => sys::wait_readable([], pause).map(drop),
-        };
-        match waited {
-            Ok(()) if self.cancel.is_some_and(Cancel::is_cancelled) => Err(turn::cancelled()),
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.broken(&error, "could not be waited for")),
+        let wake = self.wake().map(|wake| (wake, sys::Interest::Read));
+        match sys::wait_any(wake.as_slice(), Some(self.within(pause))) {
+            Ok(_) if self.is_cancelled() => Err(turn::cancelled()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.connection_fault(&error, "could not be waited for")),
         }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.is_some_and(Cancel::is_cancelled)
     }
 
     fn wake(&self) -> Option<BorrowedFd<'a>> {
         self.cancel.map(AsFd::as_fd)
     }
 
-    fn named(&self) -> String {
+    /// Returns the URL and where it comes from.
+    fn name(&self) -> String {
         let url = self.base.url();
         match self.endpoint.source.as_str() {
             "" => url,
-            // Found by ourselves.
+            // No setting: opta found the server itself.
             found if found.starts_with("found") => format!("{url} ({found})"),
-            set => format!("{url} (from {set})"),
+            setting => format!("{url} (from {setting})"),
         }
     }
 
-    fn without_key<'t>(&self, text: &'t str) -> Cow<'t, str> {
+    fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
         match &self.endpoint.key {
             Some(key) if !key.0.is_empty() && text.contains(&key.0) => {
                 text.replace(&key.0, "…").into()
@@ -316,15 +309,37 @@ impl<'a> Server<'a> {
     }
 }
 
-/// Where a part of the API is.
-pub struct Place {
-    authority: String,
-    target: String,
+/// Returns the fault for a setting that names no usable server. Its value is not quoted.
+pub fn invalid_setting(source: &str, because: &str) -> Fault {
+    Fault { code: fault::CONFIG, message: format!("cannot use {source}: {because}") }
 }
 
-/// A setting that names no server that can be asked. Its value is not quoted.
-pub fn unusable(source: &str, because: &str) -> Fault {
-    Fault { code: code::CONFIG, message: format!("cannot use {source}: {because}") }
+/// Returns the names in the body of `GET /v1/models`; `None` if it is no such body, as from a
+/// server of another kind that answers every request with 200.
+pub fn model_names(body: &[u8]) -> Option<Vec<String>> {
+    #[derive(DeJson)]
+    struct List {
+        object: Option<String>,
+        data: Option<Vec<Model>>,
+    }
+    #[derive(DeJson)]
+    struct Model {
+        id: String,
+    }
+    let list: List = json::parse(body).ok()?;
+    match list.data {
+        Some(models) => Some(models.into_iter().map(|model| model.id).collect()),
+        // An Ollama that has none.
+        None => list.object.is_some_and(|object| object == "list").then(Vec::new),
+    }
+}
+
+/// Returns the first model that chats, judging by its name.
+pub fn first_chat_model(names: &[String]) -> Option<&String> {
+    names.iter().find(|name| {
+        let name = name.to_ascii_lowercase();
+        !OTHER_MODELS.iter().any(|part| name.contains(part))
+    })
 }
 
 /// Returns the words of `text`, on one line and truncated.
@@ -349,18 +364,18 @@ fn read(
     Ok(())
 }
 
-/// How long a busy server wants to be left alone: seconds, or until a date. RFC 9110, 10.2.3
-fn pause_asked_for(retry_after: Option<&str>, now_millis: i64) -> Option<Duration> {
-    let text = retry_after?;
+/// Parses a `Retry-After`: seconds, or a date. RFC 9110, 10.2.3
+fn retry_after(field: Option<&str>, now_millis: i64) -> Option<Duration> {
+    let text = field?;
     let seconds = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
     seconds.or_else(|| {
-        let left = date(text)?.saturating_sub(now_millis);
+        let left = http_date(text)?.saturating_sub(now_millis);
         Some(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
     })
 }
 
-/// The moment that a date of HTTP means: `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn date(text: &str) -> Option<i64> {
+/// Parses a date of HTTP, `Sun, 06 Nov 1994 08:49:37 GMT`, to milliseconds of Unix time.
+fn http_date(text: &str) -> Option<i64> {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
@@ -369,8 +384,8 @@ fn date(text: &str) -> Option<i64> {
     clock::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z"))
 }
 
-/// Whether the other end has gone.
-fn is_lost(error: &io::Error) -> bool {
+/// Returns whether an error means that the other end closed the connection.
+fn is_disconnect(error: &io::Error) -> bool {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
     };
@@ -383,9 +398,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_is_asked_for_in_seconds_or_until_a_date() {
+    fn retry_after_is_a_number_of_seconds_or_a_date() {
         // 1994-11-06T08:49:37Z
-        let asked = |text: &str| pause_asked_for(Some(text), 784_111_777_000);
+        let parsed = |text: &str| retry_after(Some(text), 784_111_777_000);
         for (text, millis) in [
             ("7", 7_000),
             ("0", 0),
@@ -394,11 +409,40 @@ mod tests {
             ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
             ("Sat, 05 Nov 1994 08:49:37 GMT", 0),
         ] {
-            assert_eq!(asked(text), Some(Duration::from_millis(millis)), "{text}");
+            assert_eq!(parsed(text), Some(Duration::from_millis(millis)), "{text}");
         }
-        for odd in ["", "soon", "-1", "nan", "inf", "06 Nov 1994", "Sun, 06 Nix 1994 08:49:37 GMT"]
+        for text in ["", "soon", "-1", "nan", "inf", "06 Nov 1994", "Sun, 06 Nix 1994 08:49:37 GMT"]
         {
-            assert_eq!(asked(odd), None, "{odd}");
+            assert_eq!(parsed(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn only_a_list_of_models_has_names() {
+        let names = |body: &str| model_names(body.as_bytes());
+        let two =
+            names(r#"{"object":"list","models":[1],"data":[{"id":"a","meta":null},{"id":"b"}]}"#);
+        assert_eq!(two, Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(names(r#"{"object":"list","data":null}"#), Some(Vec::new()));
+        assert_eq!(names(r#"{"data":[]}"#), Some(Vec::new()));
+        for body in [
+            "",
+            "<html>",
+            "{}",
+            "[]",
+            r#"{"error":"Unexpected endpoint"}"#,
+            r#"{"data":[{}]}"#,
+            r#"{"data":["a"]}"#,
+            r#"{"data":{"id":"a"}}"#,
+        ] {
+            assert_eq!(names(body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn models_that_do_not_chat_are_skipped() {
+        let names = ["nomic-embed-text", "BGE-m3", "Whisper-1", "qwen", "llama"].map(String::from);
+        assert_eq!(first_chat_model(&names).unwrap(), "qwen");
+        assert_eq!(first_chat_model(names.get(..3).unwrap()), None);
     }
 }

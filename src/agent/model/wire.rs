@@ -1,58 +1,78 @@
-//! What is sent to a model server: the request, and a history that every server accepts. Pure.
+//! What is sent to a model server: the request body, and a conversation that every server accepts.
+//! Pure.
 
 use std::collections::HashMap;
 
 use crate::json::{self, Raw};
+use crate::protocol::Endpoint;
 use crate::session::rules::{Message, ToolCall};
 
-use super::Ask;
-use super::complaint::is_about_context;
+use super::fault::is_about_context;
 
-/// Small models call tools the better the less they are left to chance.
+/// Low, because small models call tools more reliably with less randomness.
 const TEMPERATURE: &str = "0.2";
 /// The result of a call that has none in the history. Every call that a session knows was begun:
-/// the daemon ended in the middle of this one.
+/// the daemon ended while this one ran.
 const INTERRUPTED: &str = "error: this call was started and then interrupted; it may have done all \
     of its work, a part of it or nothing: check which before you repeat it";
 
-/// The answer to what was said in a turn that ended before it had one.
+/// The answer to a message whose turn ended before it had one.
 const NO_ANSWER: &str = "[no answer: this was cancelled or has failed]";
 
-/// A field that some servers do not know and can do without.
+/// A request for a completion.
+pub struct ChatRequest<'a> {
+    pub endpoint: &'a Endpoint,
+    /// A JSON array of chat messages.
+    pub messages: &'a str,
+    /// A JSON array of tools, `[]` for none.
+    pub tools: &'a str,
+    /// `auto`, `required` or `none`.
+    pub tool_choice: &'a str,
+    pub max_tokens: Option<u32>,
+}
+
+/// A field that some servers reject and that can be omitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extra {
+pub enum OptionalField {
     StreamOptions,
     ToolChoice,
     Temperature,
     /// The older name of `max_completion_tokens`, which takes its place.
     MaxTokens,
-    /// A limit for the answer under either name. Servers that reserve room for the whole of it
-    /// refuse what would fit without; the end of the context is limit enough then.
+    /// The limit for the answer, under either name. Servers that reserve room for all of it refuse
+    /// what would fit without; then the end of the context is limit enough.
     Limit,
 }
 
-const EXTRAS: [(Extra, &str); 5] = [
-    (Extra::StreamOptions, "stream_options"),
-    (Extra::ToolChoice, "tool_choice"),
-    (Extra::Temperature, "temperature"),
-    (Extra::MaxTokens, "max_tokens"),
-    (Extra::Limit, "max_completion_tokens"),
+const OPTIONAL_FIELDS: [(OptionalField, &str); 5] = [
+    (OptionalField::StreamOptions, "stream_options"),
+    (OptionalField::ToolChoice, "tool_choice"),
+    (OptionalField::Temperature, "temperature"),
+    (OptionalField::MaxTokens, "max_tokens"),
+    (OptionalField::Limit, "max_completion_tokens"),
 ];
 
-/// The field that a refusal complains about, if it can be left out and has not been yet. One that
-/// complains about the length of the context may mean the room for the answer.
-pub fn refused_extra(said: &str, left_out: &[Extra]) -> Option<Extra> {
-    // llama.cpp says this of a question that is too long by itself.
-    let room = is_about_context(said) && !said.contains("exceed_context_size_error");
-    let named = EXTRAS.iter().filter(|(_, name)| said.contains(name)).map(|(extra, _)| *extra);
-    let named = named.filter(|extra| !(room && *extra == Extra::MaxTokens));
-    named.chain(room.then_some(Extra::Limit)).find(|extra| !left_out.contains(extra))
+/// Returns the field that an error complains about, if it can be omitted and was not yet. An error
+/// about the length of the context may mean the room for the answer.
+pub fn rejected_field(error: &str, omitted: &[OptionalField]) -> Option<OptionalField> {
+    // llama.cpp says this of messages that are too long by themselves.
+    let no_room = is_about_context(error) && !error.contains("exceed_context_size_error");
+    let named = OPTIONAL_FIELDS.iter().filter(|(_, name)| error.contains(name));
+    let named = named.map(|(field, _)| *field);
+    // Another name for the limit makes no room.
+    let named = named.filter(|field| !(no_room && *field == OptionalField::MaxTokens));
+    let limit = no_room.then_some(OptionalField::Limit);
+    named.chain(limit).find(|field| !omitted.contains(field))
 }
 
-/// The body of a request for a streamed answer. Without a model, the server takes what it has.
-pub fn request(ask: &Ask<'_>, model: Option<&str>, left_out: &[Extra]) -> String {
-    let sent = |extra: Extra| !left_out.contains(&extra);
-    let mut body = String::with_capacity(ask.messages.len() + ask.tools.len() + 256);
+/// Returns the body of a request for a streamed completion. Without a model, the server chooses.
+pub fn request_body(
+    request: &ChatRequest<'_>,
+    model: Option<&str>,
+    omitted: &[OptionalField],
+) -> String {
+    let sends = |field: OptionalField| !omitted.contains(&field);
+    let mut body = String::with_capacity(request.messages.len() + request.tools.len() + 256);
     body.push('{');
     if let Some(model) = model {
         body.push_str("\"model\":");
@@ -60,37 +80,38 @@ pub fn request(ask: &Ask<'_>, model: Option<&str>, left_out: &[Extra]) -> String
         body.push(',');
     }
     body.push_str("\"messages\":");
-    body.push_str(ask.messages);
-    // An empty list is an error to some.
-    if ask.tools.trim() != "[]" {
+    body.push_str(request.messages);
+    // Some servers reject an empty list.
+    if request.tools.trim() != "[]" {
         body.push_str(",\"tools\":");
-        body.push_str(ask.tools);
-        if sent(Extra::ToolChoice) {
+        body.push_str(request.tools);
+        if sends(OptionalField::ToolChoice) {
             body.push_str(",\"tool_choice\":");
-            json::quote(ask.tool_choice, &mut body);
+            json::quote(request.tool_choice, &mut body);
         }
     }
-    if let Some(most) = ask.max_tokens.filter(|_| sent(Extra::Limit)) {
-        let name = if sent(Extra::MaxTokens) { "max_tokens" } else { "max_completion_tokens" };
-        body.push_str(&format!(",\"{name}\":{most}"));
+    if let Some(limit) = request.max_tokens.filter(|_| sends(OptionalField::Limit)) {
+        let older = sends(OptionalField::MaxTokens);
+        let name = if older { "max_tokens" } else { "max_completion_tokens" };
+        body.push_str(&format!(",\"{name}\":{limit}"));
     }
-    if sent(Extra::Temperature) {
+    if sends(OptionalField::Temperature) {
         body.push_str(",\"temperature\":");
         body.push_str(TEMPERATURE);
     }
     body.push_str(",\"stream\":true");
-    if sent(Extra::StreamOptions) {
+    if sends(OptionalField::StreamOptions) {
         body.push_str(",\"stream_options\":{\"include_usage\":true}");
     }
     body.push('}');
     body
 }
 
-/// A conversation as a JSON array of chat messages that every server accepts, behind `system` if
-/// there is one.
+/// Returns a conversation as a JSON array of chat messages that every server accepts, after the
+/// system prompt if there is one.
 ///
 /// Arguments are valid JSON, `{}` where they were not. Every call is followed by exactly one
-/// result, in the order of the calls; results of no call are left out.
+/// result, in the order of the calls; results of no call are omitted.
 pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
     let mut out = String::from("[");
     if let Some(system) = system {
@@ -99,31 +120,25 @@ pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
         out.push('}');
     }
     let mut rest = conversation;
-    while let Some((message, behind)) = rest.split_first() {
-        rest = behind;
+    while let Some((message, following)) = rest.split_first() {
+        rest = following;
         match message {
             Message::Assistant { text, calls } => {
-                let results = rest.iter().take_while(|one| matches!(one, Message::Tool { .. }));
-                let count = results.count();
-                let (results, behind) = rest.split_at(count);
-                rest = behind;
+                let is_result = |message: &&Message| matches!(message, Message::Tool { .. });
+                let count = rest.iter().take_while(is_result).count();
+                let (results, following) = rest.split_at(count);
+                rest = following;
                 if !text.is_empty() || !calls.is_empty() {
-                    let calls = calls.iter().map(with_valid_arguments).collect();
-                    add_assistant(
-                        Message::Assistant { text: text.clone(), calls },
-                        results,
-                        &mut out,
-                    );
+                    append_assistant(text, calls, results, &mut out);
                 }
             }
             Message::Tool { .. } => {}
-            Message::Given(_) => add(message, &mut out),
+            Message::Given(_) => append(message, &mut out),
             Message::User(_) => {
-                add(message, &mut out);
-                // Some models refuse to be spoken to twice without an answer.
+                append(message, &mut out);
+                // Some models reject two user messages in a row.
                 if matches!(rest.first(), Some(Message::User(_))) {
-                    let (text, calls) = (NO_ANSWER.to_owned(), Vec::new());
-                    add(&Message::Assistant { text, calls }, &mut out);
+                    append_assistant(NO_ANSWER, &[], &[], &mut out);
                 }
             }
         }
@@ -132,25 +147,25 @@ pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
     out
 }
 
-fn add(message: &Message, out: &mut String) {
+fn append(message: &Message, out: &mut String) {
     if !out.ends_with('[') {
         out.push(',');
     }
     message.json(out);
 }
 
-fn add_assistant(message: Message, results: &[Message], out: &mut String) {
-    add(&message, out);
-    let Message::Assistant { calls, .. } = message else { return };
+fn append_assistant(text: &str, calls: &[ToolCall], results: &[Message], out: &mut String) {
+    let calls: Vec<ToolCall> = calls.iter().map(with_valid_arguments).collect();
+    append(&Message::Assistant { text: text.to_owned(), calls: calls.clone() }, out);
     let mut by_id: HashMap<&str, &str> = HashMap::new();
-    for one in results {
-        if let Message::Tool { call_id, result } = one {
+    for result in results {
+        if let Message::Tool { call_id, result } = result {
             by_id.entry(call_id).or_insert(result);
         }
     }
     for call in calls {
         let result = by_id.get(call.id.as_str()).copied().unwrap_or(INTERRUPTED).to_owned();
-        add(&Message::Tool { call_id: call.id, result }, out);
+        append(&Message::Tool { call_id: call.id, result }, out);
     }
 }
 
@@ -162,7 +177,6 @@ fn with_valid_arguments(call: &ToolCall) -> ToolCall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Endpoint;
 
     fn endpoint() -> Endpoint {
         let (url, source) = ("http://h:1".to_owned(), "a test".to_owned());
@@ -178,9 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_what_servers_want_and_nothing_that_one_refused() {
+    fn a_request_has_what_servers_need_and_omits_the_rejected_fields() {
         let endpoint = endpoint();
-        let mut ask = Ask {
+        let mut chat = ChatRequest {
             endpoint: &endpoint,
             messages: "[{\"role\":\"user\",\"content\":\"hi\"}]",
             tools: "[]",
@@ -188,48 +202,51 @@ mod tests {
             max_tokens: None,
         };
         assert_eq!(
-            request(&ask, None, &[]),
+            request_body(&chat, None, &[]),
             "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"temperature\":0.2,\
              \"stream\":true,\"stream_options\":{\"include_usage\":true}}"
         );
-        ask.tools = "[{\"type\":\"function\"}]";
-        ask.max_tokens = Some(7);
-        let full = request(&ask, Some("a\"b"), &[]);
+        chat.tools = "[{\"type\":\"function\"}]";
+        chat.max_tokens = Some(7);
+        let full = request_body(&chat, Some("a\"b"), &[]);
         assert!(full.starts_with("{\"model\":\"a\\\"b\",\"messages\":["), "{full}");
         let choice = "\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\"";
         assert!(full.contains(choice) && full.contains("\"max_tokens\":7,"), "{full}");
         assert_eq!(json::check(&full), Ok(()));
-        let renamed = request(&ask, None, &[Extra::MaxTokens]);
+        let renamed = request_body(&chat, None, &[OptionalField::MaxTokens]);
         assert!(renamed.contains("\"max_completion_tokens\":7"), "{renamed}");
-        let bare = request(&ask, None, &EXTRAS.map(|(extra, _)| extra));
+        let bare = request_body(&chat, None, &OPTIONAL_FIELDS.map(|(field, _)| field));
         assert_eq!(json::check(&bare), Ok(()));
-        for (_, name) in EXTRAS {
+        for (_, name) in OPTIONAL_FIELDS {
             assert!(!bare.contains(name), "{bare}");
         }
     }
 
     #[test]
-    fn a_refused_field_is_left_out_once() {
-        let said = "Unsupported parameter: 'stream_options'";
-        assert_eq!(refused_extra(said, &[]), Some(Extra::StreamOptions));
-        assert_eq!(refused_extra(said, &[Extra::StreamOptions]), None);
-        assert_eq!(refused_extra("messages is missing", &[]), None);
+    fn a_rejected_field_is_omitted_once() {
+        let error = "Unsupported parameter: 'stream_options'";
+        assert_eq!(rejected_field(error, &[]), Some(OptionalField::StreamOptions));
+        assert_eq!(rejected_field(error, &[OptionalField::StreamOptions]), None);
+        assert_eq!(rejected_field("messages is missing", &[]), None);
         let too_large = "'max_tokens' or 'max_completion_tokens' is too large: 4096";
-        assert_eq!(refused_extra(too_large, &[]), Some(Extra::MaxTokens));
-        assert_eq!(refused_extra(too_large, &[Extra::MaxTokens]), Some(Extra::Limit));
+        assert_eq!(rejected_field(too_large, &[]), Some(OptionalField::MaxTokens));
+        assert_eq!(
+            rejected_field(too_large, &[OptionalField::MaxTokens]),
+            Some(OptionalField::Limit)
+        );
         let no_room = "the maximum context length is 4096, you requested 4100";
-        assert_eq!(refused_extra(no_room, &[]), Some(Extra::Limit));
-        assert_eq!(refused_extra(no_room, &[Extra::Limit]), None);
-        // The same in vLLM's words, which name the field: another name for it would not help.
+        assert_eq!(rejected_field(no_room, &[]), Some(OptionalField::Limit));
+        assert_eq!(rejected_field(no_room, &[OptionalField::Limit]), None);
+        // vLLM says the same and names the field: another name for it would not help.
         let no_room =
             "'max_tokens' is too large: 4096. This model's maximum context length is 4096";
-        assert_eq!(refused_extra(no_room, &[]), Some(Extra::Limit));
-        // llama.cpp counts the question alone.
-        let question = "the request exceeds the available context (exceed_context_size_error)";
-        assert_eq!(refused_extra(question, &[]), None);
-        // Neither is a word that happens to be in what the server was sent.
+        assert_eq!(rejected_field(no_room, &[]), Some(OptionalField::Limit));
+        // llama.cpp counts the messages alone.
+        let messages = "the request exceeds the available context (exceed_context_size_error)";
+        assert_eq!(rejected_field(messages, &[]), None);
+        // Nor does a word that the server only repeats count.
         let echo = "content: field required, got 'in this context'";
-        assert_eq!(refused_extra(echo, &[]), None);
+        assert_eq!(rejected_field(echo, &[]), None);
     }
 
     #[test]
@@ -276,15 +293,18 @@ mod tests {
         ];
         assert_eq!(text, format!("[{}]", expected.join(",")));
         assert_eq!(messages(None, &[]), "[]");
-        // What was begun is not told as if it had not been.
+        // A call that was begun is not reported as one that never was.
         assert!(text.contains("was started") && text.contains("check which before"), "{text}");
     }
 
     #[test]
-    fn nothing_is_said_twice_without_an_answer() {
-        let said = [Message::User("a".into()), Message::User("b".into())];
+    fn two_user_messages_in_a_row_have_an_answer_between_them() {
+        let conversation = [Message::User("a".into()), Message::User("b".into())];
         let user = |text: &str| format!("{{\"role\":\"user\",\"content\":\"{text}\"}}");
         let answer = format!("{{\"role\":\"assistant\",\"content\":\"{NO_ANSWER}\"}}");
-        assert_eq!(messages(None, &said), format!("[{},{answer},{}]", user("a"), user("b")));
+        assert_eq!(
+            messages(None, &conversation),
+            format!("[{},{answer},{}]", user("a"), user("b"))
+        );
     }
 }

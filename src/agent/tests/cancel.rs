@@ -1,47 +1,46 @@
-//! A cancel reaches whatever a turn is at.
+//! A cancel ends a turn at once in every phase.
 
 use std::fs::File;
 use std::io::Read;
 
 use super::*;
 
-/// Far less than anything here would take by itself, and enough for a machine that has other things
-/// to do.
+/// Far less than anything here would take by itself, and enough for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-fn cancelled_at_once(stage: &Stage) -> Vec<Heard> {
-    let wished = stage.cancel();
-    let events = stage.ended("turn.error");
-    assert!(wished.elapsed() < AT_ONCE, "{:?}", wished.elapsed());
-    assert!(of(&events, "turn.error")[0].contains(r#""code":"cancelled""#));
+fn cancel_at_once(fixture: &Fixture) -> Vec<Event> {
+    let cancelled = fixture.cancel();
+    let events = fixture.wait_for_end("turn.error");
+    assert!(cancelled.elapsed() < AT_ONCE, "{:?}", cancelled.elapsed());
+    assert!(payloads(&events, "turn.error")[0].contains(r#""code":"cancelled""#));
     events
 }
 
 #[test]
-fn cancel_reaches_a_question() {
-    let stage = Stage::new(|_| call("run_command", r#"{"command":"touch ran"}"#));
-    stage.submit("do it", attended());
-    stage.wait_for("permission.request", 1);
-    let events = cancelled_at_once(&stage);
-    assert!(of(&events, "permission.resolved")[0].contains(r#""approved":false"#));
-    assert!(of(&events, "tool.start").is_empty());
+fn a_permission_request_can_be_cancelled() {
+    let fixture = Fixture::new(|_| call("run_command", r#"{"command":"touch ran"}"#));
+    fixture.submit("do it", attended());
+    fixture.wait_for("permission.request");
+    let events = cancel_at_once(&fixture);
+    assert!(payloads(&events, "permission.resolved")[0].contains(r#""approved":false"#));
+    assert!(payloads(&events, "tool.start").is_empty());
 }
 
 #[test]
-fn cancel_reaches_the_model() {
-    let stage = Stage::new(|_| Says::Hangs);
-    stage.submit("do it", alone());
-    stage.wait_for("turn.token", 1);
-    cancelled_at_once(&stage);
+fn a_completion_can_be_cancelled() {
+    let fixture = Fixture::new(|_| Answer::Hangs);
+    fixture.submit("do it", unattended());
+    fixture.wait_for("turn.token");
+    cancel_at_once(&fixture);
 }
 
 #[test]
-fn cancel_reaches_a_command_and_its_call_is_answered() {
-    let stage = Stage::new(|_| call("run_command", r#"{"command":"echo > pipe; sleep 600"}"#));
-    let pipe = stage.scratch.path().join("work/pipe");
+fn a_command_can_be_cancelled_and_its_call_has_a_result() {
+    let fixture = Fixture::new(|_| call("run_command", r#"{"command":"echo > pipe; sleep 600"}"#));
+    let pipe = fixture.scratch.path().join("work/pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    stage.submit("do it", granted(Grant::All));
+    fixture.submit("do it", granted(Grant::All));
     assert_eq!(File::open(&pipe).unwrap().read(&mut [0]).unwrap(), 1);
-    let events = cancelled_at_once(&stage);
-    assert!(of(&events, "tool.end")[0].contains("[cancelled]"));
+    let events = cancel_at_once(&fixture);
+    assert!(payloads(&events, "tool.end")[0].contains("[cancelled]"));
 }

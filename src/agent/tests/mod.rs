@@ -1,192 +1,192 @@
-//! The loop with a model that is a script, on real sessions: what the session hears, what the model
-//! hears, and how it ends. Nothing sleeps; what has to be waited for is an event, with a deadline.
+//! The turn loop with a scripted model, on real sessions: the events of the session, the requests
+//! to the model, and how the turn ends. Nothing sleeps: tests wait for events, with a deadline.
 
-mod allowed;
 mod cancel;
 mod ends;
-mod talk;
+mod events;
+mod permissions;
+pub mod scratch;
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::tools::scratch::Scratch;
-use super::*;
 use crate::json;
-use crate::log::{Level, Rotation};
+use crate::log::{Level, Log, Rotation};
 use crate::protocol::event::SessionConfig;
 use crate::protocol::{CancelTurns, Endpoint, Grant, Key, SubmitTurn, TurnOptions, Variable};
 use crate::session::desk::Session;
 use crate::session::rules::ToolCall;
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
+use crate::session::turn::Fault;
+use crate::session::wake::Cancel;
 use crate::sys;
-use model::Finish;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::Assistant;
+use super::model::{
+    ChatModel, ChatRequest, Completion, Delta, FinishReason, OnDelta, ServerMemory,
+};
+use scratch::Scratch;
 
-/// What the model was asked.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A request that the model received.
 #[derive(Clone, Debug)]
-struct Asked {
+struct Request {
     messages: String,
     tools: String,
     tool_choice: String,
 }
 
-/// What it says.
-enum Says {
+/// What the model answers.
+enum Answer {
     Text(&'static str),
-    /// Names and arguments; the ids are left out.
+    /// Names and arguments; the ids are the same.
     Calls(Vec<(&'static str, String)>),
+    /// Cut off by its length.
     Cut(&'static str),
-    /// The same, ended by neither itself nor its length.
+    /// Cut off by a filter.
     Filtered(&'static str),
     Fault(&'static str),
-    /// Something, then nothing more.
+    /// A delta, then nothing more.
     Hangs,
 }
 
-struct Scripted {
-    script: Box<dyn Fn(usize) -> Says + Send + Sync>,
-    asked: Arc<Mutex<Vec<Asked>>>,
+struct ScriptedModel {
+    script: Box<dyn Fn(usize) -> Answer + Send + Sync>,
+    requests: Arc<Mutex<Vec<Request>>>,
     count: AtomicUsize,
-    /// More bytes of messages than that are too many for it.
+    /// More bytes of messages do not fit into its context.
     context: Arc<AtomicUsize>,
 }
 
-impl Model for Scripted {
-    fn endpoint(&self, _settings: &ModelSettings, model: Option<&str>) -> Result<Endpoint, Fault> {
-        Ok(endpoint(None, model))
-    }
-
-    fn ask(
+impl ChatModel for ScriptedModel {
+    fn complete(
         &self,
-        ask: &Ask<'_>,
+        request: &ChatRequest<'_>,
+        _memory: &ServerMemory,
         cancel: &Cancel,
-        on_piece: &mut dyn FnMut(Piece<'_>) -> Result<(), Fault>,
-    ) -> Result<Answer, Fault> {
-        json::check(ask.messages).unwrap();
-        json::check(ask.tools).unwrap();
-        self.asked.lock().unwrap().push(Asked {
-            messages: ask.messages.to_owned(),
-            tools: ask.tools.to_owned(),
-            tool_choice: ask.tool_choice.to_owned(),
+        on_delta: &mut OnDelta<'_>,
+    ) -> Result<Completion, Fault> {
+        json::check(request.messages).unwrap();
+        json::check(request.tools).unwrap();
+        self.requests.lock().unwrap().push(Request {
+            messages: request.messages.to_owned(),
+            tools: request.tools.to_owned(),
+            tool_choice: request.tool_choice.to_owned(),
         });
-        if ask.messages.len() > self.context.load(Ordering::SeqCst) {
+        if request.messages.len() > self.context.load(Ordering::SeqCst) {
             return Err(Fault { code: "context-too-long", message: "as measured".into() });
         }
-        let says = (self.script)(self.count.fetch_add(1, Ordering::SeqCst));
-        let mut answer = Answer {
+        let mut completion = Completion {
             text: String::new(),
             calls: Vec::new(),
-            finish: Finish::Stop,
+            finish: FinishReason::Stop,
             prompt_tokens: Some(10),
             completion_tokens: Some(5),
             took: Duration::from_secs(1),
         };
-        match says {
-            Says::Text(text) => {
+        match (self.script)(self.count.fetch_add(1, Ordering::SeqCst)) {
+            Answer::Text(text) => {
                 for word in text.split_inclusive(' ') {
-                    on_piece(Piece::Text(word))?;
+                    on_delta(Delta::Text(word))?;
                 }
-                answer.text = text.to_owned();
+                completion.text = text.to_owned();
             }
-            Says::Calls(calls) => {
-                on_piece(Piece::Thinking("hm"))?;
-                answer.finish = Finish::ToolCalls;
-                answer.calls = calls
-                    .into_iter()
-                    .map(|(name, arguments)| ToolCall {
-                        id: "same".into(),
-                        name: name.into(),
-                        arguments,
-                    })
-                    .collect();
+            Answer::Calls(calls) => {
+                on_delta(Delta::Thinking("hm"))?;
+                completion.finish = FinishReason::ToolCalls;
+                let call = |(name, arguments): (&str, String)| ToolCall {
+                    id: "same".into(),
+                    name: name.into(),
+                    arguments,
+                };
+                completion.calls = calls.into_iter().map(call).collect();
             }
-            Says::Cut(text) => {
-                answer.text = text.to_owned();
-                answer.finish = Finish::Length;
+            Answer::Cut(text) => {
+                completion.text = text.to_owned();
+                completion.finish = FinishReason::Length;
             }
-            Says::Filtered(text) => {
-                answer.text = text.to_owned();
-                answer.finish = Finish::Other("content_filter".into());
+            Answer::Filtered(text) => {
+                completion.text = text.to_owned();
+                completion.finish = FinishReason::Other("content_filter".into());
             }
-            Says::Fault(code) => return Err(Fault { code, message: "as scripted".into() }),
-            Says::Hangs => {
-                on_piece(Piece::Text("wait "))?;
-                sys::wait_readable([cancel.as_fd()], Some(PATIENCE)).unwrap();
+            Answer::Fault(code) => return Err(Fault { code, message: "as scripted".into() }),
+            Answer::Hangs => {
+                on_delta(Delta::Text("wait "))?;
+                sys::wait_readable([cancel.as_fd()], Some(DEADLINE)).unwrap();
                 return Err(crate::session::turn::cancelled());
             }
         }
-        Ok(answer)
+        Ok(completion)
     }
 }
 
-fn endpoint(tool_choice: Option<&str>, model: Option<&str>) -> Endpoint {
+fn endpoint(tool_choice: Option<&str>) -> Endpoint {
     Endpoint {
         url: "http://127.0.0.1:1".into(),
         source: "a test".into(),
         key: Some(Key("sk-very-secret".into())),
-        model: model.map(str::to_owned),
+        model: None,
         tool_choice: tool_choice.map(str::to_owned),
     }
 }
 
-fn call(name: &'static str, arguments: &str) -> Says {
-    Says::Calls(vec![(name, arguments.to_owned())])
+fn call(name: &'static str, arguments: &str) -> Answer {
+    Answer::Calls(vec![(name, arguments.to_owned())])
 }
 
 /// A daemon's sessions, with one of them.
-struct Stage {
+struct Fixture {
     scratch: Scratch,
     runtime: Arc<Runtime>,
     session: Arc<Session>,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    /// See [`Scripted::context`].
+    requests: Arc<Mutex<Vec<Request>>>,
+    /// See [`ScriptedModel::context`].
     context: Arc<AtomicUsize>,
 }
 
 /// An event: its name and its payload.
-type Heard = (String, String);
+type Event = (String, String);
 
-impl Stage {
-    fn new(script: impl Fn(usize) -> Says + Send + Sync + 'static) -> Stage {
-        Stage::in_workspace(true, script)
+impl Fixture {
+    fn new(script: impl Fn(usize) -> Answer + Send + Sync + 'static) -> Fixture {
+        Fixture::with(true, None, script)
     }
 
-    fn in_workspace(there: bool, script: impl Fn(usize) -> Says + Send + Sync + 'static) -> Stage {
-        Stage::founded(there, None, script)
-    }
-
-    fn founded(
-        there: bool,
+    fn with(
+        has_workspace: bool,
         mode: Option<&str>,
-        script: impl Fn(usize) -> Says + Send + Sync + 'static,
-    ) -> Stage {
+        script: impl Fn(usize) -> Answer + Send + Sync + 'static,
+    ) -> Fixture {
         let scratch = Scratch::new();
         scratch.put("work/notes.txt", "buy milk\n");
         let rotation = Rotation { bytes: crate::limits::LOG_BYTES_DEFAULT, files: 1 };
         let log = Log::open(scratch.path(), rotation, Level::Debug).unwrap();
-        let asked = Arc::default();
+        let requests = Arc::default();
         let context = Arc::new(AtomicUsize::new(usize::MAX));
-        let model = Scripted {
+        let model = ScriptedModel {
             script: Box::new(script),
-            asked: Arc::clone(&asked),
+            requests: Arc::clone(&requests),
             count: AtomicUsize::new(0),
             context: Arc::clone(&context),
         };
-        let config = scratch.path().join("config.json");
-        let closed = vec![scratch.path().join("work/own")];
-        let (model, contexts) = (Box::new(model), Contexts::default());
-        let agent = Assistant { config, closed, log: log.clone(), model, contexts };
+        let agent = Assistant {
+            config: scratch.path().join("config.json"),
+            protected: vec![scratch.path().join("work/own")],
+            log: log.clone(),
+            model: Box::new(model),
+            memory: ServerMemory::default(),
+        };
         let store = Store::new(scratch.path().join("sessions"));
         let runtime = Runtime::new(store, "daemon_test", log, Box::new(agent));
         let work = scratch.path().join("work").to_str().unwrap().to_owned();
-        let (workspace, mode) = (there.then_some(work), mode.map(str::to_owned));
+        let (workspace, mode) = (has_workspace.then_some(work), mode.map(str::to_owned));
         let config = SessionConfig { workspace, mode, ..SessionConfig::default() };
         let session = runtime.create(None, &config).unwrap();
-        Stage { scratch, runtime, session, asked, context }
+        Fixture { scratch, runtime, session, requests, context }
     }
 
     fn submit(&self, content: &str, options: TurnOptions) {
@@ -200,7 +200,7 @@ impl Stage {
         self.runtime.submit(&self.session, &submission).unwrap();
     }
 
-    fn events(&self) -> Vec<Heard> {
+    fn events(&self) -> Vec<Event> {
         let mut events = Vec::new();
         self.session
             .reader()
@@ -211,49 +211,43 @@ impl Stage {
         events
     }
 
-    /// Waits until there are so many events of one name.
-    fn wait_for(&self, name: &str, count: usize) -> Vec<Heard> {
+    /// Waits until the events are as wanted.
+    fn wait_until(&self, wanted: impl Fn(&[Event]) -> bool) -> Vec<Event> {
         let waker = self.session.subscribe(false).unwrap();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + DEADLINE;
         loop {
             waker.arm();
             let events = self.events();
-            if events.iter().filter(|(event, _)| event == name).count() >= count {
+            if wanted(&events) {
                 return events;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let [rung] = sys::wait_readable([waker.as_fd()], Some(left)).unwrap();
-            assert!(rung, "no {name}: {events:#?}");
+            let [woken] = sys::wait_readable([waker.as_fd()], Some(left)).unwrap();
+            assert!(woken, "{events:#?}");
             waker.drain();
         }
     }
 
-    /// Runs a turn to its end, which is `event`.
-    fn run(&self, options: TurnOptions, event: &str) -> Vec<Heard> {
+    /// Waits for an event with this name.
+    fn wait_for(&self, name: &str) -> Vec<Event> {
+        self.wait_until(|events| events.iter().any(|(event, _)| event == name))
+    }
+
+    /// Runs a turn to its end, which must be `event`.
+    fn run(&self, options: TurnOptions, event: &str) -> Vec<Event> {
         self.submit("do it", options);
-        self.ended(event)
+        self.wait_for_end(event)
     }
 
-    fn ended(&self, event: &str) -> Vec<Heard> {
-        let waker = self.session.subscribe(false).unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            waker.arm();
-            let events = self.events();
-            let last = events.last().unwrap();
-            if matches!(last.0.as_str(), "turn.done" | "turn.error") {
-                assert_eq!(last.0, event, "{events:#?}");
-                return events;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let [rung] = sys::wait_readable([waker.as_fd()], Some(left)).unwrap();
-            assert!(rung, "no end: {events:#?}");
-            waker.drain();
-        }
+    fn wait_for_end(&self, event: &str) -> Vec<Event> {
+        let is_end = |(event, _): &Event| matches!(event.as_str(), "turn.done" | "turn.error");
+        let events = self.wait_until(|events| events.last().is_some_and(is_end));
+        assert_eq!(events.last().unwrap().0, event, "{events:#?}");
+        events
     }
 
-    fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
     }
 
     fn log(&self) -> String {
@@ -267,24 +261,27 @@ impl Stage {
     }
 }
 
-fn names(events: &[Heard]) -> Vec<&str> {
+fn names(events: &[Event]) -> Vec<&str> {
     events.iter().map(|(event, _)| event.as_str()).collect()
 }
 
-/// The payloads of one kind of event.
-fn of<'e>(events: &'e [Heard], name: &str) -> Vec<&'e str> {
+/// The payloads of the events with one name.
+fn payloads<'e>(events: &'e [Event], name: &str) -> Vec<&'e str> {
     let these = events.iter().filter(|(event, _)| event == name);
     these.map(|(_, payload)| payload.as_str()).collect()
 }
 
+/// Options of a caller that answers questions. All name a model, so that no server is looked
+/// for.
 fn attended() -> TurnOptions {
-    TurnOptions { attended: Some(true), ..TurnOptions::default() }
+    let endpoint = Some(endpoint(None));
+    TurnOptions { endpoint, attended: Some(true), ..TurnOptions::default() }
 }
 
-fn alone() -> TurnOptions {
-    TurnOptions { attended: Some(false), ..TurnOptions::default() }
+fn unattended() -> TurnOptions {
+    TurnOptions { attended: Some(false), ..attended() }
 }
 
 fn granted(grant: Grant) -> TurnOptions {
-    TurnOptions { grant: Some(grant.name().to_owned()), ..alone() }
+    TurnOptions { grant: Some(grant.name().to_owned()), ..unattended() }
 }

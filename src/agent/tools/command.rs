@@ -1,109 +1,119 @@
 //! `run_command`: a shell command in the workspace, with the caller's environment and nothing of
 //! the daemon's.
+//!
+//! Each command has a process group with a leader of its own: a shell that reads from a pipe, the
+//! lifeline, whose other end only the daemon has. While the leader has not been waited for, no
+//! other group has its number; and when the daemon ends, however it ends, the pipe ends, and the
+//! leader kills the group. What a command leaves running in its group ends with it; what it moves
+//! to another group, with setsid(1) or a shell's job control, is out of reach and stays.
 
-mod group;
-
-use std::io;
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::iter;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nanoserde::DeJson;
 
+use crate::agent::clip::Clip;
 use crate::error::reason;
 use crate::json::Quoted;
-use crate::limits;
 use crate::protocol::Variable;
+use crate::session::wake::Cancel;
+use crate::sys::Interest;
+use crate::sys::child::{self, End};
+use crate::{limits, sys};
 
-use super::Scene;
-use super::clip::Clip;
-use group::{Cut, Running};
+use super::workspace::ToolContext;
 
 /// Keys of model servers are the caller's secret, not the model's.
 const SECRETS: [&str; 3] = ["OPTA_API_KEY", "OPTA_MODEL_KEY", "OPENAI_API_KEY"];
 
-/// For a caller that brings none.
+/// For a caller that sends none.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
+
+const SHELL: &str = "/bin/sh";
+/// Kills the whole group at the end of the pipe. Other signals are for the rest of the group: the
+/// leader starts with all of them ignored, and a shell leaves that as it is.
+const LEADER: &str = "read -r _; kill -KILL 0";
 
 /// The arguments of `run_command`.
 #[derive(DeJson)]
-pub struct Run {
+pub struct RunCommand {
     pub command: String,
     timeout_ms: Option<Quoted<u64>>,
 }
 
-impl Run {
-    /// What the command has written and how it ended. `Err` if it failed, with the same text.
-    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let left = scene.deadline.saturating_duration_since(Instant::now());
+impl RunCommand {
+    /// Returns what the command wrote and how it ended. `Err` if it failed, with the same text.
+    pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
+        let left = context.deadline.saturating_duration_since(Instant::now());
         let limit = limit(self.timeout_ms.map(|Quoted(millis)| millis))?.min(left);
         let deadline = Instant::now() + limit;
         let failed =
             |error: io::Error| format!("the command cannot be started: {}", reason(&error));
-        let mut output = Output::default();
-        let workspace = scene.workspace().map_err(io::Error::other).map_err(failed)?;
+        let workspace = context.workspace().map_err(io::Error::other).map_err(failed)?;
         let path = ("PATH".to_owned(), PATH_DEFAULT.to_owned());
-        let passed_on = scene.environment.iter().filter(|variable| is_passed_on(&variable.name));
+        let passed_on = context.environment.iter().filter(|variable| is_passed_on(&variable.name));
         let passed_on = passed_on.map(|Variable { name, value }| (name.clone(), value.clone()));
         let environment = iter::once(path).chain(passed_on);
-        let running = Running::start(&self.command, workspace.root(), environment);
-        let mut running = running.map_err(failed)?;
-        let written = (&mut output.stdout, &mut output.stderr);
-        let (status, cut) = running.watch(scene.cancel, deadline, written).map_err(failed)?;
-        drop(running);
-        let text = output.text(status, cut, limit);
-        if status.success() && cut.is_none() { Ok(text) } else { Err(text) }
+        let group = CommandGroup::start(&self.command, workspace.root(), environment);
+        let end = group.and_then(|group| group.wait(context.cancel, deadline)).map_err(failed)?;
+        let succeeded = end.status.success() && end.interruption.is_none();
+        let text = end.text(limit);
+        if succeeded { Ok(text) } else { Err(text) }
     }
 }
 
-/// What a command has written.
-struct Output {
+/// How a command ended, and what it wrote.
+struct CommandEnd {
+    status: ExitStatus,
+    interruption: Option<Interruption>,
     stdout: Clip,
     stderr: Clip,
 }
 
-impl Default for Output {
-    fn default() -> Output {
-        let clip = || Clip::new(limits::RESULT_BYTES_MAX / 2 - 256);
-        Output { stdout: clip(), stderr: clip() }
-    }
+/// Why a command was made to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Interruption {
+    Timeout,
+    Cancelled,
 }
 
-impl Output {
-    fn text(self, status: ExitStatus, cut: Option<Cut>, limit: Duration) -> String {
+impl CommandEnd {
+    fn text(self, limit: Duration) -> String {
         let mut text = self.stdout.text();
-        let on_new_line = |text: &mut String| {
+        let end_line = |text: &mut String| {
             if !text.is_empty() && !text.ends_with('\n') {
                 text.push('\n');
             }
         };
         let errors = self.stderr.text();
         if !errors.is_empty() {
-            on_new_line(&mut text);
+            end_line(&mut text);
             text.push_str("[stderr] ");
             text.push_str(&errors);
         }
-        on_new_line(&mut text);
-        match cut {
-            Some(Cut::Timeout) => {
+        end_line(&mut text);
+        match self.interruption {
+            Some(Interruption::Timeout) => {
                 text.push_str(&format!("[ended after {} ms: out of time]\n", limit.as_millis()));
             }
-            Some(Cut::Cancelled) => text.push_str("[cancelled]\n"),
+            Some(Interruption::Cancelled) => text.push_str("[cancelled]\n"),
             None => {}
         }
-        match status.code() {
-            Some(code) => text.push_str(&format!("[exit code: {code}]")),
-            None => {
-                let signal = status.signal().unwrap_or(0);
-                text.push_str(&format!("[ended by signal {signal}]"));
-            }
-        }
+        text.push_str(&match self.status.code() {
+            Some(code) => format!("[exit code: {code}]"),
+            None => format!("[ended by signal {}]", self.status.signal().unwrap_or(0)),
+        });
         text
     }
 }
 
-/// How long a command may run, if a call asks for so many milliseconds.
+/// Returns how long a command may run if the call asks for this many milliseconds.
 fn limit(asked: Option<u64>) -> Result<Duration, String> {
     match asked {
         None => Ok(limits::COMMAND_DEFAULT),
@@ -116,30 +126,224 @@ fn limit(asked: Option<u64>) -> Result<Duration, String> {
     }
 }
 
-/// Whether a command gets to see a variable. Some names would not even be accepted.
+/// Returns whether a command gets a variable. Some names would not even be accepted.
 fn is_passed_on(name: &str) -> bool {
     let well_formed = !name.is_empty() && !name.contains(['=', '\0']);
     well_formed && !SECRETS.contains(&name)
 }
 
+/// A command and the leader of its group. Dropping it kills the whole group, and waits for the two.
+struct CommandGroup {
+    leader: Child,
+    command: Child,
+    /// When it is closed, the leader kills the group.
+    _lifeline: PipeWriter,
+}
+
+impl CommandGroup {
+    /// Starts `text` in `directory`, with these variables and no others.
+    fn start(
+        text: &str,
+        directory: BorrowedFd<'_>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> io::Result<CommandGroup> {
+        let directory = File::from(directory.try_clone_to_owned()?);
+        let (end, lifeline) = io::pipe()?;
+        let mut leader = Command::new(SHELL);
+        leader.args(["-c", LEADER]).env_clear().current_dir("/").process_group(0);
+        leader.stdin(end).stdout(Stdio::null()).stderr(Stdio::null());
+        child::deafen(&mut leader);
+        let mut leader = leader.spawn()?;
+        let group = i32::try_from(leader.id()).unwrap_or(0);
+        let mut command = Command::new(SHELL);
+        command.args(["-c", text]).env_clear().envs(environment).process_group(group);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        child::settle(&mut command, directory);
+        match command.spawn() {
+            Ok(command) => Ok(CommandGroup { leader, command, _lifeline: lifeline }),
+            Err(error) => {
+                drop(leader.kill());
+                drop(leader.wait());
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads what the command writes to its standard output and standard error until it has ended,
+    /// or was made to end.
+    fn wait(mut self, cancel: &Cancel, deadline: Instant) -> io::Result<CommandEnd> {
+        let group = self.leader.id();
+        let stdout = self.command.stdout.take().map(OwnedFd::from);
+        let stderr = self.command.stderr.take().map(OwnedFd::from);
+        let (exited, exit) = io::pipe()?;
+        let mut watcher = Watcher {
+            group,
+            exited: Some(exited),
+            stdout: Output::new(stdout),
+            stderr: Output::new(stderr),
+            deadline,
+            interruption: None,
+        };
+        let command = &mut self.command;
+        let status = thread::scope(|scope| {
+            let wait = move || {
+                let status = command.wait();
+                drop(exit);
+                status
+            };
+            let waiter = thread::Builder::new().name("command".into()).spawn_scoped(scope, wait)?;
+            let watched = watcher.watch(cancel);
+            // Ends whatever is left of the group, and with it the wait.
+            child::signal_group(group, End::Force);
+            let status = waiter.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed")));
+            watched.and(status)
+        })?;
+        let Watcher { interruption, stdout, stderr, .. } = watcher;
+        Ok(CommandEnd { status, interruption, stdout: stdout.clip, stderr: stderr.clip })
+    }
+}
+
+impl Drop for CommandGroup {
+    fn drop(&mut self) {
+        child::signal_group(self.leader.id(), End::Force);
+        // Both have received SIGKILL: this does not take long.
+        drop(self.command.wait());
+        drop(self.leader.wait());
+    }
+}
+
+/// One of a command's two streams.
+struct Output {
+    /// `None` after its end.
+    file: Option<File>,
+    clip: Clip,
+}
+
+impl Output {
+    fn new(file: Option<OwnedFd>) -> Output {
+        let clip = Clip::new(limits::RESULT_BYTES_MAX / 2 - 256);
+        Output { file: file.map(File::from), clip }
+    }
+
+    /// Reads once.
+    fn read(&mut self) -> io::Result<()> {
+        let mut chunk = [0; 16 * 1024];
+        match self.file.as_mut().map_or(Ok(0), |file| file.read(&mut chunk)) {
+            Ok(0) => self.file = None,
+            Ok(count) => self.clip.push(chunk.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a running command.
+struct Watcher {
+    group: u32,
+    /// Readable when the command itself has exited; `None` once it has.
+    exited: Option<PipeReader>,
+    stdout: Output,
+    stderr: Output,
+    deadline: Instant,
+    interruption: Option<Interruption>,
+}
+
+/// What can become ready while a command runs.
+#[derive(Clone, Copy)]
+enum Event {
+    Exited,
+    Cancelled,
+    Stdout,
+    Stderr,
+}
+
+impl Watcher {
+    fn watch(&mut self, cancel: &Cancel) -> io::Result<()> {
+        loop {
+            let now = Instant::now();
+            if now >= self.deadline {
+                if self.exited.is_none() || self.interruption.is_some() {
+                    return Ok(());
+                }
+                self.interrupt(Interruption::Timeout);
+            }
+            // After the exit, only what was written is still read: what runs on in the background
+            // would keep the streams open forever. After an interruption it has time to end.
+            let left = match self.exited.is_none() && self.interruption.is_none() {
+                true => Duration::ZERO,
+                false => self.deadline.saturating_duration_since(now),
+            };
+            let events = self.wait(cancel, left)?;
+            for event in &events {
+                match event {
+                    Event::Cancelled => self.interrupt(Interruption::Cancelled),
+                    Event::Exited => {
+                        self.exited = None;
+                        self.deadline = self.deadline.min(now + limits::COMMAND_GRACE);
+                    }
+                    Event::Stdout => self.stdout.read()?,
+                    Event::Stderr => self.stderr.read()?,
+                }
+            }
+            let closed = self.stdout.file.is_none() && self.stderr.file.is_none();
+            let drained = self.interruption.is_none() && events.is_empty();
+            if self.exited.is_none() && (closed || drained) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn wait(&self, cancel: &Cancel, limit: Duration) -> io::Result<Vec<Event>> {
+        let cancel = self.interruption.is_none().then(|| cancel.as_fd());
+        let sources = [
+            (Event::Cancelled, cancel),
+            (Event::Exited, self.exited.as_ref().map(AsFd::as_fd)),
+            (Event::Stdout, self.stdout.file.as_ref().map(AsFd::as_fd)),
+            (Event::Stderr, self.stderr.file.as_ref().map(AsFd::as_fd)),
+        ];
+        let sources = sources.into_iter().filter_map(|(event, file)| Some((event, file?)));
+        let (events, files): (Vec<Event>, Vec<_>) =
+            sources.map(|(event, file)| (event, (file, Interest::Read))).unzip();
+        let ready = sys::wait_any(&files, Some(limit))?;
+        Ok(events
+            .into_iter()
+            .zip(ready)
+            .filter_map(|(event, ready)| ready.then_some(event))
+            .collect())
+    }
+
+    /// Asks the group to end, within the grace period.
+    fn interrupt(&mut self, interruption: Interruption) {
+        self.interruption = Some(interruption);
+        self.deadline = Instant::now() + limits::COMMAND_GRACE;
+        child::signal_group(self.group, End::Ask);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::Tool;
-    use super::super::scratch::Scratch;
     use super::*;
+    use crate::agent::tests::scratch::Scratch;
+    use crate::agent::tools::{Operation, Tool};
     use crate::json;
-    use crate::session::wake::Cancel;
+    use std::io::{BufRead, BufReader};
+    use std::path::Path;
 
-    pub fn arguments(command: &str) -> String {
+    fn arguments(command: &str) -> String {
         format!(r#"{{"command":{},"timeout_ms":60000}}"#, json::text(&command.to_owned()))
     }
 
-    pub fn run(scratch: &Scratch, command: &str) -> Result<String, String> {
+    fn operation(command: &str) -> Operation {
+        Tool::named("run_command").unwrap().parse(&arguments(command)).unwrap()
+    }
+
+    fn run(scratch: &Scratch, command: &str) -> Result<String, String> {
         scratch.run("run_command", &arguments(command))
     }
 
     #[test]
-    fn output_and_exit_status_are_told() {
+    fn the_result_has_output_and_exit_status() {
         let scratch = Scratch::new();
         assert_eq!(
             run(&scratch, "echo one; pwd -P").unwrap(),
@@ -156,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn long_output_keeps_head_and_tail() {
+    fn long_output_keeps_its_beginning_and_its_end() {
         let scratch = Scratch::new();
         let text = run(&scratch, "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done")
             .unwrap();
@@ -180,9 +384,11 @@ mod tests {
             pair("", "x"),
             pair("N\0", "x"),
         ];
-        let job = Tool::RunCommand.job(&arguments("env | sort")).unwrap();
+        let operation = operation("env | sort");
         let cancel = Cancel::new().unwrap();
-        let text = scratch.scene_with(&environment, &cancel, |scene| job.attempt(scene)).unwrap();
+        let text = scratch
+            .with_context_of(&environment, &cancel, |context| operation.attempt(context))
+            .unwrap();
         let names: Vec<&str> =
             text.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
         let own = ["PWD", "OLDPWD", "SHLVL", "_"];
@@ -191,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_a_command_is_what_its_end_says() {
+    fn a_timeout_is_what_the_result_says() {
         let most = u64::try_from(limits::COMMAND_MAX.as_millis()).unwrap();
         assert_eq!(limit(None), Ok(limits::COMMAND_DEFAULT));
         assert_eq!(limit(Some(1)), Ok(Duration::from_millis(1)));
@@ -204,13 +410,176 @@ mod tests {
                        more than 600000";
         assert_eq!(refused.unwrap_err(), because);
         assert!(!scratch.path().join("ran").exists());
-        // That of the turn, if it has less.
-        let job = Tool::RunCommand.job(&arguments("sleep 600")).unwrap();
+        // The time that is left for the turn, if that is less.
+        let operation = operation("sleep 600");
         let cancel = Cancel::new().unwrap();
         let deadline = Instant::now() + Duration::from_millis(300);
-        let told = job.attempt(&Scene::new(scratch.path().to_str(), &[], &[], &cancel, deadline));
-        let told = told.unwrap_err();
-        let millis = told.strip_prefix("[ended after ").unwrap().split(' ').next().unwrap();
-        assert!(millis.parse::<u64>().unwrap() <= 300, "{told}");
+        let result = operation.attempt(&ToolContext::new(
+            scratch.path().to_str(),
+            &[],
+            &[],
+            &cancel,
+            deadline,
+        ));
+        let result = result.unwrap_err();
+        let millis = result.strip_prefix("[ended after ").unwrap().split(' ').next().unwrap();
+        assert!(millis.parse::<u64>().unwrap() <= 300, "{result}");
+    }
+
+    /// Runs a command on a thread that blocks signals, like those of the daemon. No other test uses
+    /// the thread.
+    fn run_blocking(scratch: &Scratch, command: &str) -> Result<String, String> {
+        let blocking = || {
+            sys::signal::block().unwrap();
+            run(scratch, command)
+        };
+        thread::scope(|scope| scope.spawn(blocking).join().unwrap())
+    }
+
+    #[test]
+    fn a_command_inherits_no_descriptor_and_no_signal_disposition() {
+        let scratch = Scratch::new();
+        let _open = File::open("/dev/null").unwrap();
+        if Path::new("/proc/self/fd").exists() {
+            // The state of the shell itself: it may change it for programs that it starts.
+            let status = "while read -r one; do echo \"$one\"; done < /proc/$$/status";
+            let text = run_blocking(&scratch, &format!("ls /proc/$$/fd; {status}")).unwrap();
+            assert!(text.starts_with("0\n1\n2\nName:"), "{text}");
+            assert!(text.contains("SigBlk:\t0000000000000000"), "{text}");
+            assert!(text.contains("SigIgn:\t0000000000000000"), "{text}");
+        }
+    }
+
+    #[test]
+    fn processes_of_a_command_can_be_ended_by_signals() {
+        let scratch = Scratch::new();
+        for (signal, status) in [("TERM", 143), ("HUP", 129)] {
+            let command = format!("(sleep 21) & kill -{signal} $!; wait $!; echo rc=$?");
+            let text = run_blocking(&scratch, &command).unwrap();
+            assert!(text.starts_with(&format!("rc={status}\n")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_ended_at_its_timeout_whether_it_waits_or_is_busy() {
+        let scratch = Scratch::new();
+        for command in ["sleep 600", "yes", "exec 1>&- 2>&-; sleep 600", "trap '' TERM; sleep 600"]
+        {
+            let text = format!(r#"{{"command":"{command}","timeout_ms":200}}"#);
+            let began = Instant::now();
+            let result = scratch.run("run_command", &text).unwrap_err();
+            assert!(result.contains("[ended after 200 ms: out of time]"), "{result}");
+            assert!(began.elapsed() < Duration::from_secs(30));
+        }
+    }
+
+    #[test]
+    fn processes_in_the_background_neither_delay_the_result_nor_stay() {
+        let scratch = Scratch::new();
+        let began = Instant::now();
+        let text = run(&scratch, "sleep 600 & echo $!; yes >/dev/null & echo $!").unwrap();
+        assert!(began.elapsed() < Duration::from_secs(30));
+        for pid in text.lines().filter_map(|line| line.parse::<i32>().ok()) {
+            wait_until_gone(pid);
+        }
+        assert!(run(&scratch, "yes & echo done").unwrap().starts_with(['y', 'd']));
+    }
+
+    /// Waits until a killed process was reaped by its new parent, for which there is no event.
+    fn wait_until_gone(pid: i32) {
+        let Some(process) = sys::process::Process::open(pid).unwrap() else {
+            return;
+        };
+        assert!(process.wait(Duration::from_secs(30)).unwrap(), "{pid} still exists");
+    }
+
+    /// A command that writes its own pid and that of a child that ignores TERM to a pipe, then
+    /// waits. The pipe tells the test when.
+    const STUBBORN: &str = "sh -c 'trap \"\" TERM HUP; echo $$ > pipe; while :; do sleep 600; done' \
+        & echo $$ > pipe; wait";
+
+    /// A scratch with that pipe.
+    fn with_pipe() -> Scratch {
+        let scratch = Scratch::new();
+        let pipe = scratch.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        scratch
+    }
+
+    fn two_pids(scratch: &Scratch) -> Vec<i32> {
+        // Open for writing as well, so that it neither ends nor loses a line between the two
+        // writers.
+        let pipe = File::options().read(true).write(true).open(scratch.path().join("pipe"));
+        let lines = BufReader::new(pipe.unwrap()).lines().take(2);
+        lines.map(|line| line.unwrap().parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_cancelled_command_ends_with_all_processes_that_it_started() {
+        let scratch = with_pipe();
+        let cancel = Cancel::new().unwrap();
+        let operation = operation(STUBBORN);
+        thread::scope(|scope| {
+            let running = scope.spawn(|| {
+                let result =
+                    scratch.with_context_of(&[], &cancel, |context| operation.attempt(context));
+                (result, Instant::now())
+            });
+            let pids = two_pids(&scratch);
+            let cancelled = Instant::now();
+            cancel.cancel();
+            let (result, ended) = running.join().unwrap();
+            assert!(result.unwrap_err().contains("[cancelled]"));
+            // The child that ignores TERM has the grace period, and no more.
+            assert!(ended - cancelled >= limits::COMMAND_GRACE);
+            assert!(ended - cancelled < limits::COMMAND_GRACE * 5);
+            pids.into_iter().for_each(wait_until_gone);
+        });
+    }
+
+    #[test]
+    fn a_command_is_cancelled_at_once() {
+        let scratch = with_pipe();
+        let pipe = scratch.path().join("pipe");
+        let cancel = Cancel::new().unwrap();
+        let operation = operation("echo > pipe; sleep 600");
+        thread::scope(|scope| {
+            let running = scope.spawn(|| {
+                scratch.with_context_of(&[], &cancel, |context| operation.attempt(context))
+            });
+            assert_eq!(File::open(&pipe).unwrap().read(&mut [0]).unwrap(), 1);
+            let cancelled = Instant::now();
+            cancel.cancel();
+            running.join().unwrap().unwrap_err();
+            let elapsed = cancelled.elapsed();
+            assert!(elapsed < limits::COMMAND_GRACE / 2, "nothing ignores TERM: {elapsed:?}");
+        });
+    }
+
+    /// Kills the process that runs commands, as a daemon may be killed: no command outlives it.
+    #[test]
+    fn commands_die_with_a_daemon_that_is_killed() {
+        const MARK: &str = "OPTA_TEST_COMMAND_IN";
+        #[expect(clippy::disallowed_methods, reason = "no setting of the program")]
+        let place = std::env::var(MARK);
+        if let Ok(place) = place {
+            let cancel = Cancel::new().unwrap();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let context = ToolContext::new(Some(&place), &[], &[], &cancel, deadline);
+            drop(operation(STUBBORN).attempt(&context));
+            return;
+        }
+        let scratch = with_pipe();
+        let name = "agent::tools::command::tests::commands_die_with_a_daemon_that_is_killed";
+        let mut daemon = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env(MARK, scratch.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pids = two_pids(&scratch);
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        pids.into_iter().for_each(wait_until_gone);
     }
 }

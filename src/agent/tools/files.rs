@@ -1,28 +1,27 @@
-//! Files and directories, one at a time: read, list, write, edit.
+//! Tools for one file or directory at a time: read, list, write, edit.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use nanoserde::DeJson;
 
+use crate::agent::clip::Clip;
 use crate::error::reason;
 use crate::json::Quoted;
 use crate::limits;
 use crate::sys::openat::{self, Kind};
+use crate::text::escaped;
 
-use super::clip::Clip;
-use super::walk::{self, Ended};
-use super::workspace::{Change, Stamp};
-use super::{Scene, shown_path};
+use super::walk::{self, WalkEnd};
+use super::workspace::{FileVersion, ToolContext};
 
-/// A file with a NUL in its first bytes is no text. So do grep and git.
-pub const PROBE_BYTES: usize = 8 * 1024;
+/// A file with a NUL in its first bytes is binary, as for grep and git.
+const PROBE_BYTES: usize = 8 * 1024;
 
 /// The arguments of `read_file`.
 #[derive(DeJson)]
-pub struct ReadLines {
+pub struct ReadFile {
     pub path: String,
     offset: Option<Quoted<u64>>,
     limit: Option<Quoted<u64>>,
@@ -30,31 +29,31 @@ pub struct ReadLines {
 
 /// The arguments of `list_dir`.
 #[derive(DeJson)]
-pub struct List {
+pub struct ListDir {
     pub path: Option<String>,
     recursive: Option<Quoted<bool>>,
 }
 
 /// The arguments of `write_file`.
 #[derive(DeJson)]
-pub struct Write {
+pub struct WriteFile {
     pub path: String,
     pub content: String,
 }
 
 /// The arguments of `edit_file`.
 #[derive(DeJson)]
-pub struct Edit {
+pub struct EditFile {
     pub path: String,
     pub old_text: String,
     pub new_text: String,
 }
 
-impl ReadLines {
-    /// The lines that were asked for, each behind its number.
-    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let file = scene.workspace()?.file(&self.path)?;
-        let path = shown_path(&self.path);
+impl ReadFile {
+    /// Returns the requested lines, each after its number.
+    pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
+        let file = context.workspace()?.file(&self.path)?;
+        let path = escaped(&self.path);
         let bytes = file.metadata().map_or(0, |found| found.len());
         let failed = |error: std::io::Error| format!("{path}: {}", reason(&error));
         let mut reader = BufReader::with_capacity(64 * 1024, file.take(limits::READ_BYTES_MAX));
@@ -66,31 +65,26 @@ impl ReadLines {
             self.limit.map_or(u64::MAX, |Quoted(limit)| first.saturating_add(limit.max(1)) - 1);
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
         let (mut line, mut at_start) = (0_u64, true);
-        loop {
-            if scene.is_over() {
-                return Err(scene.ended());
-            }
+        while line <= last {
+            context.check()?;
             let chunk = reader.fill_buf().map_err(failed)?;
             if chunk.is_empty() {
                 break;
             }
+            let used = chunk.len();
             for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
                 line += u64::from(at_start);
-                if at_start && (first..=last).contains(&line) {
-                    clip.push(format!("{line}\t").as_bytes());
-                }
-                if (first..=last).contains(&line) {
-                    clip.push(piece);
-                }
-                at_start = piece.ends_with(b"\n");
                 if line > last {
                     break;
                 }
+                if line >= first {
+                    if at_start {
+                        clip.push(format!("{line}\t").as_bytes());
+                    }
+                    clip.push(piece);
+                }
+                at_start = piece.ends_with(b"\n");
             }
-            if line > last {
-                break;
-            }
-            let used = chunk.len();
             reader.consume(used);
         }
         let mut text = clip.text();
@@ -107,25 +101,25 @@ impl ReadLines {
     }
 }
 
-impl List {
-    /// Names, one a line; directories with a slash behind them.
-    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let workspace = scene.workspace()?;
+impl ListDir {
+    /// Returns the names, one per line: `/` follows a directory, `@` a link.
+    pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
+        let workspace = context.workspace()?;
         let path = self.path.as_deref().filter(|path| !path.is_empty()).unwrap_or(".");
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
-        let mut count = 0_u64;
+        let mut is_empty = true;
         let mut add = |name: &str, kind: Kind| {
-            clip.push(shown_path(name).as_bytes());
+            clip.push(escaped(name).as_bytes());
             clip.push(match kind {
                 Kind::Directory => b"/\n",
                 Kind::Link => b"@\n",
                 Kind::File | Kind::Other => b"\n",
             });
-            count += 1;
+            is_empty = false;
         };
-        let mut ended = Ended::Complete;
+        let mut end = WalkEnd::Done;
         if self.recursive == Some(Quoted(true)) {
-            ended = walk::walk(scene, workspace, path, |entry| {
+            end = walk::walk(context, path, |entry| {
                 add(entry.path, entry.kind);
                 ControlFlow::Continue(())
             })?;
@@ -133,44 +127,41 @@ impl List {
             let directory = workspace.directory(path)?;
             let entries = openat::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX + 1);
             let mut entries =
-                entries.map_err(|error| format!("{}: {}", shown_path(path), reason(&error)))?;
+                entries.map_err(|error| format!("{}: {}", escaped(path), reason(&error)))?;
             if entries.len() > limits::DIRECTORY_ENTRIES_MAX {
-                ended = Ended::TooMuch;
+                end = WalkEnd::TooMany;
             }
             entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
             entries.iter().for_each(|(name, kind)| add(&name.to_string_lossy(), *kind));
         }
         let mut text = clip.text();
-        match ended {
-            Ended::Complete | Ended::Enough if count == 0 => {
-                text.push_str("[the directory is empty]");
-            }
-            Ended::Complete | Ended::Enough => {}
-            Ended::TooMuch => text.push_str("[there is more than can be listed]"),
-            Ended::Cancelled => return Err(scene.ended()),
+        match end {
+            WalkEnd::TooMany => text.push_str("[there is more than can be listed]"),
+            WalkEnd::Done if is_empty => text.push_str("[the directory is empty]"),
+            WalkEnd::Done => {}
         }
         Ok(text)
     }
 }
 
-impl Write {
-    /// Puts the content in its place, whole.
-    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
+impl WriteFile {
+    /// Replaces the whole content, or makes the file.
+    pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
         let bytes = self.content.as_bytes();
         if bytes.len() as u64 > limits::EDIT_BYTES_MAX {
             return Err(format!("more than {} bytes cannot be written", limits::EDIT_BYTES_MAX));
         }
-        let replaced = scene.workspace()?.replace(&self.path, &Change { bytes, over: None })?;
+        let replaced = context.workspace()?.replace(&self.path, bytes, None)?;
         let done = if replaced { "replaced" } else { "created" };
-        Ok(format!("{} was {done}: {} bytes", shown_path(&self.path), bytes.len()))
+        Ok(format!("{} was {done}: {} bytes", escaped(&self.path), bytes.len()))
     }
 }
 
-impl Edit {
-    /// Replaces the one place that has the old text.
-    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let workspace = scene.workspace()?;
-        let path = shown_path(&self.path);
+impl EditFile {
+    /// Replaces the only occurrence of the old text.
+    pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
+        let workspace = context.workspace()?;
+        let path = escaped(&self.path);
         if self.old_text.is_empty() {
             return Err("old_text is empty; write_file makes a file".to_owned());
         }
@@ -179,44 +170,37 @@ impl Edit {
         }
         let file = workspace.file(&self.path)?;
         let failed = |error: std::io::Error| format!("{path}: {}", reason(&error));
-        let stamp = Stamp::of(&file).map_err(failed)?;
-        let text = self.read(file)?;
-        let places: Vec<usize> = overlapping(&text, &self.old_text).take(2).collect();
+        let version = FileVersion::of(&file).map_err(failed)?;
+        let mut bytes = Vec::new();
+        file.take(limits::EDIT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > limits::EDIT_BYTES_MAX {
+            let most = limits::EDIT_BYTES_MAX;
+            return Err(format!("{path} is too large to be edited: more than {most} bytes"));
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|_odd| format!("{path} is not UTF-8 text and cannot be edited"))?;
+        let places: Vec<usize> = occurrences(&text, &self.old_text).take(1_000).collect();
         let at = match places.as_slice() {
             [at] => *at,
             [] => return Err(format!("old_text does not occur in {path}; read it first")),
             _ => {
-                let count = overlapping(&text, &self.old_text).take(1_000).count();
                 return Err(format!(
-                    "old_text occurs {count} times in {path}, not once; add more of the lines around it"
+                    "old_text occurs {} times in {path}, not once; add more of the lines around it",
+                    places.len()
                 ));
             }
         };
         let before = text.get(..at).unwrap_or_default();
         let after = text.get(at + self.old_text.len()..).unwrap_or_default();
         let new = [before, &self.new_text, after].concat();
-        workspace.replace(&self.path, &Change { bytes: new.as_bytes(), over: Some(stamp) })?;
+        workspace.replace(&self.path, new.as_bytes(), Some(version))?;
         Ok(format!("{path} was edited at line {}", before.matches('\n').count() + 1))
-    }
-
-    fn read(&self, file: File) -> Result<String, String> {
-        let path = shown_path(&self.path);
-        let mut bytes = Vec::new();
-        let read = file.take(limits::EDIT_BYTES_MAX + 1).read_to_end(&mut bytes);
-        read.map_err(|error| format!("{path}: {}", reason(&error)))?;
-        if bytes.len() as u64 > limits::EDIT_BYTES_MAX {
-            return Err(format!(
-                "{path} is too large to be edited: more than {} bytes",
-                limits::EDIT_BYTES_MAX
-            ));
-        }
-        String::from_utf8(bytes)
-            .map_err(|_odd| format!("{path} is not UTF-8 text and cannot be edited"))
     }
 }
 
-/// The places of `part` in `text`, also those that overlap: then it is not clear which is meant.
-fn overlapping<'t>(text: &'t str, part: &'t str) -> impl Iterator<Item = usize> + 't {
+/// Returns where `part` occurs in `text`. Occurrences that overlap count, since it is not clear
+/// which one is meant.
+fn occurrences<'t>(text: &'t str, part: &'t str) -> impl Iterator<Item = usize> + 't {
     let step = part.chars().next().map_or(1, char::len_utf8);
     let mut from = 0;
     std::iter::from_fn(move || {
@@ -226,15 +210,15 @@ fn overlapping<'t>(text: &'t str, part: &'t str) -> impl Iterator<Item = usize> 
     })
 }
 
-/// Whether a file that begins so is no text.
+/// Returns whether a file that begins with these bytes is binary.
 pub fn is_binary(beginning: &[u8]) -> bool {
     beginning.iter().take(PROBE_BYTES).any(|byte| *byte == 0)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::scratch::Scratch;
     use super::*;
+    use crate::agent::tests::scratch::Scratch;
     use crate::json;
     use std::os::unix::fs::symlink;
 
@@ -243,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_have_their_numbers_and_offsets_count_from_one() {
+    fn lines_are_numbered_from_one() {
         let scratch = Scratch::new();
         scratch.put("a", "one\ntwo\r\nthree");
         assert_eq!(
@@ -266,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn huge_files_keep_head_and_tail_and_any_line_can_be_had() {
+    fn a_huge_file_is_clipped_and_any_of_its_lines_can_be_read() {
         let scratch = Scratch::new();
         let lines: String = (1..=200_000).map(|n| format!("line {n}\n")).collect();
         scratch.put("huge", &lines);
@@ -282,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_file_is_named() {
+    fn anything_but_a_text_file_is_named_for_what_it_is() {
         let scratch = Scratch::new();
         scratch.put("picture", "PNG\0\0\0");
         let told = run(&scratch, "read_file", r#"{"path":"picture"}"#).unwrap();
@@ -303,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_listed_with_kinds_and_names_cannot_break_lines() {
+    fn a_directory_is_listed_with_kinds_and_one_name_per_line() {
         let scratch = Scratch::new();
         scratch.put("b/c", "");
         scratch.put("a\nb", "");
@@ -323,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_needs_exactly_one_place() {
+    fn an_edit_needs_exactly_one_occurrence() {
         let scratch = Scratch::new();
         scratch.put("a", "one two\ntwo aaa\n");
         let edit = |old: &str, new: &str| {
@@ -340,7 +324,7 @@ mod tests {
         assert_eq!(edit("two\ntwo", "2\n\n2").unwrap(), "a was edited at line 1");
         assert_eq!(scratch.read("a"), "one 2\n\n2 aaa\n");
         scratch.put("latin", "");
-        File::create(scratch.path().join("latin"))
+        std::fs::File::create(scratch.path().join("latin"))
             .and_then(|mut file| std::io::Write::write_all(&mut file, b"gr\xfc\xdfe"))
             .unwrap();
         let arguments = r#"{"path":"latin","old_text":"gr","new_text":"x"}"#;
@@ -348,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_says_what_it_did() {
+    fn writing_reports_whether_it_replaced_a_file() {
         let scratch = Scratch::new();
         let write = |text: &str| run(&scratch, "write_file", text).unwrap();
         assert_eq!(write(r#"{"path":"n/a.txt","content":"é\n"}"#), "n/a.txt was created: 3 bytes");

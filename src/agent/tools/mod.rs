@@ -1,8 +1,7 @@
-//! What a model can do besides talking: seven tools, in one directory.
+//! What a model can do besides talking: seven tools that work in one directory.
 //!
-//! What a tool says is for the model to read: `Ok` is its result, `Err` why there is none.
+//! The text of a result is for the model: `Ok` is the result of a tool, `Err` why there is none.
 
-pub mod clip;
 mod command;
 mod files;
 mod regex;
@@ -12,31 +11,27 @@ mod walk;
 mod workspace;
 
 use std::collections::HashMap;
-use std::fmt::Display;
-use std::path::PathBuf;
-use std::time::Instant;
 
-use crate::json::Raw;
-use crate::protocol::Variable;
-use crate::session::wake::Cancel;
-use crate::text::{escaped, prefix};
-use crate::{json, limits};
+use super::clip::clip;
+use crate::json::{self, Raw};
+use crate::limits;
+use crate::text::prefix;
 
-use workspace::Workspace;
+pub use workspace::ToolContext;
 
-/// A tool, by the name that the model knows it by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
-    ReadFile,
-    ListDir,
-    FindFiles,
-    SearchFiles,
-    WriteFile,
-    EditFile,
-    RunCommand,
+/// A tool, and what a model is told about it.
+pub struct Tool {
+    /// The name for the model.
+    pub name: &'static str,
+    /// The name in the log, and another one for the settings.
+    pub alias: &'static str,
+    pub effect: Effect,
+    description: &'static str,
+    arguments: &'static [Argument],
+    parse: fn(&[u8]) -> Result<Operation, json::Problem>,
 }
 
-/// What a tool does to the world.
+/// What a tool does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Reads,
@@ -44,177 +39,189 @@ pub enum Effect {
     Runs,
 }
 
-/// What a model is told of a tool.
-struct Offer {
+/// An argument of a tool. Its schema is plain, for small models and for the grammars that servers
+/// make of it.
+struct Argument {
+    name: &'static str,
+    /// The JSON type.
+    kind: &'static str,
+    required: bool,
+    /// May be empty.
     description: &'static str,
-    /// The properties of its arguments, a JSON Schema; kept plain, for small models and for the
-    /// grammars that servers make of it.
-    properties: &'static str,
-    required: &'static str,
-    /// The same in short, for whoever got it wrong.
-    shape: &'static str,
+}
+
+const fn required(name: &'static str, description: &'static str) -> Argument {
+    Argument { name, kind: "string", required: true, description }
+}
+
+const fn optional(name: &'static str, kind: &'static str, description: &'static str) -> Argument {
+    Argument { name, kind, required: false, description }
+}
+
+/// All tools.
+pub static TOOLS: [Tool; 7] = [
+    Tool {
+        name: "read_file",
+        alias: "file_read",
+        effect: Effect::Reads,
+        description: "Read a text file. Lines come with their numbers.",
+        arguments: &[
+            required("path", ""),
+            optional("offset", "integer", "first line, from 1"),
+            optional("limit", "integer", "number of lines"),
+        ],
+        parse: |arguments| json::parse(arguments).map(Operation::ReadFile),
+    },
+    Tool {
+        name: "list_dir",
+        alias: "file_list",
+        effect: Effect::Reads,
+        description: "List a directory. Without a path: the workspace.",
+        arguments: &[optional("path", "string", ""), optional("recursive", "boolean", "")],
+        parse: |arguments| json::parse(arguments).map(Operation::ListDir),
+    },
+    Tool {
+        name: "find_files",
+        alias: "find_files",
+        effect: Effect::Reads,
+        description: "Find files by name with a glob such as *.rs or src/**/*.ts.",
+        arguments: &[
+            required("pattern", "glob"),
+            optional("path", "string", "directory to look in"),
+        ],
+        parse: |arguments| json::parse(arguments).map(Operation::FindFiles),
+    },
+    Tool {
+        name: "search_files",
+        alias: "search_files",
+        effect: Effect::Reads,
+        description: "Search the lines of files with a regular expression.",
+        arguments: &[
+            required("pattern", "regular expression"),
+            optional("path", "string", "directory or file to look in"),
+            optional("glob", "string", "only files with such names"),
+        ],
+        parse: |arguments| json::parse(arguments).map(Operation::SearchFiles),
+    },
+    Tool {
+        name: "write_file",
+        alias: "file_write",
+        effect: Effect::Edits,
+        description: "Write a whole file, new or in the place of an old one.",
+        arguments: &[required("path", ""), required("content", "")],
+        parse: |arguments| json::parse(arguments).map(Operation::WriteFile),
+    },
+    Tool {
+        name: "edit_file",
+        alias: "file_edit",
+        effect: Effect::Edits,
+        description: "Replace a text in a file. old_text must occur exactly once.",
+        arguments: &[required("path", ""), required("old_text", ""), required("new_text", "")],
+        parse: |arguments| json::parse(arguments).map(Operation::EditFile),
+    },
+    Tool {
+        name: "run_command",
+        alias: "shell",
+        effect: Effect::Runs,
+        description: "Run a shell command in the workspace. When it ends, its process group is killed.",
+        arguments: &[
+            required("command", ""),
+            optional("timeout_ms", "integer", "default 30000, at most 600000"),
+        ],
+        parse: |arguments| json::parse(arguments).map(Operation::RunCommand),
+    },
+];
+
+impl Argument {
+    /// Returns the argument as an error message shows it.
+    fn form(&self) -> String {
+        let mark = if self.required { "" } else { "?" };
+        format!("\"{}\"{mark}: {}", self.name, self.kind)
+    }
+
+    /// Returns its entry in the JSON Schema of a tool.
+    fn property(&self) -> String {
+        let description = match self.description {
+            "" => String::new(),
+            text => format!(",\"description\":\"{text}\""),
+        };
+        format!("\"{}\":{{\"type\":\"{}\"{description}}}", self.name, self.kind)
+    }
 }
 
 impl Tool {
-    pub const ALL: [Tool; 7] = [
-        Tool::ReadFile,
-        Tool::ListDir,
-        Tool::FindFiles,
-        Tool::SearchFiles,
-        Tool::WriteFile,
-        Tool::EditFile,
-        Tool::RunCommand,
-    ];
-
-    /// The tool that has this name, or this other name.
-    pub fn named(name: &str) -> Option<Tool> {
-        Tool::ALL.into_iter().find(|tool| tool.name() == name || tool.alias() == name)
+    /// Returns the tool with this name or alias.
+    pub fn named(name: &str) -> Option<&'static Tool> {
+        TOOLS.iter().find(|tool| tool.name == name || tool.alias == name)
     }
 
-    /// As the model knows it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Tool::ReadFile => "read_file",
-            Tool::ListDir => "list_dir",
-            Tool::FindFiles => "find_files",
-            Tool::SearchFiles => "search_files",
-            Tool::WriteFile => "write_file",
-            Tool::EditFile => "edit_file",
-            Tool::RunCommand => "run_command",
-        }
-    }
-
-    /// As the log has it, and the settings may.
-    pub fn alias(self) -> &'static str {
-        match self {
-            Tool::ReadFile => "file_read",
-            Tool::ListDir => "file_list",
-            Tool::WriteFile => "file_write",
-            Tool::EditFile => "file_edit",
-            Tool::RunCommand => "shell",
-            Tool::FindFiles | Tool::SearchFiles => self.name(),
-        }
-    }
-
-    /// What it does to the world.
-    pub fn effect(self) -> Effect {
-        match self {
-            Tool::ReadFile | Tool::ListDir | Tool::FindFiles | Tool::SearchFiles => Effect::Reads,
-            Tool::WriteFile | Tool::EditFile => Effect::Edits,
-            Tool::RunCommand => Effect::Runs,
-        }
-    }
-
-    fn offer(self) -> Offer {
-        match self {
-            Tool::ReadFile => Offer {
-                description: "Read a text file. Lines come with their numbers.",
-                properties: r#""path":{"type":"string"},"offset":{"type":"integer","description":"first line, from 1"},"limit":{"type":"integer","description":"number of lines"}"#,
-                required: r#""path""#,
-                shape: r#"{"path": string, "offset"?: integer, "limit"?: integer}"#,
-            },
-            Tool::ListDir => Offer {
-                description: "List a directory. Without a path: the workspace.",
-                properties: r#""path":{"type":"string"},"recursive":{"type":"boolean"}"#,
-                required: "",
-                shape: r#"{"path"?: string, "recursive"?: boolean}"#,
-            },
-            Tool::FindFiles => Offer {
-                description: "Find files by name with a glob such as *.rs or src/**/*.ts.",
-                properties: r#""pattern":{"type":"string","description":"glob"},"path":{"type":"string","description":"directory to look in"}"#,
-                required: r#""pattern""#,
-                shape: r#"{"pattern": string, "path"?: string}"#,
-            },
-            Tool::SearchFiles => Offer {
-                description: "Search the lines of files with a regular expression.",
-                properties: r#""pattern":{"type":"string","description":"regular expression"},"path":{"type":"string","description":"directory or file to look in"},"glob":{"type":"string","description":"only files with such names"}"#,
-                required: r#""pattern""#,
-                shape: r#"{"pattern": string, "path"?: string, "glob"?: string}"#,
-            },
-            Tool::WriteFile => Offer {
-                description: "Write a whole file, new or in the place of an old one.",
-                properties: r#""path":{"type":"string"},"content":{"type":"string"}"#,
-                required: r#""path","content""#,
-                shape: r#"{"path": string, "content": string}"#,
-            },
-            Tool::EditFile => Offer {
-                description: "Replace a text in a file. old_text must occur exactly once.",
-                properties: r#""path":{"type":"string"},"old_text":{"type":"string"},"new_text":{"type":"string"}"#,
-                required: r#""path","old_text","new_text""#,
-                shape: r#"{"path": string, "old_text": string, "new_text": string}"#,
-            },
-            Tool::RunCommand => Offer {
-                description: "Run a shell command in the workspace. When it ends, its process group is killed.",
-                properties: r#""command":{"type":"string"},"timeout_ms":{"type":"integer","description":"default 30000, at most 600000"}"#,
-                required: r#""command""#,
-                shape: r#"{"command": string, "timeout_ms"?: integer}"#,
-            },
-        }
-    }
-
-    /// Its entry in the `tools` of a request to a model.
-    fn definition(self) -> String {
-        let Offer { description, properties, required, .. } = self.offer();
-        format!(
-            r#"{{"type":"function","function":{{"name":"{}","description":"{description}","parameters":{{"type":"object","properties":{{{properties}}},"required":[{required}],"additionalProperties":false}}}}}}"#,
-            self.name()
-        )
-    }
-
-    /// What `arguments` ask of it, if they are right: JSON, and of the tool's own form. The error
-    /// says where they are not, and what they should be.
-    pub fn job(self, arguments: &str) -> Result<Job, String> {
-        let bytes = arguments.as_bytes();
-        let wrong =
-            |what: &dyn Display| format!("{} needs {}; {what}", self.name(), self.offer().shape);
-        let job = match self {
-            Tool::ReadFile => json::parse(bytes).map(Job::Read),
-            Tool::ListDir => json::parse(bytes).map(Job::List),
-            Tool::FindFiles => json::parse(bytes).map(Job::Find),
-            Tool::SearchFiles => json::parse(bytes).map(Job::Search),
-            Tool::WriteFile => json::parse(bytes).map(Job::Write),
-            Tool::EditFile => json::parse(bytes).map(Job::Edit),
-            Tool::RunCommand => json::parse(bytes).map(Job::Run),
+    /// Parses the arguments of a call: JSON with the fields of this tool. The error says what is
+    /// wrong, and what the fields are.
+    pub fn parse(&self, arguments: &str) -> Result<Operation, String> {
+        let refused = |problem: String| {
+            let forms: Vec<String> = self.arguments.iter().map(Argument::form).collect();
+            format!("{} needs {{{}}}; {problem}", self.name, forms.join(", "))
         };
-        let job = job.map_err(|problem| wrong(&problem))?;
-        match self.unknown(bytes) {
-            Some(name) => Err(wrong(&format_args!("there is no {name:?}"))),
-            None => Ok(job),
+        let bytes = arguments.as_bytes();
+        let operation = (self.parse)(bytes).map_err(|problem| refused(problem.to_string()))?;
+        // A field that the tool does not have is not ignored: the model relies on it.
+        let given: HashMap<String, Raw> = json::parse(bytes).unwrap_or_default();
+        let is_known = |name: &str| self.arguments.iter().any(|argument| argument.name == name);
+        match given.keys().find(|name| !is_known(name)) {
+            Some(name) => Err(refused(format!("there is no {:?}", truncated(name)))),
+            None => Ok(operation),
         }
     }
 
-    /// The name of an argument that the tool does not have. Passed over, it would be something that
-    /// the model has said and nobody has done.
-    fn unknown(self, arguments: &[u8]) -> Option<String> {
-        let given: HashMap<String, Raw> = json::parse(arguments).ok()?;
-        let properties = format!("{{{}}}", self.offer().properties);
-        let known: HashMap<String, Raw> = json::parse(properties.as_bytes()).ok()?;
-        given.into_keys().find(|name| !known.contains_key(name)).map(|name| short(&name).to_owned())
+    /// Returns its entry in the `tools` of a request.
+    fn definition(&self) -> String {
+        let properties: Vec<String> = self.arguments.iter().map(Argument::property).collect();
+        let required = self.arguments.iter().filter(|argument| argument.required);
+        let required: Vec<String> =
+            required.map(|argument| format!("{:?}", argument.name)).collect();
+        format!(
+            r#"{{"type":"function","function":{{"name":"{}","description":"{}","parameters":{{"type":"object","properties":{{{}}},"required":[{}],"additionalProperties":false}}}}}}"#,
+            self.name,
+            self.description,
+            properties.join(","),
+            required.join(",")
+        )
     }
 }
 
-/// A call as people see it, read in the same way as it is run.
-pub struct Shown {
-    /// What it is called on: the command, the pattern or the path.
+/// Returns the `tools` of a request to a model: a JSON list.
+pub fn definitions(tools: &[&Tool]) -> String {
+    let all: Vec<String> = tools.iter().map(|tool| tool.definition()).collect();
+    format!("[{}]", all.join(","))
+}
+
+/// Returns at most [`limits::MODEL_WORD_CHARS_MAX`] characters of a name that a model made up.
+pub fn truncated(name: &str) -> &str {
+    prefix(name, limits::MODEL_WORD_CHARS_MAX)
+}
+
+/// A call for people to read, parsed in the same way as for running it.
+pub struct Preview {
+    /// The command, the pattern or the path.
     pub subject: String,
-    /// The lines that it would take out of a file, behind `-`, and put into it, behind `+`.
+    /// The lines that it would remove from a file, after `-`, and add to it, after `+`.
     pub change: Vec<String>,
 }
 
-/// What a call is to be shown as; `None` if it would not be run.
-pub fn shown(name: &str, arguments: &str) -> Option<Shown> {
-    let job = Tool::named(name)?.job(arguments).ok()?;
-    let (old, new) = job.change().unwrap_or_default();
-    let mut change = lines(old, '-');
-    change.extend(lines(new, '+'));
-    if matches!(job, Job::Write(_)) && new.is_empty() {
+/// Returns the preview of a call; `None` if it would not run.
+pub fn preview(name: &str, arguments: &str) -> Option<Preview> {
+    let operation = Tool::named(name)?.parse(arguments).ok()?;
+    let (old, new) = operation.change().unwrap_or_default();
+    let mut change = diff_lines(old, '-');
+    change.extend(diff_lines(new, '+'));
+    if matches!(operation, Operation::WriteFile(_)) && new.is_empty() {
         change.push("+ (nothing: the file will be empty)".to_owned());
     }
-    Some(Shown { subject: job.subject().to_owned(), change })
+    Some(Preview { subject: operation.subject().to_owned(), change })
 }
 
-/// The lines of a text behind a mark, as `diff` has them: nothing of them is left out.
-fn lines(text: &str, mark: char) -> Vec<String> {
+/// Returns all lines of a text after a mark, as `diff` prints them.
+fn diff_lines(text: &str, mark: char) -> Vec<String> {
     let whole = text.strip_suffix('\n');
     let each = whole.unwrap_or(text).split('\n');
     let mut lines: Vec<String> = each.map(|line| format!("{mark} {line}")).collect();
@@ -226,182 +233,133 @@ fn lines(text: &str, mark: char) -> Vec<String> {
     lines
 }
 
-/// The `tools` of a request to a model: a JSON list.
-pub fn definitions(tools: &[Tool]) -> String {
-    let all: Vec<String> = tools.iter().map(|tool| tool.definition()).collect();
-    format!("[{}]", all.join(","))
+/// What a call does, with its arguments.
+pub enum Operation {
+    ReadFile(files::ReadFile),
+    ListDir(files::ListDir),
+    FindFiles(search::FindFiles),
+    SearchFiles(search::SearchFiles),
+    WriteFile(files::WriteFile),
+    EditFile(files::EditFile),
+    RunCommand(command::RunCommand),
 }
 
-/// A call whose arguments are understood.
-pub enum Job {
-    Read(files::ReadLines),
-    List(files::List),
-    Find(search::Find),
-    Search(search::Search),
-    Write(files::Write),
-    Edit(files::Edit),
-    Run(command::Run),
-}
-
-/// What a tool has to say.
+/// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Never longer than [`limits::RESULT_BYTES_MAX`].
+    /// At most [`limits::RESULT_BYTES_MAX`].
     pub text: String,
     pub success: bool,
 }
 
 impl Outcome {
-    /// Why there is no result.
+    /// Makes the outcome of a call that has no result.
     pub fn error(because: &str) -> Outcome {
-        Outcome {
-            text: clip::clip(format!("error: {because}"), limits::RESULT_BYTES_MAX),
-            success: false,
-        }
+        let text = clip(format!("error: {because}"), limits::RESULT_BYTES_MAX);
+        Outcome { text, success: false }
     }
 }
 
-impl Job {
-    /// Does it.
-    pub fn run(&self, scene: &Scene<'_>) -> Outcome {
-        let (text, success) = match self.attempt(scene) {
+impl Operation {
+    /// Runs it.
+    pub fn run(&self, context: &ToolContext<'_>) -> Outcome {
+        let (text, success) = match self.attempt(context) {
             Ok(text) => (text, true),
-            // What a command says speaks for itself.
-            Err(text) if matches!(self, Job::Run(_)) => (text, false),
+            // The output of a command is no message of ours.
+            Err(text) if matches!(self, Operation::RunCommand(_)) => (text, false),
             Err(because) => return Outcome::error(&because),
         };
-        Outcome { text: clip::clip(text, limits::RESULT_BYTES_MAX), success }
+        Outcome { text: clip(text, limits::RESULT_BYTES_MAX), success }
     }
 
-    fn attempt(&self, scene: &Scene<'_>) -> Result<String, String> {
+    pub(super) fn attempt(&self, context: &ToolContext<'_>) -> Result<String, String> {
         match self {
-            Job::Read(read) => read.run(scene),
-            Job::List(list) => list.run(scene),
-            Job::Find(find) => find.run(scene),
-            Job::Search(search) => search.run(scene),
-            Job::Write(write) => write.run(scene),
-            Job::Edit(edit) => edit.run(scene),
-            Job::Run(run) => run.run(scene),
+            Operation::ReadFile(read) => read.run(context),
+            Operation::ListDir(list) => list.run(context),
+            Operation::FindFiles(find) => find.run(context),
+            Operation::SearchFiles(search) => search.run(context),
+            Operation::WriteFile(write) => write.run(context),
+            Operation::EditFile(edit) => edit.run(context),
+            Operation::RunCommand(command) => command.run(context),
         }
     }
 
-    /// What it is called on: the command, the pattern or the path.
-    pub fn subject(&self) -> &str {
+    /// Returns the command, the pattern or the path.
+    fn subject(&self) -> &str {
         match self {
-            Job::Run(run) => &run.command,
-            Job::Find(find) => &find.pattern,
-            Job::Search(search) => &search.pattern,
+            Operation::RunCommand(run) => &run.command,
+            Operation::FindFiles(find) => &find.pattern,
+            Operation::SearchFiles(search) => &search.pattern,
             _ => self.path().unwrap_or("."),
         }
     }
 
-    /// What it would take out of a file and put into it.
+    /// Returns the texts that it would remove from a file and add to it.
     fn change(&self) -> Option<(&str, &str)> {
         match self {
-            Job::Write(write) => Some(("", &write.content)),
-            Job::Edit(edit) => Some((&edit.old_text, &edit.new_text)),
+            Operation::WriteFile(write) => Some(("", &write.content)),
+            Operation::EditFile(edit) => Some((&edit.old_text, &edit.new_text)),
             _ => None,
         }
     }
 
-    /// The path that it is about, if it names one.
+    /// Returns the path that it is about, if it names one.
     pub fn path(&self) -> Option<&str> {
         match self {
-            Job::Read(read) => Some(&read.path),
-            Job::List(list) => list.path.as_deref(),
-            Job::Find(find) => find.path.as_deref(),
-            Job::Search(search) => search.path.as_deref(),
-            Job::Write(write) => Some(&write.path),
-            Job::Edit(edit) => Some(&edit.path),
-            Job::Run(_) => None,
+            Operation::ReadFile(read) => Some(&read.path),
+            Operation::ListDir(list) => list.path.as_deref(),
+            Operation::FindFiles(find) => find.path.as_deref(),
+            Operation::SearchFiles(search) => search.path.as_deref(),
+            Operation::WriteFile(write) => Some(&write.path),
+            Operation::EditFile(edit) => Some(&edit.path),
+            Operation::RunCommand(_) => None,
         }
     }
 }
-
-/// Where tools run: the same for all calls of a turn.
-pub struct Scene<'a> {
-    workspace: Result<Workspace, String>,
-    /// For commands.
-    environment: &'a [Variable],
-    cancel: &'a Cancel,
-    deadline: Instant,
-}
-
-impl<'a> Scene<'a> {
-    /// A workspace that cannot be opened is what each tool will say. Tools for files touch nothing
-    /// of what is `closed`.
-    pub fn new(
-        workspace: Option<&str>,
-        closed: &[PathBuf],
-        environment: &'a [Variable],
-        cancel: &'a Cancel,
-        deadline: Instant,
-    ) -> Scene<'a> {
-        let missing = || "the session has no workspace".to_owned();
-        let workspace = workspace.ok_or_else(missing);
-        let workspace = workspace.and_then(|path| Workspace::open(path, closed));
-        Scene { workspace, environment, cancel, deadline }
-    }
-
-    fn workspace(&self) -> Result<&Workspace, String> {
-        self.workspace.as_ref().map_err(String::clone)
-    }
-
-    /// Whether there is no point in going on.
-    fn is_over(&self) -> bool {
-        self.cancel.is_cancelled() || Instant::now() >= self.deadline
-    }
-
-    fn ended(&self) -> String {
-        let why = if self.cancel.is_cancelled() { "cancelled" } else { "the turn is out of time" };
-        why.to_owned()
-    }
-}
-
-/// A path on one line, whatever is in the name: results are made of lines.
-fn shown_path(path: &str) -> String {
-    escaped(path)
-}
-
-/// What a model has made up, as far as it is worth a place in a sentence.
-pub fn short(text: &str) -> &str {
-    prefix(text, limits::MODEL_WORD_CHARS_MAX)
-}
-
-#[cfg(test)]
-pub mod scratch;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_tool_is_offered_as_json_with_a_shape_that_is_its_own() {
-        let all = definitions(&Tool::ALL);
+    fn definitions_are_json_and_names_are_found() {
+        let all = definitions(&TOOLS.iter().collect::<Vec<_>>());
         json::check(&all).unwrap();
-        for tool in Tool::ALL {
-            assert_eq!(Tool::named(tool.name()), Some(tool));
-            assert_eq!(Tool::named(tool.alias()), Some(tool));
-            assert!(all.contains(&format!("\"name\":\"{}\"", tool.name())));
-            for name in tool.offer().required.split(',').filter(|name| !name.is_empty()) {
-                assert!(tool.offer().properties.contains(&format!("{name}:")), "{name}");
-                assert!(tool.offer().shape.contains(&format!("{name}:")), "{name}");
+        for tool in &TOOLS {
+            for name in [tool.name, tool.alias] {
+                assert_eq!(Tool::named(name).unwrap().name, tool.name);
             }
+            assert!(all.contains(&format!("\"name\":\"{}\"", tool.name)));
         }
-        assert_eq!(Tool::named("rm"), None);
+        assert!(Tool::named("rm").is_none());
     }
 
     #[test]
-    fn what_a_model_has_made_up_is_quoted_in_part() {
-        let most = "é".repeat(limits::MODEL_WORD_CHARS_MAX);
-        assert_eq!(short(&most), most);
-        assert_eq!(short(&format!("{most}x")), most);
+    fn a_definition_names_each_argument_and_those_that_are_required() {
+        let definition = definitions(&[Tool::named("search_files").unwrap()]);
+        let wanted = concat!(
+            r#"[{"type":"function","function":{"name":"search_files","description":"#,
+            r#""Search the lines of files with a regular expression.","parameters":"#,
+            r#"{"type":"object","properties":{"pattern":{"type":"string","description":"#,
+            r#""regular expression"},"path":{"type":"string","description":"#,
+            r#""directory or file to look in"},"glob":{"type":"string","description":"#,
+            r#""only files with such names"}},"required":["pattern"],"#,
+            r#""additionalProperties":false}}}]"#
+        );
+        assert_eq!(definition, wanted);
     }
 
     #[test]
-    fn a_call_is_shown_as_it_would_be_run() {
+    fn a_name_that_a_model_made_up_is_truncated() {
+        let longest = "é".repeat(limits::MODEL_WORD_CHARS_MAX);
+        assert_eq!(truncated(&longest), longest);
+        assert_eq!(truncated(&format!("{longest}x")), longest);
+    }
+
+    #[test]
+    fn a_preview_shows_what_would_run() {
         let shown = |name: &str, arguments: &str| {
-            shown(name, arguments).map(|Shown { subject, change }| (subject, change))
+            preview(name, arguments).map(|preview| (preview.subject, preview.change))
         };
         let plain = |subject: &str| Some((subject.to_owned(), Vec::new()));
         assert_eq!(shown("shell", r#"{"command":"make\ntest"}"#), plain("make\ntest"));
@@ -416,31 +374,32 @@ mod tests {
         assert_eq!(change("edit_file", edited), "- x|+ y|+ z|\\ no line end");
         let cut = r#"{"path":"a","old_text":"x\n","new_text":""}"#;
         assert_eq!(change("edit_file", cut), "- x");
-        // Another word for what it is called on changes nothing: it would not be run.
+        // A call with a field that the tool does not have would not run.
         let odd = r#"{"path":"Makefile","content":"x","command":"make test"}"#;
         assert_eq!(shown("write_file", odd), None);
-        let refused = Tool::WriteFile.job(odd).err().unwrap();
+        let refused = Tool::named("write_file").unwrap().parse(odd).err().unwrap();
         assert!(refused.ends_with("; there is no \"command\""), "{refused}");
     }
 
     #[test]
-    fn arguments_that_are_wrong_are_explained_with_their_place() {
-        let refused = |tool: Tool, text: &str| tool.job(text).err().unwrap();
+    fn errors_in_arguments_are_reported_with_their_position() {
+        let refused =
+            |tool: &str, text: &str| Tool::named(tool).unwrap().parse(text).err().unwrap();
         assert_eq!(
-            refused(Tool::ReadFile, "{\"path\":\n \"no"),
+            refused("read_file", "{\"path\":\n \"no"),
             "read_file needs {\"path\": string, \"offset\"?: integer, \"limit\"?: integer}; \
              line 2, column 2: this string has no closing quote"
         );
-        let missing = refused(Tool::WriteFile, r#"{"path":"a"}"#);
+        let missing = refused("write_file", r#"{"path":"a"}"#);
         assert!(
             missing.ends_with("line 1, column 1: the field \"content\" is missing"),
             "{missing}"
         );
-        let wrong = refused(Tool::RunCommand, r#"{"command":["ls"]}"#);
+        let wrong = refused("run_command", r#"{"command":["ls"]}"#);
         assert!(wrong.ends_with("\"command\" must be a string, not a list"), "{wrong}");
         for text in ["", "[]", "null", "\"x\"", "{\"path\":null}"] {
-            assert!(Tool::ReadFile.job(text).is_err(), "{text}");
+            assert!(!refused("read_file", text).is_empty(), "{text}");
         }
-        assert!(Tool::ListDir.job("{}").is_ok());
+        assert!(Tool::named("list_dir").unwrap().parse("{}").is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Looking for files by their names, and for lines by what they say.
+//! Tools that find files by name, and lines by content.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,122 +6,117 @@ use std::ops::ControlFlow;
 
 use nanoserde::DeJson;
 
+use crate::agent::clip::Clip;
+use crate::limits;
 use crate::sys::openat::{self, Kind};
-use crate::{limits, text};
+use crate::text::{escaped, truncated};
 
-use super::clip::Clip;
 use super::files::is_binary;
 use super::regex::{Budget, Pattern};
-use super::walk::{self, Ended, Entry};
-use super::{Scene, shown_path};
+use super::walk::{self, Entry, WalkEnd};
+use super::workspace::ToolContext;
 
 /// The arguments of `find_files`.
 #[derive(DeJson)]
-pub struct Find {
+pub struct FindFiles {
     pub pattern: String,
     pub path: Option<String>,
 }
 
 /// The arguments of `search_files`.
 #[derive(DeJson)]
-pub struct Search {
+pub struct SearchFiles {
     pub pattern: String,
     pub path: Option<String>,
     glob: Option<String>,
 }
 
-/// A glob that is matched against a path from where the search begins, or against the name alone if
-/// there is no slash in it.
-struct Names {
+/// A glob. It is matched against the path from the start of the search if it has a slash, else
+/// against the name alone.
+struct NameGlob {
     pattern: Pattern,
     whole_path: bool,
-    /// Bytes of a path that lie before the beginning of the search.
+    /// How many bytes of a path lead to the start of the search.
     base: usize,
 }
 
-impl Names {
-    fn new(glob: &str, start: &str) -> Result<Names, String> {
+impl NameGlob {
+    fn new(glob: &str, start: &str) -> Result<NameGlob, String> {
         let glob = glob.strip_prefix("./").unwrap_or(glob);
         let start = start.trim_start_matches("./").trim_end_matches('/');
         let base = if matches!(start, "" | ".") { 0 } else { start.len() + 1 };
         let pattern = Pattern::glob(glob.trim_start_matches('/'))?;
-        Ok(Names { pattern, whole_path: glob.contains('/'), base })
+        Ok(NameGlob { pattern, whole_path: glob.contains('/'), base })
     }
 
-    fn has(&self, path: &str, budget: &mut Budget<'_>) -> bool {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        let mut fits = |text: &str| self.pattern.matches(text, budget).unwrap_or(false);
-        // With the way from the workspace it is as clear what is meant.
+    fn matches(&self, path: &str, budget: &mut Budget<'_>) -> bool {
+        let mut matches = |text: &str| self.pattern.matches(text, budget).unwrap_or(false);
         if self.whole_path {
-            path.get(self.base..).is_some_and(&mut fits) || fits(path)
+            // A path from the workspace is as clear.
+            path.get(self.base..).is_some_and(&mut matches) || matches(path)
         } else {
-            fits(name)
+            matches(path.rsplit('/').next().unwrap_or(path))
         }
     }
 }
 
-impl Find {
-    /// The paths of the files that match, one a line.
-    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let workspace = scene.workspace()?;
+impl FindFiles {
+    /// Returns the paths of the files that match, one per line.
+    pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
         let start = start(self.path.as_deref());
-        let names = Names::new(&self.pattern, start)?;
+        let names = NameGlob::new(&self.pattern, start)?;
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
-        let mut count = 0_u64;
-        let is_over = || scene.is_over();
+        let mut found = false;
+        let is_over = || context.is_over();
         let mut budget = Budget::until(&is_over);
-        let ended = walk::walk(scene, workspace, start, |entry| {
-            if entry.kind != Kind::Directory && names.has(entry.path, &mut budget) {
-                clip.push(shown_path(entry.path).as_bytes());
+        let end = walk::walk(context, start, |entry| {
+            if entry.kind != Kind::Directory && names.matches(entry.path, &mut budget) {
+                clip.push(escaped(entry.path).as_bytes());
                 clip.push(b"\n");
-                count += 1;
+                found = true;
             }
             ControlFlow::Continue(())
         })?;
         let mut text = clip.text();
-        if count == 0 {
+        if !found {
             text.push_str("[no file matches]");
         }
-        finish(scene, ended, text)
+        text.push_str(note(end));
+        Ok(text)
     }
 }
 
-impl Search {
-    /// `file:line:text` of the lines that match.
-    pub fn run(&self, scene: &Scene<'_>) -> Result<String, String> {
-        let workspace = scene.workspace()?;
+impl SearchFiles {
+    /// Returns `file:line:text` of the lines that match.
+    pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
         let pattern = Pattern::regex(&self.pattern)?;
         let start = start(self.path.as_deref());
-        let names = self.glob.as_deref().map(|glob| Names::new(glob, start)).transpose()?;
-        let is_over = || scene.is_over();
-        let mut looking = Looking { pattern, budget: Budget::until(&is_over), found: Vec::new() };
-        let ended = match workspace.file(start) {
-            Ok(file) => looking.through(&file, start, scene),
-            Err(_) => walk::walk(scene, workspace, start, |entry| {
-                let mut fits = |names: &Names| names.has(entry.path, &mut looking.budget);
-                let wanted = names.as_ref().is_none_or(&mut fits);
-                if entry.kind != Kind::File || !wanted {
+        let names = self.glob.as_deref().map(|glob| NameGlob::new(glob, start)).transpose()?;
+        let is_over = || context.is_over();
+        let mut search = LineSearch { pattern, budget: Budget::until(&is_over), found: Vec::new() };
+        let mut end = WalkEnd::Done;
+        if let Ok(file) = context.workspace()?.file(start) {
+            let _enough = search.read(&file, start);
+        } else {
+            end = walk::walk(context, start, |entry| {
+                let mut matches = |names: &NameGlob| names.matches(entry.path, &mut search.budget);
+                if entry.kind != Kind::File || !names.as_ref().is_none_or(&mut matches) {
                     return ControlFlow::Continue(());
                 }
-                match open(entry) {
-                    Some(file) => match looking.through(&file, entry.path, scene) {
-                        Ended::Complete => ControlFlow::Continue(()),
-                        _ => ControlFlow::Break(()),
-                    },
-                    None => ControlFlow::Continue(()),
-                }
-            })?,
-        };
-        let found = looking.found;
-        let mut text = found.concat();
+                let file = open(entry);
+                file.map_or(ControlFlow::Continue(()), |file| search.read(&file, entry.path))
+            })?;
+        }
+        context.check()?;
+        let found = search.found;
+        let mut text = found.get(..limits::MATCHES_MAX).unwrap_or(&found).concat();
         if found.is_empty() {
             text.push_str("[no line matches]");
-        }
-        if found.len() > limits::MATCHES_MAX {
-            text = found.get(..limits::MATCHES_MAX).unwrap_or_default().concat();
+        } else if found.len() > limits::MATCHES_MAX {
             text.push_str(&format!("[there are more than these {}]", limits::MATCHES_MAX));
         }
-        finish(scene, ended, text)
+        text.push_str(note(end));
+        Ok(text)
     }
 }
 
@@ -129,13 +124,11 @@ fn start(path: Option<&str>) -> &str {
     path.filter(|path| !path.is_empty()).unwrap_or(".")
 }
 
-fn finish(scene: &Scene<'_>, ended: Ended, mut text: String) -> Result<String, String> {
-    match ended {
-        _ if scene.is_over() => return Err(scene.ended()),
-        Ended::TooMuch => text.push_str("\n[not all was looked through: there are too many files]"),
-        Ended::Complete | Ended::Enough | Ended::Cancelled => {}
+fn note(end: WalkEnd) -> &'static str {
+    match end {
+        WalkEnd::Done => "",
+        WalkEnd::TooMany => "\n[not all was looked through: there are too many files]",
     }
-    Ok(text)
 }
 
 fn open(entry: &Entry<'_>) -> Option<File> {
@@ -144,64 +137,57 @@ fn open(entry: &Entry<'_>) -> Option<File> {
     (found.is_file() && found.len() <= limits::SEARCH_BYTES_MAX).then_some(file)
 }
 
-/// A search, and what it has found.
-struct Looking<'a> {
+/// A search for lines, with what it has found.
+struct LineSearch<'a> {
     pattern: Pattern,
     budget: Budget<'a>,
     found: Vec<String>,
 }
 
-impl Looking<'_> {
-    /// Adds the lines of a file that match, up to one more than are shown.
-    fn through(&mut self, file: &File, path: &str, scene: &Scene<'_>) -> Ended {
-        if scene.is_over() {
-            return Ended::Cancelled;
-        }
+impl LineSearch<'_> {
+    /// Adds the lines of a file that match. Breaks when there is one more than is shown, or when
+    /// the budget is over.
+    fn read(&mut self, file: &File, path: &str) -> ControlFlow<()> {
         let mut bytes = Vec::new();
         if file.take(limits::SEARCH_BYTES_MAX).read_to_end(&mut bytes).is_err() {
-            return Ended::Complete;
+            return ControlFlow::Continue(());
         }
         let binary = is_binary(&bytes);
         let text = String::from_utf8_lossy(&bytes);
         if !text.contains(self.pattern.needle()) {
-            return Ended::Complete;
+            return ControlFlow::Continue(());
         }
+        let path = escaped(path);
         for (line, number) in text.lines().zip(1..) {
             let matches = self.pattern.matches(line, &mut self.budget);
             if self.budget.is_over() {
-                return Ended::Cancelled;
+                return ControlFlow::Break(());
             }
-            if matches == Some(false) {
-                continue;
-            }
-            let path = shown_path(path);
-            match matches {
-                None => self.found.push(format!(
+            self.found.push(match matches {
+                Some(false) => continue,
+                None => format!(
                     "{path}:{number}: [given up: this line is too long for so costly a pattern]\n"
-                )),
-                Some(_) if binary => {
-                    self.found.push(format!("{path}: the binary file matches\n"));
+                ),
+                Some(true) if binary => format!("{path}: the binary file matches\n"),
+                Some(true) => {
+                    format!("{path}:{number}:{}\n", truncated(line, limits::MATCH_CHARS_MAX))
                 }
-                Some(_) => {
-                    let line = text::truncated(line, limits::MATCH_CHARS_MAX);
-                    self.found.push(format!("{path}:{number}:{line}\n"));
-                }
-            }
+            });
             if self.found.len() > limits::MATCHES_MAX {
-                return Ended::Enough;
+                return ControlFlow::Break(());
             }
             if binary {
                 break;
             }
         }
-        Ended::Complete
+        ControlFlow::Continue(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::scratch::Scratch;
     use super::*;
+    use crate::agent::tests::scratch::Scratch;
     use crate::session::wake::Cancel;
     use std::cell::Cell;
 
@@ -236,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_found_with_file_and_number() {
+    fn matching_lines_have_file_and_number() {
         let scratch = Scratch::new();
         scratch.put("a.rs", "fn one() {}\nlet x = fn_two;\n");
         scratch.put("b/c.txt", "FN three\n\nfn four");
@@ -261,12 +247,12 @@ mod tests {
     }
 
     #[test]
-    fn cancel_reaches_a_search_within_a_line() {
+    fn a_search_can_be_cancelled_within_a_line() {
         let scratch = Scratch::new();
         scratch.put("line", &"a".repeat(15 << 20));
         let cancel = Cancel::new().unwrap();
         let asked = Cell::new(0);
-        // Somebody wishes it just behind the third look.
+        // Cancels right after the third look.
         let is_over = || {
             let over = cancel.is_cancelled();
             if asked.replace(asked.get() + 1) == 2 {
@@ -276,30 +262,28 @@ mod tests {
         };
         let pattern = Pattern::regex("(a|b)(a|c)(a|d){300}[xyz]").unwrap();
         let budget = Budget::until(&is_over);
-        let mut looking = Looking { pattern, budget, found: Vec::new() };
+        let mut search = LineSearch { pattern, budget, found: Vec::new() };
         let file = File::open(scratch.path().join("line")).unwrap();
-        let ended = scratch.scene(|scene| looking.through(&file, "line", scene));
-        assert_eq!(ended, Ended::Cancelled);
+        assert!(search.read(&file, "line").is_break());
         assert_eq!(asked.get(), 4, "the next look is the last");
     }
 
     #[test]
-    fn a_line_that_is_too_costly_is_named_and_the_others_are_searched() {
+    fn a_line_that_costs_too_much_is_reported_and_the_others_are_searched() {
         let scratch = Scratch::new();
         scratch.put("a", &format!("{}\n{}x\n", "a".repeat(40_000), "a".repeat(302)));
         let pattern = Pattern::regex("(a|b)(a|c)(a|d){300}[xyz]").unwrap();
         let budget = Budget::until(&|| false).with_steps(1 << 20);
-        let mut looking = Looking { pattern, budget, found: Vec::new() };
+        let mut search = LineSearch { pattern, budget, found: Vec::new() };
         let file = File::open(scratch.path().join("a")).unwrap();
-        let ended = scratch.scene(|scene| looking.through(&file, "a", scene));
-        assert_eq!(ended, Ended::Complete);
-        let [given_up, rest] = looking.found.as_slice() else { panic!("{:?}", looking.found) };
+        assert!(search.read(&file, "a").is_continue());
+        let [given_up, rest] = search.found.as_slice() else { panic!("{:?}", search.found) };
         assert_eq!(given_up, "a:1: [given up: this line is too long for so costly a pattern]\n");
         assert!(rest.starts_with("a:2:aaa"), "{rest}");
     }
 
     #[test]
-    fn at_most_fifty_lines_are_shown_and_long_ones_are_cut() {
+    fn matches_and_their_lengths_are_limited() {
         let scratch = Scratch::new();
         scratch.put("fits", &"hit\n".repeat(limits::MATCHES_MAX));
         let search = |pattern: &str| {

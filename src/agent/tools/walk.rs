@@ -1,5 +1,6 @@
-//! All that is below a directory, in order of names, without what `.gitignore` leaves out. Links
-//! are named and never followed, so a walk neither leaves the workspace nor goes in circles.
+//! Visits everything below a directory in the order of names, except for what `.gitignore`
+//! excludes. Links are reported and never followed, so a walk neither leaves the workspace nor
+//! loops.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,11 +12,10 @@ use std::path::{Component, Path};
 use crate::limits;
 use crate::sys::openat::{self, Kind};
 
-use super::Scene;
 use super::regex::{Budget, Pattern};
-use super::workspace::Workspace;
+use super::workspace::{ToolContext, Workspace};
 
-/// An entry that the walk has come to.
+/// An entry of a directory, as it is visited.
 pub struct Entry<'a> {
     pub directory: BorrowedFd<'a>,
     pub name: &'a OsStr,
@@ -24,25 +24,22 @@ pub struct Entry<'a> {
     pub kind: Kind,
 }
 
-/// Why a walk has ended.
+/// How a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// All has been seen.
-    Complete,
-    /// The visitor has seen enough.
-    Enough,
-    /// There is more than [`limits::WALK_ENTRIES_MAX`] entries.
-    TooMuch,
-    Cancelled,
+pub enum WalkEnd {
+    /// Everything was visited, or as much as the visitor wanted.
+    Done,
+    /// There are more than [`limits::WALK_ENTRIES_MAX`] entries.
+    TooMany,
 }
 
 /// A line of a `.gitignore`. <https://git-scm.com/docs/gitignore>
 struct Rule {
     pattern: Pattern,
-    /// Against the path from the file's directory, not the name alone.
+    /// Matched against the path from the file's directory, not the name alone.
     whole_path: bool,
     directories_only: bool,
-    takes_back: bool,
+    negated: bool,
 }
 
 /// A `.gitignore`, and how many bytes of a path are its directory's.
@@ -52,26 +49,27 @@ struct Ignore {
 }
 
 struct Walk<'a, V> {
-    scene: &'a Scene<'a>,
+    context: &'a ToolContext<'a>,
     workspace: &'a Workspace,
     visit: V,
     ignores: Vec<Ignore>,
     budget: Budget<'a>,
-    seen: usize,
+    visited: usize,
 }
 
-/// Shows everything below the directory `given` to `visit`, until that has seen enough.
+/// Visits everything below the directory `given`, until the visitor has seen enough. Fails if the
+/// directory cannot be opened, or the turn is over.
 pub fn walk(
-    scene: &Scene<'_>,
-    workspace: &Workspace,
+    context: &ToolContext<'_>,
     given: &str,
     visit: impl FnMut(&Entry<'_>) -> ControlFlow<()>,
-) -> Result<Ended, String> {
+) -> Result<WalkEnd, String> {
+    let workspace = context.workspace()?;
     let top = workspace.directory(given)?;
     let mut ignores = Vec::new();
     let mut path = String::new();
-    // What the directories above the first one say holds in it as well.
-    ignores.extend(Ignore::read(scene, workspace.root(), 0));
+    // The rules of the directories above hold here as well.
+    ignores.extend(Ignore::read(context, workspace.root(), 0));
     for component in workspace.relative(given)?.components() {
         if component == Component::CurDir {
             continue;
@@ -80,97 +78,98 @@ pub fn walk(
             path.push_str(&name.to_string_lossy());
             path.push('/');
         } else {
-            // By a way that comes from elsewhere no rule can be told.
+            // The path leads through a parent: it is unknown which rules hold.
             path = format!("{}/", given.trim_end_matches('/'));
             ignores.clear();
             break;
         }
-        let above = workspace.directory(path.trim_end_matches('/'));
-        ignores.extend(above.ok().and_then(|above| Ignore::read(scene, above.as_fd(), path.len())));
+        if let Ok(above) = workspace.directory(path.trim_end_matches('/')) {
+            ignores.extend(Ignore::read(context, above.as_fd(), path.len()));
+        }
     }
-    let is_over = || scene.is_over();
+    let is_over = || context.is_over();
     let budget = Budget::until(&is_over);
-    let mut walk = Walk { scene, workspace, visit, ignores, budget, seen: 0 };
-    let ended = walk.through(&top, &mut path, 0);
-    Ok(ended.break_value().unwrap_or(Ended::Complete))
+    let mut walk = Walk { context, workspace, visit, ignores, budget, visited: 0 };
+    let end = walk.visit_all(&top, &mut path, 0);
+    context.check()?;
+    Ok(end.break_value().unwrap_or(WalkEnd::Done))
 }
 
 impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
-    fn through(&mut self, directory: &File, path: &mut String, depth: usize) -> ControlFlow<Ended> {
-        if self.scene.is_over() {
-            return ControlFlow::Break(Ended::Cancelled);
-        }
-        let Ok(closed) = self.workspace.closed_in(directory.as_fd()) else {
+    fn visit_all(
+        &mut self,
+        directory: &File,
+        path: &mut String,
+        depth: usize,
+    ) -> ControlFlow<WalkEnd> {
+        let Ok(protected) = self.workspace.protected_in(directory.as_fd()) else {
             return ControlFlow::Continue(());
         };
+        // A directory that may not be read has no entries.
         let entries = openat::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX);
-        // One that may not be read has nothing to show.
         let mut entries = entries.unwrap_or_default();
         entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         let base = path.len();
         for (name, kind) in entries {
+            if self.context.is_over() {
+                return ControlFlow::Break(WalkEnd::Done);
+            }
             path.truncate(base);
             path.push_str(&name.to_string_lossy());
-            if self.scene.is_over() {
-                return ControlFlow::Break(Ended::Cancelled);
-            }
-            let skipped = name == ".git" || closed.contains(&name.as_os_str());
-            if skipped || self.ignored(path, kind == Kind::Directory) {
+            let skipped = name == ".git" || protected.contains(&name.as_os_str());
+            if skipped || self.is_ignored(path, kind == Kind::Directory) {
                 continue;
             }
-            self.seen += 1;
-            if self.seen > limits::WALK_ENTRIES_MAX {
-                return ControlFlow::Break(Ended::TooMuch);
+            self.visited += 1;
+            if self.visited > limits::WALK_ENTRIES_MAX {
+                return ControlFlow::Break(WalkEnd::TooMany);
             }
             let entry = Entry { directory: directory.as_fd(), name: &name, path, kind };
             if (self.visit)(&entry).is_break() {
-                return ControlFlow::Break(Ended::Enough);
+                return ControlFlow::Break(WalkEnd::Done);
             }
             if kind == Kind::Directory
                 && depth < limits::WALK_DEPTH_MAX
                 && let Ok(below) = openat::enter(directory.as_fd(), &name)
             {
                 path.push('/');
-                let ignore = Ignore::read(self.scene, below.as_fd(), path.len());
-                let more = usize::from(ignore.is_some());
-                self.ignores.extend(ignore);
-                self.through(&below, path, depth + 1)?;
-                self.ignores.truncate(self.ignores.len() - more);
+                let above = self.ignores.len();
+                self.ignores.extend(Ignore::read(self.context, below.as_fd(), path.len()));
+                self.visit_all(&below, path, depth + 1)?;
+                self.ignores.truncate(above);
             }
         }
         path.truncate(base);
         ControlFlow::Continue(())
     }
 
-    /// The last rule that speaks of a path decides, those of the innermost directory first.
-    fn ignored(&mut self, path: &str, directory: bool) -> bool {
+    /// Returns whether the rules exclude a path. The last rule that matches decides, and the rules
+    /// of the innermost directory come last.
+    fn is_ignored(&mut self, path: &str, directory: bool) -> bool {
         let budget = &mut self.budget;
-        let decided = self.ignores.iter().rev().find_map(|ignore| {
+        let decision = self.ignores.iter().rev().find_map(|ignore| {
             let rest = path.get(ignore.base..)?;
-            let mut rules = ignore.rules.iter().rev();
-            let rule = rules.find(|rule| rule.speaks_of(rest, directory, budget))?;
-            Some(!rule.takes_back)
+            ignore.rules.iter().rev().find(|rule| rule.matches(rest, directory, budget))
         });
-        decided.unwrap_or(false)
+        decision.is_some_and(|rule| !rule.negated)
     }
 }
 
 impl Ignore {
-    fn read(scene: &Scene<'_>, directory: BorrowedFd<'_>, base: usize) -> Option<Ignore> {
+    fn read(context: &ToolContext<'_>, directory: BorrowedFd<'_>, base: usize) -> Option<Ignore> {
         let file = openat::open_entry(directory, OsStr::new(".gitignore")).ok()?;
         file.metadata().ok().filter(|found| found.is_file())?;
         let mut bytes = Vec::new();
         file.take(limits::IGNORE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
         let text = String::from_utf8_lossy(&bytes);
-        let lines = text.lines().take_while(|_| !scene.is_over());
-        let rules: Vec<Rule> = lines.filter_map(Rule::parse).collect();
-        (!rules.is_empty()).then_some(Ignore { base, rules })
+        let lines = text.lines().take_while(|_| !context.is_over());
+        Some(Ignore { base, rules: lines.filter_map(Rule::parse).collect() })
     }
 }
 
 impl Rule {
     fn parse(line: &str) -> Option<Rule> {
-        // Blanks at the end count only behind a backslash.
+        // Trailing spaces count only after a backslash.
         let line = match line.trim_end() {
             bare if bare.ends_with('\\') && bare.len() < line.len() => line,
             bare => bare,
@@ -178,48 +177,48 @@ impl Rule {
         if line.is_empty() || line.starts_with('#') {
             return None;
         }
-        let (takes_back, line) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest));
+        let (negated, line) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest));
         let (directories_only, line) =
             line.strip_suffix('/').map_or((false, line), |rest| (true, rest));
         let whole_path = line.contains('/');
-        // A brace means itself here.
+        // Here a brace is a plain character.
         let line = line.trim_start_matches('/').replace('{', "\\{").replace('}', "\\}");
         let pattern = Pattern::glob(&line).ok()?;
-        Some(Rule { pattern, whole_path, directories_only, takes_back })
+        Some(Rule { pattern, whole_path, directories_only, negated })
     }
 
-    fn speaks_of(&self, path: &str, directory: bool, budget: &mut Budget<'_>) -> bool {
+    fn matches(&self, path: &str, directory: bool, budget: &mut Budget<'_>) -> bool {
         if self.directories_only && !directory {
             return false;
         }
         let name = Path::new(path).file_name().and_then(OsStr::to_str).unwrap_or(path);
-        let fits = self.pattern.matches(if self.whole_path { path } else { name }, budget);
-        fits.unwrap_or(false)
+        let text = if self.whole_path { path } else { name };
+        self.pattern.matches(text, budget).unwrap_or(false)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::scratch::Scratch;
     use super::*;
+    use crate::agent::tests::scratch::Scratch;
     use std::os::unix::fs::symlink;
 
     fn seen(scratch: &Scratch, given: &str) -> Vec<String> {
-        scratch.scene(|scene| {
+        scratch.with_context(|context| {
             let mut seen = Vec::new();
-            let ended = walk(scene, scene.workspace().unwrap(), given, |entry| {
+            let end = walk(context, given, |entry| {
                 if entry.kind != Kind::Directory {
                     seen.push(entry.path.to_owned());
                 }
                 ControlFlow::Continue(())
             });
-            assert_eq!(ended, Ok(Ended::Complete));
+            assert_eq!(end, Ok(WalkEnd::Done));
             seen
         })
     }
 
     #[test]
-    fn gitignore_is_respected_as_git_does() {
+    fn gitignore_excludes_what_git_excludes() {
         let scratch = Scratch::new();
         let ignore =
             "# comment\n*.log\n!keep.log\n/top\nbuild/\ndoc/*.txt\n**/gen/x\na/**/z\n{x}\n";
@@ -257,14 +256,14 @@ mod tests {
         let mut found = seen(&scratch, ".");
         found.sort_unstable();
         assert_eq!(found, wanted);
-        // The rules from above hold in a directory that is asked for by name.
+        // The rules of the directories above hold if a walk begins below them.
         assert_eq!(seen(&scratch, "doc"), ["doc/deep/a.txt"]);
         assert_eq!(seen(&scratch, "sub/"), ["sub/.gitignore", "sub/sub.log"]);
         assert_eq!(seen(&scratch, "build"), ["build/f"]);
     }
 
     #[test]
-    fn links_are_named_and_not_followed() {
+    fn links_are_reported_and_not_followed() {
         let scratch = Scratch::new();
         scratch.put("a/f", "x");
         symlink("..", scratch.path().join("a/up")).unwrap();
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_bounded() {
+    fn the_depth_of_a_walk_is_limited() {
         let scratch = Scratch::new();
         scratch.put(&format!("{}f", "d/".repeat(limits::WALK_DEPTH_MAX)), "x");
         assert_eq!(seen(&scratch, ".").len(), 1);

@@ -7,98 +7,138 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
 
 use crate::error::reason;
+use crate::protocol::Variable;
+use crate::session::wake::Cancel;
 use crate::sys::openat;
 
-/// Links that lead from one to the next at the end of a path.
+/// How many links in a row are followed at the end of a path.
 const LINKS_MAX: usize = 8;
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// An open directory. It stays this one if it is moved.
+/// What tools work with: the same for all calls of a turn.
+pub struct ToolContext<'a> {
+    workspace: Result<Workspace, String>,
+    /// For commands.
+    pub environment: &'a [Variable],
+    pub cancel: &'a Cancel,
+    pub deadline: Instant,
+}
+
+impl<'a> ToolContext<'a> {
+    /// Opens the workspace. If that fails, each tool returns the error. File tools touch nothing
+    /// that is `protected`.
+    pub fn new(
+        workspace: Option<&str>,
+        protected: &[PathBuf],
+        environment: &'a [Variable],
+        cancel: &'a Cancel,
+        deadline: Instant,
+    ) -> ToolContext<'a> {
+        let workspace = workspace.ok_or_else(|| "the session has no workspace".to_owned());
+        let workspace = workspace.and_then(|path| Workspace::open(path, protected));
+        ToolContext { workspace, environment, cancel, deadline }
+    }
+
+    /// Returns the workspace, or why it cannot be used.
+    pub fn workspace(&self) -> Result<&Workspace, String> {
+        self.workspace.as_ref().map_err(String::clone)
+    }
+
+    /// Returns whether the call should end: the turn was cancelled or is out of time.
+    pub fn is_over(&self) -> bool {
+        self.cancel.is_cancelled() || Instant::now() >= self.deadline
+    }
+
+    /// Fails with the reason if [`ToolContext::is_over`].
+    pub fn check(&self) -> Result<(), String> {
+        match self.is_over() {
+            true if self.cancel.is_cancelled() => Err("cancelled".to_owned()),
+            true => Err("the turn is out of time".to_owned()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// An open directory. It remains the same directory if it is moved.
 pub struct Workspace {
     root: File,
     /// As the session has it.
     given: PathBuf,
     /// Without links.
     path: PathBuf,
-    /// What is not to be touched though it lies inside, without links.
-    closed: Vec<PathBuf>,
+    /// Paths inside that must not be touched, without links.
+    protected: Vec<PathBuf>,
 }
 
-/// What tells one content of a file from another.
+/// The version of a file's content, as far as its metadata tells.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileVersion {
     device: u64,
     inode: u64,
     bytes: u64,
-    changed: (i64, i64),
+    modified: (i64, i64),
 }
 
-impl Stamp {
-    /// Of a file as it is now.
-    pub fn of(file: &File) -> io::Result<Stamp> {
+impl FileVersion {
+    /// Returns the version of an open file.
+    pub fn of(file: &File) -> io::Result<FileVersion> {
         let found = file.metadata()?;
-        Ok(Stamp {
+        Ok(FileVersion {
             device: found.dev(),
             inode: found.ino(),
             bytes: found.len(),
-            changed: (found.mtime(), found.mtime_nsec()),
+            modified: (found.mtime(), found.mtime_nsec()),
         })
     }
 }
 
-/// What a file is to be replaced with, and what it must be until then.
-pub struct Change<'a> {
-    pub bytes: &'a [u8],
-    /// `None`: whatever is there, or nothing.
-    pub over: Option<Stamp>,
-}
-
 impl Workspace {
-    /// Opens the directory at `path`, but for what of `closed` lies in it: directories, and files
-    /// that links among them lead to. The error is for the model to read, like all of this room.
-    pub fn open(path: &str, closed: &[PathBuf]) -> Result<Workspace, String> {
+    /// Opens the directory at `path`, except for those of the `protected` paths that are in it:
+    /// directories, and files that links among them lead to. Errors are for the model.
+    pub fn open(path: &str, protected: &[PathBuf]) -> Result<Workspace, String> {
         let given = PathBuf::from(path);
         let failed =
             |error: io::Error| format!("the workspace {path} cannot be opened: {}", reason(&error));
         if !given.is_absolute() {
             return Err(format!("the workspace {path} is not an absolute path"));
         }
-        let path = given.canonicalize().map_err(failed)?;
-        let root = File::open(&path).map_err(failed)?;
-        let is_directory = root.metadata().is_ok_and(|found| found.is_dir());
-        if !is_directory {
+        let real = given.canonicalize().map_err(failed)?;
+        let root = File::open(&real).map_err(failed)?;
+        if !root.metadata().is_ok_and(|found| found.is_dir()) {
             return Err(format!("the workspace {} is not a directory", given.display()));
         }
-        let mut closed: Vec<PathBuf> = closed.iter().map(|closed| real(closed)).collect();
-        if closed.iter().any(|closed| path.starts_with(closed)) {
+        let mut protected: Vec<PathBuf> = protected.iter().map(|path| real_path(path)).collect();
+        if protected.iter().any(|protected| real.starts_with(protected)) {
             return Err(format!("the workspace {} belongs to opta itself", given.display()));
         }
-        closed.retain(|closed| closed.starts_with(&path));
-        Ok(Workspace { root, given, path, closed })
+        protected.retain(|protected| protected.starts_with(&real));
+        Ok(Workspace { root, given, path: real, protected })
     }
 
-    /// Fails if an open file or directory, or `name` in it, is closed or lies in what is.
+    /// Fails if an open file or directory, or `name` in it, is protected or in a protected
+    /// directory.
     fn check(&self, file: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<()> {
-        if self.closed.is_empty() {
+        if self.protected.is_empty() {
             return Ok(());
         }
         let mut path = openat::path_of(file)?;
         path.extend(name);
-        if self.closed.iter().any(|closed| path.starts_with(closed)) {
+        if self.protected.iter().any(|protected| path.starts_with(protected)) {
             return Err(io::Error::new(ErrorKind::PermissionDenied, "it belongs to opta itself"));
         }
         Ok(())
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
-    /// `given` as a path from the workspace. Where it leads is decided when it is opened.
+    /// Returns `given` as a path from the workspace. It is resolved only when it is opened.
     pub fn relative(&self, given: &str) -> Result<PathBuf, String> {
         let path = Path::new(given);
         if given.is_empty() {
@@ -108,25 +148,25 @@ impl Workspace {
             return Ok(path.to_owned());
         }
         let inside = path.strip_prefix(&self.given).or_else(|_| path.strip_prefix(&self.path));
-        inside.map(Path::to_owned).ok().ok_or_else(|| self.outside(given))
+        inside.map(Path::to_owned).map_err(|_outside| self.outside(given))
     }
 
-    /// The names in an open directory that are closed.
-    pub fn closed_in(&self, directory: BorrowedFd<'_>) -> io::Result<Vec<&OsStr>> {
-        if self.closed.is_empty() {
+    /// Returns the names in an open directory that are protected.
+    pub fn protected_in(&self, directory: BorrowedFd<'_>) -> io::Result<Vec<&OsStr>> {
+        if self.protected.is_empty() {
             return Ok(Vec::new());
         }
         let path = openat::path_of(directory)?;
-        let here = self.closed.iter().filter(|closed| closed.parent() == Some(&path));
-        Ok(here.filter_map(|closed| closed.file_name()).collect())
+        let here = self.protected.iter().filter(|protected| protected.parent() == Some(&path));
+        Ok(here.filter_map(|protected| protected.file_name()).collect())
     }
 
-    /// Opens a file for reading, if it is one.
+    /// Opens a regular file for reading.
     pub fn file(&self, given: &str) -> Result<File, String> {
+        let failed = |error: io::Error| self.failure(given, &error);
         let path = self.relative(given)?;
-        let file = self.reach(&path, openat::open_file);
-        let file = file.map_err(|error| self.refused(given, &error))?;
-        let found = file.metadata().map_err(|error| self.refused(given, &error))?;
+        let file = self.open_beneath(&path, openat::open_file).map_err(failed)?;
+        let found = file.metadata().map_err(failed)?;
         if found.is_dir() {
             return Err(format!("{given} is a directory"));
         }
@@ -139,26 +179,31 @@ impl Workspace {
     /// Opens a directory.
     pub fn directory(&self, given: &str) -> Result<File, String> {
         let path = self.relative(given)?;
-        let directory = self.reach(&path, openat::open_directory);
-        directory.map_err(|error| self.refused(given, &error))
+        let directory = self.open_beneath(&path, openat::open_directory);
+        directory.map_err(|error| self.failure(given, &error))
     }
 
-    /// Puts a file's new content in its place in one step: whoever reads it sees the old one or the
-    /// new one. Missing directories are made. A link is followed, and stays. `Ok(true)`: there was
-    /// a file before.
-    pub fn replace(&self, given: &str, change: &Change<'_>) -> Result<bool, String> {
-        let failed = |error: &io::Error| self.refused(given, error);
+    /// Replaces a file's content in one step, or makes the file: readers see the old content or the
+    /// new one. Makes missing directories. Follows a link, which stays. Fails if the file is not in
+    /// the `expected` version, if there is one. Returns whether there was a file before.
+    pub fn replace(
+        &self,
+        given: &str,
+        bytes: &[u8],
+        expected: Option<FileVersion>,
+    ) -> Result<bool, String> {
+        let failed = |error: io::Error| self.failure(given, &error);
         let (directory, name) = self.target(given)?;
         let directory = directory.as_fd();
-        self.check(directory, Some(&name)).map_err(|error| failed(&error))?;
+        self.check(directory, Some(&name)).map_err(failed)?;
         let old = match openat::open_entry(directory, &name) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(&error)),
+            Err(error) => return Err(failed(error)),
         };
         let mut mode = FILE_MODE;
         if let Some(old) = &old {
-            let found = old.metadata().map_err(|error| failed(&error))?;
+            let found = old.metadata().map_err(failed)?;
             if !found.is_file() {
                 return Err(format!("{given} is not a regular file"));
             }
@@ -168,31 +213,35 @@ impl Workspace {
             mode = found.mode() & 0o777;
         }
         // In the same directory, so that it can be renamed; hidden, and no name of a user's.
-        let prepared = OsString::from(format!(".opta-{:016x}", fastrand::u64(..)));
-        let written = write(directory, &prepared, change.bytes, mode).and_then(|()| {
-            let now = openat::open_entry(directory, &name).ok().map(|file| Stamp::of(&file));
-            let now = now.transpose()?;
-            if change.over.is_some() && now != change.over {
-                return Err(io::Error::other("it was changed by somebody else at the same time"));
+        let temporary = OsString::from(format!(".opta-{:016x}", fastrand::u64(..)));
+        let written = write(directory, &temporary, bytes, mode).and_then(|()| {
+            if let Some(expected) = expected {
+                let now = openat::open_entry(directory, &name).ok();
+                let now = now.map(|file| FileVersion::of(&file)).transpose()?;
+                if now != Some(expected) {
+                    let because = "it was changed by somebody else at the same time";
+                    return Err(io::Error::other(because));
+                }
             }
-            openat::rename(directory, &prepared, &name)
+            openat::rename(directory, &temporary, &name)
         });
         if let Err(error) = written {
             // The first failure is the one to report.
-            drop(openat::remove(directory, &prepared));
-            return Err(failed(&error));
+            drop(openat::remove(directory, &temporary));
+            return Err(failed(error));
         }
         Ok(old.is_some())
     }
 
-    /// Where a file lies that is to be written: its directory, made if need be, and its name there.
+    /// Returns the directory of a file to be written, made if need be, and the file's name in it.
     fn target(&self, given: &str) -> Result<(File, OsString), String> {
+        let failed = |error: io::Error| self.failure(given, &error);
         let mut path = self.relative(given)?;
         for _ in 0..LINKS_MAX {
             let names_file = path.file_name().filter(|_| !given.ends_with('/'));
             let name = names_file.ok_or_else(|| format!("{given} names no file"))?.to_owned();
             let parent = path.parent().unwrap_or(Path::new("")).to_owned();
-            let directory = self.make(&parent).map_err(|error| self.refused(given, &error))?;
+            let directory = self.make_directory(&parent).map_err(failed)?;
             match openat::link_target(directory.as_fd(), &name) {
                 Ok(Some(target)) if target.is_absolute() => {
                     path = self.relative(&target.to_string_lossy())?;
@@ -200,15 +249,15 @@ impl Workspace {
                 Ok(Some(target)) => path = parent.join(target),
                 Ok(None) => return Ok((directory, name)),
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok((directory, name)),
-                Err(error) => return Err(self.refused(given, &error)),
+                Err(error) => return Err(failed(error)),
             }
         }
         Err(format!("{given} is a link to a link to a link"))
     }
 
-    /// Opens a directory and makes what is missing of it.
-    fn make(&self, path: &Path) -> io::Result<File> {
-        match self.reach(path, openat::open_directory) {
+    /// Opens a directory, and makes what is missing of its path.
+    fn make_directory(&self, path: &Path) -> io::Result<File> {
+        match self.open_beneath(path, openat::open_directory) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             result => return result,
         }
@@ -216,7 +265,7 @@ impl Workspace {
         let mut directory = self.root.try_clone()?;
         for component in path.components() {
             made.push(component);
-            directory = match (self.reach(&made, openat::open_directory), component) {
+            directory = match (self.open_beneath(&made, openat::open_directory), component) {
                 (Err(error), Component::Normal(name)) if error.kind() == ErrorKind::NotFound => {
                     openat::create_directory(directory.as_fd(), name)?;
                     let new = openat::enter(directory.as_fd(), name)?;
@@ -229,9 +278,9 @@ impl Workspace {
         Ok(directory)
     }
 
-    /// Opens something beneath. The kernel calls every absolute link one that leads out; those that
-    /// lead back in are followed by hand, and what they lead to is opened as carefully.
-    fn reach(
+    /// Opens a path beneath the workspace. The kernel refuses every absolute link; one that leads
+    /// back in is resolved here, and its target opened with the same checks.
+    fn open_beneath(
         &self,
         path: &Path,
         open: fn(BorrowedFd<'_>, &Path) -> io::Result<File>,
@@ -239,11 +288,9 @@ impl Workspace {
         let root = self.root.as_fd();
         let opened = match open(root, path) {
             Err(error) if error.kind() == ErrorKind::CrossesDevices => {
-                let real = self.path.join(path).canonicalize();
-                let inside = real
-                    .ok()
-                    .and_then(|real| real.strip_prefix(&self.path).map(Path::to_owned).ok());
-                inside.map_or(Err(error), |inside| open(root, &inside))
+                let real = self.path.join(path).canonicalize().unwrap_or_default();
+                let inside = real.strip_prefix(&self.path);
+                inside.map_or(Err(error), |inside| open(root, inside))
             }
             result => result,
         }?;
@@ -256,7 +303,7 @@ impl Workspace {
         format!("{given} is outside the workspace {workspace}; paths are relative to it")
     }
 
-    fn refused(&self, given: &str, error: &io::Error) -> String {
+    fn failure(&self, given: &str, error: &io::Error) -> String {
         match error.kind() {
             ErrorKind::CrossesDevices => self.outside(given),
             ErrorKind::NotFound => format!("there is no {given}"),
@@ -265,8 +312,8 @@ impl Workspace {
     }
 }
 
-/// Where `path` leads, whether anything is there or not.
-fn real(path: &Path) -> PathBuf {
+/// Resolves all links in a path, whether or not it exists.
+fn real_path(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
         if let Ok(real) = path.canonicalize() {
@@ -291,12 +338,13 @@ fn write(directory: BorrowedFd<'_>, name: &OsStr, bytes: &[u8], mode: u32) -> io
 
 #[cfg(test)]
 mod tests {
-    use super::super::scratch::Scratch;
     use super::*;
+    use crate::agent::tests::scratch::Scratch;
     use std::fs;
     use std::io::Read;
     use std::os::unix::fs::symlink;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::time::Duration;
 
     fn text(mut file: File) -> String {
         let mut text = String::new();
@@ -305,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn absolute_paths_and_links_count_by_where_they_lead() {
+    fn absolute_paths_and_links_are_judged_by_their_targets() {
         let scratch = Scratch::new();
         scratch.put("inside/a", "plain");
         scratch.put("secret", "secret");
@@ -322,30 +370,25 @@ mod tests {
         {
             let problem = workspace.file(path).unwrap_err();
             assert!(problem.contains("is outside the workspace"), "{path}: {problem}");
-            let change = Change { bytes: b"x", over: None };
-            assert!(workspace.replace(path, &change).is_err(), "{path}");
+            assert!(workspace.replace(path, b"mine", None).is_err(), "{path}");
         }
         assert_eq!(scratch.read("secret"), "secret");
         for path in ["", "no\0name", ".", "..", "a/"] {
-            assert!(
-                workspace.replace(path, &Change { bytes: b"x", over: None }).is_err(),
-                "{path}"
-            );
+            assert!(workspace.replace(path, b"x", None).is_err(), "{path}");
         }
     }
 
     #[test]
-    fn what_is_closed_is_neither_read_nor_written_by_any_way() {
+    fn protected_files_are_neither_read_nor_written_by_any_path() {
         let scratch = Scratch::new();
         let own = scratch.path().join(".config/opta");
-        let closed = [own.clone(), own.join("config.json")];
+        let protected = [own.clone(), own.join("config.json")];
         scratch.put(".config/opta/daemon/state.json", "token");
         scratch.put(".config/other", "plain");
         symlink(".config/opta/daemon", scratch.path().join("link")).unwrap();
         symlink(own.join("daemon/state.json"), scratch.path().join("file")).unwrap();
         symlink(own.join("config.json"), scratch.path().join("new")).unwrap();
-        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &closed).unwrap();
-        let change = Change { bytes: b"mine", over: None };
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &protected).unwrap();
         for path in [
             ".config/opta/daemon/state.json",
             "link/state.json",
@@ -354,7 +397,7 @@ mod tests {
         ] {
             let problem = workspace.file(path).unwrap_err();
             assert!(problem.ends_with("it belongs to opta itself"), "{path}: {problem}");
-            assert!(workspace.replace(path, &change).is_err(), "{path}");
+            assert!(workspace.replace(path, b"mine", None).is_err(), "{path}");
         }
         for path in [
             ".config/opta/config.json",
@@ -364,22 +407,22 @@ mod tests {
             "link/new",
             "link/a/b",
         ] {
-            let problem = workspace.replace(path, &change).unwrap_err();
+            let problem = workspace.replace(path, b"mine", None).unwrap_err();
             assert!(problem.ends_with("it belongs to opta itself"), "{path}: {problem}");
         }
         assert!(workspace.directory("link").is_err());
         assert_eq!(scratch.read(".config/opta/daemon/state.json"), "token");
-        // Nothing was made on the way.
+        // No directory was made for a path that was refused.
         assert_eq!(fs::read_dir(&own).unwrap().count(), 1);
         assert_eq!(fs::read_dir(own.join("daemon")).unwrap().count(), 1);
         assert_eq!(text(workspace.file(".config/other").unwrap()), "plain");
         let inside = own.join("daemon");
-        let problem = Workspace::open(inside.to_str().unwrap(), &closed).err().unwrap();
+        let problem = Workspace::open(inside.to_str().unwrap(), &protected).err().unwrap();
         assert!(problem.ends_with("belongs to opta itself"), "{problem}");
     }
 
     #[test]
-    fn settings_that_lie_elsewhere_are_closed_there_before_they_are_there() {
+    fn settings_that_a_link_leads_to_are_protected_even_before_they_exist() {
         let scratch = Scratch::new();
         let own = scratch.path().join(".config/opta");
         fs::create_dir_all(&own).unwrap();
@@ -387,16 +430,15 @@ mod tests {
         symlink("../../dot/link.json", own.join("config.json")).unwrap();
         symlink("opta.json", scratch.path().join("dot/link.json")).unwrap();
         let open = || {
-            let closed = [own.clone(), own.join("config.json")];
-            Workspace::open(scratch.path().join("dot").to_str().unwrap(), &closed).unwrap()
+            let protected = [own.clone(), own.join("config.json")];
+            Workspace::open(scratch.path().join("dot").to_str().unwrap(), &protected).unwrap()
         };
-        let change = Change { bytes: b"mine", over: None };
         for path in ["opta.json", "link.json"] {
-            assert!(open().replace(path, &change).is_err(), "{path}");
+            assert!(open().replace(path, b"mine", None).is_err(), "{path}");
         }
         scratch.put("dot/opta.json", "{}");
         for path in ["opta.json", "link.json"] {
-            assert!(open().replace(path, &change).is_err(), "{path}");
+            assert!(open().replace(path, b"mine", None).is_err(), "{path}");
             assert!(open().file(path).is_err(), "{path}");
         }
         assert_eq!(scratch.read("dot/opta.json"), "{}");
@@ -413,7 +455,7 @@ mod tests {
         symlink("new/by_link", scratch.path().join("dangling")).unwrap();
         symlink("../elsewhere", scratch.path().join("dangling_out")).unwrap();
         let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
-        let put = |path: &str| workspace.replace(path, &Change { bytes: b"new", over: None });
+        let put = |path: &str| workspace.replace(path, b"new", None);
         assert_eq!(put("link"), Ok(true));
         assert_eq!((scratch.read("run.sh").as_str(), mode("run.sh")), ("new", 0o755));
         assert!(scratch.path().join("link").is_symlink());
@@ -431,42 +473,53 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_changes_meanwhile_is_not_overwritten() {
+    fn a_file_that_was_changed_meanwhile_is_not_overwritten() {
         let scratch = Scratch::new();
         scratch.put("a", "one");
         let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
-        let stamp = Stamp::of(&workspace.file("a").unwrap()).unwrap();
+        let version = FileVersion::of(&workspace.file("a").unwrap()).unwrap();
         scratch.put("a", "another");
-        let problem = workspace.replace("a", &Change { bytes: b"mine", over: Some(stamp) });
+        let problem = workspace.replace("a", b"mine", Some(version));
         assert!(problem.unwrap_err().contains("somebody else"));
         assert_eq!(scratch.read("a"), "another");
     }
 
     #[test]
     fn writing_stays_inside_while_a_directory_is_swapped_for_a_link() {
+        const ROUNDS: usize = 100;
         let scratch = Scratch::new();
         scratch.put("inside/sub/file", "plain");
         scratch.put("outside/file", "precious");
         let inside = scratch.path().join("inside");
         let workspace = Workspace::open(inside.to_str().unwrap(), &[]).unwrap();
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let (swaps, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let written = std::thread::scope(|scope| {
             scope.spawn(|| {
                 let (place, aside) = (inside.join("sub"), inside.join("aside"));
                 while !done.load(Ordering::Relaxed) {
-                    // A writer makes what it finds missing, so any of these may fail.
+                    // A writer makes a directory that it finds missing, so any of these may fail.
                     drop(fs::rename(&place, &aside));
-                    drop(symlink("../outside", &place));
+                    swaps
+                        .fetch_add(symlink("../outside", &place).is_ok().into(), Ordering::Relaxed);
                     drop(fs::remove_file(&place));
                     drop(fs::remove_dir_all(&place));
                     drop(fs::rename(&aside, &place));
                 }
             });
-            for _ in 0..2_000 {
-                drop(workspace.replace("sub/file", &Change { bytes: b"mine", over: None }));
+            let mut written = 0;
+            while written < ROUNDS || swaps.load(Ordering::Relaxed) < ROUNDS {
+                // A write may be refused, or find its directory gone.
+                written += usize::from(workspace.replace("sub/file", b"mine", None).is_ok());
+                if Instant::now() >= deadline {
+                    break;
+                }
             }
             done.store(true, Ordering::Relaxed);
+            written
         });
+        let swaps = swaps.into_inner();
+        assert!(written >= ROUNDS && swaps >= ROUNDS, "{written} writes, {swaps} swaps");
         assert_eq!(scratch.read("outside/file"), "precious");
         assert_eq!(fs::read_dir(scratch.path().join("outside")).unwrap().count(), 1);
     }

@@ -1,8 +1,7 @@
-//! The client against scripted servers: what goes over the wire, and what becomes of it.
+//! The client against scripted servers: what it sends, and what it makes of the responses.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,23 +9,24 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::protocol::Key;
 
-mod patience;
+mod timeouts;
 
 /// What a scripted server does with one connection.
 enum Step {
-    /// Sends, byte for byte.
+    /// Sends these bytes.
     Send(&'static str),
-    /// Waits until the test says so.
+    /// Waits for a message of the test.
     Await(mpsc::Receiver<()>),
-    /// Says that it has come so far.
-    Tell(mpsc::Sender<()>),
-    /// Waits until the client has gone, and says so.
-    SeeOff(mpsc::Sender<Instant>),
+    /// Reports that the script has come this far.
+    Report(mpsc::Sender<()>),
+    /// Waits until the client has closed the connection, and reports when.
+    AwaitClose(mpsc::Sender<Instant>),
 }
 
-/// A server that treats each connection as its script says, and then closes it.
+/// A server that handles each connection by its script, and then closes it.
 struct Scripted {
     endpoint: Endpoint,
+    memory: ServerMemory,
     serving: JoinHandle<Vec<String>>,
 }
 
@@ -35,22 +35,19 @@ const HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n\
     data: {\"choices\":[{\"delta\":{\"content\":\"hello\"}}]}\n\ndata: [DONE]\n\n";
 const LIST: &str = "HTTP/1.1 200 OK\r\nContent-Length: 41\r\n\r\n\
     {\"data\":[{\"id\":\"bge-m3\"},{\"id\":\"qwen\"}] }";
-/// Far less than any wait that could be meant, far more than a busy machine needs.
+/// Far less than any timeout that a test would wait for, far more than a busy machine needs.
 const AT_ONCE: Duration = Duration::from_secs(5);
-const QUICK: Patience = Patience {
+const SHORT: Timeouts = Timeouts {
     first: Duration::from_millis(1500),
     idle: Duration::from_millis(100),
     tail: Duration::from_millis(50),
-    ..OF_A_TURN
+    ..Timeouts::TURN
 };
 
 impl Scripted {
     fn new(script: Vec<Vec<Step>>) -> Scripted {
-        // What is remembered of a server must not be found by another one at the same port.
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let url = format!("http://{}/{number}", listener.local_addr().unwrap());
+        let url = format!("http://{}/path", listener.local_addr().unwrap());
         let serve = move || script.into_iter().map(|steps| play(&listener, steps)).collect();
         Scripted {
             endpoint: Endpoint {
@@ -60,22 +57,36 @@ impl Scripted {
                 model: Some("m".to_owned()),
                 tool_choice: None,
             },
+            memory: ServerMemory::default(),
             serving: Builder::new().spawn(serve).unwrap(),
         }
     }
 
-    /// One connection for each text.
+    /// Sends each text on a connection of its own.
     fn sending(texts: &[&'static str]) -> Scripted {
         Scripted::new(texts.iter().map(|text| vec![Step::Send(text)]).collect())
     }
 
-    /// What it was asked.
+    /// Returns the requests that it received.
     fn requests(self) -> Vec<String> {
         self.serving.join().unwrap()
     }
 
-    fn ask(&self, patience: Patience) -> (String, Result<Answer, Fault>) {
-        ask_at(&self.endpoint, patience, &Cancel::new().unwrap())
+    fn ask(&self, timeouts: Timeouts) -> (String, Result<Completion, Fault>) {
+        let mut text = String::new();
+        let cancel = Cancel::new().unwrap();
+        let completion = self.ask_with(timeouts, &cancel, &mut |delta| text.push_str(delta));
+        (text, completion)
+    }
+
+    /// Asks, and gives each delta of the text to `on_text`.
+    fn ask_with(
+        &self,
+        timeouts: Timeouts,
+        cancel: &Cancel,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Completion, Fault> {
+        ask(&self.endpoint, &self.memory, timeouts, cancel, on_text)
     }
 }
 
@@ -84,21 +95,21 @@ fn play(listener: &TcpListener, steps: Vec<Step>) -> String {
     let asked = request(&mut socket);
     for step in steps {
         match step {
-            // A client that has enough may have gone.
+            // A client that needs no more may have closed the connection.
             Step::Send(text) => drop(socket.write_all(text.as_bytes())),
-            Step::Await(word) => word.recv().unwrap(),
-            Step::Tell(arrived) => arrived.send(()).unwrap(),
-            Step::SeeOff(gone) => {
+            Step::Await(message) => message.recv().unwrap(),
+            Step::Report(reached) => reached.send(()).unwrap(),
+            Step::AwaitClose(closed) => {
                 let mut rest = Vec::new();
                 drop(socket.read_to_end(&mut rest));
-                gone.send(Instant::now()).unwrap();
+                closed.send(Instant::now()).unwrap();
             }
         }
     }
     asked
 }
 
-/// A request with its body.
+/// Reads a request with its body.
 fn request(socket: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let mut byte = [0];
@@ -113,71 +124,67 @@ fn request(socket: &mut TcpStream) -> String {
     head + std::str::from_utf8(&body).unwrap()
 }
 
-fn ask_at(
+fn ask(
     endpoint: &Endpoint,
-    patience: Patience,
+    memory: &ServerMemory,
+    timeouts: Timeouts,
     cancel: &Cancel,
-) -> (String, Result<Answer, Fault>) {
-    let mut heard = String::new();
-    let answer = ask_hearing(endpoint, patience, cancel, &mut |text| heard.push_str(text));
-    (heard, answer)
-}
-
-fn ask_hearing(
-    endpoint: &Endpoint,
-    patience: Patience,
-    cancel: &Cancel,
-    hear: &mut dyn FnMut(&str),
-) -> Result<Answer, Fault> {
-    let ask = Ask {
+    on_text: &mut dyn FnMut(&str),
+) -> Result<Completion, Fault> {
+    let request = ChatRequest {
         endpoint,
         messages: "[{\"role\":\"user\",\"content\":\"hi\"}]",
         tools: "[{\"type\":\"function\"}]",
         tool_choice: "auto",
         max_tokens: Some(9),
     };
-    ask_patiently(&ask, patience, cancel, &mut |piece| {
-        if let Piece::Text(text) = piece {
-            hear(text);
+    ServedModel { timeouts }.complete(&request, memory, cancel, &mut |delta| {
+        if let Delta::Text(text) = delta {
+            on_text(text);
         }
         Ok(())
     })
 }
 
-/// The fault of an answer that must be none. Whatever it says, it does not say the key.
-fn fault(answer: Result<Answer, Fault>) -> Fault {
-    let fault = answer.err().expect("a fault");
+/// Asks a server of which nothing is known.
+fn ask_at(endpoint: &Endpoint) -> Result<Completion, Fault> {
+    let (memory, cancel) = (ServerMemory::default(), Cancel::new().unwrap());
+    ask(endpoint, &memory, Timeouts::TURN, &cancel, &mut |_| {})
+}
+
+/// Returns the fault of a request that must fail. Whatever it says, it does not contain the key.
+fn fault(result: Result<Completion, Fault>) -> Fault {
+    let fault = result.err().expect("a fault");
     assert!(!fault.message.contains("s3cret"), "{}", fault.message);
     fault
 }
 
 #[test]
-fn a_question_is_one_request_and_its_answer_arrives_as_it_is_sent() {
-    let (go_on, word) = mpsc::channel();
+fn a_completion_is_one_request_and_arrives_as_it_is_sent() {
+    let (go_on, message) = mpsc::channel();
     let server = Scripted::new(vec![vec![
         Step::Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
         Step::Send(
             "36\r\ndata: {\"choices\":[{\"delta\":{\"content\":\" \\t\u{fc}\"}}]}\n\ndat\r\n",
         ),
-        Step::Await(word),
+        Step::Await(message),
         Step::Send("30\r\na: {\"choices\":[{\"delta\":{\"content\":\"\\n \"}}]}\n\nda\r\n"),
         Step::Send("f\r\nta: [DONE]\n\nxxx\r\n"),
     ]]);
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let cancel = Cancel::new().unwrap();
-    let answer = ask_hearing(&server.endpoint, OF_A_TURN, &cancel, &mut |text| {
-        if heard.is_empty() {
-            // The rest is sent only now that this has arrived.
+    let completion = server.ask_with(Timeouts::TURN, &cancel, &mut |text| {
+        if received.is_empty() {
+            // The server sends the rest only after this has arrived.
             go_on.send(()).unwrap();
         }
-        heard.push(text.to_owned());
+        received.push(text.to_owned());
     });
-    assert_eq!(answer.unwrap().text, " \t\u{fc}\n ");
-    assert_eq!(heard, [" \t\u{fc}", "\n "]);
-    let path = server.endpoint.url.rsplit('/').next().unwrap().to_owned();
+    assert_eq!(completion.unwrap().text, " \t\u{fc}\n ");
+    assert_eq!(received, [" \t\u{fc}", "\n "]);
     let requests = server.requests();
     let asked = requests.first().unwrap();
-    assert!(asked.starts_with(&format!("POST /{path}/chat/completions HTTP/1.1\r\n")), "{asked}");
+    assert!(asked.starts_with("POST /path/chat/completions HTTP/1.1\r\n"), "{asked}");
     assert!(asked.contains("\r\nAuthorization: Bearer s3cret\r\n"), "{asked}");
     assert!(asked.contains("\r\nConnection: close\r\n"), "{asked}");
     assert!(asked.ends_with(
@@ -188,24 +195,24 @@ fn a_question_is_one_request_and_its_answer_arrives_as_it_is_sent() {
 }
 
 #[test]
-fn nobody_waits_for_a_server_that_holds_the_line_after_the_end() {
+fn a_connection_that_stays_open_after_the_end_is_not_waited_for() {
     let (gone, seen) = mpsc::channel();
     let finished = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
     let server = Scripted::new(vec![
-        vec![Step::Send(HELLO), Step::SeeOff(gone.clone())],
-        vec![Step::Send(SSE), Step::Send(finished), Step::SeeOff(gone)],
+        vec![Step::Send(HELLO), Step::AwaitClose(gone.clone())],
+        vec![Step::Send(SSE), Step::Send(finished), Step::AwaitClose(gone)],
     ]);
     let begun = Instant::now();
-    assert_eq!(server.ask(OF_A_TURN).1.unwrap().text, "hello");
+    assert_eq!(server.ask(Timeouts::TURN).1.unwrap().text, "hello");
     seen.recv().unwrap();
-    assert_eq!(server.ask(OF_A_TURN).1.unwrap().finish, Finish::Stop);
+    assert_eq!(server.ask(Timeouts::TURN).1.unwrap().finish, FinishReason::Stop);
     seen.recv().unwrap();
     assert!(begun.elapsed() < limits::MODEL_TAIL_MAX * 2 + AT_ONCE);
     server.requests();
 }
 
 #[test]
-fn a_server_that_goes_away_in_the_middle_leaves_what_it_said() {
+fn text_before_a_lost_connection_is_kept() {
     let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\n";
     let call = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"a\",\
         \"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]}}]}\n\n";
@@ -214,21 +221,21 @@ fn a_server_that_goes_away_in_the_middle_leaves_what_it_said() {
         vec![Step::Send(SSE), Step::Send(begun), Step::Send(call)],
         vec![Step::Send(chunked)],
     ]);
-    let (heard, answer) = server.ask(OF_A_TURN);
+    let (text, answer) = server.ask(Timeouts::TURN);
     let fault_of_half = fault(answer);
-    assert_eq!((heard.as_str(), fault_of_half.code), ("half", "model-disconnected"));
+    assert_eq!((text.as_str(), fault_of_half.code), ("half", "model-disconnected"));
     assert!(fault_of_half.message.contains(&server.endpoint.url), "{}", fault_of_half.message);
     assert!(fault_of_half.message.contains("(from OPTA_MODEL_URL)"));
-    assert_eq!(fault(server.ask(OF_A_TURN).1).code, "model-disconnected");
+    assert_eq!(fault(server.ask(Timeouts::TURN).1).code, "model-disconnected");
     server.requests();
 }
 
 #[test]
-fn an_error_within_a_stream_is_one() {
+fn an_error_within_a_stream_is_a_fault() {
     let server = Scripted::sending(&["HTTP/1.1 200 OK\r\n\r\n\
         data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":null}}]}\n\n\
         data: {\"error\":{\"code\":500,\"message\":\"s3cret\\u001b[31m\\nis no format\",\"type\":\"server_error\"}}\n\n"]);
-    let fault = fault(server.ask(OF_A_TURN).1);
+    let fault = fault(server.ask(Timeouts::TURN).1);
     assert_eq!(fault.code, "model-error");
     assert!(
         fault.message.ends_with("says: …\\u{1b}[31m is no format (server_error)"),
@@ -239,45 +246,45 @@ fn an_error_within_a_stream_is_one() {
 }
 
 #[test]
-fn a_model_whose_words_its_own_server_cannot_read_is_told_apart() {
+fn output_that_its_own_server_cannot_parse_has_a_code_of_its_own() {
     for answer in [
         "HTTP/1.1 200 OK\r\n\r\ndata: {\"error\":{\"code\":500,\"message\":\"The model produced \
          output that does not match the expected peg-native format\",\"type\":\"server_error\"}}\n\n",
         "HTTP/1.1 500 Oops\r\n\r\n{\"error\":{\"message\":\"error parsing tool call: raw='{'\"}}",
     ] {
         let server = Scripted::sending(&[answer]);
-        assert_eq!(fault(server.ask(OF_A_TURN).1).code, "model-malformed", "{answer}");
+        assert_eq!(fault(server.ask(Timeouts::TURN).1).code, "model-malformed", "{answer}");
         server.requests();
     }
 }
 
 #[test]
-fn a_context_that_is_too_short_is_told_in_whatever_way_the_server_says_so() {
+fn a_request_that_is_too_long_is_recognized_in_every_form_of_the_error() {
     const OK: &str = "HTTP/1.1 200 OK\r\n\r\n";
     const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\n";
     const ERROR: &str = "data: {\"error\":{\"message\":\"its context length is only 4096\"}}\n\n";
     for (answer, code) in [
         (&["HTTP/1.1 500 Oops\r\n\r\nthe context size is exceeded"][..], "context-too-long"),
         (&[OK, ERROR], "context-too-long"),
-        // What has been heard must not be asked for again.
+        // Text that was handed on must not be requested again.
         (&[OK, WORD, ERROR], "model-error"),
-        // A word of the question that comes back says nothing.
+        // A word of the request that is repeated means nothing.
         (&["HTTP/1.1 400 Bad\r\n\r\n{\"error\":\"no 'in this context'\"}"], "model-error"),
     ] {
         let server = Scripted::new(vec![answer.iter().map(|text| Step::Send(text)).collect()]);
-        assert_eq!(fault(server.ask(OF_A_TURN).1).code, code, "{answer:?}");
+        assert_eq!(fault(server.ask(Timeouts::TURN).1).code, code, "{answer:?}");
         server.requests();
     }
 }
 
 #[test]
-fn refusals_are_told_apart() {
+fn each_failure_has_its_code_and_its_words() {
     let cases = [
         (
             "HTTP/1.1 401 Unauthorized\r\nContent-Length: 49\r\n\r\n\
              {\"error\":{\"message\":\"Incorrect API key: s3cret\"}}",
             "model-unauthorized",
-            "refuses the key that is set: Incorrect API key: …",
+            "rejects the key that is set: Incorrect API key: …",
         ),
         (
             "HTTP/1.1 422 Bad\r\n\r\n{\"detail\":[{\"msg\":\"x\"}]}",
@@ -294,7 +301,7 @@ fn refusals_are_told_apart() {
         (
             "HTTP/1.1 200 OK\r\n\r\n<!DOCTYPE html><p>Hi",
             "model-error",
-            "does: <!DOCTYPE html><p>Hi",
+            "server: <!DOCTYPE html><p>Hi",
         ),
         (
             "HTTP/1.1 200 OK\r\n\r\n{\"error\":\"Unexpected endpoint\"}",
@@ -305,32 +312,32 @@ fn refusals_are_told_apart() {
     ];
     for (answer, code, said) in cases {
         let server = Scripted::sending(&[answer]);
-        let fault = fault(server.ask(OF_A_TURN).1);
+        let fault = fault(server.ask(Timeouts::TURN).1);
         assert_eq!(fault.code, code, "{answer}");
         assert!(fault.message.contains(said), "{}", fault.message);
         server.requests();
     }
     let mut server = Scripted::sending(&["HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"]);
     server.endpoint.key = None;
-    let fault = fault(server.ask(OF_A_TURN).1);
-    assert!(fault.message.contains("wants a key, and none is set (OPTA_API_KEY)"));
+    let fault = fault(server.ask(Timeouts::TURN).1);
+    assert!(fault.message.contains("requires a key, and none is set (OPTA_API_KEY)"));
     assert!(!server.requests().concat().contains("Authorization"));
 }
 
 #[test]
-fn a_whole_completion_is_an_answer_too() {
+fn a_whole_completion_is_accepted() {
     let server = Scripted::sending(&["HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
         Content-Length: 84\r\n\r\n\
         {\"choices\":[{\"message\":{\"content\":\"hello\",\"tool_calls\":[]},\"finish_reason\":\"stop\"}]}"]);
-    let (heard, answer) = server.ask(OF_A_TURN);
-    assert_eq!((heard.as_str(), answer.unwrap().text.as_str()), ("hello", "hello"));
+    let (text, answer) = server.ask(Timeouts::TURN);
+    assert_eq!((text.as_str(), answer.unwrap().text.as_str()), ("hello", "hello"));
     server.requests();
 }
 
 #[test]
-fn a_fault_of_the_listener_ends_the_answer() {
+fn a_fault_of_the_receiver_ends_the_completion() {
     let server = Scripted::sending(&[HELLO]);
-    let ask = Ask {
+    let request = ChatRequest {
         endpoint: &server.endpoint,
         messages: "[]",
         tools: "[]",
@@ -338,50 +345,52 @@ fn a_fault_of_the_listener_ends_the_answer() {
         max_tokens: None,
     };
     let full = Fault { code: "storage", message: "the disk is full".to_owned() };
-    let answer = super::ask(&ask, &Cancel::new().unwrap(), &mut |_| Err(full.clone()));
+    let cancel = Cancel::new().unwrap();
+    let answer = ServedModel::default()
+        .complete(&request, &server.memory, &cancel, &mut |_| Err(full.clone()));
     assert_eq!(fault(answer), full);
     server.requests();
 }
 
 #[test]
-fn a_field_that_a_server_refuses_is_left_out_and_stays_so() {
+fn a_field_that_a_server_rejects_is_omitted_from_then_on() {
     const NO_OPTIONS: &str =
         "HTTP/1.1 400 Bad\r\n\r\n{\"error\":\"Unknown field: stream_options\"}";
     const NO_CHOICE: &str = "HTTP/1.1 400 Bad\r\n\r\n{\"error\":{\"message\":\"no tool_choice\"}}";
     let server = Scripted::sending(&[NO_OPTIONS, NO_CHOICE, HELLO, HELLO]);
-    assert_eq!(server.ask(OF_A_TURN).1.unwrap().text, "hello");
-    assert_eq!(server.ask(OF_A_TURN).1.unwrap().text, "hello");
+    assert_eq!(server.ask(Timeouts::TURN).1.unwrap().text, "hello");
+    assert_eq!(server.ask(Timeouts::TURN).1.unwrap().text, "hello");
     let sent = server.requests();
     let has = |text: &str| sent.iter().map(|sent| sent.contains(text)).collect::<Vec<_>>();
     assert_eq!(has("stream_options"), [true, false, false, false]);
     assert_eq!(has("tool_choice"), [true, true, false, false]);
     assert_eq!(has("temperature"), [true; 4]);
-    // The same complaint again is the end of it, and nothing is learned from a failure.
+    // The same error again is final, and nothing is learned from a failure.
     let server = Scripted::sending(&[NO_OPTIONS, NO_OPTIONS, HELLO]);
-    assert_eq!(fault(server.ask(OF_A_TURN).1).code, "model-error");
-    assert_eq!(server.ask(OF_A_TURN).1.unwrap().text, "hello");
+    assert_eq!(fault(server.ask(Timeouts::TURN).1).code, "model-error");
+    assert_eq!(server.ask(Timeouts::TURN).1.unwrap().text, "hello");
     assert!(server.requests().last().unwrap().contains("stream_options"));
 }
 
 #[test]
-fn a_limit_that_leaves_no_room_for_the_question_is_left_out_for_this_one() {
+fn a_limit_that_leaves_no_room_for_the_messages_is_omitted_this_once() {
     const NO_ROOM: &str = "HTTP/1.1 400 Bad\r\n\r\n{\"error\":{\"message\":\"maximum context \
         length is 4096, you requested 4100 (4 in the messages, 4096 in the completion)\"}}";
     const TOO_LONG: &str = "HTTP/1.1 400 Bad\r\n\r\n{\"error\":{\"message\":\"too long\",\
         \"type\":\"exceed_context_size_error\"}}";
     let server = Scripted::sending(&[NO_ROOM, HELLO, HELLO]);
-    assert_eq!(server.ask(OF_A_TURN).1.unwrap().text, "hello");
-    assert_eq!(server.ask(OF_A_TURN).1.unwrap().text, "hello");
+    assert_eq!(server.ask(Timeouts::TURN).1.unwrap().text, "hello");
+    assert_eq!(server.ask(Timeouts::TURN).1.unwrap().text, "hello");
     let sent = server.requests();
     let limited: Vec<bool> = sent.iter().map(|sent| sent.contains("max_tokens")).collect();
     assert_eq!(limited, [true, false, true]);
-    // If there is still no room, it is the question that is too long.
+    // If there is still no room, the messages are too long.
     let server = Scripted::sending(&[NO_ROOM, NO_ROOM]);
-    assert_eq!(fault(server.ask(OF_A_TURN).1).code, "context-too-long");
+    assert_eq!(fault(server.ask(Timeouts::TURN).1).code, "context-too-long");
     server.requests();
-    // Some say so at once.
+    // Some servers say so at once.
     let server = Scripted::sending(&[TOO_LONG]);
-    let too_long = fault(server.ask(OF_A_TURN).1);
+    let too_long = fault(server.ask(Timeouts::TURN).1);
     assert_eq!(too_long.code, "context-too-long");
     let said = "answered 400: too long (exceed_context_size_error)";
     assert!(too_long.message.contains(said), "{}", too_long.message);
@@ -389,36 +398,36 @@ fn a_limit_that_leaves_no_room_for_the_question_is_left_out_for_this_one() {
 }
 
 #[test]
-fn without_a_name_the_first_model_that_chats_is_asked_and_remembered() {
+fn without_a_name_the_first_model_that_chats_is_used_and_remembered() {
     let mut server = Scripted::sending(&[LIST, HELLO, HELLO]);
     server.endpoint.model = None;
-    assert!(server.ask(OF_A_TURN).1.is_ok());
-    assert!(server.ask(OF_A_TURN).1.is_ok());
+    assert!(server.ask(Timeouts::TURN).1.is_ok());
+    assert!(server.ask(Timeouts::TURN).1.is_ok());
     let sent = server.requests();
     assert!(sent.first().unwrap().contains("/models HTTP/1.1"), "{sent:?}");
     assert!(sent.iter().skip(1).all(|sent| sent.contains("{\"model\":\"qwen\",")), "{sent:?}");
-    // A server that does not tell its models is left to choose.
+    // A server without a list of models chooses.
     let mut server = Scripted::sending(&["HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", HELLO]);
     server.endpoint.model = None;
-    assert!(server.ask(OF_A_TURN).1.is_ok());
+    assert!(server.ask(Timeouts::TURN).1.is_ok());
     assert!(!server.requests().concat().contains("\"model\""));
     let mut server =
         Scripted::sending(&["HTTP/1.1 200 OK\r\n\r\n{\"data\":[{\"id\":\"bge-m3\"}]}"]);
     server.endpoint.model = None;
-    let none = fault(server.ask(OF_A_TURN).1);
+    let none = fault(server.ask(Timeouts::TURN).1);
     assert!(none.message.contains("has no model that chats"), "{}", none.message);
     server.requests();
 }
 
 #[test]
-fn a_server_tells_its_models_in_time_or_not_at_all() {
+fn the_list_of_models_has_a_time_limit() {
     let limit = Duration::from_millis(200);
     let server = Scripted::sending(&[LIST]);
     let names = models(&server.endpoint, AT_ONCE).unwrap();
     assert_eq!(names.unwrap(), ["bge-m3", "qwen"]);
     server.requests();
-    let (gone, seen) = mpsc::channel();
-    let server = Scripted::new(vec![vec![Step::SeeOff(gone)]]);
+    let (closed, seen) = mpsc::channel();
+    let server = Scripted::new(vec![vec![Step::AwaitClose(closed)]]);
     let asked = Instant::now();
     let late = models(&server.endpoint, limit).unwrap_err();
     assert_eq!(late.code, "model-timeout");
@@ -428,7 +437,7 @@ fn a_server_tells_its_models_in_time_or_not_at_all() {
 }
 
 #[test]
-fn what_cannot_be_reached_or_used_is_named_with_its_setting() {
+fn an_endpoint_that_cannot_be_used_is_named_with_its_setting() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut endpoint = Endpoint {
         url: format!("http://localhost:{port}"),
@@ -437,8 +446,7 @@ fn what_cannot_be_reached_or_used_is_named_with_its_setting() {
         model: None,
         tool_choice: None,
     };
-    let cancel = Cancel::new().unwrap();
-    let unreachable = fault(ask_at(&endpoint, OF_A_TURN, &cancel).1);
+    let unreachable = fault(ask_at(&endpoint));
     assert_eq!(unreachable.code, "model-unreachable");
     assert_eq!(
         unreachable.message,
@@ -449,11 +457,11 @@ fn what_cannot_be_reached_or_used_is_named_with_its_setting() {
     );
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     endpoint.url = format!("http://{}", listener.local_addr().unwrap());
-    let odd = fault(ask_at(&endpoint, OF_A_TURN, &cancel).1);
+    let odd = fault(ask_at(&endpoint));
     assert_eq!(odd.code, "model-config");
     assert!(odd.message.contains("characters that no header can hold"), "{}", odd.message);
     endpoint.url = "https://api.example.com/v1?key=s3cret".to_owned();
-    let tls = fault(ask_at(&endpoint, OF_A_TURN, &cancel).1);
+    let tls = fault(ask_at(&endpoint));
     assert_eq!(tls.code, "model-config");
     assert!(tls.message.starts_with("cannot use OPENAI_BASE_URL: https://"), "{}", tls.message);
 }

@@ -1,4 +1,5 @@
-//! Tool calls, put together from fragments of servers that do not agree on how to name them. Pure.
+//! Tool calls, assembled from the fragments of servers that number and name them in different ways.
+//! Pure.
 
 use nanoserde::DeJson;
 
@@ -6,7 +7,7 @@ use crate::json::{Joiner, Lenient};
 use crate::limits;
 use crate::session::rules::ToolCall;
 
-use super::reply::Wrong;
+use super::fault::CompletionError;
 
 /// A part of a call, or a whole one.
 #[derive(DeJson)]
@@ -22,38 +23,38 @@ struct Function {
     arguments: Option<Lenient>,
 }
 
-/// The calls of an answer so far.
+/// The calls of a completion that is still arriving.
 #[derive(Default)]
-pub struct Calls {
-    filling: Vec<Filling>,
+pub struct ToolCallAssembler {
+    calls: Vec<PartialCall>,
     /// The call that the last fragment belonged to.
     current: usize,
 }
 
 #[derive(Default)]
-struct Filling {
+struct PartialCall {
     index: Option<String>,
     /// The server's.
     id: Option<String>,
     name: String,
     arguments: String,
     nesting: Nesting,
-    seam: Joiner,
+    joiner: Joiner,
 }
 
-/// Whether a JSON value that comes in pieces has come to its end, told from its brackets and quotes
-/// alone: each byte is looked at once, however many pieces there are.
+/// Tells from the brackets and quotes alone whether a JSON value that arrives in pieces is
+/// complete. Reads each byte once, however many pieces there are.
 #[derive(Default)]
 struct Nesting {
     depth: usize,
     in_string: bool,
     escaped: bool,
-    /// Something was open, and is not any more.
-    whole: bool,
+    /// Something was opened, and everything is closed again.
+    complete: bool,
 }
 
 impl Nesting {
-    fn follow(&mut self, text: &str) {
+    fn read(&mut self, text: &str) {
         for byte in text.bytes() {
             match byte {
                 _ if self.escaped => self.escaped = false,
@@ -64,112 +65,116 @@ impl Nesting {
                 b'}' | b']' => self.depth = self.depth.saturating_sub(1),
                 _ => continue,
             }
-            self.whole = self.depth == 0 && !self.in_string;
+            self.complete = self.depth == 0 && !self.in_string;
         }
     }
 }
 
-/// A fragment in plain terms.
+/// A fragment with its fields as plain text.
 struct Part {
     index: Option<String>,
     id: Option<String>,
     name: String,
     arguments: String,
-    /// The arguments are a value of their own and not a part of a text.
+    /// The arguments are a JSON value, not a part of a text.
     is_value: bool,
 }
 
 impl Part {
-    fn of(fragment: Fragment, has_halves: bool) -> Part {
-        let whole = |loose: Lenient| Joiner::whole(loose.into_text(), has_halves);
-        let function = fragment.function.unwrap_or(Function { name: None, arguments: None });
-        let is_value = matches!(function.arguments, Some(Lenient::Other(_)));
-        let arguments = if is_value {
-            function.arguments.map(whole)
-        } else {
-            function.arguments.map(Lenient::into_text)
-        };
+    fn of(fragment: Fragment, has_surrogates: bool) -> Part {
+        let whole = |text: Lenient| Joiner::whole(text.into_text(), has_surrogates);
+        let (name, arguments) = fragment.function.map_or((None, None), |f| (f.name, f.arguments));
+        let is_value = matches!(arguments, Some(Lenient::Other(_)));
+        let text = |text| if is_value { whole(text) } else { text.into_text() };
         Part {
             index: fragment.index.map(Lenient::into_text),
             id: fragment.id.map(whole).filter(|id| !id.is_empty()),
-            name: function.name.map(whole).unwrap_or_default(),
+            name: name.map(whole).unwrap_or_default(),
             is_value,
-            arguments: arguments.unwrap_or_default(),
+            arguments: arguments.map(text).unwrap_or_default(),
         }
     }
 }
 
-impl Calls {
-    /// Takes in a fragment, which may have halves of characters in it, and says how many bytes of
-    /// text it held.
-    pub fn add(&mut self, fragment: Fragment, has_halves: bool) -> Result<usize, Wrong> {
-        let part = Part::of(fragment, has_halves);
-        let at = self.place(&part);
-        self.fill(at, part, has_halves)
+impl ToolCallAssembler {
+    /// Adds a fragment, which may contain lone surrogates. Returns the length of its text in bytes.
+    pub fn add(
+        &mut self,
+        fragment: Fragment,
+        has_surrogates: bool,
+    ) -> Result<usize, CompletionError> {
+        let part = Part::of(fragment, has_surrogates);
+        let at = self.position_of(&part);
+        self.append(at, part, has_surrogates)
     }
 
-    /// Takes in a whole call.
-    pub fn add_whole(&mut self, fragment: Fragment, has_halves: bool) -> Result<usize, Wrong> {
-        self.fill(self.filling.len(), Part::of(fragment, has_halves), has_halves)
+    /// Adds a whole call.
+    pub fn add_whole(
+        &mut self,
+        fragment: Fragment,
+        has_surrogates: bool,
+    ) -> Result<usize, CompletionError> {
+        self.append(self.calls.len(), Part::of(fragment, has_surrogates), has_surrogates)
     }
 
-    /// No call has been begun.
+    /// Returns whether no call was begun.
     pub fn is_empty(&self) -> bool {
-        self.filling.is_empty()
+        self.calls.is_empty()
     }
 
-    /// The calls, each with a name of its own and with arguments.
+    /// Returns the calls, each with an id of its own and with arguments.
     pub fn finish(mut self) -> Vec<ToolCall> {
-        for call in &mut self.filling {
-            call.arguments.push_str(call.seam.end());
+        for call in &mut self.calls {
+            call.arguments.push_str(call.joiner.end());
         }
-        let mut calls: Vec<ToolCall> = Vec::new();
-        let given: Vec<String> = self.filling.iter().filter_map(|call| call.id.clone()).collect();
-        let named = self
-            .filling
-            .into_iter()
-            .filter(|call| !call.name.is_empty() || !call.arguments.trim().is_empty());
-        for (number, call) in (0..).zip(named) {
-            let taken = |id: &String| calls.iter().any(|other| other.id == *id);
-            let id = call.id.filter(|id| !taken(id)).unwrap_or_else(|| fresh(number, &given));
+        let mut finished: Vec<ToolCall> = Vec::new();
+        let given: Vec<String> = self.calls.iter().filter_map(|call| call.id.clone()).collect();
+        let is_named =
+            |call: &PartialCall| !call.name.is_empty() || !call.arguments.trim().is_empty();
+        for (number, call) in (0..).zip(self.calls.into_iter().filter(is_named)) {
+            let is_used = |id: &String| finished.iter().any(|other| other.id == *id);
+            let id = call.id.filter(|id| !is_used(id)).unwrap_or_else(|| new_id(number, &given));
             let blank = call.arguments.trim().is_empty();
             let arguments = if blank { "{}".to_owned() } else { call.arguments };
-            calls.push(ToolCall { id, name: call.name, arguments });
+            finished.push(ToolCall { id, name: call.name, arguments });
         }
-        calls
+        finished
     }
 
-    /// Which call a part belongs to; one behind the last for a new one.
-    fn place(&self, part: &Part) -> usize {
-        let new = self.filling.len();
-        let known = self.filling.iter().rposition(|call| call.id.is_some() && call.id == part.id);
-        if let Some(at) = known {
+    /// Returns the position of the call that a part belongs to: one past the last for a new call.
+    fn position_of(&self, part: &Part) -> usize {
+        let new = self.calls.len();
+        let same_id = self.calls.iter().rposition(|call| call.id.is_some() && call.id == part.id);
+        if let Some(at) = same_id {
             return at;
         }
         let at = match &part.index {
-            Some(_) => self.filling.iter().rposition(|call| call.index == part.index),
+            Some(_) => self.calls.iter().rposition(|call| call.index == part.index),
             None => (new > 0).then_some(self.current),
         };
-        let Some((at, call)) = at.and_then(|at| Some((at, self.filling.get(at)?))) else {
+        let Some((at, call)) = at.and_then(|at| Some((at, self.calls.get(at)?))) else {
             return new;
         };
-        let another = match part.id {
-            // The id may come later than the call, but not in place of another id.
-            Some(_) => call.id.is_some() || begins_anew(call, part),
-            None => begins_anew(call, part),
-        };
-        if another { new } else { at }
+        // The id may come later than the call, but not in place of another id.
+        let other_id = part.id.is_some() && call.id.is_some();
+        if other_id || is_next_call(call, part) { new } else { at }
     }
 
-    fn fill(&mut self, at: usize, part: Part, has_halves: bool) -> Result<usize, Wrong> {
+    fn append(
+        &mut self,
+        at: usize,
+        part: Part,
+        has_surrogates: bool,
+    ) -> Result<usize, CompletionError> {
         if at >= limits::MODEL_CALLS_MAX {
-            return Err(Wrong::TooMuch("more tool calls than an answer may have"));
+            let what = "more tool calls than an answer may have";
+            return Err(CompletionError::TooLarge(what));
         }
-        if at >= self.filling.len() {
-            self.filling.push(Filling { index: part.index.clone(), ..Filling::default() });
+        if at >= self.calls.len() {
+            self.calls.push(PartialCall { index: part.index.clone(), ..PartialCall::default() });
         }
         self.current = at;
-        let Some(call) = self.filling.get_mut(at) else { return Ok(0) };
+        let Some(call) = self.calls.get_mut(at) else { return Ok(0) };
         let bytes =
             part.name.len() + part.arguments.len() + part.id.as_ref().map_or(0, String::len);
         if call.id.is_none() {
@@ -182,26 +187,27 @@ impl Calls {
         }
         if part.is_value {
             call.nesting = Nesting::default();
-            call.nesting.follow(&part.arguments);
+            call.nesting.read(&part.arguments);
             call.arguments = part.arguments;
         } else {
-            let joined = call.seam.join(part.arguments, has_halves);
-            call.nesting.follow(&joined);
+            let joined = call.joiner.join(part.arguments, has_surrogates);
+            call.nesting.read(&joined);
             call.arguments.push_str(&joined);
         }
         Ok(bytes)
     }
 }
 
-/// A server that numbers nothing sends whole calls: one that has a name and arguments, behind a
-/// call whose arguments are complete, is the next one.
-fn begins_anew(call: &Filling, part: &Part) -> bool {
+/// Returns whether a part begins the next call although its index and its id do not say so. A
+/// server that sends neither sends whole calls: with a name and arguments, after complete
+/// arguments.
+fn is_next_call(call: &PartialCall, part: &Part) -> bool {
     let whole = !part.name.is_empty() && !part.arguments.trim().is_empty();
-    whole && !call.name.is_empty() && call.nesting.whole
+    whole && !call.name.is_empty() && call.nesting.complete
 }
 
-/// A name for a call that has none.
-fn fresh(number: usize, given: &[String]) -> String {
+/// Returns an id for a call that has none.
+fn new_id(number: usize, given: &[String]) -> String {
     let id = |number: usize| format!("call_{number}");
     (number..).map(id).find(|id| !given.contains(id)).unwrap_or_else(|| id(number))
 }
@@ -211,9 +217,9 @@ mod tests {
     use super::*;
     use crate::json;
 
-    /// The calls that come of fragments, as `id name arguments`.
+    /// Assembles fragments; gives each call as `id name arguments`.
     fn calls(fragments: &[&str]) -> Vec<String> {
-        let mut calls = Calls::default();
+        let mut calls = ToolCallAssembler::default();
         for text in fragments {
             calls.add(json::parse(text.as_bytes()).unwrap(), false).unwrap();
         }
@@ -234,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_id_under_a_used_index_is_a_new_call() {
+    fn a_new_id_with_a_used_index_begins_a_new_call() {
         let found = calls(&[
             r#"{"index":0,"id":"a","function":{"name":"f","arguments":"{\"x\":1}"}}"#,
             r#"{"index":0,"id":"b","function":{"name":"f","arguments":"{\"x\":2"}}"#,
@@ -245,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_without_ids_and_numbers_are_told_apart() {
+    fn calls_without_ids_and_indexes_are_kept_apart() {
         let whole = r#"{"function":{"name":"f","arguments":"{}"}}"#;
         assert_eq!(calls(&[whole, whole]), ["call_0 f {}", "call_1 f {}"]);
         let zero = r#"{"index":0,"function":{"name":"f","arguments":{"x": [1, 2.50]}}}"#;
@@ -265,8 +271,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_be_repeated_however_long_the_arguments_are() {
-        // What ends as a whole value does, and is none.
+    fn a_name_may_be_repeated_with_every_fragment_of_long_arguments() {
+        // Each ends like a complete value, and is none.
         let part = r#"{"function":{"name":"f","arguments":"}"}}"#;
         let mut parts = vec![r#"{"function":{"name":"f","arguments":"{\"x\":\"\\\""}}"#];
         parts.extend(std::iter::repeat_n(part, 50_000));
@@ -276,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_closes_is_whole_even_if_it_is_no_json() {
+    fn arguments_with_closed_brackets_are_complete_even_if_they_are_not_json() {
         let part = r#"{"function":{"name":"f","arguments":"{x: [1]} "}}"#;
         assert_eq!(calls(&[part, part]), ["call_0 f {x: [1]} ", "call_1 f {x: [1]} "]);
         let part = r#"{"function":{"name":"f","arguments":"\"{\\\"x\\\":1}\""}}"#;
@@ -296,8 +302,8 @@ mod tests {
     }
 
     #[test]
-    fn whole_calls_stay_apart_whatever_they_are_called() {
-        let mut calls = Calls::default();
+    fn whole_calls_with_equal_ids_stay_apart() {
+        let mut calls = ToolCallAssembler::default();
         let same = r#"{"id":"a","function":{"name":"f","arguments":"{"}}"#;
         for _ in 0..2 {
             calls.add_whole(json::parse(same.as_bytes()).unwrap(), false).unwrap();
@@ -307,8 +313,8 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_counted() {
-        let mut calls = Calls::default();
+    fn the_number_of_calls_is_limited() {
+        let mut calls = ToolCallAssembler::default();
         let mut add = |index: usize| {
             let text = format!("{{\"index\":{index},\"function\":{{\"name\":\"f\"}}}}");
             calls.add(json::parse(text.as_bytes()).unwrap(), false)

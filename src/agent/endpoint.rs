@@ -17,9 +17,8 @@ use crate::protocol::{Endpoint, Key};
 use crate::session::turn::Fault;
 use crate::sys::{self, Interest};
 
-use super::address::Base;
-use super::model::server::unusable;
-use super::model::{code, list};
+use super::base_url::BaseUrl;
+use super::model::{fault, first_chat_model, invalid_setting, model_names};
 
 /// Where model servers listen unless they are told otherwise, in the order in which they count.
 const PORTS: [(u16, &str); 4] = [
@@ -32,36 +31,38 @@ const PORTS: [(u16, &str); 4] = [
 /// Names a server that was set for another program, and speaks of no key.
 const OLLAMA: &str = "OLLAMA_HOST";
 
-/// What the user says about the model: with the command, and in the settings.
-pub struct Wanted<'a> {
+/// What a command or a session says about the model; it overrides the settings.
+#[derive(Default)]
+pub struct ModelChoice<'a> {
     /// `--model-url`
-    pub model_url: Option<&'a str>,
+    pub url: Option<&'a str>,
     /// `--model`
     pub model: Option<&'a str>,
-    pub settings: &'a ModelSettings,
 }
 
-/// Why no server can be asked.
+/// Why there is no endpoint.
 #[derive(Debug)]
-pub enum Unresolved {
-    /// A setting names none.
-    Setting { source: String, because: &'static str },
-    /// Nothing is set, and none was found.
-    Nowhere {
-        /// What each port had to say, in words.
+pub enum EndpointError {
+    /// A setting names no usable server.
+    InvalidSetting { source: String, because: &'static str },
+    /// No server is set, and none was found.
+    NotFound {
+        /// What was found at each port, in words.
         tried: Vec<String>,
         /// A server was found that has no model loaded.
         lacks_model: bool,
-        /// A key is set all the same.
+        /// A key is set nevertheless.
         has_key: bool,
     },
 }
 
-impl From<Unresolved> for Fault {
-    fn from(unresolved: Unresolved) -> Fault {
-        let (tried, has_key) = match unresolved {
-            Unresolved::Setting { source, because } => return unusable(&source, because),
-            Unresolved::Nowhere { tried, has_key, .. } => (tried, has_key),
+impl From<EndpointError> for Fault {
+    fn from(error: EndpointError) -> Fault {
+        let (tried, has_key) = match error {
+            EndpointError::InvalidSetting { source, because } => {
+                return invalid_setting(&source, because);
+            }
+            EndpointError::NotFound { tried, has_key, .. } => (tried, has_key),
         };
         let but = if has_key { "; a key is set, but not the server that it is for" } else { "" };
         let message = format!(
@@ -70,27 +71,31 @@ impl From<Unresolved> for Fault {
              OPTA_MODEL_URL=http://HOST:PORT/v1",
             tried.join(", ")
         );
-        Fault { code: code::UNREACHABLE, message }
+        Fault { code: fault::UNREACHABLE, message }
     }
 }
 
 /// The endpoint that is meant: the first that is set, else the first of the usual ports of this
 /// machine where a model server answers, all asked at once. A server that is set is not asked here.
-pub fn resolve(given: &Wanted<'_>) -> Result<Endpoint, Unresolved> {
-    resolve_among(given, &PORTS, limits::MODEL_PROBE_MAX)
+pub fn resolve(
+    choice: &ModelChoice<'_>,
+    settings: &ModelSettings,
+) -> Result<Endpoint, EndpointError> {
+    resolve_among(choice, settings, &PORTS, limits::MODEL_PROBE_MAX)
 }
 
 fn resolve_among(
-    given: &Wanted<'_>,
+    choice: &ModelChoice<'_>,
+    settings: &ModelSettings,
     ports: &[(u16, &str)],
     limit: Duration,
-) -> Result<Endpoint, Unresolved> {
-    let settings = given.settings;
-    let model = given.model.or(settings.model.as_deref()).map(str::to_owned);
+) -> Result<Endpoint, EndpointError> {
+    let model = choice.model.or(settings.model.as_deref()).map(str::to_owned);
     let tool_choice = settings.tool_choice.clone();
-    if let Some((base, source)) = base_set(given) {
-        let unusable = |because| Unresolved::Setting { source: source.to_owned(), because };
-        let base = base.map_err(unusable)?;
+    if let Some((base, source)) = base_set(choice, settings) {
+        let invalid =
+            |because| EndpointError::InvalidSetting { source: source.to_owned(), because };
+        let base = base.map_err(invalid)?;
         let key = key_for(source, settings).map(Key);
         let (url, source) = (base.url(), source.to_owned());
         return Ok(Endpoint { url, source, key, model, tool_choice });
@@ -98,7 +103,7 @@ fn resolve_among(
     let (mut tried, mut lacks_model) = (Vec::new(), false);
     for (answer, (port, name)) in probe(ports, limit).into_iter().zip(ports) {
         let failure = match answer {
-            Ok(names) => match list::first_that_chats(&names) {
+            Ok(names) => match first_chat_model(&names) {
                 Some(first) => {
                     return Ok(Endpoint {
                         url: format!("http://127.0.0.1:{port}/v1"),
@@ -118,23 +123,25 @@ fn resolve_among(
         tried.push(format!("127.0.0.1:{port} ({name}): {failure}"));
     }
     let has_key = settings.key.is_some() || settings.openai_key.is_some();
-    Err(Unresolved::Nowhere { tried, lacks_model, has_key })
+    Err(EndpointError::NotFound { tried, lacks_model, has_key })
 }
 
 /// The first base that is set, and by what.
-fn base_set<'a>(given: &Wanted<'a>) -> Option<(Result<Base, &'static str>, &'a str)> {
-    let settings = given.settings;
-    let url = |text: Option<&'a str>, source| Some((Base::parse(text?), source));
-    url(given.model_url, "--model-url")
+fn base_set<'a>(
+    choice: &ModelChoice<'a>,
+    settings: &'a ModelSettings,
+) -> Option<(Result<BaseUrl, &'static str>, &'a str)> {
+    let url = |text: Option<&'a str>, source| Some((BaseUrl::parse(text?), source));
+    url(choice.url, "--model-url")
         .or_else(|| url(settings.url_variable.as_deref(), "OPTA_MODEL_URL"))
         .or_else(|| {
             let set = settings.url_config.as_ref()?;
-            Some((Base::parse(&set.url), set.by.as_str()))
+            Some((BaseUrl::parse(&set.url), set.by.as_str()))
         })
         .or_else(|| url(settings.openai_url.as_deref(), "OPENAI_BASE_URL"))
         .or_else(|| {
             let host = settings.ollama_host.as_deref()?;
-            Some((Base::parse_ollama(host), OLLAMA))
+            Some((BaseUrl::parse_ollama(host), OLLAMA))
         })
 }
 
@@ -206,7 +213,7 @@ fn awaited(probe: &Probe) -> Option<(std::os::fd::BorrowedFd<'_>, Interest)> {
 fn is_settled(probes: &[Probe]) -> bool {
     for probe in probes {
         match probe {
-            Probe::Ended(Ok(names)) if list::first_that_chats(names).is_some() => return true,
+            Probe::Ended(Ok(names)) if first_chat_model(names).is_some() => return true,
             Probe::Ended(_) => {}
             Probe::Connecting(_) | Probe::Reading(..) => return false,
         }
@@ -251,7 +258,7 @@ impl Probe {
                     return Ok(Probe::Reading(socket, incoming, body));
                 }
                 let status = incoming.head().map_or(0, |head| head.status);
-                let names = if status == 200 { list::names(&body) } else { None };
+                let names = if status == 200 { model_names(&body) } else { None };
                 let refusal = || format!("no model server (it answered {status})");
                 Ok(Probe::Ended(names.ok_or_else(refusal)))
             }
@@ -275,8 +282,11 @@ mod tests {
         settings
     }
 
-    fn wanted(settings: &ModelSettings) -> Wanted<'_> {
-        Wanted { model_url: None, model: None, settings }
+    fn resolve_by(
+        settings: &ModelSettings,
+        ports: &[(u16, &str)],
+    ) -> Result<Endpoint, EndpointError> {
+        resolve_among(&ModelChoice::default(), settings, ports, LIMIT)
     }
 
     /// A server that answers one request with `answer`, and what it was asked.
@@ -316,9 +326,9 @@ mod tests {
             model: Some("m".into()),
             tool_choice: Some("required".into()),
         };
-        let found = |settings: &ModelSettings| resolve_among(&wanted(settings), &[], LIMIT);
-        let given = Wanted { model_url: Some("flag:9"), model: Some("n"), settings: &settings };
-        let endpoint = resolve_among(&given, &[], LIMIT).unwrap();
+        let found = |settings: &ModelSettings| resolve_by(settings, &[]);
+        let choice = ModelChoice { url: Some("flag:9"), model: Some("n") };
+        let endpoint = resolve_among(&choice, &settings, &[], LIMIT).unwrap();
         assert_eq!(
             (endpoint.url.as_str(), endpoint.source.as_str()),
             ("http://flag:9/v1", "--model-url")
@@ -353,7 +363,7 @@ mod tests {
             settings.url_variable = Some("https://me:s3cret@api.example.com/v1".into());
             settings.openai_url = Some("http://127.0.0.1:1".into());
         });
-        let fault = Fault::from(resolve_among(&wanted(&settings), &[], LIMIT).err().unwrap());
+        let fault = Fault::from(resolve_by(&settings, &[]).err().unwrap());
         assert_eq!(fault.code, "model-config");
         assert!(
             fault.message.starts_with("cannot use OPTA_MODEL_URL: https://"),
@@ -380,7 +390,7 @@ mod tests {
             (empty, "empty"),
             (good, "good"),
         ];
-        let endpoint = resolve_among(&wanted(&settings), &ports, LIMIT).unwrap();
+        let endpoint = resolve_by(&settings, &ports).unwrap();
         assert_eq!(endpoint.url, format!("http://127.0.0.1:{good}/v1"));
         assert_eq!(endpoint.source, format!("found on port {good}"));
         assert_eq!(endpoint.model.as_deref(), Some("qwen"));
@@ -401,11 +411,11 @@ mod tests {
             server("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".into());
         let ports = [(silent_port, "a"), (closed, "b"), (lost, "c")];
         let begun = Instant::now();
-        let unresolved = resolve_among(&wanted(&ModelSettings::default()), &ports, LIMIT).err();
+        let unresolved = resolve_by(&ModelSettings::default(), &ports).err();
         assert!(begun.elapsed() >= LIMIT);
         lost_thread.join().unwrap();
         let unresolved = unresolved.unwrap();
-        assert!(matches!(unresolved, Unresolved::Nowhere { lacks_model: false, .. }));
+        assert!(matches!(unresolved, EndpointError::NotFound { lacks_model: false, .. }));
         let fault = Fault::from(unresolved);
         assert_eq!(fault.code, "model-unreachable");
         for part in [
@@ -422,10 +432,10 @@ mod tests {
     fn a_server_without_a_model_and_a_key_without_a_server_are_told_apart() {
         let (empty, empty_thread) = server(listing(r#"{"object":"list","data":[]}"#));
         let settings = set(|settings| settings.openai_key = Some("s3cret".into()));
-        let unresolved = resolve_among(&wanted(&settings), &[(empty, "empty")], LIMIT).err();
+        let unresolved = resolve_by(&settings, &[(empty, "empty")]).err();
         empty_thread.join().unwrap();
         let unresolved = unresolved.unwrap();
-        let Unresolved::Nowhere { lacks_model: true, has_key: true, .. } = &unresolved else {
+        let EndpointError::NotFound { lacks_model: true, has_key: true, .. } = &unresolved else {
             panic!("{unresolved:?}")
         };
         let message = Fault::from(unresolved).message;

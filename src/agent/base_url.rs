@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// The address under which the paths of the API begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Base {
+pub struct BaseUrl {
     /// A name, or an address; one of IPv6 in brackets.
     pub host: String,
     pub port: u16,
@@ -12,11 +12,11 @@ pub struct Base {
     pub path: String,
 }
 
-impl Base {
+impl BaseUrl {
     /// Understands `http://host:port`, with or without a path, a slash at its end, and the scheme.
     ///
     /// The reason of a failure is a clause that does not quote the text, which may hold a secret.
-    pub fn parse(text: &str) -> Result<Base, &'static str> {
+    pub fn parse(text: &str) -> Result<BaseUrl, &'static str> {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("it has characters that cannot stand in a URL");
         }
@@ -52,21 +52,21 @@ impl Base {
         let path = path.trim_end_matches('/');
         let path = path.strip_suffix("/chat/completions").unwrap_or(path);
         let path = if path.is_empty() { "/v1" } else { path };
-        Ok(Base { host: host.to_owned(), port, path: path.to_owned() })
+        Ok(BaseUrl { host: host.to_owned(), port, path: path.to_owned() })
     }
 
     /// Understands what Ollama takes from `OLLAMA_HOST`: `host`, `host:port`, `:port`, or a URL; of
     /// an address to listen on everywhere, the one to reach it here.
-    pub fn parse_ollama(text: &str) -> Result<Base, &'static str> {
+    pub fn parse_ollama(text: &str) -> Result<BaseUrl, &'static str> {
         let mut base = if text.contains("://") {
-            Base::parse(text)?
+            BaseUrl::parse(text)?
         } else if text.parse::<Ipv6Addr>().is_ok() {
-            Base::parse(&format!("[{text}]:11434"))?
+            BaseUrl::parse(&format!("[{text}]:11434"))?
         } else {
             let (authority, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
             let (host, port) = split_port(authority);
             let host = if host.is_empty() { "127.0.0.1" } else { host };
-            Base::parse(&format!("{host}:{}{path}", port.unwrap_or("11434")))?
+            BaseUrl::parse(&format!("{host}:{}{path}", port.unwrap_or("11434")))?
         };
         match base.host.as_str() {
             "0.0.0.0" => base.host = "127.0.0.1".to_owned(),
@@ -86,7 +86,7 @@ impl Base {
         format!("{}{part}", self.path)
     }
 
-    /// The base as a URL, which [`Base::parse`] understands.
+    /// The base as a URL, which [`BaseUrl::parse`] understands.
     pub fn url(&self) -> String {
         format!("http://{}{}", self.authority(), self.path)
     }
@@ -130,9 +130,9 @@ mod tests {
             ("http://[::1]", "http://[::1]:80/v1"),
             ("gpu_box:9000", "http://gpu_box:9000/v1"),
         ] {
-            let base = Base::parse(text).unwrap();
+            let base = BaseUrl::parse(text).unwrap();
             assert_eq!(base.url(), url, "{text}");
-            assert_eq!(Base::parse(url), Ok(base), "{text}");
+            assert_eq!(BaseUrl::parse(url), Ok(base), "{text}");
         }
         for (text, url) in [
             ("0.0.0.0", "http://127.0.0.1:11434/v1"),
@@ -144,7 +144,7 @@ mod tests {
             ("http://box", "http://box:80/v1"),
             ("http://box:11434/", "http://box:11434/v1"),
         ] {
-            assert_eq!(Base::parse_ollama(text).unwrap().url(), url, "{text}");
+            assert_eq!(BaseUrl::parse_ollama(text).unwrap().url(), url, "{text}");
         }
     }
 
@@ -169,9 +169,9 @@ mod tests {
             ("http://x/\r\nX: y", "characters"),
             ("http://\u{fc}/", "characters"),
         ] {
-            let said = Base::parse(text).unwrap_err();
+            let said = BaseUrl::parse(text).unwrap_err();
             assert!(said.contains(because) && !said.contains("s3cret"), "{text:?}: {said}");
-            assert!(Base::parse_ollama(text).is_err(), "{text:?}");
+            assert!(BaseUrl::parse_ollama(text).is_err(), "{text:?}");
         }
     }
 }

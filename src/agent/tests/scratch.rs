@@ -5,10 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::agent::tools::{Tool, ToolContext};
 use crate::protocol::Variable;
 use crate::session::wake::Cancel;
-
-use super::{Scene, Tool};
 
 pub struct Scratch(PathBuf);
 
@@ -34,23 +33,24 @@ impl Scratch {
         fs::read_to_string(self.0.join(name)).unwrap()
     }
 
-    pub fn scene<T>(&self, act: impl FnOnce(&Scene<'_>) -> T) -> T {
-        self.scene_with(&[], &Cancel::new().unwrap(), act)
+    pub fn with_context<T>(&self, act: impl FnOnce(&ToolContext<'_>) -> T) -> T {
+        self.with_context_of(&[], &Cancel::new().unwrap(), act)
     }
 
-    pub fn scene_with<T>(
+    pub fn with_context_of<T>(
         &self,
         environment: &[Variable],
         cancel: &Cancel,
-        act: impl FnOnce(&Scene<'_>) -> T,
+        act: impl FnOnce(&ToolContext<'_>) -> T,
     ) -> T {
         let deadline = Instant::now() + Duration::from_secs(120);
-        act(&Scene::new(self.0.to_str(), &[], environment, cancel, deadline))
+        act(&ToolContext::new(self.0.to_str(), &[], environment, cancel, deadline))
     }
 
+    /// Runs a tool. Gives its result as the tool returns it.
     pub fn run(&self, tool: &str, arguments: &str) -> Result<String, String> {
-        let job = Tool::named(tool).unwrap().job(arguments).unwrap();
-        self.scene(|scene| job.attempt(scene))
+        let operation = Tool::named(tool).unwrap().parse(arguments).unwrap();
+        self.with_context(|context| operation.attempt(context))
     }
 }
 

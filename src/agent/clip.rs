@@ -1,8 +1,8 @@
-//! A text of any length in a room that is limited: its beginning and its end are kept.
+//! Text that is clipped in the middle to fit a limit: its beginning and its end are kept.
 
 use std::collections::VecDeque;
 
-/// Bytes as they come.
+/// Collects bytes, and keeps the first and the last of them.
 pub struct Clip {
     head: Vec<u8>,
     head_max: usize,
@@ -12,19 +12,19 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// Room for so many bytes; three quarters of them are for the beginning.
+    /// Makes room for `bytes_max` bytes, three quarters of them for the beginning.
     pub fn new(bytes_max: usize) -> Clip {
         let tail_max = bytes_max / 4;
         let head_max = bytes_max - tail_max;
         Clip { head: Vec::new(), head_max, tail: VecDeque::new(), tail_max, dropped: 0 }
     }
 
-    /// Takes in what comes next.
+    /// Appends bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         let room = self.head_max - self.head.len();
         let (head, rest) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
         self.head.extend_from_slice(head);
-        // Of a long piece only the end can stay.
+        // Only the end of a long piece can remain.
         let skipped = rest.len().saturating_sub(self.tail_max);
         self.tail.extend(rest.get(skipped..).unwrap_or_default());
         let over = self.tail.len().saturating_sub(self.tail_max);
@@ -32,13 +32,13 @@ impl Clip {
         self.dropped += (skipped + over) as u64;
     }
 
-    /// The text, with a mark where something was left out. What is not UTF-8 is shown as `�`.
+    /// Returns the text, with a mark where bytes were dropped. What is not UTF-8 becomes `�`.
     pub fn text(mut self) -> String {
         if self.dropped == 0 {
             self.head.extend(self.tail);
             return String::from_utf8_lossy(&self.head).into_owned();
         }
-        // Not in the middle of a character, at either cut.
+        // Neither cut may split a character.
         while let Err(error) = std::str::from_utf8(&self.head)
             && error.error_len().is_none()
         {
@@ -54,7 +54,7 @@ impl Clip {
     }
 }
 
-/// `text` with its beginning and its end, if it has more bytes than that.
+/// Returns `text`, clipped if it has more than `bytes_max` bytes.
 pub fn clip(text: String, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text;
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn at_the_limit_all_is_kept_and_one_past_it_a_byte_is_left_out() {
+    fn text_at_the_limit_is_kept_and_one_byte_more_is_dropped() {
         assert_eq!(clip("x".repeat(100), 100), "x".repeat(100));
         let cut = clip(format!("{}y", "x".repeat(100)), 100);
         assert!(cut.starts_with(&"x".repeat(75)), "{cut}");
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_as_good_as_the_whole_and_characters_stay_whole() {
+    fn pieces_clip_like_the_whole_text_and_no_character_is_split() {
         let text: String = (0..5_000).map(|i| format!("{i}é")).collect();
         for size in [1, 7, 100, 5_000] {
             let mut pieces = Clip::new(1_000);

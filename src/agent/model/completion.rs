@@ -1,0 +1,421 @@
+//! A chat completion, parsed as it arrives. Pure: bytes in, text and calls out.
+//!
+//! The stream is split into lines, regardless of how the network split it; text is handed on only
+//! when its line is complete. Every field may be missing or `null`. A completion that is one JSON
+//! value although a stream was requested is accepted as well.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use nanoserde::DeJson;
+
+use crate::json::{self, Joiner, Lenient, Raw};
+use crate::session::rules::ToolCall;
+use crate::{limits, text};
+
+use super::fault::CompletionError;
+use super::tool_calls::{Fragment, ToolCallAssembler};
+
+/// A part of a completion, as it arrives.
+pub enum Delta<'a> {
+    Text(&'a str),
+    Thinking(&'a str),
+}
+
+/// A whole completion.
+pub struct Completion {
+    /// All of its text, byte for byte as it was sent.
+    pub text: String,
+    /// The tool calls. Empty unless the model itself ended the completion: a call that was cut off
+    /// or filtered is not the one that the model wanted to make.
+    pub calls: Vec<ToolCall>,
+    pub finish: FinishReason,
+    pub prompt_tokens: Option<u64>,
+    pub completion_tokens: Option<u64>,
+    /// From its first chunk to its last.
+    pub took: Duration,
+}
+
+/// Why a completion ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    Stop,
+    ToolCalls,
+    Length,
+    /// In the server's own word.
+    Other(String),
+}
+
+impl FinishReason {
+    /// Returns whether the model itself ended the completion.
+    pub fn is_the_models_own(&self) -> bool {
+        matches!(self, FinishReason::Stop | FinishReason::ToolCalls)
+    }
+}
+
+/// An event of a stream, or a whole completion, as servers send it.
+#[derive(DeJson)]
+struct Chunk {
+    choices: Option<Vec<Choice>>,
+    error: Option<Raw>,
+    usage: Option<Raw>,
+}
+
+/// One of several alternative completions.
+#[derive(DeJson)]
+struct Choice {
+    index: Option<i64>,
+    delta: Option<Message>,
+    message: Option<Message>,
+    finish_reason: Option<Lenient>,
+}
+
+/// A message, or what is added to it.
+#[derive(DeJson)]
+struct Message {
+    content: Option<Lenient>,
+    reasoning_content: Option<Lenient>,
+    reasoning: Option<Lenient>,
+    tool_calls: Option<Vec<Fragment>>,
+}
+
+#[derive(DeJson)]
+struct Usage {
+    prompt_tokens: Option<i64>,
+    completion_tokens: Option<i64>,
+}
+
+/// A completion that is still arriving.
+#[derive(Default)]
+pub struct CompletionParser {
+    form: Form,
+    /// The line that is not complete yet, or the whole body.
+    line: Vec<u8>,
+    /// The first bytes, in case it is no completion at all.
+    opening: Vec<u8>,
+    bytes: usize,
+    /// Of text, thinking and calls.
+    content_bytes: usize,
+    begun: bool,
+    deltas: Vec<(Kind, String)>,
+    joiner: Joiner,
+    thinking_joiner: Joiner,
+    /// The latest chunk has lone surrogates.
+    has_surrogates: bool,
+    text: String,
+    calls: ToolCallAssembler,
+    finish: Option<String>,
+    done: bool,
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Form {
+    /// Only white space has arrived.
+    #[default]
+    Unknown,
+    Lines,
+    /// One JSON value.
+    Whole,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Thinking,
+}
+
+impl CompletionParser {
+    /// Parses the next bytes.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), CompletionError> {
+        self.bytes = self.bytes.saturating_add(bytes.len());
+        if self.bytes > limits::MODEL_STREAM_BYTES_MAX {
+            return Err(CompletionError::TooLarge("a stream without an end"));
+        }
+        let room = (limits::MODEL_OPENING_CHARS_MAX * 4).saturating_sub(self.opening.len());
+        self.opening.extend(bytes.iter().take(room));
+        if self.form == Form::Unknown {
+            self.form = match bytes.trim_ascii_start().first() {
+                None => Form::Unknown,
+                Some(b'{') => Form::Whole,
+                Some(_) => Form::Lines,
+            };
+        }
+        match self.form {
+            Form::Unknown => Ok(()),
+            Form::Whole => self.keep(bytes),
+            Form::Lines => self.feed_lines(bytes),
+        }
+    }
+
+    /// Ends the completion: the connection has ended, or the body has as far as HTTP can tell.
+    pub fn end(&mut self) -> Result<(), CompletionError> {
+        let last = std::mem::take(&mut self.line);
+        let ended = match self.form {
+            Form::Whole => self.end_whole(&last),
+            Form::Lines if !last.is_empty() && !self.done => match self.feed_line(&last) {
+                // A line that is cut off counts as one that never came.
+                Err(CompletionError::Malformed(_)) | Ok(()) => self.end_lines(),
+                Err(error) => Err(error),
+            },
+            Form::Lines | Form::Unknown => self.end_lines(),
+        };
+        self.flush();
+        ended
+    }
+
+    fn end_whole(&mut self, body: &[u8]) -> Result<(), CompletionError> {
+        let chunk = self.parse(body).map_err(|_problem| self.unexpected())?;
+        self.feed_chunk(chunk)?;
+        self.done = true;
+        if self.begun { Ok(()) } else { Err(self.unexpected()) }
+    }
+
+    fn end_lines(&self) -> Result<(), CompletionError> {
+        if self.done || self.finish.is_some() {
+            Ok(())
+        } else if self.begun || self.form == Form::Unknown {
+            Err(CompletionError::Truncated)
+        } else {
+            Err(self.unexpected())
+        }
+    }
+
+    /// Returns whether the server has announced the end; what follows does not matter.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Returns whether the model has finished; only its usage may follow.
+    pub fn is_finished(&self) -> bool {
+        self.finish.is_some()
+    }
+
+    /// Returns whether the first chunk has arrived.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Returns whether text has arrived.
+    pub fn has_text(&self) -> bool {
+        !self.text.is_empty()
+    }
+
+    /// Hands on what has arrived since the last call, in as few deltas as possible.
+    pub fn hand_on<E>(
+        &mut self,
+        on_delta: &mut dyn FnMut(Delta<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (kind, text) in self.deltas.drain(..) {
+            on_delta(match kind {
+                Kind::Text => Delta::Text(&text),
+                Kind::Thinking => Delta::Thinking(&text),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Returns the whole completion, once it has ended.
+    pub fn finish(self, took: Duration) -> Completion {
+        let finish = match self.finish.as_deref() {
+            // Some servers send "stop" with calls, and some send nothing.
+            None | Some("stop" | "tool_calls" | "function_call") => match self.calls.is_empty() {
+                true => FinishReason::Stop,
+                false => FinishReason::ToolCalls,
+            },
+            Some("length" | "max_tokens") => FinishReason::Length,
+            Some(other) => {
+                FinishReason::Other(text::prefix(other, limits::MODEL_WORD_CHARS_MAX).to_owned())
+            }
+        };
+        let calls = match finish.is_the_models_own() {
+            true => self.calls.finish(),
+            false => Vec::new(),
+        };
+        let CompletionParser { text, prompt_tokens, completion_tokens, .. } = self;
+        Completion { text, calls, finish, prompt_tokens, completion_tokens, took }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), CompletionError> {
+        if self.line.len() + bytes.len() > limits::MODEL_LINE_BYTES_MAX {
+            return Err(CompletionError::TooLarge("a line that is too long"));
+        }
+        self.line.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn feed_lines(&mut self, bytes: &[u8]) -> Result<(), CompletionError> {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.done {
+                return Ok(());
+            }
+            self.keep(part)?;
+            if part.ends_with(b"\n") {
+                let mut line = std::mem::take(&mut self.line);
+                self.feed_line(&line)?;
+                line.clear();
+                self.line = line;
+            }
+        }
+        Ok(())
+    }
+
+    /// Parses one line. Everything but data is skipped: comments, event names, what proxies add.
+    fn feed_line(&mut self, line: &[u8]) -> Result<(), CompletionError> {
+        match line.strip_prefix(b"data:").map(<[u8]>::trim_ascii) {
+            None | Some(b"") => Ok(()),
+            Some(b"[DONE]") => {
+                self.done = true;
+                self.flush();
+                Ok(())
+            }
+            Some(data) => {
+                let chunk = self.parse(data);
+                let chunk = chunk.map_err(|error| CompletionError::Malformed(error.to_string()))?;
+                self.begun = true;
+                self.feed_chunk(chunk)
+            }
+        }
+    }
+
+    fn parse(&mut self, data: &[u8]) -> Result<Chunk, json::Problem> {
+        let (data, has_surrogates) = json::repair(data);
+        self.has_surrogates = has_surrogates;
+        json::parse(data.as_bytes())
+    }
+
+    fn feed_chunk(&mut self, chunk: Chunk) -> Result<(), CompletionError> {
+        if let Some(error) = chunk.error {
+            let text = Joiner::whole(error_text(error.as_str()), self.has_surrogates);
+            return Err(CompletionError::Reported(text));
+        }
+        // The usage may be anything, and nothing depends on it.
+        let usage = chunk.usage.and_then(|raw| json::parse::<Usage>(raw.as_str().as_bytes()).ok());
+        if let Some(usage) = usage {
+            let count = |tokens: Option<i64>| tokens.and_then(|tokens| u64::try_from(tokens).ok());
+            self.prompt_tokens = count(usage.prompt_tokens).or(self.prompt_tokens);
+            self.completion_tokens = count(usage.completion_tokens).or(self.completion_tokens);
+        }
+        let first = |choice: &Choice| matches!(choice.index, None | Some(0));
+        let Some(choice) = chunk.choices.and_then(|all| all.into_iter().find(first)) else {
+            return Ok(());
+        };
+        self.begun = true;
+        if let Some(delta) = choice.delta {
+            self.feed_message(delta, ToolCallAssembler::add)?;
+        } else if let Some(message) = choice.message {
+            self.feed_message(message, ToolCallAssembler::add_whole)?;
+        }
+        let finish = choice.finish_reason.map(Lenient::into_text);
+        if let Some(finish) = finish.filter(|finish| !finish.is_empty()) {
+            self.finish = Some(finish);
+            self.flush();
+        }
+        Ok(())
+    }
+
+    fn feed_message(
+        &mut self,
+        message: Message,
+        add: fn(&mut ToolCallAssembler, Fragment, bool) -> Result<usize, CompletionError>,
+    ) -> Result<(), CompletionError> {
+        let text = |value: Option<Lenient>| value.and_then(Lenient::text).filter(|s| !s.is_empty());
+        // Newer servers use the second name, and some send both.
+        let thinking = text(message.reasoning_content).or_else(|| text(message.reasoning));
+        self.feed_text(Kind::Thinking, thinking.unwrap_or_default())?;
+        self.feed_text(Kind::Text, message.content.map(content_text).unwrap_or_default())?;
+        for fragment in message.tool_calls.unwrap_or_default() {
+            let bytes = add(&mut self.calls, fragment, self.has_surrogates)?;
+            self.count(bytes)?;
+        }
+        Ok(())
+    }
+
+    fn feed_text(&mut self, kind: Kind, text: String) -> Result<(), CompletionError> {
+        self.count(text.len())?;
+        let has_surrogates = self.has_surrogates;
+        let text = self.joiner(kind).join(text, has_surrogates);
+        self.push(kind, &text);
+        Ok(())
+    }
+
+    /// Ends the texts: a first half of a character that still waits for its second one is replaced.
+    fn flush(&mut self) {
+        for kind in [Kind::Thinking, Kind::Text] {
+            let rest = self.joiner(kind).end();
+            self.push(kind, rest);
+        }
+    }
+
+    fn push(&mut self, kind: Kind, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        if kind == Kind::Text {
+            self.text.push_str(text);
+        }
+        match self.deltas.last_mut() {
+            Some((last, pending)) if *last == kind => pending.push_str(text),
+            _ => self.deltas.push((kind, text.to_owned())),
+        }
+    }
+
+    fn joiner(&mut self, kind: Kind) -> &mut Joiner {
+        match kind {
+            Kind::Text => &mut self.joiner,
+            Kind::Thinking => &mut self.thinking_joiner,
+        }
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), CompletionError> {
+        self.content_bytes = self.content_bytes.saturating_add(bytes);
+        if self.content_bytes > limits::MODEL_ANSWER_BYTES_MAX {
+            return Err(CompletionError::TooLarge("an answer that is too long"));
+        }
+        Ok(())
+    }
+
+    fn unexpected(&self) -> CompletionError {
+        CompletionError::Unexpected(self.opening.clone())
+    }
+}
+
+/// Returns the text of a `content`: a string, or a list of parts with texts.
+fn content_text(content: Lenient) -> String {
+    #[derive(DeJson)]
+    struct Part {
+        text: Option<String>,
+    }
+    match content {
+        Lenient::Text(text) => text,
+        Lenient::Other(raw) => {
+            let parts = json::parse::<Vec<Part>>(raw.as_str().as_bytes()).unwrap_or_default();
+            parts.into_iter().filter_map(|part| part.text).collect()
+        }
+    }
+}
+
+/// Returns the message of an `error`, which is an object or a string, with its type if it has one.
+pub fn error_text(error: &str) -> String {
+    #[derive(DeJson)]
+    struct ErrorObject {
+        message: Option<Lenient>,
+        #[nserde(rename = "type")]
+        kind: Option<Lenient>,
+    }
+    if let Ok(text) = json::parse::<String>(error.as_bytes()) {
+        return text;
+    }
+    let object = json::parse::<ErrorObject>(error.as_bytes()).ok();
+    let Some(ErrorObject { message: Some(message), kind }) = object else {
+        return error.to_owned();
+    };
+    let message = message.into_text();
+    match kind.and_then(Lenient::text) {
+        Some(kind) if !kind.is_empty() && !message.contains(&kind) => format!("{message} ({kind})"),
+        _ => message,
+    }
+}

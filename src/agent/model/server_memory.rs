@@ -1,0 +1,148 @@
+//! What was learned about model servers. In memory, for the servers and models that were used last,
+//! and not forever: a model may be loaded again with more room.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use crate::limits;
+use crate::mutex::lock;
+use crate::protocol::Endpoint;
+
+use super::wire::OptionalField;
+
+/// What is known of the model at each endpoint, the latest last.
+#[derive(Default)]
+pub struct ServerMemory(Mutex<Vec<Entry>>);
+
+struct Entry {
+    url: String,
+    model: Option<String>,
+    /// The fields that the server rejects.
+    rejected: Vec<OptionalField>,
+    /// The server's first model, and when it was learned.
+    first_model: Option<(String, Instant)>,
+    /// The bytes of messages that are too many for the context, and when that was learned. Bytes
+    /// are not the unit of a context, so that may become untrue as well.
+    too_long: Option<(usize, Instant)>,
+}
+
+impl ServerMemory {
+    /// Returns the fields that the server is known to reject.
+    pub fn rejected(&self, endpoint: &Endpoint) -> Vec<OptionalField> {
+        self.read(endpoint, |entry| Some(entry.rejected.clone())).unwrap_or_default()
+    }
+
+    /// Remembers the fields without which the server has answered.
+    pub fn learn_rejected(&self, endpoint: &Endpoint, fields: Vec<OptionalField>) {
+        if !fields.is_empty() {
+            self.update(endpoint, |entry| entry.rejected = fields);
+        }
+    }
+
+    /// Returns the server's first model, if it was learned recently.
+    pub fn first_model(&self, endpoint: &Endpoint) -> Option<String> {
+        let (model, learned) = self.read(endpoint, |entry| entry.first_model.clone())?;
+        (learned.elapsed() < limits::MODEL_LIST_KEPT).then_some(model)
+    }
+
+    /// Remembers the server's first model.
+    pub fn learn_first_model(&self, endpoint: &Endpoint, model: &str) {
+        let learned = (model.to_owned(), Instant::now());
+        self.update(endpoint, |entry| entry.first_model = Some(learned));
+    }
+
+    /// Returns the bytes of messages that are too many for the model, if that was learned recently.
+    pub fn too_long(&self, endpoint: &Endpoint, now: Instant) -> Option<usize> {
+        let (bytes, learned) = self.read(endpoint, |entry| entry.too_long)?;
+        (now - learned < limits::CONTEXT_KEPT).then_some(bytes)
+    }
+
+    /// Learns from messages of `sent` bytes that were answered, after a request with `refused`
+    /// bytes was refused as too long.
+    pub fn learn_context(
+        &self,
+        endpoint: &Endpoint,
+        sent: usize,
+        refused: Option<usize>,
+        now: Instant,
+    ) {
+        let known = self.read(endpoint, |entry| entry.too_long);
+        if refused.is_some() || known.is_some_and(|(too_long, _)| sent >= too_long) {
+            self.update(endpoint, |entry| entry.too_long = refused.map(|bytes| (bytes, now)));
+        }
+    }
+
+    fn read<T>(&self, endpoint: &Endpoint, field: impl FnOnce(&Entry) -> Option<T>) -> Option<T> {
+        lock(&self.0).iter().find(|entry| entry.is_for(endpoint)).and_then(field)
+    }
+
+    fn update(&self, endpoint: &Endpoint, change: impl FnOnce(&mut Entry)) {
+        let mut entries = lock(&self.0);
+        let known = entries.iter().position(|entry| entry.is_for(endpoint));
+        let mut entry = known.map_or_else(|| Entry::new(endpoint), |at| entries.remove(at));
+        change(&mut entry);
+        if entries.len() >= limits::MODEL_SERVERS_KEPT {
+            entries.remove(0);
+        }
+        entries.push(entry);
+    }
+}
+
+impl Entry {
+    fn new(endpoint: &Endpoint) -> Entry {
+        let (url, model) = (endpoint.url.clone(), endpoint.model.clone());
+        Entry { url, model, rejected: Vec::new(), first_model: None, too_long: None }
+    }
+
+    fn is_for(&self, endpoint: &Endpoint) -> bool {
+        self.url == endpoint.url && self.model == endpoint.model
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn endpoint(model: usize) -> Endpoint {
+        let (url, source) = ("http://h:1".to_owned(), "a test".to_owned());
+        Endpoint { url, source, key: None, model: Some(model.to_string()), tool_choice: None }
+    }
+
+    #[test]
+    fn the_size_that_was_too_long_is_known_for_a_while_and_for_this_model_only() {
+        let (memory, now) = (ServerMemory::default(), Instant::now());
+        assert_eq!(memory.too_long(&endpoint(0), now), None);
+        memory.learn_context(&endpoint(0), 50, Some(100), now);
+        memory.learn_context(&endpoint(0), 99, None, now);
+        assert_eq!(memory.too_long(&endpoint(0), now), Some(100));
+        assert_eq!(memory.too_long(&endpoint(1), now), None);
+        let end = now + limits::CONTEXT_KEPT;
+        let before = end.checked_sub(Duration::from_millis(1)).unwrap();
+        assert_eq!(memory.too_long(&endpoint(0), before), Some(100));
+        assert_eq!(memory.too_long(&endpoint(0), end), None);
+        // The latest counts, and a size that was answered was not too long.
+        memory.learn_context(&endpoint(0), 70, Some(80), now);
+        assert_eq!(memory.too_long(&endpoint(0), now), Some(80));
+        memory.learn_context(&endpoint(0), 80, None, now);
+        assert_eq!(memory.too_long(&endpoint(0), now), None);
+    }
+
+    #[test]
+    fn all_that_is_known_of_a_model_is_kept_until_others_displace_it() {
+        let memory = ServerMemory::default();
+        memory.learn_rejected(&endpoint(0), vec![OptionalField::Temperature]);
+        memory.learn_first_model(&endpoint(0), "m");
+        let known = |model: usize| {
+            (memory.rejected(&endpoint(model)).len(), memory.first_model(&endpoint(model)))
+        };
+        assert_eq!(known(0), (1, Some("m".to_owned())));
+        for model in 1..limits::MODEL_SERVERS_KEPT {
+            memory.learn_first_model(&endpoint(model), "n");
+        }
+        assert_eq!(known(0), (1, Some("m".to_owned())));
+        memory.learn_first_model(&endpoint(limits::MODEL_SERVERS_KEPT), "n");
+        assert_eq!(known(0), (0, None));
+        assert_eq!(known(1), (0, Some("n".to_owned())));
+    }
+}

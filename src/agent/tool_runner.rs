@@ -1,0 +1,161 @@
+//! Tool calls of one turn: permitted, recorded in the session, run.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::config::{Rule, ToolSettings};
+use crate::limits;
+use crate::log::Log;
+use crate::protocol::event::{Event, ToolEnd, ToolStart};
+use crate::session::desk::{Patience, Turn};
+use crate::session::journal::Durability;
+use crate::session::rules::ToolCall;
+use crate::session::turn::{Fault, cancelled};
+
+use super::permissions;
+use super::tool_call::Call;
+use super::tools::{Effect, Operation, Outcome, Tool, ToolContext};
+
+/// Runs the tool calls of one turn.
+pub struct ToolRunner<'a> {
+    pub turn: &'a Turn<'a>,
+    pub context: ToolContext<'a>,
+    pub settings: ToolSettings,
+    pub log: &'a Log,
+}
+
+impl ToolRunner<'_> {
+    /// Returns the rule for a tool in this turn.
+    pub fn rule(&self, tool: &Tool) -> Rule {
+        let (grant, mode) = (self.turn.grant(), self.turn.head.mode.as_str());
+        permissions::rule(tool, &self.settings, grant, mode)
+    }
+
+    /// Returns whether a call may run in parallel with others: it only reads, and needs no answer.
+    pub fn is_parallel(&self, call: &Call) -> bool {
+        let reads = |tool: &Tool| tool.effect == Effect::Reads && self.rule(tool) == Rule::Allow;
+        call.operation.is_ok() && call.tool.is_some_and(reads)
+    }
+
+    /// Runs one call, or several parallel ones. Returns the outcomes in the order of the calls.
+    pub fn run(&self, calls: &[Call]) -> Result<Vec<Outcome>, Fault> {
+        let denials = calls.iter().map(|call| self.denial(call));
+        let denials = denials.collect::<Result<Vec<_>, Fault>>()?;
+        for call in calls {
+            self.record_start(call)?;
+        }
+        let run = |call: &Call, denial: &Option<Outcome>| {
+            let began = Instant::now();
+            let outcome = match (denial, &call.operation) {
+                (Some(denial), _) => denial.clone(),
+                (None, Ok(operation)) => operation.run(&self.context),
+                (None, Err(because)) => Outcome::error(because),
+            };
+            (outcome, began.elapsed())
+        };
+        let done: Vec<(Outcome, Duration)> = match (calls, denials.as_slice()) {
+            // On this thread: a command ends with the thread that started it.
+            ([call], [denial]) => vec![run(call, denial)],
+            _ => thread::scope(|scope| {
+                let run = &run;
+                let start = |(call, denial)| {
+                    let thread = thread::Builder::new().name("tool".to_owned());
+                    let started = thread.spawn_scoped(scope, move || run(call, denial));
+                    // Without another thread this one does it.
+                    started.map_err(|_no_thread| run(call, denial))
+                };
+                let started: Vec<_> = calls.iter().zip(&denials).map(start).collect();
+                let panicked = |_| (Outcome::error("the tool has failed"), Duration::ZERO);
+                let join = |started: Result<thread::ScopedJoinHandle<'_, _>, _>| match started {
+                    Ok(thread) => thread.join().unwrap_or_else(panicked),
+                    Err(done) => done,
+                };
+                started.into_iter().map(join).collect()
+            }),
+        };
+        for (call, (outcome, elapsed)) in calls.iter().zip(&done) {
+            self.record_end(call, outcome, *elapsed)?;
+        }
+        Ok(done.into_iter().map(|(outcome, _)| outcome).collect())
+    }
+
+    /// Returns why a call must not run, if so; asks for permission where somebody can be asked.
+    fn denial(&self, call: &Call) -> Result<Option<Outcome>, Fault> {
+        let (Some(tool), Ok(_)) = (call.tool, &call.operation) else {
+            return Ok(None);
+        };
+        let because = match self.rule(tool) {
+            Rule::Allow if !call.is_text || tool.effect == Effect::Reads => return Ok(None),
+            Rule::Deny if !permissions::fits(tool, &self.turn.head.mode) => {
+                self.log_decision(tool, "deny", "mode");
+                "permission denied: nothing is changed in the mode of this turn; do without it"
+            }
+            Rule::Deny => {
+                self.log_decision(tool, "deny", "settings");
+                "permission denied: the user's settings forbid this tool"
+            }
+            _ if !self.can_ask() => {
+                self.log_decision(tool, "deny", "nobody to ask");
+                "permission denied: it needs the user's consent, and nobody is there to be asked; \
+                 do without it"
+            }
+            _ => {
+                self.log.info("permission requested", &[("tool", &tool.alias)]);
+                let (limit, alone) = (limits::PERMISSION_MAX, limits::ALONE_MAX);
+                let allowed = self.turn.may(tool.name, &call.input(), Patience { limit, alone })?;
+                self.log_decision(tool, if allowed { "allow" } else { "deny" }, "answer");
+                if self.turn.cancelled() {
+                    return Err(cancelled());
+                }
+                if allowed {
+                    return Ok(None);
+                }
+                "permission denied: the user has not allowed this call"
+            }
+        };
+        Ok(Some(Outcome::error(because)))
+    }
+
+    /// Returns whether a question would be seen: by the caller, or by a client that follows the
+    /// session and answers.
+    fn can_ask(&self) -> bool {
+        self.turn.options.attended == Some(true) || self.turn.has_listener()
+    }
+
+    fn log_decision(&self, tool: &Tool, decision: &str, by: &str) {
+        let tool = tool.alias;
+        self.log
+            .info("permission resolved", &[("tool", &tool), ("decision", &decision), ("by", &by)]);
+    }
+
+    fn record_start(&self, call: &Call) -> Result<(), Fault> {
+        let name = logged_name(call);
+        match call.operation.as_ref().ok().and_then(Operation::path) {
+            Some(path) => self.log.info("tool.start", &[("tool", &name), ("path", &path)]),
+            None => self.log.info("tool.start", &[("tool", &name)]),
+        }
+        let ToolCall { id, name, arguments } = &call.request;
+        let turn_id = &self.turn.head.turn_id;
+        self.append(&Event::ToolStart(ToolStart::new(turn_id, id, name, arguments, call.input())))
+    }
+
+    fn record_end(&self, call: &Call, outcome: &Outcome, elapsed: Duration) -> Result<(), Fault> {
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        let duration = format!("{millis}ms");
+        self.log.info("tool.end", &[("tool", &logged_name(call)), ("duration", &duration)]);
+        let ToolCall { id, name, .. } = &call.request;
+        let turn_id = &self.turn.head.turn_id;
+        let Outcome { text, success } = outcome;
+        self.append(&Event::ToolEnd(ToolEnd::new(turn_id, id, name, text, millis, *success)))
+    }
+
+    fn append(&self, event: &Event) -> Result<(), Fault> {
+        self.turn.append(event, Durability::Synced)?;
+        Ok(())
+    }
+}
+
+/// Returns the name for the log. What a model has made up is not worth a line's length.
+fn logged_name(call: &Call) -> &'static str {
+    call.tool.map_or("unknown", |tool| tool.alias)
+}
