@@ -1,8 +1,8 @@
-//! Completions for bash, zsh and fish, made from the table of commands. Pure.
+//! Completion scripts for bash, zsh and fish, made from the table of commands. Pure.
 
-use crate::cli::{OptionSpec, OptionValue, SUBCOMMANDS, Shell, Subcommand, next_words};
+use crate::cli::{OptionSpec, OptionValue, SUBCOMMANDS, Shell, next_words};
 
-/// The script for one shell.
+/// Returns the script for a shell.
 pub fn script(shell: Shell) -> String {
     match shell {
         Shell::Bash => bash(),
@@ -11,214 +11,166 @@ pub fn script(shell: Shell) -> String {
     }
 }
 
-/// Every sequence of words that a command may follow, with what may come next: `daemon` → `start`,
-/// ….
-fn groups() -> Vec<(String, String)> {
-    let mut groups: Vec<(String, String)> = Vec::new();
+/// The words of a command line so far, and what may follow.
+struct Position {
+    words: String,
+    /// Whether the words are a whole command, which other arguments may follow first.
+    is_command: bool,
+    candidates: Vec<Candidate>,
+}
+
+enum Candidate {
+    /// A word and its description, which may be empty.
+    Word(&'static str, String),
+    Option(&'static OptionSpec),
+}
+
+/// Every position: first those before a command is complete.
+fn positions() -> Vec<Position> {
+    let mut positions: Vec<Position> = Vec::new();
     for subcommand in SUBCOMMANDS {
         for length in 0..subcommand.words.len() {
-            let words: Vec<String> =
-                subcommand.words.iter().take(length).map(|w| (*w).into()).collect();
-            let name = words.join(" ");
-            if !groups.iter().any(|(known, _)| *known == name) {
-                groups.push((name, next_words(&words).join(" ")));
+            let typed = subcommand.words.iter().take(length).map(|word| (*word).to_owned());
+            let typed: Vec<String> = typed.collect();
+            let words = typed.join(" ");
+            if !positions.iter().any(|position| position.words == words) {
+                let candidates = next_words(&typed).into_iter();
+                let candidates = candidates.map(|word| {
+                    let path: Vec<&str> = typed.iter().map(String::as_str).chain([word]).collect();
+                    let found = SUBCOMMANDS.iter().find(|known| known.words == path);
+                    let group = || format!("Manage the {word}");
+                    Candidate::Word(word, found.map_or_else(group, |found| found.summary.into()))
+                });
+                let candidates = candidates.collect();
+                positions.push(Position { words, is_command: false, candidates });
             }
         }
     }
-    groups
+    positions.extend(SUBCOMMANDS.iter().map(|subcommand| {
+        let choices = subcommand.operand.as_ref().map_or(&[][..], |operand| operand.choices);
+        let choices = choices.iter().map(|word| Candidate::Word(word, String::new()));
+        let options = subcommand.options.iter().map(Candidate::Option);
+        let candidates = choices.chain(options).collect();
+        Position { words: subcommand.words.join(" "), is_command: true, candidates }
+    }));
+    positions
 }
 
-fn options(subcommand: &Subcommand) -> String {
-    let long = subcommand.options.iter().map(|option| match option.value {
-        OptionValue::Optional(_) => format!("--{}=", option.long),
-        OptionValue::None | OptionValue::Required(_) => format!("--{}", option.long),
-    });
-    long.chain(["--help".to_owned()]).collect::<Vec<_>>().join(" ")
-}
-
-/// What may stand where: the operand's values first, then the options.
-fn candidates(subcommand: &Subcommand) -> String {
-    let words = choices(subcommand).iter().map(|word| format!("{word} "));
-    words.collect::<String>() + &options(subcommand)
-}
-
-/// The words that may stand where the operand does, if they are known.
-fn choices(subcommand: &Subcommand) -> &'static [&'static str] {
-    subcommand.operand.as_ref().map_or(&[], |operand| operand.choices)
+/// The options with a value: first each that takes one of some words, with these words, then the
+/// names of the others.
+fn valued_options() -> (Vec<(String, String)>, Vec<String>) {
+    let (mut closed, mut open) = (Vec::new(), Vec::new());
+    for option in SUBCOMMANDS.iter().flat_map(|subcommand| subcommand.options) {
+        let long = format!("--{}", option.long);
+        if open.contains(&long) || !matches!(option.value, OptionValue::Required(_)) {
+            continue;
+        }
+        if option.choices.is_empty() {
+            open.push(long);
+            open.extend(option.short.map(|short| format!("-{short}")));
+        } else {
+            closed.push((long, option.choices.join(" ")));
+        }
+    }
+    (closed, open)
 }
 
 fn bash() -> String {
-    let mut script = String::from(
-        "# bash completion for opta
-_opta() {
-    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local typed='' i candidates=''
-    for ((i = 1; i < COMP_CWORD; i++)); do
-        [[ ${COMP_WORDS[i]} == -* ]] || typed+=\" ${COMP_WORDS[i]}\"
-    done
-    COMPREPLY=()
-    case $previous in
-        --level) candidates='debug info warn error' ;;
-        --format) candidates='json markdown' ;;
-        --lines | -n | --since | --port | --timeout | --limit) return ;;
-        --model | --model-url | --resume | --once) return ;;
-        *)
-            case \"${typed# }\" in
-",
-    );
-    for (words, next) in groups() {
-        let next = if words.is_empty() { format!("{next} help --help --version") } else { next };
-        push(&mut script, &format!("                '{words}') candidates='{next}' ;;"));
-    }
-    for subcommand in SUBCOMMANDS {
-        // Operands and the values of options may follow the words.
-        let words = subcommand.words.join(" ");
-        let candidates = candidates(subcommand);
-        push(
-            &mut script,
-            &format!("                '{words}' | '{words} '*) candidates='{candidates}' ;;"),
-        );
-    }
-    script.push_str(
-        "            esac
-            ;;
-    esac
-    while IFS= read -r i; do
-        COMPREPLY+=(\"$i\")
-    done < <(compgen -W \"$candidates\" -- \"$word\")
-    [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace 2>/dev/null
+    let (closed, open) = valued_options();
+    let closed = closed.into_iter();
+    let values = closed.map(|(name, values)| format!("        {name}) candidates='{values}' ;;"));
+    let values = values.chain([format!("        {}) return ;;", open.join(" | "))]);
+    let commands = positions().into_iter().map(|Position { words, is_command, candidates }| {
+        let names: Vec<String> = candidates.iter().map(bash_name).collect();
+        let (rest, general) = match words.as_str() {
+            "" => (String::new(), " help --help --version"),
+            _ if is_command => (format!(" | '{words} '*"), " --help"),
+            _ => (String::new(), ""),
+        };
+        format!("                '{words}'{rest}) candidates='{}{general}' ;;", names.join(" "))
+    });
+    filled(include_str!("completions/opta.bash"), values, commands)
 }
-complete -F _opta opta
-",
-    );
-    script
+
+fn bash_name(candidate: &Candidate) -> String {
+    match candidate {
+        Candidate::Word(word, _) => (*word).to_owned(),
+        Candidate::Option(OptionSpec { long, value: OptionValue::Optional(_), .. }) => {
+            format!("--{long}=")
+        }
+        Candidate::Option(option) => format!("--{}", option.long),
+    }
 }
 
 fn zsh() -> String {
-    let mut script = String::from(
-        "#compdef opta
-# zsh completion for opta
-_opta() {
-  local -a typed candidates
-  local word
-  for word in ${words[2,CURRENT-1]}; do
-    [[ $word == -* ]] || typed+=($word)
-  done
-  case $words[CURRENT-1] in
-    --level) compadd debug info warn error; return ;;
-    --format) compadd json markdown; return ;;
-    --lines|-n|--since|--port|--timeout|--limit|--model|--model-url|--resume|--once) return ;;
-  esac
-  case \"${typed[*]}\" in
-",
-    );
-    for (words, _) in groups() {
-        push(&mut script, &format!("    '{words}')\n      candidates=("));
-        for (name, summary) in named(&words) {
-            push(&mut script, &format!("        '{name}:{}'", single_quoted(&summary)));
+    let (closed, open) = valued_options();
+    let closed = closed.into_iter();
+    let values = closed.map(|(name, values)| format!("    {name}) compadd {values}; return ;;"));
+    let values = values.chain([format!("    {}) return ;;", open.join("|"))]);
+    let commands = positions().into_iter().map(|Position { words, is_command, candidates }| {
+        let mut names: Vec<String> = candidates.iter().map(zsh_name).collect();
+        let (rest, tag) = match is_command {
+            true => (format!("|'{words} '*"), "option"),
+            false => (String::new(), "command"),
+        };
+        if is_command {
+            names.push("'--help:show help'".to_owned());
         }
-        push(&mut script, "      )\n      _describe command candidates ;;");
-    }
-    for subcommand in SUBCOMMANDS {
-        let words = subcommand.words.join(" ");
-        push(&mut script, &format!("    '{words}'|'{words} '*)\n      candidates=("));
-        for value in choices(subcommand) {
-            push(&mut script, &format!("        '{value}'"));
-        }
-        for option in subcommand.options {
-            let help = single_quoted(option.help).replace(':', "\\:");
-            push(&mut script, &format!("        '--{}:{help}'", option.long));
-        }
-        push(
-            &mut script,
-            "        '--help:show help'\n      )\n      _describe option candidates ;;",
-        );
-    }
-    // Loaded by compinit as the body of the function, or run by whoever evaluates it.
-    script.push_str(
-        "  esac
+        let names = names.join("\n        ");
+        format!("    '{words}'{rest})\n      candidates=(\n        {names}\n      )\n      _describe {tag} candidates ;;")
+    });
+    filled(include_str!("completions/opta.zsh"), values, commands)
 }
-if [[ $funcstack[1] == _opta ]]; then _opta \"$@\"; else compdef _opta opta; fi
-",
-    );
-    script
+
+fn zsh_name(candidate: &Candidate) -> String {
+    match candidate {
+        Candidate::Word(word, help) if help.is_empty() => format!("'{word}'"),
+        Candidate::Word(word, help) => format!("'{word}:{}'", single_quoted(help)),
+        Candidate::Option(OptionSpec { long, help, .. }) => {
+            format!("'--{long}:{}'", single_quoted(help).replace(':', "\\:"))
+        }
+    }
 }
 
 fn fish() -> String {
-    let mut script = String::from(
-        "# fish completion for opta
-function __opta_at
-    set -l typed
-    for word in (commandline -opc)[2..]
-        string match -q -- '-*' $word; or set -a typed $word
-    end
-    test \"$typed\" = \"$argv\"
-end
-function __opta_in
-    set -l typed
-    for word in (commandline -opc)[2..]
-        string match -q -- '-*' $word; or set -a typed $word
-    end
-    string match -q -- \"$argv *\" \"$typed \"
-end
-complete -c opta -f
-",
-    );
-    for (words, _) in groups() {
-        for (name, summary) in named(&words) {
-            let summary = single_quoted(&summary);
-            let condition = format!("__opta_at {words}");
-            push(
-                &mut script,
-                &format!("complete -c opta -n '{}' -a {name} -d '{summary}'", condition.trim()),
-            );
-        }
-    }
-    for subcommand in SUBCOMMANDS {
-        let condition = format!("__opta_in {}", subcommand.words.join(" "));
-        for value in choices(subcommand) {
-            push(&mut script, &format!("complete -c opta -n '{condition}' -a {value}"));
-        }
-        for option in subcommand.options {
-            push(&mut script, &fish_option(&condition, option));
-        }
-    }
-    script.push_str("complete -c opta -s h -l help -d 'show help'\n");
-    script
+    let lines = positions().into_iter().flat_map(|Position { words, is_command, candidates }| {
+        let function = if is_command { "__opta_in" } else { "__opta_at" };
+        let condition = format!("{function} {words}").trim_end().to_owned();
+        let names = candidates.iter().map(fish_name);
+        let lines = names.map(|name| format!("complete -c opta -n '{condition}' {name}"));
+        lines.collect::<Vec<_>>()
+    });
+    filled(include_str!("completions/opta.fish"), std::iter::empty(), lines)
 }
 
-fn fish_option(condition: &str, option: &OptionSpec) -> String {
-    let short = option.short.map_or(String::new(), |short| format!(" -s {short}"));
-    let value = match (option.long, &option.value) {
-        ("level", _) => " -x -a 'debug info warn error'",
-        ("format", _) => " -x -a 'json markdown'",
-        (_, OptionValue::Required(_)) => " -x",
-        (_, OptionValue::None | OptionValue::Optional(_)) => "",
-    };
-    let help = single_quoted(option.help);
-    format!("complete -c opta -n '{condition}'{short} -l {}{value} -d '{help}'", option.long)
+fn fish_name(candidate: &Candidate) -> String {
+    match candidate {
+        Candidate::Word(word, help) if help.is_empty() => format!("-a {word}"),
+        Candidate::Word(word, help) => format!("-a {word} -d '{}'", single_quoted(help)),
+        Candidate::Option(option) => {
+            let short = option.short.map_or(String::new(), |short| format!("-s {short} "));
+            let value = match option.value {
+                OptionValue::Required(_) if option.choices.is_empty() => " -x".to_owned(),
+                OptionValue::Required(_) => format!(" -x -a '{}'", option.choices.join(" ")),
+                OptionValue::None | OptionValue::Optional(_) => String::new(),
+            };
+            let help = single_quoted(option.help);
+            format!("{short}-l {}{value} -d '{help}'", option.long)
+        }
+    }
 }
 
-/// The words that may follow `words`, each with what it is for.
-fn named(words: &str) -> Vec<(&'static str, String)> {
-    let typed: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
-    let summary = |word: &str| {
-        let path: Vec<&str> = typed.iter().map(String::as_str).chain([word]).collect();
-        let subcommand = SUBCOMMANDS.iter().find(|subcommand| subcommand.words == path);
-        subcommand.map_or_else(
-            || format!("Commands of the {word}"),
-            |subcommand| subcommand.summary.to_owned(),
-        )
-    };
-    next_words(&typed).into_iter().map(|word| (word, summary(word))).collect()
+/// Fills in the lines of a template.
+fn filled(
+    template: &str,
+    values: impl Iterator<Item = String>,
+    commands: impl Iterator<Item = String>,
+) -> String {
+    let [values, commands] = [values.collect::<Vec<_>>(), commands.collect()];
+    template.replace("@values@", &values.join("\n")).replace("@commands@", &commands.join("\n"))
 }
 
 /// The inside of a string in single quotes, for all three shells.
 fn single_quoted(text: &str) -> String {
     text.replace('\'', "'\\''")
-}
-
-fn push(script: &mut String, line: &str) {
-    script.push_str(line);
-    script.push('\n');
 }

@@ -29,6 +29,8 @@ pub struct OptionSpec {
     pub long: &'static str,
     pub short: Option<char>,
     pub value: OptionValue,
+    /// The accepted values; any if there are none.
+    pub choices: &'static [&'static str],
     pub help: &'static str,
 }
 

@@ -13,18 +13,23 @@ use super::{
 
 /// An option without a value.
 const fn switch(long: &'static str, help: &'static str) -> OptionSpec {
-    OptionSpec { long, short: None, value: OptionValue::None, help }
+    OptionSpec { long, short: None, value: OptionValue::None, choices: &[], help }
 }
 
 /// An option with a value.
 const fn valued(long: &'static str, value: &'static str, help: &'static str) -> OptionSpec {
-    OptionSpec { long, short: None, value: OptionValue::Required(value), help }
+    OptionSpec { long, short: None, value: OptionValue::Required(value), choices: &[], help }
 }
 
 impl OptionSpec {
     /// Adds a second name of one letter.
     const fn short(self, short: char) -> OptionSpec {
         OptionSpec { short: Some(short), ..self }
+    }
+
+    /// Lists the accepted values.
+    const fn choices(self, choices: &'static [&'static str]) -> OptionSpec {
+        OptionSpec { choices, ..self }
     }
 }
 
@@ -139,7 +144,8 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
                 "level",
                 "LEVEL",
                 "only lines at this level and above: debug, info, warn, error (default debug)",
-            ),
+            )
+            .choices(&["debug", "info", "warn", "error"]),
             valued(
                 "since",
                 "TIME",
@@ -223,7 +229,8 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         words: &["sessions", "export"],
         operand: Some(ID),
-        options: &[valued("format", "FORMAT", "json or markdown (default json)")],
+        options: &[valued("format", "FORMAT", "json or markdown (default json)")
+            .choices(&["json", "markdown"])],
         summary: "Write a session to standard output",
         about: "Writes the whole session, tool calls and their results included.",
         build: |args| {

@@ -1,0 +1,18 @@
+# fish completion for opta
+function __opta_at
+    set -l typed
+    for word in (commandline -opc)[2..]
+        string match -q -- '-*' $word; or set -a typed $word
+    end
+    test "$typed" = "$argv"
+end
+function __opta_in
+    set -l typed
+    for word in (commandline -opc)[2..]
+        string match -q -- '-*' $word; or set -a typed $word
+    end
+    string match -q -- "$argv *" "$typed "
+end
+complete -c opta -f
+complete -c opta -s h -l help -d 'show help'
+@commands@
