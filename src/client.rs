@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::error::{Error, Kind, reason};
-use crate::http::{EventStream, Opened, Reply};
+use crate::http::{EventStream, Response, StreamResponse};
 use crate::protocol::{
     CancelTurns, CreateSession, ErrorBody, Health, ResolvePermission, Shutdown, SubmitTurn,
     TurnAccepted,
@@ -157,21 +157,21 @@ pub fn follow(
     const WHAT: &str = "follow the session";
     let (id_text, answers) = (id.as_str(), u8::from(answers));
     let target = format!("/v3/sse/events?sessionId={id_text}&afterSeq={after}&answers={answers}");
-    let asked = request("GET", &target, info, "");
-    match http::open(info.port, &asked, limits::CALL_MAX, limits::EVENT_BYTES_MAX) {
-        Ok(Opened::Stream(stream)) => Ok(stream),
-        Ok(Opened::Reply(reply)) if reply.status == 404 => {
+    let asked = http::Request { accept: "text/event-stream", ..request("GET", &target, info, "") };
+    match http::open_stream(info.port, &asked, limits::CALL_MAX, limits::EVENT_BYTES_MAX) {
+        Ok(StreamResponse::Stream(stream)) => Ok(stream),
+        Ok(StreamResponse::Refused(reply)) if reply.status == 404 => {
             Err(Failure::Final(no_session(id.as_str())))
         }
-        Ok(Opened::Reply(reply)) if reply.status == 401 => {
+        Ok(StreamResponse::Refused(reply)) if reply.status == 401 => {
             Err(Failure::Lost(refusal(WHAT, &reply)))
         }
-        Ok(Opened::Reply(reply)) => Err(Failure::Final(refusal(WHAT, &reply))),
+        Ok(StreamResponse::Refused(reply)) => Err(Failure::Final(refusal(WHAT, &reply))),
         Err(error) => Err(failure(info, WHAT, &error)),
     }
 }
 
-fn expect(status: u16, reply: &Reply, what: &'static str) -> Result<(), Failure> {
+fn expect(status: u16, reply: &Response, what: &'static str) -> Result<(), Failure> {
     match reply.status {
         found if found == status => Ok(()),
         // It is leaving; the one after it may be asked.
@@ -185,7 +185,7 @@ fn call(
     info: &DaemonInfo,
     asked: &http::Request<'_>,
     what: &'static str,
-) -> Result<Reply, Failure> {
+) -> Result<Response, Failure> {
     match http::call(info.port, asked, limits::CALL_MAX, limits::REPLY_BYTES_MAX) {
         Ok(reply) if reply.status == 401 => Err(Failure::Lost(refusal(what, &reply))),
         Ok(reply) => Ok(reply),
@@ -203,7 +203,7 @@ fn failure(info: &DaemonInfo, what: &'static str, error: &io::Error) -> Failure 
 }
 
 /// A refusal in the daemon's own words, if it has any.
-fn refusal(what: &'static str, reply: &Reply) -> Error {
+fn refusal(what: &'static str, reply: &Response) -> Error {
     let message = json::parse::<ErrorBody>(&reply.body).map(|body| body.error.message);
     let because = message.unwrap_or_else(|_none| format!("it answered {}", reply.status));
     bad_reply(what, because)
@@ -239,5 +239,12 @@ fn request<'a>(
     info: &'a DaemonInfo,
     body: &'a str,
 ) -> http::Request<'a> {
-    http::Request { method, target, token: info.token.secret(), body }
+    http::Request {
+        method,
+        authority: format!("127.0.0.1:{}", info.port),
+        target,
+        bearer: Some(info.token.secret()),
+        accept: "application/json",
+        body,
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::ModelSettings;
 use crate::error::reason;
-use crate::http::{Asking, Incoming};
+use crate::http::{Request, ResponseParser};
 use crate::limits;
 use crate::protocol::{Endpoint, Key};
 use crate::session::turn::Fault;
@@ -155,7 +155,7 @@ fn key_for(source: &str, settings: &ModelSettings) -> Option<String> {
 /// One port that is asked for its models.
 enum Probe {
     Connecting(TcpStream),
-    Reading(TcpStream, Box<Incoming>, Vec<u8>),
+    Reading(TcpStream, Box<ResponseParser>, Vec<u8>),
     Ended(Result<Vec<String>, String>),
 }
 
@@ -229,17 +229,17 @@ impl Probe {
                 if let Some(error) = socket.take_error()? {
                     return Err(error);
                 }
-                let asking = Asking {
+                let request = Request {
                     method: "GET",
-                    authority: &format!("127.0.0.1:{port}"),
+                    authority: format!("127.0.0.1:{port}"),
                     target: "/v1/models",
                     bearer: None,
                     accept: "application/json",
                     body: "",
                 };
                 // A few hundred bytes always fit the buffer of a new connection.
-                socket.write_all(asking.text()?.as_bytes())?;
-                Ok(Probe::Reading(socket, Box::new(Incoming::new()), Vec::new()))
+                socket.write_all(request.text()?.as_bytes())?;
+                Ok(Probe::Reading(socket, Box::new(ResponseParser::new()), Vec::new()))
             }
             Probe::Reading(mut socket, mut incoming, mut body) => {
                 let mut bytes = [0_u8; 16 * 1024];
@@ -254,7 +254,7 @@ impl Probe {
                 if body.len() > limits::MODEL_LIST_BYTES_MAX {
                     return Err(io::ErrorKind::InvalidData.into());
                 }
-                if !incoming.is_whole() {
+                if !incoming.is_complete() {
                     return Ok(Probe::Reading(socket, incoming, body));
                 }
                 let status = incoming.head().map_or(0, |head| head.status);

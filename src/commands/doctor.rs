@@ -260,7 +260,7 @@ fn port_of(paths: &Paths, status: &Result<Status, Error>) -> Finding {
         Port::Preferred(port) => (port, None),
         Port::Default => (limits::PORT_DEFAULT, None),
     };
-    if !http::answers(port, limits::HEALTH_MAX) {
+    if !http::is_listening(port, limits::HEALTH_MAX) {
         return pass(format!("{port} is free"));
     }
     let owner = port::owner_of(port).map_or(String::new(), |owner| format!(" ({owner})"));

@@ -20,7 +20,7 @@ pub use wire::{ChatRequest, messages};
 
 use std::time::{Duration, Instant};
 
-use crate::http::Link;
+use crate::http::ClientConnection;
 use crate::limits;
 use crate::protocol::Endpoint;
 use crate::session::turn::{self, Fault};
@@ -85,15 +85,15 @@ impl ChatModel for ServedModel {
         loop {
             let body = wire::request_body(request, model.as_deref(), &omitted);
             let accept = "text/event-stream, application/json";
-            let (mut link, head) = server.send("/chat/completions", accept, &body)?;
+            let (mut connection, head) = server.send("/chat/completions", accept, &body)?;
             if head.status == 200 {
-                let completion = receive(&server, &mut link, cancel, on_delta)?;
+                let completion = receive(&server, &mut connection, cancel, on_delta)?;
                 // The limit did not fit into this conversation; it may fit into the next one.
                 omitted.retain(|field| *field != OptionalField::Limit);
                 memory.learn_rejected(endpoint, omitted);
                 return Ok(completion);
             }
-            let error = server.read_error(&mut link);
+            let error = server.read_error(&mut connection);
             match wire::rejected_field(&error, &omitted) {
                 Some(field) if matches!(head.status, 400 | 422) => omitted.push(field),
                 _ if cancel.is_cancelled() => return Err(turn::cancelled()),
@@ -140,7 +140,7 @@ fn first_model(
 /// Receives a completion from its first chunk to its last.
 fn receive(
     server: &ModelServer<'_>,
-    link: &mut Link<'_>,
+    connection: &mut ClientConnection<'_>,
     cancel: &Cancel,
     on_delta: &mut OnDelta<'_>,
 ) -> Result<Completion, Fault> {
@@ -154,7 +154,7 @@ fn receive(
             (false, true) => timeouts.idle,
             (false, false) => timeouts.first,
         };
-        let parsed = match link.body(limit) {
+        let parsed = match connection.body(limit) {
             Ok(Some(bytes)) => {
                 if !parser.has_begun() {
                     begun = Instant::now();

@@ -13,7 +13,7 @@ use nanoserde::DeJson;
 
 use crate::agent::base_url::BaseUrl;
 use crate::error::reason;
-use crate::http::{self, Asking, Head, Link};
+use crate::http::{self, ClientConnection, Request, ResponseHead};
 use crate::json::{self, Lenient, Raw};
 use crate::protocol::Endpoint;
 use crate::session::turn::{self, Fault};
@@ -88,10 +88,10 @@ impl<'a> ModelServer<'a> {
         path: &str,
         accept: &'static str,
         body: &str,
-    ) -> Result<(Link<'a>, Head), Fault> {
-        let request = Asking {
+    ) -> Result<(ClientConnection<'a>, ResponseHead), Fault> {
+        let request = Request {
             method: if body.is_empty() { "GET" } else { "POST" },
-            authority: &self.base.authority(),
+            authority: self.base.authority(),
             target: &self.base.target(path),
             bearer: self.endpoint.key.as_ref().map(|key| key.0.as_str()),
             accept,
@@ -100,12 +100,12 @@ impl<'a> ModelServer<'a> {
         let mut reconnected = false;
         let Timeouts { mut retries, mut loading, .. } = self.timeouts;
         loop {
-            let mut link = self.connect()?;
-            let sent = link.send(&request, self.within(limits::MODEL_SEND_MAX));
-            match sent.and_then(|()| link.head(self.within(self.timeouts.first))) {
+            let mut connection = self.connect()?;
+            let sent = connection.send(&request, self.within(limits::MODEL_SEND_MAX));
+            match sent.and_then(|()| connection.head(self.within(self.timeouts.first))) {
                 Ok(head) if matches!(head.status, 429 | 503) => {
-                    let error = self.read_error(&mut link);
-                    drop(link);
+                    let error = self.read_error(&mut connection);
+                    drop(connection);
                     let retry_after = retry_after(head.field("retry-after"), clock::now_millis());
                     let mut pause = retry_after.unwrap_or(self.timeouts.pause);
                     let again = if fault::is_loading(&error) {
@@ -123,8 +123,10 @@ impl<'a> ModelServer<'a> {
                     }
                     self.pause(pause)?;
                 }
-                Ok(head) => return Ok((link, head)),
-                Err(error) if !reconnected && !link.is_answering() && is_disconnect(&error) => {
+                Ok(head) => return Ok((connection, head)),
+                Err(error)
+                    if !reconnected && !connection.is_responding() && is_disconnect(&error) =>
+                {
                     reconnected = true;
                 }
                 Err(error) => return Err(self.connection_fault(&error, "did not answer")),
@@ -134,22 +136,21 @@ impl<'a> ModelServer<'a> {
 
     /// Returns the names of its models; `None` if it has no such list.
     pub fn models(&self) -> Result<Option<Vec<String>>, Fault> {
-        let (mut link, head) = self.send("/models", "application/json", "")?;
+        let (mut connection, head) = self.send("/models", "application/json", "")?;
         match head.status {
             200 => {}
             404 | 405 | 501 => return Ok(None),
-            _ => return Err(self.status_fault(&head, &self.read_error(&mut link))),
+            _ => return Err(self.status_fault(&head, &self.read_error(&mut connection))),
         }
         let mut body = Vec::new();
-        let read = read(&mut link, &mut body, limits::MODEL_LIST_BYTES_MAX, || {
-            self.within(self.timeouts.idle)
-        });
+        let read = connection
+            .read_body(&mut body, limits::MODEL_LIST_BYTES_MAX, || self.within(self.timeouts.idle));
         read.map_err(|error| self.connection_fault(&error, "went away"))?;
         model_names(&body).map(Some).ok_or_else(|| self.unexpected(&body))
     }
 
     /// Reads the error in the body of a response that is not 200; empty if there is none.
-    pub fn read_error(&self, link: &mut Link<'_>) -> String {
+    pub fn read_error(&self, connection: &mut ClientConnection<'_>) -> String {
         #[derive(DeJson)]
         struct ErrorBody {
             error: Option<Raw>,
@@ -160,7 +161,7 @@ impl<'a> ModelServer<'a> {
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut body = Vec::new();
         // Whatever has arrived has to do.
-        drop(read(link, &mut body, limits::MODEL_REFUSAL_BYTES_MAX, left));
+        drop(connection.read_body(&mut body, limits::MODEL_REFUSAL_BYTES_MAX, left));
         let parsed = json::parse::<ErrorBody>(&body).ok();
         let text = parsed.and_then(|parsed| match parsed.error {
             Some(error) => Some(error_text(error.as_str())),
@@ -170,7 +171,7 @@ impl<'a> ModelServer<'a> {
     }
 
     /// Returns the fault for a response that is not 200, with the error from its body.
-    pub fn status_fault(&self, head: &Head, error: &str) -> Fault {
+    pub fn status_fault(&self, head: &ResponseHead, error: &str) -> Fault {
         let quoted = match self.quote(error) {
             quoted if quoted.is_empty() => quoted,
             quoted => format!(": {quoted}"),
@@ -245,14 +246,18 @@ impl<'a> ModelServer<'a> {
         self.timeouts.deadline.map_or(limit, |deadline| limit.min(left(deadline)))
     }
 
-    fn connect(&self) -> Result<Link<'a>, Fault> {
+    fn connect(&self) -> Result<ClientConnection<'a>, Fault> {
         let BaseUrl { host, port, .. } = &self.base;
         let limit = self.within(limits::RESOLVE_MAX);
         let addresses = http::addresses(host, *port, limit, self.wake());
-        let link = addresses.and_then(|addresses| {
-            Link::connect(&addresses, self.within(limits::MODEL_CONNECT_MAX), self.wake())
+        let connection = addresses.and_then(|addresses| {
+            ClientConnection::connect(
+                &addresses,
+                self.within(limits::MODEL_CONNECT_MAX),
+                self.wake(),
+            )
         });
-        link.map_err(|error| {
+        connection.map_err(|error| {
             if self.is_cancelled() {
                 return turn::cancelled();
             }
@@ -345,23 +350,6 @@ pub fn first_chat_model(names: &[String]) -> Option<&String> {
 /// Returns the words of `text`, on one line and truncated.
 fn summary(text: &str, chars_max: usize) -> String {
     text::truncated(&text::words(text, chars_max), chars_max).into_owned()
-}
-
-/// Reads a body to its end.
-fn read(
-    link: &mut Link<'_>,
-    body: &mut Vec<u8>,
-    bytes_max: usize,
-    limit: impl Fn() -> Duration,
-) -> io::Result<()> {
-    while let Some(bytes) = link.body(limit())? {
-        body.extend_from_slice(&bytes);
-        if body.len() > bytes_max {
-            body.truncate(bytes_max);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too long"));
-        }
-    }
-    Ok(())
 }
 
 /// Parses a `Retry-After`: seconds, or a date. RFC 9110, 10.2.3

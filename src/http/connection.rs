@@ -1,7 +1,4 @@
-//! One connection for one request, with an end to every wait.
-//!
-//! Whoever has given a descriptor to wake it by is obeyed at once: the call fails, and dropping the
-//! link closes the connection.
+//! One connection for one request. Every wait has a deadline and can be interrupted.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -14,29 +11,32 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use crate::sys::{self, Interest};
 
-use super::{Asking, Head, Incoming};
+use super::request::Request;
+use super::response::{ResponseHead, ResponseParser, invalid};
 
-/// A connection to a server.
+/// A connection to a server. Dropping it closes it.
 ///
-/// Every call fails with `Interrupted` once `wake` can be read, and with `TimedOut` when its limit
-/// is over.
-pub struct Link<'w> {
+/// Every call fails with `Interrupted` once `wake` is readable, and with `TimedOut` after its
+/// limit.
+pub struct ClientConnection<'w> {
     socket: TcpStream,
     wake: Option<BorrowedFd<'w>>,
-    incoming: Incoming,
+    response: ResponseParser,
 }
 
-impl<'w> Link<'w> {
+impl<'w> ClientConnection<'w> {
     /// Connects to the first of `addresses` that can be reached, each within `limit`.
     pub fn connect(
         addresses: &[SocketAddr],
         limit: Duration,
         wake: Option<BorrowedFd<'w>>,
-    ) -> io::Result<Link<'w>> {
+    ) -> io::Result<ClientConnection<'w>> {
         let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in addresses {
             match connect_to(address, limit, wake) {
-                Ok(socket) => return Ok(Link { socket, wake, incoming: Incoming::new() }),
+                Ok(socket) => {
+                    return Ok(ClientConnection { socket, wake, response: ResponseParser::new() });
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
                 Err(error) => failed = error,
             }
@@ -44,10 +44,10 @@ impl<'w> Link<'w> {
         Err(failed)
     }
 
-    /// Sends the request, with at most `limit` between two steps forward. A server may answer
-    /// before it has read everything; then the rest is not sent.
-    pub fn send(&mut self, asking: &Asking<'_>, limit: Duration) -> io::Result<()> {
-        let text = asking.text()?;
+    /// Sends the request. `limit` is for each wait until the server reads more of it. A server may
+    /// respond before it has read the whole request; then the rest is not sent.
+    pub fn send(&mut self, request: &Request<'_>, limit: Duration) -> io::Result<()> {
+        let text = request.text()?;
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
             match self.socket.write(rest) {
@@ -59,7 +59,7 @@ impl<'w> Link<'w> {
                         return Ok(());
                     }
                 }
-                // It has closed its end. What it said before that counts.
+                // The server closed its end. What it sent before that counts.
                 Err(error) => {
                     return if matches!(self.receive(), Ok(true)) { Ok(()) } else { Err(error) };
                 }
@@ -68,29 +68,61 @@ impl<'w> Link<'w> {
         Ok(())
     }
 
-    /// Waits for the head of the answer.
-    pub fn head(&mut self, limit: Duration) -> io::Result<Head> {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(head) = self.incoming.head() {
-                return Ok(head.clone());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            wait(&self.socket, Interest::Read, left, self.wake)?;
-            self.receive()?;
-        }
+    /// Waits for the head of the response.
+    pub fn head(&mut self, limit: Duration) -> io::Result<ResponseHead> {
+        self.wait_for(limit, |response| response.head().cloned())
     }
 
-    /// Waits for more of the body; `None` at its end.
+    /// Waits for more of the body; returns `None` at its end.
     pub fn body(&mut self, limit: Duration) -> io::Result<Option<Vec<u8>>> {
+        self.wait_for(limit, |response| match response.take_body() {
+            bytes if !bytes.is_empty() => Some(Some(bytes)),
+            _ => response.is_complete().then_some(None),
+        })
+    }
+
+    /// Appends the rest of the body to `body`, up to `bytes_max` bytes, also if it fails on the
+    /// way. `limit` is asked before each wait.
+    ///
+    /// # Errors
+    /// `InvalidData` for a longer body.
+    pub fn read_body(
+        &mut self,
+        body: &mut Vec<u8>,
+        bytes_max: usize,
+        limit: impl Fn() -> Duration,
+    ) -> io::Result<()> {
+        while let Some(bytes) = self.body(limit())? {
+            body.extend_from_slice(&bytes);
+            if body.len() > bytes_max {
+                body.truncate(bytes_max);
+                return Err(invalid("the answer is too long"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a byte of the response has arrived.
+    pub fn is_responding(&self) -> bool {
+        self.response.has_begun()
+    }
+
+    /// Takes the part of the body that has arrived; `None` at its end. Does not wait.
+    pub fn receive_body(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.receive()?;
+        let bytes = self.response.take_body();
+        Ok((!bytes.is_empty() || !self.response.is_complete()).then_some(bytes))
+    }
+
+    fn wait_for<T>(
+        &mut self,
+        limit: Duration,
+        take: impl Fn(&mut ResponseParser) -> Option<T>,
+    ) -> io::Result<T> {
         let deadline = Instant::now() + limit;
         loop {
-            let bytes = self.incoming.take_body();
-            if !bytes.is_empty() {
-                return Ok(Some(bytes));
-            }
-            if self.incoming.is_whole() {
-                return Ok(None);
+            if let Some(found) = take(&mut self.response) {
+                return Ok(found);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             wait(&self.socket, Interest::Read, left, self.wake)?;
@@ -98,17 +130,12 @@ impl<'w> Link<'w> {
         }
     }
 
-    /// Whether a byte of the answer has arrived.
-    pub fn is_answering(&self) -> bool {
-        self.incoming.is_begun()
-    }
-
-    /// Takes in what has arrived; `false` if nothing has.
+    /// Parses what has arrived; returns `false` if nothing has.
     fn receive(&mut self) -> io::Result<bool> {
         let mut bytes = [0_u8; 16 * 1024];
         match self.socket.read(&mut bytes) {
-            Ok(0) => self.incoming.end()?,
-            Ok(count) => self.incoming.feed(bytes.get(..count).unwrap_or_default())?,
+            Ok(0) => self.response.end()?,
+            Ok(count) => self.response.feed(bytes.get(..count).unwrap_or_default())?,
             Err(error) => {
                 return match error.kind() {
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
@@ -117,6 +144,12 @@ impl<'w> Link<'w> {
             }
         }
         Ok(true)
+    }
+}
+
+impl AsFd for ClientConnection<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -134,14 +167,14 @@ fn connect_to(
     Ok(socket)
 }
 
-/// Waits for `file`, and fails if `wake` comes first.
+/// Waits for `file`; fails with `Interrupted` if `wake` is readable.
 fn wait(
     file: &impl AsFd,
-    wish: Interest,
+    interest: Interest,
     limit: Duration,
     wake: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    let file = (file.as_fd(), wish);
+    let file = (file.as_fd(), interest);
     let ready = match wake {
         Some(wake) => sys::wait_any(&[file, (wake, Interest::Read)], Some(limit))?,
         None => sys::wait_any(&[file], Some(limit))?,
@@ -153,11 +186,11 @@ fn wait(
     }
 }
 
-/// The addresses of a host: a name, or an address with or without brackets.
+/// Resolves a host: a name, or an address with or without brackets.
 ///
-/// `localhost` is this machine, whatever a resolver says. Any other name is looked up on a thread
-/// of its own, because the system's resolver can be neither interrupted nor given a limit; a thread
-/// that nobody waits for any more ends with its lookup.
+/// `localhost` is this machine, whatever the resolver says. Any other name is resolved on a thread
+/// of its own, because the system's resolver can neither be interrupted nor take a deadline; after
+/// a timeout the thread ends with its lookup.
 pub fn addresses(
     host: &str,
     port: u16,
@@ -178,7 +211,7 @@ pub fn addresses(
     thread::Builder::new().name("resolve".to_owned()).spawn(move || {
         let looked_up = (host.as_str(), port).to_socket_addrs();
         let first = |all: std::vec::IntoIter<SocketAddr>| all.take(limits::ADDRESSES_MAX).collect();
-        // Nobody may wait for it any more.
+        // The receiver is gone after a timeout.
         drop(sender.send(looked_up.map(first)));
         drop(done);
     })?;
@@ -189,13 +222,13 @@ pub fn addresses(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{Reply, Request, call};
+    use crate::http::{Response, call};
     use std::net::TcpListener;
     use std::thread::JoinHandle;
 
     const LONG: Duration = Duration::from_secs(10);
 
-    /// A server for one connection, which it gets when the head of the request is there.
+    /// Accepts one connection and calls `then` once the head of the request has arrived.
     fn serve<T: Send + 'static>(
         then: impl FnOnce(TcpStream) -> T + Send + 'static,
     ) -> (SocketAddr, JoinHandle<T>) {
@@ -214,61 +247,54 @@ mod tests {
         (address, serving.unwrap())
     }
 
-    fn asked(answer: String, bytes_max: usize) -> io::Result<Reply> {
+    fn call_with(response: String, bytes_max: usize) -> io::Result<Response> {
         let (address, serving) = serve(move |mut socket| {
-            // Whoever does not like the head may have gone.
-            drop(socket.write_all(answer.as_bytes()));
+            // The client may have closed the connection after the head.
+            drop(socket.write_all(response.as_bytes()));
         });
-        let request = Request { method: "GET", target: "/v3/health", token: "t", body: "" };
-        let reply = call(address.port(), &request, LONG, bytes_max);
+        let response = call(address.port(), &request("GET", ""), LONG, bytes_max);
         serving.join().unwrap();
-        reply
+        response
     }
 
-    fn posting(body: &str) -> Asking<'_> {
-        Asking {
-            method: "POST",
-            authority: "h",
-            target: "/",
-            bearer: None,
-            accept: "text/plain",
-            body,
-        }
+    fn request<'a>(method: &'static str, body: &'a str) -> Request<'a> {
+        let authority = "h".to_owned();
+        Request { method, authority, target: "/", bearer: None, accept: "text/plain", body }
     }
 
     #[test]
-    fn a_call_takes_a_whole_answer_of_a_length_within_its_limit() {
+    fn a_call_returns_only_a_complete_response_of_at_most_its_limit() {
         let with = |length: usize, body: &str| {
-            asked(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"), 100)
+            call_with(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"), 100)
         };
         assert_eq!(with(100, &"x".repeat(100)).unwrap().body.len(), 100);
-        let kind = |reply: io::Result<Reply>| reply.err().map(|error| error.kind());
+        let kind = |response: io::Result<Response>| response.err().map(|error| error.kind());
         let invalid = Some(io::ErrorKind::InvalidData);
         assert_eq!(kind(with(101, &"x".repeat(101))), invalid);
         assert_eq!(kind(with(3, "ok")), Some(io::ErrorKind::UnexpectedEof));
-        assert_eq!(kind(asked("HTTP/1.1 200 OK\r\n\r\nok".to_owned(), 100)), invalid);
-        assert_eq!(asked("HTTP/1.1 204 No\r\n\r\n".to_owned(), 0).unwrap().status, 204);
+        assert_eq!(kind(call_with("HTTP/1.1 200 OK\r\n\r\nok".to_owned(), 100)), invalid);
+        assert_eq!(call_with("HTTP/1.1 204 No\r\n\r\n".to_owned(), 0).unwrap().status, 204);
     }
 
     #[test]
-    fn an_answer_counts_although_the_request_was_not_read() {
+    fn a_response_counts_although_the_request_was_not_read() {
         let (go, word) = mpsc::channel::<()>();
         let (address, serving) = serve(move |mut socket| {
             socket.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno").unwrap();
             word.recv().unwrap();
         });
         let body = "x".repeat(32 << 20);
-        let mut link = Link::connect(&[address], LONG, None).unwrap();
-        link.send(&posting(&body), LONG).unwrap();
-        assert_eq!(link.head(LONG).unwrap().status, 413);
-        assert_eq!(link.body(LONG).unwrap(), Some(b"no".to_vec()));
-        assert_eq!(link.body(LONG).unwrap(), None);
+        let mut connection = ClientConnection::connect(&[address], LONG, None).unwrap();
+        connection.send(&request("POST", &body), LONG).unwrap();
+        assert_eq!(connection.head(LONG).unwrap().status, 413);
+        assert_eq!(connection.body(LONG).unwrap(), Some(b"no".to_vec()));
+        assert_eq!(connection.body(LONG).unwrap(), None);
         go.send(()).unwrap();
         serving.join().unwrap();
     }
 
     #[test]
-    fn every_wait_ends_when_it_is_woken_and_when_its_time_is_over() {
+    fn every_wait_ends_at_its_deadline_and_when_it_is_interrupted() {
         let short = Duration::from_millis(20);
         for text in ["", "HTTP/1.1 200 OK\r\n\r\n"] {
             let (go, word) = mpsc::channel::<()>();
@@ -277,16 +303,17 @@ mod tests {
                 assert!(word.recv().is_err());
             });
             let (wake, waker) = UnixStream::pair().unwrap();
-            let mut link = Link::connect(&[address], LONG, Some(wake.as_fd())).unwrap();
-            link.send(&posting(""), LONG).unwrap();
+            let mut connection =
+                ClientConnection::connect(&[address], LONG, Some(wake.as_fd())).unwrap();
+            connection.send(&request("POST", ""), LONG).unwrap();
             let mut wait = |limit: Duration| -> io::ErrorKind {
-                let waited = link.head(limit).and_then(|_| link.body(limit));
+                let waited = connection.head(limit).and_then(|_| connection.body(limit));
                 waited.err().unwrap().kind()
             };
             assert_eq!(wait(short), io::ErrorKind::TimedOut);
             drop(waker);
             assert_eq!(wait(LONG), io::ErrorKind::Interrupted);
-            let connected = Link::connect(&[address], LONG, Some(wake.as_fd()));
+            let connected = ClientConnection::connect(&[address], LONG, Some(wake.as_fd()));
             assert_eq!(connected.err().unwrap().kind(), io::ErrorKind::Interrupted);
             drop(go);
             serving.join().unwrap();
@@ -294,30 +321,30 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_is_not_taken_ends_too() {
+    fn a_request_that_is_not_read_times_out() {
         let (go, word) = mpsc::channel::<()>();
         let (address, serving) = serve(move |_socket| assert!(word.recv().is_err()));
         let body = "x".repeat(32 << 20);
-        let mut link = Link::connect(&[address], LONG, None).unwrap();
-        let sent = link.send(&posting(&body), Duration::from_millis(50));
+        let mut connection = ClientConnection::connect(&[address], LONG, None).unwrap();
+        let sent = connection.send(&request("POST", &body), Duration::from_millis(50));
         assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(go);
         serving.join().unwrap();
     }
 
     #[test]
-    fn the_next_address_is_tried() {
+    fn the_next_address_is_tried_after_a_refusal() {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let open = listener.local_addr().unwrap();
-        assert!(Link::connect(&[closed, open], LONG, None).is_ok());
-        let refused = Link::connect(&[closed], LONG, None).err().unwrap();
+        assert!(ClientConnection::connect(&[closed, open], LONG, None).is_ok());
+        let refused = ClientConnection::connect(&[closed], LONG, None).err().unwrap();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        assert!(Link::connect(&[], LONG, None).is_err());
+        assert!(ClientConnection::connect(&[], LONG, None).is_err());
     }
 
     #[test]
-    fn addresses_need_no_resolver_and_names_do_not_hold_anybody_up() {
+    fn addresses_need_no_resolver_and_a_slow_resolver_delays_nobody() {
         let found = |host: &str| addresses(host, 7, LONG, None).unwrap();
         assert_eq!(found("127.0.0.1"), ["127.0.0.1:7".parse().unwrap()]);
         assert_eq!(found("[::1]"), ["[::1]:7".parse().unwrap()]);

@@ -1,25 +1,23 @@
-//! An HTTP answer, understood as it arrives: head, framing, body. Pure. RFC 9112.
+//! A response, parsed as it arrives: head, framing, body. Pure. RFC 9112.
 //!
-//! A body may have a length, come in chunks, or end with the connection. One that ends before its
-//! end is an error. Nothing is allocated by a length that was only announced.
+//! A body has a length, comes in chunks, or ends with the connection. One that is cut off is an
+//! error. No memory is allocated for a length that was only announced.
 
 use std::io;
 
 use crate::limits;
 
-use super::invalid;
-
-/// The head of an answer.
+/// The head of a response.
 #[derive(Clone, Debug)]
-pub struct Head {
+pub struct ResponseHead {
     pub status: u16,
-    /// The end of the body can be told from the end of the connection.
-    pub tells_length: bool,
+    /// The head or the chunks give the length of the body, not the end of the connection.
+    pub has_length: bool,
     fields: Vec<(String, String)>,
 }
 
-impl Head {
-    /// The first field of this name, which is compared without regard to case.
+impl ResponseHead {
+    /// Returns the value of the first field with this name, in any case.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields_named(name).next()
     }
@@ -30,52 +28,46 @@ impl Head {
     }
 }
 
-/// What is awaited next.
+/// What the parser expects next.
 #[derive(Clone, Copy)]
-enum Awaited {
+enum State {
     Head,
-    /// So many bytes, and then the end.
-    Bytes(u64),
+    /// This many bytes of the body, or of a chunk of it.
+    Body {
+        left: u64,
+        chunked: bool,
+    },
     ChunkSize,
-    /// So many bytes, and then the end of the line.
-    Chunk(u64),
     ChunkEnd,
     Trailers,
-    /// Bytes until the connection ends.
-    Close,
-    Nothing,
+    /// Bytes of the body until the connection ends.
+    UntilClose,
+    Complete,
 }
 
-/// An answer that is arriving.
-pub struct Incoming {
-    awaited: Awaited,
-    head: Option<Head>,
-    /// What has arrived and is not understood yet.
+/// The parser of one response.
+pub struct ResponseParser {
+    state: State,
+    head: Option<ResponseHead>,
+    /// What has arrived and is not parsed yet.
     raw: Vec<u8>,
     body: Vec<u8>,
-    heard: bool,
+    begun: bool,
     trailer_bytes: usize,
 }
 
-impl Incoming {
-    /// Nothing has arrived.
-    pub fn new() -> Incoming {
-        Incoming {
-            awaited: Awaited::Head,
-            head: None,
-            raw: Vec::new(),
-            body: Vec::new(),
-            heard: false,
-            trailer_bytes: 0,
-        }
+impl ResponseParser {
+    pub fn new() -> ResponseParser {
+        let (raw, body) = (Vec::new(), Vec::new());
+        ResponseParser { state: State::Head, head: None, raw, body, begun: false, trailer_bytes: 0 }
     }
 
-    /// Takes in what has arrived. Bytes behind the end of the answer are ignored.
+    /// Parses the next bytes of the connection. Bytes after the end of the response are ignored.
     ///
     /// # Errors
-    /// `InvalidData` for what is no HTTP answer.
+    /// `InvalidData` for what is not an HTTP response.
     pub fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.heard |= !bytes.is_empty();
+        self.begun |= !bytes.is_empty();
         self.raw.extend_from_slice(bytes);
         let mut at = 0;
         while self.step(&mut at)? {}
@@ -83,88 +75,79 @@ impl Incoming {
         Ok(())
     }
 
-    /// The connection has ended.
+    /// Accepts the end of the connection.
     ///
     /// # Errors
-    /// `UnexpectedEof` unless the answer may end here.
+    /// `UnexpectedEof` unless the response may end here.
     pub fn end(&mut self) -> io::Result<()> {
-        match self.awaited {
-            Awaited::Close | Awaited::Nothing => {
-                self.awaited = Awaited::Nothing;
+        match self.state {
+            State::UntilClose | State::Complete => {
+                self.state = State::Complete;
                 Ok(())
             }
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
-    /// The head, once it is whole.
-    pub fn head(&self) -> Option<&Head> {
+    /// Returns the head once it is complete.
+    pub fn head(&self) -> Option<&ResponseHead> {
         self.head.as_ref()
     }
 
-    /// Whether the answer is complete.
-    pub fn is_whole(&self) -> bool {
-        matches!(self.awaited, Awaited::Nothing)
+    /// Whether a byte has arrived, of an interim response too.
+    pub fn has_begun(&self) -> bool {
+        self.begun
     }
 
-    /// Whether a byte of it has arrived.
-    pub fn is_begun(&self) -> bool {
-        self.heard
+    pub fn is_complete(&self) -> bool {
+        matches!(self.state, State::Complete)
     }
 
-    /// What of the body has arrived since this was last asked.
+    /// Takes the part of the body that has arrived since the last call.
     pub fn take_body(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.body)
     }
 
-    /// Understands the next part of `raw` behind `at`; `false` if it has not arrived yet.
+    /// Parses the next part of `raw` from `at`; returns `false` if it has not arrived yet.
     fn step(&mut self, at: &mut usize) -> io::Result<bool> {
         let rest = self.raw.get(*at..).unwrap_or_default();
-        match self.awaited {
-            Awaited::Head => {
+        match self.state {
+            State::Head => {
                 let Some(length) = head_length(rest)? else { return Ok(false) };
-                let (head, awaited) = parse_head(rest.get(..length).unwrap_or_default())?;
+                let (head, state) = parse_head(rest.get(..length).unwrap_or_default())?;
                 *at += length;
-                // An interim answer is followed by the one that counts.
+                // The final response follows an interim one.
                 if !(100..200).contains(&head.status) {
                     self.head = Some(head);
-                    self.awaited = awaited;
+                    self.state = state;
                 }
-                Ok(true)
             }
-            Awaited::Bytes(left) => {
+            State::Body { left, chunked } => {
                 let taken = self.take_bytes(at, left);
-                self.awaited = match left - taken {
-                    0 => Awaited::Nothing,
-                    left => Awaited::Bytes(left),
+                self.state = match left - taken {
+                    0 if chunked => State::ChunkEnd,
+                    0 => State::Complete,
+                    left => State::Body { left, chunked },
                 };
-                Ok(taken == left)
+                return Ok(taken == left);
             }
-            Awaited::ChunkSize => {
+            State::ChunkSize => {
                 let Some(line) = line(rest)? else { return Ok(false) };
-                let size = chunk_size(line)?;
                 *at += line.len() + 2;
-                self.awaited = if size == 0 { Awaited::Trailers } else { Awaited::Chunk(size) };
-                Ok(true)
-            }
-            Awaited::Chunk(left) => {
-                let taken = self.take_bytes(at, left);
-                self.awaited = match left - taken {
-                    0 => Awaited::ChunkEnd,
-                    left => Awaited::Chunk(left),
+                self.state = match chunk_size(line)? {
+                    0 => State::Trailers,
+                    left => State::Body { left, chunked: true },
                 };
-                Ok(taken == left)
             }
-            Awaited::ChunkEnd => match rest {
+            State::ChunkEnd => match rest {
                 [b'\r', b'\n', ..] => {
                     *at += 2;
-                    self.awaited = Awaited::ChunkSize;
-                    Ok(true)
+                    self.state = State::ChunkSize;
                 }
-                [] | [b'\r'] => Ok(false),
-                _ => Err(invalid("a chunk is longer than it says")),
+                [] | [b'\r'] => return Ok(false),
+                _ => return Err(invalid("a chunk is longer than it says")),
             },
-            Awaited::Trailers => {
+            State::Trailers => {
                 let Some(line) = line(rest)? else { return Ok(false) };
                 let length = line.len() + 2;
                 *at += length;
@@ -172,23 +155,23 @@ impl Incoming {
                 if self.trailer_bytes > limits::HEAD_BYTES_MAX {
                     return Err(invalid("the trailers of the answer are too long"));
                 }
-                if length == 2 {
-                    self.awaited = Awaited::Nothing;
+                if line.is_empty() {
+                    self.state = State::Complete;
                 }
-                Ok(true)
             }
-            Awaited::Close => {
+            State::UntilClose => {
                 self.take_bytes(at, u64::MAX);
-                Ok(false)
+                return Ok(false);
             }
-            Awaited::Nothing => {
+            State::Complete => {
                 *at = self.raw.len();
-                Ok(false)
+                return Ok(false);
             }
         }
+        Ok(true)
     }
 
-    /// Moves at most `most` bytes to the body; says how many.
+    /// Moves at most `most` bytes to the body; returns how many.
     fn take_bytes(&mut self, at: &mut usize, most: u64) -> u64 {
         let rest = self.raw.get(*at..).unwrap_or_default();
         let count = usize::try_from(most).unwrap_or(usize::MAX).min(rest.len());
@@ -198,14 +181,14 @@ impl Incoming {
     }
 }
 
-/// The length of a whole head, with the empty line.
+/// Returns the length of the head, with the empty line, once it is complete.
 fn head_length(bytes: &[u8]) -> io::Result<Option<usize>> {
     let near = bytes.get(..limits::HEAD_BYTES_MAX).unwrap_or(bytes);
     let length = near.windows(4).position(|window| window == b"\r\n\r\n").map(|start| start + 4);
     if length.is_none() && bytes.len() >= limits::HEAD_BYTES_MAX {
         return Err(invalid("the head of the answer is too long"));
     }
-    // What is no HTTP is refused at once: it may have no empty line, ever.
+    // Rejected at once: what is not HTTP may never contain an empty line.
     let begin = b"HTTP/1.";
     if !bytes.iter().zip(begin).all(|(found, expected)| found == expected) {
         return Err(invalid("it does not begin with a status line"));
@@ -213,7 +196,7 @@ fn head_length(bytes: &[u8]) -> io::Result<Option<usize>> {
     Ok(length)
 }
 
-/// A line of the framing, without its end.
+/// Returns the next line of the framing, without its end, once it is complete.
 fn line(bytes: &[u8]) -> io::Result<Option<&[u8]>> {
     let near = bytes.get(..limits::HEAD_BYTES_MAX).unwrap_or(bytes);
     match near.windows(2).position(|window| window == b"\r\n") {
@@ -232,7 +215,7 @@ fn chunk_size(line: &[u8]) -> io::Result<u64> {
     size.ok_or_else(|| invalid("a chunk does not tell its size"))
 }
 
-fn parse_head(bytes: &[u8]) -> io::Result<(Head, Awaited)> {
+fn parse_head(bytes: &[u8]) -> io::Result<(ResponseHead, State)> {
     let text = String::from_utf8_lossy(bytes);
     let mut lines = text.split("\r\n");
     let status = lines.next().and_then(|line| {
@@ -248,55 +231,60 @@ fn parse_head(bytes: &[u8]) -> io::Result<(Head, Awaited)> {
     }
     let fields = lines.filter_map(|line| line.split_once(':'));
     let fields = fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
-    let mut head = Head { status, tells_length: true, fields };
-    let awaited = framing(&head)?;
-    head.tells_length = !matches!(awaited, Awaited::Close);
-    Ok((head, awaited))
+    let mut head = ResponseHead { status, has_length: true, fields };
+    let state = framing(&head)?;
+    head.has_length = !matches!(state, State::UntilClose);
+    Ok((head, state))
 }
 
-/// How the end of the body is told. RFC 9112, 6.3.
-fn framing(head: &Head) -> io::Result<Awaited> {
+/// Returns the state after the head: how the length of the body is determined. RFC 9112, 6.3.
+fn framing(head: &ResponseHead) -> io::Result<State> {
     if matches!(head.status, 100..200 | 204 | 304) {
-        return Ok(Awaited::Nothing);
+        return Ok(State::Complete);
     }
     let codings: Vec<&str> = head.fields_named("transfer-encoding").collect();
     match codings.as_slice() {
         [] => {}
-        [coding] if coding.eq_ignore_ascii_case("chunked") => return Ok(Awaited::ChunkSize),
+        [coding] if coding.eq_ignore_ascii_case("chunked") => return Ok(State::ChunkSize),
         _ => return Err(invalid("it is encoded in a way that was not asked for")),
     }
     let mut lengths = head.fields_named("content-length");
-    let Some(length) = lengths.next() else { return Ok(Awaited::Close) };
+    let Some(length) = lengths.next() else { return Ok(State::UntilClose) };
     let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
     let parsed = length.parse().ok().filter(|_| digits && lengths.all(|other| other == length));
     match parsed {
-        Some(0) => Ok(Awaited::Nothing),
-        Some(length) => Ok(Awaited::Bytes(length)),
+        Some(0) => Ok(State::Complete),
+        Some(left) => Ok(State::Body { left, chunked: false }),
         None => Err(invalid("it does not tell its length")),
     }
+}
+
+pub(super) fn invalid(because: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, because)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Status and body of an answer that arrives in pieces of `size`, and then ends.
+    /// Parses a response that arrives in pieces of `size` bytes before the connection ends; returns
+    /// its status and body.
     fn read(text: &str, size: usize) -> io::Result<(u16, String)> {
-        let mut incoming = Incoming::new();
+        let mut response = ResponseParser::new();
         let mut body = Vec::new();
         for piece in text.as_bytes().chunks(size) {
-            incoming.feed(piece)?;
-            body.extend(incoming.take_body());
+            response.feed(piece)?;
+            body.extend(response.take_body());
         }
-        if !incoming.is_whole() {
-            incoming.end()?;
+        if !response.is_complete() {
+            response.end()?;
         }
-        Ok((incoming.head().unwrap().status, String::from_utf8(body).unwrap()))
+        Ok((response.head().unwrap().status, String::from_utf8(body).unwrap()))
     }
 
     #[test]
-    fn an_answer_is_taken_whole_or_not_at_all() {
-        let whole = [
+    fn a_response_is_parsed_however_its_bytes_arrive_or_rejected() {
+        let complete = [
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 200, "ok"),
             ("HTTP/1.0 200\r\ncontent-length:0\r\n\r\n", 200, ""),
             ("HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
@@ -314,7 +302,7 @@ mod tests {
             ),
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nokmore", 200, "ok"),
         ];
-        for (text, status, body) in whole {
+        for (text, status, body) in complete {
             for size in [1, 2, 3, 7, 1000] {
                 assert_eq!(read(text, size).unwrap(), (status, body.to_owned()), "{size} {text:?}");
             }
@@ -356,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_frames_an_answer_has_limits() {
+    fn heads_trailers_and_chunk_lines_have_a_size_limit() {
         let max = limits::HEAD_BYTES_MAX;
         let begin = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: ";
         let with_head = |length: usize| {
