@@ -1,6 +1,8 @@
 //! The documents describe the program as it is: manual, help, completions and README agree with the
 //! sources, in both directions.
 
+mod readme;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;

@@ -41,8 +41,6 @@ mod install;
 mod liveness;
 /// The log, as the daemon writes it and as people read it.
 mod logs;
-/// The README shows what happens.
-mod readme;
 /// Calls that fail, and resources that run out.
 mod robust;
 /// What scripts, pipes and terminals may rely on.
