@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use crate::cli::{ChatArgs, SessionChoice, SessionsCommand, TaskOutput};
+use crate::commands::client_session::ClientSession;
 use crate::commands::console::{Console, TurnEnd, UserInput};
-use crate::commands::conversation::Conversation;
 use crate::commands::{Captured, Output, sessions};
 use crate::error::{Error, Kind};
 use crate::limits;
@@ -30,19 +30,19 @@ pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
         SessionChoice::Latest => Some(store.latest()?.ok_or_else(no_sessions)?),
     };
     let mut console = Console::new(TaskOutput::Full)?;
-    let mut conversation = Conversation::new(paths, &args.model, resumed.clone())?;
+    let mut session = ClientSession::new(paths, &args.model, resumed.clone())?;
     let result = if let Some(text) = &args.once {
-        send(&mut conversation, text, &mut console).map(|end| console.status_of(&end))
+        send(&mut session, text, &mut console).map(|end| console.status_of(&end))
     } else if console.interactive {
         if let Some(id) = &resumed {
             note_session(&store, id, &mut console);
         }
-        run_prompt(paths, &mut conversation, &mut console)
+        run_prompt(paths, &mut session, &mut console)
     } else {
-        run_script(paths, &mut conversation, &mut console)
+        run_script(paths, &mut session, &mut console)
     };
-    if conversation.is_created() {
-        let id = conversation.session.as_str();
+    if session.is_created() {
+        let id = session.id.as_str();
         console.screen.note(&format!("to resume: opta chat --resume {id}"));
     }
     let result = console.flush().and(result);
@@ -54,7 +54,7 @@ pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
 /// Sends lines that are typed at a prompt, until the user exits.
 fn run_prompt(
     paths: &Paths,
-    conversation: &mut Conversation<'_>,
+    session: &mut ClientSession<'_>,
     console: &mut Console,
 ) -> Result<u8, Error> {
     let mut interrupted = false;
@@ -86,10 +86,10 @@ fn run_prompt(
             "" => {}
             "/exit" => return Ok(0),
             command if is_command(command) => run_command(paths, command, console)?,
-            _ => match send(conversation, &line, console) {
-                Ok(end) => {
-                    if matches!(end, TurnEnd::Abandoned) || console.exit_status().is_some() {
-                        return Ok(console.status_of(&end));
+            _ => match send(session, &line, console) {
+                Ok(_) => {
+                    if let Some(status) = console.exit_status() {
+                        return Ok(status);
                     }
                 }
                 Err(error) if error.kind() == Kind::Output => return Err(error),
@@ -109,7 +109,7 @@ fn run_prompt(
 /// may make no sense without it.
 fn run_script(
     paths: &Paths,
-    conversation: &mut Conversation<'_>,
+    session: &mut ClientSession<'_>,
     console: &mut Console,
 ) -> Result<u8, Error> {
     let mut worst = 0;
@@ -128,7 +128,7 @@ fn run_script(
             "/exit" => return Ok(worst),
             command if is_command(command) => run_command(paths, command, console)?,
             _ => {
-                let end = send(conversation, &line, console)?;
+                let end = send(session, &line, console)?;
                 match console.status_of(&end) {
                     0 | 1 if console.interrupted => return Ok(Signal::Interrupt.status()),
                     status @ (0 | 1) => worst = worst.max(status),
@@ -141,11 +141,11 @@ fn run_script(
 
 /// Sends a message and prints the turn.
 fn send(
-    conversation: &mut Conversation<'_>,
+    session: &mut ClientSession<'_>,
     text: &str,
     console: &mut Console,
 ) -> Result<TurnEnd, Error> {
-    let end = conversation.run_turn(text, console)?;
+    let end = session.run_turn(text, console)?;
     if let Some(failure) = end.failure() {
         console.screen.note(&failure);
     }

@@ -13,32 +13,27 @@ use crate::error::{Doing, Error};
 use crate::protocol::ErrorDetail;
 use crate::protocol::event::TurnStats;
 use crate::sys::signal::{Interrupts, Signal};
-use crate::{limits, sys};
+use crate::{limits, protocol, sys};
 
-/// How a turn ended, as far as this process knows.
+/// The code of a turn that was cancelled.
+pub const CANCELLED: &str = "cancelled";
+
+/// How a turn ended.
 pub enum TurnEnd {
     Done(TurnStats),
+    /// It was cancelled, or failed.
     Failed(ErrorDetail),
-    /// This process did not wait for its end.
-    Abandoned,
 }
 
 impl TurnEnd {
-    /// The end of a turn that was cancelled.
-    pub fn cancelled(message: &str) -> TurnEnd {
-        TurnEnd::Failed(ErrorDetail::new("cancelled", message))
-    }
-
-    /// Returns why the turn failed, if it is known to have failed.
+    /// Returns why the turn is not done.
     pub fn failure(&self) -> Option<String> {
         match self {
-            // The user asked for it.
-            TurnEnd::Failed(fault) if fault.code == "cancelled" => Some(fault.message.clone()),
-            TurnEnd::Failed(fault) => {
-                let (code, message) = (&fault.code, &fault.message);
+            TurnEnd::Done(_) => None,
+            TurnEnd::Failed(error) if error.code == CANCELLED => Some(error.message.clone()),
+            TurnEnd::Failed(ErrorDetail { code, message }) => {
                 Some(format!("cannot finish the turn: {message} ({code})"))
             }
-            TurnEnd::Done(_) | TurnEnd::Abandoned => None,
         }
     }
 }
@@ -142,7 +137,7 @@ impl Console {
         self.exit.map(|(_, until)| until.saturating_duration_since(Instant::now()))
     }
 
-    /// The exit status if a signal other than SIGINT ends the command.
+    /// The exit status if a signal ends the command: not the first SIGINT.
     pub fn exit_status(&self) -> Option<u8> {
         self.exit.map(|(signal, _)| signal.status())
     }
@@ -158,13 +153,26 @@ impl Console {
         }
     }
 
+    /// Ends a turn that was cancelled without waiting for its end. The command ends, too.
+    pub fn abandon_turn(&mut self) -> Result<TurnEnd, Error> {
+        self.exit.get_or_insert((Signal::Interrupt, Instant::now()));
+        self.fail_turn(CANCELLED, "the turn was cancelled; its end was not awaited")
+    }
+
+    /// Ends a turn for a reason that no event reports.
+    pub fn fail_turn(&mut self, code: &str, message: &str) -> Result<TurnEnd, Error> {
+        self.screen.end_turn()?;
+        self.screen.event(&protocol::error_body(code, message))?;
+        Ok(TurnEnd::Failed(ErrorDetail::new(code, message)))
+    }
+
     /// The exit status of a command whose last turn ended so.
     pub fn status_of(&self, end: &TurnEnd) -> u8 {
         let written = !self.screen.gave_up();
         match (self.exit_status(), end) {
             (Some(status), _) => status,
             (None, TurnEnd::Done(_)) if written => 0,
-            (None, TurnEnd::Failed(fault)) if fault.code != "cancelled" && written => 1,
+            (None, TurnEnd::Failed(error)) if error.code != CANCELLED && written => 1,
             _ => Signal::Interrupt.status(),
         }
     }

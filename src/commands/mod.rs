@@ -1,9 +1,9 @@
 //! The commands: each calls the rooms below, prints, and chooses the exit status. There is a file
-//! per noun; `opta do` and `opta chat` share `conversation` and what it uses.
+//! per noun; `opta do` and `opta chat` share `client_session` and what it uses.
 
 pub mod chat;
+mod client_session;
 mod console;
-mod conversation;
 pub mod daemon;
 pub mod doctor;
 mod interruptible_writer;

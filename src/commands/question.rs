@@ -17,12 +17,6 @@ pub struct Questions {
     always: Vec<String>,
 }
 
-/// An answer for the daemon.
-pub struct Decision {
-    pub request_id: String,
-    pub allow: bool,
-}
-
 struct Question {
     request_id: String,
     tool: String,
@@ -57,22 +51,17 @@ impl Questions {
         self.waiting.is_empty()
     }
 
-    /// Asks the question of an event, after those before it. Returns the decision if the user
-    /// already made it; only for the turns of this process.
-    pub fn add(
-        &mut self,
-        request: PermissionRequest,
-        own: bool,
-        console: &mut Console,
-    ) -> Option<Decision> {
-        if own && self.always.contains(&request.tool_name) {
-            return Some(Decision { request_id: request.request_id, allow: true });
-        }
+    /// Whether the user already allowed every call of this tool, in the turns of this process.
+    pub fn is_allowed(&self, request: &PermissionRequest) -> bool {
+        self.always.contains(&request.tool_name)
+    }
+
+    /// Asks the question of an event, after those before it.
+    pub fn add(&mut self, request: PermissionRequest, own: bool, console: &mut Console) {
         self.waiting.push_back(Question::new(request, own));
         if self.waiting.len() == 1 {
             self.ask(console);
         }
-        None
     }
 
     /// Removes a question that was decided, by this process or another.
@@ -98,33 +87,36 @@ impl Questions {
         }
     }
 
-    /// Reads the answer to the question on the screen. Returns the decisions that follow from it.
-    pub fn read_answer(&mut self, console: &mut Console) -> Result<Vec<Decision>, Error> {
+    /// Reads the answer to the question on the screen, and calls `decide` with the requests that it
+    /// decides.
+    pub fn read_answer(
+        &mut self,
+        console: &mut Console,
+        decide: impl Fn(&str, bool),
+    ) -> Result<(), Error> {
         console.stdin.read()?;
         let Some(question) = self.waiting.front_mut() else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         let answer = match console.stdin.next() {
             Some(line) => question.parse(&line.unwrap_or_default()),
             None if console.stdin.take_end() => UserAnswer::No,
             // The rest of the line is still to come.
-            None => return Ok(Vec::new()),
+            None => return Ok(()),
         };
-        let mut decisions = Vec::new();
         match answer {
             UserAnswer::Show => console.screen.print_error(&question.take_change(usize::MAX)),
             UserAnswer::Unknown => {}
             UserAnswer::Yes | UserAnswer::No | UserAnswer::Always => {
-                let allow = answer != UserAnswer::No;
+                decide(&question.request_id, answer != UserAnswer::No);
                 if answer == UserAnswer::Always {
                     self.always.push(question.tool.clone());
                 }
-                let answered = self.waiting.pop_front();
-                decisions.extend(answered.map(|question| question.decision(allow)));
+                self.waiting.pop_front();
                 self.waiting.retain(|question| {
                     let always = question.own && self.always.contains(&question.tool);
                     if always {
-                        decisions.push(question.decision(true));
+                        decide(&question.request_id, true);
                     }
                     !always
                 });
@@ -132,7 +124,7 @@ impl Questions {
             }
         }
         self.ask(console);
-        Ok(decisions)
+        Ok(())
     }
 
     /// Prints the first question, if there is one and a user to answer it.
@@ -190,10 +182,6 @@ impl Question {
             "s" | "show" if !self.change.is_empty() => UserAnswer::Show,
             _ => UserAnswer::Unknown,
         }
-    }
-
-    fn decision(&self, allow: bool) -> Decision {
-        Decision { request_id: self.request_id.clone(), allow }
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::commands::console::{Console, TurnEnd};
-use crate::commands::question::{Decision, Questions};
+use crate::commands::question::Questions;
 use crate::commands::screen::ToolLine;
 use crate::error::{Doing, Error};
 use crate::http::EventStream;
@@ -53,7 +53,7 @@ impl RunningTurn {
             }
             let time_left = console.time_left();
             if time_left == Some(Duration::ZERO) {
-                return Ok(Some(TurnEnd::Abandoned));
+                return console.abandon_turn().map(Some);
             }
             let waits = [console.screen.update_progress(), time_left];
             let wait = waits.into_iter().flatten().fold(silence_left, Ord::min);
@@ -64,13 +64,13 @@ impl RunningTurn {
                 sys::wait_readable(files, Some(wait)).doing("wait for the daemon")?;
             if signalled && console.take_signal()?.is_some() {
                 if std::mem::replace(&mut self.cancelled, true) {
-                    return Ok(Some(TurnEnd::Abandoned));
+                    return console.abandon_turn().map(Some);
                 }
                 self.cancel();
                 console.screen.flush()?;
             }
             if asking && typed {
-                questions.read_answer(console)?.iter().for_each(|decision| self.decide(decision));
+                questions.read_answer(console, |id, allow| self.decide(id, allow))?;
             }
             if readable {
                 if stream.read().is_err() {
@@ -103,11 +103,10 @@ impl RunningTurn {
         let own = event.turn_id() == Some(self.id.as_str());
         match event {
             // The user may also decide for another client's turn.
-            Event::PermissionRequest(request) => {
-                if let Some(decision) = questions.add(request, own, console) {
-                    self.decide(&decision);
-                }
+            Event::PermissionRequest(request) if own && questions.is_allowed(&request) => {
+                self.decide(&request.request_id, true);
             }
+            Event::PermissionRequest(request) => questions.add(request, own, console),
             Event::PermissionResolved(resolved) => {
                 questions.resolve(&resolved, self.cancelled, console);
             }
@@ -138,10 +137,9 @@ impl RunningTurn {
     }
 
     /// Sends a decision. An error means that another client decided or the connection is lost.
-    fn decide(&self, decision: &Decision) {
-        let Decision { request_id, allow } = decision;
+    fn decide(&self, request_id: &str, allow: bool) {
         let decision = ResolvePermission {
-            decision: Some(if *allow { "allow" } else { "deny" }.to_owned()),
+            decision: Some(if allow { "allow" } else { "deny" }.to_owned()),
             decided_by: Some(format!("opta-{}", std::process::id())),
             ..ResolvePermission::default()
         };

@@ -101,7 +101,7 @@ impl Screen {
         self.stderr.reset();
     }
 
-    /// Prints an event as it arrived, with `--events`.
+    /// Prints an event, with `--events`.
     pub fn event(&mut self, envelope: &str) -> Result<(), Error> {
         if self.output == TaskOutput::Events { self.print_line(envelope) } else { Ok(()) }
     }

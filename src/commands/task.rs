@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use nanoserde::SerJson;
 
 use crate::cli::{DoArgs, TaskOutput};
+use crate::commands::client_session::ClientSession;
 use crate::commands::console::{Console, TurnEnd};
-use crate::commands::conversation::Conversation;
 use crate::commands::screen::ToolLine;
 use crate::commands::{Output, sessions};
 use crate::error::{Doing, Error, Kind};
@@ -48,15 +48,15 @@ fn run_task(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, E
     let task = if args.task == "-" { read_task()? } else { args.task.clone() };
     let store = Store::new(paths.sessions());
     let resumed = args.resume.as_deref().map(|typed| sessions::find(&store, typed)).transpose()?;
-    let mut conversation = Conversation::new(paths, &args.model, resumed)?;
-    conversation.grant(args.grant);
+    let mut session = ClientSession::new(paths, &args.model, resumed)?;
+    session.grant(args.grant);
     if args.grant == Grant::All {
         output.note("everything is allowed in this task, including commands");
     }
     let mut console = Console::new(args.output)?;
-    let result = conversation
+    let result = session
         .run_turn(&task, &mut console)
-        .and_then(|end| print_end(end, args.output, conversation, &mut console));
+        .and_then(|end| print_end(&end, args.output, session, &mut console));
     // When a terminal is closed, reads and writes fail and a signal is sent.
     if result.is_err() {
         console.drain_signals();
@@ -66,46 +66,30 @@ fn run_task(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, E
 
 /// Prints how the turn ended. Returns the exit status.
 fn print_end(
-    end: TurnEnd,
+    end: &TurnEnd,
     output: TaskOutput,
-    conversation: Conversation<'_>,
+    session: ClientSession<'_>,
     console: &mut Console,
 ) -> Result<u8, Error> {
-    let status = console.status_of(&end);
-    // Then it was the last event.
-    let printed = matches!(end, TurnEnd::Failed(_)) && conversation.turn_id.is_some();
-    let end = match end {
-        TurnEnd::Abandoned => TurnEnd::cancelled("the turn was cancelled; its end was not awaited"),
-        end => end,
-    };
-    let failure = end.failure();
     let (stats, error) = match end {
-        TurnEnd::Done(stats) => (Some(stats), None),
-        TurnEnd::Failed(fault) => (None, Some(fault)),
-        TurnEnd::Abandoned => (None, None),
+        TurnEnd::Done(stats) => (Some(stats.clone()), None),
+        TurnEnd::Failed(error) => (None, Some(error.clone())),
     };
     if output == TaskOutput::Json {
-        let session = conversation.is_created().then_some(&conversation.session);
         let report = Report {
-            session_id: session.map(|id| id.as_str().to_owned()),
-            turn_id: conversation.turn_id,
+            session_id: session.is_created().then(|| session.id.as_str().to_owned()),
+            turn_id: session.turn_id,
             result: std::mem::take(&mut console.screen.answer),
             tool_calls: std::mem::take(&mut console.screen.tool_calls),
             stats,
             error,
         };
         console.screen.print_line(&json::text(&report))?;
-    } else {
-        if let Some(fault) = error.filter(|_| output == TaskOutput::Events && !printed) {
-            console.screen.print_line(&error_body(&fault.code, &fault.message))?;
-        }
-        if let Some(failure) = failure {
-            console.screen.note(&failure);
-        }
+    } else if let Some(failure) = end.failure() {
+        console.screen.note(&failure);
     }
     console.flush()?;
-    // The end may not have been written.
-    Ok(if console.screen.gave_up() { console.status_of(&TurnEnd::Abandoned) } else { status })
+    Ok(console.status_of(end))
 }
 
 /// Reads the task from standard input.

@@ -377,7 +377,7 @@ pub struct ErrorBody {
 }
 
 /// An error: `code` for programs, `message` for people.
-#[derive(SerJson, DeJson)]
+#[derive(Clone, SerJson, DeJson)]
 pub struct ErrorDetail {
     pub code: String,
     pub message: String,

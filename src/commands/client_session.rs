@@ -9,7 +9,7 @@ use std::io;
 
 use crate::agent::endpoint::{self, ModelChoice};
 use crate::cli::ModelArgs;
-use crate::commands::console::{Console, TurnEnd};
+use crate::commands::console::{CANCELLED, Console, TurnEnd};
 use crate::commands::daemon_notes;
 use crate::commands::question::Questions;
 use crate::commands::running_turn::RunningTurn;
@@ -23,7 +23,7 @@ use crate::lifecycle::status::{self, Status};
 use crate::paths::Paths;
 use crate::protocol::event::TurnStats;
 use crate::protocol::{
-    CreateSession, Endpoint, ErrorDetail, Grant, Metadata, SubmitTurn, TurnOptions, Variable,
+    CreateSession, Endpoint, Grant, Metadata, SubmitTurn, TurnOptions, Variable,
 };
 use crate::session::rules::SessionId;
 use crate::session::turn::Fault;
@@ -32,12 +32,12 @@ use crate::token::random_name;
 use crate::{client, limits};
 
 /// A session to which turns are submitted.
-pub struct Conversation<'a> {
+pub struct ClientSession<'a> {
     paths: &'a Paths,
     config: Config,
     settings: ModelSettings,
     model: &'a ModelArgs,
-    pub session: SessionId,
+    pub id: SessionId,
     /// The request that creates the session, until it was created.
     new_session: Option<CreateSession>,
     options: TurnOptions,
@@ -57,28 +57,28 @@ enum OnSignal {
     Defer,
 }
 
-impl<'a> Conversation<'a> {
-    /// A conversation in `session`, or in a new one that is created with its first turn.
+impl<'a> ClientSession<'a> {
+    /// Uses the session `id`, or a new one that is created with its first turn.
     pub fn new(
         paths: &'a Paths,
         model: &'a ModelArgs,
-        session: Option<SessionId>,
-    ) -> Result<Conversation<'a>, Error> {
+        id: Option<SessionId>,
+    ) -> Result<ClientSession<'a>, Error> {
         let config = Config::load(&paths.config())?;
         let settings = ModelSettings::load(&paths.config())?;
-        let (session, new_session) = match session {
-            Some(session) => (session, None),
+        let (id, new_session) = match id {
+            Some(id) => (id, None),
             None => new_session(model)?,
         };
         let environment = config::turn_environment().into_iter();
         let environment = environment.map(|(name, value)| Variable { name, value });
         let environment = Some(environment.collect());
-        Ok(Conversation {
+        Ok(ClientSession {
             paths,
             config,
             settings,
             model,
-            session,
+            id,
             new_session,
             options: TurnOptions { environment, ..Default::default() },
             daemon_id: None,
@@ -110,15 +110,11 @@ impl<'a> Conversation<'a> {
             self.reach(console, OnSignal::Exit, |_| Ok(()))?;
             match self.endpoint() {
                 Ok(endpoint) => self.options.endpoint = Some(endpoint),
-                Err(fault) => {
-                    console.screen.end_turn()?;
-                    return Ok(TurnEnd::Failed(ErrorDetail::new(fault.code, &fault.message)));
-                }
+                Err(fault) => return console.fail_turn(fault.code, &fault.message),
             }
         }
         if console.take_signal()?.is_some() {
-            console.screen.end_turn()?;
-            return Ok(TurnEnd::cancelled("the turn was cancelled before it started"));
+            return console.fail_turn(CANCELLED, "the turn was cancelled before it started");
         }
         let (mut turn, stream) = self.submit(content, console)?;
         let end = self.follow(&mut turn, stream, console);
@@ -155,7 +151,7 @@ impl<'a> Conversation<'a> {
             options: Some(self.options.clone()),
             ..SubmitTurn::default()
         };
-        let (session, new_session) = (self.session.clone(), self.new_session.take());
+        let (session, new_session) = (self.id.clone(), self.new_session.take());
         let attended = console.interactive;
         let submitted = self.reach(console, OnSignal::Exit, |info| {
             if let Some(new_session) = &new_session {
@@ -219,7 +215,7 @@ impl<'a> Conversation<'a> {
             }
             if console.take_signal()?.is_some() || console.exit_status().is_some() {
                 turn.cancel();
-                return Ok(TurnEnd::Abandoned);
+                return console.abandon_turn();
             }
             turn.losses += 1;
             if turn.losses > limits::FOLLOW_TRIES_MAX {
@@ -238,7 +234,7 @@ impl<'a> Conversation<'a> {
             });
             if connected.is_err() && console.take_signal()?.is_some() {
                 turn.cancel();
-                return Ok(TurnEnd::Abandoned);
+                return console.abandon_turn();
             }
             stream = connected?;
         }
