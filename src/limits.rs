@@ -117,6 +117,8 @@ pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 
 /// The name of a session or a turn.
 pub const ID_BYTES_MAX: usize = 64;
+/// An entry of the list of sessions: far longer than any that opta writes.
+pub const INDEX_LINE_BYTES_MAX: usize = 4 * 1024;
 /// A title made of a session's first input.
 pub const TITLE_CHARS_MAX: usize = 60;
 /// Turns of a session whose ids are remembered, so that a turn that is sent again is not run again.

@@ -14,6 +14,7 @@ mod http;
 mod json;
 mod lifecycle;
 mod limits;
+mod lines;
 mod lock;
 mod log;
 mod mutex;

@@ -5,12 +5,15 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::{Doing, Error};
+use crate::lines::{Lines, READ_BYTES};
 use crate::{limits, sys};
 
 /// The lines of standard input: a terminal, a pipe or a file.
 pub struct StdinLines {
     input: File,
     lines: Lines,
+    /// Lines that were returned.
+    count: u64,
     ended: bool,
 }
 
@@ -26,20 +29,30 @@ impl StdinLines {
     /// Duplicates the descriptor of standard input.
     pub fn new() -> Result<StdinLines, Error> {
         let input = io::stdin().as_fd().try_clone_to_owned().doing("read standard input")?;
-        Ok(StdinLines { input: File::from(input), lines: Lines::default(), ended: false })
+        Ok(StdinLines::of(File::from(input)))
+    }
+
+    fn of(input: File) -> StdinLines {
+        // With the carriage return that a line may end with.
+        let bytes_max = usize::try_from(limits::TASK_BYTES_MAX + 1).unwrap_or(usize::MAX);
+        StdinLines { input, lines: Lines::new(bytes_max), count: 0, ended: false }
     }
 
     /// Returns the next line without its end, if it was read; at the end of the input, the rest.
     pub fn next(&mut self) -> Option<Result<String, InvalidLine>> {
-        self.lines.next(self.ended)
+        let text = match self.lines.next() {
+            Some(line) => text_of(line.strip_suffix(b"\r").unwrap_or(line)),
+            None if self.ended => text_of(self.lines.take_pending()?),
+            None => return None,
+        };
+        self.count += 1;
+        Some(text.map_err(|reason| InvalidLine { number: self.count, reason }))
     }
 
     /// Reads what is available.
     pub fn read(&mut self) -> Result<(), Error> {
-        let mut chunk = [0_u8; 16 * 1024];
-        match self.input.read(&mut chunk) {
-            Ok(0) => self.ended = true,
-            Ok(count) => self.lines.add(chunk.get(..count).unwrap_or_default()),
+        match self.lines.fill(READ_BYTES, |room| self.input.read(room)) {
+            Ok(count) => self.ended |= count == 0,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error).doing("read standard input"),
         }
@@ -53,12 +66,12 @@ impl StdinLines {
 
     /// Whether the input ended and every line was returned.
     pub fn is_finished(&self) -> bool {
-        self.ended && self.lines.is_empty()
+        self.ended && self.lines.pending().is_empty()
     }
 
     /// Discards what was typed but not yet returned.
     pub fn discard(&mut self) {
-        self.lines.discard();
+        self.lines.clear();
         sys::forget_typed(self.input.as_fd());
     }
 }
@@ -69,84 +82,12 @@ impl AsFd for StdinLines {
     }
 }
 
-/// Bytes that become lines. It holds a line of the greatest length and a chunk, whatever comes.
-#[derive(Default)]
-struct Lines {
-    bytes: Vec<u8>,
-    /// Where the next line begins.
-    begin: usize,
-    /// So far there is no end of it.
-    searched: usize,
-    /// Lines that were taken.
-    count: u64,
-    /// The line was too long, and what is still to come of it is of no use.
-    skipping: bool,
-}
-
-impl Lines {
-    fn add(&mut self, chunk: &[u8]) {
-        self.bytes.drain(..self.begin);
-        self.searched = self.searched.saturating_sub(self.begin);
-        self.begin = 0;
-        let end = chunk.iter().position(|byte| *byte == b'\n').unwrap_or(chunk.len());
-        let useless = if self.skipping { end } else { 0 };
-        self.bytes.extend_from_slice(chunk.get(useless..).unwrap_or_default());
+/// The text of a line without its end.
+fn text_of(line: &[u8]) -> Result<String, String> {
+    if u64::try_from(line.len()).is_ok_and(|length| length > limits::TASK_BYTES_MAX) {
+        return Err(format!("it is longer than {} bytes", limits::TASK_BYTES_MAX));
     }
-
-    /// The next line; one without an end only if `all` has come.
-    fn next(&mut self, all: bool) -> Option<Result<String, InvalidLine>> {
-        loop {
-            let new = self.bytes.get(self.searched..).unwrap_or_default();
-            let found = new.iter().position(|byte| *byte == b'\n').map(|at| self.searched + at);
-            let end = found.unwrap_or(self.bytes.len());
-            let line = self.bytes.get(self.begin..end).unwrap_or_default();
-            if found.is_none() && (!all || line.is_empty()) {
-                self.searched = end;
-                // It may be a carriage return that is one too many.
-                let too_long = self.skipping || is_too_long(line.get(1..).unwrap_or_default());
-                if !too_long {
-                    return None;
-                }
-                self.begin = end;
-                if std::mem::replace(&mut self.skipping, true) {
-                    return None;
-                }
-                self.count += 1;
-                return Some(Err(InvalidLine { number: self.count, reason: too_long_reason() }));
-            }
-            let bare = if found.is_some() { line.strip_suffix(b"\r") } else { None };
-            let line = bare.unwrap_or(line);
-            let taken = if is_too_long(line) {
-                Err(too_long_reason())
-            } else {
-                let text = String::from_utf8(line.to_vec());
-                text.map_err(|_bad| "it is not UTF-8".to_owned())
-            };
-            self.begin = end + usize::from(found.is_some());
-            self.searched = self.begin;
-            if std::mem::take(&mut self.skipping) {
-                continue;
-            }
-            self.count += 1;
-            return Some(taken.map_err(|reason| InvalidLine { number: self.count, reason }));
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.begin == self.bytes.len()
-    }
-
-    fn discard(&mut self) {
-        *self = Lines { count: self.count, ..Lines::default() };
-    }
-}
-
-fn is_too_long(line: &[u8]) -> bool {
-    u64::try_from(line.len()).is_ok_and(|length| length > limits::TASK_BYTES_MAX)
-}
-
-fn too_long_reason() -> String {
-    format!("it is longer than {} bytes", limits::TASK_BYTES_MAX)
+    String::from_utf8(line.to_vec()).map_err(|_bad| "it is not UTF-8".to_owned())
 }
 
 #[cfg(test)]
@@ -155,18 +96,15 @@ mod tests {
 
     /// What becomes of `text` that comes in chunks of this size.
     fn lines(text: &[u8], size: usize) -> Vec<Result<String, InvalidLine>> {
-        let mut lines = Lines::default();
+        let mut stdin = StdinLines::of(File::open("/dev/null").unwrap());
         let mut taken = Vec::new();
         for chunk in text.chunks(size) {
-            lines.add(chunk);
-            while let Some(line) = lines.next(false) {
-                taken.push(line);
-            }
+            stdin.lines.push(chunk);
+            taken.extend(std::iter::from_fn(|| stdin.next()));
         }
-        while let Some(line) = lines.next(true) {
-            taken.push(line);
-        }
-        assert!(lines.is_empty());
+        stdin.read().unwrap();
+        taken.extend(std::iter::from_fn(|| stdin.next()));
+        assert!(stdin.is_finished());
         taken
     }
 

@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use crate::lines::Lines;
+
 use super::connection::ClientConnection;
 use super::request::Request;
 use super::response::{ResponseHead, invalid};
@@ -58,8 +60,9 @@ pub fn open_stream(
     let (mut connection, head) = begin(port, request, deadline)?;
     if head.status == 200 {
         // Events may have arrived with the head.
-        let unread = connection.receive_body()?.unwrap_or_default();
-        let stream = EventStream { connection, unread, begin: 0, scanned: 0, bytes_max };
+        let mut lines = Lines::default();
+        lines.push(&connection.receive_body()?.unwrap_or_default());
+        let stream = EventStream { connection, lines, bytes_max };
         return Ok(StreamResponse::Stream(stream));
     }
     finish(connection, &head, deadline, bytes_max).map(StreamResponse::Refused)
@@ -102,36 +105,19 @@ fn finish(
 /// it: one line of data per event.
 pub struct EventStream {
     connection: ClientConnection<'static>,
-    unread: Vec<u8>,
-    /// Where the part of `unread` begins that was not returned yet.
-    begin: usize,
-    /// There is no end of a line before this place.
-    scanned: usize,
+    lines: Lines,
     bytes_max: usize,
 }
+
+const DATA: &[u8] = b"data: ";
 
 impl EventStream {
     /// Returns the data of the next complete event; `None` if there is none yet.
     pub fn next(&mut self) -> io::Result<Option<&str>> {
-        loop {
-            let rest = self.unread.get(self.scanned..).unwrap_or_default();
-            let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
-                self.unread.drain(..self.begin);
-                self.scanned = self.unread.len();
-                self.begin = 0;
-                return Ok(None);
-            };
-            let (begin, end) = (self.begin, self.scanned + length);
-            self.begin = end + 1;
-            self.scanned = self.begin;
-            // The data has the number as well; heartbeats and empty lines say nothing.
-            let line = self.unread.get(begin..end).unwrap_or_default();
-            if line.starts_with(b"data: ") {
-                let data = self.unread.get(begin + b"data: ".len()..end).unwrap_or_default();
-                let text = std::str::from_utf8(data);
-                return text.map(Some).map_err(|_bad| invalid("an event is not text"));
-            }
-        }
+        // The data has the number as well; heartbeats and empty lines say nothing.
+        let line = self.lines.next_that(|line| line.starts_with(DATA));
+        let text = line.map(|line| std::str::from_utf8(line.get(DATA.len()..).unwrap_or_default()));
+        text.transpose().map_err(|_bad| invalid("an event is not text"))
     }
 
     /// Reads what has arrived. Does not wait.
@@ -139,11 +125,11 @@ impl EventStream {
     /// # Errors
     /// `UnexpectedEof` at its end, and as [`call`].
     pub fn read(&mut self) -> io::Result<()> {
-        if self.unread.len() - self.begin > self.bytes_max {
+        if self.lines.pending().len() > self.bytes_max {
             return Err(invalid("an event is too long"));
         }
         let bytes = self.connection.receive_body()?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        self.unread.extend_from_slice(&bytes);
+        self.lines.push(&bytes);
         Ok(())
     }
 }

@@ -96,7 +96,7 @@ impl<'a, W: Write> Follower<'a, W> {
             if !left {
                 return self.printer.flush();
             }
-            self.printer.end_line()?;
+            self.printer.end_line();
             self.age -= 1;
             self.offset = 0;
         }
@@ -140,7 +140,7 @@ impl<'a, W: Write> Follower<'a, W> {
         };
         if part.length()? < self.offset {
             // Cut down: what it holds now is new.
-            self.printer.end_line()?;
+            self.printer.end_line();
             self.offset = 0;
         }
         self.offset = part.read(self.offset, u64::MAX, |block| self.printer.add(block))?;

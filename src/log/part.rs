@@ -4,13 +4,14 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::name;
 use crate::disk;
 use crate::error::{At, Error};
 use crate::limits::LOG_FILES_MAX;
+use crate::lines::{READ_BYTES, read_at};
 
 /// Which file it is, whatever its name. A number stays taken as long as the file is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub(super) struct Part {
     pub file: File,
     pub identity: Identity,
     /// As it was called when it was opened.
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 impl Part {
@@ -78,12 +79,12 @@ impl Part {
         until: u64,
         mut pass_on: impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<u64, Error> {
-        let mut block = vec![0; BLOCK_BYTES];
+        let mut block = vec![0; READ_BYTES];
         let mut at = from;
         while at < until {
             let room = block.len().min(usize::try_from(until - at).unwrap_or(usize::MAX));
             let room = block.get_mut(..room).unwrap_or_default();
-            let count = self.file.read_at(room, at).at("read", &self.path)?;
+            let count = read_at(&self.file, room, at).at("read", &self.path)?;
             if count == 0 {
                 break;
             }
@@ -94,8 +95,6 @@ impl Part {
     }
 }
 
-/// Read at a time.
-pub(super) const BLOCK_BYTES: usize = 64 * 1024;
 /// Looks at something that may change meanwhile. A change at just that moment is rare; so many in a
 /// row do not happen.
 pub(super) const LOOKS_MAX: usize = 100;

@@ -7,11 +7,11 @@
 use std::io::Write;
 
 use super::line::Line;
-use super::part::BLOCK_BYTES;
 use super::{Form, Level, Query};
 use crate::error::Error;
 use crate::json;
 use crate::limits::LOG_LINE_BYTES_MAX;
+use crate::lines::{Lines, READ_BYTES};
 use crate::text::{escaped_json, sanitized};
 
 pub(super) enum Verdict {
@@ -55,13 +55,12 @@ pub(super) struct Printer<'a, W: Write + ?Sized> {
     pub out: &'a mut W,
     /// Shown, and not yet written out.
     shown: String,
-    /// The beginning of a line whose end has not come, at most one byte more than is shown of it.
-    begun: Vec<u8>,
+    lines: Lines,
 }
 
 impl<'a, W: Write + ?Sized> Printer<'a, W> {
     pub fn new(query: Query, out: &'a mut W) -> Printer<'a, W> {
-        Printer { query, out, shown: String::new(), begun: Vec::new() }
+        Printer { query, out, shown: String::new(), lines: Lines::new(LOG_LINE_BYTES_MAX) }
     }
 
     /// From now on lines are shown whatever time they bear: they are new.
@@ -69,63 +68,20 @@ impl<'a, W: Write + ?Sized> Printer<'a, W> {
         self.query.since = None;
     }
 
+    /// Takes in what is stored next, and shows the lines that it ends.
     pub fn add(&mut self, stored: &[u8]) -> Result<(), Error> {
-        for piece in stored.split_inclusive(|byte| *byte == b'\n') {
-            match piece.strip_suffix(b"\n") {
-                Some(line) if self.begun.is_empty() => self.print(line)?,
-                Some(rest) => {
-                    self.begin(rest);
-                    self.end_line()?;
-                }
-                None => self.begin(piece),
-            }
+        self.lines.push(stored);
+        while let Some(line) = self.lines.next() {
+            show(&self.query, line, &mut self.shown);
         }
-        Ok(())
+        if self.shown.len() > READ_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn begin(&mut self, piece: &[u8]) {
-        let room = LOG_LINE_BYTES_MAX + 1 - self.begun.len();
-        self.begun.extend_from_slice(piece.get(..room).unwrap_or(piece));
-    }
-
-    /// Whatever of a line there is, it will not grow any more.
-    pub fn end_line(&mut self) -> Result<(), Error> {
-        let line = std::mem::take(&mut self.begun);
-        self.print(&line)?;
-        self.begun = line;
-        self.begun.clear();
-        Ok(())
-    }
-
-    fn print(&mut self, stored: &[u8]) -> Result<(), Error> {
-        if !matches!(self.query.verdict(stored), Verdict::Wanted) {
-            return Ok(());
+    /// Shows what there is of a line that will not grow any more.
+    pub fn end_line(&mut self) {
+        if let Some(line) = self.lines.take_pending() {
+            show(&self.query, line, &mut self.shown);
         }
-        let (text, whole) = text_of(stored);
-        let line = whole.then(|| Line::parse(text)).flatten();
-        match (self.query.form, line) {
-            (Form::Text(style), Some(line)) => line.show(style, &mut self.shown),
-            (Form::Text(_), None) => {
-                self.shown.push_str(&sanitized(&String::from_utf8_lossy(text)));
-                self.shown.push_str(if whole { "" } else { "…" });
-            }
-            (Form::Json, Some(line)) if json::check(line.stored()).is_ok() => {
-                self.shown.push_str(&escaped_json(line.stored()));
-            }
-            (Form::Json, _) => {
-                let mut text = String::from_utf8_lossy(text);
-                if !whole {
-                    text.to_mut().push('…');
-                }
-                self.shown.push_str("{\"level\":\"ERROR\",\"msg\":");
-                let mut quoted = String::new();
-                json::quote(&text, &mut quoted);
-                self.shown.push_str(&escaped_json(&quoted));
-                self.shown.push('}');
-            }
-        }
-        self.shown.push('\n');
-        if self.shown.len() > BLOCK_BYTES { self.flush() } else { Ok(()) }
     }
 
     /// Writes out what is shown so far.
@@ -134,6 +90,37 @@ impl<'a, W: Write + ?Sized> Printer<'a, W> {
         self.shown.clear();
         written.map_err(Error::output)
     }
+}
+
+/// Appends a line as `query` wants it, if it is wanted.
+fn show(query: &Query, stored: &[u8], out: &mut String) {
+    if !matches!(query.verdict(stored), Verdict::Wanted) {
+        return;
+    }
+    let (text, whole) = text_of(stored);
+    let line = whole.then(|| Line::parse(text)).flatten();
+    match (query.form, line) {
+        (Form::Text(style), Some(line)) => line.show(style, out),
+        (Form::Text(_), None) => {
+            out.push_str(&sanitized(&String::from_utf8_lossy(text)));
+            out.push_str(if whole { "" } else { "…" });
+        }
+        (Form::Json, Some(line)) if json::check(line.stored()).is_ok() => {
+            out.push_str(&escaped_json(line.stored()));
+        }
+        (Form::Json, _) => {
+            let mut text = String::from_utf8_lossy(text);
+            if !whole {
+                text.to_mut().push('…');
+            }
+            out.push_str("{\"level\":\"ERROR\",\"msg\":");
+            let mut quoted = String::new();
+            json::quote(&text, &mut quoted);
+            out.push_str(&escaped_json(&quoted));
+            out.push('}');
+        }
+    }
+    out.push('\n');
 }
 
 #[cfg(test)]

@@ -8,10 +8,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::Query;
-use super::part::{self, BLOCK_BYTES, Part};
+use super::part::{self, Part};
 use super::print::{Printer, Verdict};
-use crate::error::Error;
+use crate::error::{At, Error};
 use crate::limits::LOG_LINE_BYTES_MAX;
+use crate::lines::Backwards;
 
 /// The log of one daemon, open for reading.
 pub struct Tail {
@@ -43,7 +44,7 @@ impl Tail {
         for (age, part) in self.parts.iter().enumerate().take(start.age + 1).rev() {
             let from = if age == start.age { start.offset } else { 0 };
             part.read(from, ends.get(age).copied().unwrap_or(0), |block| printer.add(block))?;
-            printer.end_line()?;
+            printer.end_line();
         }
         printer.flush()
     }
@@ -57,11 +58,10 @@ impl Tail {
         let mut start = Start { age: 0, offset: ends.first().copied().unwrap_or(0) };
         let mut missing = query.lines;
         for (age, (part, end)) in self.parts.iter().zip(ends).enumerate() {
-            let mut lines = Backwards::from(part, *end)?;
-            while missing > 0 {
-                let Some((offset, stored)) = lines.line()? else {
-                    break;
-                };
+            let mut lines = Backwards::new(*end, LOG_LINE_BYTES_MAX);
+            while missing > 0
+                && let Some((stored, offset)) = lines.next(&part.file).at("read", &part.path)?
+            {
                 match query.verdict(stored) {
                     Verdict::TooOld => return Ok(start),
                     Verdict::Passed => {}
@@ -82,89 +82,6 @@ pub(super) struct Start {
     pub offset: u64,
 }
 
-/// The lines of a part, from its end to its beginning.
-struct Backwards<'a> {
-    part: &'a Part,
-    /// Where the next line ends; `None` behind the first line.
-    end: Option<u64>,
-    block: Vec<u8>,
-    block_start: u64,
-    /// A line that is not all in one block.
-    line: Vec<u8>,
-}
-
-impl<'a> Backwards<'a> {
-    fn from(part: &'a Part, end: u64) -> Result<Backwards<'a>, Error> {
-        let mut lines = Backwards {
-            part,
-            end: (end > 0).then_some(end),
-            block: Vec::new(),
-            block_start: end,
-            line: Vec::new(),
-        };
-        // What ends the last line does not begin another one.
-        if end > 0 && lines.load_before()? && lines.block.last() == Some(&b'\n') {
-            lines.end = Some(end - 1);
-        }
-        Ok(lines)
-    }
-
-    /// The line before the last one given, and where it begins. At most one byte more than is shown
-    /// of a line, which says that it is longer.
-    fn line(&mut self) -> Result<Option<(u64, &[u8])>, Error> {
-        let Some(end) = self.end else {
-            return Ok(None);
-        };
-        let mut searched = end;
-        let start = loop {
-            if let Some(feed) = self.last_feed_before(searched) {
-                self.end = Some(feed);
-                break feed + 1;
-            }
-            searched = self.block_start;
-            if searched == 0 || !self.load_before()? {
-                self.end = None;
-                break searched;
-            }
-        };
-        let length = usize::try_from(end - start).unwrap_or(usize::MAX).min(LOG_LINE_BYTES_MAX + 1);
-        let inside = usize::try_from(start - self.block_start).unwrap_or(usize::MAX);
-        if inside.saturating_add(length) <= self.block.len() {
-            let stored = self.block.get(inside..inside + length).unwrap_or_default();
-            return Ok(Some((start, stored)));
-        }
-        self.line.clear();
-        let line = &mut self.line;
-        self.part.read(start, start + length as u64, |bytes| {
-            line.extend_from_slice(bytes);
-            Ok(())
-        })?;
-        Ok(Some((start, &self.line)))
-    }
-
-    /// Looks in the block.
-    fn last_feed_before(&self, offset: u64) -> Option<u64> {
-        let length = usize::try_from(offset - self.block_start).unwrap_or(usize::MAX);
-        let searched = self.block.get(..length.min(self.block.len()))?;
-        let feed = searched.iter().rposition(|byte| *byte == b'\n')?;
-        Some(self.block_start + feed as u64)
-    }
-
-    /// Goes on to the block before; `Ok(false)` if the file was cut down meanwhile.
-    fn load_before(&mut self) -> Result<bool, Error> {
-        let start = self.block_start.saturating_sub(BLOCK_BYTES as u64);
-        self.block.clear();
-        let block = &mut self.block;
-        let stop = self.part.read(start, self.block_start, |bytes| {
-            block.extend_from_slice(bytes);
-            Ok(())
-        })?;
-        let whole = stop == self.block_start;
-        self.block_start = start;
-        Ok(whole)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::line::Line;
@@ -172,6 +89,7 @@ mod tests {
     use super::super::{Form, Level, Style};
     use super::*;
     use crate::json;
+    use crate::lines::READ_BYTES;
     use crate::text::sanitized;
 
     const ALL: Query = Query {
@@ -286,13 +204,13 @@ mod tests {
         let typical = *random.choice(&[3, 100, 5_000, 70_000]).unwrap();
         let many = *random.choice(&[1, 5, 300]).unwrap();
         for _ in 0..random.usize(..many) {
-            if part.len() > 3 * BLOCK_BYTES {
+            if part.len() > 3 * READ_BYTES {
                 break;
             }
             match random.usize(..20) {
                 0 => {}
                 1 => part.extend_from_slice(b"\0\xff\xfe\xc3"),
-                2 => part.extend(std::iter::repeat_n(b'y', random.usize(..2 * BLOCK_BYTES))),
+                2 => part.extend(std::iter::repeat_n(b'y', random.usize(..2 * READ_BYTES))),
                 3..10 => {
                     let level = *random.choice(&Level::ALL).unwrap();
                     part.extend_from_slice(stored(random.u8(..60), level).trim_end().as_bytes());
@@ -305,8 +223,8 @@ mod tests {
             part.pop();
         }
         // Ends at, before and behind a boundary between blocks.
-        if random.usize(..4) == 0 && part.len() > BLOCK_BYTES {
-            part.truncate(BLOCK_BYTES + 1 - random.usize(..3));
+        if random.usize(..4) == 0 && part.len() > READ_BYTES {
+            part.truncate(READ_BYTES + 1 - random.usize(..3));
         }
         part
     }

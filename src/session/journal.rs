@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{At, Error};
+use crate::lines::{Forwards, READ_BYTES, read_at};
 use crate::mutex::lock;
 use crate::protocol::event::Event;
 use crate::{clock, disk, limits};
 
 use super::event::{self, Record};
 use super::findings::Findings;
-use super::lines::{READ_BYTES, Window, read_at};
 use super::rules::{SessionId, State};
 
 /// The file in a session's directory.
@@ -370,9 +370,9 @@ impl Reader {
                 Err(error) => return Err(error),
             },
         };
-        let mut window = Window::new(start, end);
+        let mut lines = Forwards::new(start, end);
         let mut last = after;
-        while let Some((line, place)) = window.next(file)? {
+        while let Some((line, place)) = lines.next(file)? {
             let Some(record) = next_record(line, last) else {
                 continue;
             };
@@ -402,9 +402,9 @@ pub fn examine(
 ) -> Result<Findings, Error> {
     let length = file.metadata().at("inspect", path)?.len();
     let mut findings = Findings::default();
-    let mut window = Window::new(0, length);
+    let mut lines = Forwards::new(0, length);
     let (mut last_seq, mut doubtful, mut ended) = (0, 0, 0);
-    while let Some((line, start)) = window.next(file).at("read", path)? {
+    while let Some((line, start)) = lines.next(file).at("read", path)? {
         ended = start + line.len() as u64 + 1;
         match next_record(line, last_seq) {
             Some(record) => {

@@ -5,7 +5,6 @@ pub mod desk;
 pub mod event;
 pub mod findings;
 pub mod journal;
-mod lines;
 pub mod rules;
 pub mod runtime;
 pub mod store;

@@ -15,6 +15,7 @@ use std::sync::Mutex;
 use nanoserde::{DeJson, SerJson};
 
 use crate::error::{At, Error, Kind};
+use crate::lines::{Backwards, read_at};
 use crate::protocol::SessionSummary;
 use crate::sys::effective_user;
 use crate::{disk, json, limits, mutex};
@@ -22,7 +23,6 @@ use crate::{disk, json, limits, mutex};
 use super::event;
 use super::findings::Findings;
 use super::journal::{self, examine, sync_directory};
-use super::lines::{Backwards, read_at};
 use super::rules::{SessionId, State};
 
 /// The directory of all sessions.
@@ -160,12 +160,13 @@ impl Store {
             return self.page_without_index(before, count);
         };
         let length = file.metadata().at("inspect", &path)?.len();
-        let mut lines = Backwards::new(before.map_or(length, |before| before.min(length)));
+        let end = before.map_or(length, |before| before.min(length));
+        let mut lines = Backwards::new(end, limits::INDEX_LINE_BYTES_MAX);
         let mut ids: Vec<SessionId> = Vec::new();
         let mut seen = HashSet::new();
         while let Some((line, start)) = lines.next(&file).at("read", &path)? {
             // It may have been deleted since, or entered twice because a crash came between.
-            if let Ok(entry) = json::parse::<Entry>(&line)
+            if let Ok(entry) = json::parse::<Entry>(line)
                 && let Some(id) = SessionId::parse(&entry.session_id)
                 && self.has(&id)
                 && self.is_of(&entry, &id)

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nanoserde::DeJson;
 
 use crate::json::{self, Joiner, Lenient, Raw};
+use crate::lines::Lines;
 use crate::session::rules::ToolCall;
 use crate::{limits, text};
 
@@ -91,8 +92,8 @@ struct Usage {
 #[derive(Default)]
 pub struct CompletionParser {
     form: Form,
-    /// The line that is not complete yet, or the whole body.
-    line: Vec<u8>,
+    /// With the line that is not complete yet, or the whole body.
+    lines: Lines,
     /// The first bytes, in case it is no completion at all.
     opening: Vec<u8>,
     bytes: usize,
@@ -145,18 +146,23 @@ impl CompletionParser {
             };
         }
         match self.form {
-            Form::Unknown => Ok(()),
-            Form::Whole => self.keep(bytes),
-            Form::Lines => self.feed_lines(bytes),
+            Form::Whole => self.lines.push(bytes),
+            Form::Lines if !self.done => self.feed_lines(bytes)?,
+            Form::Lines | Form::Unknown => {}
         }
+        if self.lines.pending().len() > limits::MODEL_LINE_BYTES_MAX {
+            return Err(CompletionError::TooLarge("a line that is too long"));
+        }
+        Ok(())
     }
 
     /// Ends the completion: the connection has ended, or the body has as far as HTTP can tell.
     pub fn end(&mut self) -> Result<(), CompletionError> {
-        let last = std::mem::take(&mut self.line);
+        let lines = std::mem::take(&mut self.lines);
+        let last = lines.pending();
         let ended = match self.form {
-            Form::Whole => self.end_whole(&last),
-            Form::Lines if !last.is_empty() && !self.done => match self.feed_line(&last) {
+            Form::Whole => self.end_whole(last),
+            Form::Lines if !last.is_empty() && !self.done => match self.feed_line(last) {
                 // A line that is cut off counts as one that never came.
                 Err(CompletionError::Malformed(_)) | Ok(()) => self.end_lines(),
                 Err(error) => Err(error),
@@ -239,27 +245,16 @@ impl CompletionParser {
         Completion { text, calls, finish, prompt_tokens, completion_tokens, took }
     }
 
-    fn keep(&mut self, bytes: &[u8]) -> Result<(), CompletionError> {
-        if self.line.len() + bytes.len() > limits::MODEL_LINE_BYTES_MAX {
-            return Err(CompletionError::TooLarge("a line that is too long"));
-        }
-        self.line.extend_from_slice(bytes);
-        Ok(())
-    }
-
     fn feed_lines(&mut self, bytes: &[u8]) -> Result<(), CompletionError> {
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if self.done {
-                return Ok(());
-            }
-            self.keep(part)?;
-            if part.ends_with(b"\n") {
-                let mut line = std::mem::take(&mut self.line);
-                self.feed_line(&line)?;
-                line.clear();
-                self.line = line;
-            }
+        // Taken out while its lines are in use.
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.push(bytes);
+        while !self.done
+            && let Some(line) = lines.next()
+        {
+            self.feed_line(line)?;
         }
+        self.lines = lines;
         Ok(())
     }
 
