@@ -1,45 +1,45 @@
-//! Where a model server is, as users write it. Pure: nothing is looked up.
+//! The URL of a model server, as users write it. Pure: no name is resolved.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address under which the paths of the API begin.
+/// The URL that the paths of the API are relative to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl {
-    /// A name, or an address; one of IPv6 in brackets.
+    /// A name or an address; an IPv6 address is in brackets.
     pub host: String,
     pub port: u16,
-    /// `/v1` unless the user says otherwise; no slash at its end.
+    /// `/v1` unless the user says otherwise; without a trailing slash.
     pub path: String,
 }
 
 impl BaseUrl {
-    /// Understands `http://host:port`, with or without a path, a slash at its end, and the scheme.
+    /// Parses `http://host:port`. The scheme, the port, a path and a trailing slash are optional.
     ///
-    /// The reason of a failure is a clause that does not quote the text, which may hold a secret.
+    /// The error is a clause that does not quote the text, which may contain a secret.
     pub fn parse(text: &str) -> Result<BaseUrl, &'static str> {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("it has characters that cannot stand in a URL");
+            return Err("it has characters that a URL cannot have");
         }
         let rest = match text.split_once("://") {
             None => text,
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
             Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
                 return Err(
-                    "https:// is not supported: name a server, or a proxy on this machine, \
+                    "https:// is not supported: use a server, or a proxy on this machine, \
                             that speaks http://",
                 );
             }
             Some(_) => return Err("it does not begin with http://"),
         };
         if rest.contains(['?', '#']) {
-            return Err("it has a query or a fragment, which a base URL has not");
+            return Err("it has a query or a fragment, which a base URL cannot have");
         }
         let (authority, path) = match rest.find('/') {
             Some(at) => rest.split_at(at),
             None => (rest, ""),
         };
         if authority.contains('@') {
-            return Err("it has a user name or a password; a key belongs into OPTA_API_KEY");
+            return Err("it has a user name or a password; a key belongs in OPTA_API_KEY");
         }
         let (host, port) = split_port(authority);
         if !is_host(host) {
@@ -47,7 +47,7 @@ impl BaseUrl {
         }
         let port = match port {
             None => 80,
-            Some(port) => number(port).ok_or("its port is no number from 1 to 65535")?,
+            Some(port) => number(port).ok_or("its port is not a number from 1 to 65535")?,
         };
         let path = path.trim_end_matches('/');
         let path = path.strip_suffix("/chat/completions").unwrap_or(path);
@@ -55,8 +55,8 @@ impl BaseUrl {
         Ok(BaseUrl { host: host.to_owned(), port, path: path.to_owned() })
     }
 
-    /// Understands what Ollama takes from `OLLAMA_HOST`: `host`, `host:port`, `:port`, or a URL; of
-    /// an address to listen on everywhere, the one to reach it here.
+    /// Parses the forms of `OLLAMA_HOST`: `host`, `host:port`, `:port` or a URL. An address for
+    /// listening on all interfaces becomes the loopback address.
     pub fn parse_ollama(text: &str) -> Result<BaseUrl, &'static str> {
         let mut base = if text.contains("://") {
             BaseUrl::parse(text)?
@@ -76,23 +76,23 @@ impl BaseUrl {
         Ok(base)
     }
 
-    /// Host and port, as they stand in a URL.
+    /// Returns host and port, as in a URL.
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// The path of a part of the API, which begins with a slash.
+    /// Returns the whole path of `part`, a path of the API that begins with a slash.
     pub fn target(&self, part: &str) -> String {
         format!("{}{part}", self.path)
     }
 
-    /// The base as a URL, which [`BaseUrl::parse`] understands.
+    /// Returns the whole URL, which [`BaseUrl::parse`] parses.
     pub fn url(&self) -> String {
         format!("http://{}{}", self.authority(), self.path)
     }
 }
 
-/// What stands behind the last colon, unless it belongs to an address in brackets.
+/// Splits at the last colon, unless that belongs to an address in brackets.
 fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_is_understood_as_people_write_it() {
+    fn a_base_url_may_have_all_forms_that_people_write() {
         for (text, url) in [
             ("http://127.0.0.1:8080", "http://127.0.0.1:8080/v1"),
             ("http://127.0.0.1:8080/", "http://127.0.0.1:8080/v1"),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base_is_refused_without_being_quoted() {
+    fn an_invalid_base_url_is_refused_without_quoting_it() {
         for (text, because) in [
             ("https://api.example.com/v1", "https:// is not supported"),
             ("HTTPS://x", "https:// is not supported"),
@@ -169,8 +169,8 @@ mod tests {
             ("http://x/\r\nX: y", "characters"),
             ("http://\u{fc}/", "characters"),
         ] {
-            let said = BaseUrl::parse(text).unwrap_err();
-            assert!(said.contains(because) && !said.contains("s3cret"), "{text:?}: {said}");
+            let error = BaseUrl::parse(text).unwrap_err();
+            assert!(error.contains(because) && !error.contains("s3cret"), "{text:?}: {error}");
             assert!(BaseUrl::parse_ollama(text).is_err(), "{text:?}");
         }
     }

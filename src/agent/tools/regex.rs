@@ -1,48 +1,48 @@
-//! Regular expressions and globs, matched in time that grows with the text and the pattern and
-//! never with their powers: the pattern comes from a model, the text from anywhere. Pure.
+//! Regular expressions and globs, matched in time linear in the text and in the pattern: the
+//! pattern comes from a model, the text from anywhere. Pure.
 //!
-//! What is understood: `.`, `[a-z]`, `[^…]`, `\d \w \s \b` and their opposites, `^`, `$`, `( | )`,
-//! `(?: )`, `(?i)` at the beginning, `* + ? {m,n}`, lazy or not. No captures are kept. Back
-//! references and looking around are refused: they are what makes other engines slow.
+//! The syntax: `.`, `[a-z]`, `[^…]`, `\d \w \s \b` and their opposites, `^`, `$`, `( | )`,
+//! `(?: )`, `(?i)` at the beginning, `* + ? {m,n}`, lazy or not. Groups do not capture. Back
+//! references and look-around are refused, because they make other engines slow.
 
 use crate::limits;
 
 use super::syntax::{self, Class, Node, WORD};
 
-/// What looking for matches may cost: so many steps a line, and until somebody wishes an end.
+/// What matching may cost: a number of steps per line, and time until the search is cancelled.
 ///
-/// One is made for a whole search, so that many short lines are interrupted as one long line is.
+/// One budget serves a whole search, so that many short lines are interrupted like one long line.
 pub struct Budget<'a> {
     is_over: &'a dyn Fn() -> bool,
     over: bool,
-    /// Until `is_over` is asked again.
+    /// Steps until `is_over` is called again.
     unasked: u64,
-    /// For each line.
+    /// Steps per line.
     most: u64,
-    /// Of those for the line.
+    /// Steps that remain for the line.
     left: u64,
 }
 
 impl<'a> Budget<'a> {
-    /// Until `is_over`, which is asked every some milliseconds.
+    /// Makes a budget that lasts until `is_over`, which is called every few milliseconds.
     pub fn until(is_over: &'a dyn Fn() -> bool) -> Budget<'a> {
         let unasked = limits::PATTERN_STEPS_UNASKED_MAX;
         let most = limits::PATTERN_LINE_STEPS_MAX;
         Budget { is_over, over: false, unasked, most, left: most }
     }
 
-    /// With so many steps a line.
+    /// Sets the steps per line.
     #[cfg(test)]
     pub fn with_steps(self, most: u64) -> Budget<'a> {
         Budget { most, ..self }
     }
 
-    /// Whether nobody wants the result any more.
+    /// Returns whether the search was cancelled.
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Whether so many steps more may be taken.
+    /// Takes `steps`; returns `false` if the budget is exceeded.
     fn allows(&mut self, steps: u64) -> bool {
         self.left = self.left.saturating_sub(steps);
         self.unasked = self.unasked.saturating_sub(steps);
@@ -54,10 +54,10 @@ impl<'a> Budget<'a> {
     }
 }
 
-/// A pattern that is ready to match.
+/// A compiled pattern.
 pub struct Pattern {
     program: Vec<Step>,
-    /// A text that every match contains, perhaps empty: far quicker to look for.
+    /// A text that every match contains, possibly empty: far quicker to search for.
     needle: String,
     anchored: bool,
 }
@@ -69,18 +69,18 @@ enum Step {
     Go(usize),
     Start,
     End,
-    /// At the edge of a word, or (`false`) not.
+    /// At a word boundary, or (`false`) not at one.
     Edge(bool),
     Match,
 }
 
 impl Pattern {
-    /// The regular expression `text`; the error says what is wrong with it and where.
+    /// Compiles a regular expression. The error says what is wrong and where.
     pub fn regex(text: &str) -> Result<Pattern, String> {
         Pattern::compile(&syntax::regex(text)?, false)
     }
 
-    /// The glob `text`, which must match a whole path: `*`, `**`, `?`, `[…]`, `{a,b}`.
+    /// Compiles a glob, which must match a whole path: `*`, `**`, `?`, `[…]`, `{a,b}`.
     pub fn glob(text: &str) -> Result<Pattern, String> {
         Pattern::compile(&syntax::glob(text)?, true)
     }
@@ -92,17 +92,16 @@ impl Pattern {
         Ok(Pattern { program, needle: needle(node), anchored })
     }
 
-    /// A text that is in everything that matches; it may be empty.
+    /// Returns a text that every match contains; it may be empty.
     pub fn needle(&self) -> &str {
         &self.needle
     }
 
-    /// Whether `line` has a match: anywhere for a regular expression, as a whole for a glob. `None`
-    /// if that has been given up: it takes more than [`limits::PATTERN_LINE_STEPS_MAX`], or nobody
-    /// wants to know any more.
+    /// Returns whether `line` matches: a part of it for a regular expression, all of it for a glob.
+    /// `None` if that takes more than [`limits::PATTERN_LINE_STEPS_MAX`], or was cancelled.
     pub fn matches(&self, line: &str, budget: &mut Budget<'_>) -> Option<bool> {
         budget.left = budget.most;
-        // For a line that is looked at, however short.
+        // Even a short line costs something.
         if !budget.allows(1 + line.len() as u64 / 64) {
             return None;
         }
@@ -142,13 +141,13 @@ impl Pattern {
     }
 }
 
-/// The places in the program where a match may stand.
+/// The positions in the program that a match may have reached.
 struct States {
     list: Vec<usize>,
     seen: Vec<bool>,
     pending: Vec<usize>,
     matched: bool,
-    /// What finding them and leaving them takes.
+    /// What finding and leaving them costs.
     steps: u64,
 }
 
@@ -165,11 +164,11 @@ impl States {
         self.list.clear();
         self.seen.fill(false);
         self.matched = false;
-        // Emptying is quick, and is done for every character.
+        // Clearing is quick, and is done for every character.
         self.steps = 1 + self.seen.len() as u64 / 64;
     }
 
-    /// Takes in `at` and all that can be reached from it without a character.
+    /// Adds `at` and all positions that can be reached from it without a character.
     fn add(&mut self, program: &[Step], at: usize, before: Option<char>, after: Option<char>) {
         let States { list, seen, pending, matched, steps } = self;
         pending.push(at);
@@ -257,7 +256,7 @@ fn put(program: &mut [Step], at: usize, step: Step) {
     }
 }
 
-/// The longest text that stands in every match as it is written.
+/// Returns the longest literal text that every match contains.
 fn needle(node: &Node) -> String {
     let nodes = match node {
         Node::Row(nodes) => nodes.as_slice(),
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn regular_expressions_match_what_they_should() {
+    fn regular_expressions_match_what_they_describe() {
         let cases = [
             ("fn main", "pub fn main() {", true),
             ("fn  main", "pub fn main() {", false),
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_said_with_its_place() {
+    fn syntax_errors_are_reported_with_their_position() {
         let refused = [
             "(",
             ")",
@@ -360,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn evil_patterns_take_no_evil_time() {
+    fn patterns_with_nested_repetitions_take_linear_time() {
         let text = "a".repeat(5_000);
         for pattern in ["(a*)*b", "(a|a)*b", "(a|aa)+$b", "(.*)(.*)(.*)(.*)(.*)b", "(x+x+)+y"] {
             assert!(!matches(&Pattern::regex(pattern).unwrap(), &text), "{pattern}");
@@ -368,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn matching_ends_when_it_is_told_to() {
+    fn matching_ends_when_it_is_cancelled() {
         let pattern = Pattern::regex("(a|b)(a|c)(a|d){300}[xyz]").unwrap();
         let line = "a".repeat(2 << 20);
         let asked = std::cell::Cell::new(0);
@@ -376,7 +375,7 @@ mod tests {
         let mut budget = Budget::until(&is_over);
         assert_eq!(pattern.matches(&line, &mut budget), None);
         assert!(budget.is_over());
-        assert_eq!(asked.get(), 4, "the look that says so is the last");
+        assert_eq!(asked.get(), 4, "the call that says so is the last");
     }
 
     #[test]
@@ -390,7 +389,7 @@ mod tests {
         let (one, line) = (takes("-z"), "-".repeat(10_000) + "z");
         let most = takes(&line);
         assert!(one < most);
-        assert_eq!(takes("-z"), one, "each line has as much");
+        assert_eq!(takes("-z"), one, "each line has the same steps");
         for (most, found) in [(most + 1, Some(true)), (most, None)] {
             budget = budget.with_steps(most);
             assert_eq!(pattern.matches(&line, &mut budget), found);

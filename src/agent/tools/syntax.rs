@@ -1,4 +1,4 @@
-//! How patterns are written: regular expressions and globs as text, read into what they mean. Pure.
+//! The syntax of patterns: parses regular expressions and globs into trees. Pure.
 
 use crate::limits;
 
@@ -11,7 +11,7 @@ pub struct Class {
 }
 
 impl Class {
-    /// These characters and no others; a range has both its ends.
+    /// Makes a class of these inclusive ranges.
     pub fn of(ranges: &[(char, char)]) -> Class {
         Class { ranges: ranges.to_vec(), negated: false, any_case: false }
     }
@@ -20,7 +20,7 @@ impl Class {
         Class { negated: true, ..Class::of(ranges) }
     }
 
-    /// Whether it has this character.
+    /// Returns whether it contains a character.
     pub fn has(&self, c: char) -> bool {
         let in_ranges = |c: char| self.ranges.iter().any(|(from, to)| (*from..=*to).contains(&c));
         let found = in_ranges(c)
@@ -29,13 +29,13 @@ impl Class {
         found != self.negated
     }
 
-    /// What [`Class::has`] takes, beside other classes.
+    /// Returns the cost of [`Class::has`], relative to other classes.
     pub fn steps(&self) -> u64 {
         let looks = if self.any_case { 4 } else { 1 };
         1 + looks * self.ranges.len() as u64 / 2
     }
 
-    /// The character that it is, if it is only that one as it is written.
+    /// Returns its only character, if it has just one and case matters.
     pub fn single(&self) -> Option<char> {
         match self.ranges.as_slice() {
             [(from, to)] if from == to && !self.negated && !self.any_case => Some(*from),
@@ -44,7 +44,7 @@ impl Class {
     }
 }
 
-/// What a pattern means.
+/// A part of a pattern.
 pub enum Node {
     One(Class),
     Row(Vec<Node>),
@@ -60,7 +60,7 @@ const DIGITS: &[(char, char)] = &[('0', '9')];
 pub const WORD: &[(char, char)] = &[('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')];
 const SPACE: &[(char, char)] = &[('\t', '\r'), (' ', ' '), ('\u{a0}', '\u{a0}')];
 
-/// What a regular expression means; the error says what is wrong with it and where.
+/// Parses a regular expression. The error says what is wrong and where.
 pub fn regex(text: &str) -> Result<Node, String> {
     let (rest, any_case) = match text.strip_prefix("(?i)") {
         Some(rest) => (rest, true),
@@ -74,7 +74,7 @@ pub fn regex(text: &str) -> Result<Node, String> {
     }
 }
 
-/// What a glob means.
+/// Parses a glob.
 pub fn glob(text: &str) -> Result<Node, String> {
     let mut parser = Parser::new(text, false)?;
     let node = parser.glob(0)?;
@@ -84,7 +84,7 @@ pub fn glob(text: &str) -> Result<Node, String> {
     }
 }
 
-/// What is left of a pattern that is read from the left.
+/// A pattern that is being parsed from left to right.
 struct Parser {
     text: Vec<char>,
     at: usize,
@@ -182,7 +182,7 @@ impl Parser {
                 _ => return Ok(node),
             };
             self.at += 1;
-            // Lazy or not is the same for the question whether there is a match.
+            // Laziness does not change whether there is a match.
             self.take("?");
             let twice = matches!(node, Node::Repeat { .. } | Node::Start | Node::End);
             if most.is_some_and(|most| most < least) || twice && most.is_some_and(|most| most > 1) {
@@ -192,7 +192,7 @@ impl Parser {
         }
     }
 
-    /// `{2}`, `{2,}`, `{2,5}`, up to before the last brace; anything else is text.
+    /// Parses `{2}`, `{2,}` or `{2,5}` up to the last brace; anything else is text.
     fn counts(&mut self) -> Option<(u32, Option<u32>)> {
         let rest = self.text.get(self.at + 1..)?;
         let length = rest.iter().position(|c| *c == '}')?;
@@ -222,7 +222,7 @@ impl Parser {
         })
     }
 
-    /// A set, behind its `[`.
+    /// Parses a set after its `[`.
     fn set(&mut self, negation: char) -> Result<Class, String> {
         let mut class = self.class(&[]);
         class.negated = self.take(&negation.to_string());
