@@ -11,9 +11,9 @@ use std::path::Path;
 
 use nanoserde::DeJson;
 
-use crate::error::{Doing, Error, Kind};
+use crate::error::{Error, Kind};
 use crate::log::{Level, Rotation};
-use crate::{disk, json, limits, sys};
+use crate::{disk, json, limits};
 
 /// Which port the daemon is to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,36 +233,36 @@ pub struct ManagerVariables {
     pub label: Option<String>,
 }
 
-/// The variables that a manager means for one process only.
-const MANAGER_VARIABLES: &[&str] = &[
-    "NOTIFY_SOCKET",
-    "INVOCATION_ID",
-    "SYSTEMD_EXEC_PID",
-    "JOURNAL_STREAM",
-    "MANAGERPID",
-    "MANAGERPIDFDID",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-    "XPC_SERVICE_NAME",
-];
-
-/// Removes the manager's variables from the environment and returns those that matter: a child
-/// process that inherits them would take itself for the service.
-///
-/// # Errors
-/// The process already has more than one thread.
-pub fn take_manager_variables() -> Result<ManagerVariables, Error> {
-    let variables = ManagerVariables {
+/// Reads the manager's variables.
+pub fn manager_variables() -> ManagerVariables {
+    ManagerVariables {
         service_pid: variable("SYSTEMD_EXEC_PID"),
         notify_socket: raw_variable("NOTIFY_SOCKET"),
         label: variable("XPC_SERVICE_NAME"),
+    }
+}
+
+/// What the daemon in the background keeps of its starter's environment, beside `LC_*`, `XDG_*` and
+/// `OPTA_*`: where things are, and which model server a client means that names none.
+const OF_THE_DAEMON: [&str; 8] =
+    ["HOME", "LANG", "LANGUAGE", "OLLAMA_HOST", "OPENAI_BASE_URL", "PATH", "TMPDIR", "TZ"];
+
+/// Parts of the names of variables that may hold a secret. A turn brings the key that it needs.
+const SECRET: [&str; 5] = ["CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN"];
+
+/// The environment of the daemon in the background: names and values. The variables of the command
+/// that happens to start it must neither last as long as it nor be read out of it.
+pub fn of_the_daemon() -> Vec<(OsString, OsString)> {
+    #[expect(clippy::disallowed_methods, reason = "this room and paths.rs read the environment")]
+    let variables = env::vars_os();
+    let is_kept = |(name, _): &(OsString, OsString)| {
+        name.to_str().is_some_and(|name| {
+            let listed = OF_THE_DAEMON.contains(&name)
+                || ["LC_", "OPTA_", "XDG_"].iter().any(|start| name.starts_with(start));
+            listed && !SECRET.iter().any(|part| name.contains(part))
+        })
     };
-    sys::forget_variables(MANAGER_VARIABLES).doing("clean the environment")?;
-    Ok(variables)
+    variables.filter(is_kept).collect()
 }
 
 /// Where the user's shell finds programs.

@@ -6,7 +6,7 @@
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{At, Error, Kind};
 use crate::sys;
@@ -125,7 +125,7 @@ fn replace_with(
     path: &Path,
     fill: impl Fn(&File, &Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let prepared = path.with_extension("new");
+    let prepared = unfinished(path);
     remove(&prepared)?;
     let written = open(&prepared, OpenOptions::new().write(true).create_new(true))
         .and_then(|file| fill(&file, &prepared))
@@ -135,6 +135,12 @@ fn replace_with(
         drop(remove(&prepared));
     }
     written
+}
+
+/// The file that a process leaves if it is killed while it replaces `path`. The next one that
+/// replaces it removes it.
+pub fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 /// Removes a file; `Ok(false)` if it was not there.

@@ -58,7 +58,7 @@ pub const STATE_CHECK_EVERY: Duration = Duration::from_secs(60);
 /// `state.json` is a few hundred bytes; anything longer is not ours.
 pub const STATE_BYTES_MAX: u64 = 16 * 1024;
 /// `daemon.pid` holds one decimal number.
-pub const PID_BYTES_MAX: usize = 32;
+pub const PID_BYTES_MAX: u64 = 32;
 /// `config.json` is written by hand.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// A report of a starting daemon is one line.
@@ -97,6 +97,8 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(1);
 pub const DRAIN_BYTES_MAX: usize = 1 << 20;
 /// The pause after `accept` failed for want of a resource.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The pause after the wait for a signal failed.
+pub const SIGNAL_PAUSE: Duration = Duration::from_millis(100);
 /// The same trouble is logged at most this often.
 pub const LOG_REPEAT_EVERY: Duration = Duration::from_secs(60);
 

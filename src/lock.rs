@@ -7,9 +7,8 @@
 //! files are never unlinked: two processes could otherwise lock two files of one name.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Seek};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -22,8 +21,7 @@ use crate::{disk, limits};
 
 /// The lock on `daemon.pid`: whoever has it is the daemon.
 ///
-/// Dropping it lets go of this process's share; a forked process that has one too goes on holding
-/// it.
+/// Dropping it closes this process's descriptor; a process to which it was handed over keeps it.
 pub struct Lock {
     file: File,
 }
@@ -37,20 +35,23 @@ impl Lock {
         if !lock(&file, &path, File::try_lock)? {
             return Ok(None);
         }
-        let mut lock = Lock { file };
-        lock.sign(paths)?;
-        Ok(Some(lock))
+        // Emptied first: a longer number must not shine through a shorter one.
+        file.set_len(0).at("write", &path)?;
+        file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0).at("write", &path)?;
+        Ok(Some(Lock { file }))
     }
 
-    /// Writes this process's number into the file: after the lock was taken, and again after a
-    /// fork.
-    pub fn sign(&mut self, paths: &Paths) -> Result<(), Error> {
-        // Emptied first: a longer number must not shine through a shorter one.
-        self.file.set_len(0).at("write", &paths.pid())?;
-        self.file.rewind().at("write", &paths.pid())?;
-        self.file
-            .write_all(format!("{}\n", std::process::id()).as_bytes())
-            .at("write", &paths.pid())
+    /// The lock that the starter of this process has taken and handed over as `file`.
+    ///
+    /// # Errors
+    /// It is not that, or `daemon.pid` was removed in the meantime.
+    pub fn handed_over(file: File, paths: &Paths) -> Result<Lock, Error> {
+        let lock = Lock { file };
+        // To take a lock that one has changes nothing.
+        if lock.is_in_place(paths) && lock.file.try_lock().is_ok() {
+            return Ok(lock);
+        }
+        Err(io::Error::other("it was removed or replaced")).at("take over", &paths.pid())
     }
 
     /// Gives the lock back and wipes the number: at the clean end of a daemon's life.
@@ -67,9 +68,9 @@ impl Lock {
         locked.is_some() && locked == paths.pid().symlink_metadata().map(id).ok()
     }
 
-    /// For the list of descriptors that survive a detachment.
-    pub fn descriptor(&self) -> RawFd {
-        self.file.as_raw_fd()
+    /// For handing it over.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 }
 
@@ -117,7 +118,17 @@ pub fn wait_until_free(paths: &Paths) -> Result<(), Error> {
         return Ok(());
     };
     // A shared one, so that the new owner does not stumble over it; closing the file gives it back.
-    file.lock_shared().at("lock", &path)
+    wait_for(&file, File::lock_shared).at("lock", &path)
+}
+
+/// Waits for a lock, however often a signal interrupts that.
+fn wait_for(file: &File, take: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match take(file) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// Whether somebody has the lock, and the number that the file shows. Changes nothing; made for the
@@ -147,22 +158,17 @@ impl StartLock {
         if lock(&file, &path, File::try_lock)? {
             return Ok(StartLock { _file: file });
         }
-        // flock(2) knows no deadline, so another thread waits. It has ended when this returns Ok:
-        // the process may fork then.
+        // flock(2) knows no deadline, so another thread waits.
         let (sender, receiver) = channel();
         let waiting = move || {
-            let result = file.lock().map(|()| file);
+            let result = wait_for(&file, File::lock).map(|()| file);
             // Nobody listens any more once the deadline is over.
             drop(sender.send(result));
         };
         let named = thread::Builder::new().name("queue".into());
-        let waiter = named.spawn(waiting).doing("start a thread")?;
+        drop(named.spawn(waiting).doing("start a thread")?);
         match receiver.recv_timeout(limit) {
-            Ok(result) => {
-                // It has sent its last word and does nothing more but end.
-                drop(waiter.join());
-                Ok(StartLock { _file: result.at("lock", &path)? })
-            }
+            Ok(result) => Ok(StartLock { _file: result.at("lock", &path)? }),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 let reason =
                     format!("another start has held {} for {}s", path.display(), limit.as_secs());
@@ -195,10 +201,10 @@ fn lock(
 }
 
 fn signature(file: &mut File, path: &Path) -> Result<Option<i32>, Error> {
-    let mut bytes = [0_u8; limits::PID_BYTES_MAX];
     file.rewind().at("read", path)?;
-    let length = file.read(&mut bytes).at("read", path)?;
-    let text = bytes.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    // A longer text is no number.
+    let text = disk::read_up_to(file, path, limits::PID_BYTES_MAX)?;
+    let text = text.and_then(|text| String::from_utf8(text).ok());
     Ok(text.and_then(|text| text.trim_end().parse().ok()).filter(|pid| *pid > 0))
 }
 

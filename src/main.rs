@@ -34,6 +34,7 @@ use std::process::ExitCode;
 use cli::{Command, OutputMode};
 use commands::{Output, chat, daemon, doctor, service, sessions, task};
 use error::{Error, Kind};
+use lifecycle::handover;
 use paths::Paths;
 use sys::signal;
 use text::escaped;
@@ -46,6 +47,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
     signal::ignore_file_size_limit();
+    if arguments == handover::ARGUMENTS
+        && let Some(handed_over) = handover::take_over()
+    {
+        return Ok(daemon::serve_in_background(handed_over));
+    }
     let (command, mode) = cli::parse(arguments)?;
     let output = Output::new(mode);
     let status = perform(command, &output)?;

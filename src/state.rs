@@ -69,17 +69,13 @@ pub fn read(paths: &Paths) -> Result<Found, Error> {
         return Ok(Found::Nothing);
     };
     let bytes = disk::read_up_to(&mut file, &path, limits::STATE_BYTES_MAX)?;
-    let info = bytes
-        .and_then(|bytes| json::parse::<Fields>(&bytes).ok())
-        .and_then(DaemonInfo::from_fields);
+    let info = bytes.and_then(|bytes| DaemonInfo::parse(&bytes));
     Ok(info.map_or(Found::Damaged, |info| Found::Info(Box::new(info))))
 }
 
 /// Puts the state file in its place, in one step.
 pub fn publish(paths: &Paths, info: &DaemonInfo) -> Result<(), Error> {
-    let mut text = json::text(&info.fields());
-    text.push('\n');
-    disk::replace(&paths.state(), text.as_bytes())
+    disk::replace(&paths.state(), info.line().as_bytes())
 }
 
 /// Removes the state file if it is this daemon's: another one's is not to be touched.
@@ -100,7 +96,9 @@ pub fn shows(paths: &Paths, ours: &DaemonInfo) -> bool {
 }
 
 impl DaemonInfo {
-    fn from_fields(fields: Fields) -> Option<DaemonInfo> {
+    /// Reads the contents of a state file.
+    pub fn parse(bytes: &[u8]) -> Option<DaemonInfo> {
+        let fields: Fields = json::parse(bytes).ok()?;
         if fields.pid <= 0 || fields.port == 0 {
             return None;
         }
@@ -118,9 +116,10 @@ impl DaemonInfo {
         })
     }
 
-    fn fields(&self) -> Fields {
+    /// The contents of the state file: one line of JSON.
+    pub fn line(&self) -> String {
         let (executable, executable_id) = self.executable.clone().unzip();
-        Fields {
+        let fields = Fields {
             pid: self.pid,
             port: self.port,
             token: self.token.secret().to_owned(),
@@ -133,6 +132,7 @@ impl DaemonInfo {
             executable,
             executable_id,
             managed_by: self.managed_by.map(|manager| manager.name().to_owned()),
-        }
+        };
+        json::text(&fields) + "\n"
     }
 }

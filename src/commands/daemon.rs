@@ -11,6 +11,7 @@ use crate::commands::Output;
 use crate::config::{Config, Port};
 use crate::error::{Error, Kind};
 use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Here, How, Past};
+use crate::lifecycle::handover;
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
 use crate::lifecycle::service::{self, ServiceFailure, ServiceState};
@@ -20,6 +21,7 @@ use crate::lock::{self, StartLock};
 use crate::log::{self, Level, Log, Query, Style, Tail};
 use crate::paths::{Manager, Paths};
 use crate::state::DaemonInfo;
+use crate::sys::spawn::HandedOver;
 use crate::{cli, client, clock, config, json, limits};
 
 /// `opta daemon start`
@@ -93,6 +95,14 @@ fn is_lock_held(error: &Error) -> bool {
         error.kind(),
         Kind::AlreadyRunning | Kind::HeldElsewhere | Kind::StartLocked | Kind::Unresponsive
     )
+}
+
+/// What [`start`] executes in the background. Its starter is told why it fails.
+pub fn serve_in_background(handed_over: HandedOver) -> ExitCode {
+    let served = handover::claim(handed_over).and_then(|(paths, claim, ready)| {
+        run::serve(claim, ready, &paths, Hangup::Refresh, &Supervision::NONE)
+    });
+    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Serves; where another daemon does already, says so, and under launchd waits for its turn.

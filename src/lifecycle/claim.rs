@@ -24,6 +24,16 @@ pub struct Claim {
     pub crashed: Option<Crashed>,
 }
 
+impl Claim {
+    /// Logs that the daemon before this one has crashed, if it has.
+    pub fn log_crash(&self) {
+        if let Some(crashed) = self.crashed {
+            let pid = crashed.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+            self.log.warn("the daemon before this one had crashed", &[("pid", &pid)]);
+        }
+    }
+}
+
 /// A daemon that ended without taking leave.
 #[derive(Clone, Copy)]
 pub struct Crashed {
@@ -74,6 +84,8 @@ fn prepare(
     wanted: Port,
 ) -> Result<(TcpListener, Log, Option<Crashed>), Error> {
     let crashed = remove_stale(paths)?;
+    // Of a starter that was killed; it is in nobody's way, but it need not stay.
+    disk::remove(&disk::unfinished(&paths.crashes()))?;
     let listener = port::listen(wanted)?;
     let log = Log::open(&paths.daemon(), config.rotation, config.level)?;
     Ok((listener, log, crashed))

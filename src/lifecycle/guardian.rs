@@ -4,18 +4,15 @@
 //! lock. Then it cleans up, under the lock: a stale state file goes. Then it restarts: a new daemon
 //! with a new token and a new state file. To try again what the user wanted is up to `reach`.
 
-use std::time::Duration;
-
 use crate::config::{Config, Port};
 use crate::error::{Error, Kind};
 use crate::lifecycle::claim::{self, Claimed, Crashed};
 use crate::lifecycle::crashes;
-use crate::lifecycle::detach::{self, Detached, Ready};
+use crate::lifecycle::handover::{self, Ready};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
 use crate::lifecycle::service::{self, Service, ServiceFailure, ServiceState};
 use crate::lifecycle::status::{self, Status};
-use crate::lifecycle::stop::{self, Patience};
 use crate::lock::StartLock;
 use crate::log::{Form, Level, Query, Style, Tail};
 use crate::paths::Paths;
@@ -102,27 +99,15 @@ pub fn start_behind(
     };
     let crash_loop = crashes::recent(paths)? >= limits::CRASHES_MAX;
     let past = Past { crashed: claim.crashed, crash_loop };
-    match detach::detach(claim, start_lock, paths) {
-        Ok(Detached::Daemon { claim, ready, no_return: _no_return }) => {
-            let served = Supervision::none()
-                .and_then(|nobody| run::serve(*claim, ready, paths, Hangup::Refresh, &nobody));
-            run::end(i32::from(served.is_err()))
-        }
-        Ok(Detached::Parent) => match state::read(paths)? {
-            Found::Info(info) => Ok(Ensured { info, how: How::Started(past) }),
-            Found::Damaged | Found::Nothing => {
-                let reason = "it did start, and was stopped by somebody else";
-                Err(Error::cannot(Kind::StoppedMeanwhile, "start the daemon", reason))
-            }
-        },
-        Err(error) => {
-            if error.kind() == Kind::StartTimedOut {
-                // It may come to itself later, when nobody expects it any more.
-                drop(stop::stop(None, paths, Duration::ZERO, Patience::Kill, |_| ()));
-            }
-            Err(error)
-        }
+    claim.log_crash();
+    let info = handover::start(*claim, paths)?;
+    drop(start_lock);
+    // Why it cannot be looked for is of no interest: it has said that it serves.
+    if let Ok(Found::Nothing) = state::read(paths) {
+        let reason = "it did start, and was stopped by somebody else";
+        return Err(Error::cannot(Kind::StoppedMeanwhile, "start the daemon", reason));
     }
+    Ok(Ensured { info, how: How::Started(past) })
 }
 
 fn start_service(
@@ -158,7 +143,7 @@ fn start_service(
             Err(client::unresponsive(pid, limits::OWNER_WAIT_MAX))
         }
         (Err(error), _) => Err(error),
-        (Ok(()), _) => Err(detach::start_timed_out(paths)),
+        (Ok(()), _) => Err(handover::start_timed_out(paths)),
     }
 }
 
@@ -188,6 +173,7 @@ pub fn serve_here(paths: &Paths, config: &Config, here: &Foreground) -> Result<H
             if here.hangup == Hangup::Leave {
                 claim.log.mirror(here.style);
             }
+            claim.log_crash();
             let served = run::serve(
                 *claim,
                 Ready::StartLock(start_lock),

@@ -3,8 +3,8 @@
 
 mod claim;
 pub mod crashes;
-mod detach;
 pub mod guardian;
+pub mod handover;
 pub mod port;
 pub mod reach;
 pub mod run;

@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::agent::Assistant;
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::Claim;
-use crate::lifecycle::detach::Ready;
+use crate::lifecycle::handover::Ready;
 use crate::lifecycle::service::supervision::Supervision;
 use crate::lock::Lock;
 use crate::log::Log;
@@ -58,10 +58,10 @@ pub fn serve(
     hangup: Hangup,
     supervision: &Supervision,
 ) -> Result<(), Error> {
-    let Claim { mut lock, listener, log, crashed } = claim;
+    let Claim { lock, listener, log, .. } = claim;
     let (events, inbox) = channel();
     let begun = port_of(&listener).and_then(|port| {
-        let mut info = begin(&mut lock, paths, port, &log, &events)?;
+        let mut info = begin(paths, port, &log, &events)?;
         info.managed_by = supervision.manager;
         let store = Store::new(paths.sessions());
         let agent = Box::new(Assistant::new(paths, log.clone()));
@@ -79,12 +79,8 @@ pub fn serve(
             return Err(error);
         }
     };
-    if let Some(crashed) = crashed {
-        let pid = crashed.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
-        log.warn("the daemon before this one had crashed", &[("pid", &pid)]);
-    }
     log.info(&format!("daemon started on 127.0.0.1:{}", info.port), &[]);
-    ready.serving();
+    ready.serving(&info);
     told(supervision.notify_ready(&format!("serving on 127.0.0.1:{}", info.port)), &log);
 
     let cause = live(&inbox, paths, &lock, &info, &log, hangup);
@@ -111,24 +107,10 @@ fn port_of(listener: &TcpListener) -> Result<u16, Error> {
     Ok(listener.local_addr().doing("tell the daemon's port")?.port())
 }
 
-/// Ends the process. Only for the daemon's own: it must not go on as the command that started it.
-pub fn end(status: i32) -> ! {
-    #[expect(clippy::exit, clippy::disallowed_methods, reason = "see the function's promise")]
-    std::process::exit(status)
-}
-
-/// Everything before the first request: signals, the name in the lock, the state file.
-fn begin(
-    lock: &mut Lock,
-    paths: &Paths,
-    port: u16,
-    log: &Log,
-    events: &Sender<Event>,
-) -> Result<DaemonInfo, Error> {
-    // Blocked before the number is signed: a signal sent to it is neither lost nor deadly.
+/// Everything before the first request: signals, and what the state file will say.
+fn begin(paths: &Paths, port: u16, log: &Log, events: &Sender<Event>) -> Result<DaemonInfo, Error> {
     signal::reset().doing("reset signals")?;
     signal::block().doing("block signals")?;
-    lock.sign(paths)?;
     if let Err(error) = sys::allow_descriptors(limits::DESCRIPTORS) {
         log.warn("few descriptors", &[("cause", &error)]);
     }
@@ -264,13 +246,24 @@ fn next_before(deadline: Instant, inbox: &Receiver<Event>) -> Option<Event> {
     inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
 }
 
+/// Starts the thread that reads signals. No failure ends it: a daemon that reads no signals can
+/// only be killed.
 fn listen_for_signals(events: Sender<Event>, log: Log) -> Result<(), Error> {
     let listen = move || {
+        let mut complained: Option<Instant> = None;
         loop {
-            match signal::wait() {
-                Ok(signal) => drop(events.send(Event::Signal(signal))),
-                Err(error) => return log.error("signals cannot be read", &[("cause", &error)]),
+            let error = match signal::wait() {
+                Ok(signal) => {
+                    drop(events.send(Event::Signal(signal)));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if complained.is_none_or(|before| before.elapsed() >= limits::LOG_REPEAT_EVERY) {
+                complained = Some(Instant::now());
+                log.error("signals cannot be read", &[("cause", &error)]);
             }
+            drop(sys::wait_readable([], Some(limits::SIGNAL_PAUSE)));
         }
     };
     let named = thread::Builder::new().name("signals".into());

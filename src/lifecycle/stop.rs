@@ -162,7 +162,15 @@ fn kill(process: &Process, paths: &Paths) -> Result<(), Error> {
     if !process.wait(waited).doing("wait for the daemon's end")? {
         return Err(still_running(process.pid(), waited));
     }
-    clear(paths, |paths| disk::remove(&paths.state()).map(drop))
+    discard_state(paths)
+}
+
+/// Removes the state file of a daemon that was killed on purpose: that is no crash.
+pub fn discard_state(paths: &Paths) -> Result<(), Error> {
+    clear(paths, |paths| {
+        disk::remove(&disk::unfinished(&paths.state()))?;
+        disk::remove(&paths.state()).map(drop)
+    })
 }
 
 /// Waits for the end of a daemon that has already been asked to leave. Another may have come since.
@@ -200,7 +208,8 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
     let deadline = Instant::now() + limits::OWNER_WAIT_MAX;
     status::watched(paths, deadline, lock::LOOK_AGAIN, || {
-        if !paths.state().exists() {
+        let state = paths.state();
+        if !state.exists() && !disk::unfinished(&state).exists() {
             return Ok(Some(()));
         }
         if let Some(lock) = Lock::take(paths)? {

@@ -19,7 +19,7 @@ pub use line::Style;
 pub use tail::Tail;
 
 use std::fmt::{self, Display, Write};
-use std::os::fd::RawFd;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -142,9 +142,9 @@ impl Log {
         self.writer().mirror(style);
     }
 
-    /// For the list of descriptors that survive a detachment.
-    pub fn descriptor(&self) -> RawFd {
-        self.writer().descriptor()
+    /// The file that is written to now, for another process.
+    pub fn file(&self) -> Result<File, Error> {
+        self.writer().file()
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {

@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -135,13 +134,13 @@ impl Writer {
     }
 
     pub fn capture_stdio(&mut self) -> Result<(), Error> {
-        sys::detach::redirect_output(&self.pen.file).doing("redirect output to the log")?;
+        sys::redirect_output(&self.pen.file).doing("redirect output to the log")?;
         self.stdio = Stdio::Captured;
         Ok(())
     }
 
-    pub fn descriptor(&self) -> RawFd {
-        self.pen.file.as_raw_fd()
+    pub fn file(&self) -> Result<File, Error> {
+        self.pen.file.try_clone().doing("share the log")
     }
 
     pub fn mirror(&mut self, style: Style) {
@@ -153,7 +152,7 @@ impl Writer {
         self.bytes_max = self.rotation.bytes;
         if self.stdio == Stdio::Captured {
             // On failure output goes where it went before, which loses nothing yet.
-            drop(sys::detach::redirect_output(&self.pen.file));
+            drop(sys::redirect_output(&self.pen.file));
         }
     }
 }

@@ -7,11 +7,11 @@
 #![expect(unsafe_code, reason = "the one room that talks to the C library")]
 
 pub mod child;
-pub mod detach;
 pub mod openat;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod spawn;
 pub mod watch;
 
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -303,16 +303,11 @@ pub fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
     }
 }
 
-/// Takes variables out of this process's environment, so that no process below it gets them.
-///
-/// Refused in a process with more than one thread: another could be reading the environment.
-pub fn forget_variables(names: &[&str]) -> io::Result<()> {
-    if process::own_threads().is_some_and(|threads| threads != 1) {
-        return Err(io::Error::other("the process has more than one thread"));
-    }
-    for name in names {
-        // SAFETY: this process has one thread, so nobody reads the environment at the same time.
-        unsafe { std::env::remove_var(name) };
+/// Makes standard output and error what is given. dup2(2).
+pub fn redirect_output(output: &File) -> io::Result<()> {
+    for standard in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: both are descriptors; standard streams are not owned by any Rust value.
+        check(unsafe { libc::dup2(output.as_raw_fd(), standard) })?;
     }
     Ok(())
 }
@@ -349,9 +344,13 @@ pub fn resident_bytes() -> u64 {
         let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         pages.saturating_mul(u64::try_from(page_size).unwrap_or(0))
     }
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(target_os = "macos")]
     {
-        process::own_task().map_or(0, |task| task.resident_bytes)
+        process::resident_bytes().unwrap_or(0)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
+    {
+        0
     }
 }
 
@@ -371,15 +370,4 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     check(unsafe { libc::statvfs(path.as_ptr(), &raw mut found) })?;
     #[cfg_attr(target_os = "linux", expect(clippy::useless_conversion, reason = "macOS has u32"))]
     Ok(u64::from(found.f_bavail).saturating_mul(found.f_frsize))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_environment_of_many_threads_is_left_alone() {
-        // The harness has threads of its own.
-        assert!(forget_variables(&["PATH"]).is_err());
-    }
 }

@@ -185,29 +185,9 @@ impl Process {
     }
 }
 
-/// The number of threads of this process, where the system tells.
-pub fn own_threads() -> Option<u64> {
-    #[cfg(target_os = "linux")]
-    {
-        // A directory has two links and one more for each directory in it.
-        std::fs::metadata("/proc/self/task").ok().map(|tasks| tasks.nlink().saturating_sub(2))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        own_task().map(|task| task.threads)
-    }
-}
-
-/// What macOS tells of this process.
-#[cfg(not(target_os = "linux"))]
-pub struct Task {
-    pub resident_bytes: u64,
-    pub threads: u64,
-}
-
-/// See [`Task`]. proc_pidinfo(3).
+/// Bytes of memory that macOS counts for this process. proc_pidinfo(3).
 #[cfg(target_os = "macos")]
-pub fn own_task() -> Option<Task> {
+pub fn resident_bytes() -> Option<u64> {
     let pid = i32::try_from(std::process::id()).ok()?;
     // SAFETY: proc_taskinfo is a struct of integers, for which all zeroes is a valid value.
     let mut task: libc::proc_taskinfo = unsafe { std::mem::zeroed() };
@@ -215,16 +195,25 @@ pub fn own_task() -> Option<Task> {
     // SAFETY: `task` is writable for `size` bytes.
     let got =
         unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDTASKINFO, 0, (&raw mut task).cast(), size) };
-    (got == size).then(|| Task {
-        resident_bytes: task.pti_resident_size,
-        threads: u64::try_from(task.pti_threadnum).unwrap_or(0),
-    })
+    (got == size).then_some(task.pti_resident_size)
 }
 
-/// Not known how to ask.
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
-pub fn own_task() -> Option<Task> {
-    None
+/// Calls this process `opta` in lists of processes, and gives it the system's own priorities,
+/// whatever its starter had: nice value and OOM score are 0, where that is allowed. prctl(2),
+/// setpriority(2), proc(5).
+pub fn become_ordinary() {
+    // After the exec of a link to it, it would be called as the link.
+    #[cfg(target_os = "linux")]
+    // SAFETY: the name ends with NUL.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"opta".as_ptr())
+    };
+    // SAFETY: integers only.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
+    #[cfg(target_os = "linux")]
+    if let Ok(mut score) = std::fs::File::options().write(true).open("/proc/self/oom_score_adj") {
+        drop(io::Write::write_all(&mut score, b"0"));
+    }
 }
 
 /// When a process began, in Unix seconds. proc_pidinfo(3).

@@ -52,10 +52,19 @@ fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
     set
 }
 
-/// Blocks what [`wait`] reads, in this thread and every thread that it starts from now on.
-/// pthread_sigmask(3).
+/// Blocks what [`wait`] reads, and nothing else, in this thread and every thread that it starts
+/// from now on. pthread_sigmask(3).
 pub fn block() -> io::Result<()> {
-    mask(libc::SIG_BLOCK, &WAITED_FOR.map(Signal::number))
+    mask(libc::SIG_SETMASK, &WAITED_FOR.map(Signal::number))
+}
+
+/// As [`block`]; the signals wait for [`wait`] even if they were ignored so far. For the moment
+/// between fork and exec: it allocates nothing and takes no lock.
+pub(super) fn hold_back() -> io::Result<()> {
+    for signal in WAITED_FOR {
+        dispose(signal.number(), libc::SIG_DFL)?;
+    }
+    block()
 }
 
 fn mask(how: libc::c_int, signals: &[libc::c_int]) -> io::Result<()> {
@@ -91,9 +100,9 @@ pub fn ignore_file_size_limit() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Gives every signal its default disposition and unblocks all, as a new program expects, but
-/// ignores SIGPIPE and SIGXFSZ: a reader that has gone and a file that may not grow are errors of
-/// one write, not the end of the process. sigaction(2).
+/// Gives every signal its default disposition, as a new program expects, but ignores SIGPIPE and
+/// SIGXFSZ: a reader that has gone and a file that may not grow are errors of one write, not the
+/// end of the process. sigaction(2).
 pub fn reset() -> io::Result<()> {
     // The C library keeps some of the numbers to itself.
     #[cfg(target_os = "linux")]
@@ -108,7 +117,7 @@ pub fn reset() -> io::Result<()> {
         let ignored = number == libc::SIGPIPE || number == libc::SIGXFSZ;
         dispose(number, if ignored { libc::SIG_IGN } else { libc::SIG_DFL })?;
     }
-    unblock_all()
+    Ok(())
 }
 
 fn unblock_all() -> io::Result<()> {
@@ -173,8 +182,7 @@ fn set_disposition(number: libc::c_int, disposition: libc::sighandler_t) -> io::
 /// Ctrl-C and what else asks a command to end, as something to be waited for, from when this is
 /// made until it is dropped.
 ///
-/// It takes no thread, since a process that may have to start a daemon must not have a second one.
-/// A process that was told to ignore one of the signals goes on to. signalfd(2), kqueue(2).
+/// A signal that the process ignores stays ignored. signalfd(2), kqueue(2).
 pub struct Interrupts {
     queue: OwnedFd,
     /// Those that were not ignored, and are to be as before in the end.

@@ -1,7 +1,7 @@
 //! Connections that are begun without waiting for them. socket(2), connect(2).
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::check;
@@ -46,6 +46,17 @@ fn is_under_way(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR))
 }
 
+/// Whether connections to this socket are accepted. socket(7).
+pub fn is_listening(socket: &TcpListener) -> bool {
+    let mut value: libc::c_int = 0;
+    let mut length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+    let (option, raw) = (libc::SO_ACCEPTCONN, socket.as_raw_fd());
+    let place = (&raw mut value).cast();
+    // SAFETY: `place` is writable for `length` bytes.
+    check(unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, option, place, &raw mut length) })
+        .is_ok_and(|_| value != 0)
+}
+
 #[cfg(target_os = "linux")]
 fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: the call takes integers.
@@ -70,7 +81,6 @@ mod tests {
     use super::*;
     use crate::sys::{Interest, wait_any};
     use std::io::{Read, Write};
-    use std::net::TcpListener;
     use std::os::fd::AsFd;
     use std::time::Duration;
 

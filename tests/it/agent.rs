@@ -343,25 +343,11 @@ fn the_daemon_does_not_show_the_words_of_its_starter() {
     let daemon = home.owner().unwrap();
     let line = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
     assert_eq!(line(daemon).trim_end_matches('\0'), "opta\0daemon");
-    // Its environment, which lies behind its arguments, is as it was.
     let processes = home.processes();
     assert!(processes.contains(&daemon));
     let marked: Vec<i32> =
         processes.into_iter().filter(|pid| line(*pid).contains("salary")).collect();
     assert_eq!(marked, [client.pid()]);
-    question.answer("Yes.");
-    client.finish();
-    home.opta("daemon stop").stdout("{*}").run();
-
-    // With less room than the title has.
-    let short = home.beside("o");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_opta"), &short).unwrap();
-    let script = "cd \"$1\"; PATH=. o do x";
-    let task = home.sh(script).arg("sh").arg(short.parent().unwrap()).stdout("Yes.\n");
-    let client = task.env("OPTA_MODEL_URL", model.url()).spawn();
-    let question = model.question();
-    let daemon = home.owner().unwrap();
-    assert_eq!(line(daemon), "opta\0\0\0");
     question.answer("Yes.");
     client.finish();
     home.opta("daemon stop").stdout("{*}").run();

@@ -164,19 +164,173 @@ fn the_token_reaches_neither_arguments_nor_environment_nor_log() {
     assert!(!log.contains(&secret[8..]));
 }
 
+/// The variables of a process, by its pid.
+fn environment(pid: i32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let variables = bytes.split(|byte| *byte == 0).filter(|variable| !variable.is_empty());
+    variables.map(|variable| String::from_utf8(variable.to_vec()).unwrap()).collect()
+}
+
 #[test]
-fn a_program_whose_name_is_cut_within_a_character_has_its_arguments_overwritten() {
+fn the_daemon_has_a_short_environment_without_keys() {
     need!("/proc");
     let home = Home::new();
-    // The kernel keeps 15 bytes of it.
-    let program = home.beside("opta-with-umlaü");
+    let kept = [
+        ("LANGUAGE", "en"),
+        ("LC_TIME", "C.UTF-8"),
+        ("OLLAMA_HOST", "127.0.0.1"),
+        ("OPENAI_BASE_URL", "http://127.0.0.1:1/v1"),
+        ("OPTA_LOG", "debug"),
+        ("OPTA_MODEL", "m"),
+        ("TMPDIR", "/var/tmp"),
+        ("TZ", "Europe/Vienna"),
+        ("XDG_RUNTIME_DIR", "/run/user/1"),
+    ];
+    let left_out = [
+        "AWS_SECRET_ACCESS_KEY",
+        "DAEMON_TEST",
+        "GIT_AUTHOR_NAME",
+        "INVOCATION_ID",
+        "LC_SECRET",
+        "LD_LIBRARY_PATH",
+        "NOTIFY_SOCKET",
+        "OPENAI_API_KEY",
+        "OPTA_API_KEY",
+        "OPTA_HUB_TOKEN",
+        "SSH_AUTH_SOCK",
+        "XDG_PASSWORD",
+    ];
+    for words in ["daemon start", "daemon restart"] {
+        let mut start = home.opta(words).stdout(ANYTHING);
+        for (name, value) in kept {
+            start = start.env(name, value);
+        }
+        for name in left_out {
+            start = start.env(name, "/a secret");
+        }
+        start.run();
+        let mut found = environment(home.owner().unwrap());
+        found.sort();
+        let usual = ["HOME", "LANG", "OPTA_DAEMON_PORT", "OPTA_MODEL_URL", "PATH"];
+        let names: Vec<&str> = found.iter().map(|one| one.split('=').next().unwrap()).collect();
+        let mut expected: Vec<&str> = kept.iter().map(|(name, _)| *name).chain(usual).collect();
+        expected.sort_unstable();
+        assert_eq!(names, expected, "{words}");
+        for (name, value) in kept {
+            assert!(found.contains(&format!("{name}={value}")), "{words}: {name}");
+        }
+    }
+}
+
+fn nice_value(pid: i32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The 19th field; the second one may hold anything.
+    stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().to_owned()
+}
+
+#[test]
+fn the_daemon_has_the_systems_own_priorities() {
+    need!("/proc", "nice", "root");
+    let home = Home::new();
+    let script = "echo 300 >/proc/self/oom_score_adj; exec nice -n 5 opta daemon start";
+    let pid = home.sh(script).stdout(STARTED).run().pid();
+    assert_eq!(nice_value(pid), "0");
+    let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    assert_eq!(score, "0\n");
+}
+
+#[test]
+fn a_user_who_may_not_raise_a_priority_gets_a_daemon() {
+    need!("/proc", "nice", "root", "setpriv");
+    let home = Home::of_another_user();
+    let pid = home.opta("daemon start").within(["nice", "-n", "5"]).stdout(STARTED).run().pid();
+    assert_eq!(nice_value(pid), "5");
+    home.opta("daemon status").stdout(RUNNING).with("pid", pid).run();
+}
+
+#[test]
+fn the_daemon_is_called_opta_and_shows_no_other_argument() {
+    need!("/proc");
+    let home = Home::new();
+    let program = home.beside("another-name");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_opta"), &program).unwrap();
-    let script = r#"exec "$1" daemon start"#;
-    let daemon = home.sh(script).arg("sh").arg(&program).stdout(STARTED).run();
-    let line = fs::read(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
-    let title = String::from_utf8_lossy(&line);
-    assert_eq!(title.trim_end_matches('\0'), "opta\0daemon");
+    let script = r#"exec "$1" daemon start --port 0"#;
+    let pid = home.sh(script).arg("sh").arg(&program).stdout(STARTED).run().pid();
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(line, "opta\0daemon\0");
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "opta\n");
+}
+
+#[test]
+fn a_starter_with_several_threads_starts_a_daemon() {
+    need!("/proc", "cc");
+    let home = Home::new();
+    let (source, library) = (home.beside("thread.c"), home.beside("thread.so"));
+    let directory = library.parent().unwrap();
+    let threads = r#"
+        #include <pthread.h>
+        #include <stdlib.h>
+        #include <unistd.h>
+        static void *busy(void *none) { for (;;) free(malloc(64)); return none; }
+        static void *idle(void *none) { for (;;) pause(); return none; }
+        __attribute__((constructor)) static void begin(void) {
+            pthread_t one, other;
+            if (pthread_create(&one, NULL, busy, NULL) || pthread_create(&other, NULL, idle, NULL))
+                _exit(9);
+        }
+    "#;
+    fs::write(&source, threads).unwrap();
+    let compile = home.sh(r#"exec cc -shared -fPIC -pthread -o "$1" "$2""#).arg("sh");
+    compile.arg(&library).arg(&source).run();
+    for words in ["daemon start", "daemon restart"] {
+        let preloaded = home.opta(words).env("LD_PRELOAD", "thread.so");
+        preloaded.env("LD_LIBRARY_PATH", directory).stdout(ANYTHING).run();
+        let pid = home.owner().unwrap();
+        assert!(!environment(pid).iter().any(|variable| variable.starts_with("LD_PRELOAD=")));
+        home.opta("daemon status").stdout(RUNNING).with("pid", pid).run();
+    }
+}
+
+#[test]
+fn the_daemons_arguments_are_an_incomplete_command_for_everybody_else() {
+    let home = Home::new();
+    let incomplete = "opta: 'daemon' {*}: start, status, {*}\nUsage: opta COMMAND {*}\n";
+    home.opta("daemon").stderr(incomplete).status(2).run();
+    let script = "opta daemon 3</dev/null 4</dev/null 5</dev/null";
+    home.sh(script).stderr(incomplete).status(2).run();
+    let script = "exec 3</dev/null 4<&3; opta daemon 5>&1 | cat";
+    home.sh(script).stderr(incomplete).run();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_does_not_serve_with_a_lock_that_is_not_its_own() {
+    need!("/proc", "python3");
+    // Starts the daemon as a starter does, with another file in the lock's place.
+    let script = r#"
+import fcntl, os, socket, sys
+report, pipe = os.pipe()
+listener = socket.create_server(("127.0.0.1", 0))
+lock = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT, 0o600)
+if os.fork() == 0:
+    files = (lock, listener.fileno(), pipe)
+    for file, number in zip([fcntl.fcntl(file, fcntl.F_DUPFD, 10) for file in files], (3, 4, 5)):
+        os.dup2(file, number)
+    os.closerange(6, 64)
+    os.execv(sys.argv[1], ["opta", "daemon"])
+os.close(pipe)
+sys.stdout.write(os.fdopen(report).read())
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"#;
+    let home = Home::new();
+    home.start();
     home.opta("daemon stop").stdout(STOPPED).run();
+    let refused = "opta {version}\nfailed cannot take over {file}: it was removed or replaced\n";
+    let daemon = home.sh(r#"exec python3 -c "$@""#).arg("sh").arg(script);
+    let daemon = daemon.arg(env!("CARGO_BIN_EXE_opta")).arg(home.beside("lock"));
+    let lock = home.file("daemon.pid");
+    daemon.stdout(refused).with("file", lock.display()).status(1).run();
+    home.assert_nothing_left();
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Whatever state the daemon was left in, one command later one daemon runs, and never two.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::support::{
-    ALREADY, ANYTHING, Daemon, Home, NONE, RESTARTED, RUNNING, Running, STARTED, STOPPED, Seen,
-    eventually, http, is_locked, need, rounds, signal,
+    ALREADY, ANYTHING, Daemon, Home, NONE, RESTARTED, RUNNING, Run, Running, STARTED, STOPPED,
+    Seen, eventually, http, is_locked, namespace, need, rounds, signal, skip, state_of,
 };
 
 const CRASHED: &str = "opta: the daemon had crashed (pid {old})\n";
@@ -149,7 +152,7 @@ fn a_start_that_had_to_queue_starts_the_daemon_itself() {
     for _ in 0..rounds(20, 200) {
         let home = Home::new();
         home.write(&home.file("start.lock"), "");
-        let door = fs::File::open(home.file("start.lock")).unwrap();
+        let door = File::open(home.file("start.lock")).unwrap();
         door.lock().unwrap();
         let queueing = home.opta("daemon start").stdout(STARTED).spawn();
         let thread = format!("/proc/{}/task", queueing.pid());
@@ -212,20 +215,28 @@ fn a_stop_is_no_crash() {
     }
 }
 
-/// Calls that only the daemon makes, and neither the command that starts it nor the process in
-/// between: which call, and the how-manieth of its kind. All before the daemon has said that it
-/// serves.
-const OF_THE_DAEMON: [(&str, u32); 13] = [
+/// strace, with these words, before a command.
+fn traced<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    ["strace", "-qq", "-o", "/dev/null"].iter().chain(words).copied().collect()
+}
+
+/// System calls that only the daemon makes before it has reported that it serves, or the process
+/// between the two forks: the call, and how many of its kind come before it, plus one.
+const BEFORE_IT_SERVES: [(&str, u32); 17] = [
+    ("setsid", 1),
     ("dup2", 1),
-    ("dup2", 3),
+    ("dup2", 6),
     ("close_range", 1),
+    ("execve", 1),
+    ("getsockopt", 1),
+    ("setpriority", 1),
     ("chdir", 1),
     ("getsockname", 1),
-    ("rt_sigaction", 10),
-    ("rt_sigaction", 27),
+    ("rt_sigaction", 20),
+    ("rt_sigaction", 50),
     ("clone3", 1),
     ("clone3", 2),
-    ("getrandom", 2),
+    ("getrandom", 3),
     ("uname", 1),
     ("socketpair", 1),
     ("readlink", 1),
@@ -236,11 +247,11 @@ fn a_daemon_that_is_killed_while_it_starts_is_noticed_at_once() {
     need!("/proc", "strace");
     let died = "opta: cannot start the daemon: it ended while starting, without a word\n\
                 see the log: {home}/.config/opta/daemon/daemon.log\n";
-    for (call, number) in OF_THE_DAEMON {
+    for (call, number) in BEFORE_IT_SERVES {
         let home = Home::new();
         let kill = format!("inject={call}:signal=KILL:when={number}");
-        let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &kill];
-        home.opta("daemon start").within(words).stderr(died).status(1).run();
+        let start = home.opta("daemon start").within(traced(&["-f", "-e", &kill]));
+        start.stderr(died).status(1).run();
         assert!(!is_locked(&home.file("daemon.pid")), "{kill}");
         assert!(!home.file("state.json").exists(), "{kill}");
         assert_eq!(home.processes(), [0_i32; 0], "{kill}");
@@ -248,6 +259,202 @@ fn a_daemon_that_is_killed_while_it_starts_is_noticed_at_once() {
         home.opta("daemon stop").stdout(STOPPED).run();
         home.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_writes_its_state_file_leaves_none() {
+    need!("/proc", "strace");
+    let died = "opta: cannot start the daemon: it ended while starting, without a word\n{*}\n";
+    let home = Home::new();
+    // As it puts the file in its place, and as it logs that it has.
+    for (file, call) in [("state.new", "rename"), ("daemon.log", "write")] {
+        let (path, kill) = (home.file(file), format!("inject={call}:signal=KILL"));
+        let words = ["-f", "-P", path.to_str().unwrap(), "-e", &kill];
+        home.opta("daemon start").within(traced(&words)).stderr(died).status(1).run();
+        home.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_daemon_that_hangs_while_it_starts_is_ended_wherever_that_is() {
+    need!("/proc", "strace");
+    // strace has something to say as well.
+    let late = "{*}opta: cannot start the daemon: it was not ready after 10s\n\
+                see the log: {home}/.config/opta/daemon/daemon.log\n";
+    let mut starts = Vec::new();
+    for (call, number) in [
+        ("setsid", 1),
+        ("dup2", 1),
+        ("dup2", 5),
+        ("close_range", 1),
+        ("execve", 1),
+        ("chdir", 1),
+        ("clone3", 2),
+    ] {
+        let home = Home::new();
+        let hang = format!("inject={call}:delay_enter=11000000:when={number}");
+        let start = home.opta("daemon start").within(traced(&["-f", "-e", &hang]));
+        let start = start.stderr(late).status(1).spawn();
+        starts.push((call, home, start));
+    }
+    for (call, home, start) in starts {
+        start.finish();
+        assert!(!is_locked(&home.file("daemon.pid")), "{call}");
+        home.assert_nothing_left();
+        home.opta("daemon start").stdout(STARTED).run();
+        home.opta("daemon stop").stdout(STOPPED).run();
+    }
+}
+
+#[test]
+fn a_starter_that_is_killed_leaves_a_daemon_that_serves_or_none() {
+    need!("/proc", "strace");
+    // Only the starter is traced. The list of its calls begins where it opens the lock.
+    let home = Home::new();
+    let list = home.beside("calls");
+    let words = ["strace", "-qq", "-o", list.to_str().unwrap()];
+    home.opta("daemon start").within(words).stdout(STARTED).run();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    let calls = fs::read_to_string(&list).unwrap();
+    let calls: Vec<&str> = calls.lines().filter(|line| !line.starts_with("---")).collect();
+    let first = calls.iter().position(|line| line.contains("/daemon.pid\", O_RDWR")).unwrap();
+    assert!(calls.len() - first > 50, "{calls:#?}");
+    let step = rounds(5, 1);
+    for number in (first + fastrand::usize(1..=step)..calls.len()).step_by(step) {
+        let home = Home::new();
+        let kill = format!("inject=all:signal=KILL:when={number}");
+        let start = home.opta("daemon start").within(traced(&["-e", &kill]));
+        start.stdout(ANYTHING).stderr(ANYTHING).status_in(&[0, -9]).run();
+        // The file may have been half replaced.
+        let either = "Daemon {how} (pid {pid}, port {port}){*}";
+        let pid = home.opta("daemon start").stdout(either).stderr(ANYTHING).run().pid();
+        assert_eq!(home.owner(), Some(pid), "{kill}");
+        assert_eq!(home.processes(), [pid], "{kill}");
+        home.opta("daemon stop").stdout(STOPPED).with("pid", pid).run();
+        home.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_read_that_is_interrupted_fails_no_start() {
+    need!("/proc", "strace");
+    let home = Home::new();
+    // The first reads are those of the dynamic linker and of the C library.
+    for number in 6.. {
+        let (interrupt, log) =
+            (format!("inject=read:error=EINTR:when={number}"), home.beside("calls"));
+        let words = ["strace", "-qq", "-o", log.to_str().unwrap(), "-e", "read", "-e", &interrupt];
+        home.opta("daemon start").within(words).stdout(STARTED).run();
+        home.opta("daemon stop").stdout(STOPPED).run();
+        let calls = fs::read_to_string(&log).unwrap();
+        if !calls.contains("(INJECTED)") {
+            assert!(number > 8, "no read of a report was interrupted: {calls}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_state_file_that_cannot_be_read_fails_no_start_of_a_daemon_that_serves() {
+    need!("/proc", "strace");
+    let home = Home::new();
+    let (log, state) = (home.beside("calls"), home.file("state.json"));
+    let words = ["strace", "-qq", "-o", log.to_str().unwrap(), "-P", state.to_str().unwrap()];
+    // Before the start, the file is looked for twice.
+    let words = words.into_iter().chain(["-e", "inject=openat:error=EMFILE:when=3+"]);
+    home.opta("daemon start").within(words).stdout(STARTED).run();
+    let calls = fs::read_to_string(&log).unwrap();
+    assert!(calls.contains("(INJECTED)"), "{calls}");
+    home.opta("daemon status").stdout(RUNNING).run();
+}
+
+#[test]
+fn a_wait_for_signals_that_fails_is_not_the_last() {
+    need!("/proc", "strace");
+    let home = Home::new();
+    let fail = "inject=rt_sigtimedwait:error=EINVAL:when=1..3";
+    let start = home.opta("daemon start").within(traced(&["-f", "-e", fail])).stdout(STARTED);
+    let start = start.spawn();
+    home.opta("daemon status --wait=60").stdout(RUNNING).run();
+    let log = || fs::read_to_string(home.file("daemon.log")).unwrap();
+    eventually("it fails", || log().contains("signals cannot be read"));
+    home.opta("daemon stop").stdout(STOPPED).run();
+    start.finish();
+    assert_eq!(log().matches("signals cannot be read").count(), 1, "{}", log());
+    home.assert_nothing_left();
+}
+
+/// A program that says that it is of another version, notes its pid, and stays.
+const ANOTHER: &str =
+    "#!/bin/sh\necho $$ >\"$HOME/another\"; echo 'opta 9.9.9' >&5; exec sleep 1000\n";
+
+fn copy_of_opta(home: &Home) -> PathBuf {
+    home.beside("copy of opta")
+}
+
+/// A shell that does `before`, and then starts a daemon with a copy of the program.
+fn start_with_a_copy<'h>(home: &'h Home, before: &str) -> Run<'h> {
+    let copy = copy_of_opta(home);
+    let mut copying = Command::new("cp");
+    assert!(copying.arg(env!("CARGO_BIN_EXE_opta")).arg(&copy).status().unwrap().success());
+    home.sh(&format!("{before}; exec \"$COPY\" daemon start")).env("COPY", copy)
+}
+
+/// Runs it, and changes the copy when the starter runs and has not yet executed it again.
+fn change_meanwhile(home: &Home, start: Run<'_>, change: impl Fn(&Path)) {
+    home.write(&home.file("start.lock"), "");
+    let lock = File::open(home.file("start.lock")).unwrap();
+    lock.lock().unwrap();
+    let starting = start.spawn();
+    let threads = format!("/proc/{}/task", starting.pid());
+    eventually("it waits for the lock", || fs::read_dir(&threads).map_or(0, Iterator::count) == 2);
+    change(&copy_of_opta(home));
+    drop(lock);
+    starting.finish();
+}
+
+fn replace(copy: &Path) {
+    let new = copy.with_extension("new");
+    fs::write(&new, ANOTHER).unwrap();
+    fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+    fs::rename(new, copy).unwrap();
+}
+
+fn remove(copy: &Path) {
+    fs::remove_file(copy).unwrap();
+}
+
+#[test]
+fn a_program_that_is_replaced_or_removed_during_a_start_runs_as_it_was() {
+    need!("/proc");
+    for change in [replace, remove] {
+        let home = Home::new();
+        change_meanwhile(&home, start_with_a_copy(&home, "true").stdout(STARTED), change);
+        home.opta("daemon status").stdout(RUNNING).run();
+        assert!(!home.path().join("another").exists());
+        home.opta("daemon stop").stdout(STOPPED).run();
+    }
+}
+
+#[test]
+fn another_version_is_not_started_where_only_the_name_is_known() {
+    need!("/proc");
+    let Some(private) = namespace(&["--mount"]) else { skip!("it needs private mounts") };
+    let home = Home::new();
+    let start = || start_with_a_copy(&home, "mount -t tmpfs none /proc").within(&private);
+    let replaced = "opta: cannot start the daemon: its program was replaced: \
+                    this is opta {version}, that is opta 9.9.9; try again\nsee the log: {*}\n";
+    change_meanwhile(&home, start().stderr(replaced).status(1), replace);
+    let pid = fs::read_to_string(home.path().join("another")).unwrap().trim().parse().unwrap();
+    eventually("it is ended", || matches!(state_of(pid), None | Some('Z')));
+    home.assert_nothing_left();
+
+    let missing = "opta: cannot execute the program of opta: No such file or directory\n";
+    change_meanwhile(&home, start().stderr(missing).status(1), remove);
+    home.assert_nothing_left();
+
+    change_meanwhile(&home, start().stdout(STARTED), |_copy| ());
+    home.opta("daemon status").stdout(RUNNING).run();
 }
 
 #[test]

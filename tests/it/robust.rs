@@ -52,8 +52,9 @@ fn a_failure_of_the_daemon_is_told_by_the_command() {
     need!("/proc", "strace");
     let start = "cannot start the daemon: cannot ";
     fails("setsid:error=EPERM", "cannot start a background process: Operation not permitted");
-    fails("dup2:error=EBADF:when=1", &format!("{start}redirect the daemon's input"));
-    fails("dup2:error=EBADF:when=2", &format!("{start}redirect output to the log"));
+    fails("dup2:error=EBADF:when=1", "cannot hand descriptors over to the daemon: Bad file");
+    fails("execve:error=ENOEXEC", "cannot execute the program of opta: Exec format");
+    fails("dup2:error=EBADF:when=7", &format!("{start}redirect output to the log"));
     fails("chdir:error=EACCES", &format!("{start}change to /: Permission denied"));
     fails("getsockname:error=ENOBUFS", &format!("{start}tell the daemon's port: No buffer"));
     fails("getrandom:error=ENOSYS", &format!("{start}get random bytes"));

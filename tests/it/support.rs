@@ -302,7 +302,9 @@ impl Home {
         let of_this_home = |pid: &i32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            name == "opta\n" && environment.windows(mark.len()).any(|window| window == mark)
+            // The daemon is called as the link that it was executed by before it says its name.
+            matches!(name.as_str(), "opta\n" | "exe\n")
+                && environment.windows(mark.len()).any(|window| window == mark)
         };
         let listed = fs::read_dir("/proc").into_iter().flatten();
         let pids = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());

@@ -24,26 +24,19 @@ pub struct Supervision {
 }
 
 impl Supervision {
-    /// Detects the manager, and removes its variables from the environment.
+    /// The supervision of a daemon in the background: none.
+    pub const NONE: Supervision = Supervision { manager: None, socket: None };
+
+    /// Detects the manager.
     ///
     /// # Errors
-    /// The process already has more than one thread, or NOTIFY_SOCKET is not a socket address.
+    /// NOTIFY_SOCKET is not a socket address.
     pub fn detect() -> Result<Supervision, Error> {
-        let variables = config::take_manager_variables()?;
+        let variables = config::manager_variables();
         let manager = manager(&variables, std::process::id(), parent_id(), &systemd::cgroup());
         // Notified even without a manager: a unit of the user's own may have set the variable.
         let socket = variables.notify_socket.as_deref().map(socket_address).transpose();
         Ok(Supervision { manager, socket: socket.doing("use NOTIFY_SOCKET")? })
-    }
-
-    /// The supervision of a daemon in the background: none, whatever its starter's environment
-    /// says.
-    ///
-    /// # Errors
-    /// The process already has more than one thread.
-    pub fn none() -> Result<Supervision, Error> {
-        config::take_manager_variables()?;
-        Ok(Supervision { manager: None, socket: None })
     }
 
     /// Notifies the manager that clients are answered from now on; `status` is for people.

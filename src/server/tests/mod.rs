@@ -248,7 +248,7 @@ struct Resources {
 impl Resources {
     fn count() -> Resources {
         Resources {
-            threads: sys::process::own_threads(),
+            threads: std::fs::read_dir("/proc/self/task").ok().map(|tasks| tasks.count() as u64),
             descriptors: std::fs::read_dir("/dev/fd").unwrap().count(),
         }
     }
