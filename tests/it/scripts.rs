@@ -1,5 +1,5 @@
-//! What scripts, pipes and terminals may rely on: the command returns, and the daemon has taken
-//! nothing of theirs with it.
+//! Guarantees for scripts, pipes and terminals: the command returns, and the daemon keeps
+//! nothing of theirs.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -12,14 +12,14 @@ use crate::support::{
 };
 
 #[test]
-fn a_substitution_returns_at_once() {
+fn a_command_substitution_returns_at_once() {
     let home = Home::new();
-    let seen = home.sh(r#"said=$(opta daemon start 2>&1); echo "$said""#).stdout(STARTED).run();
+    let seen = home.sh(r#"output=$(opta daemon start 2>&1); echo "$output""#).stdout(STARTED).run();
     home.opta("daemon status").stdout(RUNNING).with("pid", seen.pid()).run();
 }
 
 #[test]
-fn a_pipe_on_every_descriptor_ends_with_the_command() {
+fn pipes_on_every_descriptor_end_with_the_command() {
     let home = Home::new();
     let script = "( ( opta daemon start ) | cat ) 3>&1 1>&2 2>&3 | cat";
     home.sh(script).stdout(ANYTHING).stderr(ANYTHING).run();
@@ -27,7 +27,7 @@ fn a_pipe_on_every_descriptor_ends_with_the_command() {
 }
 
 #[test]
-fn the_daemon_keeps_nothing_that_its_caller_had_open() {
+fn the_daemon_keeps_no_descriptor_of_its_caller() {
     need!("/proc", "bash");
     let home = Home::new();
     let pipe = home.beside("pipe");
@@ -46,7 +46,7 @@ fn the_daemon_keeps_nothing_that_its_caller_had_open() {
         let kind = text.map(|text| text.split(":[").next().unwrap().to_owned());
         kind.collect::<BTreeSet<String>>()
     };
-    // It closes a pipe of its own, but only just after it has given its word there.
+    // It closes its own pipe just after it reported there that it is ready.
     eventually("it has no pipe", || !kinds().contains("pipe"));
     let (log, lock) = (home.file("daemon.log"), home.file("daemon.pid"));
     let own = ["/dev/null", log.to_str().unwrap(), lock.to_str().unwrap(), "socket"];
@@ -54,7 +54,7 @@ fn the_daemon_keeps_nothing_that_its_caller_had_open() {
 }
 
 #[test]
-fn the_daemon_is_nobodys_and_stands_nowhere() {
+fn the_daemon_leaves_session_terminal_directory_and_umask_of_its_caller() {
     need!("/proc");
     let home = Home::new();
     let daemon = home.start();
@@ -79,7 +79,7 @@ fn status_field(pid: i32, name: &str) -> String {
 }
 
 #[test]
-fn the_daemons_signals_do_not_depend_on_its_caller() {
+fn the_signal_masks_of_the_daemon_do_not_depend_on_its_caller() {
     need!("/proc", "env --block-signal");
     let callers = [
         "opta daemon start",
@@ -91,26 +91,26 @@ fn the_daemons_signals_do_not_depend_on_its_caller() {
     for caller in callers {
         let home = Home::new();
         let pid = home.sh(caller).stdout(STARTED).stderr(ANYTHING).run().pid();
-        // The standard signals; the C library has two more of its own.
+        // Only the standard signals: the C library reserves two others.
         let set =
             |name: &str| u64::from_str_radix(&status_field(pid, name), 16).unwrap() & 0x7fff_ffff;
         let bits =
             |signals: &[u32]| signals.iter().map(|signal| 1_u64 << (signal - 1)).sum::<u64>();
-        // HUP, INT and TERM, for sigwait; PIPE and XFSZ are errors of one write.
+        // HUP, INT and TERM are read with sigwait(3); PIPE and XFSZ become errors of a write.
         assert_eq!(set("SigBlk"), bits(&[1, 2, 15]), "{caller}");
         assert_eq!(set("SigIgn"), bits(&[13, 25]), "{caller}");
         home.opta("daemon stop").stdout(STOPPED).with("pid", pid).run();
     }
 }
 
-/// A shell in a terminal of its own, which starts a daemon and then waits in the foreground.
+/// A shell in its own terminal, which starts a daemon and then waits in the foreground.
 ///
-/// Its keyboard is a pipe: what is written there is typed.
+/// The keyboard is a pipe: what is written to it is typed.
 struct Terminal<'h> {
     home: &'h Home,
     keyboard: File,
     window: Running,
-    /// What runs in it.
+    /// The process in the terminal.
     shell: i32,
     daemon: Daemon,
 }
@@ -133,42 +133,42 @@ impl<'h> Terminal<'h> {
         Terminal { home, keyboard, window, shell, daemon }
     }
 
-    fn wait_for_its_end(&self) {
+    fn wait_for_shell(&self) {
         eventually("the shell ends", || matches!(state_of(self.shell), None | Some('Z')));
     }
 
-    fn assert_the_daemon_lives(&self) {
+    fn assert_daemon_runs(&self) {
         self.home.opta("daemon status").stdout(RUNNING).of(self.daemon).run();
     }
 }
 
 #[test]
-fn no_key_of_the_terminal_reaches_the_daemon() {
+fn ctrl_c_and_ctrl_backslash_do_not_reach_the_daemon() {
     need!("/proc", "script");
     for key in [b"\x03", b"\x1c"] {
         let home = Home::new();
         let mut terminal = Terminal::new(&home, "");
         terminal.keyboard.write_all(key).unwrap();
-        terminal.wait_for_its_end();
-        terminal.assert_the_daemon_lives();
+        terminal.wait_for_shell();
+        terminal.assert_daemon_runs();
     }
 }
 
 #[test]
-fn a_closed_terminal_does_not_reach_the_daemon() {
+fn a_closed_terminal_does_not_end_the_daemon() {
     need!("/proc", "script");
     for before in ["", "nohup"] {
         let home = Home::new();
         let terminal = Terminal::new(&home, before);
         signal(terminal.window.pid(), "KILL");
-        terminal.wait_for_its_end();
-        terminal.assert_the_daemon_lives();
+        terminal.wait_for_shell();
+        terminal.assert_daemon_runs();
         home.opta("daemon stop").stdout(STOPPED).of(terminal.daemon).run();
     }
 }
 
 #[test]
-fn the_foreground_ends_with_its_terminal() {
+fn a_daemon_in_the_foreground_ends_with_its_terminal() {
     need!("/proc", "script");
     let keys: [Option<&[u8]>; 2] = [None, Some(b"\x03")];
     for key in keys {
@@ -189,14 +189,14 @@ fn the_foreground_ends_with_its_terminal() {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let home = Home::new();
     home.start();
     fifo(&home.beside("closed"));
     for command in
         ["daemon status", "--help", "daemon token", "daemon status --json", "daemon start"]
     {
-        // It is only called when its reader has closed the other end.
+        // It is called only after its reader closed the other end.
         let script = format!(
             r#"{{ read -r word <closed; opta {command}; echo "status $?" >&2; }} |
                {{ exec <&-; echo closed >closed; }}"#
@@ -206,7 +206,7 @@ fn a_reader_that_has_gone_is_no_error() {
 }
 
 #[test]
-fn a_full_disk_behind_the_output_is_an_error() {
+fn output_to_a_full_disk_is_an_error() {
     let full = Path::new("/dev/full");
     if !full.exists() {
         crate::support::skip!("it needs /dev/full");
@@ -223,7 +223,7 @@ fn a_full_disk_behind_the_output_is_an_error() {
 }
 
 #[test]
-fn closed_streams_are_no_obstacle() {
+fn commands_work_with_closed_standard_streams() {
     need!("/proc");
     for closed in ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"] {
         let home = Home::new();
@@ -237,7 +237,7 @@ fn closed_streams_are_no_obstacle() {
 }
 
 #[test]
-fn asking_changes_nothing() {
+fn read_only_commands_change_nothing() {
     let home = Home::new();
     let ask = |status: i32| {
         let before = home.snapshot();
@@ -253,7 +253,7 @@ fn asking_changes_nothing() {
     };
     ask(3);
     home.start();
-    // The log of the daemon itself has settled by now: it has answered.
+    // Once the daemon has answered, it writes no more to its log.
     home.opta("daemon status -q").run();
     ask(0);
     home.crash();
@@ -263,7 +263,7 @@ fn asking_changes_nothing() {
 }
 
 #[test]
-fn nothing_is_coloured_but_on_a_terminal() {
+fn output_is_colored_only_on_a_terminal() {
     need!("script");
     let home = Home::new();
     home.start();
@@ -276,8 +276,8 @@ fn nothing_is_coloured_but_on_a_terminal() {
         let run = run.env("SHELL", "/bin/sh").stdout(ANYTHING).stderr(ANYTHING);
         run.run().stdout
     };
-    let coloured = on_terminal(&[("TERM", "xterm")]);
-    assert!(coloured.starts_with("\x1b[32m●\x1b[0m running  pid="), "{coloured:?}");
+    let colored = on_terminal(&[("TERM", "xterm")]);
+    assert!(colored.starts_with("\x1b[32m●\x1b[0m running  pid="), "{colored:?}");
     for plain in [("NO_COLOR", "1"), ("TERM", "dumb")] {
         let text = on_terminal(&[plain]);
         assert!(text.starts_with("● running"), "{plain:?}: {text:?}");
@@ -285,7 +285,7 @@ fn nothing_is_coloured_but_on_a_terminal() {
 }
 
 #[test]
-fn neither_proxy_nor_locale_is_asked() {
+fn proxy_and_locale_variables_are_ignored() {
     let home = Home::new();
     let proxies = ["http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
     let mut start = home.opta("daemon start").stdout(STARTED).env("LANG", "nonsense");

@@ -1,5 +1,5 @@
-//! `opta sessions …`: what it shows of sessions that a daemon has made, without that daemon, and
-//! whatever else lies in their directory.
+//! `opta sessions …`: commands that read sessions without a daemon, next to unrelated files in the
+//! same directory, and `rm`, which uses the daemon.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -10,12 +10,11 @@ use std::thread;
 
 use crate::support::{ANYTHING, DEADLINE, Home, STOPPED, eventually, need};
 
-const UNANSWERED: &str = "  cannot reach the model server at http://127.0.0.1:1/v1 {why}
-";
-const ONE_DAMAGED: &str = "1 session checked, 1 damaged
-";
+const UNANSWERED: &str = "  cannot reach the model server at http://127.0.0.1:1/v1 {why}\n";
+const ONE_DAMAGED: &str = "1 session checked, 1 damaged\n";
 
-/// Asks the daemon that runs in `home`; the body of what must be a success.
+/// Sends a request to the daemon of `home`. Returns the body of the response, which must be a
+/// success.
 fn ask(home: &Home, method: &str, path: &str, body: &str) -> String {
     let card = home.card();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, card.port()));
@@ -38,7 +37,7 @@ fn create(home: &Home, id: &str, title: Option<&str>) {
     ask(home, "POST", "/v3/sessions", &format!(r#"{{"sessionId":"{id}","title":{title}}}"#));
 }
 
-/// Submits a turn to a session that has `seq` events, and waits until it has ended.
+/// Submits a turn to a session that has `seq` events, and waits for its end.
 fn submit(home: &Home, id: &str, content: &str, seq: u64) {
     ask(
         home,
@@ -46,13 +45,13 @@ fn submit(home: &Home, id: &str, content: &str, seq: u64) {
         &format!("/v3/sessions/{id}/turns"),
         &format!(r#"{{"content":"{content}"}}"#),
     );
-    // Queued, started, ended.
+    // The events: queued, started, ended.
     let last = seq + 2;
     let path = format!("/v3/sessions/{id}/events?afterSeq={last}&timeout=60000");
     assert!(ask(home, "GET", &path, "").contains("turn.error"));
 }
 
-/// A home with sessions of these ids, the newest last, and no daemon.
+/// Creates a home with sessions of these ids, the newest last, and no daemon.
 fn with_sessions(ids: &[&str]) -> Home {
     let home = Home::new();
     home.start();
@@ -72,7 +71,7 @@ fn journal(home: &Home, id: &str) -> PathBuf {
 }
 
 #[test]
-fn without_sessions_everything_says_so_and_makes_nothing() {
+fn without_sessions_every_command_says_so_and_writes_nothing() {
     let home = Home::new();
     let before = home.snapshot();
     let none = "opta: there are no sessions yet\n";
@@ -88,7 +87,7 @@ fn without_sessions_everything_says_so_and_makes_nothing() {
 }
 
 #[test]
-fn list_shows_the_newest_first_and_says_when_there_are_more() {
+fn list_prints_the_newest_first_and_notes_that_there_are_more() {
     let home = Home::new();
     home.start();
     create(&home, "a", Some("first"));
@@ -108,12 +107,12 @@ fn list_shows_the_newest_first_and_says_when_there_are_more() {
 }
 
 #[test]
-fn show_and_export_tell_what_was_said_while_the_daemon_runs() {
+fn show_and_export_print_the_conversation_while_the_daemon_runs() {
     let home = Home::new();
     home.start();
-    let brought = r#"{"sessionId":"s","title":"T","metadata":{"workspace":"/w"},"messages":[
+    let request = r#"{"sessionId":"s","title":"T","metadata":{"workspace":"/w"},"messages":[
         {"role":"system","content":"be brief"},{"role":"assistant","content":"a\tb"}]}"#;
-    ask(&home, "POST", "/v3/sessions", brought);
+    ask(&home, "POST", "/v3/sessions", request);
     submit(&home, "s", "one\\n\\u001b[2Jtwo", 1);
     let shown = format!(
         "s: T  (1 turn, created {{created}}, in /w)\n\nsystem\n  be brief\n\nassistant\n  a\tb\n\n\
@@ -127,7 +126,7 @@ fn show_and_export_tell_what_was_said_while_the_daemon_runs() {
                     ## Error\n\n{why}\n";
     let export = home.opta("sessions export s --format markdown").stdout(markdown);
     export.with("created", &created).run();
-    // The same as the daemon's own answer.
+    // The same as the response of the daemon.
     let object = ask(&home, "GET", "/v3/sessions/s", "");
     assert!(object.ends_with(r#"{"role":"user","content":"one\n\u001b[2Jtwo"}]}"#), "{object}");
     for words in ["show s --json", "export s", "export s --format=json"] {
@@ -137,7 +136,7 @@ fn show_and_export_tell_what_was_said_while_the_daemon_runs() {
 }
 
 #[test]
-fn an_id_may_be_cut_short_as_long_as_it_is_the_only_one() {
+fn a_unique_prefix_of_an_id_is_enough() {
     let home = with_sessions(&["ab1", "ab2", "ab", "-x"]);
     home.opta("sessions show ab1").stdout("ab1  (0 turns, created {when})\n").run();
     home.opta("sessions show -- -").stdout("-x  (0 turns, created {when})\n").run();
@@ -148,15 +147,15 @@ fn an_id_may_be_cut_short_as_long_as_it_is_the_only_one() {
     home.opta("sessions show a --json").stdout(code).status(1).run();
     let code = "{\"error\":{\"code\":\"SESSION_NOT_FOUND\",\"message\":\"{message}\"}}\n";
     home.opta("sessions verify abc --json").stdout(code).status(1).run();
-    for odd in ["", "..", "../daemon", "a/b", "index.jsonl", "\u{1b}[2J"] {
-        let seen = home.opta("sessions show").arg(odd).stderr(ANYTHING).status(1).run();
+    for typed in ["", "..", "../daemon", "a/b", "index.jsonl", "\u{1b}[2J"] {
+        let seen = home.opta("sessions show").arg(typed).stderr(ANYTHING).status(1).run();
         assert!(seen.stderr.starts_with("opta: cannot find the session: "), "{}", seen.stderr);
         assert!(!seen.stderr.contains('\u{1b}'), "{}", seen.stderr);
     }
 }
 
 #[test]
-fn of_many_candidates_some_are_named() {
+fn an_ambiguous_prefix_is_reported_with_some_candidates() {
     let home = with_sessions(&["a1", "a2", "a3", "a4", "a5"]);
     let all = "opta: cannot select session 'a': it could be a1, a2, a3, a4, a5\n";
     home.opta("sessions show a").stderr(all).status(1).run();
@@ -168,7 +167,7 @@ fn of_many_candidates_some_are_named() {
 }
 
 #[test]
-fn verify_finds_what_is_damaged_and_what_is_torn() {
+fn verify_finds_damaged_and_torn_records() {
     let home = Home::new();
     home.start();
     create(&home, "whole", None);
@@ -194,7 +193,7 @@ fn verify_finds_what_is_damaged_and_what_is_torn() {
     let torn = "{\"sessionId\":\"hurt\",\"records\":4,\"damaged\":0,\"tornBytes\":8,\"missingBytes\":0}\n\
                 {\"sessions\":1,\"damagedSessions\":1}\n";
     home.opta("sessions verify hurt --json").stdout(torn).status(1).run();
-    // What is whole can still be read, and it is said that there was more.
+    // Intact records can still be read, and a note says that others are missing.
     home.opta("sessions show hurt").stdout(ANYTHING).run();
     let lost = |what: &str| format!("opta: {what}; see: opta sessions verify hurt\n");
     fs::write(&path, &bad).unwrap();
@@ -215,7 +214,7 @@ fn verify_finds_what_is_damaged_and_what_is_torn() {
 }
 
 #[test]
-fn sessions_that_are_in_no_list_are_counted_and_come_back() {
+fn unlisted_sessions_are_counted_and_listed_again_after_the_index_is_removed() {
     let home = Home::new();
     home.start();
     for name in ["one", "two", "three"] {
@@ -228,20 +227,20 @@ fn sessions_that_are_in_no_list_are_counted_and_come_back() {
     fs::write(&index, format!("{}\n{rest}", first.replace('"', "?"))).unwrap();
 
     let read = "3 sessions checked, 0 damaged\n";
-    let said = "opta: cannot list all sessions: {index} lacks 1; removed, it is made again\n";
+    let printed = "opta: cannot list all sessions: {index} lacks 1; removed, it is made again\n";
     let listed = "three  {*}\ntwo    {*}\n";
     home.opta("sessions list").stdout(listed).run();
-    home.opta("sessions verify").stdout(read).stderr(said).status(1).run();
+    home.opta("sessions verify").stdout(read).stderr(printed).status(1).run();
     home.opta("sessions verify one").stdout("1 session checked, 0 damaged\n").run();
-    let said = "{\"error\":{\"code\":\"SESSIONS_UNLISTED\",\"message\":\"{message}\"}}\n\
+    let printed = "{\"error\":{\"code\":\"SESSIONS_UNLISTED\",\"message\":\"{message}\"}}\n\
                 {\"sessions\":3,\"damagedSessions\":0}\n";
-    home.opta("sessions verify --json").stdout(said).status(1).run();
+    home.opta("sessions verify --json").stdout(printed).status(1).run();
     let found = "{*}fail  sessions  cannot list all sessions: {*}; fix: rm {*}\n";
     home.opta("doctor").stdout(found).status(1).run();
 
     fs::remove_file(&index).unwrap();
     home.opta("sessions verify").stdout(read).run();
-    // With the next session, also in the daemon that runs.
+    // The next session makes the index again, also in a running daemon.
     create(&home, "four", None);
     assert_eq!(fs::read_to_string(&index).unwrap().lines().count(), 4);
     let listed = "four   {*}\n{*}\n{*}\none    {*}\n";
@@ -250,7 +249,7 @@ fn sessions_that_are_in_no_list_are_counted_and_come_back() {
 }
 
 #[test]
-fn a_last_record_with_its_line_end_is_damaged_and_not_torn() {
+fn a_damaged_last_record_with_its_line_end_is_not_torn() {
     let home = Home::new();
     home.start();
     create(&home, "one", None);
@@ -267,7 +266,7 @@ fn a_last_record_with_its_line_end_is_damaged_and_not_torn() {
                     two  3 intact records, 1 damaged, 0 torn bytes\n\
                     2 sessions checked, 2 damaged\n";
     home.opta("sessions verify").stdout(verified).status(1).run();
-    // What is torn as well is told apart from it.
+    // A torn end after it is counted separately.
     let mut file = File::options().append(true).open(journal(&home, "two")).unwrap();
     file.write_all(b"{\"v\":\"3\"").unwrap();
     let verified = format!("two  3 intact records, 1 damaged, 8 torn bytes\n{ONE_DAMAGED}");
@@ -280,7 +279,7 @@ fn a_last_record_with_its_line_end_is_damaged_and_not_torn() {
     let refused = "{\"error\":{\"code\":\"SESSION_DAMAGED\",\"message\":\"{message}\"}}\n";
     home.opta("sessions show one --json").stdout(refused).status(1).run();
     home.opta("sessions rm --force one").stdout("Session one deleted.\n").run();
-    // The daemon sets aside what is behind the last intact record, and misses nothing then.
+    // The daemon sets aside what follows the last intact record; then nothing is missing.
     ask(&home, "GET", "/v3/sessions/two", "");
     assert!(sessions(&home).join("two/journal.torn-1").exists());
     home.opta("sessions verify").stdout("1 session checked, 0 damaged\n").run();
@@ -290,10 +289,10 @@ fn a_last_record_with_its_line_end_is_damaged_and_not_torn() {
 }
 
 #[test]
-fn a_session_that_has_lost_its_journal_is_named() {
+fn a_session_without_its_journal_is_reported() {
     let home = with_sessions(&["cut", "empty", "gone", "never", "whole"]);
     let bytes = fs::metadata(journal(&home, "cut")).unwrap().len();
-    // As a crash leaves it before the session is acknowledged.
+    // As after a crash before the session was acknowledged.
     File::create(journal(&home, "never")).unwrap();
     fs::remove_file(sessions(&home).join("never/summary.json")).unwrap();
     File::create(journal(&home, "empty")).unwrap();
@@ -312,9 +311,9 @@ fn a_session_that_has_lost_its_journal_is_named() {
     );
     let before = home.snapshot();
     home.opta("sessions verify").stdout(&verified).status(1).run();
-    let told = "{\"sessionId\":\"gone\",{counts},\"missingBytes\":{bytes}}\n\
+    let report = "{\"sessionId\":\"gone\",{counts},\"missingBytes\":{bytes}}\n\
                 {\"sessions\":1,\"damagedSessions\":1}\n";
-    home.opta("sessions verify gone --json").stdout(told).status(1).run();
+    home.opta("sessions verify gone --json").stdout(report).status(1).run();
     let lost =
         |id: &str| format!("opta: cannot read the session {id}: its journal is empty or missing\n");
     let listed = "whole  {a}    0 turns\ncut    {b}    0 turns\n";
@@ -327,15 +326,15 @@ fn a_session_that_has_lost_its_journal_is_named() {
         home.opta(&format!("sessions export {id}")).stderr(&refused).status(1).run();
     }
     assert_eq!(home.snapshot(), before);
-    // An index that is made anew has them as well.
+    // A new index has them as well.
     fs::remove_file(sessions(&home).join("index.jsonl")).unwrap();
     home.opta("sessions verify").stdout(&verified).status(1).run();
 
-    // The daemon does not deny that there was one.
+    // The daemon does not report it as nonexistent.
     for words in ["do x --resume gone", "chat --once x --resume gone"] {
         let run = home.opta(words).env("OPTA_MODEL_URL", "http://127.0.0.1:1");
-        let told = run.stderr(ANYTHING).status(1).run().stderr;
-        assert!(told.contains(lost("gone").trim_start_matches("opta: ").trim_end()), "{told}");
+        let report = run.stderr(ANYTHING).status(1).run().stderr;
+        assert!(report.contains(lost("gone").trim_start_matches("opta: ").trim_end()), "{report}");
     }
     let deleted = |id: &str| format!("Session {id} deleted.\n");
     home.opta("sessions rm --force gone").stdout(&deleted("gone")).run();
@@ -345,12 +344,12 @@ fn a_session_that_has_lost_its_journal_is_named() {
 }
 
 #[test]
-fn a_record_that_is_just_being_written_is_not_torn() {
+fn a_record_that_is_being_written_is_not_torn() {
     need!("/proc");
     let home = with_sessions(&["s"]);
     let path = journal(&home, "s");
     let record = fs::read(&path).unwrap();
-    // The rest comes when the journal is watched, and so has looked torn once.
+    // The rest is written once the journal is watched: then it was found torn once.
     let (first, rest) = record.split_at(record.len() / 2);
     fs::write(&path, first).unwrap();
     let mut verify = home.opta("sessions verify").stdout("1 session checked, 0 damaged\n").spawn();
@@ -360,20 +359,20 @@ fn a_record_that_is_just_being_written_is_not_torn() {
         open.any(|path| path.ends_with("anon_inode:inotify"))
     };
     let pid = verify.pid();
-    eventually("it watches the journal", || watches(pid) || verify.has_ended());
+    eventually("the journal is watched", || watches(pid) || verify.has_ended());
     let mut journal = File::options().append(true).open(&path).unwrap();
     journal.write_all(rest).unwrap();
     verify.finish();
 }
 
 #[test]
-fn reading_writes_nothing_and_strangers_do_not_disturb_it() {
+fn reading_writes_nothing_and_ignores_unrelated_files() {
     let home = with_sessions(&["one", "two"]);
     let root = sessions(&home);
-    // Left by others: a file, an empty session, links, a directory where a journal should be.
+    // A file, an empty session, links, a directory in place of a journal.
     fs::write(root.join("notes"), "x").unwrap();
     fs::create_dir(root.join("empty")).unwrap();
-    fs::create_dir_all(root.join("odd name/journal.jsonl")).unwrap();
+    fs::create_dir_all(root.join("other name/journal.jsonl")).unwrap();
     fs::write(root.join("index.jsonl.old"), "x").unwrap();
     let mut index = File::options().append(true).open(root.join("index.jsonl")).unwrap();
     index.write_all(b"no json\n{\"sessionId\":\"../x\",\"createdAt\":\"\"}\n{\"sess").unwrap();
@@ -390,7 +389,7 @@ fn reading_writes_nothing_and_strangers_do_not_disturb_it() {
     assert_eq!(home.snapshot(), before);
     home.assert_nothing_left();
 
-    // One that cannot be read is named, and does not hide the others.
+    // A session that cannot be read is reported, and does not hide the others.
     fs::remove_file(journal(&home, "two")).unwrap();
     fs::create_dir(journal(&home, "two")).unwrap();
     let refused = "opta: cannot use {path}: it is not a regular file\n";
@@ -398,13 +397,13 @@ fn reading_writes_nothing_and_strangers_do_not_disturb_it() {
     home.opta("sessions list").stdout(one).stderr(refused).status(1).run();
     let one = "1 session checked, 0 damaged\n";
     home.opta("sessions verify").stdout(one).stderr(refused).status(1).run();
-    let told = "{\"error\":{\"code\":\"UNTRUSTED_PATH\",\"message\":\"{message}\"}}\n\
+    let report = "{\"error\":{\"code\":\"UNTRUSTED_PATH\",\"message\":\"{message}\"}}\n\
                 {\"sessions\":1,\"damagedSessions\":0}\n";
-    home.opta("sessions verify --json").stdout(told).status(1).run();
+    home.opta("sessions verify --json").stdout(report).status(1).run();
 }
 
 #[test]
-fn readers_may_leave_and_disks_may_be_full() {
+fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
     let home = with_sessions(&["one", "two"]);
     home.sh("opta sessions list | head -n 1").stdout("two  {a}    0 turns\n").run();
     home.sh("opta sessions show one | head -n 0").run();
@@ -416,7 +415,7 @@ fn readers_may_leave_and_disks_may_be_full() {
 }
 
 #[test]
-fn rm_goes_through_the_daemon_that_runs() {
+fn rm_deletes_through_the_running_daemon() {
     let home = Home::new();
     home.start();
     for id in ["one", "two", "three"] {
@@ -432,7 +431,7 @@ fn rm_goes_through_the_daemon_that_runs() {
 }
 
 #[test]
-fn rm_does_not_ask_where_nobody_can_answer() {
+fn rm_without_a_terminal_requires_force() {
     let home = with_sessions(&["one"]);
     let refused = "opta: cannot ask for confirmation: this is not a terminal\n\
                    to delete it without confirmation: opta sessions rm --force one\n";
@@ -442,7 +441,7 @@ fn rm_does_not_ask_where_nobody_can_answer() {
 }
 
 #[test]
-fn rm_asks_on_a_terminal() {
+fn rm_asks_for_confirmation_on_a_terminal() {
     need!("script");
     let home = Home::new();
     home.start();
@@ -454,14 +453,17 @@ fn rm_asks_on_a_terminal() {
     };
     let question = "Delete session one (0 turns, \"a \\u{1b}[31m title\")? [y/N] ";
     for answer in ["n", "", "yikes"] {
-        let said = answered(answer, 1);
-        assert!(said.contains(question) && said.contains("session one was not deleted"), "{said}");
+        let printed = answered(answer, 1);
+        assert!(
+            printed.contains(question) && printed.contains("session one was not deleted"),
+            "{printed}"
+        );
     }
     assert!(answered("y", 0).contains("Session one deleted."));
 }
 
 #[test]
-fn rm_starts_the_daemon_and_says_so_only_after_a_crash() {
+fn rm_starts_the_daemon_and_notes_it_only_after_a_crash() {
     let home = with_sessions(&["one", "two"]);
     home.opta("sessions rm --force one").stdout("Session one deleted.\n").run();
     let pid = home.crash();
@@ -472,7 +474,7 @@ fn rm_starts_the_daemon_and_says_so_only_after_a_crash() {
 }
 
 #[test]
-fn rm_starts_no_daemon_if_that_is_forbidden() {
+fn rm_starts_no_daemon_with_opta_no_autostart() {
     let home = with_sessions(&["one"]);
     let refused = "opta: cannot reach the daemon: it is not running\nstart it: opta daemon start\n";
     let rm = || home.opta("sessions rm --force one").env("OPTA_NO_AUTOSTART", "1");
@@ -481,20 +483,20 @@ fn rm_starts_no_daemon_if_that_is_forbidden() {
     home.start();
     home.crash();
     rm().stderr(refused).status(3).run();
-    // The user's own word counts.
+    // An explicit start still works.
     let seen = home.opta("daemon start").env("OPTA_NO_AUTOSTART", "1");
     seen.stdout(ANYTHING).stderr(ANYTHING).run();
     rm().stdout("Session one deleted.\n").run();
 }
 
 #[test]
-fn a_daemon_that_crashes_again_and_again_is_not_restarted_by_commands() {
+fn commands_do_not_restart_a_daemon_that_crashes_repeatedly() {
     let home = with_sessions(&["one", "two"]);
     for _ in 0..3 {
         home.opta("daemon start").stdout(ANYTHING).stderr(ANYTHING).run();
         home.crash();
     }
-    // This one counts the third crash, and finds the fourth too many.
+    // This start counts the third crash; the next one is refused.
     let crashed = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n";
     let rm = home.opta("sessions rm --force one").stdout("Session one deleted.\n");
     rm.stderr(crashed).run();
@@ -506,7 +508,7 @@ fn a_daemon_that_crashes_again_and_again_is_not_restarted_by_commands() {
 }
 
 #[test]
-fn a_daemon_of_another_version_is_named() {
+fn a_daemon_of_another_version_is_noted() {
     let home = Home::new();
     home.start();
     create(&home, "one", None);
@@ -523,21 +525,21 @@ fn a_daemon_of_another_version_is_named() {
     rm.stderr(&skew).run();
 }
 
-/// What the false daemon answers to one request.
+/// How the fake daemon answers a request.
 #[derive(Clone, Copy)]
 enum Answer {
-    /// It is well, and speaks this version of the protocol.
+    /// Healthy, with this version of the protocol.
     Health(&'static str),
-    /// This status.
+    /// With this status.
     Status(&'static str),
-    /// Nothing: it closes the connection.
+    /// Not at all: it closes the connection.
     Nothing,
 }
 
-/// Plays the daemon of `home`, as far as its lock, its card and these answers go, while the lock
-/// that is given back is held.
-fn false_daemon(home: &Home, version: &str, answers: &'static [Answer]) -> File {
-    // What the false daemon before this one has left is no crash.
+/// Imitates the daemon of `home`: its lock, its state file and these answers, until the returned
+/// lock is dropped.
+fn fake_daemon(home: &Home, version: &str, answers: &'static [Answer]) -> File {
+    // The state file of an earlier fake daemon would look like a crash.
     drop(fs::remove_file(home.file("state.json")));
     home.start();
     let pid = home.card().pid();
@@ -577,12 +579,12 @@ fn false_daemon(home: &Home, version: &str, answers: &'static [Answer]) -> File 
             stream.write_all(reply.as_bytes()).unwrap();
         }
     };
-    drop(thread::Builder::new().name("false daemon".into()).spawn(serve).unwrap());
+    drop(thread::Builder::new().name("fake daemon".into()).spawn(serve).unwrap());
     lock
 }
 
 #[test]
-fn a_daemon_that_was_replaced_or_lost_is_asked_once_more() {
+fn a_request_is_repeated_once_if_the_daemon_was_replaced_or_lost() {
     use Answer::{Health, Nothing, Status};
     const WELL: Answer = Health("3.0.0");
     let home = with_sessions(&["one"]);
@@ -591,28 +593,28 @@ fn a_daemon_that_was_replaced_or_lost_is_asked_once_more() {
         // The token was rotated.
         &[WELL, Status("401 Unauthorized"), WELL, Status("204 No Content")],
         &[WELL, Nothing, WELL, Status("204 No Content")],
-        // It had been deleted, and only the answer was lost.
+        // The session was deleted, and only the response was lost.
         &[WELL, Nothing, WELL, Status("404 Not Found")],
     ] {
-        let _lock = false_daemon(&home, env!("CARGO_PKG_VERSION"), answers);
+        let _lock = fake_daemon(&home, env!("CARGO_PKG_VERSION"), answers);
         home.opta("sessions rm --force one").stdout(deleted).run();
     }
     let lost = &[WELL, Nothing, WELL, Nothing];
-    let lock = false_daemon(&home, env!("CARGO_PKG_VERSION"), lost);
+    let lock = fake_daemon(&home, env!("CARGO_PKG_VERSION"), lost);
     let failed = "opta: cannot delete the session: {why}\n";
     home.opta("sessions rm --force one").stderr(failed).status(1).run();
     drop(lock);
     let busy = &[WELL, Status("409 Conflict")];
-    let _lock = false_daemon(&home, env!("CARGO_PKG_VERSION"), busy);
+    let _lock = fake_daemon(&home, env!("CARGO_PKG_VERSION"), busy);
     let failed = "opta: cannot delete the session one: a turn of it is in progress\n";
     home.opta("sessions rm --force one").stderr(failed).status(1).run();
 }
 
 #[test]
-fn a_daemon_of_another_protocol_is_not_talked_to() {
+fn a_daemon_of_another_protocol_is_refused() {
     let home = with_sessions(&["one"]);
     let answers = &[Answer::Health("2.0.0"), Answer::Health("2.0.0")];
-    let _lock = false_daemon(&home, "0.0.9", answers);
+    let _lock = fake_daemon(&home, "0.0.9", answers);
     let refused = format!(
         "opta: cannot talk to the daemon: it is opta 0.0.9 (protocol 2.0.0), this is opta {} \
          (protocol 3.0.0)\nto move it to this version: opta daemon restart\n",
