@@ -1,21 +1,20 @@
-//! Who is let in, decided from the head alone, before any body is read.
+//! Authorization, decided from the head of a request alone, before its body is read.
 //!
-//! A web page must not reach the daemon through its user's browser, neither under a foreign name
-//! (DNS rebinding: `Host`) nor from a foreign site (`Origin`); and nobody is served without the
-//! token. Pure: which routes are open is the caller's business.
+//! A web page must not reach the daemon through its user's browser, neither under another host name
+//! (DNS rebinding: `Host`) nor from another site (`Origin`); and every client needs the token.
+//! Pure: which routes need no token is up to the caller.
 
 use tiny_http::Method;
 
 use super::reply::Reply;
-use super::request::Head;
+use super::request::RequestHead;
 
 const METHODS: &str = "GET, HEAD, POST, DELETE";
 const HEADERS: &str = "Authorization, Content-Type, If-None-Match";
 
-/// Whether the request comes from this machine and from a page that may talk to it; `Err` is the
-/// answer to give instead. That is a refusal, or what a browser wants to know before it sends the
-/// request.
-pub fn check_sender(head: &Head, port: u16) -> Result<(), Reply> {
+/// Checks that the request names this daemon as its host and comes from no page, or from one of
+/// this machine. `Err` is the reply: a refusal, or the reply to a preflight request of CORS.
+pub fn check_origin(head: &RequestHead, port: u16) -> Result<(), Reply> {
     if !is_our_host(&head.host, port) {
         let message = "the Host is not this daemon's address";
         return Err(Reply::problem(421, "FORBIDDEN", message));
@@ -32,25 +31,28 @@ pub fn check_sender(head: &Head, port: u16) -> Result<(), Reply> {
     }
 }
 
-/// The same answer, readable for the page that asked if it is one that may.
-pub fn share(reply: Reply, head: &Head) -> Reply {
-    match head.origin.as_deref().filter(|origin| is_local_origin(origin)) {
+/// Adds the headers that let a page of this machine read the reply.
+pub fn with_cors_headers(reply: Reply, head: &RequestHead) -> Reply {
+    match local_origin(head) {
         Some(origin) => reply.with("Access-Control-Allow-Origin", origin).with("Vary", "Origin"),
         None => reply,
     }
 }
 
-/// The same for an answer that is written by hand: each header with its line end.
-pub fn shared_headers(head: &Head) -> String {
-    let origin = head.origin.as_deref().filter(|origin| is_local_origin(origin));
-    origin.map_or_else(String::new, |origin| {
+/// Returns the same headers as text, each with its line end.
+pub fn cors_headers(head: &RequestHead) -> String {
+    local_origin(head).map_or_else(String::new, |origin| {
         format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
     })
 }
 
-/// The token in the `Authorization` header. Credentials of another scheme are an empty token, which
-/// is no daemon's.
-pub fn bearer(head: &Head) -> Option<&str> {
+fn local_origin(head: &RequestHead) -> Option<&str> {
+    head.origin.as_deref().filter(|origin| is_local_origin(origin))
+}
+
+/// Returns the token in the `Authorization` header. Credentials of another scheme count as an empty
+/// token, which no daemon has.
+pub fn bearer(head: &RequestHead) -> Option<&str> {
     let credentials = head.authorization.as_deref()?;
     let token = credentials
         .split_once(' ')
@@ -59,21 +61,20 @@ pub fn bearer(head: &Head) -> Option<&str> {
     Some(token.unwrap_or_default())
 }
 
-/// The token in the query. Only for routes that a browser must open without being able to set
-/// headers.
-pub fn token_in_query(head: &Head) -> Option<&str> {
+/// Returns the token in the query: for routes that a browser opens without setting headers.
+pub fn token_in_query(head: &RequestHead) -> Option<&str> {
     head.query.split('&').find_map(|pair| pair.strip_prefix("token="))
 }
 
-/// The answer to a token that is missing or not ours.
+/// Returns the reply to a request whose token is missing or wrong.
 pub fn unauthorized() -> Reply {
     Reply::problem(401, "UNAUTHORIZED", "the token is missing or wrong")
         .with("WWW-Authenticate", "Bearer")
 }
 
-/// Whether the body, if there is one, is said to be JSON. A page can send any other type to anybody
-/// without asking first.
-pub fn check_body_type(head: &Head) -> Result<(), Reply> {
+/// Checks that the body, if any, is labeled as JSON. A page can send other types to any server
+/// without a preflight request.
+pub fn check_body_type(head: &RequestHead) -> Result<(), Reply> {
     let media_type = head.content_type.as_deref().unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
     if head.content_length == 0 || media_type.eq_ignore_ascii_case("application/json") {
@@ -95,7 +96,7 @@ fn is_our_host(host: &str, port: u16) -> bool {
     })
 }
 
-/// Compared as browsers write it: in small letters, without a path.
+/// Compares it as browsers write it: in lowercase, without a path.
 fn is_local_origin(origin: &str) -> bool {
     if matches!(origin, "tauri://localhost" | "http://tauri.localhost" | "https://tauri.localhost")
     {
@@ -110,7 +111,7 @@ fn is_local_origin(origin: &str) -> bool {
     })
 }
 
-/// A port as it is usually written: no sign, no leading zero.
+/// Parses a port without a sign or leading zeros.
 fn parse_port(digits: &str) -> Option<u16> {
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
     digits.parse().ok().filter(|_| plain)
@@ -120,8 +121,8 @@ fn parse_port(digits: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
-    fn head() -> Head {
-        Head {
+    fn head() -> RequestHead {
+        RequestHead {
             method: Method::Get,
             path: "/".into(),
             query: String::new(),
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_the_loopback_with_our_port_or_none_are_our_host() {
+    fn only_loopback_names_with_our_port_or_none_are_our_host() {
         for ours in
             ["127.0.0.1:9999", "127.0.0.1", "localhost:9999", "LocalHost", "[::1]:9999", "[::1]"]
         {
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn only_pages_of_this_machine_and_the_desktop_app_are_local() {
+    fn only_pages_of_this_machine_and_of_the_desktop_app_are_local() {
         for local in [
             "http://localhost",
             "https://localhost:5173",
@@ -228,27 +229,28 @@ mod tests {
     }
 
     #[test]
-    fn host_comes_before_origin_and_origin_before_the_preflight() {
-        let status = |head: &Head| check_sender(head, 9999).err().map(|reply| reply.status());
-        let mut asked = head();
-        assert_eq!(status(&asked), None);
-        asked.method = Method::Options;
-        assert_eq!(status(&asked), None);
-        asked.origin = Some("http://localhost:5173".into());
-        assert_eq!(status(&asked), Some(204));
-        asked.origin = Some("null".into());
-        assert_eq!(status(&asked), Some(403));
-        asked.host = "evil.com".into();
-        assert_eq!(status(&asked), Some(421));
+    fn the_host_is_checked_before_the_origin_and_the_origin_before_a_preflight() {
+        let status =
+            |head: &RequestHead| check_origin(head, 9999).err().map(|reply| reply.status());
+        let mut request = head();
+        assert_eq!(status(&request), None);
+        request.method = Method::Options;
+        assert_eq!(status(&request), None);
+        request.origin = Some("http://localhost:5173".into());
+        assert_eq!(status(&request), Some(204));
+        request.origin = Some("null".into());
+        assert_eq!(status(&request), Some(403));
+        request.host = "evil.com".into();
+        assert_eq!(status(&request), Some(421));
     }
 
     #[test]
-    fn a_local_page_may_read_every_answer_and_a_foreign_one_none() {
+    fn only_a_local_page_may_read_replies() {
         let text = |origin: Option<&str>| {
-            let mut asked = head();
-            asked.origin = origin.map(str::to_owned);
+            let mut request = head();
+            request.origin = origin.map(str::to_owned);
             let mut out = Vec::new();
-            share(unauthorized(), &asked).print(&mut out).unwrap();
+            with_cors_headers(unauthorized(), &request).print(&mut out).unwrap();
             String::from_utf8(out).unwrap()
         };
         let local = text(Some("http://localhost:5173"));
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_comes_as_a_bearer_or_in_the_query() {
+    fn a_token_is_a_bearer_token_or_in_the_query() {
         for (authorization, token) in [
             ("Bearer abc", "abc"),
             ("bEARER  abc ", "abc"),
@@ -271,9 +273,9 @@ mod tests {
             ("Bearer a b", "a b"),
             ("Bearerabc", ""),
         ] {
-            let mut asked = head();
-            asked.authorization = Some(authorization.into());
-            assert_eq!(bearer(&asked), Some(token), "{authorization:?}");
+            let mut request = head();
+            request.authorization = Some(authorization.into());
+            assert_eq!(bearer(&request), Some(token), "{authorization:?}");
         }
         assert_eq!(bearer(&head()), None);
         for (query, token) in [
@@ -284,14 +286,14 @@ mod tests {
             ("a=b&token=abc&token=x", Some("abc")),
             ("xtoken=abc", None),
         ] {
-            let mut asked = head();
-            asked.query = query.into();
-            assert_eq!(token_in_query(&asked), token, "{query:?}");
+            let mut request = head();
+            request.query = query.into();
+            assert_eq!(token_in_query(&request), token, "{query:?}");
         }
     }
 
     #[test]
-    fn a_body_has_to_be_json() {
+    fn a_body_must_be_labeled_as_json() {
         for (length, content_type, fits) in [
             (0, None, true),
             (0, Some("text/plain"), true),
@@ -303,10 +305,10 @@ mod tests {
             (1, Some("text/plain; application/json"), false),
             (1, Some("application/x-www-form-urlencoded"), false),
         ] {
-            let mut asked = head();
-            asked.content_length = length;
-            asked.content_type = content_type.map(str::to_owned);
-            assert_eq!(check_body_type(&asked).is_ok(), fits, "{content_type:?}");
+            let mut request = head();
+            request.content_length = length;
+            request.content_type = content_type.map(str::to_owned);
+            assert_eq!(check_body_type(&request).is_ok(), fits, "{content_type:?}");
         }
     }
 }

@@ -1,12 +1,11 @@
-//! Who is connected: how many, who is idle, and who has to go.
+//! The open connections: how many there are, and which of them are idle.
 //!
-//! A connection belongs to the thread that serves it. The table only knows of it, and forgets it
-//! when its socket has been closed, whatever the reason. A request that has begun is cut by
-//! [`Connections::cut`] and by nothing else.
+//! A connection belongs to the thread that serves it. The server only knows of it until its socket
+//! is closed. Nothing but [`Connections::abort`] ends a request that has begun.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,9 +15,8 @@ use crate::{mutex, sys};
 /// The open connections of one server.
 pub struct Connections {
     open: Mutex<Open>,
-    one_ended: Condvar,
+    one_closed: Condvar,
     closing: AtomicBool,
-    born: Instant,
 }
 
 #[derive(Default)]
@@ -33,45 +31,40 @@ impl Open {
     }
 }
 
-/// A connection and its place in the table, which is free when the socket has been closed.
+/// An open connection. Dropping this closes its socket and removes it from the [`Connections`].
 pub struct ConnectionGuard {
     pub connection: Arc<Connection>,
-    // Dropped second: who waits for room must find the descriptor free.
-    place: Place,
+    // Dropped second: a thread that waits for room must find the descriptor free.
+    entry: Entry,
 }
 
-struct Place {
-    table: Arc<Connections>,
+struct Entry {
+    connections: Arc<Connections>,
     connection: Weak<Connection>,
 }
 
 impl Connections {
-    /// A table with nobody in it.
     pub fn new() -> Connections {
-        Connections {
-            open: Mutex::default(),
-            one_ended: Condvar::new(),
-            closing: AtomicBool::new(false),
-            born: Instant::now(),
-        }
+        let (open, one_closed) = (Mutex::default(), Condvar::new());
+        Connections { open, one_closed, closing: AtomicBool::new(false) }
     }
 
-    /// A place for `stream`, or `stream` back if all are taken.
-    pub fn guard(self: &Arc<Connections>, stream: TcpStream) -> Result<ConnectionGuard, TcpStream> {
+    /// Adds a connection. Returns `stream` if there are too many.
+    pub fn add(self: &Arc<Connections>, stream: TcpStream) -> Result<ConnectionGuard, TcpStream> {
         let mut open = mutex::lock(&self.open);
         if open.connections.len() >= CONNECTIONS_MAX {
             return Err(stream);
         }
-        let connection =
-            Arc::new(Connection { stream, born: self.born, idle_since: AtomicU64::new(0) });
-        connection.rest();
-        let place = Place { table: Arc::clone(self), connection: Arc::downgrade(&connection) };
-        open.connections.push(Weak::clone(&place.connection));
-        Ok(ConnectionGuard { connection, place })
+        let activity = Mutex::new(Activity::IdleSince(Instant::now()));
+        let connection = Arc::new(Connection { stream, activity });
+        let weak = Arc::downgrade(&connection);
+        open.connections.push(Weak::clone(&weak));
+        let entry = Entry { connections: Arc::clone(self), connection: weak };
+        Ok(ConnectionGuard { connection, entry })
     }
 
-    /// Ends the connection that has been idle longest and waits until it has gone. `false` if
-    /// nobody is idle.
+    /// Closes the connection that has been idle for the longest time and waits until it is gone.
+    /// Returns `false` if no connection is idle.
     pub fn make_room(&self) -> bool {
         let open = mutex::lock(&self.open);
         let before = open.connections.len();
@@ -80,20 +73,19 @@ impl Connections {
             .filter_map(|connection| Some((connection.idle_since()?, connection)))
             .collect();
         idle.sort_by_key(|(since, _)| *since);
-        let evicted = idle.iter().any(|(_, connection)| connection.evict());
+        let closed = idle.iter().any(|(_, connection)| connection.close_if_idle());
         drop(idle);
-        if !evicted {
+        if !closed {
             return false;
         }
-        let (open, _) = mutex::wait_timeout_while(&self.one_ended, open, ACCEPT_PAUSE, |open| {
+        let (open, _) = mutex::wait_timeout_while(&self.one_closed, open, ACCEPT_PAUSE, |open| {
             open.connections.len() >= before
         });
         open.connections.len() < before
     }
 
-    /// From now on no connection outlives the request that it is busy with, and the idle ones end
-    /// at once. `when_empty` is called when the last has gone. To be called when nobody is seated
-    /// any more.
+    /// Closes the idle connections now, and each other one after its request. Calls `when_empty`
+    /// when none is left. No connection may be added any more.
     pub fn close(&self, when_empty: Box<dyn FnOnce() + Send>) {
         self.closing.store(true, Ordering::SeqCst);
         let mut open = mutex::lock(&self.open);
@@ -103,17 +95,12 @@ impl Connections {
         }
         open.when_empty = Some(when_empty);
         for connection in open.connections() {
-            connection.evict();
+            connection.close_if_idle();
         }
     }
 
-    /// Whether [`Connections::close`] was called.
-    pub fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::SeqCst)
-    }
-
-    /// Ends every connection in the middle of whatever it is at.
-    pub fn cut(&self) {
+    /// Shuts down every connection, whatever it is doing.
+    pub fn abort(&self) {
         for connection in mutex::lock(&self.open).connections() {
             // An error means that the peer was faster.
             drop(connection.stream.shutdown(Shutdown::Both));
@@ -122,19 +109,19 @@ impl Connections {
 }
 
 impl ConnectionGuard {
-    /// Whether this connection should end after the request that it is at.
+    /// Whether this connection has to end after its current request.
     pub fn is_closing(&self) -> bool {
-        self.place.table.is_closing()
+        self.entry.connections.closing.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Place {
+impl Drop for Entry {
     fn drop(&mut self) {
-        let mut open = mutex::lock(&self.table.open);
+        let mut open = mutex::lock(&self.connections.open);
         open.connections.retain(|one| !Weak::ptr_eq(one, &self.connection));
         let when_empty = if open.connections.is_empty() { open.when_empty.take() } else { None };
         drop(open);
-        self.table.one_ended.notify_all();
+        self.connections.one_closed.notify_all();
         if let Some(when_empty) = when_empty {
             when_empty();
         }
@@ -144,49 +131,47 @@ impl Drop for Place {
 /// One open connection.
 pub struct Connection {
     pub stream: TcpStream,
-    born: Instant,
-    /// Nanoseconds from the birth of the table; or [`BUSY`] or [`EVICTED`].
-    idle_since: AtomicU64,
+    activity: Mutex<Activity>,
 }
 
-const BUSY: u64 = u64::MAX;
-const EVICTED: u64 = u64::MAX - 1;
+#[derive(Clone, Copy)]
+enum Activity {
+    IdleSince(Instant),
+    Busy,
+    Closed,
+}
 
 impl Connection {
-    /// Nothing has been asked that is not answered: from now on it may be ended.
-    pub fn rest(&self) {
-        let now = u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(0);
-        self.idle_since.store(now, Ordering::SeqCst);
+    /// Allows the server to close it: every request has its reply.
+    pub fn set_idle(&self) {
+        *mutex::lock(&self.activity) = Activity::IdleSince(Instant::now());
     }
 
-    /// A request has begun: it will not be cut, even if it was faster by a hair than an eviction.
-    pub fn wake(&self) {
-        self.idle_since.store(BUSY, Ordering::SeqCst);
+    /// Protects a request that has begun, even if the server has just closed the connection.
+    pub fn set_busy(&self) {
+        *mutex::lock(&self.activity) = Activity::Busy;
     }
 
-    fn idle_since(&self) -> Option<u64> {
-        let since = self.idle_since.load(Ordering::SeqCst);
-        (since < EVICTED).then_some(since)
+    fn idle_since(&self) -> Option<Instant> {
+        match *mutex::lock(&self.activity) {
+            Activity::IdleSince(since) => Some(since),
+            Activity::Busy | Activity::Closed => None,
+        }
     }
 
-    /// Ends it if it is idle. What has arrived and is not read yet is a request that has begun.
-    pub fn evict(&self) -> bool {
-        let Some(since) = self.idle_since() else {
-            return false;
-        };
-        let silent = sys::wait_readable([self.stream.as_fd()], Some(Duration::ZERO))
-            .is_ok_and(|[readable]| !readable);
-        let evicted = silent
-            && self
-                .idle_since
-                .compare_exchange(since, EVICTED, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok();
-        if evicted {
-            // Its thread, blocked in a read, finds the end there. An error means that it has
-            // already.
+    /// Closes it if it is idle. Bytes that have arrived are a request that has begun.
+    pub fn close_if_idle(&self) -> bool {
+        let mut activity = mutex::lock(&self.activity);
+        let is_idle = matches!(*activity, Activity::IdleSince(_))
+            && sys::wait_readable([self.stream.as_fd()], Some(Duration::ZERO))
+                .is_ok_and(|[readable]| !readable);
+        if is_idle {
+            *activity = Activity::Closed;
+            // Its thread, which is blocked in a read, finds the end there. An error means that the
+            // peer was faster.
             drop(self.stream.shutdown(Shutdown::Read));
         }
-        evicted
+        is_idle
     }
 }
 
@@ -197,37 +182,37 @@ mod tests {
 
     use super::*;
 
-    /// A guard, and the client's end of its connection.
-    fn seated(table: &Arc<Connections>, listener: &TcpListener) -> (ConnectionGuard, TcpStream) {
+    /// Adds a connection; returns its guard and the client's end.
+    fn connect(all: &Arc<Connections>, listener: &TcpListener) -> (ConnectionGuard, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
-        (table.guard(stream).ok().unwrap(), client)
+        (all.add(stream).ok().unwrap(), client)
     }
 
-    fn is_evicted(guard: &ConnectionGuard) -> bool {
+    fn is_closed(guard: &ConnectionGuard) -> bool {
         let readable = sys::wait_readable([guard.connection.stream.as_fd()], Some(Duration::ZERO));
         readable.unwrap() == [true] && (&guard.connection.stream).read(&mut [0; 1]).unwrap() == 0
     }
 
     #[test]
-    fn the_longest_idle_goes_first_and_who_is_busy_never() {
+    fn the_longest_idle_connection_is_closed_first_and_a_busy_one_never() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let table = Arc::new(Connections::new());
-        let (busy, _a) = seated(&table, &listener);
-        let (asked_again, _b) = seated(&table, &listener);
-        let (idle, _c) = seated(&table, &listener);
-        let (asking, mut client) = seated(&table, &listener);
-        busy.connection.wake();
-        asked_again.connection.wake();
-        asked_again.connection.rest();
+        let all = Arc::new(Connections::new());
+        let (busy, _a) = connect(&all, &listener);
+        let (asked_again, _b) = connect(&all, &listener);
+        let (idle, _c) = connect(&all, &listener);
+        let (asking, mut client) = connect(&all, &listener);
+        busy.connection.set_busy();
+        asked_again.connection.set_busy();
+        asked_again.connection.set_idle();
         client.write_all(b"G").unwrap();
-        // Nobody serves these, so nobody ends.
-        assert!(!table.make_room());
-        assert!(is_evicted(&idle) && !is_evicted(&asked_again));
-        assert!(!table.make_room());
-        assert!(is_evicted(&asked_again) && !is_evicted(&busy));
-        assert!(!table.make_room());
+        // No thread serves these connections, so none of them ends.
+        assert!(!all.make_room());
+        assert!(is_closed(&idle) && !is_closed(&asked_again));
+        assert!(!all.make_room());
+        assert!(is_closed(&asked_again) && !is_closed(&busy));
+        assert!(!all.make_room());
         assert_eq!((&asking.connection.stream).read(&mut [0; 2]).unwrap(), 1);
-        assert!(!is_evicted(&asking) && !is_evicted(&busy));
+        assert!(!is_closed(&asking) && !is_closed(&busy));
     }
 }

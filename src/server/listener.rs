@@ -1,45 +1,59 @@
-//! The door: accepts connections, gives each a thread, and says so when there is no room.
+//! Accepts connections, hands each to a thread, and refuses them when there are too many.
 //!
-//! Nothing that `accept` can fail with ends the loop. It has no timer: a server that nobody talks
-//! to does not run.
+//! No error of `accept` ends the loop. It has no timer: an idle server does not run.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Instant;
 
 use crate::error::reason;
-use crate::limits::{ACCEPT_PAUSE, HEAD_BYTES_MAX, LOG_REPEAT_EVERY};
-use crate::log::Log;
-use crate::sys;
+use crate::limits::{
+    ACCEPT_PAUSE, CONNECTION_STACK_BYTES, HEAD_BYTES_MAX, LOG_REPEAT_EVERY, THREADS_SPARE_MAX,
+};
+use crate::{mutex, sys};
 
 use super::connections::{ConnectionGuard, Connections};
 use super::reply::Reply;
-use super::workers::Workers;
+use super::request_loop::{self, Deadlines};
+use super::routes::App;
 
-/// The accept loop's own things.
+/// The accept loop.
 pub struct Acceptor {
-    /// In non-blocking mode: a client may have left between `poll` and `accept`.
-    pub listener: TcpListener,
-    /// Becomes readable when the other end is closed, and that ends the loop.
-    pub wake: UnixStream,
-    pub table: Arc<Connections>,
-    pub workers: Arc<Workers>,
-    pub log: Log,
-    /// When trouble was last logged.
-    pub complained: Option<Instant>,
+    listener: TcpListener,
+    /// Becomes readable when the other end is closed; that ends the loop.
+    wake: UnixStream,
+    connections: Arc<Connections>,
+    workers: Arc<Workers>,
+    /// When an error was last logged.
+    logged: Option<Instant>,
 }
 
 impl Acceptor {
-    /// Accepts until woken. The listener is closed at the end.
+    /// `listener` must be non-blocking: a client may have left between `poll` and `accept`.
+    pub fn new(
+        listener: TcpListener,
+        wake: UnixStream,
+        connections: Arc<Connections>,
+        app: Arc<App>,
+        deadlines: Deadlines,
+    ) -> Acceptor {
+        let spare = Mutex::new(Some(Vec::new()));
+        let workers = Arc::new(Workers { app, deadlines, spare });
+        Acceptor { listener, wake, connections, workers, logged: None }
+    }
+
+    /// Accepts connections until it is woken, then closes the listener.
     pub fn run(mut self) {
         loop {
             match sys::wait_readable([self.wake.as_fd(), self.listener.as_fd()], None) {
                 Ok([true, _]) => break,
                 Ok(_) => self.accept(),
-                Err(error) => self.starve("cannot wait for connections", &error),
+                Err(error) => self.back_off("cannot wait for connections", &error),
             }
         }
         self.workers.dismiss();
@@ -47,64 +61,116 @@ impl Acceptor {
 
     fn accept(&mut self) {
         match self.listener.accept() {
-            Ok((stream, _)) => self.admit(stream),
+            Ok((stream, _)) => self.serve(stream),
             Err(error) => match error.kind() {
-                // The client has left again.
+                // The client left.
                 ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
-                _ => self.starve("cannot accept a connection", &error),
+                _ => self.back_off("cannot accept a connection", &error),
             },
         }
     }
 
-    fn admit(&mut self, stream: TcpStream) {
-        let seated = self.table.guard(stream).or_else(|stream| {
-            self.table.make_room();
-            self.table.guard(stream)
+    fn serve(&mut self, stream: TcpStream) {
+        let added = self.connections.add(stream).or_else(|stream| {
+            self.connections.make_room();
+            self.connections.add(stream)
         });
-        match seated {
-            Ok(guard) => self.serve(guard),
-            Err(stream) => refuse(&stream),
-        }
-    }
-
-    fn serve(&mut self, guard: ConnectionGuard) {
+        let guard = match added {
+            Ok(guard) => guard,
+            Err(stream) => return refuse(&stream),
+        };
         let connection = Arc::clone(&guard.connection);
         if let Err(error) = self.workers.serve(guard) {
             refuse(&connection.stream);
             drop(connection);
-            self.starve("cannot start a thread for a connection", &error);
+            self.back_off("cannot start a thread for a connection", &error);
         }
     }
 
-    /// The system has run out of something. Ends an idle connection if there is one, else waits a
-    /// little: the client stays in the queue.
-    fn starve(&mut self, message: &str, cause: &io::Error) {
+    /// Makes up for a resource that the system has run out of: closes an idle connection, or else
+    /// waits a little. The client stays in the queue.
+    fn back_off(&mut self, message: &str, cause: &io::Error) {
         let now = Instant::now();
-        let recently = |complained: Instant| now.duration_since(complained) < LOG_REPEAT_EVERY;
-        if !self.complained.is_some_and(recently) {
-            self.complained = Some(now);
-            self.log.error(message, &[("cause", &reason(cause))]);
+        if self.logged.is_none_or(|logged| now.duration_since(logged) >= LOG_REPEAT_EVERY) {
+            self.logged = Some(now);
+            self.workers.app.log.error(message, &[("cause", &reason(cause))]);
         }
-        if !self.table.make_room() {
+        if !self.connections.make_room() {
             drop(sys::wait_readable([self.wake.as_fd()], Some(ACCEPT_PAUSE)));
         }
     }
 }
 
-/// Tells a client that there is no room, without ever waiting for it.
+/// Tells a client that there are too many connections, without waiting for it.
 fn refuse(stream: &TcpStream) {
     let reply = Reply::problem(503, "BUSY", "too many connections are open")
         .with("Retry-After", "1")
         .closing();
-    drop(say(stream, reply));
+    // An error means that the client left.
+    drop(send_last(stream, reply));
 }
 
-fn say(mut stream: &TcpStream, reply: Reply) -> io::Result<()> {
+fn send_last(mut stream: &TcpStream, reply: Reply) -> io::Result<()> {
     let mut text = Vec::new();
     reply.print(&mut text)?;
     stream.set_nonblocking(true)?;
     stream.write_all(&text)?;
     stream.shutdown(Shutdown::Write)?;
-    // A request that is left unread would turn the end into a reset, which can overtake the answer.
+    // Closing with an unread request would reset the connection; the reset can overtake the reply.
     stream.read(&mut [0; HEAD_BYTES_MAX]).map(drop)
+}
+
+/// The threads that serve connections: one for each, and a few spare ones, because starting a
+/// thread takes longer than answering a request.
+///
+/// A spare thread has a channel of its own and is removed from the list before it is given a
+/// connection, so no connection waits for a thread that is busy.
+struct Workers {
+    app: Arc<App>,
+    deadlines: Deadlines,
+    /// The spare threads; `None` after [`Workers::dismiss`].
+    spare: Mutex<Option<Vec<Sender<ConnectionGuard>>>>,
+}
+
+impl Workers {
+    /// Has a thread serve the connection until it ends. Fails if none can be started.
+    fn serve(self: &Arc<Workers>, guard: ConnectionGuard) -> io::Result<()> {
+        let thread = mutex::lock(&self.spare).as_mut().and_then(Vec::pop);
+        let guard = match thread {
+            Some(thread) => match thread.send(guard) {
+                Ok(()) => return Ok(()),
+                Err(unsent) => unsent.0,
+            },
+            None => guard,
+        };
+        let workers = Arc::clone(self);
+        thread::Builder::new()
+            .name("connection".to_owned())
+            .stack_size(CONNECTION_STACK_BYTES)
+            .spawn(move || workers.work(guard))
+            .map(drop)
+    }
+
+    /// Ends the spare threads now, and the others after their connections.
+    fn dismiss(&self) {
+        mutex::lock(&self.spare).take();
+    }
+
+    fn work(&self, first: ConnectionGuard) {
+        let mut next = Some(first);
+        while let Some(guard) = next {
+            request_loop::serve(&guard, &self.app, self.deadlines);
+            drop(guard);
+            next = self.wait();
+        }
+    }
+
+    /// Waits for this thread's next connection; `None` if there are enough spare threads.
+    fn wait(&self) -> Option<ConnectionGuard> {
+        let (thread, connections) = channel();
+        let mut spare = mutex::lock(&self.spare);
+        spare.as_mut().filter(|spare| spare.len() < THREADS_SPARE_MAX)?.push(thread);
+        drop(spare);
+        connections.recv().ok()
+    }
 }

@@ -1,7 +1,7 @@
-//! An answer, and how it becomes bytes.
+//! A reply, and its bytes on the wire.
 //!
-//! `tiny_http::Response` prints it. What that crate cannot say (`Connection: close`) or lets
-//! through (line breaks in a header's value) is put right here.
+//! `tiny_http::Response` prints it. This file adds what that crate cannot print (`Connection:
+//! close`) and drops what it should not (line breaks in the value of a header).
 
 use std::fmt::Display;
 use std::io;
@@ -11,7 +11,7 @@ use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
 use crate::{json, protocol};
 
-/// A whole answer, not yet written.
+/// A whole reply.
 pub struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
@@ -21,59 +21,58 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// `body` as JSON.
+    /// Makes a reply whose body is `body` as JSON.
     pub fn json(status: u16, body: &impl SerJson) -> Reply {
         Reply::json_text(status, json::text(body))
     }
 
-    /// A body that is JSON already.
+    /// Makes a reply whose body is this JSON text.
     pub fn json_text(status: u16, body: String) -> Reply {
         let mut reply = Reply::empty(status).with("Content-Type", "application/json");
         reply.body = body.into_bytes();
         reply
     }
 
-    /// No body at all.
+    /// Makes a reply without a body.
     pub fn empty(status: u16) -> Reply {
         let (headers, body) = (Vec::new(), Vec::new());
         Reply { status, headers, body, closing: false, bodiless: false }
     }
 
-    /// `{"error":{"code":…,"message":…}}`.
+    /// Makes a reply `{"error":{"code":…,"message":…}}`.
     pub fn problem(status: u16, code: &str, message: impl Display) -> Reply {
         Reply::json_text(status, protocol::error_body(code, &message.to_string()))
     }
 
-    /// The request itself is wrong.
+    /// Makes the reply to a request that is wrong in itself.
     pub fn invalid(message: impl Display) -> Reply {
         Reply::problem(400, "INVALID_REQUEST", message)
     }
 
-    /// The same answer with one more header.
+    /// Adds a header.
     pub fn with(mut self, name: &'static str, value: &str) -> Reply {
         self.headers.push((name, value.to_owned()));
         self
     }
 
-    /// The same answer, announcing that it is the connection's last.
+    /// Announces that it is the last reply of its connection.
     pub fn closing(mut self) -> Reply {
         self.closing = true;
         self
     }
 
-    /// The same answer to a HEAD: all headers, no body.
+    /// Drops the body and keeps all headers: for HEAD.
     pub fn bodiless(mut self) -> Reply {
         self.bodiless = true;
         self
     }
 
-    /// The status code.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// Appends the answer to `out` as it goes over the wire. A header whose value could be read as
-    /// more than one line is left out.
+    /// Appends the reply to `out` as it goes over the wire. A header whose value has a control
+    /// character is dropped.
     pub fn print(self, out: &mut Vec<u8>) -> io::Result<()> {
         let begin = out.len();
         let common = [("Server", "opta"), ("Cache-Control", "no-store")];
@@ -84,8 +83,8 @@ impl Reply {
         });
         let (status, headers, length) =
             (StatusCode(self.status), headers.collect(), self.body.len());
-        // A known length is never sent in chunks. The version is the server's own (RFC 9110, 6.2),
-        // so nothing depends on the request's headers.
+        // Never in chunks, because the length is known. The version is the server's own (RFC 9110,
+        // 6.2), so nothing depends on the headers of the request.
         Response::new(status, headers, self.body.as_slice(), Some(length), None)
             .with_chunked_threshold(usize::MAX)
             .raw_print(&mut *out, HTTPVersion(1, 1), &[], self.bodiless, None)?;
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_json_with_a_code_and_a_message() {
+    fn an_error_is_json_with_a_code_and_a_message() {
         let text = printed(Reply::problem(404, "NOT_FOUND", "no \"such\" thing"));
         assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
         assert!(
@@ -124,13 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_answer_says_so_behind_its_status_line() {
+    fn the_last_reply_announces_it_after_its_status_line() {
         let text = printed(Reply::empty(204).closing());
         assert!(text.starts_with("HTTP/1.1 204 No Content\r\nConnection: close\r\n"), "{text}");
     }
 
     #[test]
-    fn an_answer_to_head_has_the_length_and_not_the_body() {
+    fn a_reply_to_head_has_the_length_and_not_the_body() {
         let text = printed(Reply::invalid("x").bodiless());
         assert!(text.ends_with("\r\n\r\n"), "{text}");
         assert!(!text.contains("Content-Length: 0\r\n"), "{text}");
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_with_a_line_break_never_becomes_a_header() {
+    fn a_header_with_a_line_break_is_dropped() {
         for value in ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "a\0b", "ä"] {
             let text = printed(Reply::empty(204).with("X-Value", value));
             assert!(!text.contains("X-Value"), "{text}");

@@ -1,8 +1,8 @@
-//! From bytes to the head of a request, strictly: what two readers could understand differently is
-//! refused (RFC 9112; request smuggling lives in the leniencies).
+//! Parses the head of a request, strictly: what two parsers could read differently is rejected,
+//! because request smuggling exploits leniency. Pure. RFC 9112.
 //!
-//! It does no input and decides nothing about who may ask. Header fields that this server does not
-//! act on are checked for form and dropped.
+//! It authorizes nothing. Header fields that this server does not use are checked for their syntax
+//! and dropped.
 
 use tiny_http::Method;
 
@@ -10,38 +10,35 @@ use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 use super::reply::Reply;
 
-/// The request line, and the header fields that mean something here. It has no `Debug`: it may hold
+/// The request line, and the header fields that this server uses. It has no `Debug`: it may hold
 /// the token.
-pub struct Head {
+pub struct RequestHead {
     pub method: Method,
-    /// As it was sent: nothing is decoded before a route is chosen.
+    /// As it was sent, not percent-decoded.
     pub path: String,
-    /// What stands behind the first `?`; empty without one.
+    /// What follows the first `?`; empty without one.
     pub query: String,
     pub host: String,
     pub origin: Option<String>,
     pub authorization: Option<String>,
     pub content_type: Option<String>,
-    /// Where a stream that broke off was (Server-Sent Events).
+    /// The last event before a stream broke off (Server-Sent Events).
     pub last_event_id: Option<String>,
-    /// Bytes of the body that follows; 0 if none was announced. May be beyond any limit.
+    /// The length of the body; 0 if none was announced. May exceed every limit.
     pub content_length: u64,
-    /// The client holds the body back until it is told to go on.
+    /// The client waits for an interim response before it sends the body.
     pub expects_continue: bool,
     /// This is the last request on its connection.
     pub last: bool,
 }
 
-/// Where the head at the front of `bytes` ends; `None` if more has to come. The first `scanned`
-/// bytes were looked at before.
+/// Returns the end of the head at the start of `bytes`; `None` if it is incomplete. An earlier call
+/// scanned the first `scanned` bytes.
 ///
-/// Fails as soon as there is a byte that no head may hold: a control character, a line break that
-/// is not CR LF, or a size beyond the limit.
+/// Fails at the first byte that a head cannot contain: a control character, a line break that is
+/// not CR LF, or one beyond the size limit.
 pub fn head_end(bytes: &[u8], scanned: usize) -> Result<Option<usize>, Reply> {
-    let mut before = match scanned.checked_sub(1) {
-        Some(last) => bytes.get(last).copied(),
-        None => None,
-    };
+    let mut before = scanned.checked_sub(1).and_then(|last| bytes.get(last)).copied();
     for (index, byte) in bytes.iter().copied().enumerate().skip(scanned) {
         let after_return = before == Some(b'\r');
         match byte {
@@ -62,7 +59,7 @@ pub fn head_end(bytes: &[u8], scanned: usize) -> Result<Option<usize>, Reply> {
         }
         before = Some(byte);
     }
-    // The bytes so far are not the whole head.
+    // The head has at least one more byte.
     within_limit(bytes.len() + 1).map(|_| None)
 }
 
@@ -77,22 +74,22 @@ fn too_large(message: std::fmt::Arguments<'_>) -> Reply {
     Reply::problem(431, "INVALID_REQUEST", message)
 }
 
-/// Reads a head that [`head_end`] has found the end of.
-pub fn parse(head: &[u8]) -> Result<Head, Reply> {
+/// Parses a head whose end [`head_end`] found.
+pub fn parse(head: &[u8]) -> Result<RequestHead, Reply> {
     let mut lines = head
         .strip_suffix(b"\r\n\r\n")
         .unwrap_or(head)
         .split(|byte| *byte == b'\n')
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let request_line = lines.next().unwrap_or_default();
-    let (method, target, minor) = parse_request_line(request_line)?;
+    let (method, target, is_1_1) = parse_request_line(request_line)?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let fields = Fields::read(lines)?;
     if fields.transfer_encoding {
         let message = "a body needs a Content-Length; Transfer-Encoding is not taken";
         return Err(Reply::problem(411, "INVALID_REQUEST", message));
     }
-    Ok(Head {
+    Ok(RequestHead {
         method,
         path: path.to_owned(),
         query: query.to_owned(),
@@ -102,30 +99,21 @@ pub fn parse(head: &[u8]) -> Result<Head, Reply> {
         content_type: fields.content_type,
         last_event_id: fields.last_event_id,
         content_length: fields.content_length.unwrap_or(0),
-        // A client of HTTP/1.0 would take the interim answer for the final one (RFC 9110, 10.1.1).
-        expects_continue: fields.expects_continue && minor == Minor::One,
-        last: fields.close || minor == Minor::Zero,
+        // A client of HTTP/1.0 takes the interim response for the final one (RFC 9110, 10.1.1).
+        expects_continue: fields.expects_continue && is_1_1,
+        last: fields.close || !is_1_1,
     })
 }
 
-#[derive(PartialEq, Eq)]
-enum Minor {
-    Zero,
-    One,
-}
-
-fn parse_request_line(line: &[u8]) -> Result<(Method, &str, Minor), Reply> {
+/// Returns method, target, and whether the version is 1.1 and not 1.0.
+fn parse_request_line(line: &[u8]) -> Result<(Method, &str, bool), Reply> {
     let malformed = || Reply::invalid("the request line is not METHOD /PATH HTTP/1.1");
-    let line = std::str::from_utf8(line).ok().ok_or_else(malformed)?;
-    let mut words = line.split(' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (words.next(), words.next(), words.next(), words.next())
-    else {
-        return Err(malformed());
-    };
-    let minor = match version {
-        "HTTP/1.1" => Minor::One,
-        "HTTP/1.0" => Minor::Zero,
+    let line = std::str::from_utf8(line).map_err(|_bad| malformed())?;
+    let words: Vec<&str> = line.split(' ').collect();
+    let [method, target, version] = words.as_slice() else { return Err(malformed()) };
+    let is_1_1 = match *version {
+        "HTTP/1.1" => true,
+        "HTTP/1.0" => false,
         other if other.starts_with("HTTP/") => {
             let message = "only HTTP/1.1 and HTTP/1.0 are spoken here";
             return Err(Reply::problem(505, "INVALID_REQUEST", message));
@@ -136,8 +124,8 @@ fn parse_request_line(line: &[u8]) -> Result<(Method, &str, Minor), Reply> {
     if !is_token(method.as_bytes()) || !target.starts_with('/') || !visible {
         return Err(malformed());
     }
-    let method = method.parse().ok().ok_or_else(malformed)?;
-    Ok((method, target, minor))
+    let method = method.parse().map_err(|()| malformed())?;
+    Ok((method, target, is_1_1))
 }
 
 /// A method or the name of a header field (RFC 9110, 5.6.2).
@@ -167,66 +155,58 @@ impl Fields {
                 let message = format_args!("there are more than {HEADERS_MAX} headers");
                 return Err(too_large(message));
             }
-            // A folded line, a space before the colon and an empty name all fail as no token.
+            // A folded line, a space before the colon and an empty name are not tokens.
             let colon = line.iter().position(|byte| *byte == b':');
             let (name, value) = colon
                 .and_then(|at| line.split_at_checked(at))
                 .filter(|(name, _)| is_token(name))
                 .ok_or_else(|| Reply::invalid("a header is not NAME: VALUE"))?;
-            fields.take(name, value.get(1..).unwrap_or_default())?;
+            fields.add(name, value.get(1..).unwrap_or_default())?;
         }
         Ok(fields)
     }
 
-    fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(), Reply> {
+    fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Reply> {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        if is("Host") {
-            once(&mut self.host, "Host", text("Host", value)?.to_owned())
-        } else if is("Origin") {
-            let origin = text("Origin", value)?.to_owned();
-            once(&mut self.origin, "Origin", origin)
-        } else if is("Authorization") {
-            let authorization = text("Authorization", value)?.to_owned();
-            once(&mut self.authorization, "Authorization", authorization)
-        } else if is("Content-Type") {
-            let content_type = text("Content-Type", value)?.to_owned();
-            once(&mut self.content_type, "Content-Type", content_type)
-        } else if is("Last-Event-ID") {
-            let id = text("Last-Event-ID", value)?.to_owned();
-            once(&mut self.last_event_id, "Last-Event-ID", id)
-        } else if is("Content-Length") {
+        let texts = [
+            ("Host", &mut self.host),
+            ("Origin", &mut self.origin),
+            ("Authorization", &mut self.authorization),
+            ("Content-Type", &mut self.content_type),
+            ("Last-Event-ID", &mut self.last_event_id),
+        ];
+        if let Some((name, field)) = texts.into_iter().find(|(known, _)| is(known)) {
+            return set_once(field, name, text(name, value)?.to_owned());
+        }
+        if is("Content-Length") {
             let length = parse_length(text("Content-Length", value)?)?;
-            once(&mut self.content_length, "Content-Length", length)
-        } else if is("Transfer-Encoding") {
+            return set_once(&mut self.content_length, "Content-Length", length);
+        }
+        if is("Transfer-Encoding") {
             self.transfer_encoding = true;
-            Ok(())
+        } else if is("Connection") {
+            let mut options = text("Connection", value)?.split(',');
+            self.close |= options.any(|option| option.trim().eq_ignore_ascii_case("close"));
         } else if is("Expect") {
             self.expects_continue = true;
-            text("Expect", value)?.eq_ignore_ascii_case("100-continue").then_some(()).ok_or_else(
-                || {
-                    let message = "the only expectation that can be met is 100-continue";
-                    Reply::problem(417, "INVALID_REQUEST", message)
-                },
-            )
-        } else if is("Connection") {
-            self.close |= text("Connection", value)?
-                .split(',')
-                .any(|option| option.trim().eq_ignore_ascii_case("close"));
-            Ok(())
-        } else {
-            Ok(())
+            if !text("Expect", value)?.eq_ignore_ascii_case("100-continue") {
+                let message = "the only expectation that can be met is 100-continue";
+                return Err(Reply::problem(417, "INVALID_REQUEST", message));
+            }
         }
+        Ok(())
     }
 }
 
-/// A field that two readers could take two values from must not occur twice.
-fn once<T>(field: &mut Option<T>, name: &str, value: T) -> Result<(), Reply> {
+/// Sets a field. One that occurs twice has two values, and two readers might use different ones.
+fn set_once<T>(field: &mut Option<T>, name: &str, value: T) -> Result<(), Reply> {
     match field.replace(value) {
         None => Ok(()),
         Some(_) => Err(Reply::invalid(format_args!("there are two {name} headers"))),
     }
 }
 
+/// Returns the value of a field without the whitespace around it. It must be ASCII.
 fn text<'a>(name: &str, value: &'a [u8]) -> Result<&'a str, Reply> {
     let value = std::str::from_utf8(value).ok().filter(|value| value.is_ascii());
     value
@@ -234,7 +214,7 @@ fn text<'a>(name: &str, value: &'a [u8]) -> Result<&'a str, Reply> {
         .ok_or_else(|| Reply::invalid(format_args!("{name} is not plain ASCII")))
 }
 
-/// Digits and nothing else. A number that is too long for the type is too long for every limit.
+/// Accepts digits only. A number too large for the type exceeds every limit.
 fn parse_length(digits: &str) -> Result<u64, Reply> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Reply::invalid("Content-Length is not a number"));
@@ -246,7 +226,7 @@ fn parse_length(digits: &str) -> Result<u64, Reply> {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Option<Head>, u16> {
+    fn read(bytes: &[u8]) -> Result<Option<RequestHead>, u16> {
         match head_end(bytes, 0) {
             Ok(Some(end)) => parse(&bytes[..end]).map(Some).map_err(|reply| reply.status()),
             Ok(None) => Ok(None),
@@ -255,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_request_is_understood() {
+    fn an_ordinary_request_is_parsed() {
         let head = read(
             b"POST /v3/a%2Fb?x=1?y HTTP/1.1\r\nhOST: localhost:1\r\nOrigin:\tnull \r\n\
               Authorization: Bearer t\r\nContent-Length: 007\r\nContent-Type:application/json\r\n\
@@ -273,13 +253,13 @@ mod tests {
     }
 
     #[test]
-    fn http_1_0_is_one_request_a_connection_and_no_interim_answer() {
+    fn http_1_0_gets_one_request_per_connection_and_no_interim_response() {
         let head = read(b"GET / HTTP/1.0\r\nHost: x\r\nExpect: 100-continue\r\n\r\n");
         let head = head.ok().unwrap().unwrap();
         assert!(head.last && !head.expects_continue);
     }
 
-    const REFUSED: [(&str, u16); 47] = [
+    const REJECTED: [(&str, u16); 47] = [
         ("\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         ("GET / HTTP/1.1\nHost: x\n\n", 400),
         ("GET / HTTP/1.1\r\nHost: x\n\r\n", 400),
@@ -330,14 +310,14 @@ mod tests {
     ];
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_refused() {
-        for (request, status) in REFUSED {
+    fn ambiguous_requests_are_rejected() {
+        for (request, status) in REJECTED {
             assert_eq!(read(request.as_bytes()).err(), Some(status), "{request:?}");
         }
     }
 
     #[test]
-    fn a_length_beyond_every_number_is_still_a_length() {
+    fn a_length_too_large_for_its_type_is_the_largest_length() {
         let head =
             read(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n");
         assert_eq!(head.ok().unwrap().unwrap().content_length, u64::MAX);
@@ -351,17 +331,17 @@ mod tests {
     }
 
     #[test]
-    fn a_head_of_16_kib_is_read_and_one_byte_more_is_not() {
+    fn a_head_of_16_kib_is_accepted_and_one_byte_more_is_not() {
         assert!(read(&padded(HEAD_BYTES_MAX)).is_ok_and(|head| head.is_some()));
         assert_eq!(read(&padded(HEAD_BYTES_MAX + 1)).err(), Some(431));
-        // Refused without waiting for an end that would come too late.
+        // Rejected at the limit, before its end arrives.
         let endless = padded(HEAD_BYTES_MAX * 2);
         assert_eq!(read(&endless[..HEAD_BYTES_MAX]).err(), Some(431));
         assert!(read(&endless[..HEAD_BYTES_MAX - 1]).is_ok_and(|head| head.is_none()));
     }
 
     #[test]
-    fn headers_64_are_read_and_65_are_not() {
+    fn the_64th_header_is_accepted_and_the_65th_is_not() {
         let with =
             |more: usize| format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(more));
         assert!(read(with(HEADERS_MAX - 1).as_bytes()).is_ok());
@@ -369,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_found_however_the_bytes_arrive() {
+    fn the_end_of_the_head_is_found_however_the_bytes_arrive() {
         let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET";
         for first in 0..request.len() {
             let early = head_end(&request[..first], 0).ok().unwrap();

@@ -1,7 +1,7 @@
-//! What can be asked, and the answers.
+//! The routes, and the replies of those that are not about sessions.
 //!
-//! A request comes here twice: with its head, to be let in ([`App::admit`]), and with its body, to
-//! be answered ([`App::answer`]). Between the two the body is read, for those only who were let in.
+//! A request comes here twice: with its head, to be authorized ([`App::authorize`]), and with its
+//! body, to be answered ([`App::answer`]). Only the body of an authorized request is read.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -18,31 +18,31 @@ use crate::token::Token;
 
 use super::auth;
 use super::reply::Reply;
-use super::request::Head;
-use super::sessions::{self, Answer, Asked};
+use super::request::RequestHead;
+use super::sessions::{self, Answer};
 
 /// What the server answers from.
 pub struct App {
     pub token: Token,
     pub daemon_id: String,
-    /// The port that the listener has, as clients must name it in `Host`.
+    /// The port of the listener, which clients name in `Host`.
     pub port: u16,
-    /// [`sys::boot_clock`] when the daemon began.
+    /// The [`sys::boot_clock`] at the start of the daemon.
     pub started: Duration,
     pub log: Log,
     pub sessions: Arc<Runtime>,
-    /// Open event streams.
+    /// The number of open event streams.
     pub streams: Arc<AtomicUsize>,
-    /// Called for each shutdown that is granted, before its answer is written.
+    /// Called for each accepted shutdown request, before the reply is written.
     pub on_shutdown: Box<dyn Fn() + Send + Sync>,
-    /// Called for each request that is let in; must be quick.
+    /// Called for each authorized request; must be fast.
     pub on_activity: Box<dyn Fn() + Send + Sync>,
 }
 
-/// A request that was let in.
-pub struct Admitted {
+/// An authorized request.
+pub struct Authorized {
     route: Route,
-    caller: Caller,
+    has_token: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,13 +51,6 @@ enum Route {
     Metrics,
     Shutdown,
     Sessions(sessions::Route),
-}
-
-#[derive(PartialEq, Eq)]
-enum Caller {
-    Stranger,
-    /// Has shown the token.
-    Owner,
 }
 
 impl Route {
@@ -72,7 +65,7 @@ impl Route {
         }
     }
 
-    /// The methods that it takes, as the `Allow` header lists them.
+    /// Returns the methods that it accepts, for the `Allow` header.
     fn methods(&self) -> &'static str {
         match self {
             Route::Health | Route::Metrics => "GET, HEAD",
@@ -81,31 +74,31 @@ impl Route {
         }
     }
 
-    /// Whether it has something to say to those who show no token.
-    fn is_open(&self) -> bool {
+    /// Whether it answers requests without a token.
+    fn is_public(&self) -> bool {
         *self == Route::Health
     }
 
-    /// Whether the token may stand in the URL, where histories and logs keep it.
-    fn takes_token_in_query(&self) -> bool {
+    /// Whether it accepts the token in the URL, which histories and logs keep.
+    fn accepts_token_in_query(&self) -> bool {
         matches!(self, Route::Health | Route::Sessions(sessions::Route::Sse))
     }
 }
 
 impl App {
-    /// Whether the request with this head is served; `Err` is the answer that it gets instead.
+    /// Decides from its head whether a request is answered; `Err` is the refusal.
     ///
     /// Without the token, a route that does not exist looks like one that does.
-    pub fn admit(&self, head: &Head) -> Result<Admitted, Reply> {
-        auth::check_sender(head, self.port)?;
+    pub fn authorize(&self, head: &RequestHead) -> Result<Authorized, Reply> {
+        auth::check_origin(head, self.port)?;
         let route = Route::find(&head.path);
         let presented = auth::bearer(head).or_else(|| {
-            let in_query = route.as_ref().is_some_and(Route::takes_token_in_query);
+            let in_query = route.as_ref().is_some_and(Route::accepts_token_in_query);
             in_query.then(|| auth::token_in_query(head)).flatten()
         });
-        let caller = match presented {
-            Some(token) if self.token.matches(token.as_bytes()) => Caller::Owner,
-            None if route.as_ref().is_some_and(Route::is_open) => Caller::Stranger,
+        let has_token = match presented {
+            Some(token) if self.token.matches(token.as_bytes()) => true,
+            None if route.as_ref().is_some_and(Route::is_public) => false,
             _ => return Err(auth::unauthorized()),
         };
         let Some(route) = route else {
@@ -118,47 +111,34 @@ impl App {
             return Err(Reply::problem(405, "METHOD_NOT_ALLOWED", message).with("Allow", methods));
         }
         auth::check_body_type(head)?;
-        Ok(Admitted { route, caller })
+        Ok(Authorized { route, has_token })
     }
 
-    /// The answer to a request that was let in, or something that will answer it.
-    pub fn answer(&self, admitted: &Admitted, head: &Head, body: &[u8]) -> Answer {
+    /// Answers an authorized request.
+    pub fn answer(&self, authorized: &Authorized, head: &RequestHead, body: &[u8]) -> Answer {
         (self.on_activity)();
-        match &admitted.route {
-            Route::Health => self.health(&admitted.caller).into(),
+        match &authorized.route {
+            Route::Health => self.health(authorized.has_token).into(),
             Route::Metrics => self.metrics().into(),
             Route::Shutdown => self.shutdown(body).into(),
             Route::Sessions(route) => {
-                let asked = Asked {
-                    method: head.method.as_str(),
-                    query: &head.query,
-                    last_event_id: head.last_event_id.as_deref(),
-                    body,
-                    headers: auth::shared_headers(head),
-                };
-                let answer = sessions::answer(&self.sessions, &self.streams, route, asked);
+                let answer = sessions::answer(&self.sessions, &self.streams, route, head, body);
                 answer.unwrap_or_else(Answer::Now)
             }
         }
     }
 
-    fn health(&self, caller: &Caller) -> Reply {
-        let mut health = protocol::Health {
+    fn health(&self, has_token: bool) -> Reply {
+        let contract = || protocol::Contract { name: "opta-daemon-v3".to_owned(), version: 1 };
+        let health = protocol::Health {
             status: "ok".to_owned(),
             version: protocol::PROTOCOL_VERSION.to_owned(),
             uptime: sys::boot_clock().saturating_sub(self.started).as_secs(),
-            daemon_id: None,
-            contract: None,
-            build: None,
-            runtime: None,
+            daemon_id: has_token.then(|| self.daemon_id.clone()),
+            contract: has_token.then(contract),
+            build: has_token.then(|| env!("CARGO_PKG_VERSION").to_owned()),
+            runtime: has_token.then(|| self.sessions.counts()),
         };
-        if *caller == Caller::Owner {
-            health.daemon_id = Some(self.daemon_id.clone());
-            health.contract =
-                Some(protocol::Contract { name: "opta-daemon-v3".to_owned(), version: 1 });
-            health.build = Some(env!("CARGO_PKG_VERSION").to_owned());
-            health.runtime = Some(self.sessions.counts());
-        }
         Reply::json(200, &health)
     }
 
@@ -201,11 +181,11 @@ impl App {
     }
 }
 
-impl Admitted {
-    /// The longest body that this request may have.
-    pub fn body_max(&self) -> usize {
+impl Authorized {
+    /// Returns the size limit of the body.
+    pub fn body_bytes_max(&self) -> usize {
         match &self.route {
-            Route::Sessions(route) => route.body_max(),
+            Route::Sessions(route) => route.body_bytes_max(),
             _ => limits::BODY_BYTES_MAX,
         }
     }

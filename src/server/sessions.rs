@@ -18,8 +18,10 @@ use crate::session::desk::{Decision, Problem, Session};
 use crate::session::rules::SessionId;
 use crate::session::runtime::Runtime;
 
+use super::auth;
 use super::reply::Reply;
-use super::stream::{Follower, Poll, Stream, Ticket};
+use super::request::RequestHead;
+use super::stream::{Follower, Poll, Stream, StreamSlot};
 
 /// What can be done with sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +58,7 @@ impl Route {
         })
     }
 
-    /// The methods that it takes, as the `Allow` header lists them.
+    /// Returns the methods that it accepts, for the `Allow` header.
     pub fn methods(&self) -> &'static str {
         match self {
             Route::All => "GET, HEAD, POST",
@@ -66,24 +68,13 @@ impl Route {
         }
     }
 
-    /// The longest body that it takes.
-    pub fn body_max(&self) -> usize {
+    /// Returns the size limit of its body.
+    pub fn body_bytes_max(&self) -> usize {
         match self {
             Route::Turns(_) => limits::TURN_BODY_BYTES_MAX,
             _ => limits::BODY_BYTES_MAX,
         }
     }
-}
-
-/// A request, taken apart.
-pub struct Asked<'a> {
-    pub method: &'a str,
-    pub query: &'a str,
-    /// Of the header `Last-Event-ID`.
-    pub last_event_id: Option<&'a str>,
-    pub body: &'a [u8],
-    /// Headers that a stream must carry.
-    pub headers: String,
 }
 
 /// An answer, or something that answers in time.
@@ -104,24 +95,25 @@ pub fn answer(
     runtime: &Arc<Runtime>,
     streams: &Arc<AtomicUsize>,
     route: &Route,
-    asked: Asked<'_>,
+    head: &RequestHead,
+    body: &[u8],
 ) -> Result<Answer, Reply> {
     runtime.sweep();
-    match (route, asked.method) {
-        (Route::All, "POST") => create(runtime, asked.body).map(Answer::Now),
-        (Route::All, _) => list(runtime, asked.query).map(Answer::Now),
+    match (route, head.method.as_str()) {
+        (Route::All, "POST") => create(runtime, body).map(Answer::Now),
+        (Route::All, _) => list(runtime, &head.query).map(Answer::Now),
         (Route::One(id), "DELETE") => {
             runtime.delete(&parse_id(id)?).map_err(refuse)?;
             Ok(Reply::empty(204).into())
         }
         (Route::One(id), _) => show(&find(runtime, id)?).map(Answer::Now),
-        (Route::Turns(id), _) => submit(runtime, &find(runtime, id)?, asked.body).map(Answer::Now),
-        (Route::Events(id), _) => poll(find(runtime, id)?, asked.query).map(Answer::Poll),
-        (Route::Cancel(id), _) => cancel(runtime, &find(runtime, id)?, asked.body).map(Answer::Now),
+        (Route::Turns(id), _) => submit(runtime, &find(runtime, id)?, body).map(Answer::Now),
+        (Route::Events(id), _) => poll(find(runtime, id)?, &head.query).map(Answer::Poll),
+        (Route::Cancel(id), _) => cancel(runtime, &find(runtime, id)?, body).map(Answer::Now),
         (Route::Permission(id, request), _) => {
-            decide(&find(runtime, id)?, request.as_deref(), asked.body).map(Answer::Now)
+            decide(&find(runtime, id)?, request.as_deref(), body).map(Answer::Now)
         }
-        (Route::Sse, _) => stream(runtime, streams, asked),
+        (Route::Sse, _) => stream(runtime, streams, head),
     }
 }
 
@@ -261,24 +253,27 @@ fn poll(session: Arc<Session>, query: &str) -> Result<Poll, Reply> {
 fn stream(
     runtime: &Runtime,
     streams: &Arc<AtomicUsize>,
-    asked: Asked<'_>,
+    head: &RequestHead,
 ) -> Result<Answer, Reply> {
-    let id = value(asked.query, "sessionId")?;
+    let id = value(&head.query, "sessionId")?;
     let id = id.ok_or_else(|| Reply::invalid("sessionId is missing in the query"))?;
     let session = find(runtime, &id)?;
-    // A browser that comes back by itself says where it was in the header; the URL is still the old
-    // one.
-    let resumed = asked.last_event_id.and_then(|id| id.trim().parse().ok());
+    // A browser that reconnects names the last event in a header; its URL is still the old one.
+    let resumed = head.last_event_id.as_deref().and_then(|id| id.trim().parse().ok());
     let after = match resumed {
         Some(after) => after,
-        None => number(asked.query, "afterSeq", 0, u64::MAX)?.unwrap_or(0),
+        None => number(&head.query, "afterSeq", 0, u64::MAX)?.unwrap_or(0),
     };
     let full =
         || Reply::problem(503, "BUSY", "too many event streams are open").with("Retry-After", "1");
-    let ticket = Ticket::take(streams).ok_or_else(full)?;
-    let follower = Follower::new(session, after, answers(asked.query)?);
+    let slot = StreamSlot::take(streams).ok_or_else(full)?;
+    let follower = Follower::new(session, after, answers(&head.query)?);
     let follower = follower.map_err(|error: Error| refuse(error.into()))?;
-    Ok(Answer::Stream(Box::new(Stream { follower, _ticket: ticket, headers: asked.headers })))
+    Ok(Answer::Stream(Box::new(Stream {
+        follower,
+        _slot: slot,
+        headers: auth::cors_headers(head),
+    })))
 }
 
 fn cancel(runtime: &Runtime, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {

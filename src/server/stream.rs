@@ -1,10 +1,9 @@
-//! Answers that take their time: a stream of events (SSE), and a poll that waits for one.
+//! Answers that take time: a stream of events (SSE), and a poll that waits for events.
 //!
-//! Both read the session's journal and wait on two things at once, the client's socket and the
-//! session's waker: a client that leaves is seen at once, and nothing ticks in between but the
-//! heartbeat. There is no queue that could overflow: a client that is slow is further behind in the
-//! journal, and one that takes nothing for [`limits::WRITE_MAX`] is let go, to come back where it
-//! was.
+//! Both read the session's journal and wait on two descriptors at once, the client's socket and the
+//! session's waker: a client that leaves is noticed at once, and the only timer is the heartbeat.
+//! No queue can overflow: a slow client lags behind in the journal, and one that reads nothing for
+//! [`limits::WRITE_MAX`] is disconnected and can resume where it was.
 //!
 //! <https://html.spec.whatwg.org/multipage/server-sent-events.html>
 
@@ -15,66 +14,62 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
 use crate::session::desk::{Session, Subscription};
 use crate::session::journal::{Batch, Reader};
 use crate::{limits, sys};
 
 use super::reply::Reply;
 
-/// A place among the streams, given back when it is dropped.
-pub struct Ticket(Arc<AtomicUsize>);
+/// One of the [`limits::STREAMS_MAX`] streams. Dropping it makes room for another.
+pub struct StreamSlot(Arc<AtomicUsize>);
 
-impl Ticket {
-    /// A place, if one of [`limits::STREAMS_MAX`] is free.
-    pub fn take(taken: &Arc<AtomicUsize>) -> Option<Ticket> {
-        let more = |taken| (taken < limits::STREAMS_MAX).then_some(taken + 1);
-        let took = taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
-        took.is_ok().then(|| Ticket(Arc::clone(taken)))
+impl StreamSlot {
+    /// Takes a slot; `None` if there is none.
+    pub fn take(open: &Arc<AtomicUsize>) -> Option<StreamSlot> {
+        let increment = |open| (open < limits::STREAMS_MAX).then_some(open + 1);
+        let taken = open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, increment);
+        taken.is_ok().then(|| StreamSlot(Arc::clone(open)))
     }
 }
 
-impl Drop for Ticket {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// A session's events after a place, as a client follows them.
+/// A session's events after a number, as a client follows them.
 pub struct Follower {
     session: Arc<Session>,
     reader: Reader,
     waker: Subscription,
     after: u64,
-    /// The client has sent what is not ours to read now: its leaving cannot be seen any more.
-    deaf: bool,
+    /// The client has sent its next request, which is read later: its socket stays readable, so its
+    /// leaving cannot be noticed any more.
+    has_next_request: bool,
 }
 
-/// What came of waiting.
+/// How a wait ended.
 enum Waited {
-    /// There may be more.
-    Look,
-    /// Nothing happened in time.
-    Silence,
-    /// The client has left.
-    Gone,
+    /// There may be more events.
+    Woken,
+    TimedOut,
+    /// The client left.
+    Disconnected,
 }
 
 impl Follower {
-    /// Follows `session` from behind event number `after`, for somebody who may be one who
-    /// `answers` questions.
-    pub fn new(
-        session: Arc<Session>,
-        after: u64,
-        answers: bool,
-    ) -> Result<Follower, crate::error::Error> {
-        // The waker first: what is appended from now on rings it.
+    /// Follows `session` after event number `after`. `answers`: this client can answer questions.
+    pub fn new(session: Arc<Session>, after: u64, answers: bool) -> Result<Follower, Error> {
+        // Before the reader, so that no event falls in between.
         let waker = session.subscribe(answers)?;
         let reader = session.reader();
-        Ok(Follower { session, reader, waker, after, deaf: false })
+        Ok(Follower { session, reader, waker, after, has_next_request: false })
     }
 
-    /// The next events. That there are some and none can be read is an error, or the reader would
-    /// look for them for ever.
+    /// Reads the next events. Fails if there are some and none can be read; otherwise the caller
+    /// would look for them endlessly.
     fn next(&mut self, events_max: usize) -> io::Result<Batch> {
         let last = self.reader.last_seq();
         let batch = self.reader.after(self.after, events_max)?;
@@ -88,25 +83,24 @@ impl Follower {
     fn wait(&mut self, client: &TcpStream, limit: Duration) -> io::Result<Waited> {
         self.waker.arm();
         if self.reader.last_seq() > self.after || self.session.is_closed() {
-            return Ok(Waited::Look);
+            return Ok(Waited::Woken);
         }
         let (waker, client_fd) = (self.waker.as_fd(), client.as_fd());
-        let watched = if self.deaf { waker } else { client_fd };
-        let [spoke, rang] = sys::wait_readable([watched, waker], Some(limit))?;
-        if rang {
+        let watched = if self.has_next_request { waker } else { client_fd };
+        let [readable, woken] = sys::wait_readable([watched, waker], Some(limit))?;
+        if woken {
             self.waker.drain();
-            return Ok(Waited::Look);
+            return Ok(Waited::Woken);
         }
-        if !spoke {
-            return Ok(Waited::Silence);
+        if !readable {
+            return Ok(Waited::TimedOut);
         }
         match client.peek(&mut [0]) {
-            // The next request, before this one is answered.
             Ok(count) if count > 0 => {
-                self.deaf = true;
-                Ok(Waited::Look)
+                self.has_next_request = true;
+                Ok(Waited::Woken)
             }
-            _ => Ok(Waited::Gone),
+            _ => Ok(Waited::Disconnected),
         }
     }
 }
@@ -114,8 +108,8 @@ impl Follower {
 /// A stream of events.
 pub struct Stream {
     pub follower: Follower,
-    pub _ticket: Ticket,
-    /// Headers that the gate wants added, each with its line end.
+    pub _slot: StreamSlot,
+    /// Further headers, each with its line end.
     pub headers: String,
 }
 
@@ -145,20 +139,21 @@ impl Stream {
                 continue;
             }
             match self.follower.wait(client, limits::HEARTBEAT_EVERY)? {
-                Waited::Look => {}
-                Waited::Silence => out.push_str(": ping\n\n"),
-                Waited::Gone => return Ok(()),
+                Waited::Woken => {}
+                Waited::TimedOut => out.push_str(": ping\n\n"),
+                Waited::Disconnected => return Ok(()),
             }
         }
     }
 }
 
-/// Not an event of the session: it has no number, and a client that comes back does not miss it.
+/// Returns an event that does not belong to the session: it has no number, so a client that
+/// reconnects does not miss it.
 fn last_event() -> &'static str {
     "event: stream.end\ndata: {\"event\":\"stream.end\",\"reason\":\"closed\"}\n\n"
 }
 
-/// A poll for events.
+/// A request for events that waits for the first.
 pub struct Poll {
     pub follower: Follower,
     pub events_max: usize,
@@ -166,7 +161,7 @@ pub struct Poll {
 }
 
 impl Poll {
-    /// Waits for an event, or until the time is over. `None`: the client has left.
+    /// Waits for an event or the deadline. Returns `None` if the client left.
     pub fn run(mut self, client: &TcpStream) -> io::Result<Option<Reply>> {
         let deadline = Instant::now() + self.limit;
         loop {
@@ -176,8 +171,8 @@ impl Poll {
                 return Ok(Some(events(&batch, &self.follower.reader)));
             }
             match self.follower.wait(client, left) {
-                Ok(Waited::Gone) => return Ok(None),
-                Ok(Waited::Look | Waited::Silence) => {}
+                Ok(Waited::Disconnected) => return Ok(None),
+                Ok(Waited::Woken | Waited::TimedOut) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -185,7 +180,7 @@ impl Poll {
     }
 }
 
-/// `{"events":[…],"lastSeq":N}`: the last number that there is, not the last that is given.
+/// Returns `{"events":[…],"lastSeq":N}`: the last number of the session, not of these events.
 fn events(batch: &Batch, reader: &Reader) -> Reply {
     let mut body = String::with_capacity(batch.text.len() + batch.events.len() + 64);
     body.push_str("{\"events\":[");

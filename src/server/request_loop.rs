@@ -1,46 +1,70 @@
-//! One connection: request after request, each read, admitted and answered by the connection's own
-//! thread.
+//! The loop that serves one connection, on its own thread: reads a request, authorizes it, answers
+//! it.
 //!
-//! All deadlines are absolute. The socket's timeout is what enforces them; it is only changed when
-//! a request comes in pieces, so that a request that comes whole costs one read and one write.
+//! All deadlines are absolute. The socket's timeouts enforce them; they are changed only when a
+//! request arrives in pieces, so that one that arrives whole costs one read and one write.
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tiny_http::Method;
+
 use crate::error::reason;
-use crate::limits::DRAIN_BYTES_MAX;
+use crate::limits;
 use crate::log::Level;
 
-use super::Deadlines;
 use super::auth;
 use super::connections::ConnectionGuard;
 use super::reply::Reply;
-use super::request::{self, Head};
-use super::routes::{Admitted, App};
+use super::request::{self, RequestHead};
+use super::routes::{App, Authorized};
 use super::sessions::Answer;
 
-/// Serves the connection in `guard` until it ends.
-pub fn serve(guard: &ConnectionGuard, app: &App, deadlines: Deadlines) {
-    if let Ok(mut talk) = ConnectionLoop::open(guard, app, deadlines) {
-        talk.run();
+/// How long a client may take; see [`limits`].
+#[derive(Clone, Copy)]
+pub struct Deadlines {
+    pub idle: Duration,
+    pub head: Duration,
+    pub body: Duration,
+    pub write: Duration,
+    pub drain: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        Deadlines {
+            idle: limits::IDLE_MAX,
+            head: limits::HEAD_MAX,
+            body: limits::BODY_MAX,
+            write: limits::WRITE_MAX,
+            drain: limits::DRAIN_MAX,
+        }
     }
 }
 
-/// One read takes up to this much; most requests are smaller.
+/// Serves a connection until it ends.
+pub fn serve(guard: &ConnectionGuard, app: &App, deadlines: Deadlines) {
+    if let Ok(mut requests) = RequestLoop::new(guard, app, deadlines) {
+        requests.run();
+    }
+}
+
+/// The most that one read takes; most requests are smaller.
 const CHUNK_BYTES: usize = 4096;
 
-struct ConnectionLoop<'a> {
+struct RequestLoop<'a> {
     guard: &'a ConnectionGuard,
     stream: &'a TcpStream,
     app: &'a App,
     deadlines: Deadlines,
-    /// What has arrived and was not understood yet.
-    inbox: Vec<u8>,
-    /// The answer being written; kept for its memory.
-    outbox: Vec<u8>,
+    /// What has arrived and is not parsed yet.
+    unread: Vec<u8>,
+    /// The reply that is being written; kept for its memory.
+    output: Vec<u8>,
     chunk: [u8; CHUNK_BYTES],
     /// What the socket's timeouts are set to.
     read_timeout: Duration,
@@ -49,43 +73,43 @@ struct ConnectionLoop<'a> {
 
 /// Why a connection ends.
 enum End {
-    /// There is nobody to say anything to, or nothing to say.
-    Silent,
-    /// After this answer the two sides no longer agree where the next request begins.
-    Refusal(Reply),
+    /// The client left, or there is nothing to add to the last reply.
+    Close,
+    /// The two sides do not agree on where the next request begins. This reply is the last.
+    Refuse(Reply),
 }
 
 impl From<Reply> for End {
-    fn from(refusal: Reply) -> End {
-        End::Refusal(refusal)
+    fn from(reply: Reply) -> End {
+        End::Refuse(reply)
     }
 }
 
 impl From<io::Error> for End {
     fn from(_: io::Error) -> End {
-        End::Silent
+        End::Close
     }
 }
 
-impl<'a> ConnectionLoop<'a> {
-    fn open(
+impl<'a> RequestLoop<'a> {
+    fn new(
         guard: &'a ConnectionGuard,
         app: &'a App,
         deadlines: Deadlines,
-    ) -> io::Result<ConnectionLoop<'a>> {
+    ) -> io::Result<RequestLoop<'a>> {
         let stream = &guard.connection.stream;
-        // BSDs let it inherit the listener's mode.
+        // On BSDs it inherits the listener's mode.
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(deadlines.idle))?;
         stream.set_write_timeout(Some(deadlines.write))?;
-        Ok(ConnectionLoop {
+        Ok(RequestLoop {
             guard,
             stream,
             app,
             deadlines,
-            inbox: Vec::new(),
-            outbox: Vec::new(),
+            unread: Vec::new(),
+            output: Vec::new(),
             chunk: [0; CHUNK_BYTES],
             read_timeout: deadlines.idle,
             write_timeout: deadlines.write,
@@ -96,8 +120,8 @@ impl<'a> ConnectionLoop<'a> {
         loop {
             match self.exchange() {
                 Ok(()) => {}
-                Err(End::Silent) => return,
-                Err(End::Refusal(reply)) => {
+                Err(End::Close) => return,
+                Err(End::Refuse(reply)) => {
                     let status = reply.status();
                     self.app.log.debug("request refused", &[("status", &status)]);
                     if self.send(reply.closing()).is_ok() {
@@ -109,64 +133,63 @@ impl<'a> ConnectionLoop<'a> {
         }
     }
 
-    /// One request and its answer.
+    /// Handles one request.
     fn exchange(&mut self) -> Result<(), End> {
         let head = self.read_head()?;
-        let outcome = self.answer(&head).and_then(|answer| self.settle(answer));
-        let finish = |reply| finish(reply, &head);
-        let reply = outcome.map(finish).map_err(|end| match end {
-            End::Refusal(reply) => End::Refusal(finish(reply)),
-            End::Silent => End::Silent,
-        })?;
-        self.note(&head, &reply);
+        let reply = match self.reply(&head) {
+            Ok(reply) => complete(reply, &head),
+            Err(End::Refuse(reply)) => return Err(End::Refuse(complete(reply, &head))),
+            Err(End::Close) => return Err(End::Close),
+        };
+        // Checked first: a line that is not written costs nothing.
+        if self.app.log.enabled(Level::Debug) {
+            let fields: [(&str, &dyn Display); 3] =
+                [("method", &head.method), ("path", &head.path), ("status", &reply.status())];
+            self.app.log.debug("request", &fields);
+        }
         if head.last || self.guard.is_closing() {
             self.send(reply.closing())?;
-            return Err(End::Silent);
+            return Err(End::Close);
         }
         self.send(reply)?;
-        // When many are served, the next request is often there when this thread's turn comes
-        // again: then it need not be put to sleep and woken, which costs more than the request.
+        // Under load, the next request has often arrived when this thread runs again. Then it need
+        // not sleep and be woken, which costs more than the request.
         thread::yield_now();
         Ok(())
     }
 
-    /// Waits for an answer that takes its time. After a stream there is nothing more to say.
-    fn settle(&mut self, answer: Answer) -> Result<Reply, End> {
-        match answer {
+    fn reply(&mut self, head: &RequestHead) -> Result<Reply, End> {
+        let authorized = match self.app.authorize(head) {
+            Ok(authorized) => authorized,
+            // The body lies between this request and the next.
+            Err(reply) if head.content_length > 0 => return Err(End::Refuse(reply)),
+            Err(reply) => return Ok(reply),
+        };
+        let body = self.read_body(head, authorized.body_bytes_max())?;
+        match self.answer(head, &authorized, &body) {
             Answer::Now(reply) => Ok(reply),
-            Answer::Poll(poll) => poll.run(self.stream).map_or_else(
-                |error| Ok(Reply::problem(500, "INTERNAL_ERROR", reason(&error))),
-                |reply| reply.ok_or(End::Silent),
-            ),
+            Answer::Poll(poll) => match poll.run(self.stream) {
+                Ok(reply) => reply.ok_or(End::Close),
+                Err(error) => Ok(Reply::problem(500, "INTERNAL_ERROR", reason(&error))),
+            },
             Answer::Stream(stream) => {
-                stream.run(self.stream)?;
-                Err(End::Silent)
+                // Nothing follows a stream, whether it failed or not.
+                drop(stream.run(self.stream));
+                Err(End::Close)
             }
         }
     }
 
-    fn answer(&mut self, head: &Head) -> Result<Answer, End> {
-        match self.app.admit(head) {
-            Ok(admitted) => {
-                let body = self.read_body(head, admitted.body_max())?;
-                Ok(self.answer_safely(head, &admitted, &body))
-            }
-            // The body stands between this request and the next.
-            Err(reply) if head.content_length > 0 => Err(End::Refusal(reply)),
-            Err(reply) => Ok(Answer::Now(reply)),
-        }
-    }
-
-    /// A fault in one answer is that request's misfortune and nobody else's.
-    fn answer_safely(&self, head: &Head, admitted: &Admitted, body: &[u8]) -> Answer {
-        let answered = catch_unwind(AssertUnwindSafe(|| self.app.answer(admitted, head, body)));
+    /// Answers a request. A panic is an error of this request and of no other.
+    fn answer(&self, head: &RequestHead, authorized: &Authorized, body: &[u8]) -> Answer {
+        let answered = catch_unwind(AssertUnwindSafe(|| self.app.answer(authorized, head, body)));
         answered.unwrap_or_else(|panic| {
             let cause = panic
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("unknown");
-            let fields: [(&str, &dyn std::fmt::Display); 3] =
+            let fields: [(&str, &dyn Display); 3] =
                 [("method", &head.method), ("path", &head.path), ("cause", &cause)];
             self.app.log.error("a request panicked", &fields);
             let message = "the daemon has failed at this request; its log says more";
@@ -174,85 +197,72 @@ impl<'a> ConnectionLoop<'a> {
         })
     }
 
-    fn note(&self, head: &Head, reply: &Reply) {
-        // Asked first: nothing is to be paid for lines that are not written.
-        if self.app.log.enabled(Level::Debug) {
-            let fields: [(&str, &dyn std::fmt::Display); 3] =
-                [("method", &head.method), ("path", &head.path), ("status", &reply.status())];
-            self.app.log.debug("request", &fields);
-        }
-    }
-
-    fn read_head(&mut self) -> Result<Head, End> {
+    fn read_head(&mut self) -> Result<RequestHead, End> {
         let mut scanned = 0;
-        let mut begun = (!self.inbox.is_empty()).then(Instant::now);
+        let mut begun = (!self.unread.is_empty()).then(Instant::now);
         loop {
-            if let Some(end) = request::head_end(&self.inbox, scanned)? {
-                let head = request::parse(self.inbox.get(..end).unwrap_or_default())?;
-                self.inbox.drain(..end);
+            if let Some(end) = request::head_end(&self.unread, scanned)? {
+                let head = request::parse(self.unread.get(..end).unwrap_or_default())?;
+                self.unread.drain(..end);
                 return Ok(head);
             }
-            scanned = self.inbox.len();
-            match begun {
+            scanned = self.unread.len();
+            let count = match begun {
                 Some(begun) => {
                     let deadline = begun + self.deadlines.head;
-                    let count =
-                        self.read_before(deadline, CHUNK_BYTES, "the head of the request")?;
-                    self.inbox.extend(self.chunk.iter().take(count));
+                    self.read_before(deadline, CHUNK_BYTES, "the head of the request")?
                 }
-                None => {
-                    let count = self.read_first()?;
-                    begun = Some(Instant::now());
-                    self.inbox.extend(self.chunk.iter().take(count));
-                }
-            }
+                None => self.read_first()?,
+            };
+            begun.get_or_insert_with(Instant::now);
+            self.unread.extend(self.chunk.iter().take(count));
         }
     }
 
-    /// Waits for the first bytes of a request. Silence, and an end between two requests, are
-    /// nobody's fault.
+    /// Waits for the first bytes of a request. A client may be silent, or leave, between two
+    /// requests.
     fn read_first(&mut self) -> Result<usize, End> {
-        self.guard.connection.rest();
-        // Asked after `rest`: a table closed before that has passed this connection by as busy.
+        let connection = &self.guard.connection;
+        connection.set_idle();
+        // Checked after `set_idle`: a server that closes skips the connections that are busy.
         if self.guard.is_closing() {
-            self.guard.connection.evict();
+            connection.close_if_idle();
         }
-        let idle = self.deadlines.idle;
-        match self.read(idle, CHUNK_BYTES)? {
-            0 => Err(End::Silent),
+        match self.read(self.deadlines.idle, CHUNK_BYTES)? {
+            0 => Err(End::Close),
             count => {
-                self.guard.connection.wake();
+                connection.set_busy();
                 Ok(count)
             }
         }
     }
 
-    fn read_body(&mut self, head: &Head, bytes_max: usize) -> Result<Vec<u8>, End> {
+    fn read_body(&mut self, head: &RequestHead, bytes_max: usize) -> Result<Vec<u8>, End> {
         let length = usize::try_from(head.content_length).unwrap_or(usize::MAX);
         if length > bytes_max {
             let message = format_args!("the body is longer than {bytes_max} bytes");
             return Err(Reply::problem(413, "PAYLOAD_TOO_LARGE", message).into());
         }
-        let here = length.min(self.inbox.len());
-        let mut body: Vec<u8> = self.inbox.drain(..here).collect();
+        let here = length.min(self.unread.len());
+        let mut body: Vec<u8> = self.unread.drain(..here).collect();
         if body.len() == length {
             return Ok(body);
         }
         let deadline = Instant::now() + self.deadlines.body;
         if head.expects_continue && body.is_empty() {
-            self.outbox.clear();
-            self.outbox.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.output.clear();
+            self.output.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
             self.flush()?;
         }
         while body.len() < length {
-            let count =
-                self.read_before(deadline, length - body.len(), "the body of the request")?;
+            let most = length - body.len();
+            let count = self.read_before(deadline, most, "the body of the request")?;
             body.extend(self.chunk.iter().take(count));
         }
         Ok(body)
     }
 
-    /// At least one byte of `what`, at most `most`.
+    /// Reads at least one byte of `what` into the chunk, and at most `most`.
     fn read_before(&mut self, deadline: Instant, most: usize, what: &str) -> Result<usize, End> {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.read(left, most) {
@@ -266,7 +276,7 @@ impl<'a> ConnectionLoop<'a> {
         }
     }
 
-    /// Reads into the chunk, at most `most` bytes; [`ErrorKind::TimedOut`] after `timeout`.
+    /// Reads at most `most` bytes into the chunk; fails with `TimedOut` after `timeout`.
     fn read(&mut self, timeout: Duration, most: usize) -> io::Result<usize> {
         if timeout.is_zero() {
             return Err(ErrorKind::TimedOut.into());
@@ -279,7 +289,7 @@ impl<'a> ConnectionLoop<'a> {
         let room = self.chunk.get_mut(..room).unwrap_or_default();
         loop {
             match self.stream.read(room) {
-                // No signal has a handler here, so this does not stretch a deadline.
+                // No signal has a handler, so this does not extend a deadline.
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Err(ErrorKind::TimedOut.into());
@@ -290,15 +300,15 @@ impl<'a> ConnectionLoop<'a> {
     }
 
     fn send(&mut self, reply: Reply) -> io::Result<()> {
-        self.outbox.clear();
-        reply.print(&mut self.outbox)?;
+        self.output.clear();
+        reply.print(&mut self.output)?;
         self.flush()
     }
 
-    /// Writes the outbox before its deadline, or fails.
+    /// Writes the output before its deadline, or fails.
     fn flush(&mut self) -> io::Result<()> {
         let deadline = Instant::now() + self.deadlines.write;
-        let mut rest = self.outbox.as_slice();
+        let mut rest = self.output.as_slice();
         let mut left = self.deadlines.write;
         while !rest.is_empty() {
             if left.is_zero() {
@@ -318,15 +328,15 @@ impl<'a> ConnectionLoop<'a> {
         Ok(())
     }
 
-    /// Reads away what the peer still sends: closing on unread bytes would reset the connection,
-    /// and the reset can overtake the answer.
+    /// Discards what the client still sends. Closing with unread bytes would reset the connection,
+    /// and the reset can overtake the reply.
     fn drain(&mut self) {
         if self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
         let deadline = Instant::now() + self.deadlines.drain;
         let mut drained = 0;
-        while drained < DRAIN_BYTES_MAX {
+        while drained < limits::DRAIN_BYTES_MAX {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.read(left, CHUNK_BYTES) {
                 Ok(0) | Err(_) => return,
@@ -336,8 +346,8 @@ impl<'a> ConnectionLoop<'a> {
     }
 }
 
-/// What an answer owes to its request and not to its route.
-fn finish(reply: Reply, head: &Head) -> Reply {
-    let reply = auth::share(reply, head);
-    if head.method == tiny_http::Method::Head { reply.bodiless() } else { reply }
+/// Completes a reply with what depends on the request and not on its route.
+fn complete(reply: Reply, head: &RequestHead) -> Reply {
+    let reply = auth::with_cors_headers(reply, head);
+    if head.method == Method::Head { reply.bodiless() } else { reply }
 }
