@@ -13,24 +13,24 @@ const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 
-/// The first moment of year 0 and the last of year 9999: what four digits can write.
-const MOMENTS: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
+/// From the first millisecond of year 0 to the last of year 9999: the years with four digits.
+const TIMESTAMPS: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
-/// Now, by the wall clock.
+/// Returns the time of the wall clock.
 pub fn now_millis() -> i64 {
-    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) => millis(since),
         Err(before) => -millis(before.duration()),
     }
 }
 
-/// `2026-03-01T10:00:00.000Z`; moments outside the years 0 to 9999 become the nearest inside. RFC
-/// 3339.
+/// Formats a timestamp as in RFC 3339: `2026-03-01T10:00:00.000Z`. One before year 0 or after year
+/// 9999 becomes the nearest one between.
 pub fn rfc3339(unix_millis: i64) -> String {
-    let moment = unix_millis.clamp(*MOMENTS.start(), *MOMENTS.end());
-    let Date { year, month, day } = Date::of(moment.div_euclid(DAY));
-    let time = moment.rem_euclid(DAY);
+    let millis = unix_millis.clamp(*TIMESTAMPS.start(), *TIMESTAMPS.end());
+    let Date { year, month, day } = Date::of(millis.div_euclid(DAY));
+    let time = millis.rem_euclid(DAY);
     format!(
         "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
         time / HOUR,
@@ -40,10 +40,10 @@ pub fn rfc3339(unix_millis: i64) -> String {
     )
 }
 
-/// The moment that an RFC 3339 date-time names; `None` if it is none.
+/// Parses an RFC 3339 date-time.
 ///
-/// Digits beyond milliseconds are cut off. A leap second, `:60`, counts as the first second of the
-/// next minute, as Unix time has it. The zone must be there.
+/// Digits beyond milliseconds are dropped. A leap second, `:60`, counts as the first second of the
+/// next minute, as in Unix time. The time zone is required.
 pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let mut text = Reader(text);
     let date = text.date()?;
@@ -58,11 +58,11 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
     Some(date.days() * DAY + time - east)
 }
 
-/// One token, cut off after the second unit: `45s`, `14m`, `3h12m`, `3h`, `5d4h`, `5d`.
-pub fn format_duration(span: Duration) -> String {
-    let minutes = span.as_secs() / 60;
+/// Formats a duration as one word of at most two units, rounded down: `45s`, `14m`, `3h12m`, `5d`.
+pub fn format_duration(duration: Duration) -> String {
+    let minutes = duration.as_secs() / 60;
     let hours = minutes / 60;
-    match (span.as_secs(), minutes, hours) {
+    match (duration.as_secs(), minutes, hours) {
         (seconds, 0, _) => format!("{seconds}s"),
         (_, minutes, 0) => format!("{minutes}m"),
         (_, _, ..24) => two_units(hours, "h", minutes % 60, "m"),
@@ -77,10 +77,10 @@ fn two_units(large: u64, large_unit: &str, small: u64, small_unit: &str) -> Stri
     }
 }
 
-/// What `90s`, `10m`, `2h`, `1d` or `1h30m` say: whole numbers, each with its unit, large units
-/// first.
+/// Parses `90s`, `10m`, `2h`, `1d` or `1h30m`: whole numbers with their units, large units first.
 ///
-/// `None` for anything else, a bare number above all, and for more than `u64` holds in seconds.
+/// Returns `None` for others, such as a number without a unit, and for more seconds than a `u64`
+/// holds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut seconds = 0_u64;
@@ -88,7 +88,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         let Some((count, after)) = rest.split_once(unit) else {
             continue;
         };
-        // `parse` alone would take a sign.
+        // `parse` would accept a sign.
         if !count.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
@@ -102,8 +102,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 /// Parses a time as users type it: a duration before now (see [`parse_duration`]), an RFC 3339
 /// date-time, or a local date (`2026-03-01`) or date-time (`2026-03-01 10:00[:00]`, or with a `T`).
 ///
-/// A date is its first second. A time that the change to summer time leaves out is moved by
-/// mktime(3).
+/// A date means its first second. mktime(3) moves a time that daylight saving time skips.
 pub fn parse_timestamp(text: &str, now_millis: i64) -> Option<i64> {
     if let Some(ago) = parse_duration(text) {
         return now_millis.checked_sub(i64::try_from(ago.as_millis()).ok()?);
@@ -134,7 +133,7 @@ fn local(text: &str) -> Option<i64> {
     unix_seconds.checked_mul(SECOND)
 }
 
-/// A day of the Gregorian calendar, extended backwards.
+/// A day of the proleptic Gregorian calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Date {
     year: i64,
@@ -142,54 +141,43 @@ struct Date {
     day: i64,
 }
 
-// Years are counted from March, so that the leap day is the last day of a year: then the days of
-// 4, 100 and 400 years, and those before each month, are always the same.
-const DAYS_IN_YEAR: i64 = 365;
-const DAYS_IN_4_YEARS: i64 = 4 * DAYS_IN_YEAR + 1;
-const DAYS_IN_CENTURY: i64 = 25 * DAYS_IN_4_YEARS - 1;
-const DAYS_IN_400_YEARS: i64 = 4 * DAYS_IN_CENTURY + 1;
-/// The days of a year before March, April, and so on to February.
-const DAYS_BEFORE: [i64; 12] = [0, 31, 61, 92, 122, 153, 184, 214, 245, 275, 306, 337];
-/// 1 January 1970, counted from 1 March of year 0.
+/// The days of 400 years.
+const ERA: i64 = 146_097;
+/// The days from 1 March of year 0 to 1 January 1970.
 const EPOCH: i64 = 719_468;
 
+// Both conversions count years from March, so that the leap day is the last day of a year and the
+// days before each month are the same in every year: (153 * month + 2) / 5. The algorithms are
+// civil_from_days and days_from_civil of https://howardhinnant.github.io/date_algorithms.html.
 impl Date {
-    /// The date so many days after 1 January 1970.
+    /// Returns the date that is `days` after 1 January 1970.
     fn of(days: i64) -> Date {
-        let days = days + EPOCH;
-        let (cycles, days) =
-            (days.div_euclid(DAYS_IN_400_YEARS), days.rem_euclid(DAYS_IN_400_YEARS));
-        // The leap day that only the last century, or year, of a cycle has still belongs to it.
-        let centuries = (days / DAYS_IN_CENTURY).min(3);
-        let days = days - centuries * DAYS_IN_CENTURY;
-        let (leaps, days) = (days / DAYS_IN_4_YEARS, days % DAYS_IN_4_YEARS);
-        let years = (days / DAYS_IN_YEAR).min(3);
-        let days = days - years * DAYS_IN_YEAR;
-        let months = DAYS_BEFORE.into_iter().zip(0_i64..);
-        let (before, month) =
-            months.take_while(|(before, _)| *before <= days).last().unwrap_or_default();
+        let (era, day) = ((days + EPOCH).div_euclid(ERA), (days + EPOCH).rem_euclid(ERA));
+        // Without the leap days before it, every year has 365 days.
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
         Date {
-            year: 400 * cycles + 100 * centuries + 4 * leaps + years + month / 10,
+            year: 400 * era + year + month / 10,
             month: (month + 2) % 12 + 1,
-            day: days - before + 1,
+            day: day - (153 * month + 2) / 5 + 1,
         }
     }
 
-    /// Days since 1 January 1970.
+    /// Returns the days since 1 January 1970.
     fn days(self) -> i64 {
         let month = (self.month + 9) % 12;
         let year = self.year - month / 10;
-        let before = usize::try_from(month).ok().and_then(|month| DAYS_BEFORE.get(month));
         let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-        year * DAYS_IN_YEAR + leap_days + before.unwrap_or(&0) + self.day - 1 - EPOCH
+        365 * year + leap_days + (153 * month + 2) / 5 + self.day - 1 - EPOCH
     }
 }
 
-/// What is left of a text that is read from the left. Times are in milliseconds.
+/// The unread rest of a text. Times are in milliseconds.
 struct Reader<'t>(&'t str);
 
 impl Reader<'_> {
-    /// `2026-03-01`, and a day that exists.
+    /// `2026-03-01`, if that day exists.
     fn date(&mut self) -> Option<Date> {
         let year = self.digits(4)?;
         self.one_of("-")?;
@@ -215,7 +203,7 @@ impl Reader<'_> {
         Some(seconds * SECOND)
     }
 
-    /// `.5`, or nothing.
+    /// `.5`, or 0 if there is no period.
     fn fraction(&mut self) -> Option<i64> {
         if self.one_of(".").is_none() {
             return Some(0);
@@ -230,7 +218,7 @@ impl Reader<'_> {
     fn digits(&mut self, count: usize) -> Option<i64> {
         let (digits, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
-        // `parse` alone would take a sign.
+        // `parse` would accept a sign.
         let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
         digits.parse().ok().filter(|_| all_digits)
     }
@@ -253,7 +241,7 @@ mod tests {
     const TEN: i64 = 1_772_359_200_000; // 2026-03-01T10:00:00Z
 
     #[test]
-    fn moments_are_written_in_utc() {
+    fn timestamps_are_formatted_in_utc() {
         let cases = [
             (0, "1970-01-01T00:00:00.000Z"),
             (-1, "1969-12-31T23:59:59.999Z"),
@@ -262,11 +250,11 @@ mod tests {
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),
             (-2_203_891_200_001, "1900-02-28T23:59:59.999Z"),
             (-2_203_891_200_000, "1900-03-01T00:00:00.000Z"),
-            (*MOMENTS.start(), "0000-01-01T00:00:00.000Z"),
-            (*MOMENTS.start() - 1, "0000-01-01T00:00:00.000Z"),
+            (*TIMESTAMPS.start(), "0000-01-01T00:00:00.000Z"),
+            (*TIMESTAMPS.start() - 1, "0000-01-01T00:00:00.000Z"),
             (i64::MIN, "0000-01-01T00:00:00.000Z"),
-            (*MOMENTS.end(), "9999-12-31T23:59:59.999Z"),
-            (*MOMENTS.end() + 1, "9999-12-31T23:59:59.999Z"),
+            (*TIMESTAMPS.end(), "9999-12-31T23:59:59.999Z"),
+            (*TIMESTAMPS.end() + 1, "9999-12-31T23:59:59.999Z"),
             (i64::MAX, "9999-12-31T23:59:59.999Z"),
         ];
         for (millis, text) in cases {
@@ -277,7 +265,7 @@ mod tests {
     #[test]
     fn every_day_of_ten_thousand_years_follows_the_one_before() {
         let (mut year, mut month, mut day) = (0, 1, 1);
-        for days in *MOMENTS.start() / DAY..=*MOMENTS.end() / DAY {
+        for days in *TIMESTAMPS.start() / DAY..=*TIMESTAMPS.end() / DAY {
             let date = Date { year, month, day };
             assert_eq!((Date::of(days), date.days()), (date, days));
             let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -297,17 +285,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn a_formatted_timestamp_parses_to_itself() {
         let step = 37 * DAY + 5 * HOUR + 41 * MINUTE + 13 * SECOND + 7;
-        let mut millis = *MOMENTS.start();
-        while millis <= *MOMENTS.end() {
+        let mut millis = *TIMESTAMPS.start();
+        while millis <= *TIMESTAMPS.end() {
             assert_eq!(parse_rfc3339(&rfc3339(millis)), Some(millis));
             millis += step;
         }
     }
 
     #[test]
-    fn rfc_3339_is_read_in_all_its_forms() {
+    fn every_form_of_rfc_3339_is_parsed() {
         let cases = [
             ("2026-03-01T10:00:00Z", TEN),
             ("2026-03-01t10:00:00z", TEN),
@@ -325,7 +313,7 @@ mod tests {
             ("2026-03-01T09:59:60.25Z", TEN + 250),
             ("1969-12-31T23:59:59.25Z", -750),
             ("2024-02-29T00:00:00Z", 1_709_164_800_000),
-            ("0000-01-01T00:00:00+00:01", *MOMENTS.start() - MINUTE),
+            ("0000-01-01T00:00:00+00:01", *TIMESTAMPS.start() - MINUTE),
         ];
         for (text, millis) in cases {
             assert_eq!(parse_rfc3339(text), Some(millis), "{text}");
@@ -333,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rfc_3339_is_refused() {
+    fn other_texts_are_not_rfc_3339() {
         let refused = concat!(
             "Z|2026|2026-03-01|2026-03-01T10:00Z|2026-03-01T10:00:00|2026-03-01T10:00:00 Z",
             "| 2026-03-01T10:00:00Z|2026-03-01T10:00:00Z |2026-03-01T10:00:00.Z",
@@ -352,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_one_token() {
+    fn durations_are_formatted_as_one_word() {
         let cases = [
             (0, "0s"),
             (45, "45s"),
@@ -406,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_a_span_ago_or_a_date_time() {
+    fn a_timestamp_is_a_duration_ago_or_a_date_time() {
         assert_eq!(parse_timestamp("10m", TEN), Some(TEN - 10 * MINUTE));
         assert_eq!(parse_timestamp("0s", i64::MIN), Some(i64::MIN));
         assert_eq!(parse_timestamp("1s", i64::MIN), None);
@@ -423,27 +411,27 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_without_a_zone_is_by_the_users_clock() {
+    fn a_timestamp_without_a_time_zone_is_local() {
         for (text, hour, minute, second) in [
             ("2026-03-01 10:00", 10, 0, 0),
             ("2026-03-01T10:20", 10, 20, 0),
             ("2026-03-01 10:20:30", 10, 20, 30),
         ] {
             let millis = parse_timestamp(text, 0).unwrap();
-            // No zone is further than a day from UTC.
+            // Every time zone is less than a day from UTC.
             assert!((millis - TEN).abs() < DAY, "{text}");
             let shown = sys::local_time(millis / SECOND);
             assert_eq!((shown.hour, shown.minute, shown.second), (hour, minute, second));
         }
         assert_eq!(parse_timestamp("2026-03-01", 0), parse_timestamp("2026-03-01 00:00:00", 0));
-        // Years that some systems cannot express end in `None` at worst.
+        // Systems that cannot express these years return `None`.
         for text in ["0000-01-01", "9999-12-31 23:59:60"] {
             drop(parse_timestamp(text, 0).map(rfc3339));
         }
     }
 
     #[test]
-    fn now_is_after_this_was_written() {
+    fn the_clock_is_later_than_this_test() {
         assert!(now_millis() > TEN - 365 * DAY);
     }
 }

@@ -1,7 +1,7 @@
-//! The secret that opens the API: 256 bits from the kernel, fresh at every start.
+//! The secret that authorizes requests to the API: 256 random bits, new at every start.
 //!
-//! It is shown by `opta daemon token` and kept in `state.json`; it reaches no argument,
-//! environment, URL or log.
+//! It is in `state.json`, and `opta daemon token` prints it. No argument, environment, URL or log
+//! has it.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ const PREFIX: &str = "opta_dk_";
 pub struct Token(String);
 
 impl Token {
-    /// A new one. Fails if the kernel gives no random bytes; there is no weaker source.
+    /// Generates a token. Fails if the kernel returns no random bytes; there is no weaker source.
     pub fn generate() -> Result<Token, Error> {
         let mut bytes = [0_u8; 32];
         sys::random(&mut bytes).doing("get random bytes for a token")?;
@@ -27,31 +27,31 @@ impl Token {
         Ok(Token(text))
     }
 
-    /// One that was read from `state.json`; `None` unless it can stand in a header unchanged.
+    /// Accepts a token from `state.json` if it can be sent in a header unchanged.
     pub fn parse(text: String) -> Option<Token> {
         let plain = text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic());
         (plain && !text.is_empty()).then_some(Token(text))
     }
 
-    /// The secret itself, for the two places that must write it.
+    /// Returns the secret, for the two places that must write it.
     pub fn secret(&self) -> &str {
         &self.0
     }
 
-    /// Whether `presented` is the token. Takes the same time wherever the first difference is.
+    /// Returns whether `presented` is the token, after a time that does not depend on where they
+    /// differ.
     pub fn matches(&self, presented: &[u8]) -> bool {
         let ours = self.0.as_bytes();
         let differences = ours
             .iter()
             .zip(presented)
             .fold(0_u8, |differences, (ours, theirs)| differences | (ours ^ theirs));
-        // The length is no secret; the comparison of the bytes must not be cut short by it.
+        // The length is not secret, but must not cut the comparison of the bytes short.
         std::hint::black_box(differences) == 0 && ours.len() == presented.len()
     }
 }
 
-/// `count` letters that may stand in a URL, six bits of randomness each: for names that nobody can
-/// guess.
+/// Generates a name of `count` characters that are valid in URLs, each with six bits of randomness.
 pub fn random_name(count: usize) -> Result<String, Error> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut bytes = [0_u8; 32];
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn it_does_not_show_itself_and_never_repeats() {
+    fn a_token_is_hidden_in_debug_output_and_never_repeats() {
         let token = Token::generate().unwrap();
         assert_eq!(format!("{token:?}"), "Token(…)");
         assert_ne!(token.secret(), Token::generate().unwrap().secret());
