@@ -1,9 +1,7 @@
-//! Private directories and files: for the user alone from the first byte, never through a planted
-//! link, never half written.
-//!
-//! It knows nothing of what the files mean.
+//! Private directories and files: only the user can read them, from the first byte on; they are not
+//! opened through links; they are replaced atomically. What they contain is up to the callers.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -11,66 +9,66 @@ use std::path::{Path, PathBuf};
 use crate::error::{At, Error, Kind};
 use crate::sys;
 
-/// Mode of every file that is made here.
+/// The mode of private files.
 const FILE_MODE: u32 = 0o600;
-/// Mode of a file that other programs of the system read.
+/// The mode of files that other programs read.
 const PUBLIC_FILE_MODE: u32 = 0o644;
-/// Mode of every directory that is made here.
+/// The mode of private directories.
 const DIRECTORY_MODE: u32 = 0o700;
 /// Write permission for group and others.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Makes sure that there is a directory at `path`, or behind a link there, that only this user can
-/// write to. A new one, and its missing parents, get mode 0700; an old one keeps its mode.
+/// Creates a directory at `path`, or at the target of a link there, unless there is one already to
+/// which only this user can write. A new one and its missing parents get mode 0700.
 pub fn ensure_owned_directory(path: &Path) -> Result<(), Error> {
     create_directory(path)?;
-    let found = path.metadata().at("inspect", path)?;
-    if !found.is_dir() {
-        return Err(untrusted(path, "it is not a directory", "move it away"));
-    }
-    check_owner(path, &found)
+    check_directory(path, &path.metadata().at("inspect", path)?)
 }
 
-/// Makes sure that `path` is itself a directory of this user with mode 0700, for secrets.
+/// Creates a directory with mode 0700 at `path`, for secrets, or gives that mode to the one there.
 ///
-/// Refuses one that belongs to somebody else or that others can write to: they may have put things
-/// into it already.
+/// Refuses a directory of another user, or one that others can write to: they may have put files
+/// into it.
 pub fn ensure_private_directory(path: &Path) -> Result<(), Error> {
     create_directory(path)?;
     let found = path.symlink_metadata().at("inspect", path)?;
     if found.is_symlink() {
         return Err(untrusted(path, "it is a symbolic link", "put a real directory there"));
     }
-    if !found.is_dir() {
-        return Err(untrusted(path, "it is not a directory", "move it away"));
-    }
-    check_owner(path, &found)?;
+    check_directory(path, &found)?;
     if found.mode() & 0o7777 != DIRECTORY_MODE {
         let private = Permissions::from_mode(DIRECTORY_MODE);
-        std::fs::set_permissions(path, private).at("make private", path)?;
+        fs::set_permissions(path, private).at("make private", path)?;
     }
     Ok(())
 }
 
 fn create_directory(path: &Path) -> Result<(), Error> {
     match DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path) {
-        // Something that is no directory is there: the caller looks at it and says what it is.
+        // It is not a directory: the caller inspects and reports it.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result.at("create", path),
     }
 }
 
-/// Opens a private file for reading and writing, and makes it if it is not there.
+fn check_directory(path: &Path, found: &Metadata) -> Result<(), Error> {
+    if !found.is_dir() {
+        return Err(untrusted(path, "it is not a directory", "move it away"));
+    }
+    check_owner(path, found)
+}
+
+/// Opens a private file for reading and writing, and creates it if it does not exist.
 pub fn open_or_create(path: &Path) -> Result<File, Error> {
-    own(path, OpenOptions::new().read(true).write(true).create(true))
+    open_for_writing(path, OpenOptions::new().read(true).write(true).create(true))
 }
 
-/// Opens a private file for reading and for writing at its end; `options` say whether it is made.
+/// Opens a private file for reading and appending; `options` decide whether it is created.
 pub fn open_for_append(path: &Path, options: &mut OpenOptions) -> Result<File, Error> {
-    own(path, options.read(true).append(true))
+    open_for_writing(path, options.read(true).append(true))
 }
 
-/// Opens a private file for reading; `None` if it is not there.
+/// Opens a private file for reading; returns `None` if it does not exist.
 pub fn open_if_exists(path: &Path) -> Result<Option<File>, Error> {
     match open(path, OpenOptions::new().read(true)) {
         Ok(file) => Ok(Some(file)),
@@ -79,39 +77,39 @@ pub fn open_if_exists(path: &Path) -> Result<Option<File>, Error> {
     }
 }
 
-/// Opens a file of the user's own making for reading, wherever a link leads; `None` if it is not
-/// there. What is no regular file is refused: it might have no end, or keep the reader waiting.
+/// Opens a file of the user's own for reading, also through links; returns `None` if it does not
+/// exist. Refuses what is not a regular file: it may be endless, or block the reader.
 pub fn open_user_file(path: &Path) -> Result<Option<File>, Error> {
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(cause) => return Err(cause).at("read", path),
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let Some(file) = if_exists(opened).at("read", path)? else {
+        return Ok(None);
     };
-    let plain = file.metadata().at("inspect", path)?.is_file();
-    let refused = || untrusted(path, "it is not a regular file", "move it away");
-    if plain { Ok(Some(file)) } else { Err(refused()) }
+    match file.metadata().at("inspect", path)?.is_file() {
+        true => Ok(Some(file)),
+        false => Err(untrusted(path, "it is not a regular file", "move it away")),
+    }
 }
 
-/// The bytes of a file that is open, up to `bytes_max`; `None` if there are more.
+/// Reads a whole file; returns `None` if it has more than `bytes_max` bytes.
 pub fn read_up_to(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
     let mut bytes = Vec::with_capacity(512);
     file.take(bytes_max + 1).read_to_end(&mut bytes).at("read", path)?;
     Ok(u64::try_from(bytes.len()).is_ok_and(|length| length <= bytes_max).then_some(bytes))
 }
 
-/// Puts `bytes` in the place of `path` in one step: a reader sees the old file or the new one.
+/// Replaces the file at `path` atomically: a reader sees the old file or the new one.
 ///
-/// For one writer at a time: the new file is prepared under a fixed name beside the old one, so
-/// that a crash leaves at most one. Not synced: what is written so describes a living process.
+/// For one writer at a time: the new file is prepared under a fixed name in the same directory, so
+/// that a crash leaves at most one behind. It is not synced: it describes a running process.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     replace_with(path, |mut file, prepared| file.write_all(bytes).at("write", prepared))
 }
 
-/// The same for a file without secrets that other programs read and that is to outlive a power cut:
-/// mode 0644, synced. Missing directories are made as the user's umask has it.
+/// Replaces, in the same way, a file without secrets that other programs read and that must survive
+/// a power failure: mode 0644, synced. Missing directories get the modes of the user's umask.
 pub fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).at("create", directory)?;
+        fs::create_dir_all(directory).at("create", directory)?;
     }
     replace_with(path, |mut file, prepared| {
         file.write_all(bytes).at("write", prepared)?;
@@ -129,7 +127,7 @@ fn replace_with(
     remove(&prepared)?;
     let written = open(&prepared, OpenOptions::new().write(true).create_new(true))
         .and_then(|file| fill(&file, &prepared))
-        .and_then(|()| std::fs::rename(&prepared, path).at("write", path));
+        .and_then(|()| fs::rename(&prepared, path).at("write", path));
     if written.is_err() {
         // The first failure is the one to report.
         drop(remove(&prepared));
@@ -137,24 +135,29 @@ fn replace_with(
     written
 }
 
-/// The file that a process leaves if it is killed while it replaces `path`. The next one that
-/// replaces it removes it.
+/// Returns the path at which the next file is prepared: a process that is killed while it replaces
+/// `path` leaves a file there, and the next replacement removes it.
 pub fn unfinished(path: &Path) -> PathBuf {
     path.with_extension("new")
 }
 
-/// Removes a file; `Ok(false)` if it was not there.
+/// Removes a file; returns false if it did not exist.
 pub fn remove(path: &Path) -> Result<bool, Error> {
-    match std::fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(cause) => Err(cause).at("remove", path),
+    Ok(if_exists(fs::remove_file(path)).at("remove", path)?.is_some())
+}
+
+/// Turns the failure that a file does not exist into `None`.
+pub fn if_exists<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-/// Opens for writing, and takes away what others may do: the file was made under an odd umask, or
-/// opened up since.
-fn own(path: &Path, options: &OpenOptions) -> Result<File, Error> {
+/// Opens for writing, and removes the permissions of others: the file was created under an unusual
+/// umask, or its mode was changed.
+fn open_for_writing(path: &Path, options: &OpenOptions) -> Result<File, Error> {
     let file = open(path, options)?;
     let found = file.metadata().at("inspect", path)?;
     if found.mode() & 0o7777 != FILE_MODE {
@@ -163,32 +166,29 @@ fn own(path: &Path, options: &OpenOptions) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Opens without following a link and without waiting for the other end of a pipe, then checks what
-/// was opened, not what the name meant a moment before.
+/// Opens without following a link and without waiting for the other end of a pipe, then checks the
+/// open file, since its name may have meant another one before.
 fn open(path: &Path, options: &OpenOptions) -> Result<File, Error> {
+    const NOT_REGULAR: &str = "it is not a regular file";
     let mut options = options.clone();
     options.mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let file = match options.open(path) {
-        Ok(file) => file,
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-            return Err(untrusted(path, "it is a symbolic link", "put a real file there"));
-        }
-        Err(error) if error.raw_os_error() == Some(libc::EISDIR) => {
-            return Err(untrusted(path, "it is not a regular file", "move it away"));
-        }
-        Err(cause) => return Err(cause).at("open", path),
-    };
+    let file = options.open(path).or_else(|cause| match cause.raw_os_error() {
+        Some(libc::ELOOP) => Err(untrusted(path, "it is a symbolic link", "put a real file there")),
+        Some(libc::EISDIR) => Err(untrusted(path, NOT_REGULAR, "move it away")),
+        _ => Err(cause).at("open", path),
+    })?;
     let found = file.metadata().at("inspect", path)?;
     if !found.is_file() {
-        return Err(untrusted(path, "it is not a regular file", "move it away"));
+        return Err(untrusted(path, NOT_REGULAR, "move it away"));
     }
     if found.nlink() > 1 {
-        return Err(untrusted(path, "it has a second name (a hard link)", "move it away"));
+        return Err(untrusted(path, "it has a second hard link", "move it away"));
     }
     check_owner(path, &found)?;
     Ok(file)
 }
 
+/// Checks that only this user can write to a file or directory.
 fn check_owner(path: &Path, found: &Metadata) -> Result<(), Error> {
     let me = sys::effective_user();
     if found.uid() != me {
@@ -200,13 +200,13 @@ fn check_owner(path: &Path, found: &Metadata) -> Result<(), Error> {
         return Err(untrusted(path, "it belongs to another user", next_step));
     }
     if found.mode() & OTHERS_WRITE != 0 {
-        let next_step = format!("look what is in it, then: chmod go-w '{}'", path.display());
+        let next_step = format!("look at its contents, then: chmod go-w '{}'", path.display());
         return Err(untrusted(path, "other users can write to it", next_step));
     }
     Ok(())
 }
 
-/// The refusal of a file or directory that must not be trusted with secrets.
+/// Returns the error for a file or directory that must not be trusted with secrets.
 pub fn untrusted(path: &Path, reason: &str, next_step: impl Into<String>) -> Error {
     let action = format!("use {}", path.display());
     Error::cannot(Kind::UntrustedPath, action, reason).with_next_step(next_step)

@@ -1,6 +1,6 @@
-//! Where everything lives. With `config.rs`, the only reader of the environment.
+//! Where every file is. With `config.rs`, the only reader of the environment.
 //!
-//! Every path is absolute from here on: the daemon's working directory is `/`.
+//! Every path is absolute: the daemon's working directory is `/`.
 
 use std::env;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ pub const LAUNCHD_OUTPUT: &str = "daemon/daemon.out.log";
 /// The same for standard error: why the daemon could not start.
 pub const LAUNCHD_ERRORS: &str = "daemon/daemon.err.log";
 
-/// A service manager: the program of the system that starts, watches and ends services.
+/// A service manager: the program that starts, supervises and stops services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manager {
     Systemd,
@@ -25,7 +25,7 @@ pub enum Manager {
 }
 
 impl Manager {
-    /// The one of this system. `OPTA_SERVICE_MANAGER` chooses another, for tests.
+    /// Returns the manager of this system. Tests choose another with `OPTA_SERVICE_MANAGER`.
     pub fn of_this_system() -> Manager {
         let usual = if cfg!(target_os = "macos") { Manager::Launchd } else { Manager::Systemd };
         let asked = variable("OPTA_SERVICE_MANAGER");
@@ -44,7 +44,7 @@ impl Manager {
     }
 }
 
-/// The places of one user's daemon.
+/// The files of one user's daemon.
 #[derive(Clone, Debug)]
 pub struct Paths {
     root: PathBuf,
@@ -54,37 +54,33 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// `$OPTA_HOME`, else on Linux `$XDG_CONFIG_HOME/opta`, else `~/.config/opta`.
+    /// Finds the root: `$OPTA_HOME`, or on Linux `$XDG_CONFIG_HOME/opta`, or `~/.config/opta`.
     ///
-    /// An empty variable counts as unset. A relative `OPTA_HOME` or `HOME` is refused: it would
-    /// mean another place in every directory. A relative `XDG_CONFIG_HOME` is ignored, as the XDG
-    /// Base Directory Specification demands. Without `HOME`, the user database is asked.
+    /// An empty variable counts as unset. A relative `OPTA_HOME` or `HOME` is an error: in every
+    /// directory it would name another one. A relative `XDG_CONFIG_HOME` is ignored, as the XDG
+    /// Base Directory Specification demands. Without `HOME`, the user database is read.
     pub fn from_environment() -> Result<Paths, Error> {
         let home = variable("HOME").map(PathBuf::from).or_else(sys::home_of_user);
         let config_home = variable("XDG_CONFIG_HOME").map(PathBuf::from);
         let config_home = config_home.filter(|path| path.is_absolute());
         let root = match variable("OPTA_HOME").map(PathBuf::from) {
-            Some(root) if root.is_relative() => {
-                let because = format!("OPTA_HOME is not an absolute path: '{}'", root.display());
-                return Err(no_home(because));
-            }
-            Some(root) => root,
+            Some(root) => absolute("OPTA_HOME", &root)?.to_owned(),
             None => match config_home.as_ref().filter(|_| cfg!(target_os = "linux")) {
                 Some(config_home) => config_home.join("opta"),
-                None => absolute(home.as_deref())?.join(".config/opta"),
+                None => home_directory(home.as_deref())?.join(".config/opta"),
             },
         };
         Ok(Paths { root, home, config_home })
     }
 
-    /// The directory of everything: settings, sessions, and the daemon's own.
+    /// The directory that contains settings, sessions and the daemon's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Where the user's service is described: systemd.unit(5), launchd.plist(5).
+    /// The file of the user's service: systemd.unit(5), launchd.plist(5).
     pub fn service(&self, manager: Manager) -> Result<PathBuf, Error> {
-        let home = || absolute(self.home.as_deref());
+        let home = || home_directory(self.home.as_deref());
         Ok(match (manager, &self.config_home) {
             (Manager::Systemd, Some(config)) => config.join("systemd/user/opta-daemon.service"),
             (Manager::Systemd, None) => home()?.join(".config/systemd/user/opta-daemon.service"),
@@ -97,22 +93,22 @@ impl Paths {
         self.root.join("daemon")
     }
 
-    /// The visiting state file of a daemon that serves.
+    /// The state file, `state::DaemonInfo`, of a running daemon.
     pub fn state(&self) -> PathBuf {
         self.root.join("daemon/state.json")
     }
 
-    /// The lock that says whether its owner lives.
+    /// The lock that a daemon holds while it lives.
     pub fn pid(&self) -> PathBuf {
         self.root.join("daemon/daemon.pid")
     }
 
-    /// The start lock at which starters queue.
+    /// The lock that serializes starts.
     pub fn start_lock(&self) -> PathBuf {
         self.root.join("daemon/start.lock")
     }
 
-    /// When the daemon crashed of late.
+    /// The times of recent crashes.
     pub fn crashes(&self) -> PathBuf {
         self.root.join("daemon/crashes.json")
     }
@@ -132,16 +128,15 @@ impl Paths {
         self.root.join("config.json")
     }
 
-    /// Makes the daemon's directory, private, or says why it cannot be used.
+    /// Creates the daemon's directory, private, or reports why it cannot be used.
     ///
-    /// Root in another user's home is refused: the files it would leave there would be in that
-    /// user's way for ever.
+    /// Fails for root in another user's home: that user could not change the files that root would
+    /// create there.
     pub fn prepare(&self) -> Result<(), Error> {
         if sys::effective_user() == 0 {
             self.refuse_root_in_a_users_home()?;
         }
-        // Whatever mask the caller has: one that takes the user's own rights would lock the user
-        // out.
+        // The caller's mask may remove even the user's own permissions.
         sys::private_umask();
         disk::ensure_owned_directory(&self.root)?;
         disk::ensure_private_directory(&self.daemon())
@@ -160,7 +155,7 @@ impl Paths {
         Err(disk::untrusted(nearest, reason, next_step))
     }
 
-    /// `path` as people write it: `~` for the home directory, control characters escaped.
+    /// Returns `path` as users write it: `~` for the home directory, control characters escaped.
     pub fn display(&self, path: &Path) -> String {
         let inside = self.home.as_ref().and_then(|home| path.strip_prefix(home).ok());
         let text = match inside {
@@ -171,14 +166,15 @@ impl Paths {
     }
 }
 
-fn absolute(home: Option<&Path>) -> Result<&Path, Error> {
-    match home {
-        Some(home) if home.is_absolute() => Ok(home),
-        Some(home) => {
-            let because = format!("HOME is not an absolute path: '{}'", home.display());
-            Err(no_home(because))
-        }
-        None => Err(no_home("HOME is not set and the user database has none either")),
+fn home_directory(home: Option<&Path>) -> Result<&Path, Error> {
+    let missing = || no_home("HOME is not set and the user database has none either");
+    absolute("HOME", home.ok_or_else(missing)?)
+}
+
+fn absolute<'p>(variable: &str, path: &'p Path) -> Result<&'p Path, Error> {
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err(no_home(format!("{variable} is not an absolute path: '{}'", path.display()))),
     }
 }
 
@@ -187,7 +183,7 @@ fn no_home(reason: impl Into<String>) -> Error {
         .with_next_step("set HOME or OPTA_HOME to the absolute path of a directory of yours")
 }
 
-/// The value of a variable; an empty one counts as unset.
+/// Returns the value of a variable; an empty one counts as unset.
 fn variable(name: &str) -> Option<OsString> {
     #[expect(clippy::disallowed_methods, reason = "this room and config.rs read the environment")]
     env::var_os(name).filter(|value| !value.is_empty())

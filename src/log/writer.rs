@@ -374,7 +374,7 @@ mod tests {
         std::fs::remove_file(&log).unwrap();
         scratch.append("other", b"");
         std::fs::hard_link(scratch.path().join("other"), &log).unwrap();
-        assert_eq!(refused(&scratch), "it has a second name (a hard link)");
+        assert_eq!(refused(&scratch), "it has a second hard link");
         assert_eq!(scratch.read("other"), "");
     }
 

@@ -217,7 +217,7 @@ fn what_is_no_file_in_the_cards_place_is_refused_and_kept() {
         ("it is not a regular file", |path| fs::create_dir(path).unwrap()),
         ("it is not a regular file", fifo),
         ("it is a symbolic link", |path| symlink("/etc/passwd", path).unwrap()),
-        ("it has a second name (a hard link)", |path| {
+        ("it has a second hard link", |path| {
             let other = path.with_extension("other");
             drop(File::create(&other).unwrap());
             fs::hard_link(other, path).unwrap();

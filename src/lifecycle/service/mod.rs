@@ -16,7 +16,6 @@ mod unit;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -130,10 +129,7 @@ impl Service {
         let fields = UnitFields::of_this_program(paths)?;
         let text = self.text(&fields)?;
         let present = self.writable_file(force)?;
-        let before = match fs::read(&self.file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            read => Some(read.at("read", &self.file)?),
-        };
+        let before = disk::if_exists(fs::read(&self.file)).at("read", &self.file)?;
         let changed = !matches!(&present, ServiceFile::Ours(old) if *old == text);
         if changed {
             disk::replace_public(&self.file, text.as_bytes())?;

@@ -3,13 +3,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::config;
 use crate::error::{At, Error, Kind};
 use crate::paths::Paths;
+use crate::{config, disk};
 
 /// In every file that opta writes, and in no other.
 pub const MARK: &str = "Written by opta ";
@@ -82,11 +81,9 @@ pub enum ServiceFile {
 
 impl ServiceFile {
     pub fn read(path: &Path) -> Result<ServiceFile, Error> {
-        let found = match path.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(ServiceFile::Missing);
-            }
-            found => found.at("inspect", path)?,
+        let found = disk::if_exists(path.symlink_metadata()).at("inspect", path)?;
+        let Some(found) = found else {
+            return Ok(ServiceFile::Missing);
         };
         // A symbolic link is the user's: the file is kept somewhere else.
         if !found.is_file() {
