@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::ops::RangeBounds;
 use std::path::Path;
 
 use nanoserde::DeJson;
@@ -15,22 +16,22 @@ use crate::error::{Error, Kind};
 use crate::log::{Level, Rotation};
 use crate::{disk, json, limits};
 
-/// Which port the daemon is to listen on.
+/// The port on which the daemon listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
-    /// 9999, else the first free one of the fallback ports.
+    /// 9999, or if that is not free the first fallback port that is.
     Default,
-    /// This one if it is free, else as [`Port::Default`].
+    /// This one if it is free, or else as [`Port::Default`].
     Preferred(u16),
-    /// This one or none; `by` says who asked. 0: any free one.
+    /// This one or none; 0 is any free one. `by` names what requires it.
     Exactly { port: u16, by: &'static str },
 }
 
-/// Who asks for a port in `config.json`.
+/// Names a port in `config.json`.
 const BY_FILE: &str = "daemon.port in config.json";
 
 impl Port {
-    /// Whether a service would choose the same port: it reads `config.json`, but neither this
+    /// Returns whether a service would use the same port: it reads `config.json`, but neither this
     /// command's options nor its environment.
     pub fn reaches_service(self) -> bool {
         match self {
@@ -40,18 +41,18 @@ impl Port {
     }
 }
 
-/// What the daemon needs to know before it starts.
+/// The settings with which the daemon starts.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub port: Port,
     pub level: Level,
     pub rotation: Rotation,
-    /// Whether commands may start the daemon on their own account.
+    /// Whether commands that need the daemon may start it.
     pub autostart: bool,
 }
 
 impl Config {
-    /// What holds where neither file nor variable says otherwise.
+    /// The settings without a file and variables.
     pub const DEFAULT: Config = Config {
         port: Port::Default,
         level: Level::Info,
@@ -59,75 +60,82 @@ impl Config {
         autostart: true,
     };
 
-    /// Reads `path`, then the variables, which win. A missing file is an empty one; keys that are
-    /// not known here belong to others.
+    /// Reads the settings in `path` and the variables, which take precedence. A missing file counts
+    /// as an empty one, and unknown keys are ignored.
     pub fn load(path: &Path) -> Result<Config, Error> {
-        let file = read(path)?;
-        let at = |key: &str| format!("{}: {key}", path.display());
+        let (file, at) = read(path)?;
         let autostart = variable("OPTA_NO_AUTOSTART").is_none();
         let mut config = Config { autostart, ..Config::DEFAULT };
-        if let Some(number) = file.daemon.and_then(|daemon| daemon.port) {
-            let port = u16::try_from(number).ok();
-            let port = port.ok_or_else(|| port_refused(at("daemon.port"), &number.to_string()))?;
+        if let Some(port) = file.daemon.and_then(|daemon| daemon.port) {
+            let port = in_range(at("daemon.port"), port, .., PORT)?;
             config.port = Port::Exactly { port, by: BY_FILE };
         }
-        if let Some(log) = file.log {
-            log.apply(&mut config, at)?;
+        let log = file.log.unwrap_or_default();
+        if let Some(text) = log.level {
+            config.level = level(at("log.level"), &text)?;
+        }
+        if let Some(bytes) = log.bytes_max {
+            let min = limits::LOG_BYTES_MIN;
+            let needed = format!("at least {min} bytes are needed");
+            config.rotation.bytes = in_range(at("log.maxBytes"), bytes, min.., &needed)?;
+        }
+        if let Some(files) = log.files {
+            let max = limits::LOG_FILES_MAX;
+            let needed = format!("a number from 0 to {max} is needed");
+            config.rotation.files = in_range(at("log.files"), files, ..=max, &needed)?;
         }
         if let Some(text) = variable("OPTA_DAEMON_PORT") {
-            let refused = || port_refused("OPTA_DAEMON_PORT".into(), &text);
-            let port = text.parse().ok().ok_or_else(refused)?;
+            let port = text.parse().ok().ok_or_else(|| invalid("OPTA_DAEMON_PORT", PORT, &text))?;
             config.port = Port::Exactly { port, by: "OPTA_DAEMON_PORT" };
         }
         if let Some(text) = variable("OPTA_LOG") {
-            config.level = level("OPTA_LOG".into(), &text)?;
+            config.level = level("OPTA_LOG", &text)?;
         }
         Ok(config)
     }
 }
 
-/// What the user has set about the model. `agent::endpoint` decides what of it counts.
+/// The settings of the model. `agent::endpoint` decides which of them apply.
 #[derive(Default)]
 pub struct ModelSettings {
     /// `OPTA_MODEL_URL`
     pub url_variable: Option<String>,
-    /// `connection.url`, or `connection.host` and `connection.port` made into one.
+    /// `connection.url`, or one made of `connection.host` and `connection.port`.
     pub url_config: Option<UrlConfig>,
     /// `OPENAI_BASE_URL`
     pub openai_url: Option<String>,
-    /// `OLLAMA_HOST`, as Ollama understands it: not necessarily a URL.
+    /// `OLLAMA_HOST`, in the form that Ollama defines, which need not be a URL.
     pub ollama_host: Option<String>,
     /// `OPTA_API_KEY`. A secret.
     pub key: Option<String>,
     /// `OPENAI_API_KEY`. A secret.
     pub openai_key: Option<String>,
-    /// `OPTA_MODEL`, else `model.default`.
+    /// `OPTA_MODEL`, or `model.default`.
     pub model: Option<String>,
-    /// `OPTA_TOOL_CHOICE`, else `model.toolChoice`: `auto`, `required` or `required-first`.
+    /// `OPTA_TOOL_CHOICE`, or `model.toolChoice`: `auto`, `required` or `required-first`.
     pub tool_choice: Option<String>,
 }
 
-/// A model server that `config.json` names.
+/// A model server in `config.json`.
 pub struct UrlConfig {
     pub url: String,
-    /// The file, and the key that names it.
+    /// The file and the key.
     pub by: String,
 }
 
 impl ModelSettings {
-    /// Reads `path` and the variables, which win. A missing file is an empty one.
+    /// Reads the settings in `path` and the variables, which take precedence. A missing file counts
+    /// as an empty one.
     pub fn load(path: &Path) -> Result<ModelSettings, Error> {
-        let file = read(path)?;
-        let at = |key: &str| format!("{}: {key}", path.display());
-        let (model, tool_choice) =
-            file.model.map_or((None, None), |keys| (keys.default, keys.tool_choice));
+        let (file, at) = read(path)?;
+        let ModelKeys { default, tool_choice } = file.model.unwrap_or_default();
         let in_file = |at: String, value| filled(value).map(|value| (at, value));
-        let model = in_variable("OPTA_MODEL").or(in_file(at("model.default"), model));
+        let model = in_variable("OPTA_MODEL").or(in_file(at("model.default"), default));
         let choice =
             in_variable("OPTA_TOOL_CHOICE").or(in_file(at("model.toolChoice"), tool_choice));
         Ok(ModelSettings {
             url_variable: variable("OPTA_MODEL_URL"),
-            url_config: file.connection.map_or(Ok(None), |keys| keys.url(at))?,
+            url_config: file.connection.map_or(Ok(None), |keys| keys.url(&at))?,
             openai_url: variable("OPENAI_BASE_URL"),
             ollama_host: variable("OLLAMA_HOST"),
             key: variable("OPTA_API_KEY"),
@@ -138,7 +146,7 @@ impl ModelSettings {
     }
 }
 
-/// What the user has decided about a tool.
+/// The permission of a tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, DeJson)]
 pub enum Rule {
     #[nserde(rename = "allow")]
@@ -149,39 +157,33 @@ pub enum Rule {
     Deny,
 }
 
-/// What turns may do.
+/// The limits of what turns may do.
 pub struct ToolSettings {
-    /// By the names that `permissions` has; some belong to others.
+    /// By tool name. Names of unknown tools are possible.
     pub permissions: HashMap<String, Rule>,
-    /// Tool calls of one turn: `safety.maxToolCalls`.
+    /// The tool calls that a turn may make: `safety.maxToolCalls`.
     pub calls_max: u64,
 }
 
 impl ToolSettings {
-    /// Reads `path`. A missing file is an empty one.
+    /// Reads the settings in `path`. A missing file counts as an empty one.
     pub fn load(path: &Path) -> Result<ToolSettings, Error> {
-        let file = read(path)?;
-        let at = |key: &str| format!("{}: {key}", path.display());
-        let number = file.safety.and_then(|safety| safety.calls_max);
-        let in_range = |number: &i64| (1..=limits::TOOL_CALLS_MAX).contains(&number.unsigned_abs());
-        let calls_max = match number {
+        let (file, at) = read(path)?;
+        let max = limits::TOOL_CALLS_MAX;
+        let calls_max = match file.safety.and_then(|safety| safety.calls_max) {
             None => limits::TOOL_CALLS_DEFAULT,
-            Some(number) if number > 0 && in_range(&number) => number.unsigned_abs(),
-            Some(number) => {
-                let most = limits::TOOL_CALLS_MAX;
-                return Err(invalid(
-                    at("safety.maxToolCalls"),
-                    format!("a number from 1 to {most} is needed, not {number}"),
-                ));
+            Some(calls) => {
+                let needed = format!("a number from 1 to {max} is needed");
+                in_range(at("safety.maxToolCalls"), calls, 1..=max, &needed)?
             }
         };
         Ok(ToolSettings { permissions: file.permissions.unwrap_or_default(), calls_max })
     }
 }
 
-/// What commands that a turn runs see of the caller's environment, beside `LC_*`: where things are,
-/// and how people want them. Whatever may hold a secret is not among them.
-const HANDED_ON: [&str; 23] = [
+/// The variables, beside `LC_*`, that commands of a turn inherit from the caller: where things are,
+/// and what the user prefers. None that may hold a secret.
+const TURN_VARIABLES: [&str; 23] = [
     "CARGO_HOME",
     "COLORTERM",
     "CONDA_PREFIX",
@@ -207,18 +209,19 @@ const HANDED_ON: [&str; 23] = [
     "XDG_RUNTIME_DIR",
 ];
 
-/// The variables that commands of a turn are given: names and values.
+/// Returns the names and values of the variables that commands of a turn inherit.
 pub fn turn_environment() -> Vec<(String, String)> {
     #[expect(clippy::disallowed_methods, reason = "this room and paths.rs read the environment")]
     let variables = env::vars_os();
-    let plain = variables.filter_map(|(name, value)| {
+    let inherited = variables.filter_map(|(name, value)| {
         let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
-        (HANDED_ON.contains(&name.as_str()) || name.starts_with("LC_")).then_some((name, value))
+        let is_listed = TURN_VARIABLES.contains(&name.as_str()) || name.starts_with("LC_");
+        is_listed.then_some((name, value))
     });
-    plain.collect()
+    inherited.collect()
 }
 
-/// Whether output may be coloured when it goes to a terminal. <https://no-color.org>
+/// Returns whether output to a terminal may be colored. <https://no-color.org>
 pub fn color_allowed() -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
 }
@@ -265,7 +268,7 @@ pub fn of_the_daemon() -> Vec<(OsString, OsString)> {
     variables.filter(is_kept).collect()
 }
 
-/// Where the user's shell finds programs.
+/// Returns the directories in which the user's shell searches programs.
 pub fn search_path() -> OsString {
     raw_variable("PATH").unwrap_or_default()
 }
@@ -305,22 +308,17 @@ impl ConnectionKeys {
             (None, Some(_)) => at("connection.port"),
         };
         let number = self.port.unwrap_or(i64::from(limits::MODEL_PORT_DEFAULT));
-        let port = u16::try_from(number).ok().filter(|port| *port != 0);
-        let port = port.ok_or_else(|| {
-            invalid(
-                at("connection.port"),
-                format!("a port is a number from 1 to 65535, not '{number}'"),
-            )
-        })?;
+        let needed = "a port is a number from 1 to 65535";
+        let port: u16 = in_range(at("connection.port"), number, 1.., needed)?;
         let host = host.unwrap_or_else(|| "127.0.0.1".to_owned());
-        // An IPv6 address has colons of its own.
+        // An IPv6 address without brackets.
         let bare = host.contains(':') && !host.starts_with('[');
         let host = if bare { format!("[{host}]") } else { host };
         Ok(Some(UrlConfig { url: format!("http://{host}:{port}"), by }))
     }
 }
 
-#[derive(DeJson)]
+#[derive(DeJson, Default)]
 struct ModelKeys {
     default: Option<String>,
     #[nserde(rename = "toolChoice")]
@@ -332,7 +330,7 @@ struct DaemonKeys {
     port: Option<i64>,
 }
 
-#[derive(DeJson)]
+#[derive(DeJson, Default)]
 struct LogKeys {
     level: Option<String>,
     #[nserde(rename = "maxBytes")]
@@ -340,76 +338,70 @@ struct LogKeys {
     files: Option<i64>,
 }
 
-impl LogKeys {
-    fn apply(self, config: &mut Config, at: impl Fn(&str) -> String) -> Result<(), Error> {
-        if let Some(text) = self.level {
-            config.level = level(at("log.level"), &text)?;
+/// Reads `path`; also returns the function that names a key in it.
+fn read(path: &Path) -> Result<(ConfigFile, impl Fn(&str) -> String), Error> {
+    let shown = path.display().to_string();
+    // Unlike the daemon's own files, it may be a link: some users keep their settings elsewhere.
+    let file = match disk::open_user_file(path)? {
+        None => ConfigFile::default(),
+        Some(mut file) => {
+            let max = limits::CONFIG_BYTES_MAX;
+            let bytes = disk::read_up_to(&mut file, path, max)?;
+            let bytes =
+                bytes.ok_or_else(|| refused(&shown, format!("it is larger than {max} bytes")))?;
+            json::parse(&bytes).map_err(|problem| {
+                refused(format!("{shown}:{}:{}", problem.line, problem.column), problem.what)
+            })?
         }
-        if let Some(number) = self.bytes_max {
-            let bytes = u64::try_from(number).ok().filter(|bytes| *bytes >= limits::LOG_BYTES_MIN);
-            config.rotation.bytes = bytes.ok_or_else(|| {
-                invalid(
-                    at("log.maxBytes"),
-                    format!("at least {} bytes are needed, not {number}", limits::LOG_BYTES_MIN),
-                )
-            })?;
-        }
-        if let Some(number) = self.files {
-            let files = u32::try_from(number).ok().filter(|files| *files <= limits::LOG_FILES_MAX);
-            config.rotation.files = files.ok_or_else(|| {
-                invalid(
-                    at("log.files"),
-                    format!("a number from 0 to {} is needed, not {number}", limits::LOG_FILES_MAX),
-                )
-            })?;
-        }
-        Ok(())
-    }
-}
-
-fn read(path: &Path) -> Result<ConfigFile, Error> {
-    // Unlike the daemon's own files it may be a link: people keep their settings in other places.
-    let Some(mut file) = disk::open_user_file(path)? else {
-        return Ok(ConfigFile::default());
     };
-    let bytes = disk::read_up_to(&mut file, path, limits::CONFIG_BYTES_MAX)?;
-    let bytes = bytes.ok_or_else(|| {
-        invalid(path.display(), format!("it is larger than {} bytes", limits::CONFIG_BYTES_MAX))
-    })?;
-    json::parse(&bytes).map_err(|problem| {
-        invalid(format!("{}:{}:{}", path.display(), problem.line, problem.column), problem.what)
-    })
+    Ok((file, move |key: &str| format!("{shown}: {key}")))
 }
 
-fn level(at: String, text: &str) -> Result<Level, Error> {
-    Level::parse(text)
-        .ok_or_else(|| invalid(at, format!("a level is debug, info, warn or error, not '{text}'")))
+/// Converts a number in `range`; `needed` begins the error for others.
+fn in_range<T: TryFrom<i64> + PartialOrd>(
+    at: String,
+    number: i64,
+    range: impl RangeBounds<T>,
+    needed: &str,
+) -> Result<T, Error> {
+    let value = T::try_from(number).ok().filter(|value| range.contains(value));
+    value.ok_or_else(|| invalid(at, needed, &number.to_string()))
 }
 
-/// The value of a variable, behind its name.
+/// Returns the name and the value of a variable that is set.
 fn in_variable(name: &str) -> Option<(String, String)> {
     variable(name).map(|value| (name.to_owned(), value))
 }
 
 fn checked_model((at, name): (String, String)) -> Result<String, Error> {
-    if name.len() <= limits::NAME_BYTES_MAX && !name.contains(char::is_control) {
+    let max = limits::NAME_BYTES_MAX;
+    if name.len() <= max && !name.contains(char::is_control) {
         return Ok(name);
     }
-    let most = limits::NAME_BYTES_MAX;
-    let because = format!("a model's name has at most {most} bytes and no control characters");
-    Err(invalid(at, because))
+    Err(refused(at, format!("a model's name has at most {max} bytes and no control characters")))
 }
 
 fn checked_choice((at, choice): (String, String)) -> Result<String, Error> {
-    if matches!(choice.as_str(), "auto" | "required" | "required-first") {
-        return Ok(choice);
+    match choice.as_str() {
+        "auto" | "required" | "required-first" => Ok(choice),
+        _ => Err(invalid(at, "a choice is auto, required or required-first", &choice)),
     }
-    let because = format!("a choice is auto, required or required-first, not '{choice}'");
-    Err(invalid(at, because))
 }
 
-/// The refusal of a setting; `at` names the file and the line or the key, or the variable.
-fn invalid(at: impl Display, reason: impl Display) -> Error {
+fn level(at: impl Display, text: &str) -> Result<Level, Error> {
+    let needed = "a level is debug, info, warn or error";
+    Level::parse(text).ok_or_else(|| invalid(at, needed, text))
+}
+
+const PORT: &str = "a port is a number from 0 to 65535";
+
+/// Returns the error for the value of a setting; see [`refused`].
+fn invalid(at: impl Display, needed: &str, found: &str) -> Error {
+    refused(at, format!("{needed}, not '{}'", found.escape_debug()))
+}
+
+/// Returns the error for a setting; `at` names the file and the line or key, or the variable.
+fn refused(at: impl Display, reason: impl Display) -> Error {
     Error::cannot(Kind::InvalidConfig, "use the settings", format!("{at}: {reason}"))
 }
 
@@ -418,12 +410,7 @@ fn filled(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
-fn port_refused(at: String, text: &str) -> Error {
-    let because = format!("a port is a number from 0 to 65535, not '{text}'");
-    invalid(at, because)
-}
-
-/// The value of a variable; an empty one counts as unset.
+/// Returns the value of a variable; an empty one counts as unset.
 fn variable(name: &str) -> Option<String> {
     raw_variable(name).map(|value| value.to_string_lossy().into_owned())
 }
@@ -462,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_choices_are_checked() {
+    fn model_names_and_tool_choices_are_checked() {
         let at = || "OPTA_MODEL".to_owned();
         let longest = "m".repeat(limits::NAME_BYTES_MAX);
         assert_eq!(checked_model((at(), longest.clone())).unwrap(), longest);

@@ -253,9 +253,9 @@ fn damaged_settings_are_refused_by_line_and_kept() {
         (
             "{\"log\":{\"maxBytes\":4095}}",
             ": log.maxBytes",
-            "at least 4096 bytes are needed, not 4095",
+            "at least 4096 bytes are needed, not '4095'",
         ),
-        ("{\"log\":{\"files\":100}}", ": log.files", "a number from 0 to 99 is needed, not 100"),
+        ("{\"log\":{\"files\":100}}", ": log.files", "a number from 0 to 99 is needed, not '100'"),
         ("\u{feff}{}", ":1:1", "{*}"),
         ("[1]", ":1:1", "{*}"),
     ] {
