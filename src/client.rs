@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, reason};
 use crate::http::{EventStream, Response, StreamResponse};
+use crate::protocol::SessionId;
 use crate::protocol::{
     CancelTurns, CreateSession, ErrorBody, Health, ResolvePermission, Shutdown, SubmitTurn,
     TurnAccepted,
 };
-use crate::session::rules::SessionId;
 use crate::session::store::no_session;
 use crate::state::DaemonInfo;
 use crate::{http, json, limits};

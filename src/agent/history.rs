@@ -3,7 +3,7 @@
 //! Nothing is lost: the session keeps everything, and each turn starts with all of it again.
 
 use crate::protocol::ChatMessage;
-use crate::session::rules::{Conversation, Message};
+use crate::session::replay::{Conversation, Message};
 use crate::{json, limits};
 
 use super::clip::clip;
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crate::protocol::SessionSummary;
     use crate::protocol::event::{Event, SessionSnapshot};
-    use crate::session::rules::ToolCall;
+    use crate::session::replay::ToolCall;
 
     fn call(id: &str, arguments: &str) -> ToolCall {
         ToolCall { id: id.into(), name: "t".into(), arguments: arguments.into() }

@@ -3,7 +3,7 @@
 use nanoserde::DeJson;
 
 use crate::json::{self, Raw};
-use crate::session::rules::ToolCall;
+use crate::session::replay::ToolCall;
 
 use super::tools::{Operation, TOOLS, Tool, truncated};
 

@@ -7,10 +7,10 @@ use crate::config::{Rule, ToolSettings};
 use crate::limits;
 use crate::log::Log;
 use crate::protocol::event::{Event, ToolEnd, ToolStart};
-use crate::session::desk::{Patience, Turn};
 use crate::session::journal::Durability;
-use crate::session::rules::ToolCall;
+use crate::session::replay::ToolCall;
 use crate::session::turn::{Fault, cancelled};
+use crate::session::turn::{Turn, WaitLimits};
 
 use super::permissions;
 use super::tool_call::Call;
@@ -101,10 +101,11 @@ impl ToolRunner<'_> {
             }
             _ => {
                 self.log.info("permission requested", &[("tool", &tool.alias)]);
-                let (limit, alone) = (limits::PERMISSION_MAX, limits::ALONE_MAX);
-                let allowed = self.turn.may(tool.name, &call.input(), Patience { limit, alone })?;
+                let limits =
+                    WaitLimits { total: limits::PERMISSION_MAX, unattended: limits::ALONE_MAX };
+                let allowed = self.turn.request_permission(tool.name, &call.input(), limits)?;
                 self.log_decision(tool, if allowed { "allow" } else { "deny" }, "answer");
-                if self.turn.cancelled() {
+                if self.turn.is_cancelled() {
                     return Err(cancelled());
                 }
                 if allowed {
@@ -119,7 +120,7 @@ impl ToolRunner<'_> {
     /// Returns whether a question would be seen: by the caller, or by a client that follows the
     /// session and answers.
     fn can_ask(&self) -> bool {
-        self.turn.options.attended == Some(true) || self.turn.has_listener()
+        self.turn.options.attended == Some(true) || self.turn.has_responder()
     }
 
     fn log_decision(&self, tool: &Tool, decision: &str, by: &str) {

@@ -15,9 +15,10 @@ use crate::log::Log;
 use crate::paths::Paths;
 use crate::protocol::Endpoint;
 use crate::protocol::event::{Event, TurnStats, TurnText};
-use crate::session::desk::{Problem, Turn};
 use crate::session::journal::Durability;
-use crate::session::rules::{Message, ToolCall};
+use crate::session::replay::{Message, ToolCall};
+use crate::session::session::SessionError;
+use crate::session::turn::Turn;
 use crate::session::turn::{Agent, Fault, cancelled};
 
 use super::endpoint::{self, ModelChoice};
@@ -110,7 +111,7 @@ impl<'a> TurnLoop<'a> {
     ) -> Result<TurnLoop<'a>, Fault> {
         let began = Instant::now();
         let workspace = turn.summary().workspace;
-        let conversation = turn.conversation().map_err(Problem::Failed)?;
+        let conversation = turn.conversation().map_err(SessionError::Failed)?;
         let history = History::new(conversation, &system_prompt(workspace.as_deref()));
         let context = ToolContext::new(
             workspace.as_deref(),
@@ -311,7 +312,7 @@ impl<'a> TurnLoop<'a> {
     }
 
     fn check(&self) -> Result<(), Fault> {
-        if self.turn.cancelled() {
+        if self.turn.is_cancelled() {
             return Err(cancelled());
         }
         self.progress.check()
@@ -358,17 +359,6 @@ impl Progress {
     }
 }
 
-impl From<Problem> for Fault {
-    fn from(problem: Problem) -> Fault {
-        let code = match problem {
-            Problem::Storage(_) => "storage-full",
-            Problem::Leaving => "interrupted",
-            _ => "internal-error",
-        };
-        Fault { code, message: problem.to_string() }
-    }
-}
-
 /// Records a delta in the session at once, without waiting for more.
 fn append_delta(turn: &Turn<'_>, delta: &Delta<'_>) -> Result<(), Fault> {
     let (event, text): (fn(TurnText) -> Event, _) = match delta {
@@ -377,7 +367,7 @@ fn append_delta(turn: &Turn<'_>, delta: &Delta<'_>) -> Result<(), Fault> {
     };
     if !text.is_empty() {
         let text = TurnText { turn_id: turn.head.turn_id.clone(), text: text.to_owned() };
-        turn.append(&event(text), Durability::Cached)?;
+        turn.append(&event(text), Durability::Buffered)?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::commands::{Captured, Output, sessions};
 use crate::error::{Error, Kind};
 use crate::limits;
 use crate::paths::Paths;
-use crate::session::rules::SessionId;
+use crate::protocol::SessionId;
 use crate::session::store::Store;
 use crate::session::transcript::turns;
 use crate::sys::signal::Signal;

@@ -21,11 +21,11 @@ use crate::lifecycle::guardian::{Ensured, How};
 use crate::lifecycle::reach::reach;
 use crate::lifecycle::status::{self, Status};
 use crate::paths::Paths;
+use crate::protocol::SessionId;
 use crate::protocol::event::TurnStats;
 use crate::protocol::{
     CreateSession, Endpoint, Grant, Metadata, SubmitTurn, TurnOptions, Variable,
 };
-use crate::session::rules::SessionId;
 use crate::session::turn::Fault;
 use crate::state::DaemonInfo;
 use crate::token::random_name;

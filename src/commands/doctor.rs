@@ -21,7 +21,7 @@ use crate::lifecycle::service::drift::{self, Drift};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::{crashes, guardian, port, run};
 use crate::paths::{Manager, Paths};
-use crate::session::journal;
+use crate::session::reader;
 use crate::session::store::Store;
 use crate::session::turn::Fault;
 use crate::text::escaped;
@@ -447,14 +447,14 @@ fn sessions(paths: &Paths) -> Finding {
     let mut damaged = Vec::new();
     for id in &page.ids {
         let directory = store.directory(id);
-        let journal = directory.join(journal::FILE_NAME);
+        let journal = directory.join(reader::FILE_NAME);
         for (path, mode) in [(&directory, 0o700), (&journal, 0o600)] {
             if let Some(finding) = not_private(paths, path, mode) {
                 return finding;
             }
         }
-        match store.examine(id, |_| {}) {
-            Ok(found) if found.is_damage() => damaged.push((id, found.records)),
+        match store.scan(id, |_| {}) {
+            Ok(found) if found.is_damaged() => damaged.push((id, found.records)),
             // An incomplete record at the end is set aside when the session is next used.
             Ok(_) => {}
             Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {}
@@ -463,7 +463,7 @@ fn sessions(paths: &Paths) -> Finding {
             }
         }
     }
-    if let Err(error) = store.names().and_then(|ids| store.all_listed(&ids)) {
+    if let Err(error) = store.newest_first().and_then(|ids| store.check_all_listed(&ids)) {
         return match error.kind() {
             Kind::SessionsUnlisted => failed(&error, format_args!("rm {}", quoted(&store.index()))),
             _ => failed(&error, LIST),

@@ -9,9 +9,9 @@ use crate::commands::question::Questions;
 use crate::commands::screen::ToolLine;
 use crate::error::{Doing, Error};
 use crate::http::EventStream;
+use crate::protocol::SessionId;
 use crate::protocol::event::{Envelope, Event};
 use crate::protocol::{ErrorDetail, ResolvePermission};
-use crate::session::rules::SessionId;
 use crate::state::DaemonInfo;
 use crate::{client, limits, sys};
 

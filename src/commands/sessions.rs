@@ -15,9 +15,9 @@ use crate::config::Config;
 use crate::error::{At, Error, Kind};
 use crate::lifecycle::reach::reach;
 use crate::paths::Paths;
+use crate::protocol::SessionId;
 use crate::protocol::SessionSummary;
-use crate::session::findings::Findings;
-use crate::session::rules::SessionId;
+use crate::session::reader::JournalReport;
 use crate::session::store::{Store, no_session};
 use crate::session::transcript::{Transcript, turns};
 use crate::sys::watch::Watch;
@@ -105,7 +105,7 @@ fn export(
 fn read(store: &Store, typed: &str, output: &Output) -> Result<Transcript, Error> {
     let id = find(store, typed)?;
     let transcript = Transcript::read(store, &id)?;
-    let found = &transcript.findings;
+    let found = &transcript.report;
     let note = |what: &str| {
         output.note(&format!("{what}; see: opta sessions verify {}", as_argument(&id)));
     };
@@ -131,7 +131,7 @@ pub fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
     if let Some(id) = SessionId::parse(typed).filter(|id| store.has(id)) {
         return Ok(id);
     }
-    let mut found = if typed.is_empty() { Vec::new() } else { store.beginning_with(typed)? };
+    let mut found = if typed.is_empty() { Vec::new() } else { store.with_prefix(typed)? };
     match (found.pop(), found.len()) {
         (None, _) => Err(no_session(typed)),
         (Some(id), 0) => Ok(id),
@@ -174,15 +174,15 @@ struct Verified {
 fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCode, Error> {
     let ids = match typed {
         Some(typed) => vec![find(store, typed)?],
-        None => store.beginning_with("")?,
+        None => store.with_prefix("")?,
     };
     let mut verified = Verified { sessions: 0, damaged_sessions: 0 };
     let mut failed = false;
     let mut torn = Vec::new();
     for id in &ids {
-        match store.examine(id, |_| {}) {
+        match store.scan(id, |_| {}) {
             Ok(found) if found.torn_bytes > 0 || found.missing_bytes > 0 => torn.push((id, found)),
-            Ok(found) if found.is_damage() => print_damage(id, &found, &mut verified, output)?,
+            Ok(found) if found.is_damaged() => print_damage(id, &found, &mut verified, output)?,
             Ok(_) => {}
             // It was deleted meanwhile.
             Err(error) if is_deleted(&error) => continue,
@@ -198,7 +198,7 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
         print_damage(id, &found, &mut verified, output)?;
     }
     if typed.is_none()
-        && let Err(error) = store.all_listed(&ids)
+        && let Err(error) = store.check_all_listed(&ids)
     {
         output.error(&error)?;
         failed = true;
@@ -214,8 +214,8 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
 /// being written. Returns those that are still torn or are damaged elsewhere.
 fn examine_again<'i>(
     store: &Store,
-    torn: Vec<(&'i SessionId, Findings)>,
-) -> Result<Vec<(&'i SessionId, Findings)>, Error> {
+    torn: Vec<(&'i SessionId, JournalReport)>,
+) -> Result<Vec<(&'i SessionId, JournalReport)>, Error> {
     if let Some((last, _)) = torn.last() {
         let directory = store.directory(last);
         // Without a watch, they are examined again at once.
@@ -225,15 +225,15 @@ fn examine_again<'i>(
     }
     let mut damaged = Vec::new();
     for (id, before) in torn {
-        let mut now = match store.examine(id, |_| {}) {
+        let mut now = match store.scan(id, |_| {}) {
             Err(error) if is_deleted(&error) => continue,
             now => now?,
         };
-        if now.sound_bytes != before.sound_bytes {
+        if now.valid_bytes != before.valid_bytes {
             // It is being written; what follows the end is the next record.
-            (now.torn_bytes, now.spoilt, now.spoilt_bytes) = (0, 0, 0);
+            (now.torn_bytes, now.invalid_lines, now.invalid_bytes) = (0, 0, 0);
         }
-        if now.torn_bytes > 0 || now.is_damage() {
+        if now.torn_bytes > 0 || now.is_damaged() {
             damaged.push((id, now));
         }
     }
@@ -242,13 +242,13 @@ fn examine_again<'i>(
 
 fn print_damage(
     id: &SessionId,
-    found: &Findings,
+    found: &JournalReport,
     verified: &mut Verified,
     output: &Output,
 ) -> Result<(), Error> {
     verified.damaged_sessions += 1;
-    let Findings { records, missing_bytes, .. } = *found;
-    let (damaged, torn_bytes) = (found.lost(), found.unfinished_bytes());
+    let JournalReport { records, missing_bytes, .. } = *found;
+    let (damaged, torn_bytes) = (found.lost(), found.incomplete_bytes());
     let session_id = id.as_str().to_owned();
     let s = if records == 1 { "" } else { "s" };
     let mut line = format!(

@@ -212,7 +212,7 @@ fn drain(
     let deadline = Instant::now() + limits::GRACE_MAX;
     let (rested, drained) = (events.clone(), events.clone());
     let stopping = server.stop(move || drop(drained.send(Event::Drained)));
-    sessions.leave(move || drop(rested.send(Event::Rested)));
+    sessions.stop(move || drop(rested.send(Event::Rested)));
     let mut connected = true;
     let mut working = true;
     while working && let Some(event) = next_before(deadline, inbox) {

@@ -8,7 +8,8 @@ pub mod event;
 
 use nanoserde::{DeJson, SerJson};
 
-use crate::json::{self, Raw};
+use crate::json::{self, Lenient, Raw};
+use crate::limits;
 
 /// The version of the protocol, which is not that of the package. A client and a daemon understand
 /// each other if it is equal.
@@ -124,6 +125,25 @@ pub struct ShutdownAccepted {
     pub ok: bool,
 }
 
+/// The id of a session: `[A-Za-z0-9_-]{1,64}`, so that it can be part of a path and of a URL
+/// unchanged.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(String);
+
+impl SessionId {
+    /// Returns the id in `text` if it is one.
+    pub fn parse(text: &str) -> Option<SessionId> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        let is_id = (1..=limits::ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed);
+        is_id.then(|| SessionId(text.to_owned()))
+    }
+
+    /// Returns the id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The body of `POST /v3/sessions`.
 #[derive(Default, DeJson, SerJson)]
 pub struct CreateSession {
@@ -151,7 +171,7 @@ pub struct Metadata {
 #[derive(DeJson)]
 pub struct ChatMessage {
     pub role: String,
-    pub content: Option<Raw>,
+    pub content: Option<Lenient>,
 }
 
 /// What a list shows of a session. Also the reply to `POST /v3/sessions` and to

@@ -172,7 +172,7 @@ impl App {
             },
         };
         if asked.if_idle == Some(true)
-            && let Err(problem) = self.sessions.leave_if_idle()
+            && let Err(problem) = self.sessions.stop_if_idle()
         {
             return Reply::problem(409, "BUSY", problem);
         }

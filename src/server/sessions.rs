@@ -9,14 +9,14 @@ use nanoserde::DeJson;
 use crate::error::Error;
 use crate::json::{self, Raw};
 use crate::limits;
+use crate::protocol::SessionId;
 use crate::protocol::event::SessionConfig;
 use crate::protocol::{
     CancelTurns, ChatMessage, CreateSession, ErrorDetail, Metadata, PermissionReply,
     ResolvePermission, SessionPage, SessionSummary, SubmitTurn,
 };
-use crate::session::desk::{Decision, Problem, Session};
-use crate::session::rules::SessionId;
 use crate::session::runtime::Runtime;
+use crate::session::session::{Decision, Session, SessionError};
 
 use super::auth;
 use super::reply::Reply;
@@ -135,15 +135,15 @@ fn at_most(name: &str, text: Option<&str>, bytes_max: usize) -> Result<(), Reply
 }
 
 /// The reply that tells a client why not.
-fn refuse(problem: Problem) -> Reply {
+fn refuse(problem: SessionError) -> Reply {
     let (status, code) = match &problem {
-        Problem::NoSession(_) => (404, "SESSION_NOT_FOUND"),
-        Problem::Invalid(_) => (400, "INVALID_REQUEST"),
-        Problem::Conflict(_) => (409, "CONFLICT"),
-        Problem::Busy(_) => (409, "BUSY"),
-        Problem::Leaving => (503, "BUSY"),
-        Problem::Storage(_) => (507, "STORAGE_FULL"),
-        Problem::Failed(_) => (500, "INTERNAL_ERROR"),
+        SessionError::NotFound(_) => (404, "SESSION_NOT_FOUND"),
+        SessionError::Invalid(_) => (400, "INVALID_REQUEST"),
+        SessionError::Conflict(_) => (409, "CONFLICT"),
+        SessionError::Busy(_) => (409, "BUSY"),
+        SessionError::Stopping => (503, "BUSY"),
+        SessionError::Storage(_) => (507, "STORAGE_FULL"),
+        SessionError::Failed(_) => (500, "INTERNAL_ERROR"),
     };
     Reply::problem(status, code, problem)
 }

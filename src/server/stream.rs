@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::session::desk::{Session, Subscription};
-use crate::session::journal::{Batch, Reader};
+use crate::session::reader::{Batch, Reader};
+use crate::session::session::{Session, Subscription};
 use crate::{limits, sys};
 
 use super::reply::Reply;

@@ -1,30 +1,28 @@
-//! All sessions of the daemon, and the life of their turns: submitted, queued, run, ended.
+//! All sessions of the daemon: created, opened, listed, deleted, and closed in the end.
 //!
-//! Turns of one session run one after the other, sessions side by side; none waits for another's
-//! disk.
+//! No session waits for the disk of another.
 
-mod work;
+mod turns;
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::Kind;
 use crate::log::Log;
 use crate::mutex::lock;
-use crate::protocol::event::{
-    Event, SessionCancelled, SessionConfig, SessionSnapshot, TurnHead, TurnQueued,
-};
-use crate::protocol::{
-    CancelTurns, RuntimeCounts, SessionSummary, SubmitTurn, TurnAccepted, TurnsCancelled,
-};
+use crate::protocol::event::{Event, SessionConfig, SessionSnapshot, TurnHead};
+use crate::protocol::{RuntimeCounts, SessionId, SessionSummary};
 use crate::{clock, json, limits, sys};
 
-use super::desk::{Desk, Problem, Session, Shut, fresh_id};
-use super::journal::{Durability, Journal};
-use super::rules::{SessionId, State};
+use super::journal::Journal;
+use super::replay::JournalState;
+use super::session::{
+    CloseReason, Session, SessionError, SessionState, new_id, no_session, not_written,
+};
 use super::store::Store;
-use super::turn::{self, Agent, Fault};
+use super::turn::{Agent, Fault, end_event};
 
 /// All sessions of the daemon.
 pub struct Runtime {
@@ -32,244 +30,131 @@ pub struct Runtime {
     daemon_id: String,
     log: Log,
     agent: Box<dyn Agent>,
-    places: Mutex<HashMap<SessionId, Arc<Place>>>,
-    floor: Mutex<Floor>,
+    slots: Mutex<HashMap<SessionId, Arc<Slot>>>,
+    scheduler: Mutex<Scheduler>,
+    /// The number of turns submitted since the daemon started.
     submitted: AtomicU64,
-    pub(super) swept: AtomicU64,
-    /// Streams have ended and nothing is written any more.
+    /// When idle sessions were last dropped, in seconds of the boot clock.
+    pub(super) swept_at: AtomicU64,
+    /// Nothing is opened any more.
     closed: AtomicBool,
 }
 
-/// Where a session is, or is being read from the disk: one at a time for each name.
-#[derive(Default)]
-struct Place {
-    session: Mutex<Option<Arc<Session>>>,
-}
+/// The place of a session in memory. The lock on it is held while the session is created, opened or
+/// deleted: there is never more than one of an id.
+type Slot = Mutex<Option<Arc<Session>>>;
 
 /// The turns of all sessions.
 #[derive(Default)]
-struct Floor {
-    /// Turns that are submitted and not ended.
+struct Scheduler {
+    /// Turns that were submitted and have not ended.
     unfinished: u64,
     /// Threads that run turns.
     workers: usize,
-    /// Sessions with a turn to run and no worker, in the order in which they came.
+    /// Sessions that have a turn to run and no worker, in the order in which they came.
     waiting: VecDeque<Arc<Session>>,
-    leaving: bool,
+    stopping: bool,
     /// Called when the last worker has ended.
-    on_rest: Option<Box<dyn FnOnce() + Send>>,
+    on_idle: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Runtime {
-    /// The sessions in `store`; none is read before it is asked for.
+    /// Returns a runtime for the sessions in `store`. None is read before it is asked for.
     pub fn new(store: Store, daemon_id: &str, log: Log, agent: Box<dyn Agent>) -> Arc<Runtime> {
         Arc::new(Runtime {
             store,
             daemon_id: daemon_id.to_owned(),
             log,
             agent,
-            places: Mutex::default(),
-            floor: Mutex::default(),
+            slots: Mutex::default(),
+            scheduler: Mutex::default(),
             submitted: AtomicU64::new(0),
-            swept: AtomicU64::new(sys::boot_clock().as_secs()),
+            swept_at: AtomicU64::new(sys::boot_clock().as_secs()),
             closed: AtomicBool::new(false),
         })
     }
 
-    /// Where the sessions lie.
+    /// Returns the store of the sessions.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Makes a session, durable when this returns; or gives the one that has this id already.
+    /// Creates a session, durably, or returns the one that has this id already.
     pub fn create(
         &self,
         id: Option<SessionId>,
         config: &SessionConfig,
-    ) -> Result<Arc<Session>, Problem> {
-        let id = match id {
-            Some(id) => id,
-            None => fresh_id("sess_")?,
-        };
-        let created = self.find_or_make(&id, config);
-        if created.is_err() {
-            self.forget_empty(&id);
-        }
-        created
+    ) -> Result<Arc<Session>, SessionError> {
+        let id = id.map_or_else(|| new_id("sess_"), Ok)?;
+        self.with_slot(&id, |slot| match self.load(&id, slot)? {
+            Some(session) => Ok(session),
+            None => Ok(Arc::clone(slot.insert(self.create_new(&id, config)?))),
+        })
     }
 
-    fn find_or_make(
+    fn create_new(
         &self,
         id: &SessionId,
         config: &SessionConfig,
-    ) -> Result<Arc<Session>, Problem> {
-        let place = self.place(id);
-        let mut found = lock(&place.session);
-        if let Some(session) = self.find(id, &mut found)? {
-            return Ok(session);
-        }
-        if lock(&self.floor).leaving {
-            return Err(Problem::Leaving);
-        }
-        let now = clock::rfc3339(clock::now_millis());
-        let summary = State::created(config, &now).summary(id);
-        let first = Event::SessionSnapshot(SessionSnapshot::new(summary, config.clone()).into());
-        if let Err(problem) = json::check(&first.payload()) {
-            // What came with it lies a level deeper now than it did in the request.
-            return Err(Problem::Invalid(format!("metadata or messages: {}", problem.what)));
+    ) -> Result<Arc<Session>, SessionError> {
+        if lock(&self.scheduler).stopping {
+            return Err(SessionError::Stopping);
         }
         let created_at = clock::rfc3339(clock::now_millis());
-        self.store.enter(id, &created_at)?;
+        let summary = JournalState::created(config, &created_at).summary(id);
+        let first = Event::SessionSnapshot(SessionSnapshot::new(summary, config.clone()).into());
+        if let Err(problem) = json::check(&first.payload()) {
+            // What came with it is nested one level deeper than it was in the request.
+            return Err(SessionError::Invalid(format!("metadata or messages: {}", problem.what)));
+        }
+        self.store.add_to_index(id, &created_at)?;
         let directory = self.store.directory(id);
-        let (journal, state) =
-            Journal::create(&directory, id, &self.daemon_id, &first, &created_at)?;
-        self.keep(id, &state, journal.bytes());
+        let journal = Journal::create(&directory, id, &self.daemon_id, &first, &created_at)?;
+        self.save_summary(id, &journal);
         self.log.info("session created", &[("id", &id.as_str())]);
-        let session = Arc::new(Session::new(id.clone(), journal, state));
-        *found = Some(Arc::clone(&session));
+        Ok(Arc::new(Session::new(id.clone(), journal)))
+    }
+
+    /// Returns the session of this id, opened if it is not in memory.
+    pub fn session(&self, id: &SessionId) -> Result<Arc<Session>, SessionError> {
+        let session = self.with_slot(id, |slot| self.load(id, slot))?;
+        let session = session.ok_or_else(|| no_session(id))?;
+        session.retry_pending();
         Ok(session)
     }
 
-    /// The session of this name, read from the disk if need be.
-    pub fn session(&self, id: &SessionId) -> Result<Arc<Session>, Problem> {
-        let place = self.place(id);
-        let found = self.find(id, &mut lock(&place.session));
-        drop(place);
-        let Ok(Some(session)) = found else {
-            self.forget_empty(id);
-            return Err(found.err().unwrap_or_else(|| no_session(id)));
-        };
-        let mut desk = lock(&session.desk);
-        if !desk.owed.is_empty() && session.pay(&mut desk).is_ok() {
-            desk.journal.rest();
-        }
-        drop(desk);
-        Ok(session)
-    }
-
-    /// Submits a turn. It is on the disk when this returns `Ok`, and will be run or reported as
-    /// interrupted.
-    pub fn submit(
-        self: &Arc<Runtime>,
-        session: &Arc<Session>,
-        submission: &SubmitTurn,
-    ) -> Result<TurnAccepted, Problem> {
-        let mut desk = lock(&session.desk);
-        session.check_open(&desk)?;
-        let turn_id = match &submission.turn_id {
-            Some(turn_id) => turn_id.clone(),
-            None => fresh_id("turn_")?.as_str().to_owned(),
-        };
-        if let Some((_, seq)) = desk.state.stage(&turn_id) {
-            return Ok(accepted(turn_id, desk.state.queue.len() as u64, seq));
-        }
-        session.pay(&mut desk)?;
-        desk.check(submission)?;
-        // Counted before it is written: from here on the daemon is not idle.
-        {
-            let mut floor = lock(&self.floor);
-            if floor.leaving {
-                return Err(Problem::Leaving);
-            }
-            floor.unfinished += 1;
-        }
-        let event = queued(&turn_id, submission, desk.state.queue.len() as u64);
-        let seq = session.append(&mut desk, &event, Durability::Synced).inspect_err(|_| {
-            lock(&self.floor).unfinished -= 1;
-        })?;
-        desk.options.insert(turn_id.clone(), submission.options.clone().unwrap_or_default());
-        self.submitted.fetch_add(1, Ordering::Relaxed);
-        let idle = !std::mem::replace(&mut desk.scheduled, true);
-        let queued = desk.state.queue.len() as u64 - 1;
-        drop(desk);
-        if idle {
-            self.schedule(Arc::clone(session));
-        }
-        Ok(accepted(turn_id, queued, seq))
-    }
-
-    /// Cancels turns; what was decided is on the disk when this returns.
-    pub fn cancel(
-        &self,
-        session: &Session,
-        selector: &CancelTurns,
-    ) -> Result<TurnsCancelled, Problem> {
-        let mut desk = lock(&session.desk);
-        let none = selector.turn_id.is_none() && selector.writer_id.is_none();
-        let chosen = |turn: &TurnHead| {
-            let by_turn = selector.turn_id.as_ref().is_none_or(|id| *id == turn.turn_id);
-            by_turn && selector.writer_id.as_ref().is_none_or(|id| *id == turn.writer_id)
-        };
-        let active = desk.state.active.as_ref().is_some_and(chosen);
-        let queued: Vec<TurnHead> = match none {
-            true => Vec::new(),
-            false => desk.state.queue.iter().filter(|turn| chosen(turn)).cloned().collect(),
-        };
-        if !active && queued.is_empty() {
-            return Ok(TurnsCancelled::new(0, false));
-        }
-        let count = queued.len() as u64;
-        let ended = Err(turn::cancelled());
-        let mut events: Vec<Event> = queued.iter().map(|head| turn::end(head, &ended)).collect();
-        events.push(Event::SessionCancelled(SessionCancelled {
-            cancelled: count + u64::from(active),
-            turn_id: selector.turn_id.clone(),
-            writer_id: selector.writer_id.clone(),
-        }));
-        session.append_all(&mut desk, &events, Durability::Synced)?;
-        for turn in &queued {
-            desk.options.remove(&turn.turn_id);
-        }
-        lock(&self.floor).unfinished -= count;
-        if active {
-            desk.cancel_if_idle();
-            session.decided.notify_all();
-        }
-        Ok(TurnsCancelled::new(count, active))
-    }
-
-    /// Deletes a session for ever.
-    pub fn delete(&self, id: &SessionId) -> Result<(), Problem> {
-        let place = self.place(id);
-        let mut found = lock(&place.session);
-        let is_there = self.store.has(id);
-        let session = self.find(id, &mut found);
-        let Ok(Some(session)) = session else {
-            let deleted = match session {
+    /// Deletes a session permanently.
+    pub fn delete(&self, id: &SessionId) -> Result<(), SessionError> {
+        self.with_slot(id, |slot| {
+            let exists = self.store.has(id);
+            let session = match self.load(id, slot) {
+                Ok(Some(session)) => session,
+                Ok(None) if exists => return Ok(self.store.delete(id)?),
                 // What is left of one that cannot be read.
-                Err(Problem::Failed(error)) if is_there && error.kind() == Kind::SessionDamaged => {
-                    self.store.delete(id).map_err(Problem::from)
+                Err(SessionError::Failed(error))
+                    if exists && error.kind() == Kind::SessionDamaged =>
+                {
+                    return Ok(self.store.delete(id)?);
                 }
-                Ok(_) if is_there => self.store.delete(id).map_err(Problem::from),
-                Err(problem) => Err(problem),
-                Ok(_) => Err(no_session(id)),
+                Ok(None) => return Err(no_session(id)),
+                Err(error) => return Err(error),
             };
-            drop(found);
-            drop(place);
-            self.forget_empty(id);
-            return deleted;
-        };
-        let mut desk = lock(&session.desk);
-        if !desk.state.unfinished().is_empty() {
-            return Err(Problem::Busy("a turn of the session is in progress".to_owned()));
-        }
-        self.store.delete(id)?;
-        desk.shut = Some(Shut::Deleted);
-        session.close();
-        *found = None;
-        drop(desk);
-        drop(found);
-        drop(place);
-        // Not before nobody else has the place at hand: there must never be two for one name.
-        self.forget_empty(id);
-        self.log.info("session deleted", &[("id", &id.as_str())]);
-        Ok(())
+            let mut state = lock(&session.state);
+            if state.journal.state().unfinished().next().is_some() {
+                return Err(SessionError::Busy("a turn of the session is in progress".to_owned()));
+            }
+            self.store.delete(id)?;
+            session.close(&mut state, CloseReason::Deleted);
+            *slot = None;
+            self.log.info("session deleted", &[("id", &id.as_str())]);
+            Ok(())
+        })
     }
 
-    /// What a list shows of a session.
-    pub fn summary(&self, id: &SessionId) -> Result<SessionSummary, Problem> {
-        let place = lock(&self.places).get(id).cloned();
-        let session = place.and_then(|place| lock(&place.session).clone());
+    /// Returns what a list shows of a session.
+    pub fn summary(&self, id: &SessionId) -> Result<SessionSummary, SessionError> {
+        let slot = lock(&self.slots).get(id).cloned();
+        let session = slot.and_then(|slot| lock(&slot).clone());
         match session {
             Some(session) => Ok(session.summary()),
             None => Ok(self.store.summary(id)?),
@@ -278,18 +163,17 @@ impl Runtime {
 
     /// Returns what the daemon is working on.
     pub fn counts(&self) -> RuntimeCounts {
-        // Those that are just being read are not waited for: a long journal takes its time, and
-        // whoever asks how the daemon is must not.
-        let places: Vec<Arc<Place>> = lock(&self.places).values().cloned().collect();
-        let known = places.iter().filter_map(|place| place.session.try_lock().ok()?.clone());
-        let sessions: Vec<Arc<Session>> = known.collect();
+        // Sessions that are being opened are not waited for: reading a long journal takes time, and
+        // this must not.
+        let sessions = self.slots().into_iter().filter_map(|slot| slot.try_lock().ok()?.clone());
+        let sessions: Vec<Arc<Session>> = sessions.collect();
         let subscribers: usize = sessions.iter().map(|session| session.subscribers()).sum();
-        let floor = lock(&self.floor);
-        let active = floor.workers as u64;
+        let scheduler = lock(&self.scheduler);
+        let active = scheduler.workers as u64;
         RuntimeCounts {
             session_count: sessions.len() as u64,
             active_turn_count: active,
-            queued_turn_count: floor.unfinished.saturating_sub(active),
+            queued_turn_count: scheduler.unfinished.saturating_sub(active),
             subscriber_count: subscribers as u64,
             ..RuntimeCounts::default()
         }
@@ -300,189 +184,171 @@ impl Runtime {
         self.submitted.load(Ordering::Relaxed)
     }
 
-    /// Decides to leave, if nothing is in progress; in one step, so that no turn can slip in.
-    pub fn leave_if_idle(&self) -> Result<(), Problem> {
-        let mut floor = lock(&self.floor);
-        if floor.unfinished > 0 {
-            let turns = floor.unfinished;
-            return Err(Problem::Busy(format!("{turns} turns are in progress")));
+    /// Stops taking turns if none is in progress. Both in one step, so that no turn can come in
+    /// between.
+    pub fn stop_if_idle(&self) -> Result<(), SessionError> {
+        let mut scheduler = lock(&self.scheduler);
+        match scheduler.unfinished {
+            0 => scheduler.stopping = true,
+            turns => return Err(SessionError::Busy(format!("{turns} turns are in progress"))),
         }
-        floor.leaving = true;
         Ok(())
     }
 
-    /// Takes no more turns. `on_rest` is called when none is running any more, perhaps at once.
-    pub fn leave(&self, on_rest: impl FnOnce() + Send + 'static) {
-        let mut floor = lock(&self.floor);
-        floor.leaving = true;
-        floor.waiting.clear();
-        if floor.workers > 0 {
-            floor.on_rest = Some(Box::new(on_rest));
+    /// Stops taking turns. `on_idle` is called when none is running any more, perhaps at once.
+    pub fn stop(&self, on_idle: impl FnOnce() + Send + 'static) {
+        let mut scheduler = lock(&self.scheduler);
+        scheduler.stopping = true;
+        scheduler.waiting.clear();
+        if scheduler.workers > 0 {
+            scheduler.on_idle = Some(Box::new(on_idle));
         } else {
-            drop(floor);
-            on_rest();
+            drop(scheduler);
+            on_idle();
         }
     }
 
-    /// The end: what has not finished is marked as interrupted, everything is synced, streams end.
+    /// Marks unfinished turns as interrupted, syncs everything and ends the streams.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        for session in self.sessions() {
-            let mut desk = lock(&session.desk);
-            self.interrupt(&session, &mut desk, "the daemon was stopped");
-            if let Err(refused) = desk.journal.settle() {
-                self.complain(&session.id, &Problem::from(refused));
+        for session in self.slots().iter().filter_map(|slot| lock(slot).clone()) {
+            let mut state = lock(&session.state);
+            self.interrupt_turns(&session, &mut state, "the daemon was stopped");
+            if let Err(cause) = state.journal.sync() {
+                self.log_write_error(&session.id, &not_written(&cause));
             }
-            self.keep(&session.id, &desk.state, desk.journal.bytes());
-            desk.cancel_if_idle();
-            desk.shut = Some(Shut::Left);
-            session.decided.notify_all();
-            session.close();
+            self.save_summary(&session.id, &state.journal);
+            if let Some(cancel) = &state.cancel {
+                cancel.cancel();
+            }
+            session.close(&mut state, CloseReason::Stopping);
+            session.changed.notify_all();
         }
     }
 
-    /// Lets sessions that nobody has used for long leave memory. Cheap to call often.
+    /// Drops sessions from memory that have not been used for a long time. Cheap if called often.
     pub fn sweep(&self) {
         let now = sys::boot_clock().as_secs();
-        let before = self.swept.load(Ordering::Relaxed);
+        let before = self.swept_at.load(Ordering::Relaxed);
         if now.saturating_sub(before) < limits::STATE_CHECK_EVERY.as_secs() {
             return;
         }
-        self.swept.store(now, Ordering::Relaxed);
-        let mut places = lock(&self.places);
-        places.retain(|_, place| {
-            // A place or a session that somebody has at hand is in use, however long ago it was
-            // asked for: the machine may have slept since.
-            let rests =
+        self.swept_at.store(now, Ordering::Relaxed);
+        lock(&self.slots).retain(|_, slot| {
+            // A slot or a session that another thread holds is in use, however long ago it was
+            // asked for: the machine may have been suspended since.
+            let is_idle =
                 |session: &Arc<Session>| Arc::strong_count(session) == 1 && session.is_idle(now);
-            Arc::strong_count(place) > 1 || !lock(&place.session).as_ref().is_some_and(rests)
+            Arc::strong_count(slot) > 1 || !lock(slot).as_ref().is_some_and(is_idle)
         });
     }
 
-    fn sessions(&self) -> Vec<Arc<Session>> {
-        let places: Vec<Arc<Place>> = lock(&self.places).values().cloned().collect();
-        places.iter().filter_map(|place| lock(&place.session).clone()).collect()
+    fn slots(&self) -> Vec<Arc<Slot>> {
+        lock(&self.slots).values().cloned().collect()
     }
 
-    fn place(&self, id: &SessionId) -> Arc<Place> {
-        Arc::clone(lock(&self.places).entry(id.clone()).or_default())
-    }
-
-    /// Asking for a session that does not exist must leave nothing in memory.
-    fn forget_empty(&self, id: &SessionId) {
-        let mut places = lock(&self.places);
-        let empty = places
-            .get(id)
-            .is_some_and(|place| Arc::strong_count(place) == 1 && lock(&place.session).is_none());
-        if empty {
-            places.remove(id);
-        }
-    }
-
-    fn find(
+    /// Calls `act` with the lock on the slot of a session. Asking for a session that does not exist
+    /// leaves nothing in memory.
+    fn with_slot<T>(
         &self,
         id: &SessionId,
-        found: &mut Option<Arc<Session>>,
-    ) -> Result<Option<Arc<Session>>, Problem> {
-        // Asked with the place at hand: `close` finds every session that was opened before.
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(Problem::Leaving);
+        act: impl FnOnce(&mut Option<Arc<Session>>) -> Result<T, SessionError>,
+    ) -> Result<T, SessionError> {
+        let slot = Arc::clone(lock(&self.slots).entry(id.clone()).or_default());
+        let result = act(&mut lock(&slot));
+        drop(slot);
+        let mut slots = lock(&self.slots);
+        // Not while another thread holds the slot: there must never be two of one id.
+        let is_unused = |slot: &Arc<Slot>| Arc::strong_count(slot) == 1 && lock(slot).is_none();
+        if slots.get(id).is_some_and(is_unused) {
+            slots.remove(id);
         }
-        if found.is_none() && self.store.has(id) {
-            *found = self.open(id)?;
-        }
-        if let Some(session) = found {
-            session.used.store(sys::boot_clock().as_secs(), Ordering::Relaxed);
-        }
-        Ok(found.clone())
+        result
     }
 
-    /// Reads a session from the disk; what a crash has cut off is marked as interrupted. `None` if
-    /// nothing in the journal was ever acknowledged.
-    fn open(&self, id: &SessionId) -> Result<Option<Arc<Session>>, Problem> {
+    /// Returns the session of a slot, opened if it is on the disk only.
+    fn load(
+        &self,
+        id: &SessionId,
+        slot: &mut Option<Arc<Session>>,
+    ) -> Result<Option<Arc<Session>>, SessionError> {
+        // Checked with the lock on the slot: `close` finds every session that was opened before.
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(SessionError::Stopping);
+        }
+        if slot.is_none() && self.store.has(id) {
+            *slot = self.open(id)?;
+        }
+        if let Some(session) = slot {
+            session.used_at.store(sys::boot_clock().as_secs(), Ordering::Relaxed);
+        }
+        Ok(slot.clone())
+    }
+
+    /// Opens a session and marks turns that a crash has cut off as interrupted. `None` if nothing
+    /// in the journal was ever acknowledged.
+    fn open(&self, id: &SessionId) -> Result<Option<Arc<Session>>, SessionError> {
         let directory = self.store.directory(id);
-        let counted = self.store.counted(id);
-        let (journal, state, findings) = Journal::open(&directory, id, &self.daemon_id)?;
-        let findings = findings.beside(counted);
-        let (torn, missing) = (findings.torn_bytes, findings.missing_bytes);
-        if findings.damaged > 0 || torn > 0 || missing > 0 {
-            let fields: [(&str, &dyn std::fmt::Display); 4] = [
+        let summarized = self.store.summarized_bytes(id);
+        let (journal, report) = Journal::open(&directory, id, &self.daemon_id)?;
+        let report = report.compared_to(summarized);
+        let (torn, missing) = (report.torn_bytes, report.missing_bytes);
+        if report.damaged > 0 || torn > 0 || missing > 0 {
+            let fields: [(&str, &dyn Display); 4] = [
                 ("id", &id.as_str()),
-                ("damaged", &findings.lost()),
+                ("damaged", &report.lost()),
                 ("torn_bytes", &torn),
                 ("missing_bytes", &missing),
             ];
             let what = if torn > 0 { "session repaired" } else { "session is damaged" };
             self.log.warn(what, &fields);
         }
-        if findings.records == 0 {
+        if report.records == 0 {
             // What was never acknowledged has no summary.
-            if counted > 0 {
-                findings.some(id)?;
+            if summarized > 0 {
+                report.require_records(id)?;
             }
             return Ok(None);
         }
         if torn > 0 {
-            // What was set aside is not to be missed as well.
-            self.keep(id, &state, journal.bytes());
+            // What was cut off does not count as missing next time.
+            self.save_summary(id, &journal);
         }
-        let session = Arc::new(Session::new(id.clone(), journal, state));
-        let mut desk = lock(&session.desk);
-        self.interrupt(&session, &mut desk, "the daemon ended while the turn was in progress");
-        desk.journal.rest();
-        drop(desk);
-        let seq = session.summary().seq;
+        let session = Arc::new(Session::new(id.clone(), journal));
+        let mut state = lock(&session.state);
+        let message = "the daemon ended while the turn was in progress";
+        self.interrupt_turns(&session, &mut state, message);
+        state.journal.close_file();
+        let seq = state.journal.state().seq;
+        drop(state);
         self.log.info("session resumed", &[("id", &id.as_str()), ("seq", &seq)]);
         Ok(Some(session))
     }
 
-    fn interrupt(&self, session: &Session, desk: &mut Desk, message: &str) {
-        let turns = desk.state.unfinished();
+    fn interrupt_turns(&self, session: &Session, state: &mut SessionState, message: &str) {
+        let turns: Vec<TurnHead> = state.journal.state().unfinished().cloned().collect();
         if turns.is_empty() {
             return;
         }
-        let fault = Fault { code: "interrupted", message: message.to_owned() };
-        if let Err(problem) = session.fail(desk, &turns, &fault) {
-            self.complain(&session.id, &problem);
+        let fault = Err(Fault { code: "interrupted", message: message.to_owned() });
+        let ends = turns.iter().map(|turn| end_event(turn, &fault)).collect();
+        if let Err(error) = session.end_turns(state, ends) {
+            self.log_write_error(&session.id, &error);
         }
         for turn in &turns {
-            let fields: [(&str, &dyn std::fmt::Display); 2] =
+            let fields: [(&str, &dyn Display); 2] =
                 [("session", &session.id.as_str()), ("id", &turn.turn_id)];
             self.log.warn("turn interrupted", &fields);
         }
     }
 
-    fn keep(&self, id: &SessionId, state: &State, bytes: u64) {
-        if let Err(error) = self.store.keep(id, state, bytes) {
+    fn save_summary(&self, id: &SessionId, journal: &Journal) {
+        if let Err(error) = self.store.save_summary(id, journal.state(), journal.bytes()) {
             self.log.debug("no summary was kept", &[("id", &id.as_str()), ("cause", &error)]);
         }
     }
 
-    fn complain(&self, id: &SessionId, problem: &Problem) {
-        let cause = problem.to_string();
-        self.log.error("session cannot be written", &[("id", &id.as_str()), ("cause", &cause)]);
+    fn log_write_error(&self, id: &SessionId, error: &SessionError) {
+        self.log.error("session cannot be written", &[("id", &id.as_str()), ("cause", error)]);
     }
-}
-
-fn no_session(id: &SessionId) -> Problem {
-    Problem::NoSession(id.as_str().to_owned())
-}
-
-/// Returns the first event of a turn with `before` turns before it in the queue.
-fn queued(turn_id: &str, submission: &SubmitTurn, before: u64) -> Event {
-    let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "anonymous".to_owned());
-    Event::TurnQueued(TurnQueued {
-        turn_id: turn_id.to_owned(),
-        writer_id: name(&submission.writer_id),
-        client_id: name(&submission.client_id),
-        mode: submission.mode.clone(),
-        queue_size: before + 1,
-        position: before,
-        metadata: submission.metadata.clone(),
-        content: submission.content.clone(),
-    })
-}
-
-fn accepted(turn_id: String, queued: u64, seq: u64) -> TurnAccepted {
-    TurnAccepted { turn_id, status: "queued".to_owned(), queued, seq }
 }

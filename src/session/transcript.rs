@@ -1,34 +1,33 @@
-//! A session as people read it, for a terminal or in Markdown; and as programs do, one JSON object.
+//! A session as text for a terminal, as Markdown, and as JSON.
 //!
-//! What was said comes from models and tools, who may say anything. No control character leaves
-//! here but line ends and tabs.
+//! Text and Markdown contain no control characters but line feeds and tabs, whatever models and
+//! tools have written.
 
 use crate::error::Error;
-use crate::json::{self, Raw};
+use crate::json::{self, Lenient, Raw};
 use crate::limits;
 use crate::log::Style;
 use crate::protocol::event::{Event, EventKind};
-use crate::protocol::{ChatMessage, SessionSummary};
+use crate::protocol::{ChatMessage, SessionId, SessionSummary};
 use crate::text::{escaped, sanitized, truncated};
 
-use super::findings::Findings;
-use super::rules::{Conversation, Message, SessionId, State, ToolCall};
+use super::reader::JournalReport;
+use super::replay::{Conversation, JournalState, Message, ToolCall};
 use super::store::Store;
 
 /// A session, read from its journal.
 pub struct Transcript {
     summary: SessionSummary,
     parts: Vec<Part>,
-    /// What is left out, among others.
-    pub findings: Findings,
+    /// Says what is left out.
+    pub report: JournalReport,
 }
 
-/// What happened, in order.
 enum Part {
     Message(Message),
-    /// What the user said in a turn that never began; no part of the conversation.
-    Unsaid(String),
-    /// Why a turn did not get done.
+    /// The input of a turn that never started, which is no part of the conversation.
+    NotStarted(String),
+    /// The end of a turn that failed.
     Failed {
         code: String,
         message: String,
@@ -36,37 +35,41 @@ enum Part {
 }
 
 impl Transcript {
-    /// Reads a session through, up to its last whole record. Changes nothing.
+    /// Reads a session up to its last valid record. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::SessionDamaged`](crate::error::Kind::SessionDamaged) if no record is valid.
     pub fn read(store: &Store, id: &SessionId) -> Result<Transcript, Error> {
-        let mut state = State::default();
+        let mut state = JournalState::default();
         let mut conversation = Conversation::default();
         let mut parts = Vec::new();
-        let findings = store.examine_some(id, |record| {
+        let report = store.scan(id, |record| {
             state.apply_record(record);
             conversation.apply_record(record);
             if record.kind == Some(EventKind::TurnError)
                 && let Some(Event::TurnError(error)) = record.event()
             {
-                parts.extend(conversation.drain().into_iter().map(Part::Message));
-                parts.extend(conversation.take_unsaid(&error.turn_id).map(Part::Unsaid));
+                parts.extend(conversation.take_messages().into_iter().map(Part::Message));
+                parts.extend(conversation.take_queued(&error.turn_id).map(Part::NotStarted));
                 parts.push(Part::Failed { code: error.code, message: error.message });
             }
         })?;
+        let report = report.require_records(id)?;
         parts.extend(conversation.messages().into_iter().map(Part::Message));
-        Ok(Transcript { summary: state.summary(id), parts, findings })
+        Ok(Transcript { summary: state.summary(id), parts, report })
     }
 
-    /// One object: the fields of the summary, and `messages`.
+    /// Returns one object: the fields of the summary, and `messages`.
     pub fn json(&self) -> String {
         let messages = self.parts.iter().filter_map(|part| match part {
             Part::Message(message) => Some(Raw::of(message)),
-            Part::Unsaid(_) | Part::Failed { .. } => None,
+            Part::NotStarted(_) | Part::Failed { .. } => None,
         });
         let messages = Some(messages.collect());
         json::text(&SessionSummary { messages, ..self.summary.clone() })
     }
 
-    /// For a terminal, with its line end: what was said, and a line for each call of a tool.
+    /// Returns the messages for a terminal, with a line per tool call.
     pub fn text(&self, style: Style) -> String {
         let paint = |codes: &str, text: &str| match style {
             Style::Colour => format!("\x1b[{codes}m{text}\x1b[0m"),
@@ -75,8 +78,8 @@ impl Transcript {
         let mut out = format!("{}\n", self.heading());
         let mut speaker = String::new();
         for part in &self.parts {
-            let (role, text, calls) = said(part);
-            // What a tool said is for the model; the export has it.
+            let (role, text, calls) = part.content();
+            // The results of tools are for the model; the export has them.
             if role == "tool" {
                 continue;
             }
@@ -89,14 +92,14 @@ impl Transcript {
                 out.push('\n');
             }
             for call in calls {
-                out.push_str(&paint("2", &format!("  > {}", line_of(call))));
+                out.push_str(&paint("2", &format!("  > {}", call_line(call))));
                 out.push('\n');
             }
         }
         out
     }
 
-    /// In Markdown, with all that was said and done.
+    /// Returns everything as Markdown.
     pub fn markdown(&self) -> String {
         let summary = &self.summary;
         let title = escaped(summary.title.as_deref().unwrap_or("Session"));
@@ -110,7 +113,7 @@ impl Transcript {
         }
         let mut speaker = String::new();
         for part in &self.parts {
-            let (role, text, calls) = said(part);
+            let (role, text, calls) = part.content();
             if role != speaker {
                 out.push_str(&format!("\n## {}\n", capital(&escaped(&role))));
                 speaker.clone_from(&role);
@@ -143,43 +146,47 @@ impl Transcript {
     }
 }
 
-/// `1 turn`, `2 turns`
+/// Returns `1 turn`, `2 turns`.
 pub fn turns(count: u64) -> String {
     format!("{count} turn{}", if count == 1 { "" } else { "s" })
 }
 
-/// Who speaks, what is said, and which tools are called.
-fn said(part: &Part) -> (String, String, &[ToolCall]) {
-    let (role, text) = match part {
-        Part::Message(Message::Given(message)) => given(message),
-        Part::Message(Message::Assistant { text, calls }) => {
-            return ("assistant".to_owned(), text.clone(), calls);
-        }
-        Part::Message(Message::User(text)) | Part::Unsaid(text) => ("user".into(), text.clone()),
-        Part::Message(Message::Tool { result, .. }) => ("tool".into(), result.clone()),
-        Part::Failed { code, message } => ("error".into(), format!("{message} ({code})")),
-    };
-    (role, text, &[])
+impl Part {
+    /// Returns the role of its author, its text and its tool calls.
+    fn content(&self) -> (String, String, &[ToolCall]) {
+        let (role, text) = match self {
+            Part::Message(Message::Given(message)) => given(message),
+            Part::Message(Message::Assistant { text, calls }) => {
+                return ("assistant".to_owned(), text.clone(), calls);
+            }
+            Part::Message(Message::User(text)) | Part::NotStarted(text) => {
+                ("user".into(), text.clone())
+            }
+            Part::Message(Message::Tool { result, .. }) => ("tool".into(), result.clone()),
+            Part::Failed { code, message } => ("error".into(), format!("{message} ({code})")),
+        };
+        (role, text, &[])
+    }
 }
 
+/// Returns the role and the text of a message that the session was created with.
 fn given(message: &str) -> (String, String) {
-    let Ok(ChatMessage { role, content }) = json::parse(message.as_bytes()) else {
-        return ("message".to_owned(), message.to_owned());
-    };
-    let content = content.map_or(String::new(), |content| {
-        let plain = json::parse::<String>(content.as_str().as_bytes());
-        plain.unwrap_or_else(|_not_a_string| content.as_str().to_owned())
-    });
-    (role, content)
+    match json::parse(message.as_bytes()) {
+        Ok(ChatMessage { role, content }) => {
+            (role, content.map_or(String::new(), Lenient::into_text))
+        }
+        Err(_) => ("message".to_owned(), message.to_owned()),
+    }
 }
 
-/// A call on one line, cut at a bound.
-fn line_of(call: &ToolCall) -> String {
+/// Returns a tool call on one line, cut at a limit.
+fn call_line(call: &ToolCall) -> String {
     let line = escaped(&format!("{} {}", call.name, call.arguments));
     truncated(&line, limits::CALL_CHARS_MAX).into_owned()
 }
 
-/// A block that no text within can end: its fence is longer than any in the text. CommonMark, 4.5.
+/// Appends a block that `text` cannot end: its fence is longer than any in the text. CommonMark,
+/// 4.5.
 fn fenced(out: &mut String, language: &str, text: &str) {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
@@ -205,7 +212,7 @@ mod tests {
             turns: 1,
             ..SessionSummary::default()
         };
-        Transcript { summary, parts, findings: Findings::default() }
+        Transcript { summary, parts, report: JournalReport::default() }
     }
 
     fn call(arguments: &str) -> ToolCall {
@@ -224,7 +231,7 @@ mod tests {
             }),
             Part::Message(Message::Tool { call_id: "c1".to_owned(), result: "left out".into() }),
             Part::Message(Message::Assistant { text: "done".to_owned(), calls: Vec::new() }),
-            Part::Unsaid("and?".to_owned()),
+            Part::NotStarted("and?".to_owned()),
             Part::Failed { code: "cancelled".to_owned(), message: "no\x1b".to_owned() },
         ]);
         let expected = concat!(
@@ -241,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_call_is_cut_at_the_bound_and_not_before() {
-        let of = |length: usize| line_of(&call(&"ä".repeat(length - "run_command ".len())));
+        let of = |length: usize| call_line(&call(&"ä".repeat(length - "run_command ".len())));
         assert!(!of(limits::CALL_CHARS_MAX).ends_with('…'));
         let cut = of(limits::CALL_CHARS_MAX + 1);
         assert_eq!(cut.chars().count(), limits::CALL_CHARS_MAX + 1);

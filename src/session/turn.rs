@@ -1,8 +1,18 @@
-//! Turns: what answers them, and how they end.
+//! A turn that is running, as the agent sees it, and how turns end.
 
-use crate::protocol::event::{Event, TurnDone, TurnError, TurnHead, TurnStats};
+use std::time::{Duration, Instant};
 
-use super::desk::Turn;
+use crate::clock;
+use crate::error::Error;
+use crate::json::Raw;
+use crate::mutex::{lock, wait_timeout_while};
+use crate::protocol::event::{Event, PermissionRequest, TurnDone, TurnError, TurnHead, TurnStats};
+use crate::protocol::{Grant, SessionSummary, TurnOptions};
+
+use super::journal::Durability;
+use super::replay::Conversation;
+use super::session::{Decision, Permission, Session, SessionError, SessionState, new_id};
+use super::wake::Cancel;
 
 /// What answers turns.
 pub trait Agent: Send + Sync {
@@ -17,24 +27,149 @@ pub struct Fault {
     pub message: String,
 }
 
+impl From<SessionError> for Fault {
+    fn from(error: SessionError) -> Fault {
+        let code = match error {
+            SessionError::Storage(_) => "storage-full",
+            SessionError::Stopping => "interrupted",
+            _ => "internal-error",
+        };
+        Fault { code, message: error.to_string() }
+    }
+}
+
+/// A turn that is running.
+pub struct Turn<'a> {
+    pub(super) session: &'a Session,
+    pub head: &'a TurnHead,
+    /// Its input, which is also the last message of [`Turn::conversation`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "an agent reads the conversation"))]
+    pub content: &'a str,
+    pub(super) cancel: &'a Cancel,
+    pub options: &'a TurnOptions,
+}
+
+/// How long to wait for the answer to a permission request.
+#[derive(Clone, Copy)]
+pub struct WaitLimits {
+    pub total: Duration,
+    /// While no follower can answer.
+    pub unattended: Duration,
+}
+
+impl Turn<'_> {
+    /// Returns whether it should end as soon as it can.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Returns what is set once the turn should end, to be waited for.
+    pub fn cancel(&self) -> &Cancel {
+        self.cancel
+    }
+
+    /// Returns what the turn may do without a permission request.
+    pub fn grant(&self) -> Grant {
+        self.options.grant().unwrap_or_default()
+    }
+
+    /// Reads the conversation, with the input of this turn as its last message.
+    pub fn conversation(&self) -> Result<Conversation, Error> {
+        self.session.conversation()
+    }
+
+    /// Returns the summary of its session.
+    pub fn summary(&self) -> SessionSummary {
+        self.session.summary()
+    }
+
+    /// Returns whether a follower of the session can answer permission requests.
+    pub fn has_responder(&self) -> bool {
+        self.session.has_responder()
+    }
+
+    /// Appends an event to the session.
+    pub fn append(&self, event: &Event, durability: Durability) -> Result<u64, SessionError> {
+        let mut state = lock(&self.session.state);
+        self.session.append(&mut state, std::slice::from_ref(event), durability)
+    }
+
+    /// Requests permission to call a tool and waits for the answer. Returns `false` when the time
+    /// is up or the turn is cancelled. The request and the answer are events of the session.
+    pub fn request_permission(
+        &self,
+        tool: &str,
+        input: &Raw,
+        limits: WaitLimits,
+    ) -> Result<bool, SessionError> {
+        let request_id = new_id("perm_")?.as_str().to_owned();
+        let wait_ms = i64::try_from(limits.total.as_millis()).unwrap_or(0);
+        let event = Event::PermissionRequest(PermissionRequest {
+            turn_id: self.head.turn_id.clone(),
+            request_id: request_id.clone(),
+            tool_name: tool.to_owned(),
+            args: input.clone(),
+            input: input.clone(),
+            expires_at: clock::rfc3339(clock::now_millis().saturating_add(wait_ms)),
+        });
+        let mut state = lock(&self.session.state);
+        let turn_id = self.head.turn_id.clone();
+        state.permissions.insert(request_id.clone(), Permission { turn_id, allowed: None });
+        self.session.append(&mut state, &[event], Durability::Synced)?;
+        drop(state);
+        if let Some(allowed) = self.wait_for_permission(&request_id, limits) {
+            return Ok(allowed);
+        }
+        // The denial is an event too, so that every client learns of it.
+        match self.session.decide(&request_id, false, "daemon")? {
+            Decision::Won | Decision::Unknown => Ok(false),
+            Decision::TooLate => {
+                Ok(allowed(&lock(&self.session.state), &request_id).unwrap_or(false))
+            }
+        }
+    }
+
+    fn wait_for_permission(&self, request_id: &str, limits: WaitLimits) -> Option<bool> {
+        let deadline = Instant::now() + limits.total;
+        let is_open =
+            |state: &SessionState| allowed(state, request_id).is_none() && !self.is_cancelled();
+        let mut state = lock(&self.session.state);
+        while is_open(&state) {
+            let attended = self.has_responder();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = if attended { left } else { left.min(limits.unattended) };
+            let unchanged =
+                |state: &mut SessionState| is_open(state) && self.has_responder() == attended;
+            let waited = wait_timeout_while(&self.session.changed, state, limit, unchanged);
+            state = waited.0;
+            if waited.1.timed_out() {
+                break;
+            }
+        }
+        allowed(&state, request_id)
+    }
+}
+
+/// Returns how a permission was resolved.
+fn allowed(state: &SessionState, request_id: &str) -> Option<bool> {
+    state.permissions.get(request_id)?.allowed
+}
+
 /// Returns how a cancelled turn ends.
 pub fn cancelled() -> Fault {
     Fault { code: "cancelled", message: "the turn was cancelled".to_owned() }
 }
 
 /// Returns the last event of a turn.
-pub fn end(head: &TurnHead, outcome: &Result<TurnStats, Fault>) -> Event {
+pub fn end_event(head: &TurnHead, outcome: &Result<TurnStats, Fault>) -> Event {
     let TurnHead { turn_id, writer_id, client_id, .. } = head.clone();
     match outcome {
         Ok(stats) => {
             Event::TurnDone(TurnDone { turn_id, writer_id, client_id, stats: stats.clone() })
         }
-        Err(fault) => Event::TurnError(TurnError {
-            turn_id,
-            writer_id,
-            client_id,
-            code: fault.code.to_owned(),
-            message: fault.message.clone(),
-        }),
+        Err(Fault { code, message }) => {
+            let (code, message) = ((*code).to_owned(), message.clone());
+            Event::TurnError(TurnError { turn_id, writer_id, client_id, code, message })
+        }
     }
 }

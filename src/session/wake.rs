@@ -1,4 +1,5 @@
-//! What wakes threads: a waker for those who follow a session, a flag for a turn that is to end.
+//! What threads wait for with poll(2): a waker for the followers of a session, and a flag that
+//! cancels a turn.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -6,79 +7,79 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Rung by writers, waited for by one reader, with poll(2) on its descriptor.
+/// Woken by writers, waited for by one reader.
 ///
-/// Ringing costs a system call only if the reader has said that it is about to wait: a reader that
-/// is busy looks again by itself.
+/// Waking costs a system call only if the reader has armed the waker: a reader that is busy looks
+/// again anyway.
 pub struct Waker {
-    ringer: UnixStream,
-    listener: UnixStream,
-    awaited: AtomicBool,
+    sender: UnixStream,
+    receiver: UnixStream,
+    armed: AtomicBool,
 }
 
 impl Waker {
-    /// A silent waker.
+    /// Returns a waker that is not armed.
     pub fn new() -> io::Result<Waker> {
-        let (ringer, listener) = UnixStream::pair()?;
-        ringer.set_nonblocking(true)?;
-        listener.set_nonblocking(true)?;
-        Ok(Waker { ringer, listener, awaited: AtomicBool::new(false) })
+        let (sender, receiver) = UnixStream::pair()?;
+        sender.set_nonblocking(true)?;
+        receiver.set_nonblocking(true)?;
+        Ok(Waker { sender, receiver, armed: AtomicBool::new(false) })
     }
 
-    /// Wakes the reader if it waits.
+    /// Makes the descriptor readable if the waker is armed.
     pub fn wake(&self) {
-        if self.awaited.swap(false, Ordering::SeqCst) {
-            // A waker that is full of rings is rung already.
-            drop((&self.ringer).write(&[1]));
+        if self.armed.swap(false, Ordering::SeqCst) {
+            // If the socket is full, the descriptor is readable already.
+            drop((&self.sender).write(&[1]));
         }
     }
 
-    /// The reader is about to wait, and must look once more after this and before it does.
+    /// Arms the waker. The reader looks once more after this, before it waits.
     pub fn arm(&self) {
-        self.awaited.store(true, Ordering::SeqCst);
+        self.armed.store(true, Ordering::SeqCst);
     }
 
-    /// The reader has been woken. A ring that is left wakes it once more.
+    /// Makes the descriptor unreadable again. What is left over wakes the reader once more.
     pub fn drain(&self) {
-        drop((&self.listener).read(&mut [0; 64]));
+        drop((&self.receiver).read(&mut [0; 64]));
     }
 }
 
 impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.receiver.as_fd()
     }
 }
 
-/// The wish that a turn ends. Whoever waits for something on its behalf can wait for this as well.
+/// The request that a turn ends. What waits on behalf of the turn can wait for this too.
 pub struct Cancel {
-    wished: AtomicBool,
-    teller: UnixStream,
-    listener: UnixStream,
+    cancelled: AtomicBool,
+    sender: UnixStream,
+    receiver: UnixStream,
 }
 
 impl Cancel {
-    /// Not wished yet.
+    /// Returns a request that was not made yet.
     pub fn new() -> io::Result<Cancel> {
-        let (teller, listener) = UnixStream::pair()?;
-        Ok(Cancel { wished: AtomicBool::new(false), teller, listener })
+        let (sender, receiver) = UnixStream::pair()?;
+        Ok(Cancel { cancelled: AtomicBool::new(false), sender, receiver })
     }
 
-    /// From now on it is wished, for ever, and the descriptor can be read.
+    /// Makes the request, and the descriptor readable. It cannot be withdrawn.
     pub fn cancel(&self) {
-        self.wished.store(true, Ordering::SeqCst);
+        self.cancelled.store(true, Ordering::SeqCst);
         // An error means that it was shut down before.
-        drop(self.teller.shutdown(Shutdown::Both));
+        drop(self.sender.shutdown(Shutdown::Both));
     }
 
-    /// Whether it is wished.
+    /// Returns whether the request was made.
     pub fn is_cancelled(&self) -> bool {
-        self.wished.load(Ordering::SeqCst)
+        self.cancelled.load(Ordering::SeqCst)
     }
 }
 
 impl AsFd for Cancel {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.receiver.as_fd()
     }
 }

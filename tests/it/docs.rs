@@ -307,7 +307,7 @@ fn the_page_lists_the_files_and_the_fields_of_sessions() {
     let listed = set(items.iter().map(|item| item.head.rsplit('/').next().unwrap()));
     assert_eq!(listed, set(["", "index.jsonl", "journal.jsonl", "summary.json", "journal.torn-1"]));
     let journal = items.iter().find(|item| item.head.ends_with("/journal.jsonl")).unwrap();
-    let source = document("src/session/event.rs");
+    let source = document("src/session/record.rs");
     let written = source.split("pub fn record_of(").nth(1).unwrap().split("\n}").next().unwrap();
     let quoted: Vec<&str> = written.split("\\\"").collect();
     let names = quoted.windows(2).filter(|pair| pair[1].starts_with(':')).map(|pair| pair[0]);

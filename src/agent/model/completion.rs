@@ -13,7 +13,7 @@ use nanoserde::DeJson;
 
 use crate::json::{self, Joiner, Lenient, Raw};
 use crate::lines::Lines;
-use crate::session::rules::ToolCall;
+use crate::session::replay::ToolCall;
 use crate::{limits, text};
 
 use super::fault::CompletionError;

@@ -5,7 +5,7 @@ use nanoserde::DeJson;
 
 use crate::json::{Joiner, Lenient};
 use crate::limits;
-use crate::session::rules::ToolCall;
+use crate::session::replay::ToolCall;
 
 use super::fault::CompletionError;
 

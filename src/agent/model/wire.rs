@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::json::{self, Raw};
 use crate::protocol::Endpoint;
-use crate::session::rules::{Message, ToolCall};
+use crate::session::replay::{Message, ToolCall};
 
 use super::fault::is_about_context;
 

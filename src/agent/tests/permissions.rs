@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::json::Raw;
-use crate::session::desk::Decision;
+use crate::session::session::Decision;
 
 #[test]
 fn a_call_that_needs_permission_is_denied_at_once_if_nobody_can_answer() {

@@ -1,5 +1,5 @@
-//! Whatever is left of a journal, everything whole in it is read, once and in order; nothing is
-//! deleted; and it goes on without a hole.
+//! Damaged journals: every whole record is read once and in order, nothing is deleted, and
+//! appending continues without a gap.
 
 use std::fs;
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::limits;
-use crate::session::event::Record;
-use crate::session::findings::Findings;
-use crate::session::journal::{Durability, FILE_NAME, Journal};
+use crate::session::journal::{Durability, Journal};
+use crate::session::reader::{FILE_NAME, JournalReport};
+use crate::session::record::Record;
 
 use super::{Scratch, append, id, put, record, seen, token};
 
-/// Records of all sizes, with their places.
+/// Records with payloads of these sizes, and where each ends, after a 0.
 fn recorded(sizes: &[usize]) -> (Vec<u8>, Vec<usize>) {
     let mut bytes = Vec::new();
     let mut ends = vec![0];
@@ -24,17 +24,21 @@ fn recorded(sizes: &[usize]) -> (Vec<u8>, Vec<usize>) {
     (bytes, ends)
 }
 
-/// Opens the journal in `directory`, then appends once, and opens again: what is found each time.
-fn opened_twice(directory: &Path) -> (Findings, Vec<u64>, Vec<u64>) {
-    let (mut journal, mut state, findings) =
-        Journal::open(directory, &id("s"), "daemon_y").unwrap();
+fn open(directory: &Path) -> (Journal, JournalReport) {
+    Journal::open(directory, &id("s"), "daemon_y").unwrap()
+}
+
+/// Opens the journal in `directory`, appends an event and opens it again. Returns the first report
+/// and the events that were read before and after.
+fn opened_twice(directory: &Path) -> (JournalReport, Vec<u64>, Vec<u64>) {
+    let (mut journal, report) = open(directory);
     let before = seen(&journal, 0, 7);
-    let seq = append(&mut journal, &mut state);
+    let seq = append(&mut journal);
     assert_eq!(seq, before.last().map_or(1, |last| last + 1));
-    let (journal, state, again) = Journal::open(directory, &id("s"), "daemon_z").unwrap();
-    assert_eq!((again.damaged, again.torn_bytes), (findings.damaged, 0));
-    assert_eq!(state.seq, seq);
-    (findings, before, seen(&journal, 0, 3))
+    let (journal, again) = open(directory);
+    assert_eq!((again.damaged, again.torn_bytes), (report.damaged, 0));
+    assert_eq!(journal.state().seq, seq);
+    (report, before, seen(&journal, 0, 3))
 }
 
 fn torn_files(directory: &Path) -> usize {
@@ -43,22 +47,22 @@ fn torn_files(directory: &Path) -> usize {
 }
 
 #[test]
-fn a_journal_of_every_length_keeps_its_whole_records_and_goes_on() {
+fn a_journal_cut_at_any_byte_keeps_its_whole_records_and_can_be_appended_to() {
     let (bytes, ends) = recorded(&[0, 40, 3, 0, 17]);
     let scratch = Scratch::new();
     for length in 0..=bytes.len() {
         let directory = scratch.session(&format!("cut{length}"), &bytes[..length]);
         let whole = ends.iter().rposition(|end| *end <= length).unwrap();
-        let (findings, before, after) = opened_twice(&directory);
+        let (report, before, after) = opened_twice(&directory);
         let torn = (length - ends[whole]) as u64;
         assert_eq!(
-            findings,
-            Findings {
+            report,
+            JournalReport {
                 records: whole as u64,
                 damaged: 0,
                 torn_bytes: torn,
-                sound_bytes: ends[whole] as u64,
-                ..Findings::default()
+                valid_bytes: ends[whole] as u64,
+                ..JournalReport::default()
             }
         );
         assert_eq!(before, (1..=whole as u64).collect::<Vec<_>>(), "cut at {length}");
@@ -72,26 +76,26 @@ fn a_journal_of_every_length_keeps_its_whole_records_and_goes_on() {
     }
 }
 
-/// Also what other file systems leave: zeros up to the length that the file should have had.
+/// Some file systems leave zeros up to the length that the file should have had.
 #[test]
-fn zeros_and_rubbish_behind_the_last_record_are_set_aside() {
+fn zeros_and_garbage_after_the_last_record_are_copied_and_cut_off() {
     let (bytes, _) = recorded(&[5, 5]);
     let scratch = Scratch::new();
     let tails: [&[u8]; 6] =
         [&[0; 1], &[0; 5000], b"\n", b"\n\n\0\n", b"{\"v\":\"3\"}\n", b"\xff\xfe\r\n{\n"];
     for (number, tail) in tails.iter().enumerate() {
         let directory = scratch.session(&format!("tail{number}"), &[&bytes, *tail].concat());
-        put(&directory.join("journal.torn-1"), b"of an earlier time");
-        let (findings, before, after) = opened_twice(&directory);
-        assert_eq!((findings.records, findings.torn_bytes), (2, tail.len() as u64));
+        put(&directory.join("journal.torn-1"), b"an earlier tail");
+        let (report, before, after) = opened_twice(&directory);
+        assert_eq!((report.records, report.torn_bytes), (2, tail.len() as u64));
         assert_eq!((before, after), (vec![1, 2], vec![1, 2, 3]));
-        assert_eq!(fs::read(directory.join("journal.torn-1")).unwrap(), b"of an earlier time");
+        assert_eq!(fs::read(directory.join("journal.torn-1")).unwrap(), b"an earlier tail");
         assert_eq!(fs::read(directory.join("journal.torn-2")).unwrap(), *tail);
     }
 }
 
 #[test]
-fn a_flipped_bit_costs_its_own_record_and_no_other() {
+fn a_flipped_bit_damages_its_own_record_only() {
     let (bytes, ends) = recorded(&[2, 30, 0, 9]);
     let scratch = Scratch::new();
     for at in 0..bytes.len() {
@@ -100,29 +104,29 @@ fn a_flipped_bit_costs_its_own_record_and_no_other() {
         let directory = scratch.session("flipped", &damaged);
         let hit = ends.iter().rposition(|end| *end <= at).unwrap() as u64 + 1;
         // Without its line end, a record takes the next one with it.
-        let glued = ends.contains(&(at + 1));
-        let lost = |seq: &u64| *seq == hit || glued && *seq == hit + 1;
+        let joined = ends.contains(&(at + 1));
+        let lost = |seq: &u64| *seq == hit || joined && *seq == hit + 1;
         let expected: Vec<u64> = (1..=4).filter(|seq| !lost(seq)).collect();
-        let (findings, before, after) = opened_twice(&directory);
+        let (report, before, after) = opened_twice(&directory);
         assert_eq!(before, expected, "byte {at}");
         let next = before.last().unwrap() + 1;
         assert_eq!(after, [expected, vec![next]].concat(), "byte {at}");
-        let at_the_end = findings.torn_bytes > 0;
-        assert_eq!(at_the_end, hit == 4 || glued && hit == 3, "byte {at}");
-        // Two only if the flip has made a line end.
+        let at_the_end = report.torn_bytes > 0;
+        assert_eq!(at_the_end, hit == 4 || joined && hit == 3, "byte {at}");
+        // Two only if the flip made a line end.
         let damaged_lines = if damaged[at] == b'\n' { 2 } else { 1 };
-        assert_eq!(findings.damaged, if at_the_end { 0 } else { damaged_lines }, "byte {at}");
-        // A line that has kept its end was no torn one.
+        assert_eq!(report.damaged, if at_the_end { 0 } else { damaged_lines }, "byte {at}");
+        // A line with a line end was not torn.
         let torn_end = at + 1 == bytes.len();
-        let spoilt = if torn_end { 0 } else { damaged_lines };
-        assert_eq!(findings.lost(), spoilt, "byte {at}");
-        assert_eq!(findings.unfinished_bytes() > 0, torn_end, "byte {at}");
+        let lost = if torn_end { 0 } else { damaged_lines };
+        assert_eq!(report.lost(), lost, "byte {at}");
+        assert_eq!(report.incomplete_bytes() > 0, torn_end, "byte {at}");
         fs::remove_dir_all(directory).unwrap();
     }
 }
 
 #[test]
-fn damage_at_random_places_of_a_long_journal_never_costs_more_than_it_touches() {
+fn random_damage_loses_only_the_records_that_it_touches() {
     let sizes: Vec<usize> = (0..300).map(|number| number * 37 % 900).collect();
     let (bytes, ends) = recorded(&sizes);
     let scratch = Scratch::new();
@@ -132,38 +136,38 @@ fn damage_at_random_places_of_a_long_journal_never_costs_more_than_it_touches() 
         let mut damaged = bytes.clone();
         damaged[at..at + length].fill_with(|| fastrand::u8(..));
         let directory = scratch.session("damaged", &damaged);
-        let (journal, ..) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+        let (journal, _) = open(&directory);
         let found = seen(&journal, 0, 1000);
         let first_hit = ends.iter().rposition(|end| *end <= at).unwrap() as u64 + 1;
         let last_hit = ends.iter().position(|end| *end >= at + length).unwrap() as u64;
-        // One more where the last line end was overwritten.
+        // One more if the last line end was overwritten.
         for seq in (1..first_hit).chain(last_hit + 2..=300) {
-            assert!(found.binary_search(&seq).is_ok(), "{seq} is lost by {at}+{length}");
+            assert!(found.binary_search(&seq).is_ok(), "{at}+{length} lost {seq}");
         }
         assert!(found.is_sorted_by(|left, right| left < right));
         fs::remove_dir_all(directory).unwrap();
     }
 }
 
-/// As a program leaves them that appends to a torn tail, or writes the same batch again.
+/// As left by a program that appends to a torn tail, or writes the same batch again.
 #[test]
-fn glued_and_repeated_records_are_counted_and_never_seen_twice() {
+fn joined_and_repeated_records_count_as_damaged_and_are_never_read_twice() {
     let scratch = Scratch::new();
     let two = record(2, 1);
     let torn = &two[..two.len() - 1];
-    let glued = [&record(1, 1), torn, &record(3, 1)[..], &record(4, 1)].concat();
-    let directory = scratch.session("glued", &glued);
-    let (findings, before, _) = opened_twice(&directory);
-    assert_eq!((findings.damaged, before), (1, vec![1, 4]));
+    let joined = [&record(1, 1), torn, &record(3, 1)[..], &record(4, 1)].concat();
+    let directory = scratch.session("joined", &joined);
+    let (report, before, _) = opened_twice(&directory);
+    assert_eq!((report.damaged, before), (1, vec![1, 4]));
 
     let order = [1, 2, 3, 2, 3, 4, 1, 5, 5, 6];
     let bytes: Vec<u8> = order.iter().flat_map(|seq| record(*seq, 3)).collect();
     let directory = scratch.session("repeated", &bytes);
-    let (findings, before, after) = opened_twice(&directory);
-    assert_eq!(findings.damaged, 4);
+    let (report, before, after) = opened_twice(&directory);
+    assert_eq!(report.damaged, 4);
     assert_eq!(before, [1, 2, 3, 4, 5, 6]);
     assert_eq!(after, [1, 2, 3, 4, 5, 6, 7]);
-    let (journal, ..) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+    let (journal, _) = open(&directory);
     for after in 0..=7 {
         for most in 1..=8 {
             assert_eq!(seen(&journal, after, most), (after + 1..=7).collect::<Vec<_>>());
@@ -175,12 +179,12 @@ fn glued_and_repeated_records_are_counted_and_never_seen_twice() {
 }
 
 #[test]
-fn the_highest_number_is_no_dead_end() {
+fn a_record_with_the_highest_number_counts_as_damaged() {
     let scratch = Scratch::new();
     let bytes = [record(1, 1), record(u64::MAX, 1), record(2, 1)].concat();
     let directory = scratch.session("highest", &bytes);
-    let (findings, before, after) = opened_twice(&directory);
-    assert_eq!(findings.damaged, 1);
+    let (report, before, after) = opened_twice(&directory);
+    assert_eq!(report.damaged, 1);
     assert_eq!((before, after), (vec![1, 2], vec![1, 2, 3]));
 }
 
@@ -191,14 +195,13 @@ fn lines_longer_than_any_buffer_are_read() {
     let directory = Scratch::new();
     bytes.extend(vec![b'x'; 2 << 20]);
     let directory = directory.session("long", &bytes);
-    let (findings, before, after) = opened_twice(&directory);
-    assert_eq!(findings.torn_bytes, 2 << 20);
+    let (report, before, after) = opened_twice(&directory);
+    assert_eq!(report.torn_bytes, 2 << 20);
     assert_eq!((before, after), ((1..=6).collect::<Vec<_>>(), (1..=7).collect::<Vec<_>>()));
 }
 
-/// What a reader gives, by way of the index, is what a look at every line gives.
 #[test]
-fn the_index_finds_what_a_look_at_everything_finds() {
+fn the_index_finds_what_a_full_scan_finds() {
     let sizes: Vec<usize> = (0..1500).map(|_| fastrand::usize(0..600)).collect();
     let (bytes, _) = recorded(&sizes);
     assert!(bytes.len() as u64 > 5 * limits::INDEX_EVERY_BYTES);
@@ -206,7 +209,7 @@ fn the_index_finds_what_a_look_at_everything_finds() {
     let records: Vec<Record<'_>> = lines.iter().filter_map(|line| Record::read(line)).collect();
     let scratch = Scratch::new();
     let directory = scratch.session("indexed", &bytes);
-    let (journal, ..) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+    let (journal, _) = open(&directory);
     let mut reader = journal.reader();
     let afters = [0, 1, 1498, 1499, 1500, 1501, u64::MAX - 1, u64::MAX];
     for after in afters.into_iter().chain((0..300).map(|_| fastrand::u64(0..1500))) {
@@ -226,11 +229,11 @@ fn the_index_finds_what_a_look_at_everything_finds() {
 }
 
 #[test]
-fn an_answer_is_bounded_in_bytes_but_never_empty() {
+fn a_batch_is_bounded_in_bytes_but_never_empty() {
     let (bytes, _) = recorded(&[limits::EVENTS_BYTES_MAX + 5, 10, 10, limits::EVENTS_BYTES_MAX]);
     let scratch = Scratch::new();
     let directory = scratch.session("big", &bytes);
-    let (journal, ..) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+    let (journal, _) = open(&directory);
     let mut reader = journal.reader();
     assert_eq!(reader.after(0, 9).unwrap().events.len(), 1);
     assert_eq!(reader.after(1, 9).unwrap().events.len(), 3);
@@ -238,11 +241,11 @@ fn an_answer_is_bounded_in_bytes_but_never_empty() {
 }
 
 #[test]
-fn a_reader_beside_the_writer_misses_nothing_and_sees_nothing_twice() {
+fn a_concurrent_reader_sees_every_event_once() {
     const EVENTS: u64 = 300;
     let scratch = Scratch::new();
     let directory = scratch.session("live", b"");
-    let (mut journal, mut state, _) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
+    let (mut journal, _) = open(&directory);
     let written = AtomicBool::new(false);
     thread::scope(|scope| {
         for most in [1, 10, 1000] {
@@ -250,22 +253,22 @@ fn a_reader_beside_the_writer_misses_nothing_and_sees_nothing_twice() {
             scope.spawn(move || {
                 let mut after = 0;
                 loop {
-                    let over = written.load(Ordering::SeqCst);
+                    let finished = written.load(Ordering::SeqCst);
                     let batch = reader.after(after, most).unwrap();
                     for (seq, _) in &batch.events {
                         assert_eq!(*seq, after + 1);
                         after = *seq;
                     }
-                    if over && batch.events.is_empty() {
+                    if finished && batch.events.is_empty() {
                         return assert_eq!(after, EVENTS);
                     }
                 }
             });
         }
         for _ in 0..EVENTS {
-            append(&mut journal, &mut state);
+            append(&mut journal);
             if fastrand::u8(..) < 3 {
-                journal.rest();
+                journal.close_file();
             }
         }
         written.store(true, Ordering::SeqCst);
@@ -273,17 +276,17 @@ fn a_reader_beside_the_writer_misses_nothing_and_sees_nothing_twice() {
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_refuses_until_it_can_be() {
+fn appends_fail_while_the_file_cannot_be_opened() {
     let (bytes, _) = recorded(&[5, 5]);
     let scratch = Scratch::new();
     let directory = scratch.session("gone", &bytes);
-    let (mut journal, mut state, _) = Journal::open(&directory, &id("s"), "daemon_y").unwrap();
-    journal.rest();
+    let (mut journal, _) = open(&directory);
+    journal.close_file();
     let path = directory.join(FILE_NAME);
     fs::rename(&path, directory.join("away")).unwrap();
-    assert!(journal.append_all(&mut state, &[token("y")], Durability::Synced).is_err());
+    assert!(journal.append(&[token("y")], Durability::Synced).is_err());
     fs::rename(directory.join("away"), &path).unwrap();
-    assert_eq!((state.seq, seen(&journal, 0, 9)), (2, vec![1, 2]));
+    assert_eq!((journal.state().seq, seen(&journal, 0, 9)), (2, vec![1, 2]));
     assert_eq!(fs::read(&path).unwrap(), bytes);
-    assert_eq!(append(&mut journal, &mut state), 3);
+    assert_eq!(append(&mut journal), 3);
 }

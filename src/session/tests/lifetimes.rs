@@ -1,4 +1,4 @@
-//! Sessions that are made and deleted, and daemons that end, from many threads at once.
+//! Sessions that are created and deleted, and daemons that stop, from many threads at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
@@ -6,86 +6,87 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use crate::protocol::event::SessionConfig;
-use crate::session::desk::{Problem, Session};
+use crate::session::session::{Session, SessionError};
 use crate::{limits, sys};
 
-use super::stage::{Held, create, done, events, runtime, turn, wait_for, wait_until};
+use super::support::{HeldAgent, create, done, events, runtime, turn, wait_for, wait_until};
 use super::{PATIENCE, Scratch, id};
 
 #[test]
-fn a_session_with_a_turn_is_not_deleted_and_a_deleted_one_is_not_there() {
+fn a_session_with_a_turn_in_progress_cannot_be_deleted() {
     let scratch = Scratch::new();
-    let (held, agent) = Held::new();
+    let (held, agent) = HeldAgent::new();
     let runtime = runtime(&scratch, agent);
     let session = create(&runtime, "s");
     runtime.submit(&session, &turn("t")).unwrap();
-    held.begun();
-    assert!(matches!(runtime.delete(&id("s")), Err(Problem::Busy(_))));
+    held.next();
+    assert!(matches!(runtime.delete(&id("s")), Err(SessionError::Busy(_))));
     held.release();
     wait_for(&session, "turn.done t");
     wait_until("it is deleted", || runtime.delete(&id("s")).is_ok());
     assert!(session.is_closed());
-    let gone = |outcome: Result<(), Problem>| matches!(outcome, Err(Problem::NoSession(_)));
+    let gone =
+        |outcome: Result<(), SessionError>| matches!(outcome, Err(SessionError::NotFound(_)));
     assert!(gone(runtime.session(&id("s")).map(drop)));
     assert!(gone(runtime.delete(&id("s"))));
-    // By somebody who has found it a moment before.
+    // By a thread that found it before.
     assert!(gone(runtime.submit(&session, &turn("late")).map(drop)));
     assert!(gone(runtime.submit(&session, &turn("t")).map(drop)));
     assert_eq!(runtime.counts().session_count, 0);
     let again = create(&runtime, "s");
     assert_eq!(again.reader().last_seq(), 1);
-    wait_until("it is idle", || runtime.leave_if_idle().is_ok());
+    wait_until("it is idle", || runtime.stop_if_idle().is_ok());
 }
 
 #[test]
-fn leaving_when_idle_and_a_turn_that_comes_then_exclude_each_other() {
-    let (mut left, mut refused) = (0, 0);
+fn stopping_when_idle_and_a_new_turn_exclude_each_other() {
+    let (mut stopped, mut refused) = (0, 0);
     for round in 0..60 {
         let scratch = Scratch::new();
         let runtime = runtime(&scratch, |_| done());
         let session = create(&runtime, "s");
         let barrier = Barrier::new(2);
-        let (submitted, leaves) = thread::scope(|scope| {
+        let (submitted, stops) = thread::scope(|scope| {
             let submit = scope.spawn(|| {
                 barrier.wait();
                 runtime.submit(&session, &turn("t"))
             });
             barrier.wait();
-            // Sooner and later.
+            // Later in each round.
             for _ in 0..round * 20 {
                 std::hint::spin_loop();
             }
-            let leaves = runtime.leave_if_idle();
-            (submit.join().unwrap(), leaves)
+            let stops = runtime.stop_if_idle();
+            (submit.join().unwrap(), stops)
         });
-        match (submitted, leaves) {
-            // It has run before the daemon was asked.
+        match (submitted, stops) {
+            // It ran before the daemon was asked.
             (Ok(_), Ok(())) => assert!(events(&session).contains(&"turn.done t".to_owned())),
-            (Ok(_), Err(Problem::Busy(_))) => refused += 1,
-            (Err(Problem::Leaving), Ok(())) => left += 1,
-            _ => panic!("neither is done"),
+            (Ok(_), Err(SessionError::Busy(_))) => refused += 1,
+            (Err(SessionError::Stopping), Ok(())) => stopped += 1,
+            _ => panic!("neither succeeded"),
         }
     }
-    assert!(left + refused > 0);
+    assert!(stopped + refused > 0);
 }
 
 #[test]
-fn what_the_end_of_the_daemon_cuts_off_is_interrupted_and_never_run_again() {
+fn turns_that_the_end_of_the_daemon_cuts_off_are_interrupted_and_never_run_again() {
     let scratch = Scratch::new();
-    let (held, agent) = Held::new();
+    let (held, agent) = HeldAgent::new();
     let first = runtime(&scratch, agent);
     let session = create(&first, "s");
     let submit = |name| first.submit(&session, &turn(name)).unwrap().seq;
     let [_, second, _] = ["t0", "t1", "t2"].map(submit);
-    assert_eq!(held.begun(), "t0");
-    let (rested, rest) = channel();
-    first.leave(move || rested.send(()).unwrap());
-    assert!(matches!(first.submit(&session, &turn("late")), Err(Problem::Leaving)));
+    assert_eq!(held.next(), "t0");
+    let (idle, became_idle) = channel();
+    first.stop(move || idle.send(()).unwrap());
+    assert!(matches!(first.submit(&session, &turn("late")), Err(SessionError::Stopping)));
     first.close();
     assert!(session.is_closed());
-    rest.recv_timeout(PATIENCE).unwrap();
-    assert!(matches!(first.session(&id("s")), Err(Problem::Leaving)));
-    assert!(matches!(first.create(None, &SessionConfig::default()), Err(Problem::Leaving)));
+    became_idle.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(first.session(&id("s")), Err(SessionError::Stopping)));
+    assert!(matches!(first.create(None, &SessionConfig::default()), Err(SessionError::Stopping)));
     let before = events(&session);
     assert_eq!(
         before[before.len() - 3..],
@@ -99,20 +100,19 @@ fn what_the_end_of_the_daemon_cuts_off_is_interrupted_and_never_run_again() {
     assert_eq!(events(&session), before);
     assert_eq!(format!("{:?}", session.summary()), summary);
     assert_eq!(again.submit(&session, &turn("t1")).unwrap().seq, second);
-    assert!(held.has_begun_nothing());
+    assert!(held.is_idle());
 }
 
-/// The journal as a killed daemon leaves it.
 #[test]
-fn after_a_crash_what_was_running_or_waiting_is_interrupted_once() {
+fn after_a_crash_active_and_queued_turns_are_interrupted_once() {
     let scratch = Scratch::new();
-    let (held, agent) = Held::new();
+    let (held, agent) = HeldAgent::new();
     let crashed = runtime(&scratch, agent);
     let session = create(&crashed, "s");
     for name in ["t0", "t1"] {
         crashed.submit(&session, &turn(name)).unwrap();
     }
-    assert_eq!(held.begun(), "t0");
+    assert_eq!(held.next(), "t0");
     let directory = scratch.path().join("sessions/s");
     let journal = std::fs::read(directory.join("journal.jsonl")).unwrap();
     let after = Scratch::new();
@@ -130,31 +130,31 @@ fn after_a_crash_what_was_running_or_waiting_is_interrupted_once() {
 }
 
 #[test]
-fn a_session_that_nobody_uses_leaves_memory_and_comes_back_the_same() {
+fn an_unused_session_is_dropped_from_memory_and_opened_again_unchanged() {
     let scratch = Scratch::new();
     let runtime = runtime(&scratch, |_| done());
     let session = create(&runtime, "s");
     runtime.submit(&session, &turn("t")).unwrap();
     wait_for(&session, "turn.done t");
-    wait_until("the worker has gone", || runtime.counts().active_turn_count == 0);
+    wait_until("the worker has ended", || runtime.counts().active_turn_count == 0);
     let before = format!("{:?}", session.summary());
     let sweep = |session: &Session| {
-        session.used.store(0, Ordering::Relaxed);
-        runtime.swept.store(0, Ordering::Relaxed);
+        session.used_at.store(0, Ordering::Relaxed);
+        runtime.swept_at.store(0, Ordering::Relaxed);
         runtime.sweep();
         runtime.counts().session_count
     };
     if sys::boot_clock() < limits::SESSION_IDLE_MAX {
-        // The clock began with the machine, and nothing can be half an hour old yet.
+        // The clock started with the machine: nothing can be half an hour old yet.
         return;
     }
     let waker = session.subscribe(false).unwrap();
-    assert_eq!(sweep(&session), 1, "it is watched");
+    assert_eq!(sweep(&session), 1, "it is followed");
     drop(waker);
-    assert_eq!(sweep(&session), 1, "somebody has it at hand and may write to it");
-    session.used.store(0, Ordering::Relaxed);
+    assert_eq!(sweep(&session), 1, "this thread holds it and may write to it");
+    session.used_at.store(0, Ordering::Relaxed);
     drop(session);
-    runtime.swept.store(0, Ordering::Relaxed);
+    runtime.swept_at.store(0, Ordering::Relaxed);
     runtime.sweep();
     assert_eq!(runtime.counts().session_count, 0);
     let session = runtime.session(&id("s")).unwrap();
@@ -163,7 +163,7 @@ fn a_session_that_nobody_uses_leaves_memory_and_comes_back_the_same() {
 }
 
 #[test]
-fn the_same_name_created_by_many_at_once_is_one_session() {
+fn the_same_id_created_by_many_threads_is_one_session() {
     let scratch = Scratch::new();
     let runtime = runtime(&scratch, |_| done());
     for round in 0..20 {
@@ -183,10 +183,9 @@ fn the_same_name_created_by_many_at_once_is_one_session() {
     assert_eq!(runtime.store().page(None, 100).unwrap().ids.len(), 20);
 }
 
-/// Created, written to, deleted by everybody at once: whoever was told "yes" was right, and there
-/// were never two writers for one file.
+/// A turn that was accepted runs, unless its session was deleted.
 #[test]
-fn deleting_and_creating_the_same_name_never_makes_two_writers() {
+fn deleting_and_creating_the_same_id_never_yields_two_writers() {
     let scratch = Scratch::new();
     let runtime = runtime(&scratch, |_| done());
     let number = AtomicU64::new(0);
@@ -206,7 +205,7 @@ fn deleting_and_creating_the_same_name_never_makes_two_writers() {
                             let found = events(&session);
                             found.contains(&format!("turn.done {name}")) || session.is_closed()
                         }),
-                        Err(Problem::NoSession(_)) => {}
+                        Err(SessionError::NotFound(_)) => {}
                         Err(problem) => panic!("{problem}"),
                     }
                 }
@@ -214,9 +213,9 @@ fn deleting_and_creating_the_same_name_never_makes_two_writers() {
         }
     });
     let session = create(&runtime, "s");
-    let (state, findings) = runtime.store().read(&id("s")).unwrap();
-    assert_eq!((findings.damaged, findings.torn_bytes), (0, 0));
-    assert_eq!(findings.records, events(&session).len() as u64);
-    assert_eq!(state.seq, session.summary().seq);
+    let report = runtime.store().scan(&id("s"), |_| {}).unwrap();
+    assert_eq!((report.damaged, report.torn_bytes), (0, 0));
+    assert_eq!(report.records, events(&session).len() as u64);
+    assert_eq!(report.records, session.summary().seq);
     assert_eq!(runtime.store().page(None, 10).unwrap().ids, [id("s")]);
 }

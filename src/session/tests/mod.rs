@@ -1,13 +1,12 @@
-//! Sessions on a real disk and with agents of all kinds: whatever a crash, a fault or a race can do
-//! to them.
+//! Sessions on a real disk and with scripted agents: crashes, faults and races.
 //!
-//! Nothing sleeps: what has to wait, waits for an event, with a deadline.
+//! Nothing sleeps: every wait is for an event, with a deadline.
 
 mod journal;
 mod lifetimes;
-mod rules;
-mod stage;
+mod replay;
 mod store;
+mod support;
 mod turns;
 
 use std::fs::{self, DirBuilder};
@@ -15,16 +14,17 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::protocol::SessionId;
 use crate::protocol::event::{Event, TurnText};
 
-use super::event;
-use super::journal::{Durability, FILE_NAME, Journal};
-use super::rules::{SessionId, State};
+use super::journal::{Durability, Journal};
+use super::reader::FILE_NAME;
+use super::record;
 
-/// Nothing here takes so long on the slowest machine.
+/// Longer than anything here takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A directory that is removed with everything in it.
+/// A directory that is removed with its contents.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -42,7 +42,7 @@ impl Scratch {
         &self.0
     }
 
-    /// The directory of a session, and its journal with these bytes.
+    /// Creates the directory of a session, and its journal with these bytes.
     fn session(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let directory = self.0.join(name);
         DirBuilder::new().mode(0o700).recursive(true).create(&directory).unwrap();
@@ -70,16 +70,16 @@ fn token(text: &str) -> Event {
     Event::TurnToken(TurnText { turn_id: "t".to_owned(), text: text.to_owned() })
 }
 
-/// A record with this number and a payload of about `size` bytes.
+/// Returns a record with this number and a payload of about `size` bytes.
 fn record(seq: u64, size: usize) -> Vec<u8> {
-    event::record(&token(&"x".repeat(size)), "daemon_x", seq, "2026-03-01T10:00:00.000Z")
+    record::record(&token(&"x".repeat(size)), "daemon_x", seq, "2026-03-01T10:00:00.000Z")
 }
 
-fn append(journal: &mut Journal, state: &mut State) -> u64 {
-    journal.append_all(state, &[token("y")], Durability::Cached).unwrap()
+fn append(journal: &mut Journal) -> u64 {
+    journal.append(&[token("y")], Durability::Buffered).unwrap()
 }
 
-/// The numbers of all events after `after` that a reader sees, in batches of `most`.
+/// Returns the numbers of all events after `after`, read in batches of `most`.
 fn seen(journal: &Journal, after: u64, most: usize) -> Vec<u64> {
     let mut reader = journal.reader();
     let (mut seen, mut after) = (Vec::new(), after);

@@ -1,13 +1,16 @@
-//! The list shows every session that was acknowledged, once, whatever has happened to its helpers.
+//! The list shows every acknowledged session once, whatever happened to the index and the
+//! summaries.
 
 use std::fs;
 use std::path::Path;
 use std::thread;
 
+use crate::protocol::SessionId;
 use crate::protocol::event::{Event, SessionConfig, SessionSnapshot};
-use crate::session::event;
-use crate::session::journal::{FILE_NAME, Journal};
-use crate::session::rules::{SessionId, State};
+use crate::session::journal::Journal;
+use crate::session::reader::FILE_NAME;
+use crate::session::record;
+use crate::session::replay::JournalState;
 use crate::session::store::{Page, Store};
 
 use super::{Scratch, id, put};
@@ -15,18 +18,18 @@ use super::{Scratch, id, put};
 const TIME: &str = "2026-03-01T10:00:00.000Z";
 
 fn first_event(name: &str, config: SessionConfig) -> Event {
-    let summary = State::created(&config, TIME).summary(&id(name));
+    let summary = JournalState::created(&config, TIME).summary(&id(name));
     Event::SessionSnapshot(SessionSnapshot::new(summary, config).into())
 }
 
-fn founded(name: &str, title: &str) -> Vec<u8> {
+fn journal(name: &str, title: &str) -> Vec<u8> {
     let config = SessionConfig { title: Some(title.to_owned()), ..SessionConfig::default() };
-    event::record(&first_event(name, config), "daemon_x", 1, TIME)
+    record::record(&first_event(name, config), "daemon_x", 1, TIME)
 }
 
-/// A session as `Runtime::create` makes it.
+/// Creates a session as the runtime does.
 fn create(store: &Store, name: &str) {
-    store.enter(&id(name), TIME).unwrap();
+    store.add_to_index(&id(name), TIME).unwrap();
     let first = first_event(name, SessionConfig::default());
     Journal::create(&store.directory(&id(name)), &id(name), "daemon_x", &first, TIME).unwrap();
 }
@@ -53,11 +56,11 @@ fn store(scratch: &Scratch) -> Store {
 }
 
 #[test]
-fn pages_of_every_size_make_the_same_list() {
+fn pages_of_any_size_add_up_to_the_same_list() {
     let scratch = Scratch::new();
     let store = store(&scratch);
     assert!(pages(&store, 5).is_empty());
-    // Long enough that a line of the index stands across the blocks in which it is read.
+    // Long enough for lines of the index to cross the blocks in which it is read.
     let name = |number: usize| format!("{number:0>64}");
     for number in 0..400 {
         create(&store, &name(number));
@@ -78,7 +81,7 @@ fn pages_of_every_size_make_the_same_list() {
 
 /// A short write, a power cut, or an editor.
 #[test]
-fn a_torn_entry_of_the_index_hides_no_session_that_comes_after_it() {
+fn a_torn_entry_of_the_index_does_not_hide_later_sessions() {
     let scratch = Scratch::new();
     let store = store(&scratch);
     create(&store, "first");
@@ -95,7 +98,7 @@ fn a_torn_entry_of_the_index_hides_no_session_that_comes_after_it() {
 }
 
 #[test]
-fn an_index_that_is_missing_is_made_again_by_many_creators_at_once() {
+fn a_missing_index_is_made_again_once_by_concurrent_creators() {
     let scratch = Scratch::new();
     let store = store(&scratch);
     for round in 0..20 {
@@ -114,7 +117,7 @@ fn an_index_that_is_missing_is_made_again_by_many_creators_at_once() {
 }
 
 #[test]
-fn without_an_index_the_directories_are_the_list() {
+fn without_an_index_the_list_comes_from_the_directories() {
     let scratch = Scratch::new();
     let store = store(&scratch);
     for name in ["a", "b", "c"] {
@@ -126,7 +129,7 @@ fn without_an_index_the_directories_are_the_list() {
     let page = store.page(None, 2).unwrap();
     assert_eq!(page.ids.len(), 2);
     let mut all = names(&store.page(None, 9).unwrap()).join(" ");
-    // Made in the same instant, perhaps.
+    // They may have been created within one tick of the clock.
     all = {
         let mut parts: Vec<&str> = all.split(' ').collect();
         parts.sort_unstable();
@@ -136,32 +139,33 @@ fn without_an_index_the_directories_are_the_list() {
 }
 
 #[test]
-fn a_summary_that_does_not_fit_its_journal_is_not_believed() {
+fn a_summary_that_does_not_match_its_journal_is_ignored() {
     let scratch = Scratch::new();
     let store = store(&scratch);
-    let directory = scratch.session("sessions/s", &founded("s", "as the journal says"));
+    let directory = scratch.session("sessions/s", &journal("s", "as the journal says"));
     let title = || store.summary(&id("s")).unwrap().title.unwrap();
     assert_eq!(title(), "as the journal says");
-    let (state, found) = store.read(&id("s")).unwrap();
-    store.keep(&id("s"), &state, found.sound_bytes).unwrap();
-    let kept = fs::read_to_string(directory.join("summary.json")).unwrap();
-    let marked = kept.replace("as the journal says", "as the summary says");
+    let mut state = JournalState::default();
+    let report = store.scan(&id("s"), |record| state.apply_record(record)).unwrap();
+    store.save_summary(&id("s"), &state, report.valid_bytes).unwrap();
+    let stored = fs::read_to_string(directory.join("summary.json")).unwrap();
+    let marked = stored.replace("as the journal says", "as the summary says");
     let summary = directory.join("summary.json");
     put(&summary, marked.as_bytes());
     assert_eq!(title(), "as the summary says");
-    // The journal has gone on.
+    // The journal has grown.
     let journal = directory.join(FILE_NAME);
     let bytes = fs::read(&journal).unwrap();
     put(&journal, &[bytes, super::record(2, 3)].concat());
     assert_eq!(title(), "as the journal says");
-    for rubbish in ["", "{", "\0\0\0", "{\"bytes\":1}", &"x".repeat(70_000)] {
-        put(&summary, rubbish.as_bytes());
+    for garbage in ["", "{", "\0\0\0", "{\"bytes\":1}", &"x".repeat(70_000)] {
+        put(&summary, garbage.as_bytes());
         assert_eq!(title(), "as the journal says");
     }
 }
 
 #[test]
-fn what_a_deletion_has_left_when_it_was_interrupted_goes_with_the_next() {
+fn leftovers_of_an_interrupted_deletion_are_removed_by_the_next() {
     let scratch = Scratch::new();
     let store = store(&scratch);
     for name in ["a", "b"] {
@@ -182,11 +186,11 @@ fn is_there(store: &Store, name: &str) -> bool {
 }
 
 #[test]
-fn a_name_that_is_used_again_is_listed_once_and_as_what_it_is_now() {
+fn an_id_that_is_used_again_is_listed_once_as_the_new_session() {
     let scratch = Scratch::new();
     let store = Store::new(scratch.path().join("sessions"));
     let make = |name: &str, time: &str| {
-        store.enter(&id(name), time).unwrap();
+        store.add_to_index(&id(name), time).unwrap();
         let first = first_event(name, SessionConfig::default());
         let directory = store.directory(&id(name));
         Journal::create(&directory, &id(name), "daemon_x", &first, time).unwrap();
@@ -204,7 +208,7 @@ fn a_name_that_is_used_again_is_listed_once_and_as_what_it_is_now() {
 }
 
 #[test]
-fn without_an_index_pages_go_on_as_well() {
+fn without_an_index_there_are_pages_too() {
     let scratch = Scratch::new();
     let store = Store::new(scratch.path().join("sessions"));
     for name in ["a", "b", "c"] {

@@ -1,4 +1,4 @@
-//! Turns that run, wait, are decided about and cancelled, from many threads at once.
+//! Turns that are submitted, run, asked about and cancelled, from many threads at once.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -10,28 +10,29 @@ use crate::json::Raw;
 use crate::limits;
 use crate::protocol::event::{Event, TurnText};
 use crate::protocol::{CancelTurns, SubmitTurn};
-use crate::session::desk::{self, Decision, Problem};
 use crate::session::journal::Durability;
+use crate::session::session::{Decision, SessionError};
+use crate::session::turn::WaitLimits;
 
-use super::stage::{Held, create, done, events, runtime, turn, wait_for, wait_until};
+use super::support::{HeldAgent, create, done, events, runtime, turn, wait_for, wait_until};
 use super::{PATIENCE, Scratch};
 
 #[test]
-fn turns_of_a_session_run_one_by_one_in_the_order_in_which_they_came() {
+fn turns_of_a_session_run_one_after_the_other_in_order() {
     let scratch = Scratch::new();
-    let (held, agent) = Held::new();
+    let (held, agent) = HeldAgent::new();
     let runtime = runtime(&scratch, agent);
     let session = create(&runtime, "s");
     for number in 0..50_u64 {
         let accepted = runtime.submit(&session, &turn(&format!("t{number}"))).unwrap();
-        // The first one may have begun already, or not.
+        // The first one may have started already.
         assert!(accepted.queued == number || accepted.queued + 1 == number);
     }
-    assert_eq!(held.begun(), "t0");
+    assert_eq!(held.next(), "t0");
     assert_eq!((runtime.counts().active_turn_count, runtime.counts().queued_turn_count), (1, 49));
     held.release();
     for number in 1..50 {
-        assert_eq!(held.begun(), format!("t{number}"));
+        assert_eq!(held.next(), format!("t{number}"));
     }
     wait_for(&session, "turn.done t49");
     let ran: Vec<String> = events(&session)
@@ -45,10 +46,10 @@ fn turns_of_a_session_run_one_by_one_in_the_order_in_which_they_came() {
 }
 
 #[test]
-fn sixteen_sessions_are_active_and_the_others_wait() {
+fn at_most_sixteen_sessions_are_active() {
     let scratch = Scratch::new();
     let active = Arc::new(AtomicUsize::new(0));
-    let (held, held_agent) = Held::new();
+    let (held, held_agent) = HeldAgent::new();
     let counted = Arc::clone(&active);
     let runtime = runtime(&scratch, move |turn| {
         assert!(counted.fetch_add(1, Ordering::SeqCst) < limits::ACTIVE_TURNS_MAX);
@@ -61,7 +62,7 @@ fn sixteen_sessions_are_active_and_the_others_wait() {
         runtime.submit(session, &turn(&format!("t{number}"))).unwrap();
     }
     for _ in 0..limits::ACTIVE_TURNS_MAX {
-        held.begun();
+        held.next();
     }
     assert_eq!(active.load(Ordering::SeqCst), 16);
     let counts = runtime.counts();
@@ -73,12 +74,12 @@ fn sixteen_sessions_are_active_and_the_others_wait() {
     for (number, session) in sessions.iter().enumerate() {
         wait_for(session, &format!("turn.done t{number}"));
     }
-    wait_until("all workers have gone", || runtime.counts().active_turn_count == 0);
+    wait_until("all workers have ended", || runtime.counts().active_turn_count == 0);
     assert_eq!(runtime.counts().queued_turn_count, 0);
 }
 
 #[test]
-fn the_same_id_from_many_clients_at_once_is_one_turn() {
+fn the_same_id_from_many_clients_is_one_turn() {
     let scratch = Scratch::new();
     let ran = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&ran);
@@ -107,9 +108,9 @@ fn the_same_id_from_many_clients_at_once_is_one_turn() {
 }
 
 #[test]
-fn cancel_reaches_what_it_names_and_nothing_else() {
+fn cancel_reaches_the_selected_turns_only() {
     let scratch = Scratch::new();
-    let (held, agent) = Held::new();
+    let (held, agent) = HeldAgent::new();
     let runtime = runtime(&scratch, agent);
     let session = create(&runtime, "s");
     for (name, writer) in
@@ -118,7 +119,7 @@ fn cancel_reaches_what_it_names_and_nothing_else() {
         let submission = SubmitTurn { writer_id: Some(writer.to_owned()), ..turn(name) };
         runtime.submit(&session, &submission).unwrap();
     }
-    assert_eq!(held.begun(), "t0");
+    assert_eq!(held.next(), "t0");
     assert_eq!(session.summary().writer_count, 2);
     let cancel = |turn_id: Option<&str>, writer_id: Option<&str>| {
         let owned = |text: Option<&str>| text.map(str::to_owned);
@@ -133,9 +134,9 @@ fn cancel_reaches_what_it_names_and_nothing_else() {
     assert_eq!(cancel(Some("t4"), None), (1, false));
     assert_eq!(session.reader().last_seq(), before + 2);
     assert_eq!(cancel(None, Some("bob")), (1, false));
-    // Done is what the agent says when it is cancelled; cancelled is how the turn ends.
+    // The agent returns success when it is cancelled; the turn still ends as cancelled.
     assert_eq!(cancel(None, None), (0, true));
-    assert_eq!(held.begun(), "t1");
+    assert_eq!(held.next(), "t1");
     assert_eq!(cancel(None, Some("ann")), (1, true));
     wait_for(&session, "turn.error t1 cancelled");
     let ends: Vec<String> = events(&session)
@@ -153,21 +154,19 @@ fn cancel_reaches_what_it_names_and_nothing_else() {
         ]
     );
     assert_eq!(cancel(None, None), (0, false));
-    wait_until("it is idle", || runtime.leave_if_idle().is_ok());
+    wait_until("it is idle", || runtime.stop_if_idle().is_ok());
 }
 
-const FOR_LONG: desk::Patience = {
-    let limit = Duration::from_secs(600);
-    desk::Patience { limit, alone: limit }
-};
+const LONG: WaitLimits =
+    WaitLimits { total: Duration::from_secs(600), unattended: Duration::from_secs(600) };
 
 #[test]
-fn of_many_decisions_one_wins_and_the_turn_acts_on_it() {
+fn exactly_one_of_many_decisions_wins() {
     let scratch = Scratch::new();
     let (told, allowed) = channel();
     let runtime = runtime(&scratch, move |turn| {
         let input = Raw::parse(r#"{"command":"true"}"#).unwrap();
-        told.send(turn.may("run_command", &input, FOR_LONG).unwrap()).unwrap();
+        told.send(turn.request_permission("run_command", &input, LONG).unwrap()).unwrap();
         done()
     });
     let (session, other) = (create(&runtime, "s"), create(&runtime, "other"));
@@ -212,25 +211,26 @@ fn of_many_decisions_one_wins_and_the_turn_acts_on_it() {
 }
 
 #[test]
-fn nobody_deciding_and_a_cancelled_turn_both_mean_no() {
+fn a_permission_is_denied_when_the_time_is_up_or_the_turn_is_cancelled() {
     let scratch = Scratch::new();
     let (told, allowed) = channel();
     let runtime = runtime(&scratch, move |turn| {
         let short = Duration::from_millis(20);
-        let patience = match turn.content {
-            "short" => desk::Patience { limit: short, ..FOR_LONG },
-            "alone" => desk::Patience { alone: short, ..FOR_LONG },
-            _ => FOR_LONG,
+        let limits = match turn.content {
+            "short" => WaitLimits { total: short, ..LONG },
+            "alone" => WaitLimits { unattended: short, ..LONG },
+            _ => LONG,
         };
         let input = Raw::parse("{}").unwrap();
-        told.send(turn.may("write_file", &input, patience).unwrap()).unwrap();
+        let answer = turn.request_permission("write_file", &input, limits).unwrap();
+        told.send(answer).unwrap();
         done()
     });
     let session = create(&runtime, "s");
     runtime.submit(&session, &turn("short")).unwrap();
     assert!(!allowed.recv_timeout(PATIENCE).unwrap());
     wait_for(&session, "turn.done short");
-    // As long as somebody follows the session there is hope.
+    // A follower can still answer.
     let follower = session.subscribe(true).unwrap();
     runtime.submit(&session, &turn("alone")).unwrap();
     wait_for(&session, "permission.request alone");
@@ -250,10 +250,10 @@ fn nobody_deciding_and_a_cancelled_turn_both_mean_no() {
 }
 
 #[test]
-fn an_agent_that_panics_costs_its_turn_only() {
+fn a_panic_of_the_agent_fails_its_turn_only() {
     let scratch = Scratch::new();
     let runtime = runtime(&scratch, |turn| match turn.content {
-        "bad" => panic!("as asked for"),
+        "bad" => panic!("as scripted"),
         _ => done(),
     });
     let session = create(&runtime, "s");
@@ -264,23 +264,23 @@ fn an_agent_that_panics_costs_its_turn_only() {
     let events = events(&session);
     assert!(events.contains(&"turn.error bad internal-error".to_owned()), "{events:?}");
     assert!(events.contains(&"turn.done good".to_owned()));
-    wait_until("it is idle", || runtime.leave_if_idle().is_ok());
+    wait_until("it is idle", || runtime.stop_if_idle().is_ok());
 }
 
 #[test]
-fn a_full_queue_and_an_old_view_are_refused_without_a_trace() {
+fn a_full_queue_and_an_outdated_view_are_refused_without_an_event() {
     let scratch = Scratch::new();
-    let (held, agent) = Held::new();
+    let (held, agent) = HeldAgent::new();
     let runtime = runtime(&scratch, agent);
     let session = create(&runtime, "s");
     runtime.submit(&session, &turn("first")).unwrap();
-    held.begun();
+    held.next();
     let stale = SubmitTurn { last_seen_seq: Some(1), ..turn("stale") };
-    assert!(matches!(runtime.submit(&session, &stale), Err(Problem::Conflict(_))));
+    assert!(matches!(runtime.submit(&session, &stale), Err(SessionError::Conflict(_))));
     for number in 0..limits::QUEUE_MAX {
         runtime.submit(&session, &turn(&format!("t{number}"))).unwrap();
     }
-    assert!(matches!(runtime.submit(&session, &turn("more")), Err(Problem::Busy(_))));
+    assert!(matches!(runtime.submit(&session, &turn("more")), Err(SessionError::Busy(_))));
     assert_eq!(session.summary().turns, limits::QUEUE_MAX as u64 + 1);
     let all = CancelTurns { writer_id: Some("writer".to_owned()), turn_id: None };
     let cancelled = runtime.cancel(&session, &all).unwrap();
@@ -288,17 +288,17 @@ fn a_full_queue_and_an_old_view_are_refused_without_a_trace() {
         (cancelled.cancelled_queued, cancelled.cancelled_active),
         (limits::QUEUE_MAX as u64, true)
     );
-    wait_until("it is idle", || runtime.leave_if_idle().is_ok());
+    wait_until("it is idle", || runtime.stop_if_idle().is_ok());
 }
 
 #[test]
-fn what_an_agent_tells_is_in_the_session_in_its_order() {
+fn what_an_agent_appends_is_in_the_conversation_in_order() {
     let scratch = Scratch::new();
     let runtime = runtime(&scratch, |turn| {
         for number in 0..300 {
             let text =
                 TurnText { turn_id: turn.head.turn_id.clone(), text: format!("{number} \t\n") };
-            turn.append(&Event::TurnToken(text), Durability::Cached).unwrap();
+            turn.append(&Event::TurnToken(text), Durability::Buffered).unwrap();
         }
         done()
     });
@@ -308,13 +308,13 @@ fn what_an_agent_tells_is_in_the_session_in_its_order() {
     }
     wait_for(&session, "turn.done b");
     let conversation = session.conversation().unwrap().messages();
-    let said = (0..300).map(|number| format!("{number} \t\n")).collect::<String>();
+    let answer = (0..300).map(|number| format!("{number} \t\n")).collect::<String>();
     let mut text = String::new();
     for message in &conversation {
         message.json(&mut text);
         text.push('\n');
     }
-    let escaped = said.replace('\t', "\\t").replace('\n', "\\n");
+    let escaped = answer.replace('\t', "\\t").replace('\n', "\\n");
     let turn = |name: &str| {
         format!(
             "{{\"role\":\"user\",\"content\":\"{name}\"}}\n\

@@ -1,51 +1,33 @@
-//! What a session is, as its events tell it, and which changes are legal. Pure: no clock, no disk.
+//! What the events of a session amount to: its state, and its conversation. Pure: no clock, no
+//! disk.
 //!
-//! The journal is the truth; everything here can be made again from it. What is kept is small,
+//! The journal is the truth; everything here can be computed from it again. The state is small,
 //! however long the session: the text of the conversation stays on disk.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use nanoserde::{SerJson, SerJsonState};
 
-use crate::protocol::SessionSummary;
 use crate::protocol::event::{
     Event, EventKind, SessionConfig, ToolEnd, ToolStart, TurnDone, TurnError, TurnHead, TurnQueued,
 };
+use crate::protocol::{SessionId, SessionSummary};
 use crate::{json, limits, text};
 
-use super::event::Record;
+use super::record::Record;
 
-/// The name of a session: `[A-Za-z0-9_-]{1,64}`, so that it can stand in a path and in a URL
-/// unchanged.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionId(String);
-
-impl SessionId {
-    /// The id in `text`, if it is one.
-    pub fn parse(text: &str) -> Option<SessionId> {
-        let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        let plain = (1..=limits::ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(letter);
-        plain.then(|| SessionId(text.to_owned()))
-    }
-
-    /// The id as it is written.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Where a turn stands.
+/// How far a turn has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum TurnStatus {
     Queued,
     Active,
     Ended,
 }
 
-/// A session as its events up to `seq` tell it.
+/// The state of a session after its events up to `seq`.
 #[derive(Clone, Debug, Default)]
-pub struct State {
-    /// Of the last event; 0 before the first.
+pub struct JournalState {
+    /// The number of the last event; 0 before the first.
     pub seq: u64,
     pub created_at: String,
     pub updated_at: String,
@@ -53,24 +35,24 @@ pub struct State {
     pub model: Option<String>,
     pub mode: Option<String>,
     pub workspace: Option<String>,
-    /// Turns that were submitted.
+    /// The number of submitted turns.
     pub turns: u64,
     pub tool_calls: u64,
     /// In the order in which they will run.
     pub queue: VecDeque<TurnHead>,
     pub active: Option<TurnHead>,
-    submitted: Submitted,
+    submitted: SubmittedTurns,
 }
 
-/// The ids of the latest turns with the number of the event that queued each: the same id is the
-/// same turn, however often it is sent.
+/// The ids of the latest turns with the number of each one's `turn.queued` event, to recognize a
+/// turn that is submitted again.
 #[derive(Clone, Debug, Default)]
-struct Submitted {
+struct SubmittedTurns {
     seqs: HashMap<String, u64>,
     order: VecDeque<String>,
 }
 
-impl Submitted {
+impl SubmittedTurns {
     fn add(&mut self, turn_id: &str, seq: u64) {
         if self.order.len() >= limits::TURN_IDS_MAX
             && let Some(oldest) = self.order.pop_front()
@@ -82,9 +64,16 @@ impl Submitted {
     }
 }
 
-impl State {
-    /// Applies the event in a record. An event that this version does not know changes nothing but
-    /// `seq`.
+impl JournalState {
+    /// Returns the state of a session that is created with `config`.
+    pub fn created(config: &SessionConfig, ts: &str) -> JournalState {
+        let mut state =
+            JournalState { seq: 1, updated_at: ts.to_owned(), ..JournalState::default() };
+        state.create(config, ts);
+        state
+    }
+
+    /// Applies the event in a record. An event that this version does not know changes `seq` only.
     pub fn apply_record(&mut self, record: &Record<'_>) {
         self.seq = record.seq;
         // Most events are tokens: they are not worth decoding.
@@ -108,50 +97,54 @@ impl State {
     pub fn apply(&mut self, event: &Event, seq: u64, ts: &str) {
         self.seq = seq;
         match event {
-            Event::SessionSnapshot(first) => self.found(&first.config, ts),
+            Event::SessionSnapshot(first) => self.create(&first.config, ts),
             Event::TurnQueued(queued) => self.enqueue(queued, seq),
             Event::TurnStart(TurnHead { turn_id, .. }) => {
-                if let Some(turn) = self.unqueue(turn_id) {
+                if let Some(turn) = self.dequeue(turn_id) {
                     self.active = Some(turn);
                 }
             }
             Event::TurnDone(TurnDone { turn_id, .. })
-            | Event::TurnError(TurnError { turn_id, .. }) => self.end(turn_id),
+            | Event::TurnError(TurnError { turn_id, .. }) => self.end_turn(turn_id),
             Event::ToolStart(_) => self.tool_calls += 1,
             _ => return,
         }
         ts.clone_into(&mut self.updated_at);
     }
 
-    /// Where a turn stands; `None` if it was never submitted, or too long ago to be remembered.
-    pub fn stage(&self, turn_id: &str) -> Option<(Stage, u64)> {
+    /// Removes a turn from the queue and from being active.
+    pub fn end_turn(&mut self, turn_id: &str) {
+        if self.active.as_ref().is_some_and(|turn| turn.turn_id == turn_id) {
+            self.active = None;
+        } else {
+            self.dequeue(turn_id);
+        }
+    }
+
+    /// Returns the status of a turn and the number of its `turn.queued` event. `None` if it was
+    /// never submitted, or too long ago to be remembered.
+    pub fn turn_status(&self, turn_id: &str) -> Option<(TurnStatus, u64)> {
         let seq = *self.submitted.seqs.get(turn_id)?;
         let is_it = |turn: &TurnHead| turn.turn_id == turn_id;
-        Some(if self.active.as_ref().is_some_and(is_it) {
-            (Stage::Active, seq)
+        let status = if self.active.as_ref().is_some_and(is_it) {
+            TurnStatus::Active
         } else if self.queue.iter().any(is_it) {
-            (Stage::Queued, seq)
+            TurnStatus::Queued
         } else {
-            (Stage::Ended, seq)
-        })
+            TurnStatus::Ended
+        };
+        Some((status, seq))
     }
 
-    /// The turns that have no end yet, the active one first.
-    pub fn unfinished(&self) -> Vec<TurnHead> {
-        self.active.iter().chain(&self.queue).cloned().collect()
-    }
-
-    /// Returns the state of a session that is created with `config`.
-    pub fn created(config: &SessionConfig, ts: &str) -> State {
-        let mut state = State { seq: 1, updated_at: ts.to_owned(), ..State::default() };
-        state.found(config, ts);
-        state
+    /// Returns the turns that have not ended, the active one first.
+    pub fn unfinished(&self) -> impl Iterator<Item = &TurnHead> {
+        self.active.iter().chain(&self.queue)
     }
 
     /// Returns what a list shows of the session.
     pub fn summary(&self, id: &SessionId) -> SessionSummary {
-        let unfinished = self.active.iter().chain(&self.queue);
-        let writers: HashSet<&str> = unfinished.map(|turn| turn.writer_id.as_str()).collect();
+        let writers: HashSet<&str> =
+            self.unfinished().map(|turn| turn.writer_id.as_str()).collect();
         let status = match (&self.active, self.queue.is_empty()) {
             (Some(_), _) => "running",
             (None, false) => "queued",
@@ -177,13 +170,7 @@ impl State {
         }
     }
 
-    /// Takes a turn out whose end could not be written. The journal will say so when it is opened
-    /// next.
-    pub fn forget(&mut self, turn_id: &str) {
-        self.end(turn_id);
-    }
-
-    fn found(&mut self, config: &SessionConfig, ts: &str) {
+    fn create(&mut self, config: &SessionConfig, ts: &str) {
         ts.clone_into(&mut self.created_at);
         self.title.clone_from(&config.title);
         self.model.clone_from(&config.model);
@@ -206,30 +193,22 @@ impl State {
         });
     }
 
-    fn unqueue(&mut self, turn_id: &str) -> Option<TurnHead> {
+    fn dequeue(&mut self, turn_id: &str) -> Option<TurnHead> {
         let position = self.queue.iter().position(|turn| turn.turn_id == turn_id)?;
         self.queue.remove(position)
     }
-
-    fn end(&mut self, turn_id: &str) {
-        if self.active.as_ref().is_some_and(|turn| turn.turn_id == turn_id) {
-            self.active = None;
-        } else {
-            self.unqueue(turn_id);
-        }
-    }
 }
 
-/// A title made of what was said first: one line, cut at a bound.
+/// Makes a title of the first input: one line, cut at a limit.
 fn title_of(content: &str) -> String {
     let line = text::words(content, limits::TITLE_CHARS_MAX);
     text::prefix(&line, limits::TITLE_CHARS_MAX).to_owned()
 }
 
-/// One message of the conversation, in the form of OpenAI's chat messages.
+/// A message of the conversation, in the form of OpenAI's chat messages.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
-    /// One that was brought along when the session was created, as it was given.
+    /// One that the session was created with, as the client sent it.
     Given(String),
     User(String),
     Assistant {
@@ -242,7 +221,7 @@ pub enum Message {
     },
 }
 
-/// A tool call that the model asked for.
+/// A tool call that the model made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToolCall {
     pub id: String,
@@ -251,19 +230,19 @@ pub struct ToolCall {
     pub arguments: String,
 }
 
-/// The conversation, put together from events in order.
+/// The conversation of a session.
 #[derive(Default)]
 pub struct Conversation {
     system_prompt: Option<String>,
     messages: Vec<Message>,
-    /// What was queued and has not begun: it becomes part of the conversation when it does.
-    waiting: HashMap<String, String>,
+    /// The inputs of queued turns by their ids: each becomes a message when its turn starts.
+    queued: HashMap<String, String>,
 }
 
 impl Conversation {
     /// Applies the event in a record.
     pub fn apply_record(&mut self, record: &Record<'_>) {
-        // No part of the conversation, and there is much of it.
+        // Thinking is no part of the conversation, and there is much of it.
         if record.kind != Some(EventKind::TurnThinking)
             && let Some(event) = record.event()
         {
@@ -282,15 +261,13 @@ impl Conversation {
                 self.system_prompt = system_prompt;
             }
             Event::TurnQueued(queued) => {
-                self.waiting.insert(queued.turn_id, queued.content);
+                self.queued.insert(queued.turn_id, queued.content);
             }
             Event::TurnStart(head) => {
-                let content = self.waiting.remove(&head.turn_id);
+                let content = self.queued.remove(&head.turn_id);
                 self.messages.extend(content.map(Message::User));
             }
-            Event::TurnToken(token) => {
-                self.assistant(|text, _| text.push_str(&token.text));
-            }
+            Event::TurnToken(token) => self.assistant(|text, _| text.push_str(&token.text)),
             Event::ToolStart(ToolStart { id, name, args, .. }) => {
                 let call = ToolCall { id, name, arguments: args };
                 self.assistant(|_, calls| calls.push(call));
@@ -302,27 +279,27 @@ impl Conversation {
         }
     }
 
-    /// What the creator of the session wants the model to be told before everything else.
+    /// Returns the session's own system prompt.
     pub fn system_prompt(&self) -> Option<&str> {
         self.system_prompt.as_deref()
     }
 
-    /// What has been said so far.
+    /// Returns the messages so far.
     pub fn messages(self) -> Vec<Message> {
         self.messages
     }
 
-    /// Takes out what has been said so far.
-    pub fn drain(&mut self) -> Vec<Message> {
+    /// Takes the messages so far out.
+    pub fn take_messages(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.messages)
     }
 
-    /// What was queued for a turn that has ended without beginning.
-    pub fn take_unsaid(&mut self, turn_id: &str) -> Option<String> {
-        self.waiting.remove(turn_id)
+    /// Takes out the input of a turn that has ended without starting.
+    pub fn take_queued(&mut self, turn_id: &str) -> Option<String> {
+        self.queued.remove(turn_id)
     }
 
-    /// Changes the assistant's last message, or begins one.
+    /// Changes the last message if it is the assistant's, or a new one.
     fn assistant(&mut self, change: impl FnOnce(&mut String, &mut Vec<ToolCall>)) {
         if !matches!(self.messages.last(), Some(Message::Assistant { .. })) {
             self.messages.push(Message::Assistant { text: String::new(), calls: Vec::new() });
@@ -339,28 +316,24 @@ impl Message {
         match self {
             Message::Given(text) => out.push_str(text),
             Message::User(text) => {
-                out.push_str("{\"role\":\"user\",\"content\":");
-                json::quote(text, out);
+                quote_after("{\"role\":\"user\",\"content\":", text, out);
                 out.push('}');
             }
             Message::Assistant { text, calls } => {
-                out.push_str("{\"role\":\"assistant\",\"content\":");
-                json::quote(text, out);
-                if !calls.is_empty() {
-                    out.push_str(",\"tool_calls\":[");
-                    for (index, call) in calls.iter().enumerate() {
-                        out.push_str(if index == 0 { "" } else { "," });
-                        call.json(out);
-                    }
-                    out.push(']');
+                quote_after("{\"role\":\"assistant\",\"content\":", text, out);
+                let mut before = ",\"tool_calls\":[{\"id\":";
+                for call in calls {
+                    quote_after(before, &call.id, out);
+                    quote_after(",\"type\":\"function\",\"function\":{\"name\":", &call.name, out);
+                    quote_after(",\"arguments\":", &call.arguments, out);
+                    out.push_str("}}");
+                    before = ",{\"id\":";
                 }
-                out.push('}');
+                out.push_str(if calls.is_empty() { "}" } else { "]}" });
             }
             Message::Tool { call_id, result } => {
-                out.push_str("{\"role\":\"tool\",\"tool_call_id\":");
-                json::quote(call_id, out);
-                out.push_str(",\"content\":");
-                json::quote(result, out);
+                quote_after("{\"role\":\"tool\",\"tool_call_id\":", call_id, out);
+                quote_after(",\"content\":", result, out);
                 out.push('}');
             }
         }
@@ -373,14 +346,7 @@ impl SerJson for Message {
     }
 }
 
-impl ToolCall {
-    fn json(&self, out: &mut String) {
-        out.push_str("{\"id\":");
-        json::quote(&self.id, out);
-        out.push_str(",\"type\":\"function\",\"function\":{\"name\":");
-        json::quote(&self.name, out);
-        out.push_str(",\"arguments\":");
-        json::quote(&self.arguments, out);
-        out.push_str("}}");
-    }
+fn quote_after(before: &str, text: &str, out: &mut String) {
+    out.push_str(before);
+    json::quote(text, out);
 }

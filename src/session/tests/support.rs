@@ -1,4 +1,4 @@
-//! Runtimes with agents of all kinds, and what the tests of them wait for.
+//! Runtimes with scripted agents, and what the tests of them wait for.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
@@ -8,18 +8,19 @@ use std::time::{Duration, Instant};
 use crate::log::{Level, Log, Rotation};
 use crate::protocol::SubmitTurn;
 use crate::protocol::event::{Event, SessionConfig, TurnStats};
-use crate::session::desk::{Session, Turn};
 use crate::session::runtime::Runtime;
+use crate::session::session::Session;
 use crate::session::store::Store;
+use crate::session::turn::Turn;
 use crate::session::turn::{Agent, Fault};
 use crate::{limits, sys};
 
 use super::{PATIENCE, Scratch, id};
 
-/// An agent that does what a function says.
-struct Play<F>(F);
+/// An agent that calls a function.
+struct FnAgent<F>(F);
 
-impl<F: Fn(&Turn<'_>) -> Result<TurnStats, Fault> + Send + Sync> Agent for Play<F> {
+impl<F: Fn(&Turn<'_>) -> Result<TurnStats, Fault> + Send + Sync> Agent for FnAgent<F> {
     fn run(&self, turn: &Turn<'_>) -> Result<TurnStats, Fault> {
         (self.0)(turn)
     }
@@ -32,51 +33,52 @@ pub fn runtime(
     let rotation = Rotation { bytes: limits::LOG_BYTES_DEFAULT, files: 1 };
     let log = Log::open(scratch.path(), rotation, Level::Debug).unwrap();
     let store = Store::new(scratch.path().join("sessions"));
-    Runtime::new(store, "daemon_x", log, Box::new(Play(agent)))
+    Runtime::new(store, "daemon_x", log, Box::new(FnAgent(agent)))
 }
 
 pub fn done() -> Result<TurnStats, Fault> {
     Ok(TurnStats::default())
 }
 
-/// An agent that says when it begins, and is done when it is told so or cancelled.
-pub struct Held {
-    begun: Receiver<String>,
-    go: Arc<(Mutex<bool>, Condvar)>,
+/// An agent that reports each turn that starts, and ends it when it is released or cancelled.
+pub struct HeldAgent {
+    started: Receiver<String>,
+    released: Arc<(Mutex<bool>, Condvar)>,
 }
 
-impl Held {
-    pub fn new() -> (Held, impl Fn(&Turn<'_>) -> Result<TurnStats, Fault> + Send + Sync + 'static) {
-        let (begin, begun): (Sender<String>, _) = channel();
-        let go: Arc<(Mutex<bool>, Condvar)> = Arc::default();
-        let gate = Arc::clone(&go);
+impl HeldAgent {
+    pub fn new()
+    -> (HeldAgent, impl Fn(&Turn<'_>) -> Result<TurnStats, Fault> + Send + Sync + 'static) {
+        let (start, started): (Sender<String>, _) = channel();
+        let released: Arc<(Mutex<bool>, Condvar)> = Arc::default();
+        let gate = Arc::clone(&released);
         let agent = move |turn: &Turn<'_>| {
-            begin.send(turn.content.to_owned()).unwrap();
+            start.send(turn.content.to_owned()).unwrap();
             let mut open = gate.0.lock().unwrap();
             let deadline = Instant::now() + PATIENCE;
-            while !*open && !turn.cancelled() {
+            while !*open && !turn.is_cancelled() {
                 assert!(Instant::now() < deadline);
-                // A cancelled turn is told by a flag alone.
+                // A cancelled turn notifies nobody: its flag is set.
                 open = gate.1.wait_timeout(open, Duration::from_millis(1)).unwrap().0;
             }
             done()
         };
-        (Held { begun, go }, agent)
+        (HeldAgent { started, released }, agent)
     }
 
-    /// The words of the turn that begins next.
-    pub fn begun(&self) -> String {
-        self.begun.recv_timeout(PATIENCE).unwrap()
+    /// Waits for the next turn to start; returns its input.
+    pub fn next(&self) -> String {
+        self.started.recv_timeout(PATIENCE).unwrap()
     }
 
-    /// No turn has begun of which [`Held::begun`] has not told.
-    pub fn has_begun_nothing(&self) -> bool {
-        self.begun.try_recv().is_err()
+    /// Returns whether no turn has started that [`HeldAgent::next`] has not returned.
+    pub fn is_idle(&self) -> bool {
+        self.started.try_recv().is_err()
     }
 
     pub fn release(&self) {
-        *self.go.0.lock().unwrap() = true;
-        self.go.1.notify_all();
+        *self.released.0.lock().unwrap() = true;
+        self.released.1.notify_all();
     }
 }
 
@@ -94,7 +96,7 @@ pub fn create(runtime: &Runtime, name: &str) -> Arc<Session> {
     runtime.create(Some(id(name)), &SessionConfig::default()).unwrap()
 }
 
-/// All events so far: `name` of what, and of which turn.
+/// Returns all events so far: the name, the turn, and the code of an error.
 pub fn events(session: &Session) -> Vec<String> {
     let mut events = Vec::new();
     session
@@ -113,7 +115,7 @@ pub fn events(session: &Session) -> Vec<String> {
     events
 }
 
-/// Waits until there is this event.
+/// Waits for this event.
 #[track_caller]
 pub fn wait_for(session: &Arc<Session>, event: &str) {
     let waker = session.subscribe(false).unwrap();
@@ -131,7 +133,7 @@ pub fn wait_for(session: &Arc<Session>, event: &str) {
     }
 }
 
-/// Waits until nothing is in progress: then `leave_if_idle` succeeds, so a runtime's last act.
+/// Waits until `is_so`; `what` is for the failure.
 pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {

@@ -1,12 +1,13 @@
-//! What a session is follows from its events alone, however they are cut into pieces.
+//! The state of a session as its events describe it.
 
 use crate::limits;
-use crate::session::event::{self, Record};
-use crate::session::rules::{SessionId, Stage, State};
+use crate::protocol::SessionId;
+use crate::session::record::{self, Record};
+use crate::session::replay::{JournalState, TurnStatus};
 
-fn apply(state: &mut State, event: &str, payload: &str) {
+fn apply(state: &mut JournalState, event: &str, payload: &str) {
     let ts = "2026-03-01T10:00:00.000Z";
-    let bytes = event::record_of(event, payload, "daemon_x", state.seq + 1, ts);
+    let bytes = record::record_of(event, payload, "daemon_x", state.seq + 1, ts);
     state.apply_record(&Record::read(bytes.strip_suffix(b"\n").unwrap()).unwrap());
 }
 
@@ -21,11 +22,10 @@ fn of(turn_id: &str) -> String {
     format!(r#"{{{names},"code":"","message":"","stats":{{}}}}"#)
 }
 
-/// Against a model that is nothing but lists.
 #[test]
-fn any_order_of_events_leaves_queue_and_active_turn_as_they_were_told() {
+fn any_sequence_of_events_yields_the_queue_and_the_active_turn_of_a_model() {
     for _ in 0..200 {
-        let mut state = State::default();
+        let mut state = JournalState::default();
         let (mut waiting, mut active, mut ended): (Vec<String>, Option<String>, Vec<String>) =
             (Vec::new(), None, Vec::new());
         for number in 0..40 {
@@ -57,23 +57,23 @@ fn any_order_of_events_leaves_queue_and_active_turn_as_they_were_told() {
             let queue: Vec<String> = state.queue.iter().map(|turn| names(&turn.turn_id)).collect();
             assert_eq!(queue, waiting);
             assert_eq!(state.active.as_ref().map(|turn| names(&turn.turn_id)), active);
-            for (turns, stage) in [(&waiting, Stage::Queued), (&ended, Stage::Ended)] {
+            for (turns, status) in [(&waiting, TurnStatus::Queued), (&ended, TurnStatus::Ended)] {
                 for turn_id in turns {
-                    assert_eq!(state.stage(turn_id).unwrap().0, stage);
+                    assert_eq!(state.turn_status(turn_id).unwrap().0, status);
                 }
             }
         }
         let turns = waiting.len() + ended.len() + usize::from(active.is_some());
         assert_eq!(state.turns, turns as u64);
-        assert_eq!(state.stage("never"), None);
+        assert_eq!(state.turn_status("never"), None);
     }
 }
 
 #[test]
-fn unknown_and_unreadable_events_change_only_the_number() {
-    let mut state = State::default();
+fn unknown_and_unreadable_events_change_the_number_only() {
+    let mut state = JournalState::default();
     apply(&mut state, "turn.queued", &queued("t", "x"));
-    let before = format!("{:?}", state.unfinished());
+    let before = format!("{:?}", (&state.active, &state.queue));
     for (event, payload) in [
         ("of.tomorrow", "{}"),
         ("turn.queued", "{}"),
@@ -85,36 +85,36 @@ fn unknown_and_unreadable_events_change_only_the_number() {
     ] {
         apply(&mut state, event, payload);
     }
-    assert_eq!((state.seq, format!("{:?}", state.unfinished())), (8, before));
+    assert_eq!((state.seq, format!("{:?}", (&state.active, &state.queue))), (8, before));
     assert_eq!(state.turns, 1);
 }
 
 #[test]
-fn the_oldest_turn_ids_are_forgotten_past_the_bound() {
-    let mut state = State::default();
+fn the_oldest_turn_ids_are_forgotten_beyond_the_limit() {
+    let mut state = JournalState::default();
     for number in 0..=limits::TURN_IDS_MAX {
         let turn_id = format!("t{number}");
         apply(&mut state, "turn.queued", &queued(&turn_id, "x"));
         apply(&mut state, "turn.error", &of(&turn_id));
     }
-    assert_eq!(state.stage("t0"), None);
-    assert!(state.stage("t1").is_some());
-    assert!(state.stage(&format!("t{}", limits::TURN_IDS_MAX)).is_some());
+    assert_eq!(state.turn_status("t0"), None);
+    assert!(state.turn_status("t1").is_some());
+    assert!(state.turn_status(&format!("t{}", limits::TURN_IDS_MAX)).is_some());
 }
 
 #[test]
-fn a_title_is_one_short_line_of_what_was_said_first() {
-    let mut state = State::default();
+fn a_title_is_one_short_line_of_the_first_input() {
+    let mut state = JournalState::default();
     apply(&mut state, "turn.queued", &queued("t", r"  one\n\ttwo  ü "));
     apply(&mut state, "turn.queued", &queued("u", "later"));
     assert_eq!(state.title.as_deref(), Some("one two ü"));
-    let mut state = State::default();
+    let mut state = JournalState::default();
     apply(&mut state, "turn.queued", &queued("t", &"ü".repeat(limits::TITLE_CHARS_MAX + 1)));
     assert_eq!(state.title, Some("ü".repeat(limits::TITLE_CHARS_MAX)));
 }
 
 #[test]
-fn an_id_is_what_may_stand_in_a_path() {
+fn an_id_can_be_part_of_a_path() {
     let longest = "x".repeat(limits::ID_BYTES_MAX);
     for good in ["a", "A-Z_09", "-", longest.as_str()] {
         assert_eq!(SessionId::parse(good).unwrap().as_str(), good);

@@ -1,0 +1,266 @@
+//! Reading journals: one that may be written to at the same time, and a whole file.
+//!
+//! Only valid records are ever read. Readers see what the writer has published, in order, each
+//! event once.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use crate::error::{At, Error, Kind};
+use crate::limits;
+use crate::lines::Forwards;
+use crate::mutex::lock;
+use crate::protocol::SessionId;
+use crate::protocol::event::Event;
+
+use super::record::Record;
+
+/// The file in a session's directory.
+pub const FILE_NAME: &str = "journal.jsonl";
+
+/// What readers may see of a journal, and where it is in the file.
+#[derive(Default)]
+pub(super) struct Published {
+    end: u64,
+    seq: u64,
+    /// The number and the offset of one record in each stretch of the file, in order.
+    index: Vec<(u64, u64)>,
+}
+
+impl Published {
+    /// Publishes the record that is in the file from `start` to `end`.
+    pub(super) fn add(&mut self, seq: u64, start: u64, end: u64) {
+        let last = self.index.last();
+        if last.is_none_or(|(_, at)| start - at >= limits::INDEX_EVERY_BYTES) {
+            self.index.push((seq, start));
+        }
+        self.seq = seq;
+        self.end = end;
+    }
+}
+
+/// A reader of a journal that the daemon may be writing.
+pub struct Reader {
+    path: PathBuf,
+    id: SessionId,
+    published: Arc<Mutex<Published>>,
+    file: Option<File>,
+    /// The number of the event that was read last, and the offset of the end of its record.
+    position: (u64, u64),
+}
+
+/// Some events in a row.
+#[derive(Default)]
+pub struct Batch {
+    /// Each event's number, and where its envelope ends in `text`.
+    pub events: Vec<(u64, usize)>,
+    /// The envelopes, one after the other.
+    pub text: String,
+}
+
+impl Batch {
+    /// Returns the envelopes with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &str)> {
+        let mut start = 0;
+        self.events.iter().map(move |(seq, end)| {
+            let envelope = self.text.get(start..*end).unwrap_or_default();
+            start = *end;
+            (*seq, envelope)
+        })
+    }
+}
+
+impl Reader {
+    pub(super) fn new(path: PathBuf, id: SessionId, published: Arc<Mutex<Published>>) -> Reader {
+        Reader { path, id, published, file: None, position: (0, 0) }
+    }
+
+    /// Returns the number of the last published event.
+    pub fn last_seq(&self) -> u64 {
+        lock(&self.published).seq
+    }
+
+    /// Returns the events after number `after`: at most `events_max` of them and about
+    /// [`limits::EVENTS_BYTES_MAX`], at least one if there is one. Reads no more of the file than
+    /// these and part of one stretch of the index; not even that if it continues where it was.
+    pub fn after(&mut self, after: u64, events_max: usize) -> io::Result<Batch> {
+        let mut batch = Batch::default();
+        if events_max == 0 {
+            return Ok(batch);
+        }
+        let id = self.id.clone();
+        self.visit_after(after, |record| {
+            record.envelope(id.as_str(), &mut batch.text);
+            batch.events.push((record.seq, batch.text.len()));
+            batch.events.len() < events_max && batch.text.len() < limits::EVENTS_BYTES_MAX
+        })?;
+        Ok(batch)
+    }
+
+    /// Returns event number `seq`; `None` if its record is damaged or this version does not know
+    /// it.
+    pub fn event(&mut self, seq: u64) -> io::Result<Option<Event>> {
+        let mut event = None;
+        self.visit_after(seq - 1, |record| {
+            event = record.event().filter(|_| record.seq == seq);
+            false
+        })?;
+        Ok(event)
+    }
+
+    /// Passes every published event to `visit`.
+    pub fn all(&mut self, mut visit: impl FnMut(&Record<'_>)) -> io::Result<()> {
+        self.visit_after(0, |record| {
+            visit(record);
+            true
+        })
+    }
+
+    /// Passes the events after number `after` to `visit` until it returns `false`.
+    fn visit_after(
+        &mut self,
+        after: u64,
+        mut visit: impl FnMut(&Record<'_>) -> bool,
+    ) -> io::Result<()> {
+        let (start, end) = self.range_after(after);
+        if start == end {
+            return Ok(());
+        }
+        let file = match &self.file {
+            Some(file) => file,
+            None => match File::open(&self.path) {
+                Ok(file) => self.file.insert(file),
+                // The session was deleted.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            },
+        };
+        let mut lines = Forwards::new(start, end);
+        let mut last = after;
+        while let Some((line, offset)) = lines.next(file)? {
+            let Some(record) = next_record(line, last) else {
+                continue;
+            };
+            last = record.seq;
+            self.position = (last, offset + line.len() as u64 + 1);
+            if !visit(&record) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns a range of the file in which all published events after number `after` are.
+    fn range_after(&self, after: u64) -> (u64, u64) {
+        let published = lock(&self.published);
+        if after >= published.seq {
+            return (published.end, published.end);
+        }
+        let later = published.index.partition_point(|(seq, _)| *seq <= after + 1);
+        let indexed = later.checked_sub(1).and_then(|entry| published.index.get(entry));
+        let indexed = indexed.map_or(0, |(_, at)| *at);
+        let (seq, at) = self.position;
+        // What is published is never cut off again.
+        (if seq <= after { indexed.max(at) } else { indexed }, published.end)
+    }
+}
+
+/// Reads the record in `line` if it can follow the one with number `last`.
+///
+/// A number that does not increase belongs to a record that was written twice, or to another file;
+/// one that no number can follow, to no journal.
+fn next_record(line: &[u8], last: u64) -> Option<Record<'_>> {
+    Record::read(line).filter(|record| record.seq > last && record.seq < u64::MAX)
+}
+
+/// What a whole journal consists of.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct JournalReport {
+    /// Valid records.
+    pub records: u64,
+    /// Lines before the last valid record that are not records.
+    pub damaged: u64,
+    /// Bytes after the last valid record.
+    pub torn_bytes: u64,
+    /// Lines among the torn bytes that have a line end. A crash cuts the end of a line off, so
+    /// these were complete once, and may have been acknowledged.
+    pub invalid_lines: u64,
+    /// The bytes of these lines.
+    pub invalid_bytes: u64,
+    /// Bytes up to the end of the last valid record.
+    pub valid_bytes: u64,
+    /// Bytes that the session's summary counted and that the journal no longer has.
+    pub missing_bytes: u64,
+}
+
+impl JournalReport {
+    /// Adds what is missing if the session's summary was made of a journal of `bytes` bytes.
+    /// Summaries are older than their journals, never newer.
+    #[must_use]
+    pub fn compared_to(mut self, bytes: u64) -> JournalReport {
+        self.missing_bytes = bytes.saturating_sub(self.valid_bytes + self.torn_bytes);
+        self
+    }
+
+    /// Returns the report if there is a valid record.
+    ///
+    /// # Errors
+    /// [`Kind::SessionDamaged`].
+    pub fn require_records(self, id: &SessionId) -> Result<JournalReport, Error> {
+        let reason = match (self.records, self.torn_bytes) {
+            (0, 0) => "its journal is empty or missing",
+            (0, _) => "no record of its journal is whole",
+            _ => return Ok(self),
+        };
+        let action = format!("read the session {}", id.as_str());
+        let next_step = format!("to see what is wrong: opta sessions verify {}", id.as_str());
+        Err(Error::cannot(Kind::SessionDamaged, action, reason).with_next_step(next_step))
+    }
+
+    /// Returns the number of lines that were records once.
+    pub fn lost(&self) -> u64 {
+        self.damaged + self.invalid_lines
+    }
+
+    /// Returns the length of the record that was not written completely.
+    pub fn incomplete_bytes(&self) -> u64 {
+        self.torn_bytes - self.invalid_bytes
+    }
+
+    /// Returns whether something is lost, even if the daemon is writing the journal now.
+    pub fn is_damaged(&self) -> bool {
+        self.lost() > 0 || self.missing_bytes > 0
+    }
+}
+
+/// Reads a whole journal and passes each valid record with its range in the file to `visit`.
+/// Changes nothing.
+pub fn scan(
+    file: &File,
+    path: &Path,
+    mut visit: impl FnMut(&Record<'_>, u64, u64),
+) -> Result<JournalReport, Error> {
+    let length = file.metadata().at("inspect", path)?.len();
+    let mut report = JournalReport::default();
+    let mut lines = Forwards::new(0, length);
+    let (mut last_seq, mut invalid_lines, mut lines_end) = (0, 0, 0);
+    while let Some((line, start)) = lines.next(file).at("read", path)? {
+        lines_end = start + line.len() as u64 + 1;
+        match next_record(line, last_seq) {
+            Some(record) => {
+                last_seq = record.seq;
+                report.records += 1;
+                report.damaged += std::mem::take(&mut invalid_lines);
+                report.valid_bytes = lines_end;
+                visit(&record, start, lines_end);
+            }
+            None => invalid_lines += 1,
+        }
+    }
+    report.torn_bytes = length - report.valid_bytes;
+    report.invalid_bytes = lines_end.saturating_sub(report.valid_bytes);
+    report.invalid_lines = invalid_lines;
+    Ok(report)
+}

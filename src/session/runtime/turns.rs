@@ -1,0 +1,329 @@
+//! The turns of all sessions: submitted, queued, run by threads, cancelled.
+//!
+//! The turns of a session run one after the other, those of different sessions at the same time, at
+//! most [`limits::ACTIVE_TURNS_MAX`]. Every turn ends with an event: the agent's result, an error,
+//! or, if the session cannot be written, an error that is written later. A turn that was started
+//! never runs again.
+
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use crate::error::{Doing, reason};
+use crate::mutex::lock;
+use crate::protocol::event::{Event, SessionCancelled, TurnHead, TurnQueued, TurnStats};
+use crate::protocol::{CancelTurns, SubmitTurn, TurnAccepted, TurnOptions, TurnsCancelled};
+use crate::session::journal::Durability;
+use crate::session::replay::TurnStatus;
+use crate::session::session::{Session, SessionError, SessionState, new_id};
+use crate::session::turn::{Fault, Turn, cancelled, end_event};
+use crate::session::wake::Cancel;
+use crate::{limits, sys};
+
+use super::Runtime;
+
+/// A turn that was started.
+struct Started {
+    head: TurnHead,
+    content: String,
+    options: TurnOptions,
+    cancel: Arc<Cancel>,
+    /// Its number among the session's turns, from 1.
+    number: u64,
+}
+
+impl Runtime {
+    /// Submits a turn. It is on the disk when this returns `Ok`, and will be run or reported as
+    /// interrupted.
+    pub fn submit(
+        self: &Arc<Runtime>,
+        session: &Arc<Session>,
+        turn: &SubmitTurn,
+    ) -> Result<TurnAccepted, SessionError> {
+        let mut state = lock(&session.state);
+        session.check_open(&state)?;
+        let turn_id = match &turn.turn_id {
+            Some(turn_id) => turn_id.clone(),
+            None => new_id("turn_")?.as_str().to_owned(),
+        };
+        let accepted = |turn_id, queued, seq| TurnAccepted {
+            turn_id,
+            status: "queued".to_owned(),
+            queued,
+            seq,
+        };
+        let queued = state.journal.state().queue.len() as u64;
+        if let Some((_, seq)) = state.journal.state().turn_status(&turn_id) {
+            return Ok(accepted(turn_id, queued, seq));
+        }
+        session.flush_pending(&mut state)?;
+        check_submission(&state, turn)?;
+        // Counted before it is written: from now on the daemon is not idle.
+        {
+            let mut scheduler = lock(&self.scheduler);
+            if scheduler.stopping {
+                return Err(SessionError::Stopping);
+            }
+            scheduler.unfinished += 1;
+        }
+        let event = queued_event(&turn_id, turn, queued);
+        let appended = session.append(&mut state, &[event], Durability::Synced);
+        let seq = appended.inspect_err(|_| self.turns_ended(1))?;
+        state.options.insert(turn_id.clone(), turn.options.clone().unwrap_or_default());
+        self.submitted.fetch_add(1, Ordering::Relaxed);
+        let was_scheduled = std::mem::replace(&mut state.scheduled, true);
+        drop(state);
+        if !was_scheduled {
+            self.schedule(Arc::clone(session));
+        }
+        Ok(accepted(turn_id, queued, seq))
+    }
+
+    /// Cancels turns. The decision is on the disk when this returns.
+    pub fn cancel(
+        &self,
+        session: &Session,
+        selector: &CancelTurns,
+    ) -> Result<TurnsCancelled, SessionError> {
+        let CancelTurns { turn_id, writer_id } = selector;
+        let mut state = lock(&session.state);
+        let is_selected = |turn: &&TurnHead| {
+            turn_id.as_ref().is_none_or(|id| *id == turn.turn_id)
+                && writer_id.as_ref().is_none_or(|id| *id == turn.writer_id)
+        };
+        let turns = state.journal.state();
+        let active = turns.active.as_ref().is_some_and(|turn| is_selected(&turn));
+        let queued: Vec<TurnHead> = match (turn_id, writer_id) {
+            (None, None) => Vec::new(),
+            _ => turns.queue.iter().filter(is_selected).cloned().collect(),
+        };
+        let count = queued.len() as u64;
+        let reply = TurnsCancelled::new(count, active);
+        if reply.cancelled == 0 {
+            return Ok(reply);
+        }
+        let mut events: Vec<Event> =
+            queued.iter().map(|turn| end_event(turn, &Err(cancelled()))).collect();
+        events.push(Event::SessionCancelled(SessionCancelled {
+            cancelled: reply.cancelled,
+            turn_id: turn_id.clone(),
+            writer_id: writer_id.clone(),
+        }));
+        session.append(&mut state, &events, Durability::Synced)?;
+        for turn in &queued {
+            state.options.remove(&turn.turn_id);
+        }
+        self.turns_ended(count);
+        if active && let Some(cancel) = &state.cancel {
+            cancel.cancel();
+            session.changed.notify_all();
+        }
+        Ok(reply)
+    }
+
+    fn turns_ended(&self, count: u64) {
+        lock(&self.scheduler).unfinished -= count;
+    }
+
+    fn schedule(self: &Arc<Runtime>, session: Arc<Session>) {
+        let mut scheduler = lock(&self.scheduler);
+        if scheduler.stopping {
+            return;
+        }
+        scheduler.waiting.push_back(session);
+        if scheduler.workers >= limits::ACTIVE_TURNS_MAX {
+            return;
+        }
+        scheduler.workers += 1;
+        drop(scheduler);
+        let runtime = Arc::clone(self);
+        let started = thread::Builder::new().name("turn".into()).spawn(move || runtime.work());
+        if let Err(error) = started.doing("start a thread") {
+            // Another worker, or the next one, will run it.
+            self.log.error("turns cannot run", &[("cause", &error)]);
+            lock(&self.scheduler).workers -= 1;
+        }
+    }
+
+    /// Runs turns while there are any, one of each session in turn.
+    fn work(self: Arc<Runtime>) {
+        loop {
+            let next = lock(&self.scheduler).waiting.pop_front();
+            let Some(session) = next else {
+                if self.end_worker() {
+                    return;
+                }
+                continue;
+            };
+            self.run_next(&session);
+            let mut state = lock(&session.state);
+            if state.journal.state().queue.is_empty() || state.closed.is_some() {
+                state.scheduled = false;
+                state.journal.close_file();
+                continue;
+            }
+            drop(state);
+            let mut scheduler = lock(&self.scheduler);
+            if !scheduler.stopping {
+                scheduler.waiting.push_back(session);
+            }
+        }
+    }
+
+    /// Ends this worker; returns `false` if there is work again.
+    fn end_worker(&self) -> bool {
+        let mut scheduler = lock(&self.scheduler);
+        if !scheduler.waiting.is_empty() {
+            return false;
+        }
+        scheduler.workers -= 1;
+        let on_idle = if scheduler.workers == 0 { scheduler.on_idle.take() } else { None };
+        drop(scheduler);
+        if let Some(on_idle) = on_idle {
+            on_idle();
+        }
+        true
+    }
+
+    /// Runs the first turn in the session's queue.
+    fn run_next(&self, session: &Arc<Session>) {
+        let Started { head, content, options, cancel, number } = match start_turn(session) {
+            Ok(Some(started)) => started,
+            Ok(None) => return,
+            Err(error) => return self.fail_first_turn(session, error),
+        };
+        let fields: [(&str, &dyn Display); 2] =
+            [("session", &session.id.as_str()), ("turn", &number)];
+        self.log.info("turn started", &fields);
+        let started = sys::boot_clock();
+        let turn =
+            Turn { session, head: &head, content: &content, options: &options, cancel: &cancel };
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.agent.run(&turn)));
+        let outcome = outcome.unwrap_or_else(|_panic| {
+            self.log.error("a turn panicked", &fields);
+            let message = "the daemon has failed at this turn; its log says more".to_owned();
+            Err(Fault { code: "internal-error", message })
+        });
+        self.end_turn(session, &head, outcome, &cancel, sys::boot_clock() - started);
+    }
+
+    fn end_turn(
+        &self,
+        session: &Session,
+        head: &TurnHead,
+        outcome: Result<TurnStats, Fault>,
+        cancel: &Cancel,
+        elapsed: Duration,
+    ) {
+        let mut state = lock(&session.state);
+        // Its descriptors are for a running turn.
+        state.cancel = None;
+        state.permissions.clear();
+        if state.closed.is_some() {
+            return self.turns_ended(1);
+        }
+        // A turn that was cancelled ends as cancelled, even if it was done just before.
+        let outcome = if cancel.is_cancelled() { Err(cancelled()) } else { outcome };
+        let end = end_event(head, &outcome);
+        if let Err(error) = session.append(&mut state, &[end], Durability::Synced) {
+            self.log_write_error(&session.id, &error);
+            // Not now, but as soon as there is room.
+            drop(session.end_turns(&mut state, vec![end_event(head, &Err(error.into()))]));
+        }
+        // A summary saves a list the reading of the journal, but each new file slows the next sync
+        // down.
+        let now = sys::boot_clock();
+        let is_recent = |at: Duration| now.saturating_sub(at) < limits::SUMMARY_EVERY;
+        if !state.summarized_at.is_some_and(is_recent) {
+            state.summarized_at = Some(now);
+            self.save_summary(&session.id, &state.journal);
+        }
+        drop(state);
+        self.turns_ended(1);
+        let result = outcome.as_ref().map_or_else(|fault| fault.code, |_| "done");
+        let ms = format!("{}ms", elapsed.as_millis());
+        let fields: [(&str, &dyn Display); 3] =
+            [("session", &session.id.as_str()), ("result", &result), ("duration", &ms)];
+        self.log.info("turn ended", &fields);
+    }
+
+    /// Ends a turn that cannot be started because its session cannot be written or read.
+    fn fail_first_turn(&self, session: &Session, error: SessionError) {
+        self.log_write_error(&session.id, &error);
+        let mut state = lock(&session.state);
+        if let Some(head) = state.journal.state().queue.front().cloned() {
+            state.options.remove(&head.turn_id);
+            drop(session.end_turns(&mut state, vec![end_event(&head, &Err(error.into()))]));
+            self.turns_ended(1);
+        }
+    }
+}
+
+/// Returns why a turn cannot be submitted now.
+fn check_submission(state: &SessionState, turn: &SubmitTurn) -> Result<(), SessionError> {
+    let turns = state.journal.state();
+    if turns.queue.len() >= limits::QUEUE_MAX {
+        let message = format!("{} turns are waiting already", limits::QUEUE_MAX);
+        return Err(SessionError::Busy(message));
+    }
+    if let Some(seen) = turn.last_seen_seq.filter(|seen| *seen < turns.seq) {
+        let seq = turns.seq;
+        let message = format!("Session state conflict: you have seen {seen}, it is at {seq}");
+        return Err(SessionError::Conflict(message));
+    }
+    Ok(())
+}
+
+/// Returns the first event of a turn with `before` turns before it in the queue.
+fn queued_event(turn_id: &str, turn: &SubmitTurn, before: u64) -> Event {
+    let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "anonymous".to_owned());
+    Event::TurnQueued(TurnQueued {
+        turn_id: turn_id.to_owned(),
+        writer_id: name(&turn.writer_id),
+        client_id: name(&turn.client_id),
+        mode: turn.mode.clone(),
+        queue_size: before + 1,
+        position: before,
+        metadata: turn.metadata.clone(),
+        content: turn.content.clone(),
+    })
+}
+
+/// Starts the first turn in the queue; `None` if there is none.
+fn start_turn(session: &Session) -> Result<Option<Started>, SessionError> {
+    let mut state = lock(&session.state);
+    let first = state.journal.state().queue.front().cloned();
+    let Some(head) = first.filter(|_| state.closed.is_none()) else {
+        return Ok(None);
+    };
+    // Pending ends come before the next start: a daemon that reads the journal after a crash looks
+    // for one turn without an end, no more.
+    session.flush_pending(&mut state)?;
+    let content = read_content(&state, &head.turn_id)?;
+    let cancel = Arc::new(Cancel::new().doing("prepare a turn")?);
+    session.append(&mut state, &[Event::TurnStart(head.clone())], Durability::Buffered)?;
+    state.cancel = Some(Arc::clone(&cancel));
+    let options = state.options.remove(&head.turn_id).unwrap_or_default();
+    let turns = state.journal.state();
+    let number = turns.turns - turns.queue.len() as u64;
+    Ok(Some(Started { head, content, options, cancel, number }))
+}
+
+/// Reads the input of a queued turn, which is on the disk only.
+fn read_content(state: &SessionState, turn_id: &str) -> Result<String, SessionError> {
+    let unreadable = |reason: &str| {
+        let message = format!("the turn cannot be read: {reason}");
+        Err(SessionError::Storage(message))
+    };
+    let Some((TurnStatus::Queued, seq)) = state.journal.state().turn_status(turn_id) else {
+        return unreadable("it is not in the queue");
+    };
+    match state.journal.reader().event(seq) {
+        Ok(Some(Event::TurnQueued(queued))) => Ok(queued.content),
+        Ok(_) => unreadable("its record is damaged"),
+        Err(error) => unreadable(&reason(&error)),
+    }
+}

@@ -1,0 +1,326 @@
+//! One session in memory: who may append to it, and who follows it.
+//!
+//! Only the holder of the lock on its state appends: it assigns the number, writes, then publishes.
+//! Followers are woken and read the journal, so none can see a gap, another order or an event that
+//! the disk does not have.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use crate::error::{Doing, Error, reason};
+use crate::mutex::lock;
+use crate::protocol::event::{Event, PermissionResolved};
+use crate::protocol::{SessionId, SessionSummary, TurnOptions};
+use crate::{limits, sys, token};
+
+use super::journal::{Durability, Journal};
+use super::reader::Reader;
+use super::replay::Conversation;
+use super::wake::{Cancel, Waker};
+
+/// One session in memory.
+pub struct Session {
+    pub id: SessionId,
+    pub(super) state: Mutex<SessionState>,
+    /// Notified, with the lock on the state, when a permission is resolved, the turn is cancelled,
+    /// or the followers change.
+    pub(super) changed: Condvar,
+    /// Of each follower, with whether it answers permission requests.
+    wakers: Mutex<Vec<(Arc<Waker>, bool)>>,
+    /// Its streams are to end.
+    closed: AtomicBool,
+    /// When it was last used, in seconds of the boot clock.
+    pub(super) used_at: AtomicU64,
+}
+
+/// What the holder of the lock may change.
+pub(super) struct SessionState {
+    pub(super) journal: Journal,
+    /// Whether a worker has the session, or it waits for one.
+    pub(super) scheduled: bool,
+    /// Of the active turn.
+    pub(super) cancel: Option<Arc<Cancel>>,
+    /// Of the queued turns, by their ids.
+    pub(super) options: HashMap<String, TurnOptions>,
+    /// Requested by the active turn, by the ids of the requests.
+    pub(super) permissions: HashMap<String, Permission>,
+    /// Ends of turns that could not be written when the turns ended.
+    pending_ends: Vec<Event>,
+    pub(super) closed: Option<CloseReason>,
+    /// When a summary was last written, on the boot clock.
+    pub(super) summarized_at: Option<Duration>,
+}
+
+/// A permission that a turn waits for.
+pub(super) struct Permission {
+    pub(super) turn_id: String,
+    pub(super) allowed: Option<bool>,
+}
+
+/// Why nothing more is appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CloseReason {
+    /// The session was deleted.
+    Deleted,
+    /// The daemon is stopping.
+    Stopping,
+}
+
+/// What a decision about a permission led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is the decision.
+    Won,
+    /// There was another one before.
+    TooLate,
+    /// No turn waits for it.
+    Unknown,
+}
+
+/// A follower of a session, until it is dropped.
+pub struct Subscription {
+    session: Arc<Session>,
+    waker: Arc<Waker>,
+}
+
+impl Deref for Subscription {
+    type Target = Waker;
+
+    fn deref(&self) -> &Waker {
+        &self.waker
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        lock(&self.session.wakers).retain(|(waker, _)| !Arc::ptr_eq(waker, &self.waker));
+        self.session.followers_changed();
+    }
+}
+
+impl Session {
+    pub(super) fn new(id: SessionId, journal: Journal) -> Session {
+        Session {
+            id,
+            state: Mutex::new(SessionState {
+                journal,
+                scheduled: false,
+                cancel: None,
+                options: HashMap::new(),
+                permissions: HashMap::new(),
+                pending_ends: Vec::new(),
+                closed: None,
+                summarized_at: None,
+            }),
+            changed: Condvar::new(),
+            wakers: Mutex::default(),
+            closed: AtomicBool::new(false),
+            used_at: AtomicU64::new(sys::boot_clock().as_secs()),
+        }
+    }
+
+    /// Returns what a list shows of it.
+    pub fn summary(&self) -> SessionSummary {
+        lock(&self.state).journal.state().summary(&self.id)
+    }
+
+    /// Returns a reader of its events.
+    pub fn reader(&self) -> Reader {
+        lock(&self.state).journal.reader()
+    }
+
+    /// Reads its conversation from the journal.
+    pub fn conversation(&self) -> Result<Conversation, Error> {
+        let mut conversation = Conversation::default();
+        let mut reader = self.reader();
+        reader.all(|record| conversation.apply_record(record)).doing("read a session")?;
+        Ok(conversation)
+    }
+
+    /// Resolves a permission that a turn waits for. Of several decisions exactly one wins: it is on
+    /// the disk when this returns, and has no effect before.
+    pub fn decide(&self, request: &str, allow: bool, by: &str) -> Result<Decision, SessionError> {
+        let mut state = lock(&self.state);
+        let Some(permission) = state.permissions.get(request) else {
+            return Ok(Decision::Unknown);
+        };
+        if permission.allowed.is_some() {
+            return Ok(Decision::TooLate);
+        }
+        let event = Event::PermissionResolved(PermissionResolved {
+            turn_id: permission.turn_id.clone(),
+            request_id: request.to_owned(),
+            decision: if allow { "allow" } else { "deny" }.to_owned(),
+            approved: allow,
+            decided_by: by.to_owned(),
+        });
+        self.append(&mut state, &[event], Durability::Synced)?;
+        if let Some(permission) = state.permissions.get_mut(request) {
+            permission.allowed = Some(allow);
+        }
+        drop(state);
+        self.changed.notify_all();
+        Ok(Decision::Won)
+    }
+
+    /// Returns a waker that is woken when there are more events, or when there will be none.
+    /// `answers` says whether the follower can answer permission requests.
+    pub fn subscribe(self: &Arc<Session>, answers: bool) -> Result<Subscription, Error> {
+        let waker = Arc::new(Waker::new().doing("watch a session")?);
+        lock(&self.wakers).push((Arc::clone(&waker), answers));
+        self.followers_changed();
+        Ok(Subscription { session: Arc::clone(self), waker })
+    }
+
+    /// Wakes a turn that waits for a permission: who can answer it has changed.
+    fn followers_changed(&self) {
+        // A turn between its check and its wait has the lock.
+        drop(lock(&self.state));
+        self.changed.notify_all();
+    }
+
+    /// Returns whether a follower can answer permission requests.
+    pub(super) fn has_responder(&self) -> bool {
+        lock(&self.wakers).iter().any(|(_, answers)| *answers)
+    }
+
+    /// Returns whether there will be no more events.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Appends events, all or none. Returns the number of the last.
+    pub(super) fn append(
+        &self,
+        state: &mut SessionState,
+        events: &[Event],
+        durability: Durability,
+    ) -> Result<u64, SessionError> {
+        self.check_open(state)?;
+        let seq = state.journal.append(events, durability).map_err(|cause| not_written(&cause))?;
+        self.wake();
+        Ok(seq)
+    }
+
+    pub(super) fn check_open(&self, state: &SessionState) -> Result<(), SessionError> {
+        match state.closed {
+            None => Ok(()),
+            Some(CloseReason::Deleted) => Err(no_session(&self.id)),
+            Some(CloseReason::Stopping) => Err(SessionError::Stopping),
+        }
+    }
+
+    /// Ends turns by these events. What cannot be written now is written later: the turns never run
+    /// again.
+    pub(super) fn end_turns(
+        &self,
+        state: &mut SessionState,
+        ends: Vec<Event>,
+    ) -> Result<(), SessionError> {
+        for turn_id in ends.iter().filter_map(Event::turn_id) {
+            state.journal.end_turn(turn_id);
+        }
+        state.pending_ends.extend(ends);
+        self.flush_pending(state)
+    }
+
+    /// Writes the pending ends of turns.
+    pub(super) fn flush_pending(&self, state: &mut SessionState) -> Result<(), SessionError> {
+        if state.pending_ends.is_empty() {
+            return Ok(());
+        }
+        let ends = std::mem::take(&mut state.pending_ends);
+        let written = self.append(state, &ends, Durability::Synced);
+        written.map(drop).inspect_err(|_| state.pending_ends = ends)
+    }
+
+    /// Writes the pending ends of turns if that is possible again.
+    pub(super) fn retry_pending(&self) {
+        let mut state = lock(&self.state);
+        if !state.pending_ends.is_empty() && self.flush_pending(&mut state).is_ok() {
+            state.journal.close_file();
+        }
+    }
+
+    /// Appends nothing more, and ends the streams.
+    pub(super) fn close(&self, state: &mut SessionState, reason: CloseReason) {
+        state.closed = Some(reason);
+        self.closed.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        lock(&self.wakers).iter().for_each(|(waker, _)| waker.wake());
+    }
+
+    pub(super) fn subscribers(&self) -> usize {
+        lock(&self.wakers).len()
+    }
+
+    pub(super) fn is_idle(&self, now: u64) -> bool {
+        let unused = now.saturating_sub(self.used_at.load(Ordering::Relaxed));
+        unused >= limits::SESSION_IDLE_MAX.as_secs()
+            && self.subscribers() == 0
+            && lock(&self.state).journal.state().unfinished().next().is_none()
+    }
+}
+
+/// Why a request about sessions is refused.
+#[derive(Debug)]
+pub enum SessionError {
+    /// With the id that was asked for.
+    NotFound(String),
+    Invalid(String),
+    /// The client's view of the session is out of date.
+    Conflict(String),
+    /// A turn is in progress, or there are too many.
+    Busy(String),
+    /// The daemon is stopping.
+    Stopping,
+    /// The disk is full or cannot be trusted.
+    Storage(String),
+    Failed(Error),
+}
+
+impl From<Error> for SessionError {
+    fn from(error: Error) -> SessionError {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        match error.io_kind() {
+            Some(StorageFull | QuotaExceeded) => SessionError::Storage(error.to_string()),
+            _ => SessionError::Failed(error),
+        }
+    }
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SessionError::NotFound(id) => write!(f, "No session with id '{id}'"),
+            SessionError::Invalid(message)
+            | SessionError::Conflict(message)
+            | SessionError::Busy(message)
+            | SessionError::Storage(message) => write!(f, "{message}"),
+            SessionError::Stopping => write!(f, "the daemon is stopping"),
+            SessionError::Failed(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+pub(super) fn no_session(id: &SessionId) -> SessionError {
+    SessionError::NotFound(id.as_str().to_owned())
+}
+
+pub(super) fn not_written(cause: &io::Error) -> SessionError {
+    SessionError::Storage(format!("the session cannot be written: {}", reason(cause)))
+}
+
+/// Returns `prefix` and twelve random characters that need no escapes in a URL.
+pub(super) fn new_id(prefix: &str) -> Result<SessionId, SessionError> {
+    let text = format!("{prefix}{}", token::random_name(12)?);
+    SessionId::parse(&text).ok_or(SessionError::Invalid(text))
+}
