@@ -255,6 +255,32 @@ fn the_page_lists_the_variables_that_are_read() {
 }
 
 #[test]
+fn pages_list_the_variables_that_are_passed_on() {
+    let source = document("src/config.rs");
+    let listed = |name: &str, from: &str, to: &str| {
+        let text = Page::read(name).text();
+        let list = text.split(from).nth(1).unwrap().split(to).next().unwrap().to_owned();
+        let is_name = |word: &&str| {
+            word.len() > 1 && word.chars().all(|c| c.is_ascii_uppercase() || "_*".contains(c))
+        };
+        set(list.split([' ', ',', '.']).filter(is_name))
+    };
+    let mut daemon = set(quoted(&source, "const OF_THE_DAEMON: "));
+    daemon.extend(quoted(&source, "const SECRET: ").map(str::to_owned));
+    daemon.extend(["LC_", "OPTA_", "XDG_"].map(str::to_owned));
+    assert_eq!(listed("opta-daemon.1", "it keeps only", "The command that submits"), daemon);
+    let mut command = set(quoted(&source, "const TURN_VARIABLES: "));
+    command.insert("LC_*".to_owned());
+    assert_eq!(listed("opta-do.1", "of the caller's environment:", "See opta-daemon"), command);
+}
+
+/// Returns the strings in the constant of a source that begins so.
+fn quoted<'s>(source: &'s str, begin: &str) -> impl Iterator<Item = &'s str> {
+    let constant = source.split(begin).nth(1).unwrap().split("];").next().unwrap();
+    constant.split('"').skip(1).step_by(2)
+}
+
+#[test]
 fn the_page_lists_the_settings_that_are_read() {
     let placed = between(&document("src/config.rs"), "at(\"", '"');
     let mut read = set(placed.iter().filter(|key| key.contains('.')));
