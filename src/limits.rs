@@ -1,303 +1,299 @@
-//! Every bound and every timeout, with its reason.
+//! Every limit and every timeout, with its reason.
 //!
-//! Whatever a peer, a file or a user can make long, many or slow has its name here, and a test at
-//! the limit and one past it.
+//! Whatever a peer, a file or a user can make long, numerous or slow has a limit with a name here,
+//! and is tested at the limit and just beyond it.
 
 use std::time::Duration;
 
-/// The port the manual names.
+/// The port that the manual names.
 pub const PORT_DEFAULT: u16 = 9999;
-/// Ports tried in order when another program has 9999; the same range as the earlier
-/// implementation.
+/// Ports to try in order if another program has 9999.
 pub const PORTS_FALLBACK: std::ops::RangeInclusive<u16> = 10_000..=10_020;
 
-/// A daemon says that it serves within this time, or the start has failed.
+/// A daemon that does not serve within this time has failed to start.
 pub const START_MAX: Duration = Duration::from_secs(10);
 /// How long a command waits for a daemon that holds the lock and does not answer.
-pub const OWNER_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How long a starter queues behind other starters; each of them needs milliseconds.
-pub const QUEUE_WAIT_MAX: Duration = Duration::from_secs(30);
-/// A healthy daemon answers `GET /v3/health` in well under a millisecond.
+pub const UNRESPONSIVE_MAX: Duration = Duration::from_secs(5);
+/// How long a starter waits for the start lock. Each starter holds it for milliseconds.
+pub const START_LOCK_MAX: Duration = Duration::from_secs(30);
+/// A working daemon answers `GET /v3/health` in much less than a millisecond.
 pub const HEALTH_MAX: Duration = Duration::from_secs(1);
-/// One whole request of the command line to the daemon.
+/// One request of the command line to the daemon, with its response.
 pub const CALL_MAX: Duration = Duration::from_secs(5);
-/// The longest answer that the command line takes from a daemon.
+/// The longest response that the command line accepts from a daemon.
 pub const REPLY_BYTES_MAX: usize = 1 << 20;
-/// `opta daemon stop` waits this long for the daemon to leave, unless `--timeout` says otherwise.
+/// How long `opta daemon stop` waits for the daemon to exit, unless `--timeout` is given.
 pub const STOP_WAIT_DEFAULT: Duration = Duration::from_secs(10);
-/// The same with `--force`: long enough to leave in peace, for a daemon that can.
+/// The same with `--force`: long enough for a daemon that can exit cleanly.
 pub const STOP_WAIT_FORCED: Duration = Duration::from_secs(2);
 /// The longest `--timeout` and `--wait`: a day. More is a typing error.
 pub const WAIT_SECONDS_MAX: u64 = 86_400;
-/// Work in flight gets this long after SIGTERM.
+/// How long requests in flight may continue after SIGTERM.
 pub const GRACE_MAX: Duration = Duration::from_secs(3);
+/// After that: for the last replies and the last events of streams.
+pub const LAST_REPLIES_MAX: Duration = Duration::from_secs(1);
 
-/// After that, answers and the last words of streams.
-pub const FAREWELL_MAX: Duration = Duration::from_secs(1);
-
-/// One call of `systemctl` or `launchctl`: they answer in milliseconds, and wait for a daemon that
-/// needs [`START_MAX`] at most to come and [`GRACE_MAX`] to go.
+/// One call of `systemctl` or `launchctl`. They answer in milliseconds, or wait for a daemon that
+/// starts within [`START_MAX`] or stops within [`GRACE_MAX`].
 pub const MANAGER_MAX: Duration = Duration::from_secs(15);
-/// What a manager says beyond this is not read: `launchctl print` fills some ten kilobytes.
+/// Output of a manager that is read. `launchctl print` writes tens of kilobytes.
 pub const MANAGER_OUTPUT_BYTES_MAX: usize = 64 * 1024;
-/// launchd takes a moment to forget a job, says so with a plain "5: Input/output error", and offers
-/// nothing to wait on: it is asked again this often,
+/// How often a command to launchd is tried. It fails with "5: Input/output error" while launchd
+/// unloads a job, and there is nothing to wait on.
 pub const LAUNCHD_TRIES: u32 = 8;
-/// after a pause that begins with this and doubles each time. In all 6.35 s, within
+/// The pause before the second try; it doubles each time. All pauses take 6.35 s, which is within
 /// [`MANAGER_MAX`].
 pub const LAUNCHD_PAUSE: Duration = Duration::from_millis(50);
 
-/// [`CRASHES_MAX`] crashes within this window end automatic restarts: the fault is not a passing
-/// one.
+/// [`CRASHES_MAX`] crashes within this time end automatic restarts, because the fault is permanent.
 pub const CRASHES_WINDOW: Duration = Duration::from_secs(60);
 /// See [`CRASHES_WINDOW`].
 pub const CRASHES_MAX: usize = 3;
-/// The daemon looks after its `state.json` at most this often, and only when something happens.
+/// The daemon checks its `state.json` at most this often, and only when it is active.
 pub const STATE_CHECK_EVERY: Duration = Duration::from_secs(60);
 
-/// `state.json` is a few hundred bytes; anything longer is not ours.
+/// `state.json` has a few hundred bytes; a longer file was not written by opta.
 pub const STATE_BYTES_MAX: u64 = 16 * 1024;
-/// `daemon.pid` holds one decimal number.
+/// `daemon.pid` contains one decimal number.
 pub const PID_BYTES_MAX: u64 = 32;
 /// `config.json` is written by hand.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
-/// A report of a starting daemon is one line.
+/// The report of a starting daemon is one line.
 pub const REPORT_BYTES_MAX: usize = 16 * 1024;
 
-/// Nesting of JSON from outside; a reader on a small stack must survive it.
+/// Nesting of JSON from outside. The recursion must fit on a small stack.
 pub const JSON_DEPTH_MAX: usize = 32;
 
-/// Open connections. A thread, a descriptor and some 25 KiB each.
+/// Open connections. Each takes a thread, a descriptor and about 25 KiB.
 pub const CONNECTIONS_MAX: usize = 256;
-/// Threads that wait for a next connection, for the commands that come one after the other.
-pub const THREADS_SPARE_MAX: usize = 4;
-/// Descriptors that the daemon asks the system for: each connection may take four while it waits
-/// for events (its socket, the two ends of its bell, the journal), and each active turn one.
-pub const DESCRIPTORS: u64 = 2_048;
-/// Stack of a connection's thread. Only the touched pages cost memory.
+/// Threads that wait for a connection, for commands that follow one another.
+pub const SPARE_THREADS_MAX: usize = 4;
+/// Descriptors that the daemon asks the system for. A connection that waits for events takes four
+/// (its socket, both ends of its waker, the journal), an active turn one.
+pub const DESCRIPTORS_WANTED: u64 = 2_048;
+/// The stack of a connection's thread. Only touched pages take memory.
 pub const CONNECTION_STACK_BYTES: usize = 1 << 20;
-/// The request line and the headers together.
+/// The request line and the headers together, and the same of a response.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// Headers of one request.
+/// Headers of a request.
 pub const HEADERS_MAX: usize = 64;
 /// The body of a request.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
-/// A connection may be silent this long between two requests.
+/// The time between two requests on a connection.
 pub const IDLE_MAX: Duration = Duration::from_secs(15);
-/// From the first byte of a head to its last.
+/// The time from the first byte of a head to its last.
 pub const HEAD_MAX: Duration = Duration::from_secs(5);
-/// From the end of the head to the last byte of the body.
+/// The time from the end of the head to the last byte of the body.
 pub const BODY_MAX: Duration = Duration::from_secs(10);
-/// From the first byte of an answer to its last.
+/// The time from the first byte of a reply to its last.
 pub const WRITE_MAX: Duration = Duration::from_secs(10);
-/// After an error answer: what the peer still sends is read away this long, so that the answer is
-/// not lost to a reset.
+/// How long the server discards what a client sends after a refusal: a reset would lose the reply.
 pub const DRAIN_MAX: Duration = Duration::from_secs(1);
-/// See [`DRAIN_MAX`]; whoever sends more does not read the answer anyway.
+/// See [`DRAIN_MAX`]. A client that sends more does not read the reply.
 pub const DRAIN_BYTES_MAX: usize = 1 << 20;
-/// The pause after `accept` failed for want of a resource.
+/// The pause after `accept` failed for lack of a resource.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The pause after the wait for a signal failed.
 pub const SIGNAL_PAUSE: Duration = Duration::from_millis(100);
-/// The same trouble is logged at most this often.
+/// The same error is logged at most this often.
 pub const LOG_REPEAT_EVERY: Duration = Duration::from_secs(60);
 
-/// The log is rotated when it would grow past this (`log.maxBytes` in the config).
+/// The log is rotated before it exceeds this size (`log.maxBytes` in the config).
 pub const LOG_BYTES_DEFAULT: u64 = 10 << 20;
-/// The smallest `log.maxBytes`: below it, rotation would cost more than logging.
+/// The smallest `log.maxBytes`: with less, rotation would cost more than logging.
 pub const LOG_BYTES_MIN: u64 = 4 * 1024;
-/// Old logs kept (`log.files` in the config).
+/// Old logs that are kept (`log.files` in the config).
 pub const LOG_FILES_DEFAULT: u32 = 3;
-/// The most old logs that `log.files` may ask for.
+/// The largest `log.files`.
 pub const LOG_FILES_MAX: u32 = 99;
-/// One field of a log line; a longer one is cut and marked.
+/// A field of a log line; a longer one is truncated and marked.
 pub const LOG_FIELD_BYTES_MAX: usize = 4 * 1024;
-/// Lines that `opta daemon logs` shows unless `--lines` says otherwise.
+/// Lines that `opta daemon logs` prints, unless `--lines` is given.
 pub const LOG_LINES_DEFAULT: usize = 50;
-/// A line of the log longer than this is shown cut: reading stays in constant memory.
+/// A longer line of the log is printed truncated, so that reading takes constant memory.
 pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// The name of a session or a turn.
+/// The id of a session or a turn.
 pub const ID_BYTES_MAX: usize = 64;
-/// An entry of the list of sessions: far longer than any that opta writes.
+/// An entry of the list of sessions: much longer than any that opta writes.
 pub const INDEX_LINE_BYTES_MAX: usize = 4 * 1024;
-/// A title made of a session's first input.
+/// A title made from the first input of a session.
 pub const TITLE_CHARS_MAX: usize = 60;
-/// Turns of a session whose ids are remembered, so that a turn that is sent again is not run again.
+/// Turn ids that a session remembers, so that a turn that is sent again is not run again.
 pub const TURN_IDS_MAX: usize = 10_000;
 /// The body of a submitted turn.
 pub const TURN_BODY_BYTES_MAX: usize = 4 << 20;
-/// A journal's index has an entry for about as many bytes: finding an event reads no more than
-/// that.
+/// The index of a journal has one entry per this many bytes: finding an event reads no more.
 pub const INDEX_EVERY_BYTES: u64 = 64 * 1024;
-/// Turns of one session that wait.
-pub const QUEUE_MAX: usize = 1_000;
+/// Turns that wait in one session.
+pub const QUEUED_TURNS_MAX: usize = 1_000;
 /// Turns that run at the same time, over all sessions.
 pub const ACTIVE_TURNS_MAX: usize = 16;
-/// A session that nobody has used for so long leaves memory.
+/// A session that was not used for this time is unloaded from memory.
 pub const SESSION_IDLE_MAX: Duration = Duration::from_secs(30 * 60);
-/// Events in one answer, unless `limit` asks for fewer.
+/// Events in one reply, unless `limit` asks for fewer.
 pub const EVENTS_MAX: usize = 1_000;
-/// Bytes of events in one answer; at least one event is always given.
+/// Bytes of events in one reply, which has at least one event.
 pub const EVENTS_BYTES_MAX: usize = 1 << 20;
-/// The longest wait that a poll for events may ask for.
+/// The longest wait that a poll for events can ask for.
 pub const POLL_MAX: Duration = Duration::from_secs(60);
-/// A call of a tool, where it is shown on one line.
+/// A tool call on one line.
 pub const CALL_CHARS_MAX: usize = 160;
-/// Candidates that are named when the beginning of an id fits several sessions.
+/// Sessions that are listed when an id prefix is ambiguous.
 pub const CANDIDATES_MAX: usize = 5;
-/// A record that is being written is whole after this time; one that is not by then is torn.
+/// A record that is still incomplete after this time is torn and not being written.
 pub const TORN_WAIT_MAX: Duration = Duration::from_millis(200);
-/// Sessions in one page of a list.
+/// Sessions on one page of the list.
 pub const SESSIONS_PAGE_MAX: usize = 250;
-/// Sessions in a page unless `limit` says otherwise.
+/// Sessions on a page, unless `limit` is given.
 pub const SESSIONS_PAGE_DEFAULT: usize = 50;
 /// Connections that are event streams.
 pub const STREAMS_MAX: usize = 64;
-/// A stream with nothing to say shows this often that it is alive.
+/// A stream without events sends a heartbeat this often.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
-/// A stream that has shown no sign of life for so long, three heartbeats, is given up.
+/// A stream without a byte for this time, three heartbeats, is dead.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(45);
-/// An event as a stream carries it: a turn's content, each byte of it escaped.
+/// An event in a stream: the content of a turn with every byte escaped.
 pub const EVENT_BYTES_MAX: usize = 32 << 20;
-/// How often a turn is followed anew, one time after the other, without anything new of it.
+/// How often a command reconnects to a stream in succession without receiving an event.
 pub const FOLLOW_TRIES_MAX: u32 = 3;
-/// Nothing has arrived for so long: time to say that something is being waited for.
+/// After this time without output, a command shows that it is waiting.
 pub const PROGRESS_AFTER: Duration = Duration::from_millis(400);
-/// After a signal: how long a command waits for the end of its turn, and for somebody to read what
-/// it has still to say. A command that is killed for good gets a multiple of it from most.
-pub const PARTING_MAX: Duration = Duration::from_secs(2);
-/// A task that comes on standard input, or a line of a chat; its request, with the escapes, has
-/// room for it.
+/// How long a command waits after a signal for the end of its turn, and for its output to be read.
+/// Most supervisors kill a command later than that.
+pub const AFTER_SIGNAL_MAX: Duration = Duration::from_secs(2);
+/// A task from standard input, or a line of a chat. Its request fits with all escapes.
 pub const TASK_BYTES_MAX: u64 = 3 << 20;
-/// The least room on the disk that `opta doctor` is content with.
+/// `opta doctor` warns about less free space on the disk.
 pub const DISK_FREE_MIN: u64 = 64 << 20;
-/// How long `opta doctor` waits for a model server to say what it offers.
+/// How long `opta doctor` waits for the list of models of a server.
 pub const DOCTOR_MODEL_MAX: Duration = Duration::from_secs(2);
-/// Sessions that `opta doctor` reads through, the newest ones.
+/// Sessions that `opta doctor` reads, the newest ones.
 pub const DOCTOR_SESSIONS_MAX: usize = 20;
-/// A summary is put beside a journal at most this often.
+/// A summary is written beside a journal at most this often.
 pub const SUMMARY_EVERY: Duration = Duration::from_secs(10);
 /// The summary beside a journal.
 pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
-/// The name that a client gives itself or its writer.
+/// The name of a client or a writer.
 pub const NAME_BYTES_MAX: usize = 256;
-/// The title that a client gives a session.
+/// The title that a client gives to a session.
 pub const TITLE_BYTES_MAX: usize = 1024;
-/// A path: what Linux takes.
+/// A path: `PATH_MAX` of Linux.
 pub const PATH_BYTES_MAX: usize = 4096;
 
-/// One turn, from its first model call to its last: a turn that needs longer has lost its way.
+/// One turn, from its first model call to its last. A turn that takes longer makes no progress.
 pub const TURN_MAX: Duration = Duration::from_secs(60 * 60);
-/// Tool calls of one turn, unless `safety.maxToolCalls` says otherwise.
+/// Tool calls of one turn, unless `safety.maxToolCalls` is set.
 pub const TOOL_CALLS_DEFAULT: u64 = 30;
-/// The most that `safety.maxToolCalls` may ask for.
+/// The largest `safety.maxToolCalls`.
 pub const TOOL_CALLS_MAX: u64 = 1_000;
-/// The same call with the same arguments so often in a row ends a turn: the model goes in a circle.
+/// This many identical calls in succession end a turn: the model is in a loop.
 pub const SAME_CALLS_MAX: u64 = 3;
-/// Tool calls that only read and run side by side.
+/// Tool calls that run in parallel. They only read.
 pub const PARALLEL_TOOLS_MAX: usize = 8;
-/// The tokens of one answer: a file of about 16 KiB, and an end to a model that repeats itself.
+/// The tokens of one answer: a file of about 16 KiB. They also end the answer of a model that
+/// repeats itself.
 pub const ANSWER_TOKENS_MAX: u32 = 4_096;
-/// What a model is sent of a conversation besides its task; older parts are left out to get there.
+/// The part of a conversation that a model is sent besides its task. Older parts are omitted.
 pub const HISTORY_BYTES_MAX: usize = 1 << 20;
-/// A tool's result; of a longer one the beginning and the end are kept.
+/// The result of a tool. Of a longer one, the beginning and the end are kept.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024;
-/// What is kept of a result that there is no room for in a model's context: some 4,000 tokens,
+/// The same of a result that does not fit into the context of a model: about 4,000 tokens.
 pub const RESULT_CLIPPED_BYTES: usize = 16 * 1024;
-/// and if that is too much, some 1,000.
+/// The same if that is still too much: about 1,000 tokens.
 pub const RESULT_CLIPPED_BYTES_MIN: usize = 4 * 1024;
-/// Lines of a change that are shown above the question whether it may be made; more on request.
+/// Lines of a change that are shown with the question whether it is allowed. More are on request.
 pub const CHANGE_LINES_MAX: usize = 20;
-/// How long a permission is waited for; then the answer is no.
+/// How long a question waits for an answer; then the answer is no.
 pub const PERMISSION_MAX: Duration = Duration::from_secs(5 * 60);
-/// How long a question stands while nobody follows its session: whoever has only lost a connection
-/// is back by then.
-pub const ALONE_MAX: Duration = Duration::from_secs(10);
-/// A command that a tool runs, unless the call says otherwise.
+/// How long a question waits while no client follows its session. A client that lost its connection
+/// reconnects sooner.
+pub const UNFOLLOWED_MAX: Duration = Duration::from_secs(10);
+/// The time for a command of a tool, unless the call gives one.
 pub const COMMAND_DEFAULT: Duration = Duration::from_secs(30);
-/// The longest that a call may ask for.
+/// The longest time that a call can give.
 pub const COMMAND_MAX: Duration = Duration::from_secs(10 * 60);
-/// Between the request that a command ends and the end of patience.
+/// The time between SIGTERM and SIGKILL for a command.
 pub const COMMAND_GRACE: Duration = Duration::from_secs(2);
-/// So much of a file is looked through for the lines that a call asks for.
+/// Bytes of a file that are searched for the lines that a call asks for.
 pub const READ_BYTES_MAX: u64 = 256 << 20;
-/// A file that can be edited or written: it is held in memory.
+/// A file that can be edited or written, because it is held in memory.
 pub const EDIT_BYTES_MAX: u64 = 8 << 20;
-/// A larger file is not searched.
+/// Larger files are not searched.
 pub const SEARCH_BYTES_MAX: u64 = 16 << 20;
-/// Lines that a search finds.
+/// Lines that a search returns.
 pub const MATCHES_MAX: usize = 50;
-/// Characters of a line that a search shows.
+/// Characters of a line that a search returns.
 pub const MATCH_CHARS_MAX: usize = 300;
-/// Entries of one directory that are looked at.
+/// Entries of one directory that are read.
 pub const DIRECTORY_ENTRIES_MAX: usize = 20_000;
-/// Entries that one call walks through.
+/// Entries that one call visits.
 pub const WALK_ENTRIES_MAX: usize = 500_000;
-/// Directories in one another; each costs an open descriptor.
+/// Nested directories; each takes an open descriptor.
 pub const WALK_DEPTH_MAX: usize = 48;
 /// A `.gitignore` is written by hand.
 pub const IGNORE_BYTES_MAX: u64 = 256 * 1024;
 /// A pattern to search for.
 pub const PATTERN_BYTES_MAX: usize = 1_000;
-/// See [`PATTERN_BYTES_MAX`]: with its repetitions written out.
+/// The same pattern with its repetitions expanded.
 pub const PATTERN_STEPS_MAX: usize = 5_000;
-/// Steps of matching after which it is looked whether anybody still waits: some milliseconds.
-pub const PATTERN_STEPS_UNASKED_MAX: u64 = 1 << 18;
-/// Steps that one line may take, about a second: the longest line that is searched has sixteen for
-/// each character, which is enough for patterns that people write.
+/// Steps of matching between two checks whether the turn is cancelled: a few milliseconds.
+pub const PATTERN_STEPS_PER_CHECK: u64 = 1 << 18;
+/// Steps of matching one line, about a second. This is sixteen for each character of the longest
+/// line, which is enough for the patterns that people write.
 pub const PATTERN_LINE_STEPS_MAX: u64 = 1 << 28;
-/// The port of a model server that the settings name without one: that of LM Studio and LMX.
+/// The port of a model server that is configured without one: that of LM Studio and LMX.
 pub const MODEL_PORT_DEFAULT: u16 = 1234;
-/// Addresses of one host name that are tried one after the other.
+/// Addresses of one host name that are tried in order.
 pub const ADDRESSES_MAX: usize = 4;
-/// Looking up a host name: what a resolver needs for one server that does not answer.
+/// Resolving a host name: what a resolver needs to skip one server that does not answer.
 pub const RESOLVE_MAX: Duration = Duration::from_secs(6);
-/// Connecting to one address: the first packet may be lost, and is sent again after a second.
+/// Connecting to one address. If the first packet is lost, TCP sends it again after a second.
 pub const MODEL_CONNECT_MAX: Duration = Duration::from_secs(2);
-/// A server that reads nothing for so long will not read the rest of a request.
+/// How long a server may read nothing of a request.
 pub const MODEL_SEND_MAX: Duration = Duration::from_secs(30);
-/// The first word of an answer: a busy server queues the request, loads a model and reads the
+/// The time to the first token. A busy server queues the request, loads a model and reads the
 /// prompt first.
 pub const MODEL_FIRST_MAX: Duration = Duration::from_secs(600);
-/// Silence within an answer. Comments count as words: servers send them to say that they are alive.
+/// Silence within an answer. Comments end it, because servers send them as a heartbeat.
 pub const MODEL_IDLE_MAX: Duration = Duration::from_secs(120);
-/// What may follow the end of an answer, its usage, comes at once or not at all.
+/// What may follow the end of an answer, its usage, arrives at once or never.
 pub const MODEL_TAIL_MAX: Duration = Duration::from_secs(1);
-/// A busy server is asked again so often.
+/// How often a request is repeated to a busy server.
 pub const MODEL_RETRIES_MAX: u32 = 2;
-/// The pause before that, if the server names none.
+/// The pause before that, unless the server gives one.
 pub const MODEL_RETRY_WAIT: Duration = Duration::from_secs(1);
-/// The longest pause that a server may ask for, and all pauses together for one that loads its
-/// model; nobody waits longer at a terminal.
+/// The longest pause that a server can give, and all pauses together while it loads its model. A
+/// person at a terminal waits no longer.
 pub const MODEL_RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
-/// One line of a stream, or an answer that is no stream. A tool call may carry a whole file.
+/// A line of a stream, or an answer that is not a stream. A tool call may contain a whole file.
 pub const MODEL_LINE_BYTES_MAX: usize = 8 << 20;
-/// What an answer says: text, thinking and tool calls together.
+/// The content of an answer: text, thinking and tool calls together.
 pub const MODEL_ANSWER_BYTES_MAX: usize = 8 << 20;
-/// A stream with all that is around its words, some 300 bytes a token; comments count.
+/// A stream with its framing, about 300 bytes per token; comments count.
 pub const MODEL_STREAM_BYTES_MAX: usize = 256 << 20;
 /// Tool calls in one answer.
 pub const MODEL_CALLS_MAX: usize = 64;
-/// The body of a refusal, and the time for it.
-pub const MODEL_REFUSAL_BYTES_MAX: usize = 64 * 1024;
-/// See [`MODEL_REFUSAL_BYTES_MAX`].
-pub const MODEL_REFUSAL_MAX: Duration = Duration::from_secs(5);
-/// What is quoted of a server's words in an error.
+/// The body of an error response.
+pub const MODEL_ERROR_BYTES_MAX: usize = 64 * 1024;
+/// The time for the body of an error response.
+pub const MODEL_ERROR_MAX: Duration = Duration::from_secs(5);
+/// The part of a server's message that an error quotes.
 pub const MODEL_QUOTE_CHARS_MAX: usize = 400;
-/// What is quoted of a word that a model or its server has made up where a name belongs.
+/// The part of an unknown name, from a model or its server, that an error quotes.
 pub const MODEL_WORD_CHARS_MAX: usize = 64;
-/// What is quoted of an answer that cannot be understood.
+/// The part of a response that is not understood that an error quotes.
 pub const MODEL_OPENING_CHARS_MAX: usize = 200;
-/// The list of a server's models; some offer hundreds.
+/// The list of models of a server. Some offer hundreds.
 pub const MODEL_LIST_BYTES_MAX: usize = 4 << 20;
-/// The time for that list, when a turn needs it.
+/// The time for that list when a turn needs it.
 pub const MODEL_LIST_MAX: Duration = Duration::from_secs(10);
-/// How long a server's first model is remembered.
+/// How long the first model of a server is remembered.
 pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
-/// How long it is remembered what was too long for a model: it may be loaded with more room.
+/// How long a request that was too long for a model is remembered. The model may be loaded again
+/// with a larger context.
 pub const CONTEXT_KEPT: Duration = Duration::from_secs(10 * 60);
-/// Servers of which something is remembered, and models.
+/// Servers and models that are remembered.
 pub const MODEL_SERVERS_KEPT: usize = 32;
-/// A server on this machine tells its models within this time, or it is none.
+/// A model server on this machine lists its models within this time.
 pub const MODEL_PROBE_MAX: Duration = Duration::from_secs(1);

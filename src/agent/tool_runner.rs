@@ -101,8 +101,10 @@ impl ToolRunner<'_> {
             }
             _ => {
                 self.log.info("permission requested", &[("tool", &tool.alias)]);
-                let limits =
-                    WaitLimits { total: limits::PERMISSION_MAX, unattended: limits::ALONE_MAX };
+                let limits = WaitLimits {
+                    total: limits::PERMISSION_MAX,
+                    unattended: limits::UNFOLLOWED_MAX,
+                };
                 let allowed = self.turn.request_permission(tool.name, &call.input(), limits)?;
                 self.log_decision(tool, if allowed { "allow" } else { "deny" }, "answer");
                 if self.turn.is_cancelled() {

@@ -121,7 +121,7 @@ impl Console {
             self.screen.limit_writes();
             match signal {
                 Signal::Interrupt => self.interrupted = true,
-                _ => self.exit = Some((signal, Instant::now() + limits::PARTING_MAX)),
+                _ => self.exit = Some((signal, Instant::now() + limits::AFTER_SIGNAL_MAX)),
             }
         }
         Ok(signal)

@@ -361,7 +361,7 @@ pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<Ex
     if config.port.reaches_service() {
         service::check(paths)?;
     }
-    let start_lock = StartLock::acquire(paths, limits::QUEUE_WAIT_MAX)?;
+    let start_lock = StartLock::acquire(paths, limits::START_LOCK_MAX)?;
     let mut wanted = config.port;
     let status = status::look_once(paths)?;
     if let (Some(port), Port::Default | Port::Exactly { port: 0, .. }) = (port_of(&status), wanted)

@@ -263,7 +263,7 @@ impl Screen {
 
     /// Limits the time of writes from now on, after a signal.
     pub fn limit_writes(&mut self) {
-        self.deadline.set(Some(limits::PARTING_MAX));
+        self.deadline.set(Some(limits::AFTER_SIGNAL_MAX));
     }
 
     /// Writes what is pending, unless there is a signal to be taken first.

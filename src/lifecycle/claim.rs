@@ -113,7 +113,7 @@ enum Waited {
 /// Somebody has the lock. No starter is at it, so it is a daemon that serves, one that is leaving,
 /// one that has lost its state file, one that hangs; or a command that has only looked.
 fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
-    let deadline = Instant::now() + limits::OWNER_WAIT_MAX;
+    let deadline = Instant::now() + limits::UNRESPONSIVE_MAX;
     let mut holder = None;
     let mut elsewhere = false;
     let mut asked = false;
@@ -144,7 +144,7 @@ fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
         if elsewhere {
             held_elsewhere(paths)
         } else {
-            client::unresponsive(holder, limits::OWNER_WAIT_MAX)
+            client::unresponsive(holder, limits::UNRESPONSIVE_MAX)
         }
     })
 }

@@ -70,7 +70,7 @@ pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<
         return Ok(Ensured { info: status::running(paths)?, how: How::AlreadyRunning });
     }
     paths.prepare()?;
-    let start_lock = StartLock::acquire(paths, limits::QUEUE_WAIT_MAX)?;
+    let start_lock = StartLock::acquire(paths, limits::START_LOCK_MAX)?;
     refuse_crash_loop(paths, caller)?;
     start_behind(start_lock, paths, config, config.port, caller)
 }
@@ -140,7 +140,7 @@ fn start_service(
         // It had been started by hand in the meantime.
         (Err(_), Status::Running { info, .. }) => Ok(Ensured { info, how: How::AlreadyRunning }),
         (_, Status::Unresponsive { pid, .. }) => {
-            Err(client::unresponsive(pid, limits::OWNER_WAIT_MAX))
+            Err(client::unresponsive(pid, limits::UNRESPONSIVE_MAX))
         }
         (Err(error), _) => Err(error),
         (Ok(()), _) => Err(handover::start_timed_out(paths)),
@@ -166,7 +166,7 @@ pub struct Foreground {
 /// Serves in this process until it is told to leave: `opta daemon start --foreground`.
 pub fn serve_here(paths: &Paths, config: &Config, here: &Foreground) -> Result<Here, Error> {
     paths.prepare()?;
-    let start_lock = StartLock::acquire(paths, limits::QUEUE_WAIT_MAX)?;
+    let start_lock = StartLock::acquire(paths, limits::START_LOCK_MAX)?;
     match claim::claim(paths, config, config.port, &start_lock)? {
         Claimed::Taken(info) => Ok(Here::Taken(info)),
         Claimed::Ours(claim) => {

@@ -111,7 +111,7 @@ fn port_of(listener: &TcpListener) -> Result<u16, Error> {
 fn begin(paths: &Paths, port: u16, log: &Log, events: &Sender<Event>) -> Result<DaemonInfo, Error> {
     signal::reset().doing("reset signals")?;
     signal::block().doing("block signals")?;
-    if let Err(error) = sys::allow_descriptors(limits::DESCRIPTORS) {
+    if let Err(error) = sys::allow_descriptors(limits::DESCRIPTORS_WANTED) {
         log.warn("few descriptors", &[("cause", &error)]);
     }
     listen_for_signals(events.clone(), log.clone())?;
@@ -225,7 +225,7 @@ fn drain(
     }
     let cut = working;
     sessions.close();
-    let deadline = Instant::now() + limits::FAREWELL_MAX;
+    let deadline = Instant::now() + limits::LAST_REPLIES_MAX;
     // Turns that were cut have been told, and their commands end before this process does.
     while (connected || working)
         && let Some(event) = next_before(deadline, inbox)

@@ -206,7 +206,7 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
 /// Removes the state file of a daemon that has not done it itself. If another daemon has the lock
 /// by now, it is theirs; whoever only looks has it for a moment and is waited for.
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
-    let deadline = Instant::now() + limits::OWNER_WAIT_MAX;
+    let deadline = Instant::now() + limits::UNRESPONSIVE_MAX;
     status::watched(paths, deadline, lock::LOOK_AGAIN, || {
         let state = paths.state();
         if !state.exists() && !disk::unfinished(&state).exists() {

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::error::reason;
 use crate::limits::{
-    ACCEPT_PAUSE, CONNECTION_STACK_BYTES, HEAD_BYTES_MAX, LOG_REPEAT_EVERY, THREADS_SPARE_MAX,
+    ACCEPT_PAUSE, CONNECTION_STACK_BYTES, HEAD_BYTES_MAX, LOG_REPEAT_EVERY, SPARE_THREADS_MAX,
 };
 use crate::{mutex, sys};
 
@@ -169,7 +169,7 @@ impl Workers {
     fn wait(&self) -> Option<ConnectionGuard> {
         let (thread, connections) = channel();
         let mut spare = mutex::lock(&self.spare);
-        spare.as_mut().filter(|spare| spare.len() < THREADS_SPARE_MAX)?.push(thread);
+        spare.as_mut().filter(|spare| spare.len() < SPARE_THREADS_MAX)?.push(thread);
         drop(spare);
         connections.recv().ok()
     }

@@ -26,7 +26,7 @@ const PASSING: libc::c_int = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLL
 
 /// What a name in a directory stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileType {
     File,
     Directory,
     Link,
@@ -118,7 +118,7 @@ pub fn path_of(file: BorrowedFd<'_>) -> io::Result<PathBuf> {
 }
 
 /// What `directory` holds but for `.` and `..`, unsorted; at most so many entries. readdir(3).
-pub fn entries(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(OsString, Kind)>> {
+pub fn entries(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(OsString, FileType)>> {
     // Opened again: a descriptor's place in a directory is shared with its copies.
     let fresh = open_at(directory, OsStr::new("."), libc::O_RDONLY | libc::O_DIRECTORY)?;
     let raw = fresh.into_raw_fd();
@@ -148,11 +148,11 @@ pub fn entries(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(OsStri
         let name = unsafe { CStr::from_ptr(name.cast()) };
         if !matches!(name.to_bytes(), b"." | b"..") {
             let kind = match kind {
-                libc::DT_REG => Kind::File,
-                libc::DT_DIR => Kind::Directory,
-                libc::DT_LNK => Kind::Link,
+                libc::DT_REG => FileType::File,
+                libc::DT_DIR => FileType::Directory,
+                libc::DT_LNK => FileType::Link,
                 libc::DT_UNKNOWN => kind_of(directory, name),
-                _ => Kind::Other,
+                _ => FileType::Other,
             };
             found.push((OsStr::from_bytes(name.to_bytes()).to_owned(), kind));
         }
@@ -171,21 +171,21 @@ impl Drop for Stream {
 }
 
 /// For file systems that do not tell kinds with names. fstatat(2).
-fn kind_of(directory: BorrowedFd<'_>, name: &CStr) -> Kind {
+fn kind_of(directory: BorrowedFd<'_>, name: &CStr) -> FileType {
     let mut found = MaybeUninit::<libc::stat>::uninit();
     let (raw, flags) = (directory.as_raw_fd(), libc::AT_SYMLINK_NOFOLLOW);
     // SAFETY: `name` is NUL-terminated, `found` is writable.
     let result = unsafe { libc::fstatat(raw, name.as_ptr(), found.as_mut_ptr(), flags) };
     if result != 0 {
-        return Kind::Other;
+        return FileType::Other;
     }
     // SAFETY: the call has succeeded, so it has filled `found`.
     let mode = unsafe { found.assume_init() }.st_mode;
     match mode & libc::S_IFMT {
-        libc::S_IFREG => Kind::File,
-        libc::S_IFDIR => Kind::Directory,
-        libc::S_IFLNK => Kind::Link,
-        _ => Kind::Other,
+        libc::S_IFREG => FileType::File,
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Link,
+        _ => FileType::Other,
     }
 }
 
@@ -422,13 +422,13 @@ mod tests {
         for _ in 0..2 {
             let mut found = entries(root.as_fd(), usize::MAX).unwrap();
             found.sort_by(|a, b| a.0.cmp(&b.0));
-            let folders = found.iter().filter(|(_, kind)| *kind == Kind::Directory).count();
-            let links = found.iter().filter(|(_, kind)| *kind == Kind::Link).count();
+            let folders = found.iter().filter(|(_, kind)| *kind == FileType::Directory).count();
+            let links = found.iter().filter(|(_, kind)| *kind == FileType::Link).count();
             assert_eq!((found.len(), folders, links), (7, 1, 6));
         }
         assert_eq!(entries(root.as_fd(), 3).unwrap().len(), 3);
         let sub = enter(root.as_fd(), OsStr::new("sub")).unwrap();
-        assert!(entries(sub.as_fd(), 9).unwrap().contains(&("file".into(), Kind::File)));
+        assert!(entries(sub.as_fd(), 9).unwrap().contains(&("file".into(), FileType::File)));
         assert!(enter(root.as_fd(), OsStr::new("folder")).is_err());
         assert!(open_entry(root.as_fd(), OsStr::new("way_in")).is_err());
     }

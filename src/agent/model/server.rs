@@ -157,11 +157,11 @@ impl<'a> ModelServer<'a> {
             message: Option<Lenient>,
             detail: Option<Lenient>,
         }
-        let deadline = Instant::now() + self.within(limits::MODEL_REFUSAL_MAX);
+        let deadline = Instant::now() + self.within(limits::MODEL_ERROR_MAX);
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut body = Vec::new();
         // Whatever has arrived has to do.
-        drop(connection.read_body(&mut body, limits::MODEL_REFUSAL_BYTES_MAX, left));
+        drop(connection.read_body(&mut body, limits::MODEL_ERROR_BYTES_MAX, left));
         let parsed = json::parse::<ErrorBody>(&body).ok();
         let text = parsed.and_then(|parsed| match parsed.error {
             Some(error) => Some(error_text(error.as_str())),

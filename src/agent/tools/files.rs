@@ -10,7 +10,7 @@ use crate::agent::clip::Clip;
 use crate::error::reason;
 use crate::json::Quoted;
 use crate::limits;
-use crate::sys::openat::{self, Kind};
+use crate::sys::openat::{self, FileType};
 use crate::text::escaped;
 
 use super::walk::{self, WalkEnd};
@@ -108,12 +108,12 @@ impl ListDir {
         let path = self.path.as_deref().filter(|path| !path.is_empty()).unwrap_or(".");
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
         let mut is_empty = true;
-        let mut add = |name: &str, kind: Kind| {
+        let mut add = |name: &str, kind: FileType| {
             clip.push(escaped(name).as_bytes());
             clip.push(match kind {
-                Kind::Directory => b"/\n",
-                Kind::Link => b"@\n",
-                Kind::File | Kind::Other => b"\n",
+                FileType::Directory => b"/\n",
+                FileType::Link => b"@\n",
+                FileType::File | FileType::Other => b"\n",
             });
             is_empty = false;
         };

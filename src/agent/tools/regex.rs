@@ -26,7 +26,7 @@ pub struct Budget<'a> {
 impl<'a> Budget<'a> {
     /// Makes a budget that lasts until `is_over`, which is called every few milliseconds.
     pub fn until(is_over: &'a dyn Fn() -> bool) -> Budget<'a> {
-        let unasked = limits::PATTERN_STEPS_UNASKED_MAX;
+        let unasked = limits::PATTERN_STEPS_PER_CHECK;
         let most = limits::PATTERN_LINE_STEPS_MAX;
         Budget { is_over, over: false, unasked, most, left: most }
     }
@@ -47,7 +47,7 @@ impl<'a> Budget<'a> {
         self.left = self.left.saturating_sub(steps);
         self.unasked = self.unasked.saturating_sub(steps);
         if self.unasked == 0 {
-            self.unasked = limits::PATTERN_STEPS_UNASKED_MAX;
+            self.unasked = limits::PATTERN_STEPS_PER_CHECK;
             self.over = (self.is_over)();
         }
         self.left > 0 && !self.over

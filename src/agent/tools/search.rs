@@ -8,7 +8,7 @@ use nanoserde::DeJson;
 
 use crate::agent::clip::Clip;
 use crate::limits;
-use crate::sys::openat::{self, Kind};
+use crate::sys::openat::{self, FileType};
 use crate::text::{escaped, truncated};
 
 use super::files::is_binary;
@@ -70,7 +70,7 @@ impl FindFiles {
         let is_over = || context.is_over();
         let mut budget = Budget::until(&is_over);
         let end = walk::walk(context, start, |entry| {
-            if entry.kind != Kind::Directory && names.matches(entry.path, &mut budget) {
+            if entry.kind != FileType::Directory && names.matches(entry.path, &mut budget) {
                 clip.push(escaped(entry.path).as_bytes());
                 clip.push(b"\n");
                 found = true;
@@ -100,7 +100,7 @@ impl SearchFiles {
         } else {
             end = walk::walk(context, start, |entry| {
                 let mut matches = |names: &NameGlob| names.matches(entry.path, &mut search.budget);
-                if entry.kind != Kind::File || !names.as_ref().is_none_or(&mut matches) {
+                if entry.kind != FileType::File || !names.as_ref().is_none_or(&mut matches) {
                     return ControlFlow::Continue(());
                 }
                 let file = open(entry);

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path};
 
 use crate::limits;
-use crate::sys::openat::{self, Kind};
+use crate::sys::openat::{self, FileType};
 
 use super::regex::{Budget, Pattern};
 use super::workspace::{ToolContext, Workspace};
@@ -21,7 +21,7 @@ pub struct Entry<'a> {
     pub name: &'a OsStr,
     /// From the workspace.
     pub path: &'a str,
-    pub kind: Kind,
+    pub kind: FileType,
 }
 
 /// How a walk ended.
@@ -117,7 +117,7 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
             path.truncate(base);
             path.push_str(&name.to_string_lossy());
             let skipped = name == ".git" || protected.contains(&name.as_os_str());
-            if skipped || self.is_ignored(path, kind == Kind::Directory) {
+            if skipped || self.is_ignored(path, kind == FileType::Directory) {
                 continue;
             }
             self.visited += 1;
@@ -128,7 +128,7 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
             if (self.visit)(&entry).is_break() {
                 return ControlFlow::Break(WalkEnd::Done);
             }
-            if kind == Kind::Directory
+            if kind == FileType::Directory
                 && depth < limits::WALK_DEPTH_MAX
                 && let Ok(below) = openat::enter(directory.as_fd(), &name)
             {
@@ -207,7 +207,7 @@ mod tests {
         scratch.with_context(|context| {
             let mut seen = Vec::new();
             let end = walk(context, given, |entry| {
-                if entry.kind != Kind::Directory {
+                if entry.kind != FileType::Directory {
                     seen.push(entry.path.to_owned());
                 }
                 ControlFlow::Continue(())

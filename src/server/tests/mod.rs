@@ -19,7 +19,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::limits::THREADS_SPARE_MAX;
+use crate::limits::SPARE_THREADS_MAX;
 use crate::log::{Level, Log, Rotation};
 use crate::protocol::event::TurnStats;
 use crate::session::runtime::Runtime;
@@ -255,7 +255,7 @@ impl Resources {
 
     /// Waits until everything is as it was, but for the threads that a server keeps.
     fn come_back(&self) {
-        self.come_back_with(THREADS_SPARE_MAX as u64);
+        self.come_back_with(SPARE_THREADS_MAX as u64);
     }
 
     /// Waits until everything is as it was, but for so many threads. There is no event to wait for:

@@ -265,8 +265,8 @@ impl Runtime {
 /// Returns why a turn cannot be submitted now.
 fn check_submission(state: &SessionState, turn: &SubmitTurn) -> Result<(), SessionError> {
     let turns = state.journal.state();
-    if turns.queue.len() >= limits::QUEUE_MAX {
-        let message = format!("{} turns are waiting already", limits::QUEUE_MAX);
+    if turns.queue.len() >= limits::QUEUED_TURNS_MAX {
+        let message = format!("{} turns are waiting already", limits::QUEUED_TURNS_MAX);
         return Err(SessionError::Busy(message));
     }
     if let Some(seen) = turn.last_seen_seq.filter(|seen| *seen < turns.seq) {

@@ -277,16 +277,16 @@ fn a_full_queue_and_an_outdated_view_are_refused_without_an_event() {
     held.next();
     let stale = SubmitTurn { last_seen_seq: Some(1), ..turn("stale") };
     assert!(matches!(runtime.submit(&session, &stale), Err(SessionError::Conflict(_))));
-    for number in 0..limits::QUEUE_MAX {
+    for number in 0..limits::QUEUED_TURNS_MAX {
         runtime.submit(&session, &turn(&format!("t{number}"))).unwrap();
     }
     assert!(matches!(runtime.submit(&session, &turn("more")), Err(SessionError::Busy(_))));
-    assert_eq!(session.summary().turns, limits::QUEUE_MAX as u64 + 1);
+    assert_eq!(session.summary().turns, limits::QUEUED_TURNS_MAX as u64 + 1);
     let all = CancelTurns { writer_id: Some("writer".to_owned()), turn_id: None };
     let cancelled = runtime.cancel(&session, &all).unwrap();
     assert_eq!(
         (cancelled.cancelled_queued, cancelled.cancelled_active),
-        (limits::QUEUE_MAX as u64, true)
+        (limits::QUEUED_TURNS_MAX as u64, true)
     );
     wait_until("it is idle", || runtime.stop_if_idle().is_ok());
 }
