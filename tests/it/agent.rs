@@ -1,5 +1,5 @@
-//! Turns on the real daemon, with a model that is a script: a small server that answers each
-//! question with the next of its streams.
+//! Turns on the real daemon with a scripted model: a small server that answers each request with
+//! the next of its streams.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ struct Model {
 }
 
 impl Model {
-    fn saying(streams: Vec<String>) -> Model {
+    fn with(streams: Vec<String>) -> Model {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let serve = move || {
@@ -26,7 +26,7 @@ impl Model {
                 let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
                             Connection: close\r\n\r\n";
                 client.write_all(head.as_bytes()).unwrap();
-                // One write an event, as servers do.
+                // One write per event, as servers do.
                 for event in stream.split_inclusive("\n\n") {
                     client.write_all(event.as_bytes()).unwrap();
                 }
@@ -67,12 +67,12 @@ fn calls(name: &str, arguments: &str) -> String {
     event(&call, "null") + &event("{}", "\"tool_calls\"") + "data: [DONE]\n\n"
 }
 
-fn says(words: &[String]) -> String {
+fn text(words: &[String]) -> String {
     let words = words.iter().map(|word| event(&format!("{{\"content\":\"{word}\"}}"), "null"));
     words.collect::<String>() + &event("{}", "\"stop\"") + "data: [DONE]\n\n"
 }
 
-/// A session on a daemon, in a workspace of its own.
+/// A session on a daemon, with a workspace of its own.
 struct Session {
     port: u16,
     token: String,
@@ -131,25 +131,29 @@ impl Session {
         fs::read_to_string(path).unwrap()
     }
 
-    fn ended(&self, home: &Home, event: &str) -> String {
+    /// Waits for an event. Returns the journal.
+    fn wait_for(&self, home: &Home, event: &str) -> String {
         let mark = format!("\"event\":\"{event}\"");
         eventually(event, || self.journal(home).contains(&mark));
         self.journal(home)
     }
 }
 
-/// Runs a command that says in a pipe which processes it has: itself, and a child that ignores
-/// TERM.
+/// Waits in a shell, also if a signal ends a sleep, but for ten minutes at most.
+const WAIT: &str = "for one in 1 2 3 4 5 6 7 8 9 10; do sleep 60; done";
+
+/// Runs a command that writes the pids of its processes to a pipe: its own, and that of a child
+/// that survives TERM.
 fn run_stubborn(home: &Home, session: &Session) -> Vec<i32> {
-    let command = "sh -c 'trap : TERM HUP; while :; do sleep 600; done' & echo $$ $! > pipe; wait";
-    run_until_piped(home, session, command)
+    let command = format!("sh -c 'trap : TERM HUP; {WAIT}' & echo $$ $! > pipe; wait");
+    run_until_piped(home, session, &command)
 }
 
+/// Runs a command until it has written pids to the pipe. Returns them.
 fn run_until_piped(home: &Home, session: &Session, command: &str) -> Vec<i32> {
     let pipe = session.workspace.join("pipe");
     fifo(&pipe);
-    let model =
-        Model::saying(vec![calls("run_command", &format!("{{\"command\":\"{command}\"}}"))]);
+    let model = Model::with(vec![calls("run_command", &format!("{{\"command\":\"{command}\"}}"))]);
     session.submit(&model);
     let line = line_of(&pipe);
     assert!(home.owner().is_some());
@@ -161,17 +165,17 @@ fn is_gone(pid: i32) -> bool {
 }
 
 #[test]
-fn a_turn_reads_a_file_and_answers_and_the_log_says_so() {
+fn a_turn_reads_a_file_and_answers_and_the_log_reports_it() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
     home.write(&session.workspace.join("notes.txt"), "buy milk\n");
-    let model = Model::saying(vec![
+    let model = Model::with(vec![
         calls("file_read", "{\"path\":\"notes.txt\"}"),
-        says(&["Buy ".into(), "milk.".into()]),
+        text(&["Buy ".into(), "milk.".into()]),
     ]);
     session.submit(&model);
-    let journal = session.ended(&home, "turn.done");
+    let journal = session.wait_for(&home, "turn.done");
     assert!(journal.contains("\"result\":\"1\\tbuy milk\\n\""), "{journal}");
     let log = fs::read_to_string(home.file("daemon.log")).unwrap();
     assert!(log.contains("\"msg\":\"tool.start\",\"tool\":\"file_read\",\"path\":\"notes.txt\"}"));
@@ -183,41 +187,41 @@ fn a_turn_reads_a_file_and_answers_and_the_log_says_so() {
 }
 
 #[test]
-fn commands_get_no_descriptor_of_the_daemons() {
+fn commands_inherit_no_descriptor_of_the_daemon() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
     let command = "ls -l /proc/$$/fd; while read -r one; do echo $one; done < /proc/$$/status; cat /proc/$$/environ | tr '\\\\0' '\\\\n'";
     let arguments = format!("{{\"command\":\"{command}\"}}");
-    session.submit(&Model::saying(vec![calls("run_command", &arguments), says(&["ok".into()])]));
-    let journal = session.ended(&home, "turn.done");
+    session.submit(&Model::with(vec![calls("run_command", &arguments), text(&["ok".into()])]));
+    let journal = session.wait_for(&home, "turn.done");
     let end = journal.lines().find(|line| line.contains("\"event\":\"tool.end\"")).unwrap();
     assert!(end.contains("0 -> /dev/null") && end.contains("1 -> pipe"), "{end}");
     for other in ["socket:", "daemon.pid", "daemon.log", "journal", "3 ->"] {
         assert!(!end.contains(other), "{other}: {end}");
     }
     assert!(end.contains("SigBlk: 0000000000000000"), "{end}");
-    // Nothing of the environment that the daemon was started in.
+    // Nothing is left of the environment in which the daemon was started.
     assert!(!end.contains("HOME=") && end.contains("PATH=/"), "{end}");
     home.opta("daemon stop").stdout("{*}").run();
 }
 
 #[test]
-fn what_a_command_starts_can_be_ended_by_signals() {
+fn processes_of_a_command_can_be_ended_by_signals() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
     let command = "(sleep 21) & kill $!; wait $!; echo rc=$?";
     let arguments = format!("{{\"command\":\"{command}\"}}");
-    session.submit(&Model::saying(vec![calls("run_command", &arguments), says(&["ok".into()])]));
-    let journal = session.ended(&home, "turn.done");
+    session.submit(&Model::with(vec![calls("run_command", &arguments), text(&["ok".into()])]));
+    let journal = session.wait_for(&home, "turn.done");
     let end = journal.lines().find(|line| line.contains("\"event\":\"tool.end\"")).unwrap();
     assert!(end.contains("rc=143"), "{end}");
     home.opta("daemon stop").stdout("{*}").run();
 }
 
 #[test]
-fn a_daemon_that_is_killed_takes_its_commands_along() {
+fn commands_end_with_a_daemon_that_is_killed() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
@@ -236,14 +240,14 @@ fn a_daemon_that_is_killed_takes_its_commands_along() {
 }
 
 #[test]
-fn a_group_that_is_sent_every_signal_still_ends_with_a_daemon_that_is_killed() {
+fn a_group_that_gets_every_signal_still_ends_with_a_daemon_that_is_killed() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
     let signals = "HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM TSTP TTIN TTOU \
                    XCPU XFSZ VTALRM PROF SYS";
     let command = format!(
-        "trap '' {signals}; sh -c 'while :; do sleep 600; done' & for one in {signals}; do \
+        "trap '' {signals}; sh -c '{WAIT}' & for one in {signals}; do \
          kill -$one 0; done; echo $$ $! > pipe; wait"
     );
     let pids = run_until_piped(&home, &session, &command);
@@ -253,17 +257,17 @@ fn a_group_that_is_sent_every_signal_still_ends_with_a_daemon_that_is_killed() {
     }
 }
 
-/// What is halted is sent on its way by the kernel once its daemon has gone.
+/// The kernel continues stopped processes when their daemon has ended.
 #[test]
-fn a_group_that_is_halted_still_ends_with_a_daemon_that_is_killed() {
+fn a_group_that_is_stopped_still_ends_with_a_daemon_that_is_killed() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
-    // The last to begin halts them all: a shell that is halted while it forks is not seen to be.
-    let command = "sh -c 'trap : HUP; echo $PPID $$ > pipe; kill -STOP 0; \
-                   while :; do sleep 600; done'; :";
-    let pids = run_until_piped(&home, &session, command);
-    eventually("it is halted", || pids.iter().all(|pid| state_of(*pid) == Some('T')));
+    // The process that starts last stops them all: a shell that is stopped while it forks does not
+    // look stopped.
+    let command = format!("sh -c 'trap : HUP; echo $PPID $$ > pipe; kill -STOP 0; {WAIT}'; :");
+    let pids = run_until_piped(&home, &session, &command);
+    eventually("the group is stopped", || pids.iter().all(|pid| state_of(*pid) == Some('T')));
     home.crash();
     for pid in pids {
         eventually("the command ends with its daemon", || is_gone(pid));
@@ -284,49 +288,49 @@ fn stop_ends_running_commands() {
 }
 
 #[test]
-fn a_cancel_ends_a_command_that_does_not_want_to() {
+fn a_cancel_ends_a_command_that_survives_a_request_to_end() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
     let pids = run_stubborn(&home, &session);
     session.post(&format!("/v3/sessions/{}/cancel", session.id), "{}");
-    let journal = session.ended(&home, "turn.error");
+    let journal = session.wait_for(&home, "turn.error");
     assert!(journal.contains("\"code\":\"cancelled\""), "{journal}");
     assert!(pids.into_iter().all(is_gone));
-    // The daemon is none the worse for it.
+    // The daemon still works.
     signal(home.owner().unwrap(), "HUP");
-    session.submit(&Model::saying(vec![says(&["ok".into()])]));
-    session.ended(&home, "turn.done");
+    session.submit(&Model::with(vec![text(&["ok".into()])]));
+    session.wait_for(&home, "turn.done");
     home.opta("daemon stop").stdout("{*}").run();
 }
 
 #[test]
-fn a_cancel_ends_a_search_within_a_long_line() {
+fn a_search_is_cancelled_within_a_long_line() {
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
     home.write(&session.workspace.join("line"), "a".repeat(15 << 20));
     let pattern = "{\"pattern\":\"(a|b)(a|c)(a|d){300}[xyz]\"}";
-    session.submit(&Model::saying(vec![calls("search_files", pattern)]));
+    session.submit(&Model::with(vec![calls("search_files", pattern)]));
     let begun = || session.journal(&home).contains("\"event\":\"tool.start\"");
-    eventually("the search has begun", begun);
+    eventually("the search begins", begun);
     session.post(&format!("/v3/sessions/{}/cancel", session.id), "{}");
-    let journal = session.ended(&home, "turn.error");
+    let journal = session.wait_for(&home, "turn.error");
     assert!(journal.contains("\"code\":\"cancelled\""), "{journal}");
     home.opta("daemon stop").stdout("{*}").run();
 }
 
 #[test]
-fn a_long_answer_costs_little_on_the_disk() {
+fn a_long_answer_takes_little_space_on_the_disk() {
     const TOKENS: usize = 10_000;
     let home = Home::new();
     home.start();
     let session = Session::new(&home);
     let words: Vec<String> = (0..TOKENS).map(|n| format!("w{n} ")).collect();
-    session.submit(&Model::saying(vec![says(&words)]));
-    let journal = session.ended(&home, "turn.done");
+    session.submit(&Model::with(vec![text(&words)]));
+    let journal = session.wait_for(&home, "turn.done");
     let cost = journal.len() / TOKENS;
-    assert!(cost <= 200, "{cost} bytes a token");
+    assert!(cost <= 200, "{cost} bytes per token");
     let parts = journal.lines().filter(|line| line.contains("\"event\":\"turn.token\""));
     let text = parts.filter_map(|line| line.split("\"text\":\"").nth(1)?.split('"').next());
     assert_eq!(text.collect::<String>(), words.concat());

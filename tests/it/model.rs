@@ -1,5 +1,5 @@
-//! A model server that says what a test tells it to, when it tells it to: as much of OpenAI's chat
-//! completions as a turn needs.
+//! A model server whose answers the test gives one by one: as much of OpenAI's chat completions as
+//! a turn needs.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -8,15 +8,15 @@ use std::thread;
 
 use crate::support::DEADLINE;
 
-/// The server; it ends with the test.
+/// The server. It ends with the test.
 pub struct Model {
     port: u16,
     questions: Receiver<Question>,
 }
 
-/// A model that was asked and is about to answer.
+/// A request to the model that is not answered yet.
 pub struct Question {
-    /// What it was asked: the body of the request.
+    /// The body of the request.
     pub body: String,
     stream: TcpStream,
 }
@@ -41,16 +41,16 @@ impl Model {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Waits until it is asked.
+    /// Waits for the next request.
     #[track_caller]
     pub fn question(&self) -> Question {
-        self.questions.recv_timeout(DEADLINE).expect("the model is not asked")
+        self.questions.recv_timeout(DEADLINE).expect("the model gets no request")
     }
 
-    /// Nothing was asked that nobody has looked at.
+    /// Asserts that there is no further request.
     #[track_caller]
     pub fn assert_not_asked(&self) {
-        assert!(self.questions.try_recv().is_err(), "the model was asked once more");
+        assert!(self.questions.try_recv().is_err(), "the model got another request");
     }
 }
 
@@ -90,12 +90,12 @@ fn request(stream: &mut TcpStream) -> Option<(String, String)> {
 }
 
 impl Question {
-    /// A piece of the answer, as JSON writes it between its quotes.
+    /// Sends a piece of the answer, escaped as in a JSON string.
     pub fn say(&mut self, text: &str) {
         self.send(&format!(r#"{{"delta":{{"content":"{text}"}}}}"#));
     }
 
-    /// A call of a tool; the arguments as JSON within a string.
+    /// Answers with a tool call. The arguments are JSON, escaped as in a JSON string.
     pub fn call(mut self, name: &str, arguments: &str) {
         let function = format!(r#"{{"name":"{name}","arguments":"{arguments}"}}"#);
         let call =
@@ -104,23 +104,23 @@ impl Question {
         self.finish("tool_calls");
     }
 
-    /// The end of the answer.
+    /// Ends the answer.
     pub fn end(mut self) {
         self.finish("stop");
     }
 
-    /// The end of the answer, for a reason that is not the model's own.
+    /// Ends the answer with another finish reason.
     pub fn end_because(mut self, reason: &str) {
         self.finish(reason);
     }
 
-    /// All of the answer.
+    /// Sends the whole answer.
     pub fn answer(mut self, text: &str) {
         self.say(text);
         self.end();
     }
 
-    /// Waits until the other end is closed: nobody wants the answer any more.
+    /// Waits until the client closes the connection.
     #[track_caller]
     pub fn assert_dropped(mut self) {
         self.stream.set_read_timeout(Some(DEADLINE)).unwrap();

@@ -1,5 +1,5 @@
-//! `opta do`: what it prints and where, how it ends, and what becomes of a task when its daemon
-//! does not live to see the end.
+//! `opta do`: what it prints and where, how it ends, and what happens to a task when its daemon
+//! ends first.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,39 +14,39 @@ use crate::api::{Api, Event};
 use crate::model::Model;
 use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, freeze, signal, skip};
 
-/// `opta do` with these words, and a model to ask.
+/// Runs `opta do` with these words and a model.
 pub fn task<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
     home.opta(&format!("do {words}")).env("OPTA_MODEL_URL", model.url())
 }
 
 #[test]
-fn the_answer_comes_as_it_is_said_from_an_empty_machine() {
+fn the_answer_is_streamed_even_if_nothing_was_there_before() {
     let (home, model) = (Home::new(), Model::new());
     let running = task(&home, &model, "say hello").stdout("Hello,\n").spawn();
     let mut question = model.question();
     assert!(question.body.contains("say hello"), "{}", question.body);
     question.say("Hel");
-    eventually("the first piece is there", || running.output() == "Hel");
+    eventually("the first piece is printed", || running.output() == "Hel");
     question.answer("lo,");
     running.finish();
     home.opta("sessions list").stdout("sess_{id} {*} 1 turn  say hello\n").run();
 }
 
 #[test]
-fn the_answer_is_what_was_said_byte_for_byte() {
+fn the_answer_is_printed_byte_for_byte() {
     let (home, model) = (Home::new(), Model::new());
     let text = "  a\tb  \n\n\tü 🎉\u{1b}[31m  x ";
     let running = task(&home, &model, "x").stdout(&format!("{text}\n")).spawn();
     model.question().answer("  a\\tb  \\n\\n\\tü 🎉\\u001b[31m  x ");
     running.finish();
-    // One that ends with a line end gets no other.
+    // An answer that ends with a line end gets no second one.
     let running = task(&home, &model, "x").stdout("a line\n").spawn();
     model.question().answer("a line\\n");
     running.finish();
 }
 
 #[test]
-fn the_words_of_a_task_are_one_text_and_may_come_from_a_file() {
+fn a_task_is_all_words_as_one_text_or_a_file() {
     let (home, model) = (Home::new(), Model::new());
     let running = task(&home, &model, "count the -- --lines").stdout("3\n").spawn();
     let question = model.question();
@@ -89,7 +89,7 @@ fn json_is_one_object_in_every_outcome() {
 }
 
 #[test]
-fn events_are_shown_as_they_are_kept() {
+fn events_are_printed_as_the_journal_has_them() {
     let (home, model) = (Home::new(), Model::new());
     let running = task(&home, &model, "--events x").stdout(ANYTHING).spawn();
     model.question().answer("yes");
@@ -100,7 +100,7 @@ fn events_are_shown_as_they_are_kept() {
     assert_eq!(names.first().unwrap(), "turn.queued");
     assert_eq!(names.last().unwrap(), "turn.done");
     assert!(names.contains(&"turn.token".to_owned()), "{names:?}");
-    // The journal has the same and a checksum, but for the name of the session, which is its own.
+    // The journal has the same with a checksum, but without the id of its session.
     let sessions = home.path().join(".config/opta/sessions");
     let folder = fs::read_dir(&sessions).unwrap().map(|entry| entry.unwrap().path());
     let folder = folder.into_iter().find(|path| path.is_dir()).unwrap();
@@ -117,8 +117,8 @@ fn events_are_shown_as_they_are_kept() {
 #[test]
 fn ctrl_c_cancels_the_turn_and_ends_with_130() {
     let (home, model) = (Home::new(), Model::new());
-    let said = "opta: the turn was {why}\n";
-    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(130).spawn();
+    let stderr = "opta: the turn was {why}\n";
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(stderr).status(130).spawn();
     let mut question = model.question();
     question.say("so far");
     eventually("the answer begins", || running.output() == "so far");
@@ -129,11 +129,11 @@ fn ctrl_c_cancels_the_turn_and_ends_with_130() {
 }
 
 #[test]
-fn a_signal_that_ends_commands_cancels_the_turn_and_ends_with_its_status() {
+fn a_terminating_signal_cancels_the_turn_and_sets_the_exit_status() {
     for (name, status) in [("TERM", 143), ("HUP", 129)] {
         let (home, model) = (Home::new(), Model::new());
-        let said = "opta: the turn was {why}\n";
-        let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(status);
+        let stderr = "opta: the turn was {why}\n";
+        let running = task(&home, &model, "x").stdout("so far\n").stderr(stderr).status(status);
         let running = running.spawn();
         let mut question = model.question();
         question.say("so far");
@@ -146,7 +146,7 @@ fn a_signal_that_ends_commands_cancels_the_turn_and_ends_with_its_status() {
 }
 
 #[test]
-fn a_hangup_that_is_ignored_stays_ignored() {
+fn a_hangup_that_was_ignored_at_the_start_stays_ignored() {
     let (home, model) = (Home::new(), Model::new());
     let running = home.sh("trap '' HUP; exec opta do x").env("OPTA_MODEL_URL", model.url());
     let running = running.stdout("one, two\n").spawn();
@@ -163,19 +163,19 @@ fn ctrl_c_cancels_a_turn_whose_connection_was_lost() {
     let (home, model) = (Home::new(), Model::new());
     home.start();
     let relay = Relay::before(&home);
-    let said = "opta: the turn was {why}\n";
-    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(130).spawn();
+    let stderr = "opta: the turn was {why}\n";
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(stderr).status(130).spawn();
     let mut question = model.question();
     question.say("so far");
     eventually("the answer begins", || running.output() == "so far");
     relay.cut();
     signal(running.pid(), "INT");
-    relay.go_on();
+    relay.resume();
     running.finish();
     question.assert_dropped();
 }
 
-/// What stands between a home's commands and its daemon, for a test to cut the connections.
+/// A relay between a home's commands and its daemon, in which a test can cut connections.
 #[derive(Clone)]
 struct Relay {
     /// All connections there have been, from both sides.
@@ -192,10 +192,10 @@ impl Relay {
         let card = card.replace(&format!("\"port\":{port}"), &format!("\"port\":{ours}"));
         home.write(&home.file("state.json"), card);
         let relay = Relay { known: Arc::default(), holds: Arc::default() };
-        let at_work = relay.clone();
+        let accepted = relay.clone();
         let accepting = move || {
             for near in listener.incoming() {
-                let (near, relay) = (near.unwrap(), at_work.clone());
+                let (near, relay) = (near.unwrap(), accepted.clone());
                 let far = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
                 for stream in [&near, &far] {
                     relay.known.lock().unwrap().push(stream.try_clone().unwrap());
@@ -207,8 +207,10 @@ impl Relay {
                     let copying = move || {
                         let mut chunk = [0; 16 * 1024];
                         while let Ok(count @ 1..) = from.read(&mut chunk) {
-                            eventually("it goes on", || !relay.holds.load(Ordering::Acquire));
-                            // The daemon wants to be called by its own name.
+                            eventually("the relay continues", || {
+                                !relay.holds.load(Ordering::Acquire)
+                            });
+                            // The daemon accepts only its own address as the host.
                             let text = String::from_utf8_lossy(&chunk[..count]);
                             drop(to.write_all(text.replacen(&ours, &theirs, 1).as_bytes()));
                         }
@@ -222,7 +224,7 @@ impl Relay {
         relay
     }
 
-    /// Cuts all connections, and waits for the next one, which is kept waiting.
+    /// Cuts all connections, and waits for the next one, which it holds.
     fn cut(&self) {
         self.holds.store(true, Ordering::Release);
         let known = self.known.lock().unwrap();
@@ -231,19 +233,19 @@ impl Relay {
             drop(stream.shutdown(Shutdown::Both));
         }
         drop(known);
-        eventually("it connects again", || self.known.lock().unwrap().len() > count);
+        eventually("the command connects again", || self.known.lock().unwrap().len() > count);
     }
 
-    fn go_on(&self) {
+    fn resume(&self) {
         self.holds.store(false, Ordering::Release);
     }
 }
 
 #[test]
-fn a_request_to_end_is_met_even_if_the_daemon_does_not_answer() {
+fn a_terminating_signal_ends_the_command_even_if_the_daemon_does_not_answer() {
     let (home, model) = (Home::new(), Model::new());
-    let said = "opta: the turn was cancelled; its end was not awaited\n";
-    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(143).spawn();
+    let stderr = "opta: the turn was cancelled; its end was not awaited\n";
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(stderr).status(143).spawn();
     let mut question = model.question();
     question.say("so far");
     eventually("the answer begins", || running.output() == "so far");
@@ -253,7 +255,7 @@ fn a_request_to_end_is_met_even_if_the_daemon_does_not_answer() {
 }
 
 #[test]
-fn a_directory_whose_name_cannot_be_passed_on_is_refused() {
+fn a_directory_whose_name_is_not_utf8_is_refused() {
     let home = Home::new();
     let place = home.beside("x").with_file_name(OsStr::from_bytes(b"a\xffb"));
     if fs::create_dir(&place).is_err() {
@@ -269,7 +271,7 @@ fn a_directory_whose_name_cannot_be_passed_on_is_refused() {
 }
 
 #[test]
-fn events_end_with_an_object_that_says_so_if_there_is_no_turn() {
+fn json_output_ends_with_an_error_object_if_there_is_no_turn() {
     let home = Home::new();
     let object =
         |code: &str| format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"{{why}}\"}}}}\n");
@@ -298,10 +300,10 @@ fn events_end_with_an_object_that_says_so_if_there_is_no_turn() {
 }
 
 #[test]
-fn a_model_that_goes_away_fails_the_task_and_keeps_what_it_said() {
+fn a_lost_connection_to_the_model_fails_the_task_and_keeps_the_text() {
     let (home, model) = (Home::new(), Model::new());
-    let said = "opta: cannot finish the turn: {why} (model-disconnected)\n";
-    let running = task(&home, &model, "x").stdout("half\n").stderr(said).status(1).spawn();
+    let stderr = "opta: cannot finish the turn: {why} (model-disconnected)\n";
+    let running = task(&home, &model, "x").stdout("half\n").stderr(stderr).status(1).spawn();
     let mut question = model.question();
     question.say("half");
     drop(question);
@@ -309,9 +311,9 @@ fn a_model_that_goes_away_fails_the_task_and_keeps_what_it_said() {
 }
 
 #[test]
-fn an_answer_that_the_model_did_not_end_is_shown_and_said_to_be_short() {
+fn an_answer_that_was_cut_off_is_printed_with_a_note() {
     let (home, model) = (Home::new(), Model::new());
-    for (reason, said) in [
+    for (reason, stderr) in [
         ("length", "the answer was cut off at 4096 tokens or at the end of the model's context"),
         ("content_filter", "the model server ended the answer: content_filter"),
     ] {
@@ -323,7 +325,7 @@ fn an_answer_that_the_model_did_not_end_is_shown_and_said_to_be_short() {
             ),
         ] {
             let running = task(&home, &model, &format!("{words} x")).stdout(&shown);
-            let running = running.stderr(&format!("opta: {said}\n")).spawn();
+            let running = running.stderr(&format!("opta: {stderr}\n")).spawn();
             let mut question = model.question();
             question.say("half");
             question.end_because(reason);
@@ -333,28 +335,28 @@ fn an_answer_that_the_model_did_not_end_is_shown_and_said_to_be_short() {
 }
 
 #[test]
-fn a_daemon_that_is_killed_before_is_replaced_with_one_line() {
+fn a_daemon_that_had_crashed_before_is_restarted_with_one_line() {
     let (home, model) = (Home::new(), Model::new());
     home.start();
     let old = home.crash();
-    let said = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n";
-    let running = task(&home, &model, "x").stdout("yes\n").stderr(said).with("old", old).spawn();
+    let stderr = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n";
+    let running = task(&home, &model, "x").stdout("yes\n").stderr(stderr).with("old", old).spawn();
     model.question().answer("yes");
     running.finish();
 }
 
 #[test]
-fn a_daemon_that_is_killed_meanwhile_interrupts_the_turn_and_nothing_runs_twice() {
+fn a_daemon_that_is_killed_interrupts_the_turn_and_nothing_runs_twice() {
     let (home, model) = (Home::new(), Model::new());
-    let said = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n\
+    let stderr = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n\
                 opta: cannot finish the turn: the daemon ended while the turn was in progress \
                 (interrupted)\n";
     home.start();
-    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(1).spawn();
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(stderr).status(1).spawn();
     let mut question = model.question();
     question.say("so far");
     eventually("the answer begins", || running.output() == "so far");
-    // Not waited for: the next daemon may have the lock at once.
+    // No wait for its end: the next daemon may have the lock at once.
     signal(home.owner().unwrap(), "KILL");
     running.finish();
     question.assert_dropped();
@@ -362,11 +364,11 @@ fn a_daemon_that_is_killed_meanwhile_interrupts_the_turn_and_nothing_runs_twice(
 }
 
 #[test]
-fn a_daemon_that_is_restarted_meanwhile_says_so_in_one_line() {
+fn a_restart_interrupts_the_turn_with_one_line() {
     let (home, model) = (Home::new(), Model::new());
     home.start();
-    let said = "opta: cannot finish the turn: the daemon was stopped (interrupted)\n";
-    let running = task(&home, &model, "x").stdout("so far\n").stderr(said).status(1).spawn();
+    let stderr = "opta: cannot finish the turn: the daemon was stopped (interrupted)\n";
+    let running = task(&home, &model, "x").stdout("so far\n").stderr(stderr).status(1).spawn();
     let mut question = model.question();
     question.say("so far");
     eventually("the answer begins", || running.output() == "so far");
@@ -386,11 +388,11 @@ fn a_task_that_cannot_be_followed_is_cancelled() {
     task(&home, &model, "x --resume s").stderr(full).status(1).run();
     drop(streams);
     let cancelled = |event: &Event| event.text.contains(r#""code":"cancelled""#);
-    eventually("it is cancelled", || api.events("s", 0).iter().any(cancelled));
+    eventually("the turn is cancelled", || api.events("s", 0).iter().any(cancelled));
 }
 
 #[test]
-fn one_that_waits_in_the_same_session_is_nobody_to_ask() {
+fn a_command_that_waits_in_the_same_session_answers_no_permission_request() {
     let (home, model) = (Home::new(), Model::new());
     home.start();
     let api = Api::of(&home);
@@ -398,18 +400,18 @@ fn one_that_waits_in_the_same_session_is_nobody_to_ask() {
     let first = task(&home, &model, "first --resume s").stdout("done\n").stderr(ANYTHING).spawn();
     let question = model.question();
     let second = task(&home, &model, "second --resume s").stdout("done\n").spawn();
-    eventually("it waits", || api.get("/v3/sessions/s").number("queuedTurns") == 1);
+    eventually("the second turn waits", || api.get("/v3/sessions/s").number("queuedTurns") == 1);
     question.call("run_command", r#"{\"command\":\"true\"}"#);
-    let told = model.question();
-    assert!(told.body.contains("nobody is there to be asked"), "{}", told.body);
-    told.answer("done");
+    let next = model.question();
+    assert!(next.body.contains("nobody is there to be asked"), "{}", next.body);
+    next.answer("done");
     first.finish();
     model.question().answer("done");
     second.finish();
 }
 
 #[test]
-fn without_autostart_it_says_how_to_start() {
+fn without_autostart_the_error_says_how_to_start_the_daemon() {
     let (home, model) = (Home::new(), Model::new());
     let none = "opta: cannot reach the daemon: it is not running\nstart it: opta daemon start\n";
     task(&home, &model, "x").env("OPTA_NO_AUTOSTART", "1").stderr(none).status(3).run();
@@ -417,7 +419,7 @@ fn without_autostart_it_says_how_to_start() {
 }
 
 #[test]
-fn a_session_is_gone_on_with_by_the_beginning_of_its_id() {
+fn a_session_is_resumed_by_the_beginning_of_its_id() {
     let (home, model) = (Home::new(), Model::new());
     let first = r#"{"sessionId":"{id}",{*}"#;
     let running =
@@ -430,8 +432,8 @@ fn a_session_is_gone_on_with_by_the_beginning_of_its_id() {
     let words = format!("which word? --resume {beginning} -q");
     let running = task(&home, &model, &words).stdout("plum\n").spawn();
     let question = model.question();
-    for said in ["the word is plum", "noted", "which word?"] {
-        assert!(question.body.contains(said), "{said}: {}", question.body);
+    for text in ["the word is plum", "noted", "which word?"] {
+        assert!(question.body.contains(text), "{text}: {}", question.body);
     }
     question.answer("plum");
     running.finish();
@@ -441,16 +443,16 @@ fn a_session_is_gone_on_with_by_the_beginning_of_its_id() {
 }
 
 #[test]
-fn everything_allowed_is_said() {
+fn yolo_is_announced() {
     let (home, model) = (Home::new(), Model::new());
-    let said = "opta: everything is allowed in this task, including commands\n";
-    let running = task(&home, &model, "--yolo x").stdout("yes\n").stderr(said).spawn();
+    let stderr = "opta: everything is allowed in this task, including commands\n";
+    let running = task(&home, &model, "--yolo x").stdout("yes\n").stderr(stderr).spawn();
     model.question().answer("yes");
     running.finish();
 }
 
 #[test]
-fn a_reader_that_has_gone_ends_it_quietly_and_the_turn_with_it() {
+fn a_closed_output_cancels_the_turn_without_a_message() {
     let (home, model) = (Home::new(), Model::new());
     let gone = home.beside("gone");
     let script = r#"opta do x | { head -c 3; exec <&-; echo >"$GONE"; }"#;
@@ -458,17 +460,17 @@ fn a_reader_that_has_gone_ends_it_quietly_and_the_turn_with_it() {
     let running = running.stdout("one").spawn();
     let mut question = model.question();
     question.say("one");
-    eventually("the reader has gone", || gone.exists());
+    eventually("the reader is gone", || gone.exists());
     question.say("two");
     running.finish();
     question.assert_dropped();
 }
 
 #[test]
-fn a_full_disk_behind_the_output_is_an_error() {
+fn output_to_a_full_disk_is_an_error() {
     let (home, model) = (Home::new(), Model::new());
-    let said = "opta: cannot write to standard output: No space left on device\n";
-    let running = task(&home, &model, "x").output("/dev/full".as_ref()).stderr(said).status(1);
+    let stderr = "opta: cannot write to standard output: No space left on device\n";
+    let running = task(&home, &model, "x").output("/dev/full".as_ref()).stderr(stderr).status(1);
     let running = running.spawn();
     let mut question = model.question();
     question.say("one");

@@ -1,7 +1,7 @@
-//! Turns against model servers that others have written: a small real model behind llama.cpp's
-//! server, and a mock with scripted faults. `make test-model` fetches and runs both.
+//! Turns with model servers of other projects: a small real model in llama.cpp's server, and a mock
+//! with scripted faults. `make test-model` fetches and runs both.
 //!
-//! What a model says is up to the model: asserted is what was called and how it ended.
+//! The tests assert calls and outcomes, never the words of a model.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,10 +15,10 @@
 #[expect(dead_code, unused_imports, unused_macros, reason = "the other tests use the rest of it")]
 mod support;
 
-/// The servers, which end with whoever asked for them.
+/// The servers, which end with their test.
 mod server;
 
-/// With scripted faults.
+/// Tests with scripted faults.
 mod mock;
-/// With a real model.
+/// Tests with a real model.
 mod real;

@@ -1,4 +1,4 @@
-//! The servers. Each is held by a pipe: it ends when the test drops it, and also when the whole
+//! The servers. A pipe ties each to its test: it ends when the test drops it, and also when the
 //! process of the tests is killed.
 
 use std::io::{BufRead, BufReader};
@@ -10,23 +10,22 @@ use std::time::Duration;
 
 use crate::support::http;
 
-/// Far more than a start takes, and than a turn of a real model on a machine that is busy with
-/// something else.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+/// Far more than a start takes, or a turn of a real model on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A server that runs until this is dropped.
 pub struct Server {
     port: u16,
-    /// The last lines that it has said when it was ready.
-    said: Vec<String>,
+    /// The lines that it printed until it was ready.
+    lines: Vec<String>,
     holder: Child,
-    /// Its end is the end of the server.
-    hold: Option<ChildStdin>,
-    /// A server that has something to say is not to be ended by it.
+    /// When it is closed, the server ends.
+    lifeline: Option<ChildStdin>,
+    /// Kept open, so that a server that prints something does not end.
     _output: BufReader<ChildStdout>,
 }
 
-/// Starts a real model, holds it until standard input ends, and ends it.
+/// Starts a real model, and stops it when standard input ends.
 const HOLD: &str = r#"
     tool=$1
     shift
@@ -35,7 +34,7 @@ const HOLD: &str = r#"
     port=${port##*:}
     trap '"$tool" stop --port "$port" >/dev/null 2>&1' EXIT
     trap 'exit 1' HUP INT TERM
-    # Nobody may be left to be told.
+    # There may be no reader.
     trap '' PIPE
     printf '%s\n' "$started"
     exec >/dev/null
@@ -47,50 +46,50 @@ fn tool(name: &str) -> PathBuf {
 }
 
 impl Server {
-    /// A real model, with these options.
+    /// Starts a real model with these options.
     pub fn real(options: &[&str]) -> Server {
         let mut command = Command::new("sh");
         command.args(["-eu", "-c", HOLD, "sh"]).arg(tool("model-server")).args(options);
-        // The second line is its pid.
-        Server::held(command, "pid ")
+        // The second line has its pid.
+        Server::start(command, "pid ")
     }
 
-    /// The mock, which has heard nothing yet.
+    /// Starts a mock.
     pub fn mock() -> Server {
         let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/fixtures.json");
         let mut command = Command::new(tool("mock-server"));
         command.args(["serve", fixtures]);
-        Server::held(command, "http://127.0.0.1:")
+        Server::start(command, "http://127.0.0.1:")
     }
 
-    /// Waits for a line with `ready`.
-    fn held(mut command: Command, ready: &'static str) -> Server {
+    /// Starts a command, and waits for a line with `ready`.
+    fn start(mut command: Command, ready: &'static str) -> Server {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut holder = command.spawn().unwrap();
-        let hold = holder.stdin.take();
+        let lifeline = holder.stdin.take();
         let output = BufReader::new(holder.stdout.take().unwrap());
         let (sender, receiver) = channel();
         let reading = move || {
             let mut output = output;
-            let mut said = Vec::new();
+            let mut lines = Vec::new();
             let mut line = String::new();
             while output.read_line(&mut line).unwrap() > 0 {
                 let is_ready = line.contains(ready);
-                said.push(std::mem::take(&mut line));
+                lines.push(std::mem::take(&mut line));
                 if is_ready {
-                    drop(sender.send((output, said)));
+                    drop(sender.send((output, lines)));
                     return;
                 }
             }
         };
         drop(thread::Builder::new().name("wait for a server".into()).spawn(reading).unwrap());
-        let started = receiver.recv_timeout(PATIENCE);
-        let (output, said) = started.expect("the server does not start: try `make test-model`");
-        let port = said.iter().find_map(|line| {
-            let behind = line.split("http://127.0.0.1:").nth(1)?;
-            behind.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        let started = receiver.recv_timeout(DEADLINE);
+        let (output, lines) = started.expect("the server does not start: try `make test-model`");
+        let port = lines.iter().find_map(|line| {
+            let after = line.split("http://127.0.0.1:").nth(1)?;
+            after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
         });
-        Server { port: port.unwrap(), said, holder, hold, _output: output }
+        Server { port: port.unwrap(), lines, holder, lifeline, _output: output }
     }
 
     pub fn port(&self) -> u16 {
@@ -101,13 +100,13 @@ impl Server {
         format!("http://127.0.0.1:{}/v1", self.port)
     }
 
-    /// The process of a real model.
+    /// Returns the pid of a real model.
     pub fn pid(&self) -> i32 {
-        let line = self.said.iter().find_map(|line| line.strip_prefix("pid "));
+        let line = self.lines.iter().find_map(|line| line.strip_prefix("pid "));
         line.unwrap().trim().parse().unwrap()
     }
 
-    /// What it answers to a `GET` of `path`.
+    /// Returns the body of the response to `GET path`.
     pub fn get(&self, path: &str) -> String {
         let (status, body) = http(self.port, "GET", path, None);
         assert_eq!(status, 200, "{path}: {body}");
@@ -117,7 +116,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.hold.take());
+        drop(self.lifeline.take());
         drop(self.holder.wait());
     }
 }

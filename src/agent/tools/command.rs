@@ -477,13 +477,16 @@ mod tests {
     fn processes_in_the_background_neither_delay_the_result_nor_stay() {
         let scratch = Scratch::new();
         let began = Instant::now();
-        let text = run(&scratch, "sleep 600 & echo $!; yes >/dev/null & echo $!").unwrap();
+        let text = run(&scratch, &format!("sleep 600 & echo $!; ({BUSY}) & echo $!")).unwrap();
         assert!(began.elapsed() < Duration::from_secs(30));
         for pid in text.lines().filter_map(|line| line.parse::<i32>().ok()) {
             wait_until_gone(pid);
         }
         assert!(run(&scratch, "yes & echo done").unwrap().starts_with(['y', 'd']));
     }
+
+    /// Keeps a processor busy, but for a minute at most.
+    const BUSY: &str = "end=$(($(date +%s) + 60)); while [ $(date +%s) -lt $end ]; do :; done";
 
     /// Waits until a killed process was reaped by its new parent, for which there is no event.
     fn wait_until_gone(pid: i32) {
@@ -495,7 +498,7 @@ mod tests {
 
     /// A command that writes its own pid and that of a child that ignores TERM to a pipe, then
     /// waits. The pipe tells the test when.
-    const STUBBORN: &str = "sh -c 'trap \"\" TERM HUP; echo $$ > pipe; while :; do sleep 600; done' \
+    const STUBBORN: &str = "sh -c 'trap \"\" TERM HUP; echo $$ > pipe; for one in 1 2 3 4 5 6 7 8 9 10; do sleep 60; done' \
         & echo $$ > pipe; wait";
 
     /// A scratch with that pipe.
