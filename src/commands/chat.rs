@@ -13,7 +13,7 @@ use crate::protocol::SessionId;
 use crate::session::store::Store;
 use crate::session::transcript::turns;
 use crate::sys::signal::Signal;
-use crate::text::{escaped, prefix};
+use crate::text::escaped;
 
 const HELP: &str = "Each line is sent to the model. Ctrl-C cancels its turn.\n\
                     /help      show this help\n\
@@ -33,13 +33,11 @@ pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
     let mut session = ClientSession::new(paths, &args.model, resumed.clone())?;
     let result = if let Some(text) = &args.once {
         send(&mut session, text, &mut console).map(|end| console.status_of(&end))
-    } else if console.interactive {
-        if let Some(id) = &resumed {
-            note_session(&store, id, &mut console);
-        }
-        run_prompt(paths, &mut session, &mut console)
     } else {
-        run_script(paths, &mut session, &mut console)
+        if let Some(id) = resumed.filter(|_| console.interactive) {
+            note_session(&store, &id, &mut console);
+        }
+        send_lines(paths, &mut session, &mut console)
     };
     if session.is_created() {
         let id = session.id.as_str();
@@ -51,88 +49,70 @@ pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
     console.exit_status().map_or(result, Ok).map(ExitCode::from)
 }
 
-/// Sends lines that are typed at a prompt, until the user exits.
-fn run_prompt(
+/// Sends each line of the input. At a prompt, an error is printed and the next line is read. In a
+/// script, a line that is cancelled or cannot be sent is the last one: the lines after it may make
+/// no sense without it.
+fn send_lines(
     paths: &Paths,
     session: &mut ClientSession<'_>,
     console: &mut Console,
 ) -> Result<u8, Error> {
+    let prompt = console.interactive;
+    let mut worst = 0;
     let mut interrupted = false;
     loop {
-        console.screen.reset_deadline();
-        console.screen.print_error("> ");
-        let line = match console.next_input()? {
+        if prompt {
+            console.screen.reset_deadline();
+            console.screen.print_error("> ");
+        }
+        let input = console.next_input()?;
+        if prompt && matches!(input, UserInput::Signal(_) | UserInput::End) {
+            console.screen.print_error("\n");
+        }
+        let line = match input {
             UserInput::Line(line) => line,
-            UserInput::Invalid(line) => {
+            UserInput::Invalid(line) if prompt => {
                 console.screen.note(&format!("cannot send this line: {}", line.reason));
                 continue;
             }
-            UserInput::End => {
-                console.screen.print_error("\n");
-                return Ok(0);
-            }
-            UserInput::Signal(signal) => {
-                console.screen.print_error("\n");
-                if interrupted || signal != Signal::Interrupt {
-                    return Ok(signal.status());
-                }
-                interrupted = true;
-                console.screen.note("press Ctrl-C again to exit (or Ctrl-D, /exit)");
-                continue;
-            }
-        };
-        interrupted = false;
-        match line.trim() {
-            "" => {}
-            "/exit" => return Ok(0),
-            command if is_command(command) => run_command(paths, command, console)?,
-            _ => match send(session, &line, console) {
-                Ok(_) => {
-                    if let Some(status) = console.exit_status() {
-                        return Ok(status);
-                    }
-                }
-                Err(error) if error.kind() == Kind::Output => return Err(error),
-                // The user may be able to fix it and send the line again.
-                Err(error) => {
-                    console.screen.note(&error.to_string());
-                    if let Some(next_step) = error.next_step() {
-                        console.screen.print_error(&format!("{}\n", escaped(next_step)));
-                    }
-                }
-            },
-        }
-    }
-}
-
-/// Sends the lines of a file or a pipe until one is cancelled or cannot be sent: the lines after it
-/// may make no sense without it.
-fn run_script(
-    paths: &Paths,
-    session: &mut ClientSession<'_>,
-    console: &mut Console,
-) -> Result<u8, Error> {
-    let mut worst = 0;
-    loop {
-        let line = match console.next_input()? {
-            UserInput::Line(line) => line,
             UserInput::Invalid(line) => {
                 console.screen.note(&format!("cannot send line {}: {}", line.number, line.reason));
                 return Ok(1);
             }
-            UserInput::End => return Ok(worst),
+            UserInput::Signal(Signal::Interrupt) if prompt && !interrupted => {
+                interrupted = true;
+                console.screen.note("press Ctrl-C again to exit (or Ctrl-D, /exit)");
+                continue;
+            }
             UserInput::Signal(signal) => return Ok(signal.status()),
+            UserInput::End => return Ok(worst),
         };
+        interrupted = false;
         match line.trim() {
-            "" => {}
+            "" => continue,
             "/exit" => return Ok(worst),
-            command if is_command(command) => run_command(paths, command, console)?,
-            _ => {
-                let end = send(session, &line, console)?;
-                match console.status_of(&end) {
-                    0 | 1 if console.interrupted => return Ok(Signal::Interrupt.status()),
-                    status @ (0 | 1) => worst = worst.max(status),
-                    signal => return Ok(signal),
+            command if is_command(command) => {
+                run_command(paths, command, console)?;
+                continue;
+            }
+            _ => {}
+        }
+        match send(session, &line, console) {
+            // The user may be able to fix it and send the line again.
+            Err(error) if prompt && error.kind() != Kind::Output => {
+                console.screen.note(&error.to_string());
+                if let Some(next_step) = error.next_step() {
+                    console.screen.print_error(&format!("{}\n", escaped(next_step)));
+                }
+            }
+            result => {
+                let status = console.status_of(&result?);
+                let cancelled = console.interrupted || status > 1;
+                match console.exit_status() {
+                    Some(status) => return Ok(status),
+                    None if prompt => {}
+                    None if cancelled => return Ok(Signal::Interrupt.status()),
+                    None => worst = worst.max(status),
                 }
             }
         }
@@ -177,8 +157,7 @@ fn run_command(paths: &Paths, command: &str, console: &mut Console) -> Result<()
 /// Prints which session is resumed.
 fn note_session(store: &Store, id: &SessionId, console: &mut Console) {
     if let Ok(summary) = store.summary(id) {
-        let title = summary.title.unwrap_or_default();
-        let title = prefix(&title, limits::TITLE_CHARS_MAX);
+        let title = sessions::title(&summary);
         let workspace = summary.workspace.map_or(String::new(), |path| format!(", in {path}"));
         let line = format!("{}: {title}  ({}{workspace})", id.as_str(), turns(summary.turns));
         console.screen.note(&line);

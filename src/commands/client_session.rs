@@ -2,8 +2,7 @@
 //! meanwhile.
 //!
 //! The ids of sessions and turns are chosen here, so that a request that is sent again because its
-//! response was lost is about the same session and turn. One thread waits for events, input and
-//! signals, because a process with two threads could not start a daemon.
+//! response was lost is about the same session and turn.
 
 use std::io;
 
@@ -46,15 +45,6 @@ pub struct ClientSession<'a> {
     questions: Questions,
     /// The last turn, if one was submitted.
     pub turn_id: Option<String>,
-}
-
-/// What a signal does while a daemon is being reached.
-#[derive(Clone, Copy, PartialEq)]
-enum OnSignal {
-    /// It ends this process: there is no turn to cancel.
-    Exit,
-    /// It is pending until the daemon was reached, and then cancels the turn.
-    Defer,
 }
 
 impl<'a> ClientSession<'a> {
@@ -107,7 +97,8 @@ impl<'a> ClientSession<'a> {
         self.options.attended = Some(console.interactive);
         if self.options.endpoint.is_none() {
             // The daemon first: without one, no model is needed.
-            self.reach(console, OnSignal::Exit, |_| Ok(()))?;
+            console.unblock_signals()?;
+            self.reach(console, |_| Ok(()))?;
             match self.endpoint() {
                 Ok(endpoint) => self.options.endpoint = Some(endpoint),
                 Err(fault) => return console.fail_turn(fault.code, &fault.message),
@@ -153,7 +144,8 @@ impl<'a> ClientSession<'a> {
         };
         let (session, new_session) = (self.id.clone(), self.new_session.take());
         let attended = console.interactive;
-        let submitted = self.reach(console, OnSignal::Exit, |info| {
+        console.unblock_signals()?;
+        let submitted = self.reach(console, |info| {
             if let Some(new_session) = &new_session {
                 client::create_session(info, new_session)?;
             }
@@ -171,16 +163,13 @@ impl<'a> ClientSession<'a> {
         submitted
     }
 
-    /// Calls the daemon. Prints a note if it is another one than before.
+    /// Calls the daemon. Prints a note if it is another one than before. While it is being started,
+    /// a signal ends this process, unless signals are blocked; afterwards they are.
     fn reach<T>(
         &mut self,
         console: &mut Console,
-        on_signal: OnSignal,
         call: impl FnMut(&DaemonInfo) -> Result<T, client::Failure>,
     ) -> Result<T, Error> {
-        if on_signal == OnSignal::Exit {
-            console.unblock_signals()?;
-        }
         let last_id = &mut self.daemon_id;
         let note = |daemon: &Ensured| {
             drop(console.block_signals());
@@ -222,13 +211,12 @@ impl<'a> ClientSession<'a> {
                 let reason = "the connection was lost repeatedly";
                 return Err(client::bad_reply("follow the turn", reason));
             }
-            let on_signal = match status::look(self.paths) {
-                // The turn ended with its daemon, and the next daemon may take long to start.
-                Ok(Status::Stopped | Status::Crashed { .. }) => OnSignal::Exit,
-                _ => OnSignal::Defer,
-            };
+            // If the turn ended with its daemon, there is nothing to cancel.
+            if let Ok(Status::Stopped | Status::Crashed { .. }) = status::look(self.paths) {
+                console.unblock_signals()?;
+            }
             let attended = console.interactive;
-            let connected = self.reach(console, on_signal, |info| {
+            let connected = self.reach(console, |info| {
                 turn.daemon = info.clone();
                 open_stream(turn, attended)
             });

@@ -6,6 +6,7 @@
 //! caller takes it.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +26,7 @@ pub struct InterruptibleWriter {
     chunk: usize,
     interrupts: Rc<Interrupts>,
     deadline: WriteDeadline,
-    pending: Vec<u8>,
+    pending: VecDeque<u8>,
     gave_up: bool,
 }
 
@@ -43,7 +44,7 @@ impl InterruptibleWriter {
             None if file.is_terminal() => (file, 1),
             None => (file, sys::PIPE_BYTES),
         };
-        let (pending, gave_up) = (Vec::new(), false);
+        let (pending, gave_up) = (VecDeque::new(), false);
         InterruptibleWriter { file, chunk, interrupts, deadline, pending, gave_up }
     }
 
@@ -51,32 +52,30 @@ impl InterruptibleWriter {
     /// it gave up.
     pub fn write(&mut self, text: &str) -> io::Result<()> {
         if !self.gave_up {
-            self.pending.extend_from_slice(text.as_bytes());
+            self.pending.extend(text.as_bytes());
         }
         self.flush()
     }
 
     /// Writes what is pending, until a signal is pending.
     pub fn flush(&mut self) -> io::Result<()> {
-        let mut written = 0;
-        let result = self.write_pending(&mut written);
+        let result = self.write_pending();
         if self.gave_up || result.is_err() {
             self.pending.clear();
-        } else {
-            drop(self.pending.drain(..written));
         }
         result
     }
 
-    fn write_pending(&mut self, written: &mut usize) -> io::Result<()> {
-        while let Some(rest) = self.pending.get(*written..).filter(|rest| !rest.is_empty()) {
+    fn write_pending(&mut self) -> io::Result<()> {
+        while !self.pending.is_empty() {
             if !self.wait_writable()? {
                 self.gave_up = self.deadline.get().is_some();
                 break;
             }
-            match self.file.write(rest.get(..self.chunk).unwrap_or(rest)) {
+            let (front, _) = self.pending.as_slices();
+            match self.file.write(front.get(..self.chunk).unwrap_or(front)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => *written += count,
+                Ok(count) => drop(self.pending.drain(..count)),
                 // Another process that writes to the same pipe was faster.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -103,12 +103,15 @@ impl Output {
         if self.mode == OutputMode::Text { self.line(text) } else { Ok(()) }
     }
 
+    /// Prints an object of the result with `--json`; nothing for people.
+    pub fn json(&self, object: &impl SerJson) -> Result<(), Error> {
+        if self.mode == OutputMode::Json { self.line(&json::text(object)) } else { Ok(()) }
+    }
+
     /// Prints a line of the result: `text` for people, `object` with `--json`.
     pub fn result(&self, text: &str, object: &impl SerJson) -> Result<(), Error> {
-        match self.mode {
-            OutputMode::Text => self.line(text),
-            OutputMode::Json => self.line(&json::text(object)),
-        }
+        self.text(text)?;
+        self.json(object)
     }
 
     /// Prints a line that is not a result.

@@ -22,15 +22,15 @@ use crate::session::store::{Store, no_session};
 use crate::session::transcript::{Transcript, turns};
 use crate::sys::watch::Watch;
 use crate::text::{escaped, escaped_json, prefix};
-use crate::{client, clock, json, limits};
+use crate::{client, clock, limits};
 
 /// `opta sessions …`
 pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
     match args {
         SessionsCommand::List { limit } => list(&store, *limit, output),
-        SessionsCommand::Show { id } => show(&store, id, output),
-        SessionsCommand::Export { id, format } => export(&store, id, *format, output),
+        SessionsCommand::Show { id } => print(&store, id, None, output),
+        SessionsCommand::Export { id, format } => print(&store, id, Some(*format), output),
         SessionsCommand::Verify { id } => verify(&store, id.as_deref(), output),
         SessionsCommand::Remove { id, force } => remove(paths, &store, id, *force, output),
     }
@@ -71,33 +71,29 @@ fn row(summary: &SessionSummary, width: usize, now: i64) -> String {
         clock::format_duration(Duration::from_millis(millis))
     });
     let (id, age) = (&summary.session_id, age.unwrap_or_else(|| "-".to_owned()));
-    let title = summary.title.as_deref().unwrap_or_default();
-    let title = prefix(title, limits::TITLE_CHARS_MAX);
-    let turns = turns(summary.turns);
-    let row = format!("{id:<width$}  {age:>6}  {turns:>9}  {}", escaped(title));
-    row.trim_end().to_owned()
+    let (turns, title) = (turns(summary.turns), title(summary));
+    format!("{id:<width$}  {age:>6}  {turns:>9}  {title}").trim_end().to_owned()
 }
 
-fn show(store: &Store, typed: &str, output: &Output) -> Result<ExitCode, Error> {
-    let transcript = read(store, typed, output)?;
-    match output.mode {
-        OutputMode::Text => output.line(transcript.text(output.style()).trim_end_matches('\n'))?,
-        OutputMode::Json => output.line(&transcript.json())?,
-    }
-    Ok(ExitCode::SUCCESS)
+/// The title of a session in a line of text.
+pub fn title(summary: &SessionSummary) -> String {
+    escaped(prefix(summary.title.as_deref().unwrap_or_default(), limits::TITLE_CHARS_MAX))
 }
 
-fn export(
+/// `opta sessions show`, and with a format `opta sessions export`.
+fn print(
     store: &Store,
     typed: &str,
-    format: ExportFormat,
+    format: Option<ExportFormat>,
     output: &Output,
 ) -> Result<ExitCode, Error> {
     let transcript = read(store, typed, output)?;
-    match format {
-        ExportFormat::Json => output.line(&escaped_json(&transcript.json()))?,
-        ExportFormat::Markdown => output.line(transcript.markdown().trim_end_matches('\n'))?,
-    }
+    let text = match (format, output.mode) {
+        (None, OutputMode::Text) => transcript.text(output.style()),
+        (Some(ExportFormat::Markdown), _) => transcript.markdown(),
+        (None | Some(ExportFormat::Json), _) => escaped_json(&transcript.json()).into_owned(),
+    };
+    output.line(text.trim_end_matches('\n'))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -287,9 +283,7 @@ fn remove(
     let session_id = id.as_str().to_owned();
     if !force && !confirmed(&id, store.summary(&id), output)? {
         output.note(&format!("session {session_id} was not deleted"));
-        if output.mode == OutputMode::Json {
-            output.line(&json::text(&Removed { deleted: false, session_id }))?;
-        }
+        output.json(&Removed { deleted: false, session_id })?;
         return Ok(ExitCode::FAILURE);
     }
     let mut repeated = false;
@@ -322,9 +316,7 @@ fn confirmed(
         }
         summary => summary?,
     };
-    let title = summary.title.as_deref().unwrap_or_default();
-    let title = escaped(prefix(title, limits::TITLE_CHARS_MAX));
-    let turns = turns(summary.turns);
+    let (turns, title) = (turns(summary.turns), title(&summary));
     output.confirm(&format!("Delete session {id} ({turns}, \"{title}\")? [y/N] "))
 }
 
