@@ -9,6 +9,7 @@ use crate::commands::{Captured, Output, sessions};
 use crate::error::{Error, Kind};
 use crate::limits;
 use crate::paths::Paths;
+use crate::protocol::Grant;
 use crate::protocol::SessionId;
 use crate::session::store::Store;
 use crate::session::transcript::turns;
@@ -30,7 +31,7 @@ pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
         SessionChoice::Latest => Some(store.latest()?.ok_or_else(no_sessions)?),
     };
     let mut console = Console::new(TaskOutput::Full)?;
-    let mut session = ClientSession::new(paths, &args.model, resumed.clone())?;
+    let mut session = ClientSession::new(paths, &args.model, Grant::Settings, resumed.clone())?;
     let result = if let Some(text) = &args.once {
         send(&mut session, text, &mut console).map(|end| console.status_of(&end))
     } else {

@@ -52,6 +52,7 @@ impl<'a> ClientSession<'a> {
     pub fn new(
         paths: &'a Paths,
         model: &'a ModelArgs,
+        grant: Grant,
         id: Option<SessionId>,
     ) -> Result<ClientSession<'a>, Error> {
         let config = Config::load(&paths.config())?;
@@ -61,8 +62,12 @@ impl<'a> ClientSession<'a> {
             None => new_session(model)?,
         };
         let environment = config::turn_environment().into_iter();
-        let environment = environment.map(|(name, value)| Variable { name, value });
-        let environment = Some(environment.collect());
+        let environment = environment.map(|(name, value)| Variable { name, value }).collect();
+        let options = TurnOptions {
+            environment: Some(environment),
+            grant: (grant != Grant::Settings).then(|| grant.name().to_owned()),
+            ..TurnOptions::default()
+        };
         Ok(ClientSession {
             paths,
             config,
@@ -70,7 +75,7 @@ impl<'a> ClientSession<'a> {
             model,
             id,
             new_session,
-            options: TurnOptions { environment, ..Default::default() },
+            options,
             daemon_id: None,
             questions: Questions::default(),
             turn_id: None,
@@ -80,11 +85,6 @@ impl<'a> ClientSession<'a> {
     /// Whether the session was created.
     pub fn is_created(&self) -> bool {
         self.new_session.is_none()
-    }
-
-    /// Sets what the turns may do without a question.
-    pub fn grant(&mut self, grant: Grant) {
-        self.options.grant = (grant != Grant::Settings).then(|| grant.name().to_owned());
     }
 
     /// Runs one turn to its end.

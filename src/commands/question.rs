@@ -28,18 +28,6 @@ struct Question {
     asked: bool,
 }
 
-/// What a typed line means.
-#[derive(PartialEq)]
-enum UserAnswer {
-    Yes,
-    No,
-    /// Yes, also to every later call of this tool.
-    Always,
-    /// Show the whole change.
-    Show,
-    Unknown,
-}
-
 impl Questions {
     /// Removes the questions of the last turn.
     pub fn clear(&mut self) {
@@ -98,18 +86,17 @@ impl Questions {
         let Some(question) = self.waiting.front_mut() else {
             return Ok(());
         };
-        let answer = match console.stdin.next() {
-            Some(line) => question.parse(&line.unwrap_or_default()),
-            None if console.stdin.take_end() => UserAnswer::No,
+        let line = match console.stdin.next() {
+            Some(line) => line.unwrap_or_default().trim().to_lowercase(),
+            None if console.stdin.take_end() => "no".to_owned(),
             // The rest of the line is still to come.
             None => return Ok(()),
         };
-        match answer {
-            UserAnswer::Show => console.screen.print_error(&question.take_change(usize::MAX)),
-            UserAnswer::Unknown => {}
-            UserAnswer::Yes | UserAnswer::No | UserAnswer::Always => {
-                decide(&question.request_id, answer != UserAnswer::No);
-                if answer == UserAnswer::Always {
+        match line.as_str() {
+            "s" | "show" => console.screen.print_error(&question.take_change(usize::MAX)),
+            "y" | "yes" | "n" | "no" | "a" | "always" => {
+                decide(&question.request_id, !line.starts_with('n'));
+                if line.starts_with('a') {
                     self.always.push(question.tool.clone());
                 }
                 self.waiting.pop_front();
@@ -122,6 +109,7 @@ impl Questions {
                 });
                 console.screen.start_progress();
             }
+            _ => {}
         }
         self.ask(console);
         Ok(())
@@ -172,16 +160,6 @@ impl Question {
     fn take_change(&mut self, count: usize) -> String {
         let lines = self.change.drain(..count.min(self.change.len()));
         lines.map(|line| line + "\n").collect()
-    }
-
-    fn parse(&self, line: &str) -> UserAnswer {
-        match line.trim().to_lowercase().as_str() {
-            "n" | "no" => UserAnswer::No,
-            "y" | "yes" => UserAnswer::Yes,
-            "a" | "always" => UserAnswer::Always,
-            "s" | "show" if !self.change.is_empty() => UserAnswer::Show,
-            _ => UserAnswer::Unknown,
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Run, Running, STOPPED, eventually, fifo, need, signal};
+use crate::support::{ANYTHING, Home, Run, Running, STOPPED, eventually, fifo, http, need, signal};
 
 const RESUME: &str = "opta: to resume: opta chat --resume {id}\n";
 
@@ -315,6 +315,26 @@ fn sigint_ends_a_script_with_130_and_cancels_its_turn() {
     signal(running.pid(), "INT");
     running.finish();
     question.assert_dropped();
+}
+
+#[test]
+fn a_turn_cancelled_by_another_client_ends_a_script_with_130() {
+    let (home, model) = (Home::new(), Model::new());
+    let script = home.beside("script");
+    home.write(&script, "first\nsecond\n");
+    let notes = format!("opta: the turn was cancelled\n{RESUME}");
+    let running = chat(&home, &model, "").input(&script).stdout("so far\n").stderr(&notes);
+    let running = running.status(130).spawn();
+    let mut question = model.question();
+    question.say("so far");
+    eventually("the answer begins", || running.output() == "so far");
+    let listed = home.opta("sessions list").stdout("{session}  {*}\n").run();
+    let path = format!("/v3/sessions/{}/cancel", listed.get("session"));
+    let state = home.card();
+    assert_eq!(http(state.port(), "POST", &path, Some(state.token())).0, 200);
+    running.finish();
+    question.assert_dropped();
+    model.assert_not_asked();
 }
 
 #[test]
