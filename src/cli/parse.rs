@@ -137,14 +137,14 @@ fn help(words: &[String]) -> Result<String, String> {
         _ => {}
     }
     let mut text = String::from("Usage: opta COMMAND [OPTION]...\n\n");
-    text.push_str("Keeps AI sessions in a small daemon of your own.\n\nCommands:\n");
+    text.push_str("Keeps your AI sessions in a per-user daemon.\n\nCommands:\n");
     for subcommand in found {
         let name = subcommand.words.join(" ") + &operand(subcommand);
         push_row(&mut text, &name, subcommand.summary);
     }
     text.push_str("\nOptions:\n");
-    push_row(&mut text, "-h, --help", "show help, also for each command");
-    push_row(&mut text, "-V, --version", "show the versions of opta and of its protocol");
+    push_row(&mut text, "-h, --help", "show help; with a command, for that command");
+    push_row(&mut text, "-V, --version", "print the versions of opta and of its protocol");
     text.push_str("\nManual: man opta, man opta-do, man opta-chat, man opta-doctor, man opta-sessions, man opta-daemon\n");
     Ok(text)
 }
