@@ -8,8 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::model::Model;
 use crate::page::Page;
-use crate::support::{ANYTHING, Home, need};
+use crate::support::{ANYTHING, Home, http, need};
+
+use readme::plain;
 
 const OPTA: &str = env!("CARGO_BIN_EXE_opta");
 const PAGES: [&str; 6] =
@@ -569,6 +572,59 @@ fn the_examples_of_the_manual_work() {
             }
         }
     }
+}
+
+#[test]
+fn errors_are_as_the_manual_shows_them() {
+    let home = Home::new();
+    let example = |name: &str, code: &str| {
+        let mut blocks = Page::read(name).literals().into_iter();
+        blocks.find(|block| block.contains(code)).unwrap()
+    };
+    let error = example("opta.1", "NOT_RUNNING");
+    home.opta("daemon token --json").stdout(&error).status(3).run();
+    let daemon = home.start();
+    let (status, body) = http(daemon.port, "GET", "/v3/metrics", None);
+    assert_eq!((status, body + "\n"), (401, example("opta-daemon.1", "UNAUTHORIZED")));
+}
+
+#[test]
+fn sessions_are_as_the_manual_shows_them() {
+    let (home, model) = (Home::new(), Model::new());
+    let page = Page::read("opta-sessions.1");
+    let example = |command: &str| page.section(&format!("opta sessions {command}")).literals();
+    let run = home.opta("do --quiet Fix the build").env("OPTA_MODEL_URL", model.url());
+    let running = run.stdout("I'll take a look.\nA tab is missing in line 12.\n").spawn();
+    let mut question = model.question();
+    question.say("I'll take a look.");
+    question.call("read_file", r#"{\"path\":\"Makefile\"}"#);
+    model.question().answer("A tab is missing in line 12.");
+    running.finish();
+
+    let shown = home.opta("sessions show sess_").stdout(ANYTHING).run().stdout;
+    let (head, conversation) = shown.split_once("\n\n").unwrap();
+    let expected = example("show").concat();
+    let (expected_head, expected_conversation) = expected.split_once("\n\n").unwrap();
+    let until_date = |head: &str| plain(head.split("20").next().unwrap());
+    assert_eq!(until_date(head), until_date(expected_head));
+    assert_eq!(conversation, expected_conversation);
+
+    let list = home.opta("sessions list").stdout(ANYTHING).run().stdout;
+    let columns = |line: &str, title: &str| (line.find(" turn"), line.find(title));
+    let example_of_list = example("list").concat();
+    let row = example_of_list.lines().nth(1).unwrap();
+    assert_eq!(columns(&list, "Fix"), columns(row, "Rename"));
+
+    let id = list.split(' ').next().unwrap();
+    let journal = home.path().join(format!(".config/opta/sessions/{id}/journal.jsonl"));
+    let text = fs::read_to_string(&journal).unwrap();
+    home.write(&journal, text.replacen("\"seq\":2,", "\"seq\":3,", 1));
+    let verified = home.opta("sessions verify").stdout(ANYTHING).status(1).run().stdout;
+    let without_numbers = |text: &str| {
+        let digitless = text.replace(|c: char| c.is_ascii_digit(), "");
+        plain(&digitless).replace("sessions checked", "session checked")
+    };
+    assert_eq!(without_numbers(&verified), without_numbers(&example("verify").concat()));
 }
 
 /// Returns the output of `script` in a shell without configuration, with the completions as `$1`.

@@ -66,7 +66,7 @@ impl Terminal {
 }
 
 /// Replaces what differs from run to run by an ellipsis: pids, ports, times and ids.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let mut plain = text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     for before in ["pid=", "pid ", "port=", "port ", "uptime=", "sess_", "sess_… "] {
         let mut parts = plain.split(before);
