@@ -211,14 +211,35 @@ const TURN_VARIABLES: [&str; 23] = [
 
 /// Returns the names and values of the variables that commands of a turn inherit.
 pub fn turn_environment() -> Vec<(String, String)> {
+    let inherited = variables(|name| TURN_VARIABLES.contains(&name) || name.starts_with("LC_"));
+    inherited
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// The variables, beside `LC_*`, `XDG_*` and `OPTA_*`, that a daemon in the background inherits
+/// from its starter: where things are, and the model server for clients that name none.
+const DAEMON_VARIABLES: [&str; 8] =
+    ["HOME", "LANG", "LANGUAGE", "OLLAMA_HOST", "OPENAI_BASE_URL", "PATH", "TMPDIR", "TZ"];
+
+/// Parts of the names of variables that may hold a secret. A turn brings the key that it needs.
+const SECRET: [&str; 5] = ["CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN"];
+
+/// Returns the names and values of the variables that a daemon in the background inherits. The
+/// others must not outlive the command that starts it, or be readable in the daemon's environment.
+pub fn daemon_environment() -> Vec<(OsString, OsString)> {
+    let is_inherited = |name: &str| {
+        let listed = DAEMON_VARIABLES.contains(&name)
+            || ["LC_", "OPTA_", "XDG_"].iter().any(|prefix| name.starts_with(prefix));
+        listed && !SECRET.iter().any(|part| name.contains(part))
+    };
+    variables(is_inherited).collect()
+}
+
+fn variables(is_inherited: impl Fn(&str) -> bool) -> impl Iterator<Item = (OsString, OsString)> {
     #[expect(clippy::disallowed_methods, reason = "this room and paths.rs read the environment")]
     let variables = env::vars_os();
-    let inherited = variables.filter_map(|(name, value)| {
-        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
-        let is_listed = TURN_VARIABLES.contains(&name.as_str()) || name.starts_with("LC_");
-        is_listed.then_some((name, value))
-    });
-    inherited.collect()
+    variables.filter(move |(name, _)| name.to_str().is_some_and(&is_inherited))
 }
 
 /// Returns whether output to a terminal may be colored. <https://no-color.org>
@@ -236,36 +257,13 @@ pub struct ManagerVariables {
     pub label: Option<String>,
 }
 
-/// Reads the manager's variables.
+/// Returns the values of the manager's variables.
 pub fn manager_variables() -> ManagerVariables {
     ManagerVariables {
         service_pid: variable("SYSTEMD_EXEC_PID"),
         notify_socket: raw_variable("NOTIFY_SOCKET"),
         label: variable("XPC_SERVICE_NAME"),
     }
-}
-
-/// What the daemon in the background keeps of its starter's environment, beside `LC_*`, `XDG_*` and
-/// `OPTA_*`: where things are, and which model server a client means that names none.
-const OF_THE_DAEMON: [&str; 8] =
-    ["HOME", "LANG", "LANGUAGE", "OLLAMA_HOST", "OPENAI_BASE_URL", "PATH", "TMPDIR", "TZ"];
-
-/// Parts of the names of variables that may hold a secret. A turn brings the key that it needs.
-const SECRET: [&str; 5] = ["CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN"];
-
-/// The environment of the daemon in the background: names and values. The variables of the command
-/// that happens to start it must neither last as long as it nor be read out of it.
-pub fn of_the_daemon() -> Vec<(OsString, OsString)> {
-    #[expect(clippy::disallowed_methods, reason = "this room and paths.rs read the environment")]
-    let variables = env::vars_os();
-    let is_kept = |(name, _): &(OsString, OsString)| {
-        name.to_str().is_some_and(|name| {
-            let listed = OF_THE_DAEMON.contains(&name)
-                || ["LC_", "OPTA_", "XDG_"].iter().any(|start| name.starts_with(start));
-            listed && !SECRET.iter().any(|part| name.contains(part))
-        })
-    };
-    variables.filter(is_kept).collect()
 }
 
 /// Returns the directories in which the user's shell searches programs.

@@ -18,11 +18,11 @@ use crate::{json, limits};
 #[derive(SerJson)]
 struct InstallReport {
     installed: bool,
-    manager: String,
-    service: String,
+    manager: &'static str,
+    service: &'static str,
     path: String,
     program: String,
-    /// The manager knows of it; otherwise it will at the next login.
+    /// The manager has loaded it; otherwise it will at the next login.
     registered: bool,
 }
 
@@ -30,46 +30,40 @@ struct InstallReport {
 pub fn install(paths: &Paths, asked: &InstallArgs, output: &Output) -> Result<ExitCode, Error> {
     let service = Service::of(paths)?;
     let installed = service.install(paths, asked.force)?;
-    let name = service.name();
+    let (manager, name) = (service.manager, service.name());
     match output.mode {
         OutputMode::Text => output.step(&format!("Installed {}: {name}", service.kind())),
         OutputMode::Json => output.step(&json::text(&InstallReport {
             installed: true,
-            manager: service.manager.name().to_owned(),
-            service: name.to_owned(),
+            manager: manager.name(),
+            service: name,
             path: service.file.to_string_lossy().into_owned(),
             program: installed.program.to_string_lossy().into_owned(),
             registered: installed.unreachable.is_none(),
         })),
     }
-    match service.manager {
+    match manager {
         Manager::Systemd if !asked.now => {
             output.progress(&format!("Run: systemctl --user enable --now {name}"));
         }
         _ => output.progress("Daemon will start automatically on login."),
     }
-    advise(&service, &installed, output);
+    if installed.temporary {
+        let program = installed.program.display();
+        output.note(&format!("the service runs {program}, which may be removed soon"));
+    }
+    if let Some(error) = &installed.unreachable {
+        output.note(&error.to_string());
+        output
+            .note("the service will be loaded at the next login; opta daemon start works already");
+    }
+    if installed.new && manager == Manager::Systemd {
+        output.note("it runs while you are logged in; to keep it running: loginctl enable-linger");
+    }
     if asked.now {
         start(paths, &service, installed, output)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// What is good to know beside the result.
-fn advise(service: &Service, installed: &Installed, output: &Output) {
-    if installed.temporary {
-        let program = installed.program.display();
-        output.note(&format!("the service runs {program}, which may not be there for long"));
-    }
-    if let Some(error) = &installed.unreachable {
-        output.note(&error.to_string());
-        output.note(
-            "the service will be known at the next login; opta daemon start needs no service",
-        );
-    }
-    if installed.new && service.manager == Manager::Systemd {
-        output.note("it runs while you are logged in; to run it always: loginctl enable-linger");
-    }
 }
 
 fn start(
@@ -85,22 +79,22 @@ fn start(
     let config = Config::load(&paths.config())?;
     let Ensured { info, how } = guardian::ensure_running(paths, &config, Caller::User)?;
     let by_hand = matches!(how, How::AlreadyRunning) && info.managed_by.is_none();
-    // Where installing starts it, the daemon may have been quicker than the look at it.
+    // launchd starts it on installation: it may be running already.
     let how = if installed.started && !by_hand { How::Started(Past::NOTHING) } else { how };
     daemon::started(&info, &how, paths, output)?;
     if by_hand {
-        output.note("it was started by hand; to hand it over to the service: opta daemon restart");
+        output.note("it was started by hand; to run it as a service: opta daemon restart");
     }
     Ok(())
 }
 
 #[derive(SerJson)]
 struct UninstallReport {
-    /// There was a service.
+    /// A service was installed.
     uninstalled: bool,
-    manager: String,
+    manager: &'static str,
     path: String,
-    /// There was a daemon.
+    /// A daemon was running.
     stopped: bool,
 }
 
@@ -114,7 +108,7 @@ pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Resul
     } else {
         output.progress(&format!("No {} is installed.", service.kind()));
     }
-    // One that was started by hand.
+    // A daemon that was started by hand.
     let quietly = |_pid| ();
     let ended = stop::stop(None, paths, limits::STOP_WAIT_DEFAULT, Patience::Report, quietly)?;
     let stopped = ran || ended.pid.is_some();
@@ -124,14 +118,14 @@ pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Resul
     if output.mode == OutputMode::Json {
         output.line(&json::text(&UninstallReport {
             uninstalled,
-            manager: service.manager.name().to_owned(),
+            manager: service.manager.name(),
             path: service.file.to_string_lossy().into_owned(),
             stopped,
         }))?;
     }
     if uninstalled {
-        output
-            .note(&format!("sessions, settings and logs stay in {}", paths.display(paths.root())));
+        let root = paths.display(paths.root());
+        output.note(&format!("sessions, settings and logs are kept in {root}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -123,7 +123,7 @@ pub fn start(claim: Claim, paths: &Paths) -> Result<Box<DaemonInfo>, Error> {
     let output = log.file()?;
     let arguments: Vec<&str> = ["opta"].into_iter().chain(ARGUMENTS).collect();
     let program =
-        Program::own(&arguments, config::of_the_daemon()).doing("find the program of opta")?;
+        Program::own(&arguments, config::daemon_environment()).doing("find the program of opta")?;
     let given = Descriptors {
         input: input.as_fd(),
         output: output.as_fd(),

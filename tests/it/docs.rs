@@ -268,7 +268,7 @@ fn pages_list_the_variables_that_are_passed_on() {
         };
         set(list.split([' ', ',', '.']).filter(is_name))
     };
-    let mut daemon = set(quoted(&source, "const OF_THE_DAEMON: "));
+    let mut daemon = set(quoted(&source, "const DAEMON_VARIABLES: "));
     daemon.extend(quoted(&source, "const SECRET: ").map(str::to_owned));
     daemon.extend(["LC_", "OPTA_", "XDG_"].map(str::to_owned));
     assert_eq!(listed("opta-daemon.1", "it keeps only", "The command that submits"), daemon);

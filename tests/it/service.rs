@@ -74,8 +74,8 @@ pub(crate) use need_systemd;
 const INSTALLED: &str = "Installed systemd user service: opta-daemon\n\
                          Run: systemctl --user enable --now opta-daemon\n";
 const LINGER: &str =
-    "opta: it runs while you are logged in; to run it always: loginctl enable-linger\n";
-const SHORT_LIVED: &str = "opta: the service runs {program}, which may not be there for long\n";
+    "opta: it runs while you are logged in; to keep it running: loginctl enable-linger\n";
+const SHORT_LIVED: &str = "opta: the service runs {program}, which may be removed soon\n";
 
 #[test]
 fn a_service_of_systemd_is_installed_run_and_removed() {
@@ -116,7 +116,7 @@ fn a_service_of_systemd_is_installed_run_and_removed() {
         );
         let said = format!(
             "{SHORT_LIVED}{LINGER}{SHORT_LIVED}\
-             opta: sessions, settings and logs stay in ~/.config/opta\n"
+             opta: sessions, settings and logs are kept in ~/.config/opta\n"
         );
         under_systemd(&home, user, script).stdout(&expected).stderr(&said).run();
     }
@@ -316,7 +316,7 @@ fn a_service_and_a_daemon_started_by_hand_do_not_fight() {
              opta: cannot start the daemon: one is running already (pid {{pid}}, port {{port}})\n\
              null\n\
              Daemon already running (pid {{pid}}, port {{port}})\n\
-             opta: it was started by hand; to hand it over to the service: opta daemon restart\n\
+             opta: it was started by hand; to run it as a service: opta daemon restart\n\
              Stopping daemon (pid {{pid}})...\nDaemon stopped.\n\
              Daemon started (pid {{new}}, port {{*}})\nToken rotated.\n\"systemd\"\n\
              Daemon already running (pid {{new}}, port {{*}})\n\
@@ -500,12 +500,12 @@ fn without_a_manager_install_explains_and_start_needs_none() {
                   Failed to connect to bus: No medium found\n";
     let expected = format!(
         "{INSTALLED}{SHORT_LIVED}{no_bus}\
-         opta: the service will be known at the next login; opta daemon start needs no service\n\
+         opta: the service will be loaded at the next login; opta daemon start works already\n\
          {LINGER}= 0\n644\n{no_bus}= 1\n\
          Daemon started (pid {{pid}}, port {{port}})\n\
          Token written to ~/.config/opta/daemon/state.json\nnull\n\
          Removed systemd user service: opta-daemon\nDaemon stopped.\n\
-         opta: sessions, settings and logs stay in ~/.config/opta\n= 0\n1\n"
+         opta: sessions, settings and logs are kept in ~/.config/opta\n= 0\n1\n"
     );
     with_systemctl(&home, systemctl, script).stdout(&expected).run();
 }
@@ -621,7 +621,7 @@ fn an_agent_of_launchd_is_installed_run_and_removed() {
          {{home}}/.config/opta/daemon/start.lock\n\
          No launchd service is installed.\nprint {job}\n"
     );
-    let kept = "opta: sessions, settings and logs stay in ~/.config/opta\n";
+    let kept = "opta: sessions, settings and logs are kept in ~/.config/opta\n";
     under_launchd(&home, script).unwrap().stdout(&expected).stderr(kept).run();
 }
 
@@ -732,7 +732,7 @@ fn without_a_desktop_install_explains_and_start_needs_none() {
         "{INSTALLED_AGENT}{SHORT_LIVED}\
          opta: cannot run launchctl print gui/{{uid}}/com.opta.daemon: \
          Bootstrap failed: 125: Domain does not support specified action\n\
-         opta: the service will be known at the next login; opta daemon start needs no service\n\
+         opta: the service will be loaded at the next login; opta daemon start works already\n\
          = 0\nnull\nStopping daemon (pid {{pid}})...\nDaemon stopped.\n\
          Removed launchd service: com.opta.daemon\n"
     );
