@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use nanoserde::SerJson;
@@ -53,6 +53,9 @@ impl Finding {
     }
 }
 
+/// The finding of a check; an error is one that ended the check early.
+type Check = Result<Finding, Finding>;
+
 fn pass(message: impl Into<String>) -> Finding {
     Finding { check: "", status: PASS, message: message.into(), fix: None }
 }
@@ -78,23 +81,23 @@ pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let files = files(paths);
     let daemon = match &status {
         // The error is about what the check of the files reports.
-        Err(error) if files.status == FAIL => warn(format!("not checked: {error}")),
+        Err(error) if files.is_err() => warn(format!("not checked: {error}")),
         _ => daemon(&status, guardian::is_left_to_the_user(paths, failure.as_ref())),
     };
     let checks = [
         ("settings", settings(paths)),
         ("files", files),
-        ("daemon", daemon),
-        ("port", port_of(paths, &status)),
-        ("version", version(&status)),
+        ("daemon", Ok(daemon)),
+        ("port", Ok(port_of(paths, &status))),
+        ("version", Ok(version(&status))),
         ("service", service(paths)),
-        ("disk", disk(paths)),
-        ("log", log(paths, &status)),
+        ("disk", Ok(disk(paths))),
+        ("log", Ok(log(paths, &status))),
         ("model", model(paths)),
         ("sessions", sessions(paths)),
     ];
     let mut worst = ExitCode::SUCCESS;
-    for (check, finding) in checks {
+    for (check, Ok(finding) | Err(finding)) in checks {
         if finding.status == FAIL {
             worst = ExitCode::FAILURE;
         }
@@ -118,35 +121,31 @@ fn print(finding: &Finding, output: &Output) -> Result<(), Error> {
     output.line(&format!("{status}  {check:<8}  {}{fix}", escaped(message)))
 }
 
-fn settings(paths: &Paths) -> Finding {
+fn settings(paths: &Paths) -> Check {
     let path = paths.config();
     let shown = paths.display(&path);
-    let models = || ModelSettings::load(&path).map(drop);
-    let tools = || ToolSettings::load(&path);
-    let tools = match Config::load(&path).and_then(|_| models()).and_then(|()| tools()) {
-        Ok(tools) => tools,
-        Err(error) => {
-            return match error.reason().split_once(": ") {
-                Some((name, _)) if error.kind() == Kind::InvalidConfig && is_variable(name) => {
-                    fail(error.to_string(), format!("unset {name}"))
-                }
-                _ => failed(&error, edit(&path)),
-            };
+    let invalid = |error: Error| match error.reason().split_once(": ") {
+        Some((name, _)) if error.kind() == Kind::InvalidConfig && is_variable(name) => {
+            fail(error.to_string(), format!("unset {name}"))
         }
+        _ => failed(&error, edit(&path)),
     };
+    Config::load(&path).map_err(invalid)?;
+    ModelSettings::load(&path).map_err(invalid)?;
+    let tools = ToolSettings::load(&path).map_err(invalid)?;
     let unknown = tools.permissions.keys().filter(|name| !agent::has_tool(name));
     let mut unknown: Vec<&str> = unknown.map(String::as_str).collect();
     if !unknown.is_empty() {
         // A misspelled name restricts nothing.
         unknown.sort_unstable();
         let message = format!("permissions has unknown tool names: {}", unknown.join(", "));
-        return warn(message).with_fix(edit(&path));
+        return Ok(warn(message).with_fix(edit(&path)));
     }
     if path.is_symlink() && !path.exists() {
         let message = format!("{shown} is a link to a file that does not exist");
-        return warn(message).with_fix(format!("ls -l {}", quoted(&path)));
+        return Ok(warn(message).with_fix(format!("ls -l {}", quoted(&path))));
     }
-    if path.exists() { pass(shown) } else { pass(format!("no {shown} (optional)")) }
+    Ok(pass(if path.exists() { shown } else { format!("no {shown} (optional)") }))
 }
 
 /// Returns whether the source of a setting is a variable, and not a place in a file.
@@ -159,47 +158,49 @@ fn edit(config: &Path) -> String {
 }
 
 /// Checks that what may hold secrets belongs to this user and is closed to all others.
-fn files(paths: &Paths) -> Finding {
+fn files(paths: &Paths) -> Check {
     // The home itself may be a link.
     let root = paths.root().canonicalize().unwrap_or_else(|_| paths.root().to_owned());
     let directories = [(root, 0o755), (paths.daemon(), 0o700), (paths.sessions(), 0o700)];
     let files = [paths.state(), paths.pid(), paths.start_lock(), paths.crashes(), paths.log()];
     let files = files.map(|file| (file, 0o600));
-    let private: Vec<(PathBuf, u32)> = directories.into_iter().chain(files).collect();
-    let found = private.iter().find_map(|(path, mode)| not_private(paths, path, *mode));
-    let any = || private.iter().any(|(path, _)| path.symlink_metadata().is_ok());
-    found.unwrap_or_else(|| pass(if any() { "private to this user" } else { "no files yet" }))
+    let mut any = false;
+    for (path, mode) in directories.into_iter().chain(files) {
+        any |= path.symlink_metadata().is_ok();
+        check_private(paths, &path, mode)?;
+    }
+    Ok(pass(if any { "private to this user" } else { "no files yet" }))
 }
 
-/// Checks who may use a file or, judging by `mode`, a directory; returns what is wrong, nothing if
-/// it does not exist.
-fn not_private(paths: &Paths, path: &Path, mode: u32) -> Option<Finding> {
+/// Checks who may use a file or, judging by `mode`, a directory. One that does not exist passes.
+fn check_private(paths: &Paths, path: &Path, mode: u32) -> Result<(), Finding> {
     let (shown, word) = (paths.display(path), quoted(path));
     let found = match path.symlink_metadata() {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => {
-            return Some(fail(format!("{shown}: {}", reason(&error)), format!("ls -ld {word}")));
+            return Err(fail(format!("{shown}: {}", reason(&error)), format!("ls -ld {word}")));
         }
     };
     let directory = mode & 0o100 != 0;
     if found.is_dir() != directory || found.is_file() == directory {
         let kind = if directory { "directory" } else { "regular file" };
-        return Some(fail(format!("{shown} is not a {kind}"), format!("mv {word} {word}.old")));
+        return Err(fail(format!("{shown} is not a {kind}"), format!("mv {word} {word}.old")));
     }
     if found.uid() != sys::effective_user() {
         let message = format!("{shown} belongs to another user");
-        return Some(fail(message, take_ownership(paths, path, found.uid())));
+        return Err(fail(message, take_ownership(paths, path, found.uid())));
     }
     if !directory && found.nlink() > 1 {
         // Only the user can tell which of its names to remove.
         let fix = format!("find {} -xdev -samefile {word}", quoted(paths.root()));
-        return Some(fail(format!("{shown} has a second hard link"), fix));
+        return Err(fail(format!("{shown} has a second hard link"), fix));
     }
-    (found.mode() & 0o777 & !mode != 0).then(|| {
+    if found.mode() & 0o777 & !mode != 0 {
         let message = format!("{shown} has mode {:04o}, not {mode:04o}", found.mode() & 0o7777);
-        fail(message, format!("chmod {mode:o} {word}"))
-    })
+        return Err(fail(message, format!("chmod {mode:o} {word}")));
+    }
+    Ok(())
 }
 
 /// Returns the command that gives `path` of another user to this one.
@@ -293,22 +294,15 @@ fn version(status: &Result<Status, Error>) -> Finding {
 }
 
 /// Checks that the service's file is what `install` would write, and that its manager loaded it.
-fn service(paths: &Paths) -> Finding {
-    let service = match Service::of(paths) {
-        Ok(service) => service,
-        Err(error) => {
-            return Finding {
-                fix: error.next_step().map(str::to_owned),
-                ..warn(error.to_string())
-            };
-        }
-    };
-    let drift = match drift::detect(&service, paths) {
-        Ok(drift) => drift,
-        Err(error) => return failed(&error, format_args!("ls -ld {}", quoted(&service.file))),
-    };
+fn service(paths: &Paths) -> Check {
+    let service = Service::of(paths).map_err(|error| Finding {
+        fix: error.next_step().map(str::to_owned),
+        ..warn(error.to_string())
+    })?;
+    let drift = drift::detect(&service, paths)
+        .map_err(|error| failed(&error, format_args!("ls -ld {}", quoted(&service.file))))?;
     let (file, manager) = (paths.display(&service.file), service.manager.name());
-    match drift {
+    Ok(match drift {
         Drift::NotInstalled => pass("the daemon is not installed as a service"),
         Drift::Foreign => {
             warn(format!("opta did not write {file}")).with_fix(format!("{INSTALL} --force"))
@@ -347,7 +341,7 @@ fn service(paths: &Paths) -> Finding {
                 false => format!("{runs}; to run it at every login: {enable}"),
             })
         }
-    }
+    })
 }
 
 fn disk(paths: &Paths) -> Finding {
@@ -392,84 +386,76 @@ fn log(paths: &Paths, status: &Result<Status, Error>) -> Finding {
 }
 
 /// Checks that there is a model, and that its server answers.
-fn model(paths: &Paths) -> Finding {
+fn model(paths: &Paths) -> Check {
     let config = paths.config();
-    let Ok(settings) = ModelSettings::load(&config) else {
-        return warn("not checked: the settings are invalid");
-    };
+    let settings = ModelSettings::load(&config)
+        .map_err(|_invalid| warn("not checked: the settings are invalid"))?;
     let change = |source: &str| match is_variable(source) {
         true => format!("unset {source}"),
         false => edit(&config),
     };
-    let endpoint = match endpoint::resolve(&ModelChoice::default(), &settings) {
-        Ok(endpoint) => endpoint,
-        Err(error) => {
-            let fix = match &error {
-                EndpointError::InvalidSetting { source, .. } => change(source),
-                EndpointError::NotFound { lacks_model: true, .. } => "ollama pull qwen3".to_owned(),
-                EndpointError::NotFound { .. } => "ollama serve".to_owned(),
-            };
-            return fail(Fault::from(error).message, fix);
-        }
-    };
+    let endpoint = endpoint::resolve(&ModelChoice::default(), &settings).map_err(|error| {
+        let fix = match &error {
+            EndpointError::InvalidSetting { source, .. } => change(source),
+            EndpointError::NotFound { lacks_model: true, .. } => "ollama pull qwen3".to_owned(),
+            EndpointError::NotFound { .. } => "ollama serve".to_owned(),
+        };
+        fail(Fault::from(error).message, fix)
+    })?;
     let (server, source) = (format!("{} ({})", endpoint.url, endpoint.source), &endpoint.source);
-    let names = match model::models(&endpoint, limits::DOCTOR_MODEL_MAX) {
-        Ok(Some(names)) => names,
-        Ok(None) => return warn(format!("{server} does not list its models")),
-        Err(fault) if fault.code == fault::UNAUTHORIZED => {
+    let names = model::models(&endpoint, limits::DOCTOR_MODEL_MAX).map_err(|fault| {
+        match fault.code {
             // Neither shown nor kept in the shell's history.
-            return fail(fault.message, "read -rs OPTA_API_KEY; export OPTA_API_KEY");
+            fault::UNAUTHORIZED => {
+                fail(fault.message, "read -rs OPTA_API_KEY; export OPTA_API_KEY")
+            }
+            fault::UNREACHABLE => {
+                let message = format!("{}; start it, or remove the setting", fault.message);
+                fail(message, change(source))
+            }
+            _ => fail(fault.message, change(source)),
         }
-        Err(fault) if fault.code == fault::UNREACHABLE => {
-            let message = format!("{}; start it, or remove the setting", fault.message);
-            return fail(message, change(source));
-        }
-        Err(fault) => return fail(fault.message, change(source)),
-    };
-    let Some(model) = endpoint.model.as_ref().or_else(|| model::first_chat_model(&names)) else {
+    })?;
+    let names = names.ok_or_else(|| warn(format!("{server} does not list its models")))?;
+    let model = endpoint.model.as_ref().or_else(|| model::first_chat_model(&names));
+    let model = model.ok_or_else(|| {
         let message = format!("{server} has no model that chats: load one, or remove the setting");
-        return fail(message, change(source));
-    };
+        fail(message, change(source))
+    })?;
     let is_it = |name: &String| name == model || name.strip_suffix(":latest") == Some(model);
-    match names.iter().any(is_it) {
+    Ok(match names.iter().any(is_it) {
         true => pass(format!("{model} at {server}")),
         false => warn(format!("{server} does not list the model {model}")),
-    }
+    })
 }
 
 /// Checks that the newest sessions are intact.
-fn sessions(paths: &Paths) -> Finding {
+fn sessions(paths: &Paths) -> Check {
     let store = Store::new(paths.sessions());
-    let page = match store.page(None, limits::DOCTOR_SESSIONS_MAX) {
-        Ok(page) => page,
-        Err(error) => return failed(&error, LIST),
-    };
+    let page = store.page(None, limits::DOCTOR_SESSIONS_MAX).map_err(|e| failed(&e, LIST))?;
     let mut damaged = Vec::new();
     for id in &page.ids {
         let directory = store.directory(id);
-        let journal = directory.join(reader::FILE_NAME);
-        for (path, mode) in [(&directory, 0o700), (&journal, 0o600)] {
-            if let Some(finding) = not_private(paths, path, mode) {
-                return finding;
-            }
-        }
+        check_private(paths, &directory, 0o700)?;
+        check_private(paths, &directory.join(reader::FILE_NAME), 0o600)?;
         match store.scan(id, |_| {}) {
             Ok(found) if found.is_damaged() => damaged.push((id, found.records)),
             // An incomplete record at the end is set aside when the session is next used.
             Ok(_) => {}
             Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {}
             Err(error) => {
-                return failed(&error, format_args!("opta sessions verify {}", as_argument(id)));
+                let verify = format_args!("opta sessions verify {}", as_argument(id));
+                return Err(failed(&error, verify));
             }
         }
     }
-    if let Err(error) = store.newest_first().and_then(|ids| store.check_all_listed(&ids)) {
-        return match error.kind() {
+    store.newest_first().and_then(|ids| store.check_all_listed(&ids)).map_err(
+        |error| match error.kind() {
             Kind::SessionsUnlisted => failed(&error, format_args!("rm {}", quoted(&store.index()))),
             _ => failed(&error, LIST),
-        };
-    }
-    match (damaged.as_slice(), page.ids.len()) {
+        },
+    )?;
+    Ok(match (damaged.as_slice(), page.ids.len()) {
         ([], 0) => pass("no sessions yet"),
         ([], count) => pass(format!("the newest are intact ({count} read)")),
         ([(first, records), ..], count) => {
@@ -484,7 +470,7 @@ fn sessions(paths: &Paths) -> Finding {
             };
             fail(message, format!("{copy}{export} && opta sessions rm {id}"))
         }
-    }
+    })
 }
 
 /// Quotes a path as one word for the shell.
