@@ -1,26 +1,28 @@
-//! Where the model is: what the user has set, else what answers on this machine.
+//! The endpoint of a model: the one that is set, else the first model server that answers on this
+//! machine.
 //!
-//! A setting that fails is not passed over for the next one: the user has said what is meant. A
-//! key goes to a server that was set, never to one that was only found; that of OpenAI not even to
-//! one that was set for Ollama.
+//! A setting that cannot be used is an error, because the next one is not what the user meant. A
+//! key is sent to a server that is set, never to one that was found; the key for OpenAI not even to
+//! one that is set for Ollama.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::ModelSettings;
 use crate::error::reason;
-use crate::http::{Request, ResponseParser};
+use crate::http::{ClientConnection, Request};
 use crate::limits;
 use crate::protocol::{Endpoint, Key};
 use crate::session::turn::Fault;
-use crate::sys::{self, Interest};
+use crate::session::wake::Cancel;
 
 use super::base_url::BaseUrl;
 use super::model::{fault, first_chat_model, invalid_setting, model_names};
 
-/// Where model servers listen unless they are told otherwise, in the order in which they count.
+/// The default ports of model servers, in the order of preference.
 const PORTS: [(u16, &str); 4] = [
     (limits::MODEL_PORT_DEFAULT, "LM Studio"),
     (11_434, "Ollama"),
@@ -28,7 +30,7 @@ const PORTS: [(u16, &str); 4] = [
     (8000, "vLLM"),
 ];
 
-/// Names a server that was set for another program, and speaks of no key.
+/// Names a server that is set for another program, and implies no key.
 const OLLAMA: &str = "OLLAMA_HOST";
 
 /// What a command or a session says about the model; it overrides the settings.
@@ -75,8 +77,8 @@ impl From<EndpointError> for Fault {
     }
 }
 
-/// The endpoint that is meant: the first that is set, else the first of the usual ports of this
-/// machine where a model server answers, all asked at once. A server that is set is not asked here.
+/// Returns the endpoint: the first one that is set, else the first of the default ports on this
+/// machine where a model server answers. Sends no request to a server that is set.
 pub fn resolve(
     choice: &ModelChoice<'_>,
     settings: &ModelSettings,
@@ -93,40 +95,31 @@ fn resolve_among(
     let model = choice.model.or(settings.model.as_deref()).map(str::to_owned);
     let tool_choice = settings.tool_choice.clone();
     if let Some((base, source)) = base_set(choice, settings) {
-        let invalid =
-            |because| EndpointError::InvalidSetting { source: source.to_owned(), because };
-        let base = base.map_err(invalid)?;
-        let key = key_for(source, settings).map(Key);
-        let (url, source) = (base.url(), source.to_owned());
-        return Ok(Endpoint { url, source, key, model, tool_choice });
-    }
-    let (mut tried, mut lacks_model) = (Vec::new(), false);
-    for (answer, (port, name)) in probe(ports, limit).into_iter().zip(ports) {
-        let failure = match answer {
-            Ok(names) => match first_chat_model(&names) {
-                Some(first) => {
-                    return Ok(Endpoint {
-                        url: format!("http://127.0.0.1:{port}/v1"),
-                        source: format!("found on port {port}"),
-                        key: None,
-                        model: model.or_else(|| Some(first.clone())),
-                        tool_choice,
-                    });
-                }
-                None => {
-                    lacks_model = true;
-                    "a model server that has no model loaded".to_owned()
-                }
-            },
-            Err(failure) => failure,
+        let source = source.to_owned();
+        return match base {
+            Ok(base) => {
+                let (url, key) = (base.url(), key_for(&source, settings).map(Key));
+                Ok(Endpoint { url, source, key, model, tool_choice })
+            }
+            Err(because) => Err(EndpointError::InvalidSetting { source, because }),
         };
-        tried.push(format!("127.0.0.1:{port} ({name}): {failure}"));
     }
-    let has_key = settings.key.is_some() || settings.openai_key.is_some();
-    Err(EndpointError::NotFound { tried, lacks_model, has_key })
+    match find(ports, limit) {
+        Ok((port, first)) => Ok(Endpoint {
+            url: format!("http://127.0.0.1:{port}/v1"),
+            source: format!("found on port {port}"),
+            key: None,
+            model: model.or(Some(first)),
+            tool_choice,
+        }),
+        Err((tried, lacks_model)) => {
+            let has_key = settings.key.is_some() || settings.openai_key.is_some();
+            Err(EndpointError::NotFound { tried, lacks_model, has_key })
+        }
+    }
 }
 
-/// The first base that is set, and by what.
+/// Returns the first base URL that is set, and what sets it.
 fn base_set<'a>(
     choice: &ModelChoice<'a>,
     settings: &'a ModelSettings,
@@ -145,134 +138,83 @@ fn base_set<'a>(
         })
 }
 
-/// The key for a base that this has set. `OLLAMA_HOST` says nothing of OpenAI: people have both,
-/// each for a program of its own, and the key would cross the network in clear.
+/// Returns the key for a base URL that `source` sets. `OLLAMA_HOST` implies nothing about OpenAI:
+/// people set both, each for a program of its own, and the key would be sent in clear text.
 fn key_for(source: &str, settings: &ModelSettings) -> Option<String> {
     let openai = settings.openai_key.as_ref().filter(|_| source != OLLAMA);
     settings.key.as_ref().or(openai).cloned()
 }
 
-/// One port that is asked for its models.
-enum Probe {
-    Connecting(TcpStream),
-    Reading(TcpStream, Box<ResponseParser>, Vec<u8>),
-    Ended(Result<Vec<String>, String>),
+/// Probes all ports at once. Returns the first one with a model that chats, and the model; else
+/// what was found at each port, and whether one of them has a server without a model.
+fn find(ports: &[(u16, &str)], limit: Duration) -> Result<(u16, String), (Vec<String>, bool)> {
+    // Ends the other probes when the first one is found.
+    let end = Cancel::new().ok();
+    let wake = end.as_ref().map(AsFd::as_fd);
+    thread::scope(|scope| {
+        let probe = |(port, _): &(u16, &str)| {
+            let port = *port;
+            let thread = thread::Builder::new().name("probe".to_owned());
+            thread.spawn_scoped(scope, move || models_at(port, limit, wake))
+        };
+        let probes: Vec<_> = ports.iter().map(probe).collect();
+        let (mut tried, mut lacks_model) = (Vec::new(), false);
+        for (probe, (port, name)) in probes.into_iter().zip(ports) {
+            let panicked = |_| Err(io::Error::other("the probe panicked"));
+            let failure = match probe.and_then(|probe| probe.join().unwrap_or_else(panicked)) {
+                Ok(names) => match first_chat_model(&names) {
+                    Some(model) => {
+                        end.iter().for_each(Cancel::cancel);
+                        return Ok((*port, model.clone()));
+                    }
+                    None => {
+                        lacks_model = true;
+                        "a model server that has no model loaded".to_owned()
+                    }
+                },
+                Err(error) => match error.kind() {
+                    io::ErrorKind::TimedOut => "no answer".to_owned(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                        "no model server".to_owned()
+                    }
+                    _ => reason(&error),
+                },
+            };
+            tried.push(format!("127.0.0.1:{port} ({name}): {failure}"));
+        }
+        Err((tried, lacks_model))
+    })
 }
 
-/// The models that each port offers, or why there are none. One thread for all: a command that has
-/// still to fork must have no other.
-fn probe(ports: &[(u16, &str)], limit: Duration) -> Vec<Result<Vec<String>, String>> {
-    let deadline = Instant::now() + limit;
-    let begin = |(port, _): &(u16, &str)| {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
-        sys::socket::connect(&address).map_or_else(|error| failed(&error), Probe::Connecting)
+/// Returns the names of the models of the server at a port of this machine.
+fn models_at(port: u16, limit: Duration, wake: Option<BorrowedFd<'_>>) -> io::Result<Vec<String>> {
+    let request = Request {
+        method: "GET",
+        authority: format!("127.0.0.1:{port}"),
+        target: "/v1/models",
+        bearer: None,
+        accept: "application/json",
+        body: "",
     };
-    let mut probes: Vec<Probe> = ports.iter().map(begin).collect();
-    while !is_settled(&probes) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let open: Vec<usize> = probes.iter().enumerate().filter_map(open_at).collect();
-        let awaited: Vec<_> = probes.iter().filter_map(awaited).collect();
-        let ready = sys::wait_any(&awaited, Some(left)).unwrap_or_default();
-        drop(awaited);
-        if !ready.contains(&true) {
-            break;
-        }
-        let ready = open.into_iter().zip(ready).filter_map(|(at, ready)| ready.then_some(at));
-        for at in ready.collect::<Vec<usize>>() {
-            if let (Some(probe), Some((port, _))) = (probes.get_mut(at), ports.get(at)) {
-                let before = std::mem::replace(probe, Probe::Ended(Err(String::new())));
-                *probe = before.step(*port).unwrap_or_else(|error| failed(&error));
-            }
-        }
-    }
-    let late = || Err("no answer".to_owned());
-    let answer = |probe| if let Probe::Ended(answer) = probe { answer } else { late() };
-    probes.into_iter().map(answer).collect()
-}
-
-fn failed(error: &io::Error) -> Probe {
-    Probe::Ended(Err(match error.kind() {
-        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => "no model server".to_owned(),
-        _ => reason(error),
-    }))
-}
-
-fn open_at((at, probe): (usize, &Probe)) -> Option<usize> {
-    (!matches!(probe, Probe::Ended(_))).then_some(at)
-}
-
-fn awaited(probe: &Probe) -> Option<(std::os::fd::BorrowedFd<'_>, Interest)> {
-    match probe {
-        Probe::Connecting(socket) => Some((socket.as_fd(), Interest::Write)),
-        Probe::Reading(socket, ..) => Some((socket.as_fd(), Interest::Read)),
-        Probe::Ended(_) => None,
-    }
-}
-
-/// Whether it is known which one is the first: all before it have ended.
-fn is_settled(probes: &[Probe]) -> bool {
-    for probe in probes {
-        match probe {
-            Probe::Ended(Ok(names)) if first_chat_model(names).is_some() => return true,
-            Probe::Ended(_) => {}
-            Probe::Connecting(_) | Probe::Reading(..) => return false,
-        }
-    }
-    true
-}
-
-impl Probe {
-    /// Goes on with what the socket is ready for.
-    fn step(self, port: u16) -> io::Result<Probe> {
-        match self {
-            Probe::Connecting(mut socket) => {
-                if let Some(error) = socket.take_error()? {
-                    return Err(error);
-                }
-                let request = Request {
-                    method: "GET",
-                    authority: format!("127.0.0.1:{port}"),
-                    target: "/v1/models",
-                    bearer: None,
-                    accept: "application/json",
-                    body: "",
-                };
-                // A few hundred bytes always fit the buffer of a new connection.
-                socket.write_all(request.text()?.as_bytes())?;
-                Ok(Probe::Reading(socket, Box::new(ResponseParser::new()), Vec::new()))
-            }
-            Probe::Reading(mut socket, mut incoming, mut body) => {
-                let mut bytes = [0_u8; 16 * 1024];
-                match socket.read(&mut bytes) {
-                    Ok(0) => incoming.end()?,
-                    Ok(count) => incoming.feed(bytes.get(..count).unwrap_or_default())?,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-                body.append(&mut incoming.take_body());
-                if body.len() > limits::MODEL_LIST_BYTES_MAX {
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-                if !incoming.is_complete() {
-                    return Ok(Probe::Reading(socket, incoming, body));
-                }
-                let status = incoming.head().map_or(0, |head| head.status);
-                let names = if status == 200 { model_names(&body) } else { None };
-                let refusal = || format!("no model server (it answered {status})");
-                Ok(Probe::Ended(names.ok_or_else(refusal)))
-            }
-            Probe::Ended(answer) => Ok(Probe::Ended(answer)),
-        }
-    }
+    let deadline = Instant::now() + limit;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut connection = ClientConnection::connect(&[address], limit, wake)?;
+    connection.send(&request, left())?;
+    let status = connection.head(left())?.status;
+    let mut body = Vec::new();
+    connection.read_body(&mut body, limits::MODEL_LIST_BYTES_MAX, left)?;
+    let names = if status == 200 { model_names(&body) } else { None };
+    names.ok_or_else(|| io::Error::other(format!("no model server (it answered {status})")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::UrlConfig;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::thread::{self, JoinHandle};
+    use std::thread::JoinHandle;
 
     const LIMIT: Duration = Duration::from_secs(1);
 
@@ -289,20 +231,21 @@ mod tests {
         resolve_among(&ModelChoice::default(), settings, ports, LIMIT)
     }
 
-    /// A server that answers one request with `answer`, and what it was asked.
+    /// Starts a server that answers one request. Gives its port, and a thread that returns the
+    /// request.
     fn server(answer: String) -> (u16, JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let serve = move || {
             let (mut socket, _) = listener.accept().unwrap();
-            let mut asked = String::new();
-            while !asked.ends_with("\r\n\r\n") {
+            let mut request = String::new();
+            while !request.ends_with("\r\n\r\n") {
                 let mut byte = [0];
                 socket.read_exact(&mut byte).unwrap();
-                asked.push(byte[0].into());
+                request.push(byte[0].into());
             }
             socket.write_all(answer.as_bytes()).unwrap();
-            asked
+            request
         };
         (port, thread::Builder::new().spawn(serve).unwrap())
     }
@@ -312,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_is_set_wins_and_is_named() {
+    fn the_first_endpoint_that_is_set_is_used_and_named() {
         let mut settings = ModelSettings {
             url_variable: Some("http://variable:1".into()),
             url_config: Some(UrlConfig {
@@ -358,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_cannot_be_used_is_not_passed_over() {
+    fn a_setting_that_cannot_be_used_is_an_error() {
         let settings = set(|settings| {
             settings.url_variable = Some("https://me:s3cret@api.example.com/v1".into());
             settings.openai_url = Some("http://127.0.0.1:1".into());
@@ -374,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_port_that_answers_properly_is_found_and_gets_no_key() {
+    fn the_first_model_server_is_found_and_gets_no_key() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let (web, web_thread) = server("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>".into());
         let (empty, empty_thread) = server(listing(r#"{"object":"list","data":[]}"#));
@@ -396,14 +339,25 @@ mod tests {
         assert_eq!(endpoint.model.as_deref(), Some("qwen"));
         assert!(endpoint.key.is_none());
         for thread in [web_thread, empty_thread, good_thread] {
-            let asked = thread.join().unwrap();
-            assert!(asked.starts_with("GET /v1/models HTTP/1.1\r\n"), "{asked}");
-            assert!(!asked.contains("s3cret"), "{asked}");
+            let request = thread.join().unwrap();
+            assert!(request.starts_with("GET /v1/models HTTP/1.1\r\n"), "{request}");
+            assert!(!request.contains("s3cret"), "{request}");
         }
     }
 
     #[test]
-    fn what_was_tried_in_vain_is_named() {
+    fn a_silent_port_after_the_first_model_server_delays_nothing() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (good, good_thread) = server(listing(r#"{"data":[{"id":"qwen"}]}"#));
+        let ports = [(good, "good"), (silent.local_addr().unwrap().port(), "silent")];
+        let begun = Instant::now();
+        assert_eq!(find(&ports, LIMIT * 60), Ok((good, "qwen".to_owned())));
+        assert!(begun.elapsed() < LIMIT * 30);
+        good_thread.join().unwrap();
+    }
+
+    #[test]
+    fn the_error_names_each_port_that_was_tried() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let silent_port = silent.local_addr().unwrap().port();
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -411,12 +365,12 @@ mod tests {
             server("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".into());
         let ports = [(silent_port, "a"), (closed, "b"), (lost, "c")];
         let begun = Instant::now();
-        let unresolved = resolve_by(&ModelSettings::default(), &ports).err();
+        let error = resolve_by(&ModelSettings::default(), &ports).err();
         assert!(begun.elapsed() >= LIMIT);
         lost_thread.join().unwrap();
-        let unresolved = unresolved.unwrap();
-        assert!(matches!(unresolved, EndpointError::NotFound { lacks_model: false, .. }));
-        let fault = Fault::from(unresolved);
+        let error = error.unwrap();
+        assert!(matches!(error, EndpointError::NotFound { lacks_model: false, .. }));
+        let fault = Fault::from(error);
         assert_eq!(fault.code, "model-unreachable");
         for part in [
             format!("127.0.0.1:{silent_port} (a): no answer"),
@@ -429,16 +383,16 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_a_model_and_a_key_without_a_server_are_told_apart() {
+    fn the_error_reports_a_server_without_a_model_and_a_key_without_a_server() {
         let (empty, empty_thread) = server(listing(r#"{"object":"list","data":[]}"#));
         let settings = set(|settings| settings.openai_key = Some("s3cret".into()));
-        let unresolved = resolve_by(&settings, &[(empty, "empty")]).err();
+        let error = resolve_by(&settings, &[(empty, "empty")]).err();
         empty_thread.join().unwrap();
-        let unresolved = unresolved.unwrap();
-        let EndpointError::NotFound { lacks_model: true, has_key: true, .. } = &unresolved else {
-            panic!("{unresolved:?}")
+        let error = error.unwrap();
+        let EndpointError::NotFound { lacks_model: true, has_key: true, .. } = &error else {
+            panic!("{error:?}")
         };
-        let message = Fault::from(unresolved).message;
+        let message = Fault::from(error).message;
         assert!(message.contains("no model loaded; a key is set, but not the server"), "{message}");
         assert!(message.contains("; start one") && !message.contains("s3cret"), "{message}");
     }

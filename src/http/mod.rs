@@ -11,4 +11,4 @@ mod response;
 pub use call::{EventStream, Response, StreamResponse, call, is_listening, open_stream};
 pub use connection::{ClientConnection, addresses};
 pub use request::Request;
-pub use response::{ResponseHead, ResponseParser};
+pub use response::ResponseHead;
