@@ -1,16 +1,16 @@
-//! Requests with mistakes in them, by the thousand.
+//! Thousands of mutated requests.
 
 use super::*;
 
 const ROUNDS: usize = 20_000;
 
 #[test]
-fn no_mutated_request_leaves_a_trace() {
-    if !alone("fuzz::no_mutated_request_leaves_a_trace", 256) {
+fn mutated_requests_leak_nothing() {
+    if !is_alone("fuzz::mutated_requests_leak_nothing", 256) {
         return;
     }
     let seed = fastrand::u64(..);
-    // Shown when the test fails.
+    // Printed if the test fails.
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let daemon = Daemon::start();
@@ -29,15 +29,15 @@ fn no_mutated_request_leaves_a_trace() {
         let sound = all.is_empty() || all.starts_with(b"HTTP/1.1 ");
         assert!(sound, "round {round}, seed {seed}: {:?}", request.escape_ascii().to_string());
     }
-    before.come_back();
+    before.wait_until_released();
     assert!(daemon.is_healthy());
 }
 
-/// Everything that the server says to `request`, whose sender then falls silent.
+/// Sends `request` and nothing more; returns everything that the server sends.
 fn exchange(daemon: &Daemon, request: &[u8]) -> Vec<u8> {
     let mut client = daemon.connect();
     let mut all = Vec::new();
-    // Either may fail: the server is free to hang up on nonsense, but not to leave it hanging.
+    // Both may fail: the server may close the connection, but must not keep it open.
     drop(client.stream.write_all(request));
     drop(client.stream.shutdown(Shutdown::Write));
     if let Err(error) = client.stream.read_to_end(&mut all) {

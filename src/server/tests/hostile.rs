@@ -1,12 +1,12 @@
-//! Requests that have broken other servers.
+//! Requests that broke other servers.
 
 use std::sync::atomic::AtomicBool;
 
 use super::*;
 
 #[test]
-fn a_burst_of_200_connections_is_answered() {
-    if !alone("hostile::a_burst_of_200_connections_is_answered", 1024) {
+fn a_burst_of_200_connections_is_served() {
+    if !is_alone("hostile::a_burst_of_200_connections_is_served", 1024) {
         return;
     }
     let daemon = Daemon::start();
@@ -17,30 +17,30 @@ fn a_burst_of_200_connections_is_answered() {
             client.send(HEALTH);
         }
         for client in &mut clients {
-            assert_eq!(client.answer().status, 200);
+            assert_eq!(client.reply().status, 200);
         }
     }
-    before.come_back();
+    before.wait_until_released();
 }
 
 #[test]
-fn http_2_is_refused_and_leaves_nothing_behind() {
-    if !alone("hostile::http_2_is_refused_and_leaves_nothing_behind", 256) {
+fn http_2_is_rejected_and_leaks_nothing() {
+    if !is_alone("hostile::http_2_is_rejected_and_leaks_nothing", 256) {
         return;
     }
     let daemon = Daemon::start();
     let before = Resources::count();
     for _ in 0..50 {
         for request in ["GET / HTTP/2.0\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
-            let answer = daemon.ask(request);
-            assert_eq!((answer.status, answer.closes()), (505, true));
+            let reply = daemon.ask(request);
+            assert_eq!((reply.status, reply.closes()), (505, true));
         }
     }
-    before.come_back();
+    before.wait_until_released();
 }
 
 #[test]
-fn what_is_hidden_behind_an_ambiguous_request_is_not_served() {
+fn a_request_smuggled_after_an_ambiguous_one_is_not_served() {
     let daemon = Daemon::start();
     let ambiguous = [
         ("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
@@ -65,22 +65,22 @@ fn what_is_hidden_behind_an_ambiguous_request_is_not_served() {
         ("GET / HTTP/1.1\r\nHost: localhost\r\nA: b\rContent-Length: 9\r\n\r\n", 400),
         ("GET http://localhost/v3/health HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         ("GET //localhost/v3/health HTTP/1.1\r\nHost: evil.com\r\nContent-Length: 1\r\n\r\n", 421),
-        // A body that was not read, because nobody may send it.
+        // The body is not read, because the request is not authorized.
         ("POST /v3/metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n", 401),
     ];
     for (request, status) in ambiguous {
         let mut client = daemon.connect();
         client.send(&(request.to_owned() + HEALTH));
-        let answer = client.answer();
-        assert_eq!((answer.status, answer.closes()), (status, true), "{request}");
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.closes()), (status, true), "{request}");
         assert!(client.is_ended(), "{request}");
     }
     assert!(daemon.is_healthy());
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_turn_by_one_thread() {
-    if !alone("hostile::pipelined_requests_are_answered_in_turn_by_one_thread", 256) {
+fn pipelined_requests_are_answered_in_order_by_one_thread() {
+    if !is_alone("hostile::pipelined_requests_are_answered_in_order_by_one_thread", 256) {
         return;
     }
     const COUNT: usize = 5000;
@@ -95,18 +95,18 @@ fn pipelined_requests_are_answered_in_turn_by_one_thread() {
         }
     });
     for number in 0..COUNT {
-        assert_eq!(client.answer().status, [200, 405][number % 2], "{number}");
+        assert_eq!(client.reply().status, [200, 405][number % 2], "{number}");
     }
     let threads = Resources::count().threads;
     assert!(threads <= before.threads.map(|threads| threads + 2));
     sending.unwrap().join().unwrap();
     drop(client);
-    before.come_back();
+    before.wait_until_released();
 }
 
 #[test]
-fn a_request_line_without_end_is_refused_in_bounded_memory() {
-    if !alone("hostile::a_request_line_without_end_is_refused_in_bounded_memory", 256) {
+fn an_endless_request_line_is_rejected_in_bounded_memory() {
+    if !is_alone("hostile::an_endless_request_line_is_rejected_in_bounded_memory", 256) {
         return;
     }
     let daemon = Daemon::start();
@@ -125,16 +125,16 @@ fn a_request_line_without_end_is_refused_in_bounded_memory() {
 }
 
 #[test]
-fn the_refusal_reaches_who_is_still_sending() {
+fn a_refusal_reaches_a_client_that_is_still_sending() {
     let daemon = Daemon::start();
     let mut client = daemon.connect();
     client.send(&("GET /".to_owned() + &"a".repeat(200 * 1024)));
-    assert_eq!(client.answer().status, 431);
+    assert_eq!(client.reply().status, 431);
 }
 
 #[test]
-fn when_200_dribblers_have_left_nothing_is_left_of_them() {
-    if !alone("hostile::when_200_dribblers_have_left_nothing_is_left_of_them", 1024) {
+fn two_hundred_slow_clients_leak_nothing() {
+    if !is_alone("hostile::two_hundred_slow_clients_leak_nothing", 1024) {
         return;
     }
     let deadlines = Deadlines { head: Duration::from_secs(2), ..Deadlines::default() };
@@ -143,21 +143,21 @@ fn when_200_dribblers_have_left_nothing_is_left_of_them() {
     let mut clients: Vec<Client> = (0..200).map(|_| daemon.connect()).collect();
     for byte in "GET /v3/he".chars() {
         for client in &mut clients {
-            // The first may be told already that it is too slow.
+            // The first clients may have their refusal already.
             drop(client.stream.write_all(&[byte as u8]));
         }
         assert!(daemon.is_healthy());
     }
     for client in &mut clients {
-        assert_eq!(client.answer().status, 408);
+        assert_eq!(client.reply().status, 408);
     }
     drop(clients);
-    before.come_back();
+    before.wait_until_released();
 }
 
 #[test]
-fn a_panic_is_one_request_s_misfortune() {
-    if !alone("hostile::a_panic_is_one_request_s_misfortune", 1024) {
+fn a_panic_fails_only_its_own_request() {
+    if !is_alone("hostile::a_panic_fails_only_its_own_request", 1024) {
         return;
     }
     let broken = Arc::new(AtomicBool::new(true));
@@ -167,11 +167,11 @@ fn a_panic_is_one_request_s_misfortune() {
     });
     let before = Resources::count();
     for _ in 0..300 {
-        let answer = daemon.ask(HEALTH);
-        assert_eq!(answer.status, 500);
-        assert!(answer.body.contains(r#""code":"INTERNAL_ERROR""#));
+        let reply = daemon.ask(HEALTH);
+        assert_eq!(reply.status, 500);
+        assert!(reply.body.contains(r#""code":"INTERNAL_ERROR""#));
     }
     broken.store(false, Ordering::SeqCst);
     assert!(daemon.is_healthy());
-    before.come_back();
+    before.wait_until_released();
 }

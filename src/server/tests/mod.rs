@@ -1,5 +1,5 @@
-//! The server on real sockets: every limit at the limit and one past it, every attack that is known
-//! to have worked on something else.
+//! The server on real sockets: every limit at the limit and just beyond it, and attacks that are
+//! known to have worked on other servers.
 //!
 //! Nothing sleeps: a test that has to wait reads from a socket or a channel, with a deadline.
 
@@ -31,21 +31,21 @@ use crate::token::Token;
 
 use super::{App, Deadlines, Server, Stopping};
 
-/// No answer takes this long on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any reply takes on the slowest machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 const HEALTH: &str = "GET /v3/health HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// Answers no turn: the server does not mind.
-struct Nobody;
+/// Fails every turn, which the server does not depend on.
+struct NoAgent;
 
-impl Agent for Nobody {
+impl Agent for NoAgent {
     fn run(&self, _turn: &Turn<'_>) -> Result<TurnStats, Fault> {
         Err(Fault { code: "model-unreachable", message: "there is no model".to_owned() })
     }
 }
 
-/// A running server, with everything that it needs around it.
+/// A running server with what it needs.
 struct Daemon {
     server: Option<Server>,
     port: u16,
@@ -73,7 +73,7 @@ impl Daemon {
         let log = Log::open(&directory, rotation, Level::Debug).unwrap();
         let store = Store::new(directory.join("sessions"));
         let app = App {
-            sessions: Runtime::new(store, "daemon_12345678", log.clone(), Box::new(Nobody)),
+            sessions: Runtime::new(store, "daemon_12345678", log.clone(), Box::new(NoAgent)),
             streams: Arc::default(),
             token: token.clone(),
             daemon_id: "daemon_12345678".into(),
@@ -94,23 +94,23 @@ impl Daemon {
 
     fn connect(&self) -> Client {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         Client { stream, unread: Vec::new() }
     }
 
-    /// The answer to one request on a connection of its own.
-    fn ask(&self, request: &str) -> Answer {
+    /// Sends one request on a new connection and returns the reply.
+    fn ask(&self, request: &str) -> TestReply {
         let mut client = self.connect();
         client.send(request);
-        client.answer()
+        client.reply()
     }
 
     fn is_healthy(&self) -> bool {
         self.ask(HEALTH).status == 200
     }
 
-    /// A request with the token, and with a body if there is one.
+    /// Returns a request with the token, and with a body unless that is empty.
     fn request(&self, method: &str, path: &str, body: &str) -> String {
         let token = self.token.secret();
         let mut text = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n", self.port);
@@ -122,11 +122,11 @@ impl Daemon {
         text + "\r\n" + body
     }
 
-    /// Stops accepting. The channel tells when the last connection has gone.
+    /// Stops accepting. The channel receives a message after the last connection ended.
     fn stop(&mut self) -> (Stopping, Receiver<()>) {
-        let (gone, all_gone) = channel();
-        let stopping = self.server.take().unwrap().stop(move || gone.send(()).unwrap());
-        (stopping, all_gone)
+        let (sender, all_ended) = channel();
+        let stopping = self.server.take().unwrap().stop(move || sender.send(()).unwrap());
+        (stopping, all_ended)
     }
 }
 
@@ -145,13 +145,13 @@ struct Client {
 }
 
 #[derive(Debug)]
-struct Answer {
+struct TestReply {
     status: u16,
     head: String,
     body: String,
 }
 
-impl Answer {
+impl TestReply {
     fn header(&self, name: &str) -> Option<&str> {
         let line = |line: &&str| line.split_once(": ").is_some_and(|(field, _)| field == name);
         Some(self.head.lines().find(line)?.split_once(": ")?.1)
@@ -167,22 +167,22 @@ impl Client {
         self.stream.write_all(text.as_bytes()).unwrap();
     }
 
-    fn answer(&mut self) -> Answer {
-        self.try_answer().unwrap()
+    fn reply(&mut self) -> TestReply {
+        self.try_reply().unwrap()
     }
 
-    /// The next answer, or how the connection ended.
-    fn try_answer(&mut self) -> io::Result<Answer> {
+    /// Reads the next reply; fails if the connection ends.
+    fn try_reply(&mut self) -> io::Result<TestReply> {
         loop {
             if let Some(end) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
                 let head = String::from_utf8(self.unread[..end].to_vec()).unwrap();
-                let mut answer =
-                    Answer { status: head[9..12].parse().unwrap(), head, body: String::new() };
-                let length = answer.header("Content-Length").map_or(0, |n| n.parse().unwrap());
+                let mut reply =
+                    TestReply { status: head[9..12].parse().unwrap(), head, body: String::new() };
+                let length = reply.header("Content-Length").map_or(0, |n| n.parse().unwrap());
                 if self.unread.len() >= end + 4 + length {
                     let all: Vec<u8> = self.unread.drain(..end + 4 + length).collect();
-                    answer.body = String::from_utf8(all[end + 4..].to_vec()).unwrap();
-                    return Ok(answer);
+                    reply.body = String::from_utf8(all[end + 4..].to_vec()).unwrap();
+                    return Ok(reply);
                 }
             }
             let mut chunk = [0; 64 * 1024];
@@ -193,7 +193,7 @@ impl Client {
         }
     }
 
-    /// Whether the server has ended the connection and said nothing more. Waits for it.
+    /// Waits for more from the server; `true` if it ended the connection instead.
     fn is_ended(&mut self) -> bool {
         match self.stream.read(&mut [0; 1]) {
             Ok(count) => count == 0 && self.unread.is_empty(),
@@ -201,11 +201,11 @@ impl Client {
         }
     }
 
-    /// Whether the server stays silent, and the connection open, for `span`.
-    fn is_silent_for(&mut self, span: Duration) -> bool {
-        self.stream.set_read_timeout(Some(span)).unwrap();
+    /// Whether the server sends nothing and keeps the connection open for this time.
+    fn is_silent_for(&mut self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).unwrap();
         let kind = self.stream.read(&mut [0; 1]).err().map(|error| error.kind());
-        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        self.stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
     }
 
@@ -214,9 +214,9 @@ impl Client {
     }
 }
 
-/// Runs the test `name` again in a process of its own that may have so many descriptors; `true` in
-/// that process. Threads, descriptors and memory can only be counted where no other test runs.
-fn alone(name: &str, descriptors: u32) -> bool {
+/// Runs the test `name` in a new process that may have this many descriptors; returns `true` in
+/// that process. Threads, descriptors and memory can be counted only where no other test runs.
+fn is_alone(name: &str, descriptors: u32) -> bool {
     const MARK: &str = "OPTA_TEST_ALONE";
     #[expect(clippy::disallowed_methods, reason = "no setting of the program")]
     if std::env::var_os(MARK).is_some() {
@@ -238,7 +238,7 @@ fn alone(name: &str, descriptors: u32) -> bool {
     false
 }
 
-/// What must come back to where it was.
+/// What a server uses of the system.
 #[derive(Debug, PartialEq, Eq)]
 struct Resources {
     threads: Option<u64>,
@@ -253,15 +253,15 @@ impl Resources {
         }
     }
 
-    /// Waits until everything is as it was, but for the threads that a server keeps.
-    fn come_back(&self) {
-        self.come_back_with(SPARE_THREADS_MAX as u64);
+    /// Waits until no more than this is used, except for the spare threads of a server.
+    fn wait_until_released(&self) {
+        self.wait_until_released_but(SPARE_THREADS_MAX as u64);
     }
 
-    /// Waits until everything is as it was, but for so many threads. There is no event to wait for:
-    /// a thread ends a little after the last that it can tell.
-    fn come_back_with(&self, spare: u64) {
-        let deadline = Instant::now() + PATIENCE;
+    /// The same, except for this many threads. There is no event to wait for: a thread ends a little
+    /// after its last statement.
+    fn wait_until_released_but(&self, spare: u64) {
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let now = Resources::count();
             let threads = self.threads.map(|threads| threads + spare);

@@ -1,20 +1,20 @@
-//! What is answered to whom.
+//! Routes, their replies, and the clients that they answer.
 
 use super::*;
 
 #[test]
-fn health_without_a_token_is_three_fields_in_this_order() {
+fn health_without_a_token_has_three_fields_in_this_order() {
     let daemon = Daemon::start();
-    let answer = daemon.ask(HEALTH);
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.body, r#"{"status":"ok","version":"3.0.0","uptime":0}"#);
-    assert_eq!(answer.header("Content-Type"), Some("application/json"));
-    assert_eq!(answer.header("Server"), Some("opta"));
-    assert!(!answer.closes());
+    let reply = daemon.ask(HEALTH);
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.body, r#"{"status":"ok","version":"3.0.0","uptime":0}"#);
+    assert_eq!(reply.header("Content-Type"), Some("application/json"));
+    assert_eq!(reply.header("Server"), Some("opta"));
+    assert!(!reply.closes());
 }
 
 #[test]
-fn health_with_the_token_says_more() {
+fn health_with_the_token_has_more_fields() {
     let daemon = Daemon::start();
     let more = format!(
         "{{\"status\":\"ok\",\"version\":\"3.0.0\",\"uptime\":0,\"daemonId\":\"daemon_12345678\",\
@@ -23,15 +23,15 @@ fn health_with_the_token_says_more() {
          \"subscriberCount\":0}}}}",
         env!("CARGO_PKG_VERSION")
     );
-    let answer = daemon.ask(&daemon.request("GET", "/v3/health", ""));
-    assert_eq!((answer.status, &answer.body), (200, &more));
-    assert_eq!(answer.header("Cache-Control"), Some("no-store"));
+    let reply = daemon.ask(&daemon.request("GET", "/v3/health", ""));
+    assert_eq!((reply.status, &reply.body), (200, &more));
+    assert_eq!(reply.header("Cache-Control"), Some("no-store"));
     let query = HEALTH.replace("health", &format!("health?x=y&token={}", daemon.token.secret()));
     assert_eq!(daemon.ask(&query).body, more);
 }
 
 #[test]
-fn a_wrong_token_is_refused_even_where_none_is_needed() {
+fn a_wrong_token_is_refused_even_where_none_is_required() {
     let daemon = Daemon::start();
     for request in [
         HEALTH.replace("health", "health?token=wrong"),
@@ -39,15 +39,15 @@ fn a_wrong_token_is_refused_even_where_none_is_needed() {
         HEALTH.replace("\r\n\r\n", "\r\nAuthorization: Bearer wrong\r\n\r\n"),
         HEALTH.replace("\r\n\r\n", "\r\nAuthorization: Basic b3B0YQ==\r\n\r\n"),
     ] {
-        let answer = daemon.ask(&request);
-        assert_eq!(answer.status, 401, "{request}");
-        assert_eq!(answer.header("WWW-Authenticate"), Some("Bearer"));
-        assert!(answer.body.contains(r#""code":"UNAUTHORIZED""#));
+        let reply = daemon.ask(&request);
+        assert_eq!(reply.status, 401, "{request}");
+        assert_eq!(reply.header("WWW-Authenticate"), Some("Bearer"));
+        assert!(reply.body.contains(r#""code":"UNAUTHORIZED""#));
     }
 }
 
 #[test]
-fn without_the_token_every_other_path_looks_the_same() {
+fn without_the_token_all_other_paths_look_the_same() {
     let daemon = Daemon::start();
     let in_query = format!("/v3/metrics?token={}", daemon.token.secret());
     for path in ["/", "/v3/metrics", "/v3/shutdown", "/v3/nothing", "/v3/health/", &in_query] {
@@ -64,9 +64,9 @@ fn paths_are_exact_and_methods_are_listed() {
     for path in
         ["/", "/v3", "/v3/health/", "/V3/health", "/v3//health", "/v3/%68ealth", "/v3/../v3/health"]
     {
-        let answer = daemon.ask(&daemon.request("GET", path, ""));
-        assert_eq!(answer.status, 404, "{path}");
-        assert!(answer.body.contains(r#""code":"NOT_FOUND""#));
+        let reply = daemon.ask(&daemon.request("GET", path, ""));
+        assert_eq!(reply.status, 404, "{path}");
+        assert!(reply.body.contains(r#""code":"NOT_FOUND""#));
     }
     for (method, path, allowed) in [
         ("POST", "/v3/health", "GET, HEAD"),
@@ -74,17 +74,17 @@ fn paths_are_exact_and_methods_are_listed() {
         ("DELETE", "/v3/metrics", "GET, HEAD"),
         ("GET", "/v3/shutdown", "POST"),
     ] {
-        let answer = daemon.ask(&daemon.request(method, path, ""));
-        assert_eq!(answer.status, 405, "{method} {path}");
-        assert_eq!(answer.header("Allow"), Some(allowed));
+        let reply = daemon.ask(&daemon.request(method, path, ""));
+        assert_eq!(reply.status, 405, "{method} {path}");
+        assert_eq!(reply.header("Allow"), Some(allowed));
     }
 }
 
 #[test]
-fn metrics_hold_both_known_forms() {
+fn metrics_have_both_known_forms() {
     let daemon = Daemon::start();
-    let answer = daemon.ask(&daemon.request("GET", "/v3/metrics", ""));
-    assert_eq!(answer.status, 200);
+    let reply = daemon.ask(&daemon.request("GET", "/v3/metrics", ""));
+    assert_eq!(reply.status, 200);
     for part in [
         r#""daemonId":"daemon_12345678""#,
         r#""runtime":{"sessionCount":0,"activeTurnCount":0,"queuedTurnCount":0,"subscriberCount":0,"ingressSeq":0,"#,
@@ -95,24 +95,24 @@ fn metrics_hold_both_known_forms() {
         r#""memoryMB":"#,
         r#""toolWorkers":{"active":0,"max":0,"queued":0}"#,
     ] {
-        assert!(answer.body.contains(part), "{part} in {}", answer.body);
+        assert!(reply.body.contains(part), "{part} in {}", reply.body);
     }
 }
 
 #[test]
-fn shutdown_is_granted_with_and_without_a_body() {
+fn shutdown_is_accepted_with_and_without_a_body() {
     let daemon = Daemon::start();
     for body in
         ["", "{}", r#"{"ifIdle":true}"#, r#"{"ifIdle":false,"other":[1]}"#, r#"{"ifIdle":null}"#]
     {
-        let answer = daemon.ask(&daemon.request("POST", "/v3/shutdown", body));
-        assert_eq!((answer.status, answer.body.as_str()), (202, r#"{"ok":true}"#), "{body}");
-        daemon.shutdowns.recv_timeout(PATIENCE).unwrap();
+        let reply = daemon.ask(&daemon.request("POST", "/v3/shutdown", body));
+        assert_eq!((reply.status, reply.body.as_str()), (202, r#"{"ok":true}"#), "{body}");
+        daemon.shutdowns.recv_timeout(TIMEOUT).unwrap();
     }
     for body in ["{", "[]", r#"{"ifIdle":1}"#, r#"{"ifIdle":tru}"#] {
-        let answer = daemon.ask(&daemon.request("POST", "/v3/shutdown", body));
-        assert_eq!(answer.status, 400, "{body}");
-        assert!(answer.body.contains("line 1"), "{}", answer.body);
+        let reply = daemon.ask(&daemon.request("POST", "/v3/shutdown", body));
+        assert_eq!(reply.status, 400, "{body}");
+        assert!(reply.body.contains("line 1"), "{}", reply.body);
     }
     assert!(daemon.shutdowns.try_recv().is_err());
 }
@@ -132,21 +132,21 @@ fn head_is_get_without_the_body() {
 }
 
 #[test]
-fn the_connection_survives_a_refusal_that_leaves_nothing_unread() {
+fn a_connection_survives_a_refusal_of_a_request_without_a_body() {
     let daemon = Daemon::start();
     let mut client = daemon.connect();
     for _ in 0..3 {
         client.send("GET /v3/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        assert_eq!(client.answer().status, 401);
+        assert_eq!(client.reply().status, 401);
         client.send("GET / HTTP/1.1\r\nHost: evil.com\r\n\r\n");
-        assert_eq!(client.answer().status, 421);
+        assert_eq!(client.reply().status, 421);
         client.send(HEALTH);
-        assert_eq!(client.answer().status, 200);
+        assert_eq!(client.reply().status, 200);
     }
 }
 
 #[test]
-fn who_is_not_let_in_is_told_before_the_body_is_sent() {
+fn an_unauthorized_request_is_refused_before_its_body_is_sent() {
     let daemon = Daemon::start();
     let with =
         |lines: &str| format!("POST /v3/shutdown HTTP/1.1\r\nContent-Length: 9\r\n{lines}\r\n");
@@ -160,25 +160,25 @@ fn who_is_not_let_in_is_told_before_the_body_is_sent() {
     ] {
         let mut client = daemon.connect();
         client.send(&with(&lines));
-        let answer = client.answer();
-        assert_eq!(answer.status, status, "{lines}");
-        assert!(answer.closes());
+        let reply = client.reply();
+        assert_eq!(reply.status, status, "{lines}");
+        assert!(reply.closes());
         assert!(client.is_ended());
     }
     assert!(daemon.shutdowns.try_recv().is_err());
 }
 
 #[test]
-fn a_local_page_can_ask_first_and_read_the_answer() {
+fn a_local_page_can_send_a_preflight_request_and_read_the_reply() {
     let daemon = Daemon::start();
     let asked = "OPTIONS /v3/shutdown HTTP/1.1\r\nHost: localhost\r\nOrigin: tauri://localhost\r\n\
                  Access-Control-Request-Method: POST\r\n\r\n";
-    let answer = daemon.ask(asked);
-    assert_eq!(answer.status, 204);
-    assert_eq!(answer.header("Access-Control-Allow-Origin"), Some("tauri://localhost"));
-    assert_eq!(answer.header("Vary"), Some("Origin"));
-    assert!(answer.header("Access-Control-Allow-Methods").unwrap().contains("POST"));
-    assert!(answer.header("Access-Control-Allow-Headers").unwrap().contains("Authorization"));
+    let reply = daemon.ask(asked);
+    assert_eq!(reply.status, 204);
+    assert_eq!(reply.header("Access-Control-Allow-Origin"), Some("tauri://localhost"));
+    assert_eq!(reply.header("Vary"), Some("Origin"));
+    assert!(reply.header("Access-Control-Allow-Methods").unwrap().contains("POST"));
+    assert!(reply.header("Access-Control-Allow-Headers").unwrap().contains("Authorization"));
     let refused = daemon.ask(&asked.replace("OPTIONS", "POST"));
     assert_eq!(refused.status, 401);
     assert_eq!(refused.header("Access-Control-Allow-Origin"), Some("tauri://localhost"));
@@ -188,17 +188,17 @@ fn a_local_page_can_ask_first_and_read_the_answer() {
 }
 
 #[test]
-fn a_body_is_waited_for_only_after_the_client_was_told_to_go_on() {
+fn a_body_is_read_only_after_an_interim_response() {
     let daemon = Daemon::start();
     let body = r#"{"ifIdle":true}"#;
     let request = daemon.request("POST", "/v3/shutdown", body);
     let request = request.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
     let mut client = daemon.connect();
     client.send(request.strip_suffix(body).unwrap());
-    assert_eq!(client.answer().status, 100);
+    assert_eq!(client.reply().status, 100);
     client.send(body);
-    assert_eq!(client.answer().status, 202);
-    // Who sends it at once need not be told.
+    assert_eq!(client.reply().status, 202);
+    // None is sent if the body arrives with the head.
     client.send(&request);
-    assert_eq!(client.answer().status, 202);
+    assert_eq!(client.reply().status, 202);
 }
