@@ -1,5 +1,5 @@
-//! What is refused, and how: one line that says what, on what and why, at most one with the next
-//! step, nothing left behind and nothing touched.
+//! Input that is refused: one line says what failed and why, at most one more gives the next step,
+//! and nothing is created or changed.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -13,13 +13,13 @@ use crate::support::{
     need, skip,
 };
 
-/// Puts something where it does not belong.
+/// Creates something where it does not belong.
 type Plant = fn(&Path);
 
-/// One line of the reason, and perhaps one of the remedy.
+/// The line with the reason, and perhaps one with the next step.
 const REFUSED: &str = "opta: cannot {why}\n{*}";
 
-/// Runs what is expected to fail, and sees that the reason stands in one line and nothing is left.
+/// Runs a command that must fail with `why` in one line, and leave nothing.
 #[track_caller]
 fn refused(home: &Home, run: Run<'_>, why: &str) -> Seen {
     let seen = run.stderr(REFUSED).with("why", why).status(1).run();
@@ -29,7 +29,7 @@ fn refused(home: &Home, run: Run<'_>, why: &str) -> Seen {
 }
 
 #[test]
-fn a_slip_of_the_pen_is_shown_what_was_meant() {
+fn a_typing_error_is_reported_with_what_was_probably_meant() {
     let home = Home::new();
     let general = "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)";
     for (words, message) in [
@@ -62,7 +62,7 @@ fn a_slip_of_the_pen_is_shown_what_was_meant() {
         let verb = words.split(' ').take(2).collect::<Vec<_>>().join(" ");
         let expected = format!("opta: {message}\nUsage: opta {verb} {{*}}\n");
         let expected = expected.replace(&format!("{verb} {{*}}"), &format!("{verb}{{*}}"));
-        // An error of use is told as JSON if any of the words is `--json`.
+        // A usage error is JSON if any of the words is `--json`.
         let run = home.opta(words).status(2);
         let run = if words.contains("--json") {
             run.stdout("{*}twice{*}")
@@ -75,7 +75,7 @@ fn a_slip_of_the_pen_is_shown_what_was_meant() {
 }
 
 #[test]
-fn arguments_may_be_any_bytes() {
+fn arguments_that_are_not_utf_8_are_escaped() {
     let home = Home::new();
     let bytes = OsStr::from_bytes(b"st\xff\x1b[31m");
     for before in ["", "daemon", "daemon start --port", "daemon stop"] {
@@ -86,18 +86,18 @@ fn arguments_may_be_any_bytes() {
 }
 
 #[test]
-fn without_a_home_the_user_database_is_asked() {
+fn without_home_the_user_database_is_asked() {
     need!("root", "setpriv");
-    // A user with an entry there, and without a home that could be made.
+    // A user with an entry there, and a home directory that cannot be created.
     let home = Home::new();
     let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
     let entry = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let entry =
         entry.lines().find(|line| line.split(':').nth(2) == Some("65534")).map(str::to_owned);
-    let Some(place) = entry.as_deref().and_then(|entry| entry.split(':').nth(5)) else {
+    let Some(directory) = entry.as_deref().and_then(|entry| entry.split(':').nth(5)) else {
         skip!("it needs a user with the number 65534");
     };
-    if Path::new(place).exists() {
+    if Path::new(directory).exists() {
         skip!("it needs a user without a home");
     }
     let program = home.path().join("opta");
@@ -110,10 +110,10 @@ fn without_a_home_the_user_database_is_asked() {
             if empty { run.env("HOME", "") } else { run.unset("HOME") }
         };
         run("status").stdout(NONE).status(3).run();
-        let expected = format!("opta: cannot create {place}/.config/opta: {{reason}}\n");
+        let expected = format!("opta: cannot create {directory}/.config/opta: {{reason}}\n");
         run("start").stderr(&expected).status(1).run();
     }
-    // Nobody at all.
+    // A user without an entry.
     let unknown = ["setpriv", "--reuid", "64999", "--regid", "64999", "--clear-groups", "--"];
     let run = home.sh(&words("status")).within(unknown).env("PROGRAM", &program).unset("HOME");
     let expected = "opta: cannot find your home directory: HOME is not set and the user database has \
@@ -122,28 +122,28 @@ fn without_a_home_the_user_database_is_asked() {
 }
 
 #[test]
-fn a_relative_place_is_refused() {
+fn a_relative_home_is_refused() {
     let home = Home::new();
-    let remedy = "set HOME or OPTA_HOME to the absolute path of a directory of yours";
+    let next_step = "set HOME or OPTA_HOME to the absolute path of a directory of yours";
     for name in ["HOME", "OPTA_HOME"] {
         for value in ["here", "./here", "~"] {
             for words in ["daemon start", "daemon status", "daemon stop"] {
                 let expected = format!(
                     "opta: cannot find your home directory: {name} is not an absolute path: \
-                     '{value}'\n{remedy}\n"
+                     '{value}'\n{next_step}\n"
                 );
                 home.opta(words).env(name, value).stderr(&expected).status(1).run();
             }
         }
     }
-    // As the XDG Base Directory Specification has it.
+    // The XDG Base Directory Specification says to ignore it.
     home.opta("daemon start").env("XDG_CONFIG_HOME", "here").stdout(STARTED).run();
     home.opta("daemon status").stdout(RUNNING).run();
     assert!(!home.beside("here").exists());
 }
 
 #[test]
-fn another_place_can_be_chosen() {
+fn another_directory_can_be_chosen() {
     need!("/proc");
     let home = Home::new();
     let place = home.path().join("a place\nof its own");
@@ -166,9 +166,9 @@ fn another_place_can_be_chosen() {
 }
 
 #[test]
-fn what_cannot_be_the_daemons_directory_is_refused_and_kept() {
+fn a_path_that_cannot_be_the_daemons_directory_is_refused_and_kept() {
     let directory = ".config/opta/daemon";
-    // What `start` meets first, when it looks for a card, and what is the matter.
+    // What `start` finds first, when it reads the state file, and the reason of the others.
     let (link, open) = ("it is a symbolic link", "other users can write to it");
     let plants: [(&str, &str, Plant); 5] = [
         ("Not a directory", "it is not a directory", |path| drop(File::create(path).unwrap())),
@@ -197,7 +197,7 @@ fn world_writable(path: &Path, mode: u32) {
 }
 
 #[test]
-fn a_file_where_a_directory_should_be_is_named() {
+fn a_file_in_place_of_a_directory_is_named() {
     for name in [".config", ".config/opta"] {
         let home = Home::new();
         if let Some((parent, _)) = name.split_once('/') {
@@ -212,7 +212,7 @@ fn a_file_where_a_directory_should_be_is_named() {
 }
 
 #[test]
-fn a_directory_of_another_user_is_refused_with_the_remedy() {
+fn a_directory_of_another_user_is_refused_with_the_next_step() {
     need!("root", "setpriv");
     let home = Home::of_another_user();
     home.write(&home.config(), "{}");
@@ -225,23 +225,23 @@ fn a_directory_of_another_user_is_refused_with_the_remedy() {
 }
 
 #[test]
-fn root_in_the_home_of_a_user_is_refused() {
+fn root_is_refused_in_the_home_of_a_user() {
     need!("root", "setpriv");
     let home = Home::of_another_user();
     let before = home.snapshot();
     let as_root = Home::new();
-    let expected = "opta: cannot use {place}: it belongs to another user, and this is root\n\
+    let expected = "opta: cannot use {directory}: it belongs to another user, and this is root\n\
                     run opta as that user (uid {uid}), without sudo\n";
     for words in ["daemon start", "daemon restart", "daemon start --foreground"] {
         let run = as_root.opta(words).env("HOME", home.path()).stderr(expected).status(1);
-        run.with("place", home.path().display()).with("uid", home.user().unwrap()).run();
+        run.with("directory", home.path().display()).with("uid", home.user().unwrap()).run();
     }
     as_root.opta("daemon status").env("HOME", home.path()).stdout(NONE).status(3).run();
     assert_eq!(home.snapshot(), before);
 }
 
 #[test]
-fn damaged_settings_are_refused_by_line_and_kept() {
+fn damaged_settings_are_refused_with_their_line_and_kept() {
     for (text, place, because) in [
         ("{", ":1:2", "{*}the text ends"),
         ("", ":1:1", "{*}the text ends"),
@@ -269,14 +269,14 @@ fn damaged_settings_are_refused_by_line_and_kept() {
             home.opta(words).stderr(&expected).status(1).run();
         }
         assert_eq!(home.snapshot(), before, "{text}");
-        // Those who only ask do not need them.
+        // Commands that only ask do not read them.
         home.opta("daemon status").stdout(NONE).status(3).run();
         home.opta("daemon stop").stdout(NOT_RUNNING).run();
     }
 }
 
 #[test]
-fn damaged_settings_do_not_stop_a_running_daemon_by_a_restart() {
+fn a_restart_with_damaged_settings_keeps_the_running_daemon() {
     let home = Home::new();
     let daemon = home.start();
     home.write(&home.config(), "{");
@@ -286,7 +286,7 @@ fn damaged_settings_do_not_stop_a_running_daemon_by_a_restart() {
 }
 
 #[test]
-fn settings_that_are_not_known_here_belong_to_others() {
+fn unknown_settings_are_ignored() {
     let home = Home::new();
     home.write(
         &home.config(),
@@ -296,7 +296,7 @@ fn settings_that_are_not_known_here_belong_to_others() {
 }
 
 #[test]
-fn a_variable_that_makes_no_sense_is_named() {
+fn an_invalid_variable_is_named() {
     let home = Home::new();
     for (name, value) in [
         ("OPTA_DAEMON_PORT", "http"),
@@ -312,7 +312,7 @@ fn a_variable_that_makes_no_sense_is_named() {
 }
 
 #[test]
-fn a_home_that_cannot_be_written_is_named() {
+fn a_read_only_home_is_named() {
     let Some(private) = namespace(&["--mount"]) else { skip!("it needs private mounts") };
     let home = Home::new();
     let script = r#"
@@ -321,13 +321,13 @@ fn a_home_that_cannot_be_written_is_named() {
         opta daemon status || echo "status $?"
         opta daemon stop || echo "status $?"
     "#;
-    let said = format!("status 1\n{NONE}status 3\n{NOT_RUNNING}");
+    let output = format!("status 1\n{NONE}status 3\n{NOT_RUNNING}");
     let why = "opta: cannot create {home}/.config/opta: Read-only file system\n";
-    home.sh(script).within(private).stdout(&said).stderr(why).run();
+    home.sh(script).within(private).stdout(&output).stderr(why).run();
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_can_still_be_asked() {
+fn a_daemon_in_a_read_only_directory_can_still_be_asked() {
     let Some(private) = namespace(&["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
     else {
         skip!("it needs private mounts");
@@ -345,12 +345,12 @@ fn a_directory_that_cannot_be_written_can_still_be_asked() {
 }
 
 #[test]
-fn a_full_disk_fails_a_start_cleanly() {
+fn a_start_on_a_full_disk_fails_and_leaves_nothing() {
     let Some(private) = namespace(&["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
     else {
         skip!("it needs private mounts");
     };
-    // One page more each time: first nothing can be written, then one file, then two.
+    // One more free page each time: first no file can be written, then one, then two.
     for free in 0..5 {
         let home = Home::new();
         let script = format!(
@@ -389,7 +389,7 @@ fn a_full_disk_fails_a_start_cleanly() {
 }
 
 #[test]
-fn with_too_few_descriptors_it_starts_or_says_so() {
+fn a_start_with_few_descriptors_succeeds_or_says_why() {
     need!("prlimit");
     for limit in 4..=16 {
         let home = Home::new();
@@ -401,7 +401,7 @@ fn with_too_few_descriptors_it_starts_or_says_so() {
                 home.opta("daemon status").stdout(RUNNING).run();
                 home.opta("daemon stop").stdout(STOPPED).run();
             }
-            // Not even the program itself could be loaded.
+            // The program could not be loaded.
             127 => {}
             _ => {
                 assert!(seen.stderr.starts_with("opta: cannot "), "{seen:?}");
@@ -415,9 +415,9 @@ fn with_too_few_descriptors_it_starts_or_says_so() {
 }
 
 #[test]
-fn with_too_few_processes_it_starts_or_says_so() {
+fn a_start_with_few_processes_succeeds_or_says_why() {
     need!("root", "setpriv", "prlimit");
-    // The limit counts threads as well: none, the daemon's first, its second, all.
+    // The limit counts threads: none, the first of the daemon, its second, all.
     for limit in 1..=6 {
         let home = Home::of_another_user();
         let limited = ["prlimit".to_owned(), format!("--nproc={limit}:{limit}")];
@@ -439,7 +439,7 @@ fn with_too_few_processes_it_starts_or_says_so() {
 }
 
 #[test]
-fn a_port_of_the_system_is_refused_to_people() {
+fn a_privileged_port_is_refused_to_users() {
     need!("root", "setpriv");
     let Some(mut private) = namespace(&["--net"]) else { skip!("it needs a private network") };
     private.extend(["sh", "-c", r#"ip link set lo up; exec "$0" "$@""#].map(str::to_owned));

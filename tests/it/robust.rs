@@ -1,5 +1,5 @@
-//! Calls that fail, and resources that run out: a clear error or no harm, never something half
-//! done.
+//! System calls that fail, and resources that run out: a clear error or no effect, and nothing in
+//! between.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,8 +11,8 @@ use crate::support::{
     need, signal,
 };
 
-/// Starts a daemon while this call fails, which is expected to be told as `why`, and leaves
-/// nothing.
+/// Starts a daemon while this system call fails. The start must report `why` and leave nothing.
+#[track_caller]
 fn fails(inject: &str, why: &str) {
     let home = Home::new();
     let inject = format!("inject={inject}");
@@ -21,7 +21,7 @@ fn fails(inject: &str, why: &str) {
     let mut start = start.spawn();
     let serves = || home.file("state.json").exists();
     eventually("it fails", || start.has_ended() || serves());
-    assert!(!serves(), "{inject} is no failure of a start");
+    assert!(!serves(), "{inject} does not fail the start");
     let seen = start.finish();
     assert!(seen.stderr.starts_with(&format!("opta: {why}")), "{inject}: {seen:?}");
     assert!(seen.stderr.lines().count() <= 2, "{inject}: {seen:?}");
@@ -32,7 +32,7 @@ fn fails(inject: &str, why: &str) {
 }
 
 #[test]
-fn a_failure_of_the_command_is_told_by_it() {
+fn a_start_reports_a_failed_system_call_of_its_own() {
     need!("/proc", "strace");
     fails("mkdir:error=EROFS", "cannot create ");
     fails("flock:error=ENOLCK", "cannot lock ");
@@ -48,7 +48,7 @@ fn a_failure_of_the_command_is_told_by_it() {
 }
 
 #[test]
-fn a_failure_of_the_daemon_is_told_by_the_command() {
+fn a_start_reports_a_failed_system_call_of_the_daemon() {
     need!("/proc", "strace");
     let start = "cannot start the daemon: cannot ";
     fails("setsid:error=EPERM", "cannot start a background process: Operation not permitted");
@@ -67,7 +67,7 @@ fn a_failure_of_the_daemon_is_told_by_the_command() {
 }
 
 #[test]
-fn a_start_that_takes_too_long_leaves_nothing() {
+fn a_start_that_times_out_leaves_nothing() {
     need!("/proc", "strace");
     let home = Home::new();
     let slow = "inject=socketpair:delay_enter=12000000";
@@ -80,7 +80,7 @@ fn a_start_that_takes_too_long_leaves_nothing() {
 }
 
 #[test]
-fn a_kernel_without_close_range_is_good_enough() {
+fn without_close_range_the_daemon_inherits_no_descriptor() {
     need!("/proc", "strace", "bash");
     let home = Home::new();
     let script = r#"exec 7</etc/passwd 200</etc/passwd; exec "$0" "$@""#;
@@ -97,10 +97,10 @@ fn a_kernel_without_close_range_is_good_enough() {
 }
 
 #[test]
-fn a_log_that_cannot_be_written_harms_nobody() {
+fn a_log_that_cannot_be_written_does_not_affect_requests() {
     need!("/proc", "prlimit");
     let home = Home::new();
-    // No file may grow beyond a page: the card fits, the log soon does not.
+    // No file may grow beyond a page: the state file fits, the log soon does not.
     let limited = ["prlimit", "--fsize=4096:4096"];
     let daemon =
         home.opta("daemon start").within(limited).env("OPTA_LOG", "debug").stdout(STARTED).run();
@@ -112,46 +112,46 @@ fn a_log_that_cannot_be_written_harms_nobody() {
     home.assert_nothing_left();
 }
 
-/// Opens connections until no more are answered, and leaves; then everything is as before.
-fn crowd(limit: &str) {
+/// Opens more connections than the daemon has descriptors for, then closes them.
+fn exhaust_connections(limit: &str) {
     let home = Home::new();
     let limited = ["prlimit".to_owned(), format!("--nofile={limit}")];
     let seen = home.opta("daemon start").within(limited).stdout(STARTED).run();
     let daemon = Daemon { pid: seen.pid(), port: seen.port() };
     let connect = |_| TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port)).unwrap();
-    let crowd: Vec<TcpStream> = (0..100).map(connect).collect();
-    // Each has said the half of something.
-    for mut stream in &crowd {
+    let clients: Vec<TcpStream> = (0..100).map(connect).collect();
+    // Each has sent half a request.
+    for mut stream in &clients {
         stream.write_all(b"GET /v3/health HTTP/1.1\r\nHost: ").unwrap();
     }
-    drop(crowd);
+    drop(clients);
     assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
     home.opta("daemon status").stdout(RUNNING).of(daemon).run();
-    // The silent ones give way to those who have something to say.
-    let crowd: Vec<TcpStream> = (0..100).map(connect).collect();
+    // Idle connections are closed for one with a request.
+    let clients: Vec<TcpStream> = (0..100).map(connect).collect();
     assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
-    drop(crowd);
+    drop(clients);
     home.opta("daemon status").stdout(RUNNING).of(daemon).run();
     home.opta("daemon stop").stdout(STOPPED).of(daemon).run();
     home.assert_nothing_left();
 }
 
 #[test]
-fn a_crowd_does_not_outlast_its_visit() {
+fn a_daemon_without_descriptors_recovers_when_clients_leave() {
     need!("/proc", "prlimit");
-    crowd("64:64");
-    crowd("65:65");
+    exhaust_connections("64:64");
+    exhaust_connections("65:65");
 }
 
 #[test]
-fn a_connection_that_says_nothing_does_not_delay_a_stop() {
+fn an_idle_connection_does_not_delay_a_stop() {
     let home = Home::new();
     let daemon = home.start();
     let mut silent = TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port)).unwrap();
     let mut half = TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port)).unwrap();
     half.write_all(b"POST /v3/shutdown HTTP/1.1\r\n").unwrap();
     assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
-    // It waits its grace for the half of a request, and no longer.
+    // The daemon waits the grace period for half a request, and no longer.
     home.opta("daemon stop --timeout 9").stdout(STOPPED).of(daemon).run();
     home.assert_nothing_left();
     silent.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -159,7 +159,7 @@ fn a_connection_that_says_nothing_does_not_delay_a_stop() {
 }
 
 #[test]
-fn a_second_signal_cuts_the_grace_short() {
+fn a_second_signal_ends_the_grace_period() {
     let home = Home::new();
     let daemon = home.start();
     let mut half = TcpStream::connect((Ipv4Addr::LOCALHOST, daemon.port)).unwrap();
@@ -172,10 +172,10 @@ fn a_second_signal_cuts_the_grace_short() {
 }
 
 #[test]
-fn the_port_is_free_again_at_once() {
+fn the_port_can_be_bound_again_at_once() {
     let home = Home::new();
     let daemon = home.start();
-    // Connections that the daemon closes first linger at its end of the port.
+    // Connections that the daemon closes first stay in TIME_WAIT at its port.
     for _ in 0..10 {
         assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
     }
@@ -187,21 +187,21 @@ fn the_port_is_free_again_at_once() {
 }
 
 #[test]
-fn a_removed_directory_takes_nothing_else_with_it() {
+fn a_daemon_whose_directory_was_removed_is_neither_found_nor_touched() {
     need!("/proc");
     let home = Home::new();
     let daemon = home.start();
     fs::remove_dir_all(home.path().join(".config")).unwrap();
     assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
-    // Nothing proves whose it is any more: it is not found, and not touched.
+    // Nothing proves that it belongs to this home.
     home.opta("daemon stop").stdout("Daemon is not running.\n").run();
     assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
     signal(daemon.pid, "TERM");
-    eventually("it leaves", || home.processes().is_empty());
+    eventually("it exits", || home.processes().is_empty());
 }
 
 #[test]
-fn the_card_of_a_running_daemon_is_written_again_for_the_next_start() {
+fn a_start_restores_the_state_file_of_a_running_daemon() {
     let home = Home::new();
     let daemon = home.start();
     fs::remove_file(home.file("state.json")).unwrap();

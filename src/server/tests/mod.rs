@@ -258,7 +258,7 @@ impl Resources {
         self.wait_until_released_but(SPARE_THREADS_MAX as u64);
     }
 
-    /// The same, except for this many threads. There is no event to wait for: a thread ends a little
+    /// The same, except for this many threads. There is no event to wait for: a thread ends shortly
     /// after its last statement.
     fn wait_until_released_but(&self, spare: u64) {
         let deadline = Instant::now() + TIMEOUT;
