@@ -143,6 +143,6 @@ impl RunningTurn {
             decided_by: Some(format!("opta-{}", std::process::id())),
             ..ResolvePermission::default()
         };
-        drop(client::decide(&self.daemon, &self.session, request_id, &decision));
+        drop(client::resolve_permission(&self.daemon, &self.session, request_id, &decision));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{self, Silence};
+use crate::client::{self, NoHealth};
 use crate::error::{At, Error, Kind};
 use crate::lifecycle::service::{self, ServiceFailure};
 use crate::paths::Paths;
@@ -170,9 +170,9 @@ fn glance(paths: &Paths, deadline: Instant) -> Result<Glance, Error> {
     };
     Ok(match client::health(&info, left.max(Duration::from_millis(1))) {
         Ok(health) => Glance::Settled(Status::Running { info, health: Box::new(health) }),
-        Err(Silence::Late) => Glance::Settled(unresponsive(false)),
-        Err(Silence::Refused) => Glance::Changing(unresponsive(false)),
-        Err(Silence::Stranger) => Glance::Changing(unresponsive(true)),
+        Err(NoHealth::TimedOut) => Glance::Settled(unresponsive(false)),
+        Err(NoHealth::Unreachable) => Glance::Changing(unresponsive(false)),
+        Err(NoHealth::NotOurDaemon) => Glance::Changing(unresponsive(true)),
     })
 }
 

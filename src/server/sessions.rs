@@ -1,5 +1,6 @@
-//! The routes of sessions: from a request's parts to a call of the runtime, and back.
+//! The routes of sessions: requests are checked and passed to the runtime.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -9,11 +10,10 @@ use nanoserde::DeJson;
 use crate::error::Error;
 use crate::json::{self, Raw};
 use crate::limits;
-use crate::protocol::SessionId;
 use crate::protocol::event::SessionConfig;
 use crate::protocol::{
     CancelTurns, ChatMessage, CreateSession, ErrorDetail, Metadata, PermissionReply,
-    ResolvePermission, SessionPage, SessionSummary, SubmitTurn,
+    ResolvePermission, SessionId, SessionPage, SessionSummary, SubmitTurn,
 };
 use crate::session::runtime::Runtime;
 use crate::session::session::{Decision, Session, SessionError};
@@ -23,7 +23,7 @@ use super::reply::Reply;
 use super::request::RequestHead;
 use super::stream::{Follower, Poll, Stream, StreamSlot};
 
-/// What can be done with sessions.
+/// A route of sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// `/v3/sessions`
@@ -33,14 +33,14 @@ pub enum Route {
     Turns(String),
     Events(String),
     Cancel(String),
-    /// With the request's id, if it stands in the path.
+    /// With the id of the permission request, if it is in the path.
     Permission(String, Option<String>),
     /// `/v3/sse/events`
     Sse,
 }
 
 impl Route {
-    /// The route that the segments behind `/v3/` name.
+    /// Returns the route with these segments after `/v3/`.
     pub fn find(segments: &[&str]) -> Option<Route> {
         let own = |id: &&str| (*id).to_owned();
         Some(match segments {
@@ -77,7 +77,7 @@ impl Route {
     }
 }
 
-/// An answer, or something that answers in time.
+/// An answer, or something that answers later.
 pub enum Answer {
     Now(Reply),
     Poll(Poll),
@@ -90,6 +90,27 @@ impl From<Reply> for Answer {
     }
 }
 
+impl From<SessionError> for Reply {
+    fn from(error: SessionError) -> Reply {
+        let (status, code) = match &error {
+            SessionError::NotFound(_) => (404, "SESSION_NOT_FOUND"),
+            SessionError::Invalid(_) => (400, "INVALID_REQUEST"),
+            SessionError::Conflict(_) => (409, "CONFLICT"),
+            SessionError::Busy(_) => (409, "BUSY"),
+            SessionError::Stopping => (503, "BUSY"),
+            SessionError::Storage(_) => (507, "STORAGE_FULL"),
+            SessionError::Failed(_) => (500, "INTERNAL_ERROR"),
+        };
+        Reply::problem(status, code, error)
+    }
+}
+
+impl From<Error> for Reply {
+    fn from(error: Error) -> Reply {
+        SessionError::from(error).into()
+    }
+}
+
 /// Answers a request about sessions.
 pub fn answer(
     runtime: &Arc<Runtime>,
@@ -99,64 +120,54 @@ pub fn answer(
     body: &[u8],
 ) -> Result<Answer, Reply> {
     runtime.sweep();
-    match (route, head.method.as_str()) {
-        (Route::All, "POST") => create(runtime, body).map(Answer::Now),
-        (Route::All, _) => list(runtime, &head.query).map(Answer::Now),
+    let session = |id: &str| Ok::<_, Reply>(runtime.session(&parse_id(id)?)?);
+    let reply = match (route, head.method.as_str()) {
+        (Route::All, "POST") => create(runtime, body)?,
+        (Route::All, _) => list(runtime, &head.query)?,
         (Route::One(id), "DELETE") => {
-            runtime.delete(&parse_id(id)?).map_err(refuse)?;
-            Ok(Reply::empty(204).into())
+            runtime.delete(&parse_id(id)?)?;
+            Reply::empty(204)
         }
-        (Route::One(id), _) => show(&find(runtime, id)?).map(Answer::Now),
-        (Route::Turns(id), _) => submit(runtime, &find(runtime, id)?, body).map(Answer::Now),
-        (Route::Events(id), _) => poll(find(runtime, id)?, &head.query).map(Answer::Poll),
-        (Route::Cancel(id), _) => cancel(runtime, &find(runtime, id)?, body).map(Answer::Now),
-        (Route::Permission(id, request), _) => {
-            decide(&find(runtime, id)?, request.as_deref(), body).map(Answer::Now)
+        (Route::One(id), _) => show(&*session(id)?)?,
+        (Route::Turns(id), _) => submit(runtime, &session(id)?, body)?,
+        (Route::Events(id), _) => return Ok(Answer::Poll(poll(session(id)?, &head.query)?)),
+        (Route::Cancel(id), _) => {
+            let session = session(id)?;
+            let turns: CancelTurns = parse(body)?;
+            Reply::json(200, &runtime.cancel(&session, &turns)?)
         }
-        (Route::Sse, _) => stream(runtime, streams, head),
-    }
-}
-
-fn find(runtime: &Runtime, id: &str) -> Result<Arc<Session>, Reply> {
-    runtime.session(&parse_id(id)?).map_err(refuse)
+        (Route::Permission(id, request), _) => decide(&*session(id)?, request.as_deref(), body)?,
+        (Route::Sse, _) => return stream(runtime, streams, head),
+    };
+    Ok(Answer::Now(reply))
 }
 
 fn parse_id(id: &str) -> Result<SessionId, Reply> {
-    let why = "a session's id is 1 to 64 letters, digits, '-' and '_'";
-    SessionId::parse(id).ok_or_else(|| Reply::invalid(why))
+    let message = "a session's id is 1 to 64 letters, digits, '-' and '_'";
+    SessionId::parse(id).ok_or_else(|| Reply::invalid(message))
+}
+
+/// Decodes a body that may be empty.
+fn parse<T: DeJson + Default>(body: &[u8]) -> Result<T, Reply> {
+    match body {
+        [] => Ok(T::default()),
+        body => json::parse(body).map_err(Reply::invalid),
+    }
 }
 
 /// Refuses a text that is longer than `bytes_max`.
-fn at_most(name: &str, text: Option<&str>, bytes_max: usize) -> Result<(), Reply> {
-    if text.is_none_or(|text| text.len() <= bytes_max) {
-        return Ok(());
+fn check_length(name: &str, text: Option<&str>, bytes_max: usize) -> Result<(), Reply> {
+    match text {
+        Some(text) if text.len() > bytes_max => {
+            Err(Reply::invalid(format_args!("{name} is longer than {bytes_max} bytes")))
+        }
+        _ => Ok(()),
     }
-    Err(Reply::invalid(format_args!("{name} is longer than {bytes_max} bytes")))
 }
 
-/// The reply that tells a client why not.
-fn refuse(problem: SessionError) -> Reply {
-    let (status, code) = match &problem {
-        SessionError::NotFound(_) => (404, "SESSION_NOT_FOUND"),
-        SessionError::Invalid(_) => (400, "INVALID_REQUEST"),
-        SessionError::Conflict(_) => (409, "CONFLICT"),
-        SessionError::Busy(_) => (409, "BUSY"),
-        SessionError::Stopping => (503, "BUSY"),
-        SessionError::Storage(_) => (507, "STORAGE_FULL"),
-        SessionError::Failed(_) => (500, "INTERNAL_ERROR"),
-    };
-    Reply::problem(status, code, problem)
-}
-
-fn parse<T: DeJson + Default>(body: &[u8]) -> Result<T, Reply> {
-    if body.is_empty() {
-        return Ok(T::default());
-    }
-    json::parse(body).map_err(Reply::invalid)
-}
-
-/// A mode restricts what tools may do: one that is misspelt must not be one that restricts nothing.
-fn known_mode(mode: Option<&str>) -> Result<(), Reply> {
+/// Refuses an unknown mode. A mode restricts what tools may do: a misspelled one must not restrict
+/// nothing.
+fn check_mode(mode: Option<&str>) -> Result<(), Reply> {
     match mode {
         None | Some("chat" | "do" | "plan" | "review" | "research") => Ok(()),
         Some(_) => Err(Reply::invalid("mode is chat, do, plan, review or research")),
@@ -164,27 +175,26 @@ fn known_mode(mode: Option<&str>) -> Result<(), Reply> {
 }
 
 fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
-    let asked: CreateSession = parse(body)?;
-    at_most("title", asked.title.as_deref(), limits::TITLE_BYTES_MAX)?;
-    at_most("model", asked.model.as_deref(), limits::NAME_BYTES_MAX)?;
-    known_mode(asked.mode.as_deref())?;
-    let id = asked.session_id.as_deref().map(parse_id).transpose()?;
-    let metadata = asked.metadata.as_ref().and_then(decoded::<Metadata>);
+    let request: CreateSession = parse(body)?;
+    check_length("title", request.title.as_deref(), limits::TITLE_BYTES_MAX)?;
+    check_length("model", request.model.as_deref(), limits::NAME_BYTES_MAX)?;
+    check_mode(request.mode.as_deref())?;
+    let id = request.session_id.as_deref().map(parse_id).transpose()?;
+    let metadata = request.metadata.as_ref().and_then(decoded::<Metadata>);
     let workspace = metadata.and_then(|metadata| metadata.workspace);
-    at_most("workspace", workspace.as_deref(), limits::PATH_BYTES_MAX)?;
+    check_length("workspace", workspace.as_deref(), limits::PATH_BYTES_MAX)?;
     let is_message = |message: &Raw| decoded::<ChatMessage>(message).is_some();
-    let messages = asked.messages.map(|all| all.into_iter().filter(is_message).collect());
+    let messages = request.messages.map(|all| all.into_iter().filter(is_message).collect());
     let config = SessionConfig {
-        title: asked.title,
-        model: asked.model,
-        mode: asked.mode,
-        system_prompt: asked.system_prompt,
+        title: request.title,
+        model: request.model,
+        mode: request.mode,
+        system_prompt: request.system_prompt,
         workspace,
-        metadata: asked.metadata,
+        metadata: request.metadata,
         messages,
     };
-    let session = runtime.create(id, &config).map_err(refuse)?;
-    Ok(Reply::json(201, &session.summary()))
+    Ok(Reply::json(201, &runtime.create(id, &config)?.summary()))
 }
 
 fn decoded<T: DeJson>(raw: &Raw) -> Option<T> {
@@ -192,22 +202,17 @@ fn decoded<T: DeJson>(raw: &Raw) -> Option<T> {
 }
 
 fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
-    let count = number(query, "limit", 1, limits::SESSIONS_PAGE_MAX as u64)?;
-    let count = count.and_then(|count| usize::try_from(count).ok());
-    let before = number(query, "before", 0, u64::MAX)?;
-    let page = runtime
-        .store()
-        .page(before, count.unwrap_or(limits::SESSIONS_PAGE_DEFAULT))
-        .map_err(|error| refuse(error.into()))?;
+    let count = count(query, limits::SESSIONS_PAGE_MAX)?.unwrap_or(limits::SESSIONS_PAGE_DEFAULT);
+    let before = number(query, "before", 0..=u64::MAX)?;
+    let page = runtime.store().page(before, count)?;
     // One that cannot be read, or has just been deleted, must not hide the others.
     let sessions = page.ids.iter().filter_map(|id| runtime.summary(id).ok()).collect();
     let next = page.next.map(|next| next.to_string());
     Ok(Reply::json(200, &SessionPage { sessions, next }))
 }
 
-fn show(session: &Arc<Session>) -> Result<Reply, Reply> {
-    let conversation = session.conversation().map_err(|error| refuse(error.into()))?;
-    let messages = Some(conversation.messages().iter().map(Raw::of).collect());
+fn show(session: &Session) -> Result<Reply, Reply> {
+    let messages = Some(session.conversation()?.messages().iter().map(Raw::of).collect());
     Ok(Reply::json(200, &SessionSummary { messages, ..session.summary() }))
 }
 
@@ -219,7 +224,7 @@ fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result
     if turn.turn_id.as_deref().is_some_and(|id| SessionId::parse(id).is_none()) {
         return Err(Reply::invalid("a turn's id is 1 to 64 letters, digits, '-' and '_'"));
     }
-    known_mode(turn.mode.as_deref())?;
+    check_mode(turn.mode.as_deref())?;
     for (what, name) in [("clientId", &turn.client_id), ("writerId", &turn.writer_id)] {
         let length = name.as_ref().map_or(1, String::len);
         if !(1..=limits::NAME_BYTES_MAX).contains(&length) {
@@ -230,24 +235,21 @@ fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result
     if turn.options.as_ref().is_some_and(|options| options.grant().is_none()) {
         return Err(Reply::invalid("grant is \"settings\", \"edits\" or \"all\""));
     }
-    let accepted = runtime.submit(session, &turn).map_err(refuse)?;
-    Ok(Reply::json(202, &accepted))
+    Ok(Reply::json(202, &runtime.submit(session, &turn)?))
 }
 
-/// Whether a client can answer the questions of turns, unless it says that it cannot.
+/// Returns whether the client can answer permission requests: it can unless it says otherwise.
 fn answers(query: &str) -> Result<bool, Reply> {
-    Ok(number(query, "answers", 0, 1)? != Some(0))
+    Ok(number(query, "answers", 0..=1)? != Some(0))
 }
 
 fn poll(session: Arc<Session>, query: &str) -> Result<Poll, Reply> {
-    let after = number(query, "afterSeq", 0, u64::MAX)?.unwrap_or(0);
-    let most = number(query, "limit", 1, limits::EVENTS_MAX as u64)?;
-    let limit = number(query, "timeout", 0, u64::MAX)?.unwrap_or(0);
-    let follower = Follower::new(session, after, answers(query)?);
-    let follower = follower.map_err(|error| refuse(error.into()))?;
-    let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(limits::EVENTS_MAX);
-    let limit = Duration::from_millis(limit).min(limits::POLL_MAX);
-    Ok(Poll { follower, events_max: most, limit })
+    let after = number(query, "afterSeq", 0..=u64::MAX)?.unwrap_or(0);
+    let events_max = count(query, limits::EVENTS_MAX)?.unwrap_or(limits::EVENTS_MAX);
+    let timeout_ms = number(query, "timeout", 0..=u64::MAX)?.unwrap_or(0);
+    let limit = Duration::from_millis(timeout_ms).min(limits::POLL_MAX);
+    let follower = Follower::new(session, after, answers(query)?)?;
+    Ok(Poll { follower, events_max, limit })
 }
 
 fn stream(
@@ -257,88 +259,78 @@ fn stream(
 ) -> Result<Answer, Reply> {
     let id = value(&head.query, "sessionId")?;
     let id = id.ok_or_else(|| Reply::invalid("sessionId is missing in the query"))?;
-    let session = find(runtime, &id)?;
+    let session = runtime.session(&parse_id(&id)?)?;
     // A browser that reconnects names the last event in a header; its URL is still the old one.
-    let resumed = head.last_event_id.as_deref().and_then(|id| id.trim().parse().ok());
-    let after = match resumed {
+    let last_event = head.last_event_id.as_deref().and_then(|id| id.trim().parse().ok());
+    let after = match last_event {
         Some(after) => after,
-        None => number(&head.query, "afterSeq", 0, u64::MAX)?.unwrap_or(0),
+        None => number(&head.query, "afterSeq", 0..=u64::MAX)?.unwrap_or(0),
     };
     let full =
         || Reply::problem(503, "BUSY", "too many event streams are open").with("Retry-After", "1");
     let slot = StreamSlot::take(streams).ok_or_else(full)?;
-    let follower = Follower::new(session, after, answers(&head.query)?);
-    let follower = follower.map_err(|error: Error| refuse(error.into()))?;
-    Ok(Answer::Stream(Box::new(Stream {
-        follower,
-        _slot: slot,
-        headers: auth::cors_headers(head),
-    })))
+    let follower = Follower::new(session, after, answers(&head.query)?)?;
+    let headers = auth::cors_headers(head);
+    Ok(Answer::Stream(Box::new(Stream { follower, _slot: slot, headers })))
 }
 
-fn cancel(runtime: &Runtime, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
-    let turns: CancelTurns = parse(body)?;
-    Ok(Reply::json(200, &runtime.cancel(session, &turns).map_err(refuse)?))
-}
-
-fn decide(session: &Arc<Session>, in_path: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
-    let asked: ResolvePermission = parse(body)?;
-    let request_id = match (in_path, asked.request_id.as_deref()) {
+fn decide(session: &Session, in_path: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
+    let request: ResolvePermission = parse(body)?;
+    let request_id = match (in_path, request.request_id.as_deref()) {
         (Some(path), Some(body)) if path != body => {
             return Err(Reply::invalid("the requestId in the body is not the one in the path"));
         }
         (path, body) => path.or(body).ok_or_else(|| Reply::invalid("requestId is missing"))?,
     };
-    let approved = match (asked.decision.as_deref(), asked.approved) {
+    let allow = match (request.decision.as_deref(), request.approved) {
         (Some("allow"), None | Some(true)) | (None, Some(true)) => true,
         (Some("deny"), None | Some(false)) | (None, Some(false)) => false,
         _ => return Err(Reply::invalid("decision is \"allow\" or \"deny\"")),
     };
-    at_most("decidedBy", asked.decided_by.as_deref(), limits::NAME_BYTES_MAX)?;
-    let by = asked.decided_by.as_deref().unwrap_or("anonymous");
-    let (status, conflict, message) =
-        match session.decide(request_id, approved, by).map_err(refuse)? {
-            Decision::Won => (200, false, None),
-            Decision::TooLate => (409, true, Some("it has been decided already")),
-            Decision::Unknown => (404, false, Some("nothing waits for this decision")),
-        };
-    let code = if conflict { "CONFLICT" } else { "NOT_FOUND" };
-    Ok(Reply::json(
-        status,
-        &PermissionReply {
-            ok: message.is_none(),
-            conflict,
-            resolved: message.is_none(),
-            message: message.map(str::to_owned),
-            error: message.map(|message| ErrorDetail::new(code, message)),
-        },
-    ))
+    check_length("decidedBy", request.decided_by.as_deref(), limits::NAME_BYTES_MAX)?;
+    let by = request.decided_by.as_deref().unwrap_or("anonymous");
+    let (status, error) = match session.decide(request_id, allow, by)? {
+        Decision::Won => (200, None),
+        Decision::TooLate => (409, Some(("CONFLICT", "it has been decided already"))),
+        Decision::Unknown => (404, Some(("NOT_FOUND", "nothing waits for this decision"))),
+    };
+    let reply = PermissionReply {
+        ok: error.is_none(),
+        conflict: status == 409,
+        resolved: error.is_none(),
+        message: error.map(|(_, message)| message.to_owned()),
+        error: error.map(|(code, message)| ErrorDetail::new(code, message)),
+    };
+    Ok(Reply::json(status, &reply))
 }
 
-/// A number in the query; `None` if it is not there.
-fn number(query: &str, name: &str, min: u64, max: u64) -> Result<Option<u64>, Reply> {
+/// Returns how many items the query asks for.
+fn count(query: &str, max: usize) -> Result<Option<usize>, Reply> {
+    let count = number(query, "limit", 1..=max as u64)?;
+    Ok(count.and_then(|count| usize::try_from(count).ok()))
+}
+
+/// Returns a number in the query, if it is there.
+fn number(query: &str, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Reply> {
     let Some(text) = value(query, name)? else {
         return Ok(None);
     };
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse().ok().filter(|number| plain && (min..=max).contains(number));
-    let refused = || {
-        let most = if max == u64::MAX { String::new() } else { format!(" to {max}") };
-        Reply::invalid(format_args!("{name} is a whole number from {min}{most}"))
-    };
-    number.map(Some).ok_or_else(refused)
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|number| is_plain && range.contains(number));
+    number.map(Some).ok_or_else(|| {
+        let (min, max) = range.into_inner();
+        let to = if max == u64::MAX { String::new() } else { format!(" to {max}") };
+        Reply::invalid(format_args!("{name} is a whole number from {min}{to}"))
+    })
 }
 
-/// A value in the query, decoded once; `None` if it is not there. RFC 3986, 2.1.
+/// Returns a value in the query, decoded once, if it is there. RFC 3986, 2.1.
 fn value(query: &str, name: &str) -> Result<Option<String>, Reply> {
-    let found = query.split('&').find_map(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (key == name).then_some(value)
-    });
-    let Some(found) = found else {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let Some((_, value)) = pairs.into_iter().find(|(key, _)| *key == name) else {
         return Ok(None);
     };
-    let decoded = decode(found);
+    let decoded = decode(value);
     decoded.map(Some).ok_or_else(|| Reply::invalid(format_args!("{name} is not well encoded")))
 }
 
@@ -348,9 +340,8 @@ fn decode(text: &str) -> Option<String> {
     while let Some(byte) = rest.next() {
         bytes.push(match byte {
             b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                let hex = digits.iter().all(u8::is_ascii_hexdigit);
-                hex.then(|| u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok())??
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
             }
             b'+' => b' ',
             byte => byte,
