@@ -25,7 +25,7 @@ enum Candidate {
     Option(&'static OptionSpec),
 }
 
-/// Every position: first those before a command is complete.
+/// Returns every position, first those before a command is complete.
 fn positions() -> Vec<Position> {
     let mut positions: Vec<Position> = Vec::new();
     for subcommand in SUBCOMMANDS {
@@ -56,8 +56,8 @@ fn positions() -> Vec<Position> {
     positions
 }
 
-/// The options with a value: first each that takes one of some words, with these words, then the
-/// names of the others.
+/// Returns the options that require a value: those with accepted values, each with its values, and
+/// the names of the others.
 fn valued_options() -> (Vec<(String, String)>, Vec<String>) {
     let (mut closed, mut open) = (Vec::new(), Vec::new());
     for option in SUBCOMMANDS.iter().flat_map(|subcommand| subcommand.options) {
@@ -160,7 +160,7 @@ fn fish_name(candidate: &Candidate) -> String {
     }
 }
 
-/// Fills in the lines of a template.
+/// Fills the lines into a template.
 fn filled(
     template: &str,
     values: impl Iterator<Item = String>,
@@ -170,7 +170,7 @@ fn filled(
     template.replace("@values@", &values.join("\n")).replace("@commands@", &commands.join("\n"))
 }
 
-/// The inside of a string in single quotes, for all three shells.
+/// Escapes the inside of a string in single quotes, for all three shells.
 fn single_quoted(text: &str) -> String {
     text.replace('\'', "'\\''")
 }

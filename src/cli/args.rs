@@ -68,7 +68,7 @@ pub struct ParsedArgs {
 }
 
 impl ParsedArgs {
-    /// The arguments of `subcommand`, before the first one is parsed.
+    /// Starts with no arguments.
     pub fn new(subcommand: &'static Subcommand) -> ParsedArgs {
         ParsedArgs { subcommand, options: Vec::new(), operand: None }
     }
@@ -122,19 +122,19 @@ impl ParsedArgs {
         Ok(())
     }
 
-    /// The value of an option, if it was given one.
+    /// Returns the value of an option, if it was given one.
     pub fn value(&self, long: &str) -> Option<String> {
         let value = self.options.iter().find(|(name, _)| *name == long)?.1.as_ref()?;
         Some(value.to_string_lossy().into_owned())
     }
 
-    /// The operand, where it is required.
+    /// Returns the operand; fails if it was not given.
     pub fn operand(&self) -> Result<String, String> {
         let name = self.subcommand.operand.as_ref().map_or("", |operand| operand.name);
         self.operand.clone().ok_or_else(|| format!("{name} is missing"))
     }
 
-    /// The value of an option after `parse`; `accepted` describes the values that it takes.
+    /// Returns the value of an option after `parse`; `accepted` describes the accepted values.
     pub fn parsed<T>(
         &self,
         long: &str,
@@ -146,7 +146,7 @@ impl ParsedArgs {
         parse(&text).map(Some).ok_or_else(invalid)
     }
 
-    /// The value of an option that takes a number in `range`.
+    /// Returns the value of an option that takes a number in `range`.
     pub fn number<T: FromStr + PartialOrd + Display>(
         &self,
         long: &str,
@@ -161,14 +161,14 @@ impl ParsedArgs {
         })
     }
 
-    /// A number of seconds; `default` if the option was given without a value.
+    /// Returns a number of seconds; `default` if the option was given without a value.
     pub fn seconds(&self, long: &str, default: Duration) -> Result<Option<Duration>, String> {
         let number = self.number(long, "a number of seconds", 0..=limits::WAIT_SECONDS_MAX)?;
         Ok(number.map(Duration::from_secs).or(self.has(long).then_some(default)))
     }
 }
 
-/// The text of an argument, which `what` names in the message.
+/// Returns the text of an argument, which `what` names in the message.
 pub fn utf8(text: &OsStr, what: &str) -> Result<String, String> {
     let invalid = || format!("{what} is not valid UTF-8: '{}'", text.to_string_lossy());
     text.to_str().map(str::to_owned).ok_or_else(invalid)

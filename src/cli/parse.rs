@@ -53,13 +53,13 @@ pub fn parse(arguments: Vec<OsString>) -> Result<(Command, OutputMode), Error> {
     }
 }
 
-/// Whether errors are to be reported as JSON, for a command line that cannot be parsed.
+/// Returns how to report errors of a command line that cannot be parsed.
 pub fn requested_mode(arguments: &[OsString]) -> OutputMode {
     let mut options = arguments.iter().take_while(|argument| *argument != "--");
     if options.any(|argument| argument == "--json") { OutputMode::Json } else { OutputMode::Text }
 }
 
-/// Help is for people, also with `--json`.
+/// Returns the command that prints a help text, also with `--json`.
 fn print(text: String) -> (Command, OutputMode) {
     (Command::Print(text), OutputMode::Text)
 }
@@ -113,7 +113,7 @@ fn remaining_words(parser: &mut Parser) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
-/// The argument as it was typed.
+/// Returns an argument as it was typed.
 fn typed(argument: &Arg<'_>) -> String {
     match argument {
         Arg::Long(long) => format!("--{long}"),
@@ -169,7 +169,7 @@ fn usage(subcommand: &Subcommand) -> String {
     format!("Usage: opta {}{options}{}", subcommand.words.join(" "), operand(subcommand))
 }
 
-/// The operand as the usage shows it: ` ID`, ` [ID]` or ` TASK...`.
+/// Returns the operand as the usage shows it: ` ID`, ` [ID]` or ` TASK...`.
 fn operand(subcommand: &Subcommand) -> String {
     subcommand.operand.as_ref().map_or(String::new(), |operand| match operand.arity {
         Arity::One => format!(" {}", operand.name),
@@ -178,7 +178,7 @@ fn operand(subcommand: &Subcommand) -> String {
     })
 }
 
-/// An option as the help shows it: `-n, --lines N`.
+/// Returns an option as the help shows it: `-n, --lines N`.
 pub(super) fn spelling(option: &OptionSpec) -> String {
     let short = option.short.map_or(String::new(), |short| format!("-{short}, "));
     short + &long_form(option)
@@ -200,7 +200,7 @@ fn missing_command(words: &[String]) -> String {
     }
 }
 
-/// The message when no command begins with `words` followed by `word`.
+/// Returns the message when no command begins with `words` followed by `word`.
 fn unknown_command(words: &[String], word: &str) -> String {
     let known: Vec<String> = next_words(words).into_iter().map(str::to_owned).collect();
     let before: String = words.iter().map(|word| format!("{word} ")).collect();
@@ -219,7 +219,7 @@ fn unknown_option(name: &str, known: &[String]) -> String {
     }
 }
 
-/// The word among `known` that `typed` is most likely a misspelling of.
+/// Returns the word among `known` that `typed` is most likely a misspelling of.
 fn nearest<'k>(typed: &str, known: &'k [String]) -> Option<&'k str> {
     if typed.len() >= 4
         && let Some(word) = known.iter().find(|word| word.starts_with(typed))
@@ -233,8 +233,8 @@ fn nearest<'k>(typed: &str, known: &'k [String]) -> Option<&'k str> {
     (least <= allowed && typed.trim_start_matches('-').chars().count() > 1).then_some(word)
 }
 
-/// The number of characters to insert, delete, replace or swap with the next one (optimal string
-/// alignment distance).
+/// Returns the number of characters to insert, delete, replace or swap with the next one (optimal
+/// string alignment distance).
 fn edit_distance(left: &str, right: &str) -> usize {
     let left: Vec<char> = left.chars().take(64).collect();
     let right: Vec<char> = right.chars().collect();

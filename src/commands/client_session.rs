@@ -90,7 +90,7 @@ impl<'a> ClientSession<'a> {
     /// Runs one turn to its end.
     ///
     /// # Errors
-    /// What keeps it from being submitted or followed.
+    /// Why it cannot be submitted or followed.
     pub fn run_turn(&mut self, content: &str, console: &mut Console) -> Result<TurnEnd, Error> {
         console.begin_turn();
         self.questions.clear();

@@ -38,7 +38,7 @@ impl TurnEnd {
     }
 }
 
-/// What the user does at a prompt.
+/// The next input of the user.
 pub enum UserInput {
     Line(String),
     Invalid(InvalidLine),
@@ -99,17 +99,17 @@ impl Console {
         }
     }
 
-    /// Until [`Console::block_signals`], a signal ends this process.
+    /// Lets signals end this process, until [`Console::block_signals`].
     pub fn unblock_signals(&self) -> Result<(), Error> {
         self.interrupts.let_through().doing("wait for signals")
     }
 
-    /// From now on signals are pending until they are taken.
+    /// Keeps signals pending until they are taken.
     pub fn block_signals(&self) -> Result<(), Error> {
         self.interrupts.hold().doing("wait for signals")
     }
 
-    /// A descriptor that is readable while a signal is pending.
+    /// Returns a descriptor that is readable while a signal is pending.
     pub fn signals(&self) -> BorrowedFd<'_> {
         self.interrupts.as_fd()
     }
@@ -132,12 +132,13 @@ impl Console {
         while let Ok(Some(_)) = self.take_signal() {}
     }
 
-    /// How long to wait for the end of a turn at most; `None` without a limit.
+    /// Returns how long to wait for the end of a turn at most; `None` without a limit.
     pub fn time_left(&self) -> Option<Duration> {
         self.exit.map(|(_, until)| until.saturating_duration_since(Instant::now()))
     }
 
-    /// The exit status if a signal ends the command: not the first SIGINT.
+    /// Returns the exit status if a signal ends the command, as all but the first SIGINT of a turn
+    /// do.
     pub fn exit_status(&self) -> Option<u8> {
         self.exit.map(|(signal, _)| signal.status())
     }
@@ -166,7 +167,7 @@ impl Console {
         Ok(TurnEnd::Failed(ErrorDetail::new(code, message)))
     }
 
-    /// The exit status of a command whose last turn ended so.
+    /// Returns the exit status of a command whose last turn ended like this.
     pub fn status_of(&self, end: &TurnEnd) -> u8 {
         let written = !self.screen.gave_up();
         match (self.exit_status(), end) {

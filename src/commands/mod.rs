@@ -70,7 +70,7 @@ impl Output {
         }
     }
 
-    /// Prints a [`Output::step`] for people; nothing with `--json`.
+    /// Prints a step for people; nothing with `--json`.
     pub fn progress(&self, text: &str) {
         if self.mode == OutputMode::Text {
             self.step(text);
@@ -141,7 +141,7 @@ impl Output {
         Ok(())
     }
 
-    /// The style of log lines on standard output.
+    /// Returns the style of log lines on standard output.
     pub fn style(&self) -> Style {
         if self.is_colored() { Style::Colour } else { Style::Plain }
     }
@@ -152,7 +152,7 @@ impl Output {
     }
 }
 
-/// What the user should know about a daemon that a command uses: a crash, another version.
+/// Returns notes about a daemon that a command uses: a crash before it, another version.
 pub fn daemon_notes(daemon: &Ensured) -> Vec<String> {
     let mut notes = Vec::new();
     if let How::Started(past) = &daemon.how

@@ -75,7 +75,7 @@ impl Questions {
         }
     }
 
-    /// Reads the answer to the question on the screen, and calls `decide` with the requests that it
+    /// Reads the answer to the question on the screen, and calls `decide` for each request that it
     /// decides.
     pub fn read_answer(
         &mut self,
@@ -130,7 +130,7 @@ impl Questions {
 }
 
 impl Question {
-    /// Nothing is asked about that would not be shown.
+    /// Makes the question of a request. It shows everything that the user would allow.
     fn new(request: PermissionRequest, own: bool) -> Question {
         let PermissionRequest { request_id, tool_name: tool, args, .. } = request;
         let (subject, change) = match agent::preview(&tool, args.as_str()) {
@@ -143,7 +143,7 @@ impl Question {
         Question { request_id, tool, own, text, change, asked: false }
     }
 
-    /// The prompt; the first time, after the lines that the call would change.
+    /// Returns the prompt; the first time, after the lines that the call would change.
     fn prompt(&mut self) -> String {
         let mut text = String::new();
         if !std::mem::replace(&mut self.asked, true) {
@@ -156,7 +156,7 @@ impl Question {
         text + &format!("{} [y]es / [n]o / [a]lways{show} ", self.text)
     }
 
-    /// The next lines of the change, `count` at most.
+    /// Takes the next lines of the change, `count` at most.
     fn take_change(&mut self, count: usize) -> String {
         let lines = self.change.drain(..count.min(self.change.len()));
         lines.map(|line| line + "\n").collect()

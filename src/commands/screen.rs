@@ -30,7 +30,7 @@ pub struct ToolLine {
     pub success: Option<bool>,
 }
 
-/// Where a turn is printed, and what was printed of it.
+/// The output of a turn: where it is printed, and what was printed so far.
 pub struct Screen {
     output: TaskOutput,
     stdout: InterruptibleWriter,
@@ -49,7 +49,7 @@ pub struct Screen {
     /// The answer so far ends with a carriage return, which is not printed to a terminal before
     /// the next character is known.
     pending_return: bool,
-    /// Since when the turn has produced nothing, while it is to be reported.
+    /// Since when the turn has produced nothing; `None` if that is not to be shown.
     waiting_since: Option<Instant>,
     /// The width of the progress message on the screen.
     progress_width: usize,
@@ -58,7 +58,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// An empty screen.
+    /// Duplicates the descriptors of standard output and standard error.
     pub fn new(output: TaskOutput, interrupts: &Rc<Interrupts>) -> Result<Screen, Error> {
         let (stdout_is_terminal, stderr_is_terminal) =
             (io::stdout().is_terminal(), io::stderr().is_terminal());
@@ -122,12 +122,12 @@ impl Screen {
         }
     }
 
-    /// The model is thinking.
+    /// Records that the model is thinking.
     pub fn thinking(&mut self) {
         self.thinking = true;
     }
 
-    /// Prints the call of a tool.
+    /// Prints a tool call.
     pub fn tool_started(&mut self, call: ToolLine) -> Result<(), Error> {
         // The text after a call is another paragraph.
         if self.mid_line {
@@ -199,13 +199,13 @@ impl Screen {
         Some(next.saturating_sub(waited))
     }
 
-    /// Stops to show progress: the turn waits for the user.
+    /// Stops showing progress: the turn waits for the user.
     pub fn stop_progress(&mut self) {
         self.clear_progress();
         self.waiting_since = None;
     }
 
-    /// Starts to show progress: the turn waits for the model or a tool.
+    /// Starts showing progress: the turn waits for the model or a tool.
     pub fn start_progress(&mut self) {
         self.waiting_since = Some(Instant::now());
         self.thinking = false;
@@ -228,7 +228,7 @@ impl Screen {
         self.print(&format!("{end}\n"))
     }
 
-    /// More of the answer, with its line ends as they are and other control characters escaped.
+    /// Escapes more of the answer for a terminal: control characters other than line ends.
     fn for_terminal(&mut self, text: &str) -> String {
         let before = if std::mem::take(&mut self.pending_return) { "\r" } else { "" };
         let text = format!("{before}{text}");

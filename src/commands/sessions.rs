@@ -64,7 +64,7 @@ fn list(store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error>
     Ok(status)
 }
 
-/// The line of a session. The title is last, because it may contain anything.
+/// Formats the line of a session. The title is last, because it may contain anything.
 fn row(summary: &SessionSummary, width: usize, now: i64) -> String {
     let age = clock::parse_rfc3339(&summary.created_at).map(|created| {
         let millis = u64::try_from(now.saturating_sub(created)).unwrap_or(0);
@@ -75,7 +75,7 @@ fn row(summary: &SessionSummary, width: usize, now: i64) -> String {
     format!("{id:<width$}  {age:>6}  {turns:>9}  {title}").trim_end().to_owned()
 }
 
-/// The title of a session in a line of text.
+/// Returns the title of a session for a line of text.
 pub fn title(summary: &SessionSummary) -> String {
     escaped(prefix(summary.title.as_deref().unwrap_or_default(), limits::TITLE_CHARS_MAX))
 }
@@ -97,7 +97,7 @@ fn print(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads a session, and notes what is missing of it.
+/// Reads a session, and prints notes about what is missing.
 fn read(store: &Store, typed: &str, output: &Output) -> Result<Transcript, Error> {
     let id = find(store, typed)?;
     let transcript = Transcript::read(store, &id)?;
@@ -116,7 +116,7 @@ fn read(store: &Store, typed: &str, output: &Output) -> Result<Transcript, Error
     Ok(transcript)
 }
 
-/// An id as an argument of a command.
+/// Formats an id as an argument of a command.
 pub fn as_argument(id: &SessionId) -> String {
     let dashes = if id.as_str().starts_with('-') { "-- " } else { "" };
     format!("{dashes}{}", id.as_str())

@@ -94,7 +94,7 @@ fn text_of(line: &[u8]) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    /// What becomes of `text` that comes in chunks of this size.
+    /// Returns the lines of `text`, read in chunks of this size.
     fn lines(text: &[u8], size: usize) -> Vec<Result<String, InvalidLine>> {
         let mut stdin = StdinLines::of(File::open("/dev/null").unwrap());
         let mut taken = Vec::new();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn line_ends_of_all_systems_end_a_line() {
+    fn lf_and_crlf_end_a_line() {
         for size in 1..8 {
             let found = lines("one\ntwo\r\n\n\r\nü\r\r\nlast\r".as_bytes(), size);
             let found: Vec<String> = found.into_iter().map(Result::unwrap).collect();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_as_long_as_a_task_at_most_and_the_next_one_is_whole() {
+    fn a_line_longer_than_a_task_is_refused_and_the_next_one_is_read() {
         let most = usize::try_from(limits::TASK_BYTES_MAX).unwrap();
         let refused =
             |number| InvalidLine { number, reason: "it is longer than 3145728 bytes".into() };
