@@ -43,10 +43,7 @@ pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
         let id = session.id.as_str();
         console.screen.note(&format!("to resume: opta chat --resume {id}"));
     }
-    let result = console.flush().and(result);
-    // When a terminal is closed, reads and writes fail and a signal is sent.
-    console.drain_signals();
-    console.exit_status().map_or(result, Ok).map(ExitCode::from)
+    console.finish(result)
 }
 
 /// Sends each line of the input. At a prompt, an error is printed and the next line is read. In a

@@ -3,6 +3,7 @@
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -127,11 +128,6 @@ impl Console {
         Ok(signal)
     }
 
-    /// Takes all pending signals: the command ends now.
-    pub fn drain_signals(&mut self) {
-        while let Ok(Some(_)) = self.take_signal() {}
-    }
-
     /// Returns how long to wait for the end of a turn at most; `None` without a limit.
     pub fn time_left(&self) -> Option<Duration> {
         self.exit.map(|(_, until)| until.saturating_duration_since(Instant::now()))
@@ -152,6 +148,14 @@ impl Console {
             }
             self.take_signal()?;
         }
+    }
+
+    /// Ends the command: writes all pending output and returns the exit status. A pending signal
+    /// replaces `result`, because when a terminal is closed, reads and writes fail, too.
+    pub fn finish(mut self, result: Result<u8, Error>) -> Result<ExitCode, Error> {
+        let result = self.flush().and(result);
+        while let Ok(Some(_)) = self.take_signal() {}
+        self.exit_status().map_or(result, Ok).map(ExitCode::from)
     }
 
     /// Ends a turn that was cancelled without waiting for its end. The command ends, too.

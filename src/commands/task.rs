@@ -56,11 +56,7 @@ fn run_task(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, E
     let result = session
         .run_turn(&task, &mut console)
         .and_then(|end| print_end(&end, args.output, session, &mut console));
-    // When a terminal is closed, reads and writes fail and a signal is sent.
-    if result.is_err() {
-        console.drain_signals();
-    }
-    console.exit_status().map_or(result, Ok).map(ExitCode::from)
+    console.finish(result)
 }
 
 /// Prints how the turn ended. Returns the exit status.
