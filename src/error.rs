@@ -1,27 +1,27 @@
-//! Failures: of which kind, one sentence, and the next step.
+//! The error of every room: its kind, its message and the next step.
 //!
-//! Each room builds its errors where they arise, in functions named after the failure. A new
-//! failure is one such function; one that scripts must tell from all others is a new [`Kind`] too.
+//! Each room builds its errors in functions named after the failure. A new error is one such
+//! function. It needs a new [`Kind`] only if callers or scripts must distinguish it.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
-/// What went wrong: `cannot do this to that: reason`.
+/// An error with the message `cannot do this to that: reason`.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
-    /// `do this to that`; `None` if the reason is the whole sentence.
+    /// `do this to that`; `None` if the reason is the whole message.
     action: Option<String>,
     reason: String,
     next_step: Option<String>,
-    /// In place of the kind's exit status.
+    /// Replaces the exit status of the kind.
     status: Option<u8>,
-    /// For a failed system call.
+    /// Why a system call failed.
     io_kind: Option<io::ErrorKind>,
 }
 
-/// What callers and scripts branch on.
+/// What callers and scripts distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     AlreadyRunning,
@@ -41,10 +41,10 @@ pub enum Kind {
     SessionNotFound,
     SessionsUnlisted,
     ServiceManager,
-    /// The manager has read the service's file and cannot use it.
+    /// The service manager read the unit or job and cannot use it.
     ServiceRefused,
     StartFailed,
-    /// Other starters have held the start lock for too long.
+    /// Other starters held the start lock for too long.
     StartLocked,
     StartTimedOut,
     StillRunning,
@@ -59,7 +59,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The name in `--json`, and the exit status. The manual pages list both.
+    /// Returns the code in `--json` and the exit status. The manual pages list both.
     fn row(self) -> (&'static str, u8) {
         match self {
             Kind::AlreadyRunning => ("ALREADY_RUNNING", 1),
@@ -98,12 +98,12 @@ impl Error {
         Error { kind, action, reason, next_step: None, status: None, io_kind: None }
     }
 
-    /// Returns the refusal of a command line, with the line that shows how to call the command.
+    /// Returns a usage error, with the line that shows how to call the command.
     pub fn usage(message: impl Into<String>, usage: impl Into<String>) -> Error {
         Error { action: None, ..Error::cannot(Kind::Usage, "", message) }.with_next_step(usage)
     }
 
-    /// Returns the failure of writing to standard output.
+    /// Returns the error of a write to standard output.
     #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
     pub fn output(cause: io::Error) -> Error {
         Error::system(Kind::Output, "write to standard output", &cause)
@@ -129,17 +129,17 @@ impl Error {
         self.kind
     }
 
-    /// The name in `--json`.
+    /// Returns the code in `--json`.
     pub fn code(&self) -> &'static str {
         self.kind.row().0
     }
 
-    /// The exit status.
+    /// Returns the exit status of the command.
     pub fn status(&self) -> u8 {
         self.status.unwrap_or(self.kind.row().1)
     }
 
-    /// The sentence without what could not be done.
+    /// Returns the message without the action.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -148,7 +148,7 @@ impl Error {
         self.next_step.as_deref()
     }
 
-    /// The system's reason, where a system call failed.
+    /// Returns why a system call failed.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         self.io_kind
     }
@@ -163,7 +163,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// The system's own words, without the number that `io::Error` appends.
+/// Returns the message of the system, without the number that `io::Error` appends.
 pub fn reason(cause: &io::Error) -> String {
     let text = cause.to_string();
     match text.find(" (os error ") {
@@ -172,7 +172,7 @@ pub fn reason(cause: &io::Error) -> String {
     }
 }
 
-/// Names what was being done to which file when a system call failed.
+/// Adds to an I/O error the action and the file that it was about.
 pub trait At<T> {
     /// `fs::read(&path).at("read", &path)?` becomes "cannot read PATH: reason".
     fn at(self, doing: &'static str, path: &Path) -> Result<T, Error>;
@@ -185,7 +185,7 @@ impl<T> At<T> for io::Result<T> {
     }
 }
 
-/// Names what was being done when a system call on no file failed.
+/// Adds the action to an I/O error that is not about a file.
 pub trait Doing<T> {
     /// `sys::random(&mut bytes).doing("make a token")?` becomes "cannot make a token: reason".
     fn doing(self, doing: &'static str) -> Result<T, Error>;
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_io_error_reads_as_a_sentence_without_a_number() {
+    fn an_io_error_becomes_a_message_without_a_number() {
         let failed: io::Result<()> = Err(io::Error::from_raw_os_error(13));
         let error = failed.at("read", Path::new("/x/state.json")).unwrap_err();
         assert_eq!(error.to_string(), "cannot read /x/state.json: Permission denied");

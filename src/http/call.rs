@@ -91,7 +91,7 @@ fn finish(
     bytes_max: usize,
 ) -> io::Result<Response> {
     if !head.has_length {
-        return Err(invalid("it does not tell its length"));
+        return Err(invalid("the response has no length"));
     }
     let mut body = Vec::new();
     let left = || deadline.saturating_duration_since(Instant::now());

@@ -96,7 +96,7 @@ impl<'w> ClientConnection<'w> {
             body.extend_from_slice(&bytes);
             if body.len() > bytes_max {
                 body.truncate(bytes_max);
-                return Err(invalid("the answer is too long"));
+                return Err(invalid("the response is too long"));
             }
         }
         Ok(())

@@ -153,7 +153,7 @@ impl ResponseParser {
                 *at += length;
                 self.trailer_bytes += length;
                 if self.trailer_bytes > limits::HEAD_BYTES_MAX {
-                    return Err(invalid("the trailers of the answer are too long"));
+                    return Err(invalid("the trailers of the response are too long"));
                 }
                 if line.is_empty() {
                     self.state = State::Complete;
@@ -186,12 +186,12 @@ fn head_length(bytes: &[u8]) -> io::Result<Option<usize>> {
     let near = bytes.get(..limits::HEAD_BYTES_MAX).unwrap_or(bytes);
     let length = near.windows(4).position(|window| window == b"\r\n\r\n").map(|start| start + 4);
     if length.is_none() && bytes.len() >= limits::HEAD_BYTES_MAX {
-        return Err(invalid("the head of the answer is too long"));
+        return Err(invalid("the head of the response is too long"));
     }
     // Rejected at once: what is not HTTP may never contain an empty line.
     let begin = b"HTTP/1.";
     if !bytes.iter().zip(begin).all(|(found, expected)| found == expected) {
-        return Err(invalid("it does not begin with a status line"));
+        return Err(invalid("the response does not begin with a status line"));
     }
     Ok(length)
 }
@@ -201,7 +201,9 @@ fn line(bytes: &[u8]) -> io::Result<Option<&[u8]>> {
     let near = bytes.get(..limits::HEAD_BYTES_MAX).unwrap_or(bytes);
     match near.windows(2).position(|window| window == b"\r\n") {
         Some(end) => Ok(near.get(..end)),
-        None if bytes.len() >= limits::HEAD_BYTES_MAX => Err(invalid("a line is too long")),
+        None if bytes.len() >= limits::HEAD_BYTES_MAX => {
+            Err(invalid("the size of a chunk is too long"))
+        }
         None => Ok(None),
     }
 }
@@ -212,7 +214,7 @@ fn chunk_size(line: &[u8]) -> io::Result<u64> {
         (1..=16).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
     });
     let size = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    size.ok_or_else(|| invalid("a chunk does not tell its size"))
+    size.ok_or_else(|| invalid("a chunk has no valid size"))
 }
 
 fn parse_head(bytes: &[u8]) -> io::Result<(ResponseHead, State)> {
@@ -225,9 +227,10 @@ fn parse_head(bytes: &[u8]) -> io::Result<(ResponseHead, State)> {
         (code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_digit())).then_some(())?;
         code.parse().ok()
     });
-    let status: u16 = status.ok_or_else(|| invalid("it does not begin with a status line"))?;
+    let status: u16 =
+        status.ok_or_else(|| invalid("the response does not begin with a status line"))?;
     if status == 101 {
-        return Err(invalid("it wants to speak another protocol"));
+        return Err(invalid("the server wants to switch protocols"));
     }
     let fields = lines.filter_map(|line| line.split_once(':'));
     let fields = fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
@@ -246,7 +249,7 @@ fn framing(head: &ResponseHead) -> io::Result<State> {
     match codings.as_slice() {
         [] => {}
         [coding] if coding.eq_ignore_ascii_case("chunked") => return Ok(State::ChunkSize),
-        _ => return Err(invalid("it is encoded in a way that was not asked for")),
+        _ => return Err(invalid("the response has an unsupported transfer coding")),
     }
     let mut lengths = head.fields_named("content-length");
     let Some(length) = lengths.next() else { return Ok(State::UntilClose) };
@@ -255,7 +258,7 @@ fn framing(head: &ResponseHead) -> io::Result<State> {
     match parsed {
         Some(0) => Ok(State::Complete),
         Some(left) => Ok(State::Body { left, chunked: false }),
-        None => Err(invalid("it does not tell its length")),
+        None => Err(invalid("the response has no valid length")),
     }
 }
 

@@ -17,12 +17,12 @@ const HEADERS: &str = "Authorization, Content-Type, If-None-Match";
 pub fn check_origin(head: &RequestHead, port: u16) -> Result<(), Reply> {
     if !is_our_host(&head.host, port) {
         let message = "the Host is not this daemon's address";
-        return Err(Reply::problem(421, "FORBIDDEN", message));
+        return Err(Reply::error(421, "FORBIDDEN", message));
     }
     match &head.origin {
         Some(origin) if !is_local_origin(origin) => {
             let message = "pages of this origin may not talk to the daemon";
-            Err(Reply::problem(403, "FORBIDDEN", message))
+            Err(Reply::error(403, "FORBIDDEN", message))
         }
         Some(_) if head.method == Method::Options => Err(Reply::empty(204)
             .with("Access-Control-Allow-Methods", METHODS)
@@ -68,7 +68,7 @@ pub fn token_in_query(head: &RequestHead) -> Option<&str> {
 
 /// Returns the reply to a request whose token is missing or wrong.
 pub fn unauthorized() -> Reply {
-    Reply::problem(401, "UNAUTHORIZED", "the token is missing or wrong")
+    Reply::error(401, "UNAUTHORIZED", "the token is missing or wrong")
         .with("WWW-Authenticate", "Bearer")
 }
 
@@ -81,7 +81,7 @@ pub fn check_body_type(head: &RequestHead) -> Result<(), Reply> {
         return Ok(());
     }
     let message = "the Content-Type of the body is not application/json";
-    Err(Reply::problem(415, "INVALID_REQUEST", message))
+    Err(Reply::error(415, "INVALID_REQUEST", message))
 }
 
 fn is_our_host(host: &str, port: u16) -> bool {

@@ -103,7 +103,7 @@ impl Acceptor {
 
 /// Tells a client that there are too many connections, without waiting for it.
 fn refuse(stream: &TcpStream) {
-    let reply = Reply::problem(503, "BUSY", "too many connections are open")
+    let reply = Reply::error(503, "BUSY", "too many connections are open")
         .with("Retry-After", "1")
         .closing();
     // An error means that the client left.

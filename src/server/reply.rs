@@ -40,13 +40,13 @@ impl Reply {
     }
 
     /// Makes a reply `{"error":{"code":…,"message":…}}`.
-    pub fn problem(status: u16, code: &str, message: impl Display) -> Reply {
+    pub fn error(status: u16, code: &str, message: impl Display) -> Reply {
         Reply::json_text(status, protocol::error_body(code, &message.to_string()))
     }
 
     /// Makes the reply to a request that is wrong in itself.
     pub fn invalid(message: impl Display) -> Reply {
-        Reply::problem(400, "INVALID_REQUEST", message)
+        Reply::error(400, "INVALID_REQUEST", message)
     }
 
     /// Adds a header.
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn an_error_is_json_with_a_code_and_a_message() {
-        let text = printed(Reply::problem(404, "NOT_FOUND", "no \"such\" thing"));
+        let text = printed(Reply::error(404, "NOT_FOUND", "no \"such\" thing"));
         assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
         assert!(
             text.ends_with(

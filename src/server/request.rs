@@ -71,7 +71,7 @@ fn within_limit(head_bytes: usize) -> Result<usize, Reply> {
 }
 
 fn too_large(message: std::fmt::Arguments<'_>) -> Reply {
-    Reply::problem(431, "INVALID_REQUEST", message)
+    Reply::error(431, "INVALID_REQUEST", message)
 }
 
 /// Parses a head whose end [`head_end`] found.
@@ -87,7 +87,7 @@ pub fn parse(head: &[u8]) -> Result<RequestHead, Reply> {
     let fields = Fields::read(lines)?;
     if fields.transfer_encoding {
         let message = "a body needs a Content-Length; Transfer-Encoding is not taken";
-        return Err(Reply::problem(411, "INVALID_REQUEST", message));
+        return Err(Reply::error(411, "INVALID_REQUEST", message));
     }
     Ok(RequestHead {
         method,
@@ -116,7 +116,7 @@ fn parse_request_line(line: &[u8]) -> Result<(Method, &str, bool), Reply> {
         "HTTP/1.0" => false,
         other if other.starts_with("HTTP/") => {
             let message = "only HTTP/1.1 and HTTP/1.0 are spoken here";
-            return Err(Reply::problem(505, "INVALID_REQUEST", message));
+            return Err(Reply::error(505, "INVALID_REQUEST", message));
         }
         _ => return Err(malformed()),
     };
@@ -191,7 +191,7 @@ impl Fields {
             self.expects_continue = true;
             if !text("Expect", value)?.eq_ignore_ascii_case("100-continue") {
                 let message = "the only expectation that can be met is 100-continue";
-                return Err(Reply::problem(417, "INVALID_REQUEST", message));
+                return Err(Reply::error(417, "INVALID_REQUEST", message));
             }
         }
         Ok(())

@@ -170,7 +170,7 @@ impl<'a> RequestLoop<'a> {
             Answer::Now(reply) => Ok(reply),
             Answer::Poll(poll) => match poll.run(self.stream) {
                 Ok(reply) => reply.ok_or(End::Close),
-                Err(error) => Ok(Reply::problem(500, "INTERNAL_ERROR", reason(&error))),
+                Err(error) => Ok(Reply::error(500, "INTERNAL_ERROR", reason(&error))),
             },
             Answer::Stream(stream) => {
                 // Nothing follows a stream, whether it failed or not.
@@ -193,7 +193,7 @@ impl<'a> RequestLoop<'a> {
                 [("method", &head.method), ("path", &head.path), ("cause", &cause)];
             self.app.log.error("a request panicked", &fields);
             let message = "the daemon has failed at this request; its log says more";
-            Answer::Now(Reply::problem(500, "INTERNAL_ERROR", message))
+            Answer::Now(Reply::error(500, "INTERNAL_ERROR", message))
         })
     }
 
@@ -241,7 +241,7 @@ impl<'a> RequestLoop<'a> {
         let length = usize::try_from(head.content_length).unwrap_or(usize::MAX);
         if length > bytes_max {
             let message = format_args!("the body is longer than {bytes_max} bytes");
-            return Err(Reply::problem(413, "PAYLOAD_TOO_LARGE", message).into());
+            return Err(Reply::error(413, "PAYLOAD_TOO_LARGE", message).into());
         }
         let here = length.min(self.unread.len());
         let mut body: Vec<u8> = self.unread.drain(..here).collect();
@@ -270,7 +270,7 @@ impl<'a> RequestLoop<'a> {
             Ok(count) => Ok(count),
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 let message = format_args!("{what} took too long");
-                Err(Reply::problem(408, "INVALID_REQUEST", message).into())
+                Err(Reply::error(408, "INVALID_REQUEST", message).into())
             }
             Err(error) => Err(error.into()),
         }

@@ -103,12 +103,12 @@ impl App {
         };
         let Some(route) = route else {
             let message = "there is nothing at this path";
-            return Err(Reply::problem(404, "NOT_FOUND", message));
+            return Err(Reply::error(404, "NOT_FOUND", message));
         };
         let methods = route.methods();
         if !methods.split(", ").any(|method| method == head.method.as_str()) {
             let message = format_args!("this path takes {methods}");
-            return Err(Reply::problem(405, "METHOD_NOT_ALLOWED", message).with("Allow", methods));
+            return Err(Reply::error(405, "METHOD_NOT_ALLOWED", message).with("Allow", methods));
         }
         auth::check_body_type(head)?;
         Ok(Authorized { route, has_token })
@@ -174,7 +174,7 @@ impl App {
         if asked.if_idle == Some(true)
             && let Err(problem) = self.sessions.stop_if_idle()
         {
-            return Reply::problem(409, "BUSY", problem);
+            return Reply::error(409, "BUSY", problem);
         }
         (self.on_shutdown)();
         Reply::json(202, &protocol::ShutdownAccepted { ok: true })

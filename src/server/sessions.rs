@@ -101,7 +101,7 @@ impl From<SessionError> for Reply {
             SessionError::Storage(_) => (507, "STORAGE_FULL"),
             SessionError::Failed(_) => (500, "INTERNAL_ERROR"),
         };
-        Reply::problem(status, code, error)
+        Reply::error(status, code, error)
     }
 }
 
@@ -267,7 +267,7 @@ fn stream(
         None => number(&head.query, "afterSeq", 0..=u64::MAX)?.unwrap_or(0),
     };
     let full =
-        || Reply::problem(503, "BUSY", "too many event streams are open").with("Retry-After", "1");
+        || Reply::error(503, "BUSY", "too many event streams are open").with("Retry-After", "1");
     let slot = StreamSlot::take(streams).ok_or_else(full)?;
     let follower = Follower::new(session, after, answers(&head.query)?)?;
     let headers = auth::cors_headers(head);
