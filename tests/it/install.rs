@@ -1,4 +1,4 @@
-//! `make install` and `make uninstall`: everything in its place, nothing left, nobody disturbed.
+//! `make install` and `make uninstall`: every file in its place, none left, no daemon disturbed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use crate::support::need;
 
 const OPTA: &str = env!("CARGO_BIN_EXE_opta");
 
-/// What `make` has built, as far as `make install` can tell, and a place to install it to.
+/// What `make` builds for `make install`, and the directory in which it is installed.
 struct Stage {
     path: PathBuf,
 }
@@ -28,7 +28,7 @@ impl Stage {
         Stage { path }
     }
 
-    /// Runs make with nothing of its surroundings: it may be run by another make, and there is no
+    /// Runs make with an environment of its own, since another make may run the tests, and without
     /// cargo.
     fn make(&self, target: &str, more: &[&str]) -> Output {
         let mut make = Command::new("make");
@@ -46,18 +46,18 @@ impl Stage {
         make.args(more).output().unwrap()
     }
 
-    fn make_well(&self, target: &str, more: &[&str]) {
+    fn make_successfully(&self, target: &str, more: &[&str]) {
         let output = self.make(target, more);
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "make {target}: {complaint}");
-        assert_eq!(complaint, "", "make {target}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "make {target}: {errors}");
+        assert_eq!(errors, "", "make {target}");
     }
 
     fn root(&self) -> PathBuf {
         self.path.join("root dir")
     }
 
-    /// The files that are installed, from the root.
+    /// Returns the installed files, relative to the root.
     fn installed(&self) -> Vec<String> {
         let mut files = Vec::new();
         let mut folders = vec![self.root()];
@@ -100,10 +100,10 @@ impl Drop for Stage {
 }
 
 #[test]
-fn install_puts_everything_in_its_place_and_uninstall_leaves_nothing() {
+fn uninstall_removes_every_file_that_install_puts_in_place() {
     need!("make");
     let stage = Stage::new("places");
-    stage.make_well("install", &[]);
+    stage.make_successfully("install", &[]);
     let expected = [
         ("pre fix/bin/opta", 0o755),
         ("pre fix/share/bash-completion/completions/opta", 0o644),
@@ -121,16 +121,16 @@ fn install_puts_everything_in_its_place_and_uninstall_leaves_nothing() {
         let found = fs::metadata(stage.root().join(file)).unwrap().permissions().mode();
         assert_eq!(found & 0o7777, mode, "{file}");
     }
-    stage.make_well("uninstall", &[]);
+    stage.make_successfully("uninstall", &[]);
     assert_eq!(stage.installed(), Vec::<String>::new());
 }
 
 #[test]
-fn programs_and_pages_go_where_they_are_told() {
+fn bindir_and_mandir_decide_where_programs_and_pages_are_installed() {
     need!("make");
-    let stage = Stage::new("told");
-    let told = ["BINDIR=/else where/sbin", "MANDIR=/else where/man"];
-    stage.make_well("install", &told);
+    let stage = Stage::new("directories");
+    let directories = ["BINDIR=/else where/sbin", "MANDIR=/else where/man"];
+    stage.make_successfully("install", &directories);
     let elsewhere = |files: Vec<String>| {
         files.into_iter().filter(|file| file.starts_with("else where/")).collect::<Vec<_>>()
     };
@@ -146,29 +146,29 @@ fn programs_and_pages_go_where_they_are_told() {
             "else where/sbin/opta"
         ]
     );
-    stage.make_well("uninstall", &told);
+    stage.make_successfully("uninstall", &directories);
     assert_eq!(stage.installed(), Vec::<String>::new());
 }
 
 #[test]
-fn install_without_a_build_says_so_and_builds_nothing() {
+fn install_without_a_build_fails_and_builds_nothing() {
     need!("make");
     let stage = Stage::new("unbuilt");
     let output = stage.make("install", &["OPTA=no/such/program"]);
     assert!(!output.status.success());
-    let complaint = String::from_utf8_lossy(&output.stderr);
+    let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
-        complaint.starts_with("nothing to install, no no/such/program: run make first\n"),
-        "{complaint}"
+        errors.starts_with("nothing to install, no no/such/program: run make first\n"),
+        "{errors}"
     );
     assert!(!stage.root().exists());
 }
 
 #[test]
-fn a_daemon_that_runs_is_not_in_the_way() {
+fn install_replaces_the_program_of_a_running_daemon() {
     need!("make");
     let stage = Stage::new("running");
-    stage.make_well("install", &[]);
+    stage.make_successfully("install", &[]);
     let program = stage.root().join("pre fix/bin/opta");
     assert!(stage.opta(&program, &["daemon", "start"]).status.success());
     let stale = || {
@@ -177,7 +177,7 @@ fn a_daemon_that_runs_is_not_in_the_way() {
         String::from_utf8(status.stdout).unwrap().contains("\"staleBinary\":true")
     };
     assert!(!stale());
-    stage.make_well("install", &[]);
+    stage.make_successfully("install", &[]);
     assert!(stale(), "the daemon runs from the file that was replaced");
     assert!(stage.opta(&program, &["daemon", "restart"]).status.success());
     assert!(!stale());

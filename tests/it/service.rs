@@ -1,22 +1,30 @@
-//! `opta daemon install` and `uninstall`, and the daemon as a service: under a real systemd of the
-//! test's own, and under a launchd that is played by a script.
+//! `opta daemon install` and `uninstall`, and the daemon as a service: under a private, real
+//! systemd, and under a script that imitates launchd.
 //!
-//! Each test is a session in a shell and what it is to show.
+//! Each test is a shell script and its expected output.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{ANYTHING, Home, NONE, Run, namespace, need, skip};
 
-/// Everywhere first: `opta` by a name of its own, a free port, and the answer to "how did it end".
+/// The beginning of each script. `try` prints the exit status of a command, and `wait_until` runs
+/// one until it succeeds.
 const PREAMBLE: &str = r#"
     export PATH="$TOOLS:$BIN:$PATH"
     unit=~/.config/systemd/user/opta-daemon.service
     mkdir -p -m 700 ~/.config/opta
     echo '{"daemon":{"port":0}}' >~/.config/opta/config.json
     try() { "$@" 2>&1 && echo "= 0" || echo "= $?"; }
+    wait_until() {
+        deadline=$(($(date +%s) + 30))
+        until "$@"; do
+            [ "$(date +%s)" -lt "$deadline" ] || { echo "still not: $*"; exit 1; }
+        done
+    }
     owner() { cat ~/.config/opta/daemon/daemon.pid; }
     managed() { opta daemon status --json | sed 's/.*"managedBy":\([^,]*\),.*/\1/'; }
+    state() { [ "$(systemctl --user is-active opta-daemon)" = "$1" ]; }
     variable() { tr '\0' '\n' <"/proc/$(owner)/environ" | grep "^$1="; }
 "#;
 
@@ -24,7 +32,7 @@ fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools")
 }
 
-/// A home, and beside it a copy of the program where every user can run it.
+/// Returns a home next to a copy of the program that every user can run.
 pub fn machine() -> Home {
     let home = Home::new();
     let bin = home.beside("bin");
@@ -41,16 +49,15 @@ fn session<'h>(home: &'h Home, tools: &Path, script: &str) -> Run<'h> {
         .unset("OPTA_DAEMON_PORT")
 }
 
-/// With a systemd that is the user's alone; elsewhere the real one of this machine is not to be
-/// met.
+/// Runs a script beside a private systemd of `user`. No test may use that of the machine.
 pub fn under_systemd<'h>(home: &'h Home, user: &str, script: &str) -> Run<'h> {
     let tool = tools().join("with-user-systemd");
-    // No tools of ours on the PATH: systemctl is the real one.
+    // Without the tools of the tests in PATH: systemctl is the real one.
     let run = session(home, &home.beside("bin"), script);
     run.within([tool.as_os_str(), "--as".as_ref(), user.as_ref()])
 }
 
-/// Why no systemd can be run here, if so.
+/// Returns why no private systemd can run here, if it cannot.
 pub fn no_systemd() -> Option<String> {
     let output = Command::new(tools().join("with-user-systemd")).arg("true").output().unwrap();
     match output.status.code() {
@@ -59,7 +66,7 @@ pub fn no_systemd() -> Option<String> {
     }
 }
 
-/// Root, and a user without any rights.
+/// Root and an unprivileged user.
 pub const USERS: [&str; 2] = ["root", "nobody"];
 
 macro_rules! need_systemd {
@@ -78,7 +85,7 @@ const LINGER: &str =
 const SHORT_LIVED: &str = "opta: the service runs {program}, which may be removed soon\n";
 
 #[test]
-fn a_service_of_systemd_is_installed_run_and_removed() {
+fn a_systemd_service_is_installed_run_and_removed() {
     need_systemd!();
     need!("curl");
     for user in USERS {
@@ -148,7 +155,7 @@ fn start_stop_and_restart_of_a_service_go_through_systemd() {
             opta daemon stop --force
             opta daemon restart
             opta daemon restart --if-idle
-            # More often than systemd lets a unit be started by itself.
+            # More often than StartLimitBurst allows.
             for again in 1 2 3 4 5 6; do opta daemon restart >/dev/null; done
             managed
             opta daemon stop >/dev/null
@@ -187,10 +194,10 @@ fn start_stop_and_restart_of_a_service_go_through_systemd() {
 }
 
 #[test]
-fn a_service_that_hangs_is_ended_by_force_alone() {
+fn a_hanging_service_is_stopped_only_by_force() {
     need_systemd!();
     let home = machine();
-    // Not SIGSTOP: systemd sends SIGCONT with what it sends.
+    // SIGSTOP does not work: systemd sends SIGCONT after each of its signals.
     let script = r#"
         freeze() { echo 1 >"/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$(owner)/cgroup")/cgroup.freeze"; }
         opta daemon install --now >/dev/null 2>&1
@@ -215,7 +222,7 @@ fn a_service_that_hangs_is_ended_by_force_alone() {
 }
 
 #[test]
-fn systemd_starts_a_crashed_daemon_again_with_a_fresh_token() {
+fn systemd_restarts_a_crashed_daemon_with_a_new_token() {
     need_systemd!();
     for user in USERS {
         let home = machine();
@@ -227,12 +234,12 @@ fn systemd_starts_a_crashed_daemon_again_with_a_fresh_token() {
             [ "$old" != "$(owner)" ]
             [ "$token" != "$(opta daemon token)" ]
             managed
-            # One that waits to be started again is stopped, too.
+            # A service that waits for its restart is stopped, too.
             mkdir "$unit.d"
             printf '[Service]\nRestartSec=1h\n' >"$unit.d/slow.conf"
             systemctl --user daemon-reload
             kill -9 "$(owner)"
-            until [ "$(systemctl --user is-active opta-daemon)" = activating ]; do :; done
+            wait_until state activating
             opta daemon stop
             systemctl --user is-active opta-daemon || :
             try opta daemon status
@@ -243,7 +250,7 @@ fn systemd_starts_a_crashed_daemon_again_with_a_fresh_token() {
 }
 
 #[test]
-fn status_tells_that_systemd_has_given_up() {
+fn status_reports_that_systemd_gave_up() {
     need_systemd!();
     let home = machine();
     let script = r#"
@@ -252,15 +259,17 @@ fn status_tells_that_systemd_has_given_up() {
         printf '[Service]\nRestartSec=50ms\n' >"$unit.d/fast.conf"
         systemctl --user daemon-reload
         opta daemon start >/dev/null
-        until systemctl --user --quiet is-failed opta-daemon; do
+        kill_until_failed() {
             pid=$(systemctl --user show --value --property=MainPID opta-daemon)
             [ "$pid" = 0 ] || kill -9 "$pid" 2>/dev/null || :
-        done
+            systemctl --user --quiet is-failed opta-daemon
+        }
+        wait_until kill_until_failed
         try opta daemon status
         opta daemon status --json || :
         try opta daemon status --quiet
         opta doctor | grep '  daemon '
-        # As if the last one had been killed before it left a trace.
+        # As if the last daemon had been killed before it wrote a file.
         rm -f ~/.config/opta/daemon/state.json ~/.config/opta/daemon/daemon.pid
         opta daemon status --json | cut -d , -f 1
         opta doctor | grep '  daemon '
@@ -284,7 +293,7 @@ fn status_tells_that_systemd_has_given_up() {
 }
 
 #[test]
-fn a_service_and_a_daemon_started_by_hand_do_not_fight() {
+fn a_service_and_a_daemon_started_by_hand_do_not_interfere() {
     need_systemd!();
     for user in USERS {
         let home = machine();
@@ -304,7 +313,7 @@ fn a_service_and_a_daemon_started_by_hand_do_not_fight() {
             managed
             try opta daemon start --foreground
             opta daemon stop >/dev/null
-            # Now that there is none, that there was one is no trouble.
+            # The failure was transient: the other daemon is gone.
             opta daemon start --port 0 >/dev/null
             systemctl --user start opta-daemon 2>/dev/null || echo "not started"
             managed
@@ -329,7 +338,7 @@ fn a_service_and_a_daemon_started_by_hand_do_not_fight() {
 }
 
 #[test]
-fn a_unit_that_systemd_refuses_stops_no_daemon() {
+fn a_restart_leaves_the_daemon_alone_if_systemd_rejects_the_unit() {
     need_systemd!();
     let home = machine();
     let script = r#"
@@ -355,7 +364,7 @@ fn a_unit_that_systemd_refuses_stops_no_daemon() {
 }
 
 #[test]
-fn all_is_done_even_if_nobody_can_read_of_it() {
+fn install_and_uninstall_complete_even_if_their_output_is_lost() {
     need_systemd!();
     let home = machine();
     let script = r#"
@@ -374,7 +383,7 @@ fn all_is_done_even_if_nobody_can_read_of_it() {
 }
 
 #[test]
-fn bad_settings_are_not_tried_again() {
+fn systemd_does_not_restart_a_service_with_invalid_settings() {
     need_systemd!();
     let home = machine();
     let script = r#"
@@ -393,7 +402,7 @@ fn bad_settings_are_not_tried_again() {
 }
 
 #[test]
-fn odd_paths_reach_the_daemon_byte_for_byte() {
+fn special_characters_in_paths_reach_the_daemon_unchanged() {
     need_systemd!();
     for user in USERS {
         let home = machine();
@@ -401,7 +410,7 @@ fn odd_paths_reach_the_daemon_byte_for_byte() {
             odd="$HOME/50% öff \$HOME; @x %h"
             mkdir -p "$odd/bin" "$odd/a\"b\\c"
             cp "$BIN/opta" "$odd/bin/o pta%%ü"
-            # Where the settings are, too: the service must find the same ones.
+            # The service must find the same settings.
             export OPTA_HOME="$odd/a\"b\\c"
             cp ~/.config/opta/config.json "$OPTA_HOME"
             export PATH="$odd/bin:$PATH:relative:"
@@ -414,7 +423,7 @@ fn odd_paths_reach_the_daemon_byte_for_byte() {
             grep -qxF "PATH=${PATH%:relative:}" environ
             echo "$pid"
             opta daemon status | cut -d ' ' -f 1-4
-            # Another home is not the one that the service serves.
+            # The service does not serve another home.
             unset OPTA_HOME
             opta daemon start >/dev/null
             managed
@@ -427,7 +436,7 @@ fn odd_paths_reach_the_daemon_byte_for_byte() {
 }
 
 #[test]
-fn what_systemd_cannot_run_or_read_is_not_installed() {
+fn a_unit_that_systemd_cannot_run_or_find_is_not_installed() {
     need_systemd!();
     let home = machine();
     let script = r#"
@@ -446,20 +455,21 @@ fn what_systemd_cannot_run_or_read_is_not_installed() {
 }
 
 #[test]
-fn a_stop_that_is_asked_for_inside_the_service_does_not_wait_for_itself() {
+fn stop_and_restart_inside_the_service_do_not_wait_for_its_end() {
     need_systemd!();
     let home = machine();
-    // Root may move itself into the service's cgroup; what the daemon starts is born there.
+    // Root may move itself into the service's cgroup, in which commands of a turn start.
     let script = r#"
         opta daemon install --now >/dev/null 2>&1
         group=/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$(owner)/cgroup")
         old=$(owner)
         inside() { (sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group" "$@") || :; }
         inside opta daemon restart
-        until opta daemon status --wait=30 --quiet && [ "$old" != "$(owner)" ]; do :; done
+        replaced() { opta daemon status --wait=30 --quiet && [ "$old" != "$(owner)" ]; }
+        wait_until replaced
         managed
         inside opta daemon stop
-        until [ "$(systemctl --user is-active opta-daemon)" = inactive ]; do :; done
+        wait_until state inactive
         try opta daemon status
     "#;
     let expected = format!(
@@ -469,7 +479,7 @@ fn a_stop_that_is_asked_for_inside_the_service_does_not_wait_for_itself() {
     under_systemd(&home, "root", script).stdout(&expected).stderr(ANYTHING).run();
 }
 
-/// A `systemctl` that says and does what the script says, in place of the real one.
+/// Runs a script with a `systemctl` that is the given shell script.
 pub fn with_systemctl<'h>(home: &'h Home, systemctl: &str, script: &str) -> Run<'h> {
     let fake = home.beside("fake");
     std::fs::create_dir(&fake).unwrap();
@@ -480,7 +490,7 @@ pub fn with_systemctl<'h>(home: &'h Home, systemctl: &str, script: &str) -> Run<
 }
 
 #[test]
-fn without_a_manager_install_explains_and_start_needs_none() {
+fn without_a_manager_install_explains_and_start_works() {
     let home = machine();
     let systemctl = "echo 'Failed to connect to bus: No medium found' >&2; exit 1";
     let script = r#"
@@ -511,7 +521,7 @@ fn without_a_manager_install_explains_and_start_needs_none() {
 }
 
 #[test]
-fn a_refusal_of_systemd_is_told_in_its_words_and_leaves_nothing() {
+fn a_failure_of_systemctl_is_reported_and_leaves_no_file() {
     let home = machine();
     let systemctl = r#"
         case $2 in
@@ -532,7 +542,7 @@ fn a_refusal_of_systemd_is_told_in_its_words_and_leaves_nothing() {
 }
 
 #[test]
-fn files_of_others_are_left_alone() {
+fn files_that_opta_did_not_write_are_left_alone() {
     let home = machine();
     let script = r#"
         mkdir -p "${unit%/*}"
@@ -556,7 +566,7 @@ fn files_of_others_are_left_alone() {
     with_systemctl(&home, "exit 1", script).stdout(&expected).run();
 }
 
-/// With a launchd that is played, and a process 1 that adopts its job.
+/// Runs a script with an imitation of launchctl, under a process 1 that adopts its job.
 pub fn under_launchd<'h>(home: &'h Home, script: &str) -> Option<Run<'h>> {
     let alone = namespace(&["--pid", "--fork", "--mount-proc"])?;
     let script = format!(
@@ -581,7 +591,7 @@ const INSTALLED_AGENT: &str = "Installed launchd service: com.opta.daemon\n\
                                Daemon will start automatically on login.\n";
 
 #[test]
-fn an_agent_of_launchd_is_installed_run_and_removed() {
+fn a_launchd_agent_is_installed_run_and_removed() {
     need_launchd!();
     let home = machine();
     let script = r#"
@@ -597,7 +607,7 @@ fn an_agent_of_launchd_is_installed_run_and_removed() {
         calls
         opta daemon status --wait=30 --quiet
         echo uninstall; opta daemon uninstall
-        # A daemon that is still leaving is looked at once more.
+        # Once more for a daemon that takes a moment to exit.
         calls | uniq
         find ~ -type f | sort
         opta daemon uninstall
@@ -668,7 +678,7 @@ fn start_stop_and_restart_of_an_agent_go_through_launchd() {
 }
 
 #[test]
-fn an_agent_stands_by_while_another_daemon_serves() {
+fn an_agent_waits_idle_while_another_daemon_runs() {
     need_launchd!();
     let home = machine();
     let script = r#"
@@ -677,17 +687,19 @@ fn an_agent_stands_by_while_another_daemon_serves() {
         echo "pid $hand"
         opta daemon install >/dev/null 2>&1
         errors=~/.config/opta/daemon/daemon.err.log
-        until [ -s "$errors" ]; do :; done
+        wait_until test -s "$errors"
         cat "$errors"
         job=$(cat "$LAUNCHD/pid")
-        until [ "$(sed 's/.*) \(.\).*/\1/' "/proc/$job/stat")" = S ]; do :; done
-        # Not a tick of the clock, in user mode or for the system, since it began to wait.
+        asleep() { [ "$(sed 's/.*) \(.\).*/\1/' "/proc/$job/stat")" = S ]; }
+        wait_until asleep
+        # It uses no CPU time while it waits, in user mode or in the kernel.
         ticks() { sed 's/.*) //' "/proc/$job/stat" | cut -d ' ' -f 12,13; }
         before=$(ticks)
         for look in 1 2 3 4 5 6 7 8 9 10; do opta daemon status >/dev/null; done
         [ "$before" = "$(ticks)" ]
         kill "$hand"
-        until [ "$(owner)" = "$job" ]; do :; done
+        took_over() { [ "$(owner)" = "$job" ]; }
+        wait_until took_over
         opta daemon status --wait=30 --quiet
         managed
         opta daemon stop 2>/dev/null | tail -n 1
@@ -702,7 +714,7 @@ fn an_agent_stands_by_while_another_daemon_serves() {
 }
 
 #[test]
-fn an_agent_with_bad_settings_says_why_in_the_log_and_ends_well() {
+fn an_agent_with_invalid_settings_logs_why_and_exits_with_0() {
     need_launchd!();
     let home = machine();
     let script = r#"
@@ -716,7 +728,7 @@ fn an_agent_with_bad_settings_says_why_in_the_log_and_ends_well() {
 }
 
 #[test]
-fn without_a_desktop_install_explains_and_start_needs_none() {
+fn without_a_desktop_session_install_explains_and_start_works() {
     need_launchd!();
     let home = machine();
     let script = r#"
@@ -740,7 +752,7 @@ fn without_a_desktop_install_explains_and_start_needs_none() {
 }
 
 #[test]
-fn the_agent_says_what_the_manual_says() {
+fn the_plist_parses_to_the_keys_in_the_manual() {
     need_launchd!();
     let home = machine();
     let script = r#"
