@@ -1,61 +1,64 @@
-//! What nanoserde says of a text that is JSON and not of the form asked for, put in words for the
-//! user.
+//! What nanoserde reports about a text that is JSON but not of the requested form, as a sentence for
+//! the user.
 //!
-//! nanoserde knows neither the exact place nor, but for a missing field, the name; both are found
+//! nanoserde knows neither the exact place nor, except for a missing field, the name. Both are found
 //! again by counting tokens. This runs only after a failure, so it may be slow.
 
 use nanoserde::{DeJsonErrReason, DeJsonState, DeJsonTok};
 
-use super::{Problem, scan};
+use crate::text::{escaped, truncated};
+
+use super::DecodeError;
+use super::grammar::{self, Token, TokenKind, Tokenizer};
 
 /// The most characters of the text that are quoted.
-const QUOTED_MAX: usize = 40;
+const QUOTED_CHARS_MAX: usize = 40;
 
-/// The words for `reason`, placed in `text`.
+/// Returns the sentence for `reason`, placed in `text`.
 ///
-/// nanoserde read `readable`, the same tokens in another spelling, and left `rest` of it. A missing
-/// field is placed at the object, and has the name that it has in the program: one that users write
-/// and that is renamed should be an `Option`. A hand-written decoder says what it wants with
-/// `err_parse("a session id")` before it passes the token.
-pub fn problem(
+/// nanoserde read `readable`, the same tokens in another spelling, and has not read `rest` of it. A
+/// missing field is placed at the object, and has the name that it has in the program: a field that
+/// users write and that is renamed should be an `Option`. A hand-written decoder says what it
+/// expects with `err_parse("a session id")` before it passes the token.
+pub fn describe(
     text: &str,
     readable: &str,
     rest: &str,
     state: &DeJsonState,
     reason: &DeJsonErrReason,
-) -> Problem {
+) -> DecodeError {
     let tokens = tokens(text);
     let current = current(readable, rest, state);
     let (index, what) = match reason {
         DeJsonErrReason::MissingKey(name) => {
-            // Found out behind the closing brace.
+            // Reported after the closing brace.
             let closing = current.saturating_sub(1);
             let object = opening(&tokens, closing).unwrap_or(closing);
-            (object, format!("the field \"{}\" is missing", shown(name)))
+            (object, format!("the field \"{}\" is missing", excerpt(name)))
         }
         DeJsonErrReason::NoSuchEnum(word) => {
-            // Found out behind the word.
+            // Reported after the word.
             let index = current.saturating_sub(1);
             let subject = subject(&tokens, index);
-            (index, format!("{subject} cannot be \"{}\"", shown(word)))
+            (index, format!("{subject} cannot be \"{}\"", excerpt(word)))
         }
         _ => (current, wrong_value(&tokens, current, reason)),
     };
-    let offset = tokens.get(index).map_or(text.len(), |token| token.at);
-    Problem::at(text, offset, what)
+    let offset = tokens.get(index).map_or(text.len(), |token| token.start);
+    DecodeError::at(text, offset, what)
 }
 
 fn wrong_value(tokens: &[Token<'_>], index: usize, reason: &DeJsonErrReason) -> String {
     let subject = subject(tokens, index);
     let found = tokens.get(index).map_or("", |token| token.text);
     match reason {
-        DeJsonErrReason::UnexpectedToken(_, wanted)
-            if wanted.ends_with("integer") && scan::is_wide(found) =>
+        DeJsonErrReason::UnexpectedToken(_, expected)
+            if expected.ends_with("integer") && grammar::is_wide(found) =>
         {
-            format!("{subject} is out of range: {}", shown(found))
+            format!("{subject} is out of range: {}", excerpt(found))
         }
-        DeJsonErrReason::UnexpectedToken(_, wanted) => {
-            format!("{subject} must be {}, not {}", form(wanted), kind(found))
+        DeJsonErrReason::UnexpectedToken(_, expected) => {
+            format!("{subject} must be {}, not {}", in_english(expected), description(found))
         }
         DeJsonErrReason::OutOfRange(comparison) => {
             let limit = match (comparison.split_once('>'), comparison.split_once('<')) {
@@ -63,16 +66,16 @@ fn wrong_value(tokens: &[Token<'_>], index: usize, reason: &DeJsonErrReason) -> 
                 (_, Some((_, least))) => format!("at least {least}"),
                 (None, None) => "within its range".to_owned(),
             };
-            format!("{subject} must be {limit}, not {}", shown(found))
+            format!("{subject} must be {limit}, not {}", excerpt(found))
         }
-        DeJsonErrReason::CannotParse(wanted) => format!("{subject} must be {wanted}"),
+        DeJsonErrReason::CannotParse(expected) => format!("{subject} must be {expected}"),
         _ => format!("{subject} has the wrong form"),
     }
 }
 
-/// nanoserde's name of what it wanted, in English.
-fn form(wanted: &str) -> &'static str {
-    match wanted {
+/// Returns nanoserde's name of what it expected, in English.
+fn in_english(expected: &str) -> &'static str {
+    match expected {
         "unsigned integer" => "a whole number, 0 or more",
         "signed integer" => "a whole number",
         "floating point" => "a number",
@@ -85,27 +88,22 @@ fn form(wanted: &str) -> &'static str {
     }
 }
 
-/// What a token is. Only numbers are quoted: a string could be a secret.
-fn kind(token: &str) -> String {
+/// Returns what a token is. Only numbers and words are quoted: a string could be a secret.
+fn description(token: &str) -> String {
     match token.bytes().next() {
         Some(b'"') => "a string".to_owned(),
         Some(b'{') => "an object".to_owned(),
         Some(b'[') => "a list".to_owned(),
         Some(b']') => "the end of the list".to_owned(),
-        _ => shown(token),
+        _ => excerpt(token),
     }
 }
 
-fn shown(text: &str) -> String {
-    let visible = text.chars().filter(|character| !character.is_control());
-    let mut shown: String = visible.take(QUOTED_MAX).collect();
-    if text.chars().nth(QUOTED_MAX).is_some() {
-        shown.push('…');
-    }
-    shown
+fn excerpt(text: &str) -> String {
+    escaped(&truncated(text, QUOTED_CHARS_MAX))
 }
 
-/// The value at `index` as the subject of a sentence.
+/// Returns the value at `index` as the subject of a sentence.
 fn subject(tokens: &[Token<'_>], index: usize) -> String {
     let list = || opening(tokens, index).and_then(|opening| name(tokens, opening));
     match name(tokens, index) {
@@ -114,78 +112,44 @@ fn subject(tokens: &[Token<'_>], index: usize) -> String {
     }
 }
 
-/// The name of the field whose value begins at `index`, in quotes.
+/// Returns the name of the field whose value begins at `index`, in quotes.
 fn name(tokens: &[Token<'_>], index: usize) -> Option<String> {
     let colon = tokens.get(index.checked_sub(1)?)?;
     let name = tokens.get(index.checked_sub(2)?)?.text;
-    let bare = name.get(1..name.len().checked_sub(1)?)?;
-    (colon.text == ":").then(|| format!("\"{}\"", shown(bare)))
+    let name = name.get(1..name.len().checked_sub(1)?)?;
+    (colon.kind == TokenKind::Colon).then(|| format!("\"{}\"", excerpt(name)))
 }
 
-/// The bracket that encloses the token at `index`, or that this token closes.
+/// Returns the bracket that encloses the token at `index`, or that this token closes.
 fn opening(tokens: &[Token<'_>], index: usize) -> Option<usize> {
     let mut depth = 0_usize;
     for (before, token) in tokens.iter().enumerate().take(index).rev() {
-        match token.text {
-            "}" | "]" => depth += 1,
-            "{" | "[" if depth == 0 => return Some(before),
-            "{" | "[" => depth -= 1,
+        match token.kind {
+            TokenKind::Close => depth += 1,
+            TokenKind::Open if depth == 0 => return Some(before),
+            TokenKind::Open => depth -= 1,
             _ => {}
         }
     }
     None
 }
 
-/// How many tokens come before the one that nanoserde holds.
+/// Returns the number of tokens before the one that nanoserde holds.
 fn current(readable: &str, rest: &str, state: &DeJsonState) -> usize {
     let all = tokens(readable);
     if state.tok == DeJsonTok::Eof {
         return all.len();
     }
-    // One character behind the token is read ahead, but there is none behind the last.
+    // One character after the token is read ahead, but there is none after the last token.
     let ahead = if state.cur == '\0' { 0 } else { state.cur.len_utf8() };
     let end = readable.len().saturating_sub(rest.len() + ahead);
-    let begun = all.iter().filter(|token| token.at < end).count();
+    let begun = all.iter().filter(|token| token.start < end).count();
     begun.saturating_sub(1)
 }
 
-#[derive(Clone, Copy)]
-struct Token<'t> {
-    at: usize,
-    text: &'t str,
-}
-
-/// The tokens of a text that is JSON.
 fn tokens(text: &str) -> Vec<Token<'_>> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    loop {
-        rest = rest.trim_start_matches([' ', '\t', '\n', '\r']);
-        let length = match rest.bytes().next() {
-            Some(b'"') => string_length(rest),
-            Some(b'{' | b'}' | b'[' | b']' | b',' | b':') => 1,
-            _ => rest.find([' ', '\t', '\n', '\r', '}', ']', ',']).unwrap_or(rest.len()),
-        };
-        match rest.split_at_checked(length) {
-            Some((token, after)) if length > 0 => {
-                let at = text.len() - rest.len();
-                tokens.push(Token { at, text: token });
-                rest = after;
-            }
-            _ => return tokens,
-        }
-    }
-}
-
-/// The length of the string that `text` begins with, both quotes included.
-fn string_length(text: &str) -> usize {
-    let mut escaped = false;
-    let inner = text.bytes().skip(1).position(|byte| {
-        let closes = byte == b'"' && !escaped;
-        escaped = byte == b'\\' && !escaped;
-        closes
-    });
-    inner.map_or(text.len(), |inner| inner + 2)
+    let mut tokenizer = Tokenizer::default();
+    std::iter::from_fn(|| tokenizer.next(text)).collect()
 }
 
 #[cfg(test)]
@@ -219,7 +183,7 @@ mod tests {
         on: Option<bool>,
     }
 
-    const MISFITS: &[(&str, &str)] = &[
+    const CASES: &[(&str, &str)] = &[
         ("7", "1, column 1: this value must be an object, not 7"),
         ("[]", "1, column 1: this value must be an object, not a list"),
         ("{}", "1, column 1: the field \"port\" is missing"),
@@ -267,24 +231,24 @@ mod tests {
     ];
 
     #[test]
-    fn each_misfit_is_one_clause_at_its_place() {
-        for (text, problem) in MISFITS {
-            let found = parse::<Settings>(text.as_bytes()).unwrap_err();
-            assert_eq!(found.to_string(), format!("line {problem}"), "{text}");
+    fn each_wrong_value_is_described_at_its_place() {
+        for (text, description) in CASES {
+            let error = parse::<Settings>(text.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), format!("line {description}"), "{text}");
         }
     }
 
     #[test]
     fn a_missing_field_is_placed_at_its_own_object() {
         let text = "[{\"port\":1},\n {\"logs\":[{}],\"x\":[[],{}]},{\"port\":2}]";
-        let found = parse::<Vec<Settings>>(text.as_bytes()).unwrap_err();
-        assert_eq!(found.to_string(), "line 2, column 2: the field \"port\" is missing");
+        let error = parse::<Vec<Settings>>(text.as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), "line 2, column 2: the field \"port\" is missing");
     }
 
     #[test]
-    fn long_quotations_are_cut() {
+    fn a_long_word_is_truncated() {
         let text = format!("{{\"port\":1,\"log\":{{\"level\":\"{}\"}}}}", "é".repeat(1_000));
-        let found = parse::<Settings>(text.as_bytes()).unwrap_err();
-        assert_eq!(found.what, format!("\"level\" cannot be \"{}…\"", "é".repeat(40)));
+        let error = parse::<Settings>(text.as_bytes()).unwrap_err();
+        assert_eq!(error.what, format!("\"level\" cannot be \"{}…\"", "é".repeat(40)));
     }
 }

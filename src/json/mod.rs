@@ -1,46 +1,45 @@
-//! The only door to nanoserde: strict check, then decode; encode.
+//! JSON: a strict check, then nanoserde decodes; encoding. No other room uses nanoserde's parser.
 //!
-//! nanoserde is small and quick, and must never see unchecked text: some cut-off texts make it spin
-//! or panic, deep nesting overflows the stack, large integers wrap. [`parse`] therefore reads the
-//! whole text by the letter of RFC 8259 first, and what nanoserde says afterwards is put in words
+//! nanoserde is small and fast, but must never see unchecked text: some cut-off texts make it spin
+//! or panic, deep nesting overflows the stack, large integers wrap. [`parse`] therefore checks the
+//! whole text against RFC 8259 first, and turns what nanoserde reports afterwards into a sentence
 //! for the user. Nothing here knows what the values mean.
 //!
-//! Three promises are the caller's: a struct to decode has at least one field, whatever a peer may
-//! leave out or send as `null` is an `Option` or has a default, and floats to encode are finite.
+//! Callers must keep three promises: a struct to decode has at least one field; whatever a peer may
+//! omit or send as `null` is an `Option` or has a default; floats to encode are finite.
 
 mod decode_error;
 #[cfg(test)]
 mod fuzz;
-mod lenient;
-mod scan;
+mod grammar;
 mod surrogates;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::str::Chars;
+use std::str::{Chars, FromStr};
 
-pub use lenient::{Lenient, Quoted};
+pub use grammar::{TokenKind, Tokenizer};
 pub use surrogates::{Joiner, repair};
 
 use nanoserde::{DeJson, DeJsonErr, DeJsonState, DeJsonTok, SerJson, SerJsonState};
 
-/// Why a text cannot be used, and where.
+/// Why a text cannot be decoded, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct DecodeError {
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// A clause in our own words. Of the text it quotes, shortened, only names, numbers, and a
-    /// string where one of a few words belongs: any other could be a secret.
+    /// A clause in our own words. It quotes, truncated, only names, numbers, and a string where one
+    /// of a few words is expected: any other string could be a secret.
     pub what: String,
 }
 
-impl Problem {
-    fn at(text: &str, offset: usize, what: String) -> Problem {
+impl DecodeError {
+    fn at(text: &str, offset: usize, what: String) -> DecodeError {
         let before = text.get(..offset).unwrap_or(text);
         let last_line = before.rsplit('\n').next().unwrap_or(before);
-        Problem {
+        DecodeError {
             line: before.matches('\n').count() + 1,
             column: last_line.chars().count() + 1,
             what,
@@ -48,7 +47,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}, column {}: {}", self.line, self.column, self.what)
     }
@@ -56,11 +55,11 @@ impl fmt::Display for Problem {
 
 /// Decodes a text that is exactly one JSON value of the form of `T`.
 ///
-/// Unknown fields are skipped, of fields that occur twice the last one counts. Integers outside the
-/// range of `i64` count as floats, so no integer type takes them. A number too large for `f64`,
-/// half a surrogate pair and more than [`JSON_DEPTH_MAX`](crate::limits::JSON_DEPTH_MAX) levels are
-/// refused wherever they stand. RFC 8259.
-pub fn parse<T: DeJson>(bytes: &[u8]) -> Result<T, Problem> {
+/// Unknown fields are skipped; of fields that occur twice, the last one counts. Integers outside
+/// the range of `i64` count as floats, so no integer type accepts them. A number too large for
+/// `f64`, a lone surrogate and more than [`JSON_DEPTH_MAX`](crate::limits::JSON_DEPTH_MAX) levels
+/// are rejected anywhere in the text. RFC 8259.
+pub fn parse<T: DeJson>(bytes: &[u8]) -> Result<T, DecodeError> {
     let text = utf8(bytes)?;
     let readable = strict(text)?;
     let mut rest = readable.chars();
@@ -69,42 +68,42 @@ pub fn parse<T: DeJson>(bytes: &[u8]) -> Result<T, Problem> {
     state
         .next_tok(&mut rest)
         .and_then(|()| T::de_json(&mut state, &mut rest))
-        .map_err(|cause| decode_error::problem(text, &readable, rest.as_str(), &state, &cause.msg))
+        .map_err(|cause| decode_error::describe(text, &readable, rest.as_str(), &state, &cause.msg))
 }
 
-/// Whether `text` is exactly one JSON value that [`parse`] would look into.
-pub fn check(text: &str) -> Result<(), Problem> {
+/// Checks that `text` is exactly one JSON value that [`parse`] would decode.
+pub fn check(text: &str) -> Result<(), DecodeError> {
     strict(text).map(drop)
 }
 
-fn strict(text: &str) -> Result<Cow<'_, str>, Problem> {
-    scan::strict(text).map_err(|fault| {
-        let what = match fault.at < text.len() {
-            true => fault.what.to_owned(),
-            false => format!("{}, but the text ends", fault.what),
+fn strict(text: &str) -> Result<Cow<'_, str>, DecodeError> {
+    grammar::strict(text).map_err(|error| {
+        let what = match error.at < text.len() {
+            true => error.what.to_owned(),
+            false => format!("{}, but the text ends", error.what),
         };
-        Problem::at(text, fault.at, what)
+        DecodeError::at(text, error.at, what)
     })
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str, Problem> {
+fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
     std::str::from_utf8(bytes).map_err(|error| {
         let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let text = std::str::from_utf8(valid).unwrap_or_default();
-        Problem::at(text, text.len(), "this byte is not UTF-8".to_owned())
+        DecodeError::at(text, text.len(), "this byte is not UTF-8".to_owned())
     })
 }
 
-/// Encodes without white space. Valid JSON as long as every float is finite and every map key a
-/// string.
+/// Encodes without white space. The result is valid JSON if every float is finite and every map key
+/// is a string.
 pub fn text<T: SerJson>(value: &T) -> String {
     value.serialize_json()
 }
 
 /// Appends `text` as a JSON string.
 ///
-/// Control characters, C1 included, and U+2028 and U+2029 are escaped, so the result is one line to
-/// every reader and harmless to a terminal.
+/// Control characters, C1 included, and U+2028 and U+2029 are escaped, so every reader takes the
+/// result as one line.
 pub fn quote(text: &str, out: &mut String) {
     out.push('"');
     for character in text.chars() {
@@ -114,33 +113,30 @@ pub fn quote(text: &str, out: &mut String) {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            '\u{2028}' | '\u{2029}' => escape(character, out),
-            _ if character.is_control() => escape(character, out),
+            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
             _ => out.push(character),
         }
     }
     out.push('"');
 }
 
-fn escape(character: char, out: &mut String) {
-    out.push_str(&format!("\\u{:04x}", u32::from(character)));
-}
-
-/// Any JSON value, as text: one line, without white space between its parts.
+/// Any JSON value, as text: one line, without white space between its tokens.
 ///
-/// The order of fields, repeated fields and the digits of numbers are kept as they came; a `+` in
-/// an exponent goes, and strings are escaped as [`quote`] does. As an `Option<Raw>`, `null` is
+/// The order of fields, repeated fields and the digits of numbers stay as they were; the `+` of an
+/// exponent is removed, and strings are escaped as [`quote`] does. As an `Option<Raw>`, `null` is
 /// `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raw(String);
 
 impl Raw {
-    /// Fails as [`check`] does.
-    pub fn parse(text: &str) -> Result<Raw, Problem> {
+    /// Decodes any value. Fails as [`check`] does.
+    pub fn parse(text: &str) -> Result<Raw, DecodeError> {
         parse(text.as_bytes())
     }
 
-    /// The value, if it is an object.
+    /// Returns the value if it is an object.
     pub fn object(text: &str) -> Option<Raw> {
         Raw::parse(text).ok().filter(|raw| raw.0.starts_with('{'))
     }
@@ -150,19 +146,19 @@ impl Raw {
         Raw(text(value))
     }
 
-    /// An object without fields.
+    /// Returns an object without fields.
     pub fn empty() -> Raw {
         Raw("{}".to_owned())
     }
 
-    /// The text of the value.
+    /// Returns the text of the value.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl DeJson for Raw {
-    // A walk over tokens: recursion would tie the depth of foreign values to the size of our stack.
+    // Iterates over tokens: recursion would tie the depth of foreign values to the size of our stack.
     fn de_json(state: &mut DeJsonState, input: &mut Chars<'_>) -> Result<Raw, DeJsonErr> {
         let mut out = String::new();
         let mut depth = 0_usize;
@@ -170,7 +166,7 @@ impl DeJson for Raw {
             match state.tok {
                 DeJsonTok::Str => quote(&state.strbuf, &mut out),
                 DeJsonTok::U64(_) | DeJsonTok::I64(_) | DeJsonTok::F64(_) => {
-                    out.push_str(scan::as_written(&state.numbuf));
+                    out.push_str(grammar::as_written(&state.numbuf));
                 }
                 DeJsonTok::Bool(true) => out.push_str("true"),
                 DeJsonTok::Bool(false) => out.push_str("false"),
@@ -199,6 +195,77 @@ impl DeJson for Raw {
 impl SerJson for Raw {
     fn ser_json(&self, _depth: usize, state: &mut SerJsonState) {
         state.out.push_str(&self.0);
+    }
+}
+
+/// A string, or any other value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lenient {
+    Text(String),
+    Other(Raw),
+}
+
+impl Lenient {
+    /// Returns the string itself, and the JSON of any other value.
+    pub fn into_text(self) -> String {
+        match self {
+            Lenient::Text(text) => text,
+            Lenient::Other(raw) => raw.0,
+        }
+    }
+
+    /// Returns the string, if it is one.
+    pub fn text(self) -> Option<String> {
+        match self {
+            Lenient::Text(text) => Some(text),
+            Lenient::Other(_) => None,
+        }
+    }
+}
+
+impl DeJson for Lenient {
+    fn de_json(state: &mut DeJsonState, input: &mut Chars<'_>) -> Result<Lenient, DeJsonErr> {
+        if state.tok != DeJsonTok::Str {
+            return Raw::de_json(state, input).map(Lenient::Other);
+        }
+        let text = std::mem::take(&mut state.strbuf);
+        state.next_tok(input)?;
+        Ok(Lenient::Text(text))
+    }
+}
+
+/// A value that may be in quotes: `"5"` for `5`, `"True"` for `true`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaybeQuoted<T>(pub T);
+
+impl<T: DeJson + FromStr> DeJson for MaybeQuoted<T> {
+    fn de_json(state: &mut DeJsonState, input: &mut Chars<'_>) -> Result<Self, DeJsonErr> {
+        if state.tok == DeJsonTok::Str
+            && let Ok(value) = state.strbuf.trim().to_ascii_lowercase().parse()
+        {
+            state.next_tok(input)?;
+            return Ok(MaybeQuoted(value));
+        }
+        T::de_json(state, input).map(MaybeQuoted)
+    }
+}
+
+/// The members of an object, in their order and with repeated ones.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Members(pub Vec<(String, Lenient)>);
+
+impl DeJson for Members {
+    fn de_json(state: &mut DeJsonState, input: &mut Chars<'_>) -> Result<Members, DeJsonErr> {
+        let mut members = Vec::new();
+        state.curly_open(input)?;
+        while state.tok != DeJsonTok::CurlyClose {
+            let name = String::de_json(state, input)?;
+            state.colon(input)?;
+            members.push((name, Lenient::de_json(state, input)?));
+            state.eat_comma_curly(input)?;
+        }
+        state.curly_close(input)?;
+        Ok(Members(members))
     }
 }
 
@@ -344,5 +411,46 @@ mod tests {
         for unchecked in ["", "]", "[", "{\"a\":", "[}", ":", "}{"] {
             drop(Raw::deserialize_json(unchecked));
         }
+    }
+
+    #[test]
+    fn a_string_is_itself_and_all_else_is_its_json() {
+        let text = "[\"a\\n\\u00e4\\t\", \"\", 1.50, {\"b\": [null, \"c\"]}, true, null]";
+        let values: Vec<Option<Lenient>> = parse(text.as_bytes()).unwrap();
+        let texts: Vec<_> = values.into_iter().map(|value| value.map(Lenient::into_text)).collect();
+        let some = |text: &str| Some(text.to_owned());
+        let expected = ["a\nä\t", "", "1.50", "{\"b\":[null,\"c\"]}", "true"]
+            .map(some)
+            .into_iter()
+            .chain([None]);
+        assert_eq!(texts, expected.collect::<Vec<_>>());
+        assert_eq!(parse::<Lenient>(b"1").unwrap().text(), None);
+    }
+
+    #[test]
+    fn what_stands_in_quotes_counts_as_what_it_says() {
+        let numbers = |text: &str| parse::<Vec<MaybeQuoted<u64>>>(text.as_bytes());
+        assert_eq!(numbers(r#"[5, "5", " 7 "]"#).unwrap(), [5, 5, 7].map(MaybeQuoted));
+        assert_eq!(
+            numbers(r#"["five"]"#).unwrap_err().what,
+            "this value must be a whole number, 0 or more, not a string"
+        );
+        let booleans = parse::<Vec<MaybeQuoted<bool>>>(br#"[true, "True", "false"]"#);
+        assert_eq!(booleans.unwrap(), [true, true, false].map(MaybeQuoted));
+        assert!(parse::<MaybeQuoted<bool>>(br#""yes""#).is_err());
+    }
+
+    #[test]
+    fn members_keep_their_order() {
+        let parsed: Members = parse(br#" {"b":"x","a":{"c": [1]},"b":null} "#).unwrap();
+        let other = |text: &str| Lenient::Other(Raw(text.to_owned()));
+        let members = [
+            ("b", Lenient::Text("x".to_owned())),
+            ("a", other("{\"c\":[1]}")),
+            ("b", other("null")),
+        ];
+        assert_eq!(parsed, Members(members.map(|(name, value)| (name.to_owned(), value)).into()));
+        assert_eq!(parse(b"{}"), Ok(Members(Vec::new())));
+        assert!(parse::<Members>(b"[]").is_err());
     }
 }

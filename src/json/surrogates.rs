@@ -1,90 +1,91 @@
-//! Texts of peers that cut strings in the middle of a character.
+//! Texts of peers that cut strings in the middle of a surrogate pair.
 //!
-//! JSON writes a character beyond U+FFFF as one or as two escapes, and who sends a text in pieces
-//! may put the second into the next one. Each half is no character, and [`parse`](super::parse)
-//! refuses it, as it refuses bytes that are not UTF-8. [`repair`] makes such a text one that can be
-//! read, and [`Joiner`] puts the halves together. For what we are asked, the strict way stays.
+//! JSON writes a character beyond U+FFFF as one or as two escapes, and a peer that sends a text in
+//! pieces may put the second escape into the next piece. A lone surrogate is no character, and
+//! [`parse`](super::parse) rejects it, as it rejects bytes that are not UTF-8. [`repair`] makes such
+//! a text one that can be parsed, and [`Joiner`] puts the pairs together. Requests to us are still
+//! parsed strictly.
 
 use std::borrow::Cow;
 
-use super::scan;
+use super::grammar::code_unit;
 
-/// What stands for the halves until they are joined: the last 2048 characters for private use.
-const STAND_INS: u32 = 0x10_F800;
+/// Placeholders for the surrogates until they are joined: the last 2048 characters for private use.
+const PLACEHOLDERS: u32 = 0x10_F800;
 
-/// A text that [`parse`](super::parse) can be given, and whether there are halves of characters in
-/// it, for [`Joiner`]. What else is no character has become U+FFFD.
+/// Returns a text that [`parse`](super::parse) accepts if only its characters were wrong, and
+/// whether it has lone surrogates, for [`Joiner`]. What is no character otherwise becomes U+FFFD.
 pub fn repair(bytes: &[u8]) -> (Cow<'_, str>, bool) {
     let text = String::from_utf8_lossy(bytes);
-    let halves = halves(&text);
-    if halves.is_empty() {
+    let surrogates = lone_surrogates(&text);
+    if surrogates.is_empty() {
         return (text, false);
     }
-    let ambiguous = has_stand_ins(&text);
+    let ambiguous = has_placeholders(&text);
     let mut out = String::with_capacity(text.len());
     let mut copied = 0;
-    for (at, half) in halves {
+    for (at, surrogate) in surrogates {
         out.push_str(text.get(copied..at).unwrap_or_default());
-        out.push(if ambiguous { '\u{fffd}' } else { stand_in(half) });
+        out.push(if ambiguous { '\u{fffd}' } else { placeholder(surrogate) });
         copied = at + 6;
     }
     out.push_str(text.get(copied..).unwrap_or_default());
     (out.into(), !ambiguous)
 }
 
-/// The halves that stand alone in a text, each with its place.
-fn halves(text: &str) -> Vec<(usize, u16)> {
-    let mut halves = Vec::new();
+/// Returns the escapes that are lone surrogates, each with its place.
+fn lone_surrogates(text: &str) -> Vec<(usize, u16)> {
+    let mut surrogates = Vec::new();
     let mut at = 0;
     while let Some(next) = text.get(at..).and_then(|rest| rest.find('\\')) {
         at += next;
-        at += match (scan::unit(text, at), scan::unit(text, at + 6)) {
+        at += match (code_unit(text, at), code_unit(text, at + 6)) {
             (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
-            (Some(half @ 0xD800..=0xDFFF), _) => {
-                halves.push((at, half));
+            (Some(surrogate @ 0xD800..=0xDFFF), _) => {
+                surrogates.push((at, surrogate));
                 6
             }
-            // Whatever is escaped, it is not the beginning of an escape.
+            // Whatever is escaped, it does not begin another escape.
             _ => 2,
         };
     }
-    halves
+    surrogates
 }
 
-/// Whether a text has the characters themselves, which then cannot stand for others.
-fn has_stand_ins(text: &str) -> bool {
-    let escaped = text.to_ascii_lowercase();
-    text.chars().any(|c| half(c).is_some())
-        || ["\\udbfe\\u", "\\udbff\\u"].iter().any(|first| escaped.contains(first))
+/// Whether a text has the placeholders' characters itself, which then cannot be placeholders.
+fn has_placeholders(text: &str) -> bool {
+    let lowercase = text.to_ascii_lowercase();
+    text.chars().any(|c| surrogate(c).is_some())
+        || ["\\udbfe\\u", "\\udbff\\u"].iter().any(|first| lowercase.contains(first))
 }
 
-fn stand_in(half: u16) -> char {
-    char::from_u32(STAND_INS + u32::from(half) - 0xD800).unwrap_or('\u{fffd}')
+fn placeholder(surrogate: u16) -> char {
+    char::from_u32(PLACEHOLDERS + u32::from(surrogate) - 0xD800).unwrap_or('\u{fffd}')
 }
 
-fn half(stand_in: char) -> Option<u16> {
-    let number = u32::from(stand_in).checked_sub(STAND_INS)?;
-    u16::try_from(number + 0xD800).ok()
+fn surrogate(placeholder: char) -> Option<u16> {
+    let index = u32::from(placeholder).checked_sub(PLACEHOLDERS)?;
+    u16::try_from(index + 0xD800).ok()
 }
 
-/// Where the pieces of one text are joined.
+/// Joins the pieces of one text.
 #[derive(Default)]
 pub struct Joiner {
-    /// The first half of a character.
+    /// A first surrogate at the end of the last piece.
     held: Option<u16>,
 }
 
 impl Joiner {
-    /// A piece as it follows on those before. A first half at its end is held back for the next.
-    /// `has_halves` is what [`repair`] says of the text that the piece comes from.
-    pub fn join(&mut self, piece: String, has_halves: bool) -> String {
-        if piece.is_empty() || (self.held.is_none() && !has_halves) {
+    /// Returns a piece as it continues those before. A first surrogate at its end is held back for
+    /// the next piece. `has_surrogates` is what [`repair`] returned for the text that has the piece.
+    pub fn join(&mut self, piece: String, has_surrogates: bool) -> String {
+        if piece.is_empty() || (self.held.is_none() && !has_surrogates) {
             return piece;
         }
         let mut units = Vec::from_iter(self.held.take());
         for character in piece.chars() {
-            match half(character) {
-                Some(half) if has_halves => units.push(half),
+            match surrogate(character) {
+                Some(surrogate) if has_surrogates => units.push(surrogate),
                 _ => units.extend_from_slice(character.encode_utf16(&mut [0; 2])),
             }
         }
@@ -92,16 +93,16 @@ impl Joiner {
         String::from_utf16_lossy(&units)
     }
 
-    /// What is left behind the last piece: U+FFFD for a half that has remained alone.
+    /// Returns what follows the last piece: U+FFFD for a surrogate that is still held back.
     pub fn end(&mut self) -> &'static str {
         if self.held.take().is_some() { "\u{fffd}" } else { "" }
     }
 
-    /// A text that is one piece.
-    pub fn whole(text: String, has_halves: bool) -> String {
-        let mut seam = Joiner::default();
-        let text = seam.join(text, has_halves);
-        text + seam.end()
+    /// Returns a text that is one piece.
+    pub fn whole(text: String, has_surrogates: bool) -> String {
+        let mut joiner = Joiner::default();
+        let text = joiner.join(text, has_surrogates);
+        text + joiner.end()
     }
 }
 
@@ -111,39 +112,39 @@ mod tests {
     use crate::json;
 
     #[test]
-    fn what_is_whole_is_left_as_it_is() {
+    fn pairs_and_other_escapes_are_left_unchanged() {
         for text in [r#"{"a":"\ud83d\ude00 \\ud83d \u00e4\\\\"}"#, "\"\u{10f83d}\"", "\\", "\\u12"]
         {
-            let (mended, has_halves) = repair(text.as_bytes());
-            assert!(matches!(mended, Cow::Borrowed(same) if same == text));
-            assert!(!has_halves);
+            let (repaired, has_surrogates) = repair(text.as_bytes());
+            assert!(matches!(repaired, Cow::Borrowed(same) if same == text));
+            assert!(!has_surrogates);
         }
         assert_eq!(repair(b"\"a\xffb\""), ("\"a\u{fffd}b\"".into(), false));
     }
 
     #[test]
-    fn every_half_can_be_read_and_is_replaced_if_it_stays_alone() {
-        for half in 0xD800..=0xDFFF_u32 {
-            let text = format!("[\"a\\\\\\u{half:04x}b\",\"\\u{half:04X}\"]");
+    fn every_lone_surrogate_can_be_parsed_and_is_replaced() {
+        for surrogate in 0xD800..=0xDFFF_u32 {
+            let text = format!("[\"a\\\\\\u{surrogate:04x}b\",\"\\u{surrogate:04X}\"]");
             assert!(json::check(&text).is_err());
-            let (mended, has_halves) = repair(text.as_bytes());
-            let parts: Vec<String> = json::parse(mended.as_bytes()).unwrap();
+            let (repaired, has_surrogates) = repair(text.as_bytes());
+            let parts: Vec<String> = json::parse(repaired.as_bytes()).unwrap();
             let parts: Vec<String> =
-                parts.into_iter().map(|part| Joiner::whole(part, has_halves)).collect();
-            assert_eq!(parts, ["a\\\u{fffd}b", "\u{fffd}"], "{half:x}");
+                parts.into_iter().map(|part| Joiner::whole(part, has_surrogates)).collect();
+            assert_eq!(parts, ["a\\\u{fffd}b", "\u{fffd}"], "{surrogate:x}");
         }
     }
 
     #[test]
-    fn halves_meet_across_pieces_without_a_word() {
-        let mut seam = Joiner::default();
-        let mut said = String::new();
+    fn a_pair_is_joined_across_pieces() {
+        let mut joiner = Joiner::default();
+        let mut joined = String::new();
         for piece in ["a\\ud83d", "", "\\ude00b", "\\udbff", "\\udfff", "\\ud83d"] {
             let text = format!("\"{piece}\"");
-            let (mended, has_halves) = repair(text.as_bytes());
-            said += &seam.join(json::parse(mended.as_bytes()).unwrap(), has_halves);
+            let (repaired, has_surrogates) = repair(text.as_bytes());
+            joined += &joiner.join(json::parse(repaired.as_bytes()).unwrap(), has_surrogates);
         }
-        assert_eq!(said, "a\u{1f600}b\u{10ffff}");
-        assert_eq!((seam.end(), seam.end()), ("\u{fffd}", ""));
+        assert_eq!(joined, "a\u{1f600}b\u{10ffff}");
+        assert_eq!((joiner.end(), joiner.end()), ("\u{fffd}", ""));
     }
 }

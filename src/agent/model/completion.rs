@@ -276,7 +276,7 @@ impl CompletionParser {
         }
     }
 
-    fn parse(&mut self, data: &[u8]) -> Result<Chunk, json::Problem> {
+    fn parse(&mut self, data: &[u8]) -> Result<Chunk, json::DecodeError> {
         let (data, has_surrogates) = json::repair(data);
         self.has_surrogates = has_surrogates;
         json::parse(data.as_bytes())

@@ -3,7 +3,7 @@
 
 use nanoserde::DeJson;
 
-use crate::json::{Joiner, Lenient};
+use crate::json::{Joiner, Lenient, TokenKind, Tokenizer};
 use crate::limits;
 use crate::session::replay::ToolCall;
 
@@ -46,27 +46,25 @@ struct PartialCall {
 /// complete. Reads each byte once, however many pieces there are.
 #[derive(Default)]
 struct Nesting {
+    tokenizer: Tokenizer,
     depth: usize,
-    in_string: bool,
-    escaped: bool,
     /// Something was opened, and everything is closed again.
     complete: bool,
 }
 
 impl Nesting {
-    fn read(&mut self, text: &str) {
-        for byte in text.bytes() {
-            match byte {
-                _ if self.escaped => self.escaped = false,
-                b'\\' if self.in_string => self.escaped = true,
-                b'"' => self.in_string = !self.in_string,
-                _ if self.in_string => continue,
-                b'{' | b'[' => self.depth += 1,
-                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+    /// Reads what has been added to `arguments`.
+    fn read(&mut self, arguments: &str) {
+        while let Some(token) = self.tokenizer.next(arguments) {
+            match token.kind {
+                TokenKind::Open => self.depth += 1,
+                TokenKind::Close => self.depth = self.depth.saturating_sub(1),
+                TokenKind::String => {}
                 _ => continue,
             }
-            self.complete = self.depth == 0 && !self.in_string;
+            self.complete = self.depth == 0;
         }
+        self.complete &= !self.tokenizer.is_in_string();
     }
 }
 
@@ -187,13 +185,12 @@ impl ToolCallAssembler {
         }
         if part.is_value {
             call.nesting = Nesting::default();
-            call.nesting.read(&part.arguments);
             call.arguments = part.arguments;
         } else {
             let joined = call.joiner.join(part.arguments, has_surrogates);
-            call.nesting.read(&joined);
             call.arguments.push_str(&joined);
         }
+        call.nesting.read(&call.arguments);
         Ok(bytes)
     }
 }

@@ -20,7 +20,7 @@ use nanoserde::DeJson;
 
 use crate::agent::clip::Clip;
 use crate::error::reason;
-use crate::json::Quoted;
+use crate::json::MaybeQuoted;
 use crate::protocol::Variable;
 use crate::session::wake::Cancel;
 use crate::sys::Interest;
@@ -44,14 +44,14 @@ const LEADER: &str = "read -r _; kill -KILL 0";
 #[derive(DeJson)]
 pub struct RunCommand {
     pub command: String,
-    timeout_ms: Option<Quoted<u64>>,
+    timeout_ms: Option<MaybeQuoted<u64>>,
 }
 
 impl RunCommand {
     /// Returns what the command wrote and how it ended. `Err` if it failed, with the same text.
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
         let left = context.deadline.saturating_duration_since(Instant::now());
-        let limit = limit(self.timeout_ms.map(|Quoted(millis)| millis))?.min(left);
+        let limit = limit(self.timeout_ms.map(|MaybeQuoted(millis)| millis))?.min(left);
         let deadline = Instant::now() + limit;
         let failed =
             |error: io::Error| format!("the command cannot be started: {}", reason(&error));

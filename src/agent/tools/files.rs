@@ -8,7 +8,7 @@ use nanoserde::DeJson;
 
 use crate::agent::clip::Clip;
 use crate::error::reason;
-use crate::json::Quoted;
+use crate::json::MaybeQuoted;
 use crate::limits;
 use crate::sys::openat::{self, FileType};
 use crate::text::escaped;
@@ -23,15 +23,15 @@ const PROBE_BYTES: usize = 8 * 1024;
 #[derive(DeJson)]
 pub struct ReadFile {
     pub path: String,
-    offset: Option<Quoted<u64>>,
-    limit: Option<Quoted<u64>>,
+    offset: Option<MaybeQuoted<u64>>,
+    limit: Option<MaybeQuoted<u64>>,
 }
 
 /// The arguments of `list_dir`.
 #[derive(DeJson)]
 pub struct ListDir {
     pub path: Option<String>,
-    recursive: Option<Quoted<bool>>,
+    recursive: Option<MaybeQuoted<bool>>,
 }
 
 /// The arguments of `write_file`.
@@ -60,9 +60,10 @@ impl ReadFile {
         if is_binary(reader.fill_buf().map_err(failed)?) {
             return Ok(format!("{path} is a binary file of {bytes} bytes"));
         }
-        let first = self.offset.map_or(1, |Quoted(offset)| offset.max(1));
-        let last =
-            self.limit.map_or(u64::MAX, |Quoted(limit)| first.saturating_add(limit.max(1)) - 1);
+        let first = self.offset.map_or(1, |MaybeQuoted(offset)| offset.max(1));
+        let last = self
+            .limit
+            .map_or(u64::MAX, |MaybeQuoted(limit)| first.saturating_add(limit.max(1)) - 1);
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
         let (mut line, mut at_start) = (0_u64, true);
         while line <= last {
@@ -118,7 +119,7 @@ impl ListDir {
             is_empty = false;
         };
         let mut end = WalkEnd::Done;
-        if self.recursive == Some(Quoted(true)) {
+        if self.recursive == Some(MaybeQuoted(true)) {
             end = walk::walk(context, path, |entry| {
                 add(entry.path, entry.kind);
                 ControlFlow::Continue(())

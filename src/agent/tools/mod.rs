@@ -28,7 +28,7 @@ pub struct Tool {
     pub effect: Effect,
     description: &'static str,
     arguments: &'static [Argument],
-    parse: fn(&[u8]) -> Result<Operation, json::Problem>,
+    parse: fn(&[u8]) -> Result<Operation, json::DecodeError>,
 }
 
 /// What a tool does.
