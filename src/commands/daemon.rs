@@ -62,7 +62,7 @@ fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitC
     let terminal = io::stderr().is_terminal();
     let hangup = if terminal { Hangup::Leave } else { Hangup::Refresh };
     let colour = terminal && config::color_allowed();
-    let style = if colour { Style::Colour } else { Style::Plain };
+    let style = if colour { Style::Color } else { Style::Plain };
     let here = Foreground { hangup, style, supervision };
     let served = settings(paths, asked).and_then(|config| serve(paths, &config, &here, output));
     match (served, manager) {
@@ -458,12 +458,12 @@ pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
 
 /// `opta daemon logs`
 pub fn logs(paths: &Paths, asked: &LogsArgs, output: &Output) -> Result<ExitCode, Error> {
-    let form = match output.mode {
-        OutputMode::Text => log::Form::Text(output.style()),
-        OutputMode::Json => log::Form::Json,
+    let format = match output.mode {
+        OutputMode::Text => log::LineFormat::Text(output.style()),
+        OutputMode::Json => log::LineFormat::Json,
     };
     let (lines, least, since) = (asked.lines, asked.level, asked.since);
-    let query = Query { lines, least, since, form };
+    let query = Query { lines, least, since, format };
     let tail = Tail::open(&paths.daemon())?;
     if tail.is_empty() {
         output.note(&format!("there is no log yet at {}", paths.display(&paths.log())));
@@ -471,7 +471,7 @@ pub fn logs(paths: &Paths, asked: &LogsArgs, output: &Output) -> Result<ExitCode
     if asked.follow {
         tail.follow(&query, &mut io::stdout())?;
     } else {
-        tail.show(&query, &mut io::stdout().lock())?;
+        tail.print(&query, &mut io::stdout().lock())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -143,7 +143,7 @@ impl Output {
 
     /// Returns the style of log lines on standard output.
     pub fn style(&self) -> Style {
-        if self.is_colored() { Style::Colour } else { Style::Plain }
+        if self.is_colored() { Style::Color } else { Style::Plain }
     }
 
     /// Whether standard output is colored.

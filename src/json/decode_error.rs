@@ -1,8 +1,8 @@
-//! What nanoserde reports about a text that is JSON but not of the requested form, as a sentence for
-//! the user.
+//! What nanoserde reports about a text that is JSON but not of the requested form, as a sentence
+//! for the user.
 //!
-//! nanoserde knows neither the exact place nor, except for a missing field, the name. Both are found
-//! again by counting tokens. This runs only after a failure, so it may be slow.
+//! nanoserde knows neither the exact place nor, except for a missing field, the name. Both are
+//! found again by counting tokens. This runs only after a failure, so it may be slow.
 
 use nanoserde::{DeJsonErrReason, DeJsonState, DeJsonTok};
 

@@ -87,8 +87,8 @@ impl Tokenizer {
         }
     }
 
-    /// Passes the rest of a string and its closing quote; `false` if there is none. Where a backslash
-    /// or a control character is, `special` says where the string goes on.
+    /// Passes the rest of a string and its closing quote; `false` if there is none. Where a
+    /// backslash or a control character is, `special` says where the string goes on.
     fn string<E>(
         &mut self,
         bytes: &[u8],

@@ -158,7 +158,8 @@ impl Raw {
 }
 
 impl DeJson for Raw {
-    // Iterates over tokens: recursion would tie the depth of foreign values to the size of our stack.
+    // Iterates over tokens: recursion would tie the depth of foreign values to the size of our
+    // stack.
     fn de_json(state: &mut DeJsonState, input: &mut Chars<'_>) -> Result<Raw, DeJsonErr> {
         let mut out = String::new();
         let mut depth = 0_usize;

@@ -2,9 +2,9 @@
 //!
 //! JSON writes a character beyond U+FFFF as one or as two escapes, and a peer that sends a text in
 //! pieces may put the second escape into the next piece. A lone surrogate is no character, and
-//! [`parse`](super::parse) rejects it, as it rejects bytes that are not UTF-8. [`repair`] makes such
-//! a text one that can be parsed, and [`Joiner`] puts the pairs together. Requests to us are still
-//! parsed strictly.
+//! [`parse`](super::parse) rejects it, as it rejects bytes that are not UTF-8. [`repair`] makes
+//! such a text one that can be parsed, and [`Joiner`] puts the pairs together. Requests to us are
+//! still parsed strictly.
 
 use std::borrow::Cow;
 
@@ -77,7 +77,8 @@ pub struct Joiner {
 
 impl Joiner {
     /// Returns a piece as it continues those before. A first surrogate at its end is held back for
-    /// the next piece. `has_surrogates` is what [`repair`] returned for the text that has the piece.
+    /// the next piece. `has_surrogates` is what [`repair`] returned for the text that has the
+    /// piece.
     pub fn join(&mut self, piece: String, has_surrogates: bool) -> String {
         if piece.is_empty() || (self.held.is_none() && !has_surrogates) {
             return piece;

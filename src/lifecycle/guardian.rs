@@ -14,7 +14,7 @@ use crate::lifecycle::service::supervision::Supervision;
 use crate::lifecycle::service::{self, Service, ServiceFailure, ServiceState};
 use crate::lifecycle::status::{self, Status};
 use crate::lock::StartLock;
-use crate::log::{Form, Level, Query, Style, Tail};
+use crate::log::{Level, LineFormat, Query, Style, Tail};
 use crate::paths::Paths;
 use crate::state::{self, DaemonInfo, Found};
 use crate::{client, limits};
@@ -209,10 +209,10 @@ fn crash_loop(reason: String) -> Error {
 
 /// The last thing that the log complains about, if it can be read.
 fn last_error(paths: &Paths) -> Option<String> {
-    let form = Form::Text(Style::Plain);
-    let query = Query { lines: 1, least: Level::Error, since: None, form };
+    let format = LineFormat::Text(Style::Plain);
+    let query = Query { lines: 1, least: Level::Error, since: None, format };
     let mut text = Vec::new();
-    Tail::open(&paths.daemon()).ok()?.show(&query, &mut text).ok()?;
+    Tail::open(&paths.daemon()).ok()?.print(&query, &mut text).ok()?;
     let text = String::from_utf8_lossy(&text).trim().to_owned();
     (!text.is_empty()).then_some(text)
 }

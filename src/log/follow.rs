@@ -1,12 +1,12 @@
-//! `opta daemon logs -f`: the log as it grows, by name, through rotation, deletion, truncation and
-//! the daemon's restart.
+//! `opta daemon logs -f`: follows the log by name as it grows, through rotation, deletion,
+//! truncation and restarts of the daemon.
 //!
-//! No line is lost and none repeated, as long as the files that hold them are found before they are
-//! deleted. It sleeps until something changes; nothing is looked at in between.
+//! No line is lost and none is repeated, as long as the files with the lines are found before they
+//! are deleted. It sleeps until something changes; there is no polling.
 //!
-//! The files that were seen stay open, so that their identities cannot be given to new ones. The
-//! one that is being read is left only when there is something in a newer one: the daemon never
-//! goes back, so what is there then is all that there will be.
+//! The files that were found stay open, so the system cannot give their identities to new files.
+//! The one that is being read is left only when a newer one has lines: the daemon never returns to
+//! an older file, so what is in this one then is all there will be.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -14,22 +14,21 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::part::{self, Identity, LOOKS_MAX, Part};
-use super::print::Printer;
-use super::{Query, Tail, name};
+use super::line::Printer;
+use super::tail::{self, ATTEMPTS_MAX, FileId, LogFile, Tail};
+use super::{Query, path_of};
 use crate::error::{At, Doing, Error, Kind};
 use crate::sys;
 use crate::sys::watch::Watch;
 
 impl Tail {
-    /// Writes the last lines that are wanted to `out`, then every new one as it comes; also if
-    /// there is no log yet. A line that has no end is held back until it has one, or until the
-    /// daemon has gone on to another file.
+    /// Writes the last lines that the query shows to `out`, then every new one as it comes; works
+    /// also if there is no log yet. A line without an end is held back until it has one, or until
+    /// the daemon writes to another file.
     ///
-    /// Returns when nobody reads `out` any more.
+    /// Returns when the reader of `out` has gone.
     pub fn follow(self, query: &Query, out: &mut (impl Write + AsFd)) -> Result<(), Error> {
-        let mut follower = Follower::new(self, query, out)?;
-        match follower.keep_up() {
+        match Follower::new(self, query, out)?.run() {
             Err(error)
                 if error.kind() == Kind::Output
                     && error.io_kind() == Some(io::ErrorKind::BrokenPipe) =>
@@ -44,9 +43,9 @@ impl Tail {
 struct Follower<'a, W: Write> {
     directory: PathBuf,
     /// From the newest to the oldest.
-    parts: Vec<Part>,
-    /// Which part is being read, and up to where it has been.
-    age: usize,
+    files: Vec<LogFile>,
+    /// The index of the file that is being read, and up to where it was read.
+    current: usize,
     offset: u64,
     printer: Printer<'a, W>,
 }
@@ -56,157 +55,158 @@ impl<'a, W: Write> Follower<'a, W> {
         let start = tail.start(query, &tail.lengths()?)?;
         Ok(Follower {
             directory: tail.directory,
-            parts: tail.parts,
-            age: start.age,
+            files: tail.files,
+            current: start.file,
             offset: start.offset,
             printer: Printer::new(*query, out),
         })
     }
 
-    /// Shows what comes, as long as somebody reads it.
-    fn keep_up(&mut self) -> Result<(), Error>
+    /// Prints what comes, as long as it has a reader.
+    fn run(&mut self) -> Result<(), Error>
     where
         W: AsFd,
     {
         self.catch_up()?;
-        self.printer.forget_since();
+        self.printer.ignore_since();
         loop {
-            // First the watch, then the look: what changes after the look wakes the wait.
-            let lookout = Lookout::on(&self.directory, self.unfinished())?;
-            while lookout.stands(&self.directory)? {
+            // First the watch, then the look: what changes after the look ends the wait.
+            let watch = LogWatch::new(&self.directory, self.unfinished())?;
+            while watch.is_current(&self.directory)? {
                 self.catch_up()?;
-                if !lookout.covers(self.unfinished()) {
+                if !watch.covers(self.unfinished()) {
                     break;
                 }
-                if let sys::Woken::Unwanted = lookout.wait(self.printer.out)? {
+                if let sys::Woken::Unwanted = watch.wait(self.printer.out)? {
                     return Ok(());
                 }
             }
         }
     }
 
-    /// Shows everything that is there.
+    /// Prints everything that is there.
     fn catch_up(&mut self) -> Result<(), Error> {
-        self.look_for_new_parts()?;
+        self.open_new_files()?;
         loop {
-            // Before the reading: what is in a newer part was written after all that is in this
-            // one.
-            let left = self.has_newer_lines()?;
-            self.read_on()?;
-            if !left {
+            // Before reading: what is in a newer file was written after all that is in this one.
+            let is_finished = self.has_newer_lines()?;
+            self.read()?;
+            if !is_finished {
                 return self.printer.flush();
             }
             self.printer.end_line();
-            self.age -= 1;
+            self.current -= 1;
             self.offset = 0;
         }
     }
 
-    fn look_for_new_parts(&mut self) -> Result<(), Error> {
-        let newest = Identity::named(&name(&self.directory, 0))?;
-        if newest.is_some() && newest == self.parts.first().map(|part| part.identity) {
+    fn open_new_files(&mut self) -> Result<(), Error> {
+        let newest = FileId::at(&path_of(&self.directory, 0))?;
+        if newest.is_some() && newest == self.files.first().map(|file| file.id) {
             return Ok(());
         }
-        let is_known = |identity| self.parts.iter().any(|part| part.identity == identity);
-        let mut parts = part::open(&self.directory, is_known)?;
-        if self.parts.is_empty() {
-            self.age = parts.len().saturating_sub(1);
+        let is_known = |id| self.files.iter().any(|file| file.id == id);
+        let mut files = tail::open(&self.directory, is_known)?;
+        if self.files.is_empty() {
+            self.current = files.len().saturating_sub(1);
         } else {
-            self.age += parts.len();
+            self.current += files.len();
         }
-        parts.append(&mut self.parts);
-        // Those that were read and are deleted need no watching; their space is given back.
-        let mut age = 0;
-        parts.retain(|part| {
-            age += 1;
-            age <= self.age + 1 || part.found().is_ok_and(|found| found.nlink() > 0)
+        files.append(&mut self.files);
+        // Files that were read and are deleted need no watch; closing them frees their space.
+        let mut index = 0;
+        files.retain(|file| {
+            index += 1;
+            index <= self.current + 1 || file.metadata().is_ok_and(|found| found.nlink() > 0)
         });
-        self.parts = parts;
+        self.files = files;
         Ok(())
     }
 
     fn has_newer_lines(&self) -> Result<bool, Error> {
-        for part in self.parts.iter().take(self.age) {
-            if part.length()? > 0 {
+        for file in self.files.iter().take(self.current) {
+            if file.len()? > 0 {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn read_on(&mut self) -> Result<(), Error> {
-        let Some(part) = self.parts.get(self.age) else {
+    fn read(&mut self) -> Result<(), Error> {
+        let Some(file) = self.files.get(self.current) else {
             return Ok(());
         };
-        if part.length()? < self.offset {
-            // Cut down: what it holds now is new.
+        if file.len()? < self.offset {
+            // Truncated: what it contains now is new.
             self.printer.end_line();
             self.offset = 0;
         }
-        self.offset = part.read(self.offset, u64::MAX, |block| self.printer.add(block))?;
+        self.offset = file.print(self.offset, u64::MAX, &mut self.printer)?;
         Ok(())
     }
 
-    /// The part that is being read and the newer ones.
-    fn unfinished(&self) -> &[Part] {
-        self.parts.get(..=self.age).unwrap_or_default()
+    /// Returns the file that is being read and the newer ones.
+    fn unfinished(&self) -> &[LogFile] {
+        self.files.get(..=self.current).unwrap_or_default()
     }
 }
 
-/// A watch on the log's directory or, as long as there is none, on the nearest one above it.
-struct Lookout {
+/// A watch on the log's directory or, as long as it does not exist, on its nearest ancestor.
+struct LogWatch {
     watch: Watch,
     place: PathBuf,
-    identity: Identity,
-    /// Watched by themselves, for systems where a directory does not tell of writing to its files.
-    files: Vec<Identity>,
+    id: FileId,
+    /// Watched separately, for systems where a watch on a directory does not report writes to its
+    /// files.
+    files: Vec<FileId>,
 }
 
-impl Lookout {
-    fn on(directory: &Path, parts: &[Part]) -> Result<Lookout, Error> {
-        let mut looks = 0;
-        let (mut watch, place, identity) = loop {
-            let (place, identity) = nearest(directory)?;
+impl LogWatch {
+    fn new(directory: &Path, files: &[LogFile]) -> Result<LogWatch, Error> {
+        let mut attempts = 0;
+        let (mut watch, place, id) = loop {
+            let (place, id) = nearest(directory)?;
             match Watch::on(&place) {
-                // Removed since it was looked at.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && looks < LOOKS_MAX => {
-                    looks += 1;
+                // Removed since it was found.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS_MAX =>
+                {
+                    attempts += 1;
                 }
-                watch => break (watch.at("watch", &place)?, place, identity),
+                watch => break (watch.at("watch", &place)?, place, id),
             }
         };
-        for part in parts {
-            watch.add_file(&part.file).at("watch", &place)?;
+        for file in files {
+            watch.add_file(&file.file).at("watch", &place)?;
         }
-        let files = parts.iter().map(|part| part.identity).collect();
-        Ok(Lookout { watch, place, identity, files })
+        Ok(LogWatch { watch, place, id, files: files.iter().map(|file| file.id).collect() })
     }
 
-    /// Whether it is still the right place to watch.
-    fn stands(&self, directory: &Path) -> Result<bool, Error> {
-        let (place, identity) = nearest(directory)?;
-        Ok(place == self.place && identity == self.identity)
+    /// Whether what it watches is still the nearest directory.
+    fn is_current(&self, directory: &Path) -> Result<bool, Error> {
+        let (place, id) = nearest(directory)?;
+        Ok(place == self.place && id == self.id)
     }
 
-    fn covers(&self, parts: &[Part]) -> bool {
-        parts.iter().map(|part| part.identity).eq(self.files.iter().copied())
+    fn covers(&self, files: &[LogFile]) -> bool {
+        files.iter().map(|file| file.id).eq(self.files.iter().copied())
     }
 
-    /// Sleeps until something changes or nobody reads `out` any more.
+    /// Sleeps until something changes or the reader of `out` has gone.
     fn wait(&self, out: &impl AsFd) -> Result<sys::Woken, Error> {
         let woken =
             sys::wait_while_wanted(self.watch.as_fd(), out.as_fd()).doing("wait for lines")?;
-        // Takes away what has woken it.
+        // Consumes what has ended the wait.
         self.watch.wait(Some(Duration::ZERO)).at("watch", &self.place)?;
         Ok(woken)
     }
 }
 
-/// The directory itself if it exists, else the nearest above it that does.
-fn nearest(directory: &Path) -> Result<(PathBuf, Identity), Error> {
+/// Returns the directory if it exists, otherwise its nearest ancestor that does.
+fn nearest(directory: &Path) -> Result<(PathBuf, FileId), Error> {
     for place in directory.ancestors() {
         match place.metadata() {
-            Ok(found) if found.is_dir() => return Ok((place.to_owned(), Identity::of(&found))),
+            Ok(found) if found.is_dir() => return Ok((place.to_owned(), FileId::of(&found))),
             _ => {}
         }
     }
@@ -221,7 +221,7 @@ mod tests {
     use std::thread;
 
     use super::super::scratch::Scratch;
-    use super::super::{Form, Level, Log, Rotation, Style};
+    use super::super::{Level, LineFormat, Log, Rotation, Style};
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
@@ -230,7 +230,7 @@ mod tests {
         lines: usize::MAX,
         least: Level::Debug,
         since: None,
-        form: Form::Text(Style::Plain),
+        format: LineFormat::Text(Style::Plain),
     };
 
     /// What a follower shows after each step, without threads and without waiting.
@@ -295,8 +295,8 @@ mod tests {
         scratch.append("daemon.log", b"a\n");
         let rotate = |line: &str| {
             for age in (0..5).rev() {
-                let from = name(scratch.path(), age);
-                drop(fs::rename(from, name(scratch.path(), age + 1)));
+                let from = path_of(scratch.path(), age);
+                drop(fs::rename(from, path_of(scratch.path(), age + 1)));
             }
             scratch.append("daemon.log", line.as_bytes());
         };
@@ -368,7 +368,7 @@ mod tests {
         for count in 0..50 {
             log.info("a", &[("count", &count)]);
             follower.catch_up().unwrap();
-            assert!(follower.parts.len() <= 4, "{}", follower.parts.len());
+            assert!(follower.files.len() <= 4, "{}", follower.files.len());
         }
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 50);
     }
@@ -471,7 +471,7 @@ mod tests {
                 assert!(line.contains(&number), "seed {seed}: {line} instead of{number}");
                 seen += 1;
             }
-            let path = name(scratch.path(), 0);
+            let path = path_of(scratch.path(), 0);
             match random.u32(..5) {
                 0 if *behind == 0 => fs::remove_file(path).unwrap(),
                 1 if *behind == 0 => {

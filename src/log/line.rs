@@ -1,87 +1,26 @@
-//! A stored line of the log: what it says, and how people are shown it.
+//! The lines of the log, as people read them: parsed, selected and formatted.
 //!
-//! It reads what the writer writes, and tolerates more: any flat JSON object with `ts`, `level` and
-//! `msg` somewhere in it. Nothing is copied to find out. Whether the rest of the object is JSON by
-//! the letter is not its business.
+//! A line is what is stored before a line feed. Empty lines are neither shown nor counted. A line
+//! that the daemon has not written as a log line, such as the text of a panic, is foreign: it
+//! counts as an error of unknown time. No more of a line than the limit is kept.
 //!
-//! What it shows cannot drive a terminal: control characters and those that reorder text come out
-//! escaped, wherever they stand.
+//! What is shown cannot control a terminal.
 
-use std::str::Chars;
+use std::io::Write;
 
-use super::Level;
-use crate::text::{escaped, quoted};
+use super::{Level, LineFormat, Query};
+use crate::error::Error;
+use crate::json::{self, Lenient, Members};
+use crate::limits::LOG_LINE_BYTES_MAX;
+use crate::lines::{Lines, READ_BYTES};
+use crate::text::{escaped, escaped_json, quoted, sanitized};
 use crate::{clock, sys};
 
-/// Whether what is shown may have colours.
+/// Whether text may have colors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Plain,
-    Colour,
-}
-
-/// A line that the daemon has written.
-pub struct Line<'a> {
-    /// Milliseconds since 1970.
-    pub ts: i64,
-    pub level: Level,
-    /// With its quotes and escapes.
-    message: &'a str,
-    object: &'a str,
-}
-
-impl<'a> Line<'a> {
-    /// Looks into a line as it is stored, without its end; `None` if the daemon has not written it
-    /// so.
-    pub fn parse(stored: &'a [u8]) -> Option<Line<'a>> {
-        let object = std::str::from_utf8(stored).ok()?;
-        let mut members = Members::of(object)?;
-        let (mut ts, mut level, mut message) = (None, None, None);
-        for (key, value) in members.by_ref() {
-            match key {
-                "ts" => ts = unquoted(value).and_then(clock::parse_rfc3339),
-                "level" => level = unquoted(value).and_then(Level::parse),
-                "msg" => message = unquoted(value).map(|_| value),
-                _ => {}
-            }
-        }
-        members.ended().then_some(())?;
-        Some(Line { ts: ts?, level: level?, message: message?, object })
-    }
-
-    /// As it is stored.
-    pub fn stored(&self) -> &'a str {
-        self.object
-    }
-
-    /// Appends `[10:00:02] INFO  session created id=sess_abc123`, without an end of line: local
-    /// time, fields in their stored order.
-    pub fn show(&self, style: Style, out: &mut String) {
-        let time = sys::local_time(self.ts.div_euclid(1000));
-        let (hour, minute, second) = (time.hour, time.minute, time.second);
-        out.push_str(&format!("[{hour:02}:{minute:02}:{second:02}] "));
-        let level = match self.level {
-            Level::Debug => DIM,
-            Level::Info => "",
-            Level::Warn => YELLOW,
-            Level::Error => RED,
-        };
-        style.paint(level, out, |out| out.push_str(&self.level.to_string()));
-        out.push(' ');
-        out.push_str(&escaped(&unescaped(self.message).collect::<String>()));
-        style.paint(DIM, out, |out| self.show_fields(out));
-    }
-
-    fn show_fields(&self, out: &mut String) {
-        for (key, value) in Members::of(self.object).into_iter().flatten() {
-            if !matches!(key, "ts" | "level" | "msg") {
-                out.push(' ');
-                out.push_str(&escaped(&unescaped(key).collect::<String>()));
-                out.push('=');
-                push_value(value, out);
-            }
-        }
-    }
+    Color,
 }
 
 const DIM: &str = "\x1b[2m";
@@ -90,212 +29,185 @@ const YELLOW: &str = "\x1b[33m";
 const RESET: &str = "\x1b[0m";
 
 impl Style {
-    /// Lets `show` append something, in colour where there is one; nothing stays nothing.
-    fn paint(self, colour: &str, out: &mut String, show: impl FnOnce(&mut String)) {
-        let colour = if self == Style::Colour { colour } else { "" };
-        out.push_str(colour);
-        let before = out.len();
-        show(out);
-        if out.len() == before {
-            out.truncate(before - colour.len());
-        } else if !colour.is_empty() {
-            out.push_str(RESET);
-        }
-    }
-}
-
-/// Appends a field's value, in quotes where it could be taken for more or less than one value.
-fn push_value(value: &str, out: &mut String) {
-    if unquoted(value).is_none() {
-        // A number, or something nested: as it is stored.
-        return out.push_str(&escaped(value));
-    }
-    let text: String = unescaped(value).collect();
-    let is_bare = |c: char| !c.is_whitespace() && c != '"' && c != '=';
-    if !text.is_empty() && text.chars().all(is_bare) {
-        out.push_str(&escaped(&text));
-    } else {
-        out.push_str(&quoted(&text));
-    }
-}
-
-/// The members of one JSON object, as they are stored: keys without their quotes, escapes
-/// unresolved.
-#[derive(Clone)]
-struct Members<'a> {
-    text: &'a str,
-    at: usize,
-    state: State,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Behind `{` or `,`.
-    Open,
-    /// Behind the last `}`.
-    Ended,
-    /// Where no member can be read.
-    Broken,
-}
-
-impl<'a> Members<'a> {
-    fn of(text: &'a str) -> Option<Members<'a>> {
-        let mut members = Members { text, at: 0, state: State::Open };
-        members.skip_blanks();
-        members.eat(b'{')?;
-        Some(members)
-    }
-
-    /// Whether every member was read and nothing comes behind the object.
-    fn ended(&mut self) -> bool {
-        self.skip_blanks();
-        self.state == State::Ended && self.peek().is_none()
-    }
-
-    fn member(&mut self) -> Option<(&'a str, &'a str)> {
-        self.skip_blanks();
-        let key = unquoted(self.string()?)?;
-        self.skip_blanks();
-        self.eat(b':')?;
-        self.skip_blanks();
-        let value = self.value()?;
-        self.skip_blanks();
-        if self.eat(b',').is_none() {
-            self.eat(b'}')?;
-            self.state = State::Ended;
-        }
-        Some((key, value))
-    }
-
-    /// One value of any kind; a nested one is skipped by counting, so that no depth can hurt.
-    fn value(&mut self) -> Option<&'a str> {
-        let start = self.at;
-        let mut depth = 0_u32;
-        loop {
-            match self.peek()? {
-                b'"' => drop(self.string()?),
-                b'{' | b'[' => {
-                    depth += 1;
-                    self.at += 1;
-                }
-                b'}' | b']' if depth > 0 => {
-                    depth -= 1;
-                    self.at += 1;
-                }
-                b',' | b'}' | b']' if depth == 0 => return None,
-                _ if depth == 0 => self.skip_while(|byte| !b",}] \t\r\n".contains(&byte)),
-                _ => self.at += 1,
+    fn paint(self, color: &str, text: &str) -> String {
+        match self {
+            Style::Color if !color.is_empty() && !text.is_empty() => {
+                format!("{color}{text}{RESET}")
             }
-            if depth == 0 {
-                return self.text.get(start..self.at);
-            }
+            _ => text.to_owned(),
         }
-    }
-
-    /// One string, with its quotes.
-    fn string(&mut self) -> Option<&'a str> {
-        let start = self.at;
-        self.eat(b'"')?;
-        loop {
-            self.skip_while(|byte| byte != b'"' && byte != b'\\');
-            match self.peek()? {
-                b'"' => {
-                    self.at += 1;
-                    return self.text.get(start..self.at);
-                }
-                // Whatever is escaped, its first byte is not the end.
-                _ => self.at += 2,
-            }
-        }
-    }
-
-    fn skip_blanks(&mut self) {
-        self.skip_while(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'));
-    }
-
-    fn skip_while(&mut self, wanted: impl Fn(u8) -> bool) {
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        self.at += rest.iter().position(|byte| !wanted(*byte)).unwrap_or(rest.len());
-    }
-
-    fn eat(&mut self, byte: u8) -> Option<()> {
-        (self.peek()? == byte).then(|| self.at += 1)
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
     }
 }
 
-impl<'a> Iterator for Members<'a> {
-    type Item = (&'a str, &'a str);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.state != State::Open {
-            return None;
-        }
-        let member = self.member();
-        if member.is_none() {
-            self.state = State::Broken;
-        }
-        member
-    }
+/// A line that the daemon has written: a JSON object with `ts`, `level` and `msg`, in any order.
+pub struct Line<'a> {
+    /// Milliseconds since 1970.
+    pub ts: i64,
+    pub level: Level,
+    message: String,
+    /// In their stored order.
+    fields: Vec<(String, Lenient)>,
+    stored: &'a str,
 }
 
-/// What is between the quotes of a JSON string; `None` if it is another kind of value.
-fn unquoted(value: &str) -> Option<&str> {
-    value.strip_prefix('"')?.strip_suffix('"')
-}
-
-/// The characters that a JSON string stands for.
-fn unescaped(text: &str) -> Unescaped<'_> {
-    Unescaped { rest: unquoted(text).unwrap_or(text).chars() }
-}
-
-#[derive(Clone)]
-struct Unescaped<'a> {
-    rest: Chars<'a>,
-}
-
-impl Unescaped<'_> {
-    /// The four digits behind `\u`.
-    fn unit(&mut self) -> Option<u32> {
-        let digits = self.rest.as_str().get(..4)?;
-        let unit = u32::from_str_radix(digits, 16).ok()?;
-        self.rest = self.rest.as_str().get(4..)?.chars();
-        Some(unit)
-    }
-
-    /// The character that one or, for a surrogate pair, two units stand for.
-    fn character(&mut self) -> Option<char> {
-        let unit = self.unit()?;
-        if !(0xd800..0xdc00).contains(&unit) {
-            return char::from_u32(unit);
-        }
-        let mut after = Unescaped { rest: self.rest.as_str().strip_prefix("\\u")?.chars() };
-        let low = after.unit().filter(|low| (0xdc00..0xe000).contains(low))?;
-        self.rest = after.rest;
-        char::from_u32(0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00))
-    }
-}
-
-impl Iterator for Unescaped<'_> {
-    type Item = char;
-
-    fn next(&mut self) -> Option<char> {
-        let character = self.rest.next()?;
-        if character != '\\' {
-            return Some(character);
-        }
-        Some(match self.rest.next()? {
-            'b' => '\u{8}',
-            'f' => '\u{c}',
-            'n' => '\n',
-            'r' => '\r',
-            't' => '\t',
-            'u' => self.character().unwrap_or(char::REPLACEMENT_CHARACTER),
-            itself => itself,
+impl<'a> Line<'a> {
+    /// Parses a line without its end; `None` if it is foreign.
+    pub fn parse(stored: &'a [u8]) -> Option<Line<'a>> {
+        let Members(mut fields) = json::parse(stored).ok()?;
+        let mut take = |name: &str| {
+            let values = fields.extract_if(.., |(key, _)| key == name);
+            values.last()?.1.text()
+        };
+        Some(Line {
+            ts: clock::parse_rfc3339(&take("ts")?)?,
+            level: Level::parse(&take("level")?)?,
+            message: take("msg")?,
+            fields,
+            stored: std::str::from_utf8(stored).ok()?,
         })
+    }
+
+    /// Returns `[10:00:02] INFO  session created id=sess_abc123`, without an end of line: local
+    /// time, fields in their stored order.
+    pub fn formatted(&self, style: Style) -> String {
+        let time = sys::local_time(self.ts.div_euclid(1000));
+        let color = match self.level {
+            Level::Debug => DIM,
+            Level::Info => "",
+            Level::Warn => YELLOW,
+            Level::Error => RED,
+        };
+        let fields: String = self.fields.iter().map(formatted_field).collect();
+        format!(
+            "[{:02}:{:02}:{:02}] {} {}{}",
+            time.hour,
+            time.minute,
+            time.second,
+            style.paint(color, &self.level.to_string()),
+            escaped(&self.message),
+            style.paint(DIM, &fields)
+        )
+    }
+}
+
+/// Returns ` name=value`, with the value in quotes where it could be taken for more or less than
+/// one value.
+fn formatted_field((name, value): &(String, Lenient)) -> String {
+    let is_bare = |text: &str| {
+        !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '"' || c == '=')
+    };
+    let value = match value {
+        Lenient::Text(text) if !is_bare(text) => quoted(text),
+        Lenient::Text(text) => escaped(text),
+        Lenient::Other(raw) => escaped(raw.as_str()),
+    };
+    format!(" {}={value}", escaped(name))
+}
+
+/// What a query does with a line.
+pub(super) enum Selection {
+    Shown,
+    Skipped,
+    /// Skipped, as are all lines before it.
+    TooOld,
+}
+
+impl Query {
+    /// Tells what to do with a line without its end. Of a line beyond the limit, one byte more than
+    /// the limit is enough.
+    pub(super) fn select(&self, stored: &[u8]) -> Selection {
+        let (text, is_whole) = within_limit(stored);
+        if text.is_empty() {
+            return Selection::Skipped;
+        }
+        if self.least == Level::Debug && self.since.is_none() {
+            return Selection::Shown;
+        }
+        match is_whole.then(|| Line::parse(text)).flatten() {
+            Some(line) if self.since.is_some_and(|since| line.ts < since) => Selection::TooOld,
+            Some(line) if line.level < self.least => Selection::Skipped,
+            _ => Selection::Shown,
+        }
+    }
+
+    /// Returns a line in the format of this query, without its end.
+    fn formatted(&self, stored: &[u8]) -> String {
+        let (text, is_whole) = within_limit(stored);
+        let line = is_whole.then(|| Line::parse(text)).flatten();
+        let foreign = || {
+            let text = String::from_utf8_lossy(text);
+            if is_whole { text.into_owned() } else { format!("{text}…") }
+        };
+        match (self.format, line) {
+            (LineFormat::Text(style), Some(line)) => line.formatted(style),
+            (LineFormat::Text(_), None) => sanitized(&foreign()),
+            (LineFormat::Json, Some(line)) => escaped_json(line.stored).into_owned(),
+            (LineFormat::Json, None) => {
+                let mut object = r#"{"level":"ERROR","msg":"#.to_owned();
+                json::quote(&foreign(), &mut object);
+                escaped_json(&object).into_owned() + "}"
+            }
+        }
+    }
+}
+
+/// Returns a line without a carriage return at its end, or as much of it as is shown, and whether
+/// that is all.
+fn within_limit(stored: &[u8]) -> (&[u8], bool) {
+    match stored.get(..LOG_LINE_BYTES_MAX) {
+        Some(beginning) if stored.len() > LOG_LINE_BYTES_MAX => (beginning, false),
+        _ => (stored.strip_suffix(b"\r").unwrap_or(stored), true),
+    }
+}
+
+/// Turns stored bytes into the lines that a query shows.
+pub(super) struct Printer<'a, W: Write + ?Sized> {
+    query: Query,
+    pub out: &'a mut W,
+    lines: Lines,
+    /// Formatted, but not written yet.
+    formatted: String,
+}
+
+impl<'a, W: Write + ?Sized> Printer<'a, W> {
+    pub fn new(query: Query, out: &'a mut W) -> Printer<'a, W> {
+        let lines = Lines::new(LOG_LINE_BYTES_MAX);
+        Printer { query, out, lines, formatted: String::new() }
+    }
+
+    /// From now on, shows lines of any time: they are new.
+    pub fn ignore_since(&mut self) {
+        self.query.since = None;
+    }
+
+    /// Takes the next stored bytes and prints the lines that end in them.
+    pub fn push(&mut self, stored: &[u8]) -> Result<(), Error> {
+        self.lines.push(stored);
+        while let Some(line) = self.lines.next() {
+            print(&self.query, line, &mut self.formatted);
+        }
+        if self.formatted.len() > READ_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Prints the beginning of a line that will have no end.
+    pub fn end_line(&mut self) {
+        if let Some(line) = self.lines.take_pending() {
+            print(&self.query, line, &mut self.formatted);
+        }
+    }
+
+    /// Writes what was formatted.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        let written = self.out.write_all(self.formatted.as_bytes());
+        self.formatted.clear();
+        written.and_then(|()| self.out.flush()).map_err(Error::output)
+    }
+}
+
+fn print(query: &Query, stored: &[u8], out: &mut String) {
+    if let Selection::Shown = query.select(stored) {
+        out.push_str(&query.formatted(stored));
+        out.push('\n');
     }
 }
 
@@ -303,12 +215,10 @@ impl Iterator for Unescaped<'_> {
 mod tests {
     use super::*;
 
-    /// What is shown behind the time, of a line with this behind its own.
-    fn shown(rest: &str) -> String {
+    /// Formats a line with these members, and returns what follows the time.
+    fn formatted(rest: &str) -> String {
         let stored = format!("{{\"ts\":\"2026-03-01T10:00:05.999Z\",{rest}}}");
-        let line = Line::parse(stored.as_bytes()).unwrap();
-        let mut out = String::new();
-        line.show(Style::Plain, &mut out);
+        let out = Line::parse(stored.as_bytes()).unwrap().formatted(Style::Plain);
         let time = sys::local_time(1_772_359_205);
         let (hour, minute, second) = (time.hour, time.minute, time.second);
         let time = format!("[{hour:02}:{minute:02}:{second:02}] ");
@@ -316,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_shown_as_the_manual_has_them() {
+    fn lines_look_as_in_the_manual() {
         for (stored, wanted) in [
             (
                 r#""level":"INFO","msg":"daemon started on 127.0.0.1:9999""#,
@@ -335,12 +245,12 @@ mod tests {
                 "ERROR tool.start tool=file_read path=/src/index.ts",
             ),
         ] {
-            assert_eq!(shown(stored), wanted);
+            assert_eq!(formatted(stored), wanted);
         }
     }
 
     #[test]
-    fn values_are_quoted_where_they_need_it() {
+    fn ambiguous_values_are_quoted() {
         for (stored, wanted) in [
             (r#""""#, r#"k="""#),
             (r#""a b""#, r#"k="a b""#),
@@ -350,38 +260,30 @@ mod tests {
             (r#""a\\ b""#, r#"k="a\\ b""#),
             (r#""a\nb""#, r#"k="a\nb""#),
             (r#""\u00e9\ud83d\ude00""#, "k=é😀"),
-            (r#""\ud83d!""#, "k=\u{fffd}!"),
-            (r#""\ud83d\u0041""#, "k=\u{fffd}A"),
             ("null", "k=null"),
             ("-1.5e3", "k=-1.5e3"),
             (r#"{"a":["}",1]}"#, r#"k={"a":["}",1]}"#),
         ] {
             let stored = format!(r#""level":"INFO","msg":"m","k":{stored}"#);
-            assert_eq!(shown(&stored), format!("INFO  m {wanted}"));
+            assert_eq!(formatted(&stored), format!("INFO  m {wanted}"));
         }
     }
 
     #[test]
-    fn nothing_that_is_shown_drives_a_terminal() {
-        let hostile = "\u{1b}[31m\u{7f}\u{9b}2J\u{202e}\u{2066}\r\0\u{2028}";
-        let harmless = "\\u{1b}[31m\\u{7f}\\u{9b}2J\\u{202e}\\u{2066}\\r\\u{0}\\u{2028}";
-        let mut quoted = String::new();
-        crate::json::quote(hostile, &mut quoted);
-        let stored = format!(r#""level":"WARN","msg":{quoted},"k":1"#);
-        assert_eq!(shown(&stored), format!("WARN  {harmless} k=1"));
-        let stored = "\"level\":\"WARN\",\"msg\":\"m\",\"k\u{1b}\":{\"\u{202e}\":1}";
-        assert_eq!(shown(stored), "WARN  m k\\u{1b}={\"\\u{202e}\":1}");
+    fn names_and_nested_values_are_escaped() {
+        let stored = "\"level\":\"WARN\",\"msg\":\"\\u001b\",\"k\\u001b\":{\"\u{202e}\":1}";
+        assert_eq!(formatted(stored), "WARN  \\u{1b} k\\u{1b}={\"\\u{202e}\":1}");
     }
 
     #[test]
-    fn members_may_stand_in_any_order_and_apart() {
+    fn members_may_be_in_any_order_with_blanks() {
         let stored = br#" { "k" : 1 , "msg" : "m" , "level":"warn","ts":"2026-03-01T10:00:00Z" } "#;
         let line = Line::parse(stored).unwrap();
         assert_eq!((line.ts, line.level), (1_772_359_200_000, Level::Warn));
     }
 
     #[test]
-    fn whatever_else_is_foreign() {
+    fn anything_else_is_foreign() {
         let ours =
             r#"{"ts":"2026-03-01T10:00:00.000Z","level":"INFO","msg":"m","k":[{"a":"b\\"}]}"#;
         assert!(Line::parse(ours.as_bytes()).is_some());
@@ -407,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_makes_the_reader_stumble() {
+    fn no_text_makes_the_parser_panic() {
         let mut random = fastrand::Rng::with_seed(9);
         let pieces =
             ["{", "}", "[", "]", "\"", "\\", "\\u", "d83d", ":", ",", "é", "1", " ", "\"ts\""];
@@ -418,27 +320,63 @@ mod tests {
                 format!("{{\"ts\":\"2026-03-01T10:00:00Z\",\"level\":\"INFO\",\"msg\":\"{text}");
             for stored in [&text, &stored] {
                 if let Some(line) = Line::parse(stored.as_bytes()) {
-                    line.show(Style::Colour, &mut String::new());
+                    line.formatted(Style::Color);
                 }
             }
         }
     }
 
     #[test]
-    fn colours_mark_the_level_and_dim_the_fields() {
+    fn colors_mark_the_level_and_dim_the_fields() {
         let mut all = String::new();
         for level in ["DEBUG", "INFO", "WARN", "ERROR"] {
-            let moment = r#""ts":"2026-03-01T10:00:00Z""#;
-            let stored = format!(r#"{{{moment},"level":"{level}","msg":"m","k":1}}"#);
-            let mut out = String::new();
-            Line::parse(stored.as_bytes()).unwrap().show(Style::Colour, &mut out);
-            all.push_str(out.split_once("] ").unwrap().1);
+            let time = r#""ts":"2026-03-01T10:00:00Z""#;
+            let stored = format!(r#"{{{time},"level":"{level}","msg":"m","k":1}}"#);
+            let line = Line::parse(stored.as_bytes()).unwrap().formatted(Style::Color);
+            all.push_str(line.split_once("] ").unwrap().1);
             all.push('\n');
         }
         assert_eq!(
             all,
             "\x1b[2mDEBUG\x1b[0m m\x1b[2m k=1\x1b[0m\nINFO  m\x1b[2m k=1\x1b[0m\n\
              \x1b[33mWARN \x1b[0m m\x1b[2m k=1\x1b[0m\n\x1b[31mERROR\x1b[0m m\x1b[2m k=1\x1b[0m\n"
+        );
+    }
+
+    fn printed(format: LineFormat, stored: &[u8]) -> String {
+        let mut out = Vec::new();
+        let query = Query { lines: 1, least: Level::Debug, since: None, format };
+        let mut printer = Printer::new(query, &mut out);
+        printer.push(stored).unwrap();
+        printer.flush().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn no_line_of_either_form_controls_a_terminal() {
+        let hostile = "\u{1b}[2J\u{7f}\u{9b}\u{200b}\u{202e}\u{2028}\u{e0041}";
+        let escaped = "\\u{1b}[2J\\u{7f}\\u{9b}\\u{200b}\\u{202e}\\u{2028}\\u{e0041}";
+        let in_json = "\\u001b[2J\\u007f\\u009b\\u200b\\u202e\\u2028\\udb40\\udc41";
+        let foreign = format!("\tat {hostile}\n");
+        let text = LineFormat::Text(Style::Plain);
+        assert_eq!(printed(text, foreign.as_bytes()), format!("\tat {escaped}\n"));
+        assert_eq!(printed(text, b"\tat main.rs\xff\n"), "\tat main.rs\u{fffd}\n");
+        assert_eq!(
+            printed(LineFormat::Json, foreign.as_bytes()),
+            format!("{{\"level\":\"ERROR\",\"msg\":\"\\tat {in_json}\"}}\n")
+        );
+        // As the daemon stores it, which escapes what ends a line or controls a terminal.
+        let ours = |value: &str| {
+            let time = "2026-03-01T10:00:00.000Z";
+            format!("{{\"ts\":\"{time}\",\"level\":\"INFO\",\"msg\":\"m\",\"k\":{value}}}\n")
+        };
+        let mut stored = String::new();
+        json::quote(hostile, &mut stored);
+        let line = printed(text, ours(&stored).as_bytes());
+        assert!(line.ends_with(&format!(" INFO  m k=\"{escaped}\"\n")), "{line}");
+        assert_eq!(
+            printed(LineFormat::Json, ours(&stored).as_bytes()),
+            ours(&format!("\"{in_json}\""))
         );
     }
 }

@@ -1,17 +1,15 @@
-//! The daemon's structured log: one JSON object a line, kept small by rotation.
+//! The daemon's structured log: one JSON object per line, kept small by rotation.
 //!
 //! Logging never fails its caller: a line that cannot be written is counted, and the next one that
-//! can be says how many are missing. It knows nothing of what is logged; that tokens and prompts
-//! are not is the callers' promise.
+//! can be written says how many are missing. This room does not know what is logged; callers must
+//! not log tokens or prompts.
 //!
-//! What the readers ([`Tail`]) build on: a line is added with one write to the end of the file. Old
-//! files only move up, from `daemon.log` to `daemon.log.1` and so on, one place a rotation. Once
-//! something is in a newer file nothing is added to an older one.
+//! The readers ([`Tail`]) rely on this: a line is appended with one write. A rotation only renames
+//! files, `daemon.log` to `daemon.log.1` and so on. Once a newer file has a line, no older file
+//! gets another.
 
 mod follow;
 mod line;
-mod part;
-mod print;
 mod tail;
 mod writer;
 
@@ -28,7 +26,7 @@ use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_LINE_BYTES_MAX};
 use crate::{clock, json, mutex};
 use writer::Writer;
 
-/// How much a line matters.
+/// How important a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Debug,
@@ -40,12 +38,12 @@ pub enum Level {
 impl Level {
     const ALL: [Level; 4] = [Level::Debug, Level::Info, Level::Warn, Level::Error];
 
-    /// As users and stored lines write it, in either case.
+    /// Parses a level as users and stored lines write it, in upper or lower case.
     pub fn parse(text: &str) -> Option<Level> {
         Level::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(text))
     }
 
-    /// As stored lines write it.
+    /// Returns the name as stored lines have it.
     pub fn name(self) -> &'static str {
         match self {
             Level::Debug => "DEBUG",
@@ -56,22 +54,22 @@ impl Level {
     }
 }
 
-/// Padded to the width of the longest.
+/// Padded to the width of the longest name.
 impl Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<5}", self.name())
     }
 }
 
-/// How the log is kept small: `bytes` a file, `files` old ones.
+/// How the log is kept small: `bytes` per file, and `files` old ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Rotation {
     pub bytes: u64,
     pub files: u32,
 }
 
-/// What a line says beyond its message. A value that is a plain integer is stored as a number,
-/// every other one as a string.
+/// What a line has besides its message. A value that is a plain integer is stored as a number,
+/// any other value as a string.
 pub type Fields<'a> = &'a [(&'a str, &'a dyn Display)];
 
 /// The open log. Clones share one file.
@@ -82,159 +80,162 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens `daemon.log` in `directory` for appending, private to the user whatever the umask is.
+    /// Opens `daemon.log` in `directory` for appending. It is private to the user whatever the
+    /// umask is.
     ///
-    /// Fails if it cannot be had or must not be trusted: another user's, a link, no regular file.
+    /// # Errors
+    /// The file cannot be opened, or must not be trusted: it is another user's, a link or not a
+    /// regular file.
     pub fn open(directory: &Path, rotation: Rotation, level: Level) -> Result<Log, Error> {
         let writer = Writer::open(directory, rotation)?;
         Ok(Log { level, writer: Arc::new(Mutex::new(writer)) })
     }
 
-    /// Whether a line of this level is written.
+    /// Whether lines of this level are written.
     pub fn enabled(&self, level: Level) -> bool {
         level >= self.level
     }
 
-    /// Writes one line, if its level is enabled. What is too long is cut and marked with `…`.
+    /// Writes one line, if its level is enabled. What is too long is truncated and marked with `…`.
     pub fn write(&self, level: Level, message: &str, fields: Fields<'_>) {
         if self.enabled(level) {
-            // Made before the lock is taken: a value's `Display` may take its time, or log itself.
-            let said = said(level, message, fields);
-            self.writer().write(&said);
+            // Before the lock is taken: the `Display` of a value may take time, or log itself.
+            let body = body(level, message, fields);
+            self.writer().write(&body);
         }
     }
 
-    /// A line at DEBUG.
+    /// Writes a line at DEBUG.
     pub fn debug(&self, message: &str, fields: Fields<'_>) {
         self.write(Level::Debug, message, fields);
     }
 
-    /// A line at INFO.
+    /// Writes a line at INFO.
     pub fn info(&self, message: &str, fields: Fields<'_>) {
         self.write(Level::Info, message, fields);
     }
 
-    /// A line at WARN.
+    /// Writes a line at WARN.
     pub fn warn(&self, message: &str, fields: Fields<'_>) {
         self.write(Level::Warn, message, fields);
     }
 
-    /// A line at ERROR.
+    /// Writes a line at ERROR.
     pub fn error(&self, message: &str, fields: Fields<'_>) {
         self.write(Level::Error, message, fields);
     }
 
-    /// Goes on in the file that has the log's name now, for those who move it away themselves. If
-    /// that fails, the log stays where it is.
+    /// Opens the log again by name, for users who move it away themselves. On failure it stays open
+    /// where it is.
     pub fn reopen(&self) -> Result<(), Error> {
         self.writer().reopen()
     }
 
-    /// From now on standard output and error of the process are the log, wherever it moves, so that
-    /// a panic's text is not lost. For the background; ends [`Log::mirror`].
+    /// From now on, standard output and error of the process are written to the log, through every
+    /// rotation, so that the text of a panic is not lost. For the background; ends [`Log::mirror`].
     pub fn capture_stdio(&self) -> Result<(), Error> {
         self.writer().capture_stdio()
     }
 
-    /// From now on every line is also shown on standard error, as people read it. For the
+    /// From now on, every line is also shown on standard error, formatted for people. For the
     /// foreground.
     pub fn mirror(&self, style: Style) {
         self.writer().mirror(style);
     }
 
-    /// The file that is written to now, for another process.
+    /// Duplicates the descriptor of the file that is being written, for another process.
     pub fn file(&self) -> Result<File, Error> {
         self.writer().file()
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        // A thread that panicked while it logged has at worst left half a line, and that is
-        // repaired.
+        // A thread that panicked while it logged has left half a line at worst, which is repaired.
         mutex::lock(&self.writer)
     }
 }
 
-/// What is wanted of the log.
+/// Which lines of the log to show, and how.
 #[derive(Clone, Copy)]
 pub struct Query {
-    /// The last so many of the lines that fit the rest.
+    /// The last lines that fit the rest of the query: at most this many.
     pub lines: usize,
-    /// Lines that matter as much as this, or more.
+    /// Lines of this level or a more important one.
     pub least: Level,
-    /// Lines from this moment on, in Unix milliseconds.
+    /// Lines from this time on, in Unix milliseconds.
     pub since: Option<i64>,
-    pub form: Form,
+    pub format: LineFormat,
 }
 
 /// How lines are shown.
 #[derive(Clone, Copy)]
-pub enum Form {
+pub enum LineFormat {
     Text(Style),
-    /// As they are stored. Foreign ones are put into an object, so that every line is one.
+    /// As they are stored. A foreign line becomes a string in an object, so every line is an
+    /// object.
     Json,
 }
 
-/// The file of age 0 is being written, that of age 1 was before it, and so on.
-fn name(directory: &Path, age: u32) -> PathBuf {
+/// Returns the path of the file that was rotated `age` times: 0 is the one being written.
+fn path_of(directory: &Path, age: u32) -> PathBuf {
     match age {
         0 => directory.join("daemon.log"),
         _ => directory.join(format!("daemon.log.{age}")),
     }
 }
 
-/// A line without its beginning, the time.
-fn said(level: Level, message: &str, fields: Fields<'_>) -> String {
-    let mut said = format!("\"level\":\"{}\",\"msg\":", level.name());
-    json::quote(&Cut::of(&message), &mut said);
+/// Returns a line without its beginning, the time.
+fn body(level: Level, message: &str, fields: Fields<'_>) -> String {
+    let mut body = format!("\"level\":\"{}\",\"msg\":", level.name());
+    json::quote(&Truncated::of(&message), &mut body);
     for (key, value) in fields {
-        let before = said.len();
-        said.push(',');
-        json::quote(key, &mut said);
-        said.push(':');
-        let value = Cut::of(*value);
+        let before = body.len();
+        body.push(',');
+        json::quote(key, &mut body);
+        body.push(':');
+        let value = Truncated::of(*value);
         if is_plain_integer(&value) {
-            said.push_str(&value);
+            body.push_str(&value);
         } else {
-            json::quote(&value, &mut said);
+            json::quote(&value, &mut body);
         }
-        // The rest of a line that is shown whole: its beginning, its end and this mark.
-        if said.len() > LOG_LINE_BYTES_MAX - 64 {
-            said.truncate(before);
-            said.push_str(",\"cut\":\"…\"");
+        // Room for the rest of a line within the limit: its beginning, its end and this mark.
+        if body.len() > LOG_LINE_BYTES_MAX - 64 {
+            body.truncate(before);
+            body.push_str(",\"cut\":\"…\"");
             break;
         }
     }
-    said
+    body
 }
 
-/// The whole line, as of now.
-fn stamped(said: &str) -> String {
-    format!("{{\"ts\":\"{}\",{said}}}\n", clock::rfc3339(clock::now_millis()))
+/// Returns the whole line, with the current time.
+fn with_time(body: &str) -> String {
+    format!("{{\"ts\":\"{}\",{body}}}\n", clock::rfc3339(clock::now_millis()))
 }
 
-/// Whether JSON can have it as a number that no reader rounds.
+/// Whether `text` can be a number in JSON that no reader rounds.
 fn is_plain_integer(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let leading_zero = digits.starts_with('0') && text != "0";
     !leading_zero && (1..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// As much of a value's text as one field may have.
-struct Cut {
+/// A writer that keeps as much of a value's text as one field may have.
+struct Truncated {
     text: String,
     whole: bool,
 }
 
-impl Cut {
+impl Truncated {
     fn of(value: &dyn Display) -> String {
-        let mut cut = Cut { text: String::new(), whole: true };
-        // The error is our own, and says that enough has been seen.
-        write!(cut, "{value}").unwrap_or_default();
-        cut.text
+        let mut truncated = Truncated { text: String::new(), whole: true };
+        // The error is our own, and means that no more is needed.
+        write!(truncated, "{value}").unwrap_or_default();
+        truncated.text
     }
 }
 
-impl Write for Cut {
+impl Write for Truncated {
     fn write_str(&mut self, more: &str) -> fmt::Result {
         if !self.whole {
             return Err(fmt::Error);
@@ -311,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_read_in_either_case_and_shown_in_one_width() {
+    fn levels_are_parsed_in_either_case_and_padded() {
         assert_eq!(Level::parse("debug"), Some(Level::Debug));
         assert_eq!(Level::parse("WARN"), Some(Level::Warn));
         assert_eq!(Level::parse("warning"), None);
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_integers_are_numbers_and_all_else_is_a_string() {
+    fn plain_integers_are_stored_as_numbers_and_other_values_as_strings() {
         let fields: Fields<'_> = &[
             ("turn", &1),
             ("below", &-40),
@@ -338,34 +339,34 @@ mod tests {
             ("path", &"/a\"b"),
         ];
         assert_eq!(
-            said(Level::Info, "turn\nstarted", fields),
+            body(Level::Info, "turn\nstarted", fields),
             "\"level\":\"INFO\",\"msg\":\"turn\\nstarted\",\"turn\":1,\"below\":-40,\"zero\":0,\
              \"big\":999999999999999,\"bigger\":\"1000000000000000\",\"octal\":\"007\",\
              \"minus\":\"-\",\"minus_zero\":\"-0\",\"float\":\"1.5\",\"empty\":\"\",\
              \"path\":\"/a\\\"b\""
         );
-        let line = stamped(&said(Level::Info, "turn\nstarted", fields));
+        let line = with_time(&body(Level::Info, "turn\nstarted", fields));
         assert_eq!(json::check(line.trim_end()), Ok(()));
         assert!(line.ends_with("}\n"));
         assert!(line::Line::parse(line.trim_end().as_bytes()).is_some());
     }
 
     #[test]
-    fn a_field_is_cut_one_past_the_limit_and_never_inside_a_character() {
+    fn a_field_is_truncated_beyond_the_limit_and_between_characters() {
         let fits = "x".repeat(LOG_FIELD_BYTES_MAX);
-        assert_eq!(Cut::of(&fits), fits);
-        assert_eq!(Cut::of(&format!("{fits}y")), format!("{fits}…"));
+        assert_eq!(Truncated::of(&fits), fits);
+        assert_eq!(Truncated::of(&format!("{fits}y")), format!("{fits}…"));
         let split = format!("{}éé", "x".repeat(LOG_FIELD_BYTES_MAX - 1));
-        assert_eq!(Cut::of(&split), format!("{}…", "x".repeat(LOG_FIELD_BYTES_MAX - 1)));
+        assert_eq!(Truncated::of(&split), format!("{}…", "x".repeat(LOG_FIELD_BYTES_MAX - 1)));
         let in_pieces = format_args!("{fits}{}{}", "", "z").to_string();
-        assert_eq!(Cut::of(&in_pieces), format!("{fits}…"));
+        assert_eq!(Truncated::of(&in_pieces), format!("{fits}…"));
     }
 
     #[test]
-    fn a_line_is_never_longer_than_what_is_shown_whole() {
+    fn no_line_exceeds_the_limit_of_what_is_shown() {
         let worst = "\u{1}".repeat(LOG_FIELD_BYTES_MAX + 1);
         let fields: Fields<'_> = &[("a", &worst), ("b", &worst), ("c", &worst), ("d", &1)];
-        let line = stamped(&said(Level::Error, &worst, fields));
+        let line = with_time(&body(Level::Error, &worst, fields));
         assert!(line.len() <= LOG_LINE_BYTES_MAX, "{}", line.len());
         assert_eq!(json::check(line.trim_end()), Ok(()));
         assert!(line.ends_with(",\"cut\":\"…\"}\n"));

@@ -1,72 +1,212 @@
-//! The last lines of the log, found backwards from its end and across rotated files, in constant
+//! Reading the log: its files, and the last lines of them, found backwards from the end in constant
 //! memory.
 //!
-//! Every file is opened before anything is read, so that a rotation meanwhile costs no line and
-//! repeats none. Following the log as it grows is [`follow`](super::follow)'s.
+//! Every file is opened before anything is read, so a rotation in the meantime neither loses a line
+//! nor repeats one. A file is identified by its [`FileId`]: its name may change at any time.
+//! Following the log as it grows is the task of [`follow`](super::follow).
 
-use std::io::Write;
+use std::fs::{File, Metadata};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::Query;
-use super::part::{self, Part};
-use super::print::{Printer, Verdict};
+use super::line::{Printer, Selection};
+use super::{Query, path_of};
+use crate::disk;
 use crate::error::{At, Error};
-use crate::limits::LOG_LINE_BYTES_MAX;
-use crate::lines::Backwards;
+use crate::limits::{LOG_FILES_MAX, LOG_LINE_BYTES_MAX};
+use crate::lines::{Backwards, READ_BYTES, read_at};
+
+/// Identifies a file, whatever its name. The system gives it to no other file as long as this one
+/// is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    pub fn of(metadata: &Metadata) -> FileId {
+        FileId { device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    /// Returns the id of the file at `path`; `None` if there is none.
+    pub fn at(path: &Path) -> Result<Option<FileId>, Error> {
+        match path.symlink_metadata() {
+            Ok(metadata) => Ok(Some(FileId::of(&metadata))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(cause).at("inspect", path),
+        }
+    }
+}
+
+/// One file of the log.
+pub(super) struct LogFile {
+    pub file: File,
+    pub id: FileId,
+    /// Its path when it was opened.
+    path: PathBuf,
+}
+
+impl LogFile {
+    fn open(path: PathBuf) -> Result<Option<LogFile>, Error> {
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        let untrusted = |because| Err(disk::untrusted(&path, because, "move it away"));
+        let file = match options.open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                return untrusted("it is a symbolic link");
+            }
+            Err(cause) => return Err(cause).at("open", &path),
+        };
+        let metadata = file.metadata().at("inspect", &path)?;
+        if !metadata.is_file() {
+            return untrusted("it is not a regular file");
+        }
+        Ok(Some(LogFile { file, id: FileId::of(&metadata), path }))
+    }
+
+    pub fn metadata(&self) -> Result<Metadata, Error> {
+        self.file.metadata().at("inspect", &self.path)
+    }
+
+    pub fn len(&self) -> Result<u64, Error> {
+        Ok(self.metadata()?.len())
+    }
+
+    /// Prints what is stored from `start` to before `end`, or to the end of the file if that comes
+    /// first. Returns where it stopped.
+    pub fn print<W: Write + ?Sized>(
+        &self,
+        start: u64,
+        end: u64,
+        printer: &mut Printer<'_, W>,
+    ) -> Result<u64, Error> {
+        let mut block = vec![0; READ_BYTES];
+        let mut at = start;
+        while at < end {
+            let most = block.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            let block = block.get_mut(..most).unwrap_or_default();
+            let count = read_at(&self.file, block, at).at("read", &self.path)?;
+            if count == 0 {
+                break;
+            }
+            printer.push(block.get(..count).unwrap_or_default())?;
+            at += count as u64;
+        }
+        Ok(at)
+    }
+}
+
+/// Attempts to look at something that may change at the same time. A change at just that moment is
+/// rare; this many in a row do not occur.
+pub(super) const ATTEMPTS_MAX: usize = 100;
+
+/// After this many names in a row without a file, there are no older files. A rotation that is in
+/// progress or was interrupted leaves one such name.
+const GAP_MAX: u32 = 8;
+
+/// Opens the files of the log from the newest to the oldest, up to the first that is `known`.
+///
+/// A rotation only increases the number of a file, so opening them in this order skips none and may
+/// meet one twice. It could still open a newer file after an older one, if that one was rotated
+/// twice in the meantime. In that case the first file was rotated as well, which is checked at the
+/// end.
+pub(super) fn open(
+    directory: &Path,
+    known: impl Fn(FileId) -> bool,
+) -> Result<Vec<LogFile>, Error> {
+    for _ in 0..ATTEMPTS_MAX {
+        let mut files: Vec<LogFile> = Vec::new();
+        let mut missing = 0;
+        for age in 0..=LOG_FILES_MAX {
+            let Some(file) = LogFile::open(path_of(directory, age))? else {
+                missing += 1;
+                if missing == GAP_MAX {
+                    break;
+                }
+                continue;
+            };
+            missing = 0;
+            if known(file.id) {
+                break;
+            }
+            if files.iter().all(|newer| newer.id != file.id) {
+                files.push(file);
+            }
+        }
+        let Some(first) = files.first() else {
+            return Ok(files);
+        };
+        if FileId::at(&first.path)? == Some(first.id) {
+            return Ok(files);
+        }
+    }
+    let path = path_of(directory, 0);
+    Err(io::Error::other("it is rotated faster than it can be read")).at("read", &path)
+}
 
 /// The log of one daemon, open for reading.
 pub struct Tail {
     pub(super) directory: PathBuf,
     /// From the newest to the oldest.
-    pub(super) parts: Vec<Part>,
+    pub(super) files: Vec<LogFile>,
+}
+
+/// Where printing begins.
+pub(super) struct TailStart {
+    /// The index of the file.
+    pub file: usize,
+    pub offset: u64,
 }
 
 impl Tail {
-    /// Opens what there is of the log in `directory`, which need not exist.
+    /// Opens the files of the log in `directory`, which need not exist.
     pub fn open(directory: &Path) -> Result<Tail, Error> {
-        let parts = part::open(directory, |_| false)?;
-        Ok(Tail { directory: directory.to_owned(), parts })
+        let files = open(directory, |_| false)?;
+        Ok(Tail { directory: directory.to_owned(), files })
     }
 
     /// Whether there is no log yet.
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.files.is_empty()
     }
 
-    /// Writes the last lines that are wanted to `out`, oldest first. A line without an end, which
-    /// is being written or was cut off by a crash, is a line too.
-    pub fn show(&self, query: &Query, out: &mut dyn Write) -> Result<(), Error> {
-        // What is written from here on is not part of the answer, so a busy daemon cannot prolong
-        // it.
+    /// Writes the last lines that the query shows to `out`, oldest first. The last line of a file
+    /// counts even if it has no end because it is being written or was cut off by a crash.
+    pub fn print(&self, query: &Query, out: &mut dyn Write) -> Result<(), Error> {
+        // What is written from now on is not printed, so a busy daemon cannot prolong this.
         let ends = self.lengths()?;
         let start = self.start(query, &ends)?;
         let mut printer = Printer::new(*query, out);
-        for (age, part) in self.parts.iter().enumerate().take(start.age + 1).rev() {
-            let from = if age == start.age { start.offset } else { 0 };
-            part.read(from, ends.get(age).copied().unwrap_or(0), |block| printer.add(block))?;
+        let files = self.files.iter().zip(ends).enumerate().take(start.file + 1);
+        for (index, (file, end)) in files.rev() {
+            file.print(if index == start.file { start.offset } else { 0 }, end, &mut printer)?;
             printer.end_line();
         }
         printer.flush()
     }
 
     pub(super) fn lengths(&self) -> Result<Vec<u64>, Error> {
-        self.parts.iter().map(Part::length).collect()
+        self.files.iter().map(LogFile::len).collect()
     }
 
-    /// Where the last lines that are wanted begin, if the parts end at `ends`.
-    pub(super) fn start(&self, query: &Query, ends: &[u64]) -> Result<Start, Error> {
-        let mut start = Start { age: 0, offset: ends.first().copied().unwrap_or(0) };
+    /// Returns where the last lines that the query shows begin, if the files end at `ends`.
+    pub(super) fn start(&self, query: &Query, ends: &[u64]) -> Result<TailStart, Error> {
+        let mut start = TailStart { file: 0, offset: ends.first().copied().unwrap_or(0) };
         let mut missing = query.lines;
-        for (age, (part, end)) in self.parts.iter().zip(ends).enumerate() {
+        for (index, (log, end)) in self.files.iter().zip(ends).enumerate() {
             let mut lines = Backwards::new(*end, LOG_LINE_BYTES_MAX);
             while missing > 0
-                && let Some((stored, offset)) = lines.next(&part.file).at("read", &part.path)?
+                && let Some((line, offset)) = lines.next(&log.file).at("read", &log.path)?
             {
-                match query.verdict(stored) {
-                    Verdict::TooOld => return Ok(start),
-                    Verdict::Passed => {}
-                    Verdict::Wanted => {
-                        start = Start { age, offset };
+                match query.select(line) {
+                    Selection::TooOld => return Ok(start),
+                    Selection::Skipped => {}
+                    Selection::Shown => {
+                        start = TailStart { file: index, offset };
                         missing -= 1;
                     }
                 }
@@ -76,32 +216,28 @@ impl Tail {
     }
 }
 
-/// The first byte to show: in the part of this age, counted in parts.
-pub(super) struct Start {
-    pub age: usize,
-    pub offset: u64,
-}
-
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::super::line::Line;
     use super::super::scratch::Scratch;
-    use super::super::{Form, Level, Style};
+    use super::super::{Level, LineFormat, Style};
     use super::*;
+    use crate::error::Kind;
     use crate::json;
-    use crate::lines::READ_BYTES;
     use crate::text::sanitized;
 
     const ALL: Query = Query {
         lines: usize::MAX,
         least: Level::Debug,
         since: None,
-        form: Form::Text(Style::Plain),
+        format: LineFormat::Text(Style::Plain),
     };
 
-    fn shown(scratch: &Scratch, query: &Query) -> String {
+    fn printed(scratch: &Scratch, query: &Query) -> String {
         let mut out = Vec::new();
-        Tail::open(scratch.path()).unwrap().show(query, &mut out).unwrap();
+        Tail::open(scratch.path()).unwrap().print(query, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -113,18 +249,18 @@ mod tests {
     }
 
     #[test]
-    fn no_log_is_told_from_an_empty_one() {
+    fn no_log_and_an_empty_log_are_two_things() {
         let scratch = Scratch::new();
         assert!(Tail::open(&scratch.path().join("daemon")).unwrap().is_empty());
         assert!(Tail::open(scratch.path()).unwrap().is_empty());
-        assert_eq!(shown(&scratch, &ALL), "");
+        assert_eq!(printed(&scratch, &ALL), "");
         scratch.append("daemon.log", b"");
         assert!(!Tail::open(scratch.path()).unwrap().is_empty());
-        assert_eq!(shown(&scratch, &ALL), "");
+        assert_eq!(printed(&scratch, &ALL), "");
     }
 
     #[test]
-    fn the_last_lines_reach_back_over_gaps_in_time_order() {
+    fn the_last_lines_come_from_several_files_in_order_of_time() {
         let scratch = Scratch::new();
         scratch.append("daemon.log.7", b"a\nb\n");
         scratch.append("daemon.log.2", b"c\ntorn");
@@ -133,9 +269,9 @@ mod tests {
         for (lines, wanted) in
             [(0, ""), (1, "e\n"), (2, "d\ne\n"), (3, "torn\nd\ne\n"), (5, "b\nc\ntorn\nd\ne\n")]
         {
-            assert_eq!(shown(&scratch, &Query { lines, ..ALL }), wanted);
+            assert_eq!(printed(&scratch, &Query { lines, ..ALL }), wanted);
         }
-        assert_eq!(shown(&scratch, &ALL), "a\nb\nc\ntorn\nd\ne\n");
+        assert_eq!(printed(&scratch, &ALL), "a\nb\nc\ntorn\nd\ne\n");
     }
 
     #[test]
@@ -149,26 +285,26 @@ mod tests {
             scratch.append("daemon.log", stored(second, Level::Debug).as_bytes());
         }
         let query = Query { lines: 3, least: Level::Warn, ..ALL };
-        let text = shown(&scratch, &query);
+        let text = printed(&scratch, &query);
         let ends: Vec<&str> = text.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
         assert_eq!(ends, ["m1", "m3", "panicked"]);
         let since = Line::parse(stored(58, Level::Info).trim_end().as_bytes()).unwrap().ts;
-        let text = shown(&scratch, &Query { since: Some(since), ..ALL });
+        let text = printed(&scratch, &Query { since: Some(since), ..ALL });
         assert_eq!(text.lines().count(), 2, "{text}");
-        let text = shown(&scratch, &Query { since: Some(since + 1), ..ALL });
+        let text = printed(&scratch, &Query { since: Some(since + 1), ..ALL });
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert_eq!(shown(&scratch, &Query { since: Some(since + 1001), ..ALL }), "");
+        assert_eq!(printed(&scratch, &Query { since: Some(since + 1001), ..ALL }), "");
     }
 
     #[test]
-    fn every_line_as_json_is_one_object() {
+    fn in_json_every_line_is_an_object() {
         let scratch = Scratch::new();
         let ours = stored(1, Level::Info);
         scratch.append("daemon.log", ours.as_bytes());
         let nearly = ours.replace("}", ",\"k\":nonsense}");
         scratch.append("daemon.log", nearly.as_bytes());
         scratch.append("daemon.log", b"at \"main\"\x1b\xff\n");
-        let text = shown(&scratch, &Query { form: Form::Json, ..ALL });
+        let text = printed(&scratch, &Query { format: LineFormat::Json, ..ALL });
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], ours.trim_end());
         assert_eq!(
@@ -182,90 +318,142 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_one_past_the_limit() {
+    fn a_line_is_truncated_beyond_the_limit() {
         for (length, wanted) in
             [(LOG_LINE_BYTES_MAX, ""), (LOG_LINE_BYTES_MAX + 1, "…"), (1 << 20, "…")]
         {
             let scratch = Scratch::new();
             scratch.append("daemon.log", format!("a\n{}\nb\n", "x".repeat(length)).as_bytes());
             let cut = format!("{}{wanted}", "x".repeat(LOG_LINE_BYTES_MAX));
-            assert_eq!(shown(&scratch, &Query { lines: 2, ..ALL }), format!("{cut}\nb\n"));
-            assert_eq!(shown(&scratch, &ALL), format!("a\n{cut}\nb\n"));
-            let json = Query { lines: 2, form: Form::Json, ..ALL };
+            assert_eq!(printed(&scratch, &Query { lines: 2, ..ALL }), format!("{cut}\nb\n"));
+            assert_eq!(printed(&scratch, &ALL), format!("a\n{cut}\nb\n"));
+            let json = Query { lines: 2, format: LineFormat::Json, ..ALL };
             let wanted = format!("{{\"level\":\"ERROR\",\"msg\":\"{cut}\"}}");
-            assert_eq!(shown(&scratch, &json).lines().next(), Some(wanted.as_str()));
+            assert_eq!(printed(&scratch, &json).lines().next(), Some(wanted.as_str()));
         }
     }
 
     /// Some lines, not all with an end: of the daemon and of others, some long, some with odd
     /// bytes.
-    fn random_part(random: &mut fastrand::Rng) -> Vec<u8> {
-        let mut part = Vec::new();
+    fn random_file(random: &mut fastrand::Rng) -> Vec<u8> {
+        let mut file = Vec::new();
         let typical = *random.choice(&[3, 100, 5_000, 70_000]).unwrap();
         let many = *random.choice(&[1, 5, 300]).unwrap();
         for _ in 0..random.usize(..many) {
-            if part.len() > 3 * READ_BYTES {
+            if file.len() > 3 * READ_BYTES {
                 break;
             }
             match random.usize(..20) {
                 0 => {}
-                1 => part.extend_from_slice(b"\0\xff\xfe\xc3"),
-                2 => part.extend(std::iter::repeat_n(b'y', random.usize(..2 * READ_BYTES))),
+                1 => file.extend_from_slice(b"\0\xff\xfe\xc3"),
+                2 => file.extend(std::iter::repeat_n(b'y', random.usize(..2 * READ_BYTES))),
                 3..10 => {
                     let level = *random.choice(&Level::ALL).unwrap();
-                    part.extend_from_slice(stored(random.u8(..60), level).trim_end().as_bytes());
+                    file.extend_from_slice(stored(random.u8(..60), level).trim_end().as_bytes());
                 }
-                _ => part.extend(std::iter::repeat_with(|| random.u8(32..)).take(typical / 2)),
+                _ => file.extend(std::iter::repeat_with(|| random.u8(32..)).take(typical / 2)),
             }
-            part.extend_from_slice(random.choice(&[&b"\n"[..], b"\n", b"\r\n"]).unwrap());
+            file.extend_from_slice(random.choice(&[&b"\n"[..], b"\n", b"\r\n"]).unwrap());
         }
         if random.bool() {
-            part.pop();
+            file.pop();
         }
         // Ends at, before and behind a boundary between blocks.
-        if random.usize(..4) == 0 && part.len() > READ_BYTES {
-            part.truncate(READ_BYTES + 1 - random.usize(..3));
+        if random.usize(..4) == 0 && file.len() > READ_BYTES {
+            file.truncate(READ_BYTES + 1 - random.usize(..3));
         }
-        part
+        file
     }
 
     #[test]
-    fn reading_backwards_is_reading_everything_and_taking_the_end() {
+    fn the_last_lines_are_the_end_of_all_lines() {
         for round in 0..50 {
             let seed = fastrand::u64(..);
             let mut random = fastrand::Rng::with_seed(seed);
             let scratch = Scratch::new();
-            let parts: Vec<Vec<u8>> = (0..random.u32(1..4))
+            let files: Vec<Vec<u8>> = (0..random.u32(1..4))
                 .map(|age| {
-                    let part = random_part(&mut random);
-                    let path = super::super::name(scratch.path(), age);
-                    scratch.append(path.file_name().unwrap().to_str().unwrap(), &part);
-                    part
+                    let file = random_file(&mut random);
+                    let path = path_of(scratch.path(), age);
+                    scratch.append(path.file_name().unwrap().to_str().unwrap(), &file);
+                    file
                 })
                 .collect();
             let least = *random.choice(&Level::ALL).unwrap();
             let mut all: Vec<String> = Vec::new();
-            for line in parts.iter().rev().flat_map(|part| part.split(|byte| *byte == b'\n')) {
+            for line in files.iter().rev().flat_map(|file| file.split(|byte| *byte == b'\n')) {
                 let line = line.strip_suffix(b"\r").unwrap_or(line);
-                let mut out = String::new();
-                match Line::parse(line) {
+                all.push(match Line::parse(line) {
                     _ if line.is_empty() => continue,
                     Some(line) if line.level < least => continue,
-                    Some(line) => line.show(Style::Plain, &mut out),
+                    Some(line) => line.formatted(Style::Plain),
                     None if line.len() > LOG_LINE_BYTES_MAX => {
-                        let cut = String::from_utf8_lossy(&line[..LOG_LINE_BYTES_MAX]);
-                        out = sanitized(&cut) + "…";
+                        let beginning = String::from_utf8_lossy(&line[..LOG_LINE_BYTES_MAX]);
+                        sanitized(&beginning) + "…"
                     }
-                    None => out = sanitized(&String::from_utf8_lossy(line)),
-                }
-                all.push(out);
+                    None => sanitized(&String::from_utf8_lossy(line)),
+                });
             }
             for lines in [0, 1, random.usize(..=all.len()), all.len(), all.len() + 1] {
                 let wanted = &all[all.len().saturating_sub(lines)..];
-                let text = shown(&scratch, &Query { lines, least, ..ALL });
+                let text = printed(&scratch, &Query { lines, least, ..ALL });
                 let same = text.split_terminator('\n').eq(wanted);
                 assert!(same, "seed {seed}, round {round}, {lines} lines");
             }
         }
+    }
+
+    #[test]
+    fn rotations_in_the_meantime_do_not_change_the_order() {
+        let scratch = Scratch::new();
+        for (age, content) in ["c", "b", "a"].into_iter().enumerate() {
+            let path = path_of(scratch.path(), u32::try_from(age).unwrap());
+            scratch.append(path.file_name().unwrap().to_str().unwrap(), content.as_bytes());
+        }
+        let rotate = |content: &str| {
+            for age in (0..9).rev() {
+                drop(std::fs::rename(
+                    path_of(scratch.path(), age),
+                    path_of(scratch.path(), age + 1),
+                ));
+            }
+            scratch.append("daemon.log", content.as_bytes());
+        };
+        let looked = Cell::new(0);
+        let files = open(scratch.path(), |_| {
+            looked.set(looked.get() + 1);
+            match looked.get() {
+                1 => ["d", "e"].into_iter().for_each(rotate),
+                3 => rotate("f"),
+                _ => {}
+            }
+            false
+        });
+        let content = |file: LogFile| io::read_to_string(file.file).unwrap();
+        let contents: Vec<String> = files.unwrap().into_iter().map(content).collect();
+        assert_eq!(contents, ["f", "e", "d", "c", "b", "a"]);
+    }
+
+    #[test]
+    fn a_log_that_is_rotated_without_end_is_an_error() {
+        let scratch = Scratch::new();
+        scratch.append("daemon.log", b"");
+        let files = open(scratch.path(), |_| {
+            scratch.rename("daemon.log", "daemon.log.1");
+            scratch.append("daemon.log", b"");
+            false
+        });
+        let said = files.map(drop).unwrap_err().to_string();
+        assert!(said.ends_with("daemon.log: it is rotated faster than it can be read"), "{said}");
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let scratch = Scratch::new();
+        std::fs::create_dir(path_of(scratch.path(), 0)).unwrap();
+        assert!(open(scratch.path(), |_| false).is_err_and(|e| e.kind() == Kind::UntrustedPath));
+        std::fs::remove_dir(path_of(scratch.path(), 0)).unwrap();
+        std::os::unix::fs::symlink("elsewhere", path_of(scratch.path(), 3)).unwrap();
+        assert!(open(scratch.path(), |_| false).is_err_and(|e| e.kind() == Kind::UntrustedPath));
     }
 }

@@ -1,7 +1,7 @@
 //! The writing end of the log: appending, repairing, rotating.
 //!
-//! Nothing here fails for good: what cannot be written is counted, a rotation that does not succeed
-//! leaves the log where it is, and a log that somebody has deleted is made anew.
+//! No failure here is permanent: a line that cannot be written is counted, a rotation that fails
+//! leaves the log where it is, and a log that was deleted is created again.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,67 +9,65 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::line::{Line, Style};
-use super::{Level, Rotation, name, said, stamped};
+use super::{Level, Rotation, body, path_of, with_time};
 use crate::error::{At, Doing, Error};
 use crate::limits::LOG_FILES_MAX;
 use crate::{disk, sys};
 
 /// What standard output and error of the process have to do with the log.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stdio {
-    Apart,
-    /// They end up in it.
-    Captured,
-    /// Its lines are shown there.
+enum StdStreams {
+    Unrelated,
+    /// They are written to it.
+    Redirected,
+    /// Its lines are shown on standard error.
     Mirror(Style),
 }
 
 pub(super) struct Writer {
     directory: PathBuf,
     rotation: Rotation,
-    pen: Pen<File>,
-    /// A line that would make the file longer causes a rotation. Raised while none succeeds, so
-    /// that it is tried once per `rotation.bytes` and not at every line.
+    file: Appender<File>,
+    /// A line that would make the file larger causes a rotation. Raised while rotations fail, so
+    /// that one is tried every `rotation.bytes` and not at every line.
     bytes_max: u64,
-    stdio: Stdio,
+    streams: StdStreams,
 }
 
 impl Writer {
     pub fn open(directory: &Path, rotation: Rotation) -> Result<Writer, Error> {
-        let pen =
-            Pen::new(disk::open_for_append(&name(directory, 0), File::options().create(true))?)?;
         Ok(Writer {
             directory: directory.to_owned(),
             rotation,
-            pen,
+            file: Appender::open(directory)?,
             bytes_max: rotation.bytes,
-            stdio: Stdio::Apart,
+            streams: StdStreams::Unrelated,
         })
     }
 
-    /// Stamps and stores one line, and shows it where that was asked for.
-    pub fn write(&mut self, said: &str) {
-        // The time is taken under the lock, so that lines are stored in its order.
-        let line = stamped(said);
-        self.make_room(line.len());
-        self.pen.write(&line);
-        if let Stdio::Mirror(style) = self.stdio {
-            show(&line, style);
+    /// Stores one line with the current time, and mirrors it if requested.
+    pub fn write(&mut self, body: &str) {
+        // The time is taken under the lock, so lines are stored in its order.
+        let line = with_time(body);
+        self.rotate_for(line.len());
+        self.file.append(&line);
+        if let StdStreams::Mirror(style) = self.streams {
+            mirror(&line, style);
         }
     }
 
-    /// Sees to it that `length` more bytes belong into the file that is open.
-    fn make_room(&mut self, length: usize) {
-        let Ok(found) = self.pen.file.metadata() else {
+    /// Rotates if `length` more bytes would make the file too large.
+    fn rotate_for(&mut self, length: usize) {
+        let Ok(found) = self.file.file.metadata() else {
             return;
         };
         if found.nlink() == 0 {
-            // Deleted: what is written there, nobody could read. No luck now is luck with a later
-            // line.
+            // Deleted: nobody could read what is written there. If this fails, it is tried again at
+            // the next line.
             drop(self.reopen());
             return;
         }
-        let length = length + self.pen.overdue().len();
+        let length = length + self.file.pending().len();
         let grown = found.len().saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         if found.len() < self.rotation.bytes {
             self.bytes_max = self.rotation.bytes;
@@ -79,43 +77,43 @@ impl Writer {
         }
         if let Err(error) = self.rotate() {
             self.bytes_max = found.len().saturating_add(self.rotation.bytes);
-            let said = said(Level::Warn, "log not rotated", &[("cause", &error)]);
-            self.pen.write(&stamped(&said));
+            let warning = body(Level::Warn, "log not rotated", &[("cause", &error)]);
+            self.file.append(&with_time(&warning));
         }
     }
 
-    /// Puts a new file in the log's place. On failure the old one is still being written.
+    /// Replaces the log by a new file. On failure, writing continues in the old one.
     fn rotate(&mut self) -> Result<(), Error> {
-        let log = name(&self.directory, 0);
+        let log = path_of(&self.directory, 0);
         let prepared = self.directory.join("daemon.log.new");
-        // One that a crash has left behind. If it stays, the next line says why.
+        // One may be left from a crash. If it cannot be removed, the next line says why.
         drop(std::fs::remove_file(&prepared));
         let file = disk::open_for_append(&prepared, File::options().create_new(true))?;
-        let moved =
-            self.move_up().and_then(|()| std::fs::rename(&prepared, &log).at("rename", &prepared));
-        if let Err(error) = moved {
+        let rotated =
+            self.shift().and_then(|()| std::fs::rename(&prepared, &log).at("rename", &prepared));
+        if let Err(error) = rotated {
             drop(std::fs::remove_file(&prepared));
             return Err(error);
         }
-        self.go_on_in(Pen { file, torn: false, lost: self.pen.lost });
+        self.switch_to(Appender { file, torn: false, lost: 0 });
         Ok(())
     }
 
-    /// Moves every file up one age, as far as the first gap; the oldest goes.
-    fn move_up(&self) -> Result<(), Error> {
+    /// Increases the number of every file, up to the first gap; the oldest is removed.
+    fn shift(&self) -> Result<(), Error> {
         let kept = self.rotation.files;
         for age in kept + 1..=LOG_FILES_MAX {
             // Left from a time when more were kept.
-            if std::fs::remove_file(name(&self.directory, age)).is_err() {
+            if std::fs::remove_file(path_of(&self.directory, age)).is_err() {
                 break;
             }
         }
-        // A rotation that was cut short has left a gap; to fill it costs no old lines.
-        let is_gap = |age: &u32| name(&self.directory, *age).symlink_metadata().is_err();
+        // A rotation that was interrupted has left a gap; filling it costs no old lines.
+        let is_gap = |age: &u32| path_of(&self.directory, *age).symlink_metadata().is_err();
         let last = (1..kept).find(is_gap).unwrap_or(kept);
         for age in (0..last).rev() {
-            let from = name(&self.directory, age);
-            match std::fs::rename(&from, name(&self.directory, age + 1)) {
+            let from = path_of(&self.directory, age);
+            match std::fs::rename(&from, path_of(&self.directory, age + 1)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 result => result.at("rename", &from)?,
             }
@@ -124,64 +122,60 @@ impl Writer {
     }
 
     pub fn reopen(&mut self) -> Result<(), Error> {
-        let mut pen = Pen::new(disk::open_for_append(
-            &name(&self.directory, 0),
-            File::options().create(true),
-        )?)?;
-        pen.lost = self.pen.lost;
-        self.go_on_in(pen);
+        self.switch_to(Appender::open(&self.directory)?);
         Ok(())
     }
 
     pub fn capture_stdio(&mut self) -> Result<(), Error> {
-        sys::redirect_output(&self.pen.file).doing("redirect output to the log")?;
-        self.stdio = Stdio::Captured;
+        sys::redirect_output(&self.file.file).doing("redirect output to the log")?;
+        self.streams = StdStreams::Redirected;
         Ok(())
     }
 
     pub fn file(&self) -> Result<File, Error> {
-        self.pen.file.try_clone().doing("share the log")
+        self.file.file.try_clone().doing("share the log")
     }
 
     pub fn mirror(&mut self, style: Style) {
-        self.stdio = Stdio::Mirror(style);
+        self.streams = StdStreams::Mirror(style);
     }
 
-    fn go_on_in(&mut self, pen: Pen<File>) {
-        self.pen = pen;
+    fn switch_to(&mut self, file: Appender<File>) {
+        self.file = Appender { lost: self.file.lost, ..file };
         self.bytes_max = self.rotation.bytes;
-        if self.stdio == Stdio::Captured {
-            // On failure output goes where it went before, which loses nothing yet.
-            drop(sys::redirect_output(&self.pen.file));
+        if self.streams == StdStreams::Redirected {
+            // On failure output still goes to the old file, which loses nothing yet.
+            drop(sys::redirect_output(&self.file.file));
         }
     }
 }
 
-/// Adds lines to the end of a file, and remembers what the last ones have left undone.
-struct Pen<W> {
+/// Appends lines to a file, and knows what failed writes have left undone.
+struct Appender<W> {
     file: W,
-    /// The last line has no end; the next one must not be glued to it.
+    /// The last line has no end; the next one must not be joined to it.
     torn: bool,
-    /// Lines that could not be written since the last one that could.
+    /// Lines that could not be written since the last one that was.
     lost: u64,
 }
 
-impl Pen<File> {
-    /// Goes on behind what is in `file`, which a crash may have cut off in the middle of a line.
-    fn new(file: File) -> Result<Pen<File>, Error> {
+impl Appender<File> {
+    /// Opens the log for appending, after what a crash may have cut off in the middle of a line.
+    fn open(directory: &Path) -> Result<Appender<File>, Error> {
+        let file = disk::open_for_append(&path_of(directory, 0), File::options().create(true))?;
         let length = file.metadata().doing("inspect the log")?.len();
         let mut last = *b"\n";
         if length > 0 {
             file.read_exact_at(&mut last, length - 1).doing("read the end of the log")?;
         }
-        Ok(Pen { file, torn: last != *b"\n", lost: 0 })
+        Ok(Appender { file, torn: last != *b"\n", lost: 0 })
     }
 }
 
-impl<W: Write> Pen<W> {
-    fn write(&mut self, line: &str) {
-        let mut text = self.overdue();
-        let overdue = text.len();
+impl<W: Write> Appender<W> {
+    fn append(&mut self, line: &str) {
+        let mut text = self.pending();
+        let pending = text.len();
         text.push_str(line);
         let written = self.file.write(text.as_bytes()).unwrap_or(0);
         if written == text.len() {
@@ -192,29 +186,25 @@ impl<W: Write> Pen<W> {
         if let Some(last) = text.as_bytes().get(..written).and_then(<[u8]>::last) {
             self.torn = *last != b'\n';
         }
-        self.lost = if overdue > 0 && written >= overdue { 1 } else { self.lost + 1 };
+        self.lost = if pending > 0 && written >= pending { 1 } else { self.lost + 1 };
     }
 
-    /// What must come before the next line.
-    fn overdue(&self) -> String {
-        let mut text = String::new();
-        if self.torn {
-            text.push('\n');
-        }
+    /// Returns what must be written before the next line.
+    fn pending(&self) -> String {
+        let mut text = if self.torn { "\n".to_owned() } else { String::new() };
         if self.lost > 0 {
-            let said = said(Level::Warn, "log lines lost", &[("count", &self.lost)]);
-            text.push_str(&stamped(&said));
+            let warning = body(Level::Warn, "log lines lost", &[("count", &self.lost)]);
+            text.push_str(&with_time(&warning));
         }
         text
     }
 }
 
-/// Shows a line on standard error; that nobody can see it there is no reason to fail.
-fn show(line: &str, style: Style) {
+/// Shows a line on standard error. A failure is ignored: there is no better place to report it.
+fn mirror(line: &str, style: Style) {
     if let Some(line) = Line::parse(line.trim_end().as_bytes()) {
-        let mut text = String::new();
-        line.show(style, &mut text);
-        text.push('\n');
+        // In one piece: other lines may be written at the same time.
+        let text = line.formatted(style) + "\n";
         drop(io::stderr().write_all(text.as_bytes()));
     }
 }
@@ -264,7 +254,7 @@ mod tests {
     fn a_line_that_reaches_the_limit_stays_and_one_past_it_rotates() {
         for (over, files) in [(0, 1), (1, 2)] {
             let scratch = Scratch::new();
-            let length = stamped(&said(Level::Info, "xx", &[])).len() as u64;
+            let length = with_time(&body(Level::Info, "xx", &[])).len() as u64;
             let log = open_log(&scratch, Rotation { bytes: 2 * length - over, files: 3 });
             log.info("xx", &[]);
             log.info("yy", &[]);
@@ -456,11 +446,11 @@ mod tests {
     #[test]
     fn lines_that_a_full_disk_does_not_take_are_counted_and_none_is_glued() {
         let file = Full { takes: vec![None, None, Some(5), Some(0), None], taken: Vec::new() };
-        let mut pen = Pen { file, torn: false, lost: 0 };
+        let mut appender = Appender { file, torn: false, lost: 0 };
         for line in ["1\n", "2\n", "three\n", "4\n", "5\n", "6\n", "7\n"] {
-            pen.write(line);
+            appender.append(line);
         }
-        let text = String::from_utf8(pen.file.taken).unwrap();
+        let text = String::from_utf8(appender.file.taken).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "{\"ts\"");
         assert!(lines[1].ends_with("\"msg\":\"log lines lost\",\"count\":5}"), "{text}");
@@ -469,13 +459,13 @@ mod tests {
 
     #[test]
     fn a_notice_that_gets_through_alone_is_not_repeated() {
-        let notice = stamped(&said(Level::Warn, "log lines lost", &[("count", &1)])).len();
+        let notice = with_time(&body(Level::Warn, "log lines lost", &[("count", &1)])).len();
         let file = Full { takes: vec![None, Some(notice)], taken: Vec::new() };
-        let mut pen = Pen { file, torn: false, lost: 0 };
+        let mut appender = Appender { file, torn: false, lost: 0 };
         for line in ["1\n", "2\n", "3\n"] {
-            pen.write(line);
+            appender.append(line);
         }
-        let text = String::from_utf8(pen.file.taken).unwrap();
+        let text = String::from_utf8(appender.file.taken).unwrap();
         assert_eq!(text.matches("\"count\":1}").count(), 2, "{text}");
         assert!(text.ends_with("}\n3\n"));
     }

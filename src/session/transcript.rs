@@ -72,7 +72,7 @@ impl Transcript {
     /// Returns the messages for a terminal, with a line per tool call.
     pub fn text(&self, style: Style) -> String {
         let paint = |codes: &str, text: &str| match style {
-            Style::Colour => format!("\x1b[{codes}m{text}\x1b[0m"),
+            Style::Color => format!("\x1b[{codes}m{text}\x1b[0m"),
             Style::Plain => text.to_owned(),
         };
         let mut out = format!("{}\n", self.heading());
@@ -243,7 +243,7 @@ mod tests {
             "\nerror\n  no\\u{1b} (cancelled)\n",
         );
         assert_eq!(shown.text(Style::Plain), expected);
-        assert!(shown.text(Style::Colour).contains("\n\x1b[1muser\x1b[0m\n"));
+        assert!(shown.text(Style::Color).contains("\n\x1b[1muser\x1b[0m\n"));
     }
 
     #[test]
