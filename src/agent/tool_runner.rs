@@ -84,39 +84,33 @@ impl ToolRunner<'_> {
         let (Some(tool), Ok(_)) = (call.tool, &call.operation) else {
             return Ok(None);
         };
-        let because = match self.rule(tool) {
+        let (by, because) = match self.rule(tool) {
             Rule::Allow if !call.is_text || tool.effect == Effect::Reads => return Ok(None),
             Rule::Deny if !permissions::fits(tool, &self.turn.head.mode) => {
-                self.log_decision(tool, "deny", "mode");
-                "permission denied: nothing is changed in the mode of this turn; do without it"
+                ("mode", "nothing is changed in the mode of this turn; do without it")
             }
-            Rule::Deny => {
-                self.log_decision(tool, "deny", "settings");
-                "permission denied: the user's settings forbid this tool"
-            }
-            _ if !self.can_ask() => {
-                self.log_decision(tool, "deny", "nobody to ask");
-                "permission denied: it needs the user's consent, and nobody is there to be asked; \
-                 do without it"
-            }
-            _ => {
-                self.log.info("permission requested", &[("tool", &tool.alias)]);
-                let limits = WaitLimits {
-                    total: limits::PERMISSION_MAX,
-                    unattended: limits::UNFOLLOWED_MAX,
-                };
-                let allowed = self.turn.request_permission(tool.name, &call.input(), limits)?;
-                self.log_decision(tool, if allowed { "allow" } else { "deny" }, "answer");
-                if self.turn.is_cancelled() {
-                    return Err(cancelled());
-                }
-                if allowed {
-                    return Ok(None);
-                }
-                "permission denied: the user has not allowed this call"
-            }
+            Rule::Deny => ("settings", "the user's settings forbid this tool"),
+            _ if !self.can_ask() => (
+                "nobody to ask",
+                "it needs the user's consent, and nobody is there to be asked; do without it",
+            ),
+            _ if self.is_permitted(tool, call)? => return Ok(None),
+            _ => ("answer", "the user has not allowed this call"),
         };
-        Ok(Some(Outcome::error(because)))
+        self.log_decision(tool, "deny", by);
+        Ok(Some(Outcome::error(&format!("permission denied: {because}"))))
+    }
+
+    /// Requests permission for a call.
+    fn is_permitted(&self, tool: &Tool, call: &Call) -> Result<bool, Fault> {
+        self.log.info("permission requested", &[("tool", &tool.alias)]);
+        let limits =
+            WaitLimits { total: limits::PERMISSION_MAX, unattended: limits::UNFOLLOWED_MAX };
+        let allowed = self.turn.request_permission(tool.name, &call.input(), limits)?;
+        if allowed {
+            self.log_decision(tool, "allow", "answer");
+        }
+        if self.turn.is_cancelled() { Err(cancelled()) } else { Ok(allowed) }
     }
 
     /// Returns whether a question would be seen: by the caller, or by a client that follows the

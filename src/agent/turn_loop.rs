@@ -25,7 +25,7 @@ use super::endpoint::{self, ModelChoice};
 use super::history::History;
 use super::model::fault::{MALFORMED, TOO_LONG};
 use super::model::{
-    ChatModel, ChatRequest, Completion, Delta, FinishReason, ServedModel, ServerMemory,
+    ChatModel, ChatRequest, Completion, Delta, DeltaKind, FinishReason, ServedModel, ServerMemory,
 };
 use super::tool_call::{self, Call};
 use super::tool_runner::ToolRunner;
@@ -76,14 +76,12 @@ fn load<T>(load: fn(&Path) -> Result<T, Error>, config: &Path) -> Result<T, Faul
 
 /// A turn that is being answered.
 struct TurnLoop<'a> {
-    turn: &'a Turn<'a>,
     assistant: &'a Assistant,
     endpoint: Endpoint,
     history: History,
     /// The tools that the model may call.
     tools: Vec<&'static Tool>,
     runner: ToolRunner<'a>,
-    calls_max: u64,
     /// Ids of calls. Those of one turn differ, whatever the model calls them.
     ids: HashSet<String>,
     /// The last call and how often it came in a row.
@@ -120,19 +118,16 @@ impl<'a> TurnLoop<'a> {
             turn.cancel(),
             began + limits::TURN_MAX,
         );
-        let calls_max = settings.calls_max;
         let runner = ToolRunner { turn, context, settings, log: &assistant.log };
         let may_use = |tool: &&'static Tool| workspace.is_some() && runner.rule(tool) != Rule::Deny;
         let tools = TOOLS.iter().filter(may_use).collect();
         let (generating, stats) = (Duration::ZERO, TurnStats::default());
         Ok(TurnLoop {
-            turn,
             assistant,
             endpoint,
             history,
             tools,
             runner,
-            calls_max,
             ids: HashSet::new(),
             last: None,
             requires_call: false,
@@ -208,9 +203,13 @@ impl<'a> TurnLoop<'a> {
         self.progress.stats.tool_calls == 0
     }
 
+    fn calls_left(&self) -> u64 {
+        self.runner.settings.calls_max.saturating_sub(self.progress.stats.tool_calls)
+    }
+
     /// Returns the tools for the next request: without tools the model has to finish.
     fn tools(&self) -> &[&'static Tool] {
-        if self.progress.stats.tool_calls < self.calls_max { &self.tools } else { &[] }
+        if self.calls_left() > 0 { &self.tools } else { &[] }
     }
 
     fn tool_choice(&self) -> &'static str {
@@ -232,12 +231,18 @@ impl<'a> TurnLoop<'a> {
             tool_choice: self.tool_choice(),
             max_tokens: Some(limits::ANSWER_TOKENS_MAX),
         };
-        let (turn, progress) = (self.turn, &mut self.progress);
-        let mut on_delta = |delta: Delta<'_>| {
+        let (turn, progress) = (self.runner.turn, &mut self.progress);
+        let mut on_delta = |delta: &Delta| {
             progress.first.get_or_insert_with(Instant::now);
             progress.check()?;
-            *has_text |= matches!(delta, Delta::Text(_));
-            append_delta(turn, &delta)
+            *has_text |= delta.kind == DeltaKind::Text;
+            let text = TurnText { turn_id: turn.head.turn_id.clone(), text: delta.text.clone() };
+            let event = match delta.kind {
+                DeltaKind::Text => Event::TurnToken(text),
+                DeltaKind::Thinking => Event::TurnThinking(text),
+            };
+            turn.append(&event, Durability::Buffered)?;
+            Ok(())
         };
         let Assistant { model, memory, .. } = self.assistant;
         let completion = model.complete(&request, memory, turn.cancel(), &mut on_delta)?;
@@ -247,7 +252,7 @@ impl<'a> TurnLoop<'a> {
 
     /// Returns the calls that the model wants to make, no more than it may.
     fn calls_of(&mut self, completion: &Completion) -> Result<Vec<Call>, Fault> {
-        let left = self.calls_max.saturating_sub(self.progress.stats.tool_calls);
+        let left = self.calls_left();
         let mut requests = completion.calls.clone();
         let is_text = requests.is_empty();
         if is_text && completion.finish.is_the_models_own() && !self.tools.is_empty() {
@@ -257,7 +262,7 @@ impl<'a> TurnLoop<'a> {
             let message = format!(
                 "the turn has made {} tool calls, and the model wants more; \
                  safety.maxToolCalls in config.json is the limit",
-                self.calls_max
+                self.runner.settings.calls_max
             );
             return Err(Fault { code: "tool-limit", message });
         }
@@ -312,7 +317,7 @@ impl<'a> TurnLoop<'a> {
     }
 
     fn check(&self) -> Result<(), Fault> {
-        if self.turn.is_cancelled() {
+        if self.runner.turn.is_cancelled() {
             return Err(cancelled());
         }
         self.progress.check()
@@ -357,19 +362,6 @@ impl Progress {
         };
         self.stats
     }
-}
-
-/// Records a delta in the session at once, without waiting for more.
-fn append_delta(turn: &Turn<'_>, delta: &Delta<'_>) -> Result<(), Fault> {
-    let (event, text): (fn(TurnText) -> Event, _) = match delta {
-        Delta::Text(text) => (Event::TurnToken, *text),
-        Delta::Thinking(text) => (Event::TurnThinking, *text),
-    };
-    if !text.is_empty() {
-        let text = TurnText { turn_id: turn.head.turn_id.clone(), text: text.to_owned() };
-        turn.append(&event(text), Durability::Buffered)?;
-    }
-    Ok(())
 }
 
 /// Returns whether there is no result: a call that was cut off is none.

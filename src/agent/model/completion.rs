@@ -20,9 +20,16 @@ use super::fault::CompletionError;
 use super::tool_calls::{Fragment, ToolCallAssembler};
 
 /// A part of a completion, as it arrives.
-pub enum Delta<'a> {
-    Text(&'a str),
-    Thinking(&'a str),
+pub struct Delta {
+    pub kind: DeltaKind,
+    pub text: String,
+}
+
+/// What a delta is a part of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum DeltaKind {
+    Text,
+    Thinking,
 }
 
 /// A whole completion.
@@ -100,7 +107,7 @@ pub struct CompletionParser {
     /// Of text, thinking and calls.
     content_bytes: usize,
     begun: bool,
-    deltas: Vec<(Kind, String)>,
+    deltas: Vec<Delta>,
     joiner: Joiner,
     thinking_joiner: Joiner,
     /// The latest chunk has lone surrogates.
@@ -121,12 +128,6 @@ enum Form {
     Lines,
     /// One JSON value.
     Whole,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Thinking,
 }
 
 impl CompletionParser {
@@ -210,18 +211,9 @@ impl CompletionParser {
         !self.text.is_empty()
     }
 
-    /// Hands on what has arrived since the last call, in as few deltas as possible.
-    pub fn hand_on<E>(
-        &mut self,
-        on_delta: &mut dyn FnMut(Delta<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for (kind, text) in self.deltas.drain(..) {
-            on_delta(match kind {
-                Kind::Text => Delta::Text(&text),
-                Kind::Thinking => Delta::Thinking(&text),
-            })?;
-        }
-        Ok(())
+    /// Takes what has arrived since the last call, in as few deltas as possible.
+    pub fn take_deltas(&mut self) -> Vec<Delta> {
+        std::mem::take(&mut self.deltas)
     }
 
     /// Returns the whole completion, once it has ended.
@@ -320,8 +312,8 @@ impl CompletionParser {
         let text = |value: Option<Lenient>| value.and_then(Lenient::text).filter(|s| !s.is_empty());
         // Newer servers use the second name, and some send both.
         let thinking = text(message.reasoning_content).or_else(|| text(message.reasoning));
-        self.feed_text(Kind::Thinking, thinking.unwrap_or_default())?;
-        self.feed_text(Kind::Text, message.content.map(content_text).unwrap_or_default())?;
+        self.feed_text(DeltaKind::Thinking, thinking.unwrap_or_default())?;
+        self.feed_text(DeltaKind::Text, message.content.map(content_text).unwrap_or_default())?;
         for fragment in message.tool_calls.unwrap_or_default() {
             let bytes = add(&mut self.calls, fragment, self.has_surrogates)?;
             self.count(bytes)?;
@@ -329,7 +321,7 @@ impl CompletionParser {
         Ok(())
     }
 
-    fn feed_text(&mut self, kind: Kind, text: String) -> Result<(), CompletionError> {
+    fn feed_text(&mut self, kind: DeltaKind, text: String) -> Result<(), CompletionError> {
         self.count(text.len())?;
         let has_surrogates = self.has_surrogates;
         let text = self.joiner(kind).join(text, has_surrogates);
@@ -339,29 +331,29 @@ impl CompletionParser {
 
     /// Ends the texts: a first half of a character that still waits for its second one is replaced.
     fn flush(&mut self) {
-        for kind in [Kind::Thinking, Kind::Text] {
+        for kind in [DeltaKind::Thinking, DeltaKind::Text] {
             let rest = self.joiner(kind).end();
             self.push(kind, rest);
         }
     }
 
-    fn push(&mut self, kind: Kind, text: &str) {
+    fn push(&mut self, kind: DeltaKind, text: &str) {
         if text.is_empty() {
             return;
         }
-        if kind == Kind::Text {
+        if kind == DeltaKind::Text {
             self.text.push_str(text);
         }
         match self.deltas.last_mut() {
-            Some((last, pending)) if *last == kind => pending.push_str(text),
-            _ => self.deltas.push((kind, text.to_owned())),
+            Some(last) if last.kind == kind => last.text.push_str(text),
+            _ => self.deltas.push(Delta { kind, text: text.to_owned() }),
         }
     }
 
-    fn joiner(&mut self, kind: Kind) -> &mut Joiner {
+    fn joiner(&mut self, kind: DeltaKind) -> &mut Joiner {
         match kind {
-            Kind::Text => &mut self.joiner,
-            Kind::Thinking => &mut self.thinking_joiner,
+            DeltaKind::Text => &mut self.joiner,
+            DeltaKind::Thinking => &mut self.thinking_joiner,
         }
     }
 

@@ -13,7 +13,7 @@ mod tests;
 mod tool_calls;
 mod wire;
 
-pub use completion::{Completion, Delta, FinishReason};
+pub use completion::{Completion, Delta, DeltaKind, FinishReason};
 pub use server::{first_chat_model, invalid_setting, model_names};
 pub use server_memory::ServerMemory;
 pub use wire::{ChatRequest, messages};
@@ -29,13 +29,12 @@ use crate::session::wake::Cancel;
 use completion::CompletionParser;
 use fault::CompletionError;
 use server::{ModelServer, Timeouts};
-use wire::OptionalField;
 
 /// What the server did if its completion is truncated.
 const TRUNCATED: &str = "went away in the middle of its answer";
 
 /// Receives a completion as it arrives. A fault ends the completion.
-pub type OnDelta<'a> = dyn FnMut(Delta<'_>) -> Result<(), Fault> + 'a;
+pub type OnDelta<'a> = dyn FnMut(&Delta) -> Result<(), Fault> + 'a;
 
 /// A model, or a script in a test.
 pub trait ChatModel: Send + Sync {
@@ -79,17 +78,18 @@ impl ChatModel for ServedModel {
         let server = ModelServer::new(endpoint, Some(cancel), self.timeouts)?;
         let model = match &endpoint.model {
             Some(model) => Some(model.clone()),
-            None => first_model(endpoint, memory, cancel, self.timeouts)?,
+            None => first_model(&server, endpoint, memory)?,
         };
         let mut omitted = memory.rejected(endpoint);
         loop {
             let body = wire::request_body(request, model.as_deref(), &omitted);
             let accept = "text/event-stream, application/json";
-            let (mut connection, head) = server.send("/chat/completions", accept, &body)?;
+            let (mut connection, head) =
+                server.send("/chat/completions", accept, &body, self.timeouts.first)?;
             if head.status == 200 {
                 let completion = receive(&server, &mut connection, cancel, on_delta)?;
                 // The limit did not fit into this conversation; it may fit into the next one.
-                omitted.retain(|field| *field != OptionalField::Limit);
+                omitted.retain(|field| *field != wire::TOKEN_LIMIT);
                 memory.learn_rejected(endpoint, omitted);
                 return Ok(completion);
             }
@@ -111,22 +111,19 @@ impl ChatModel for ServedModel {
 pub fn models(endpoint: &Endpoint, limit: Duration) -> Result<Option<Vec<String>>, Fault> {
     let deadline = Some(Instant::now() + limit);
     let timeouts = Timeouts { retries: 0, loading: Duration::ZERO, deadline, ..Timeouts::TURN };
-    ModelServer::new(endpoint, None, timeouts)?.models()
+    ModelServer::new(endpoint, None, timeouts)?.models(limit)
 }
 
 /// Returns the model to use when none is named; `None` leaves the choice to the server.
 fn first_model(
+    server: &ModelServer<'_>,
     endpoint: &Endpoint,
     memory: &ServerMemory,
-    cancel: &Cancel,
-    timeouts: Timeouts,
 ) -> Result<Option<String>, Fault> {
     if let Some(model) = memory.first_model(endpoint) {
         return Ok(Some(model));
     }
-    let timeouts = Timeouts { first: limits::MODEL_LIST_MAX, ..timeouts };
-    let server = ModelServer::new(endpoint, Some(cancel), timeouts)?;
-    let Some(names) = server.models()? else {
+    let Some(names) = server.models(limits::MODEL_LIST_MAX)? else {
         return Ok(None);
     };
     let Some(model) = first_chat_model(&names) else {
@@ -169,7 +166,9 @@ fn receive(
             Err(_) if parser.is_finished() && !cancel.is_cancelled() => break,
             Err(error) => return Err(server.connection_fault(&error, TRUNCATED)),
         };
-        parser.hand_on(on_delta)?;
+        for delta in parser.take_deltas() {
+            on_delta(&delta)?;
+        }
         parsed.map_err(|error| completion_fault(server, error, parser.has_text()))?;
     }
     Ok(parser.finish(begun.elapsed()))

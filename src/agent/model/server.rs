@@ -79,7 +79,7 @@ impl<'a> ModelServer<'a> {
     }
 
     /// Sends a request for a path of the API, with GET if it has no body, and waits for the head of
-    /// the response.
+    /// the response within `head_limit`.
     ///
     /// A connection that ends before the first byte of the response is tried once more, a busy
     /// server as often as the timeouts say, one that loads its model as long as they say.
@@ -88,6 +88,7 @@ impl<'a> ModelServer<'a> {
         path: &str,
         accept: &'static str,
         body: &str,
+        head_limit: Duration,
     ) -> Result<(ClientConnection<'a>, ResponseHead), Fault> {
         let request = Request {
             method: if body.is_empty() { "GET" } else { "POST" },
@@ -98,11 +99,11 @@ impl<'a> ModelServer<'a> {
             body,
         };
         let mut reconnected = false;
-        let Timeouts { mut retries, mut loading, .. } = self.timeouts;
+        let (mut retries, mut waited) = (0, Duration::ZERO);
         loop {
             let mut connection = self.connect()?;
             let sent = connection.send(&request, self.within(limits::MODEL_SEND_MAX));
-            match sent.and_then(|()| connection.head(self.within(self.timeouts.first))) {
+            match sent.and_then(|()| connection.head(self.within(head_limit))) {
                 Ok(head) if matches!(head.status, 429 | 503) => {
                     let error = self.read_error(&mut connection);
                     drop(connection);
@@ -110,13 +111,11 @@ impl<'a> ModelServer<'a> {
                     let mut pause = retry_after.unwrap_or(self.timeouts.pause);
                     let again = if fault::is_loading(&error) {
                         pause = pause.max(self.timeouts.pause);
-                        let left = loading.checked_sub(pause);
-                        loading = left.unwrap_or(loading);
-                        left.is_some()
+                        waited += pause;
+                        waited <= self.timeouts.loading
                     } else {
-                        let left = retries.checked_sub(1);
-                        retries = left.unwrap_or(retries);
-                        left.is_some() && pause <= limits::MODEL_RETRY_WAIT_MAX
+                        retries += 1;
+                        retries <= self.timeouts.retries && pause <= limits::MODEL_RETRY_WAIT_MAX
                     };
                     if !again {
                         return Err(self.busy(&error, head.status, pause));
@@ -134,9 +133,10 @@ impl<'a> ModelServer<'a> {
         }
     }
 
-    /// Returns the names of its models; `None` if it has no such list.
-    pub fn models(&self) -> Result<Option<Vec<String>>, Fault> {
-        let (mut connection, head) = self.send("/models", "application/json", "")?;
+    /// Returns the names of its models; `None` if it has no such list. The response must begin
+    /// within `limit`.
+    pub fn models(&self, limit: Duration) -> Result<Option<Vec<String>>, Fault> {
+        let (mut connection, head) = self.send("/models", "application/json", "", limit)?;
         match head.status {
             200 => {}
             404 | 405 | 501 => return Ok(None),

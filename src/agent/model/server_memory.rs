@@ -8,8 +8,6 @@ use crate::limits;
 use crate::mutex::lock;
 use crate::protocol::Endpoint;
 
-use super::wire::OptionalField;
-
 /// What is known of the model at each endpoint, the latest last.
 #[derive(Default)]
 pub struct ServerMemory(Mutex<Vec<Entry>>);
@@ -18,7 +16,7 @@ struct Entry {
     url: String,
     model: Option<String>,
     /// The fields that the server rejects.
-    rejected: Vec<OptionalField>,
+    rejected: Vec<&'static str>,
     /// The server's first model, and when it was learned.
     first_model: Option<(String, Instant)>,
     /// The bytes of messages that are too many for the context, and when that was learned. Bytes
@@ -28,12 +26,12 @@ struct Entry {
 
 impl ServerMemory {
     /// Returns the fields that the server is known to reject.
-    pub fn rejected(&self, endpoint: &Endpoint) -> Vec<OptionalField> {
+    pub fn rejected(&self, endpoint: &Endpoint) -> Vec<&'static str> {
         self.read(endpoint, |entry| Some(entry.rejected.clone())).unwrap_or_default()
     }
 
     /// Remembers the fields without which the server has answered.
-    pub fn learn_rejected(&self, endpoint: &Endpoint, fields: Vec<OptionalField>) {
+    pub fn learn_rejected(&self, endpoint: &Endpoint, fields: Vec<&'static str>) {
         if !fields.is_empty() {
             self.update(endpoint, |entry| entry.rejected = fields);
         }
@@ -131,7 +129,7 @@ mod tests {
     #[test]
     fn all_that_is_known_of_a_model_is_kept_until_others_displace_it() {
         let memory = ServerMemory::default();
-        memory.learn_rejected(&endpoint(0), vec![OptionalField::Temperature]);
+        memory.learn_rejected(&endpoint(0), vec!["temperature"]);
         memory.learn_first_model(&endpoint(0), "m");
         let known = |model: usize| {
             (memory.rejected(&endpoint(model)).len(), memory.first_model(&endpoint(model)))

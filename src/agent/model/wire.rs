@@ -31,47 +31,29 @@ pub struct ChatRequest<'a> {
     pub max_tokens: Option<u32>,
 }
 
-/// A field that some servers reject and that can be omitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OptionalField {
-    StreamOptions,
-    ToolChoice,
-    Temperature,
-    /// The older name of `max_completion_tokens`, which takes its place.
-    MaxTokens,
-    /// The limit for the answer, under either name. Servers that reserve room for all of it refuse
-    /// what would fit without; then the end of the context is limit enough.
-    Limit,
-}
-
-const OPTIONAL_FIELDS: [(OptionalField, &str); 5] = [
-    (OptionalField::StreamOptions, "stream_options"),
-    (OptionalField::ToolChoice, "tool_choice"),
-    (OptionalField::Temperature, "temperature"),
-    (OptionalField::MaxTokens, "max_tokens"),
-    (OptionalField::Limit, "max_completion_tokens"),
-];
+/// The limit for the answer, in its older form, which some servers reject.
+const OLDER_TOKEN_LIMIT: &str = "max_tokens";
+/// The limit for the answer. If it is omitted, so is the older form. Servers that reserve room for
+/// all of it refuse what would fit without; then the end of the context is limit enough.
+pub const TOKEN_LIMIT: &str = "max_completion_tokens";
+/// Fields that some servers reject and that can be omitted.
+const OPTIONAL_FIELDS: [&str; 5] =
+    ["stream_options", "tool_choice", "temperature", OLDER_TOKEN_LIMIT, TOKEN_LIMIT];
 
 /// Returns the field that an error complains about, if it can be omitted and was not yet. An error
 /// about the length of the context may mean the room for the answer.
-pub fn rejected_field(error: &str, omitted: &[OptionalField]) -> Option<OptionalField> {
+pub fn rejected_field(error: &str, omitted: &[&str]) -> Option<&'static str> {
     // llama.cpp says this of messages that are too long by themselves.
     let no_room = is_about_context(error) && !error.contains("exceed_context_size_error");
-    let named = OPTIONAL_FIELDS.iter().filter(|(_, name)| error.contains(name));
-    let named = named.map(|(field, _)| *field);
+    let named = OPTIONAL_FIELDS.into_iter().filter(|field| error.contains(field));
     // Another name for the limit makes no room.
-    let named = named.filter(|field| !(no_room && *field == OptionalField::MaxTokens));
-    let limit = no_room.then_some(OptionalField::Limit);
-    named.chain(limit).find(|field| !omitted.contains(field))
+    let named = named.filter(|field| !(no_room && *field == OLDER_TOKEN_LIMIT));
+    named.chain(no_room.then_some(TOKEN_LIMIT)).find(|field| !omitted.contains(field))
 }
 
 /// Returns the body of a request for a streamed completion. Without a model, the server chooses.
-pub fn request_body(
-    request: &ChatRequest<'_>,
-    model: Option<&str>,
-    omitted: &[OptionalField],
-) -> String {
-    let sends = |field: OptionalField| !omitted.contains(&field);
+pub fn request_body(request: &ChatRequest<'_>, model: Option<&str>, omitted: &[&str]) -> String {
+    let sends = |field: &str| !omitted.contains(&field);
     let mut body = String::with_capacity(request.messages.len() + request.tools.len() + 256);
     body.push('{');
     if let Some(model) = model {
@@ -85,22 +67,21 @@ pub fn request_body(
     if request.tools.trim() != "[]" {
         body.push_str(",\"tools\":");
         body.push_str(request.tools);
-        if sends(OptionalField::ToolChoice) {
+        if sends("tool_choice") {
             body.push_str(",\"tool_choice\":");
             json::quote(request.tool_choice, &mut body);
         }
     }
-    if let Some(limit) = request.max_tokens.filter(|_| sends(OptionalField::Limit)) {
-        let older = sends(OptionalField::MaxTokens);
-        let name = if older { "max_tokens" } else { "max_completion_tokens" };
+    if let Some(limit) = request.max_tokens.filter(|_| sends(TOKEN_LIMIT)) {
+        let name = if sends(OLDER_TOKEN_LIMIT) { OLDER_TOKEN_LIMIT } else { TOKEN_LIMIT };
         body.push_str(&format!(",\"{name}\":{limit}"));
     }
-    if sends(OptionalField::Temperature) {
+    if sends("temperature") {
         body.push_str(",\"temperature\":");
         body.push_str(TEMPERATURE);
     }
     body.push_str(",\"stream\":true");
-    if sends(OptionalField::StreamOptions) {
+    if sends("stream_options") {
         body.push_str(",\"stream_options\":{\"include_usage\":true}");
     }
     body.push('}');
@@ -213,11 +194,11 @@ mod tests {
         let choice = "\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\"";
         assert!(full.contains(choice) && full.contains("\"max_tokens\":7,"), "{full}");
         assert_eq!(json::check(&full), Ok(()));
-        let renamed = request_body(&chat, None, &[OptionalField::MaxTokens]);
+        let renamed = request_body(&chat, None, &["max_tokens"]);
         assert!(renamed.contains("\"max_completion_tokens\":7"), "{renamed}");
-        let bare = request_body(&chat, None, &OPTIONAL_FIELDS.map(|(field, _)| field));
+        let bare = request_body(&chat, None, &OPTIONAL_FIELDS);
         assert_eq!(json::check(&bare), Ok(()));
-        for (_, name) in OPTIONAL_FIELDS {
+        for name in OPTIONAL_FIELDS {
             assert!(!bare.contains(name), "{bare}");
         }
     }
@@ -225,22 +206,19 @@ mod tests {
     #[test]
     fn a_rejected_field_is_omitted_once() {
         let error = "Unsupported parameter: 'stream_options'";
-        assert_eq!(rejected_field(error, &[]), Some(OptionalField::StreamOptions));
-        assert_eq!(rejected_field(error, &[OptionalField::StreamOptions]), None);
+        assert_eq!(rejected_field(error, &[]), Some("stream_options"));
+        assert_eq!(rejected_field(error, &["stream_options"]), None);
         assert_eq!(rejected_field("messages is missing", &[]), None);
         let too_large = "'max_tokens' or 'max_completion_tokens' is too large: 4096";
-        assert_eq!(rejected_field(too_large, &[]), Some(OptionalField::MaxTokens));
-        assert_eq!(
-            rejected_field(too_large, &[OptionalField::MaxTokens]),
-            Some(OptionalField::Limit)
-        );
+        assert_eq!(rejected_field(too_large, &[]), Some("max_tokens"));
+        assert_eq!(rejected_field(too_large, &["max_tokens"]), Some(TOKEN_LIMIT));
         let no_room = "the maximum context length is 4096, you requested 4100";
-        assert_eq!(rejected_field(no_room, &[]), Some(OptionalField::Limit));
-        assert_eq!(rejected_field(no_room, &[OptionalField::Limit]), None);
+        assert_eq!(rejected_field(no_room, &[]), Some(TOKEN_LIMIT));
+        assert_eq!(rejected_field(no_room, &[TOKEN_LIMIT]), None);
         // vLLM says the same and names the field: another name for it would not help.
         let no_room =
             "'max_tokens' is too large: 4096. This model's maximum context length is 4096";
-        assert_eq!(rejected_field(no_room, &[]), Some(OptionalField::Limit));
+        assert_eq!(rejected_field(no_room, &[]), Some(TOKEN_LIMIT));
         // llama.cpp counts the messages alone.
         let messages = "the request exceeds the available context (exceed_context_size_error)";
         assert_eq!(rejected_field(messages, &[]), None);

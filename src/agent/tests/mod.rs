@@ -26,7 +26,7 @@ use crate::sys;
 
 use super::Assistant;
 use super::model::{
-    ChatModel, ChatRequest, Completion, Delta, FinishReason, OnDelta, ServerMemory,
+    ChatModel, ChatRequest, Completion, Delta, DeltaKind, FinishReason, OnDelta, ServerMemory,
 };
 use scratch::Scratch;
 
@@ -91,12 +91,12 @@ impl ChatModel for ScriptedModel {
         match (self.script)(self.count.fetch_add(1, Ordering::SeqCst)) {
             Answer::Text(text) => {
                 for word in text.split_inclusive(' ') {
-                    on_delta(Delta::Text(word))?;
+                    on_delta(&delta(DeltaKind::Text, word))?;
                 }
                 completion.text = text.to_owned();
             }
             Answer::Calls(calls) => {
-                on_delta(Delta::Thinking("hm"))?;
+                on_delta(&delta(DeltaKind::Thinking, "hm"))?;
                 completion.finish = FinishReason::ToolCalls;
                 let call = |(name, arguments): (&str, String)| ToolCall {
                     id: "same".into(),
@@ -115,7 +115,7 @@ impl ChatModel for ScriptedModel {
             }
             Answer::Fault(code) => return Err(Fault { code, message: "as scripted".into() }),
             Answer::Hangs => {
-                on_delta(Delta::Text("wait "))?;
+                on_delta(&delta(DeltaKind::Text, "wait "))?;
                 sys::wait_readable([cancel.as_fd()], Some(DEADLINE)).unwrap();
                 return Err(crate::session::turn::cancelled());
             }
@@ -132,6 +132,10 @@ fn endpoint(tool_choice: Option<&str>) -> Endpoint {
         model: None,
         tool_choice: tool_choice.map(str::to_owned),
     }
+}
+
+fn delta(kind: DeltaKind, text: &str) -> Delta {
+    Delta { kind, text: text.to_owned() }
 }
 
 fn call(name: &'static str, arguments: &str) -> Answer {

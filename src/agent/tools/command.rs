@@ -249,15 +249,6 @@ struct Watcher {
     interruption: Option<Interruption>,
 }
 
-/// What can become ready while a command runs.
-#[derive(Clone, Copy)]
-enum Event {
-    Exited,
-    Cancelled,
-    Stdout,
-    Stderr,
-}
-
 impl Watcher {
     fn watch(&mut self, cancel: &Cancel) -> io::Result<()> {
         loop {
@@ -274,43 +265,40 @@ impl Watcher {
                 true => Duration::ZERO,
                 false => self.deadline.saturating_duration_since(now),
             };
-            let events = self.wait(cancel, left)?;
-            for event in &events {
-                match event {
-                    Event::Cancelled => self.interrupt(Interruption::Cancelled),
-                    Event::Exited => {
-                        self.exited = None;
-                        self.deadline = self.deadline.min(now + limits::COMMAND_GRACE);
-                    }
-                    Event::Stdout => self.stdout.read()?,
-                    Event::Stderr => self.stderr.read()?,
-                }
+            let ready = self.wait(cancel, left)?;
+            let [cancelled, exited, stdout, stderr] = ready;
+            if cancelled {
+                self.interrupt(Interruption::Cancelled);
+            }
+            if exited {
+                self.exited = None;
+                self.deadline = self.deadline.min(now + limits::COMMAND_GRACE);
+            }
+            if stdout {
+                self.stdout.read()?;
+            }
+            if stderr {
+                self.stderr.read()?;
             }
             let closed = self.stdout.file.is_none() && self.stderr.file.is_none();
-            let drained = self.interruption.is_none() && events.is_empty();
+            let drained = self.interruption.is_none() && ready == [false; 4];
             if self.exited.is_none() && (closed || drained) {
                 return Ok(());
             }
         }
     }
 
-    fn wait(&self, cancel: &Cancel, limit: Duration) -> io::Result<Vec<Event>> {
-        let cancel = self.interruption.is_none().then(|| cancel.as_fd());
-        let sources = [
-            (Event::Cancelled, cancel),
-            (Event::Exited, self.exited.as_ref().map(AsFd::as_fd)),
-            (Event::Stdout, self.stdout.file.as_ref().map(AsFd::as_fd)),
-            (Event::Stderr, self.stderr.file.as_ref().map(AsFd::as_fd)),
+    /// Waits until something is ready: the cancel, the exit, the two streams.
+    fn wait(&self, cancel: &Cancel, limit: Duration) -> io::Result<[bool; 4]> {
+        let files = [
+            self.interruption.is_none().then(|| cancel.as_fd()),
+            self.exited.as_ref().map(AsFd::as_fd),
+            self.stdout.file.as_ref().map(AsFd::as_fd),
+            self.stderr.file.as_ref().map(AsFd::as_fd),
         ];
-        let sources = sources.into_iter().filter_map(|(event, file)| Some((event, file?)));
-        let (events, files): (Vec<Event>, Vec<_>) =
-            sources.map(|(event, file)| (event, (file, Interest::Read))).unzip();
-        let ready = sys::wait_any(&files, Some(limit))?;
-        Ok(events
-            .into_iter()
-            .zip(ready)
-            .filter_map(|(event, ready)| ready.then_some(event))
-            .collect())
+        let open: Vec<_> = files.iter().flatten().map(|file| (*file, Interest::Read)).collect();
+        let mut ready = sys::wait_any(&open, Some(limit))?.into_iter();
+        Ok(files.map(|file| file.is_some() && ready.next() == Some(true)))
     }
 
     /// Asks the group to end, within the grace period.

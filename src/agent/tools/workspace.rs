@@ -74,25 +74,17 @@ pub struct Workspace {
     protected: Vec<PathBuf>,
 }
 
-/// The version of a file's content, as far as its metadata tells.
+/// The version of a file's content, as far as its metadata tells: device, inode, size, and time of
+/// modification in seconds and nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct FileVersion {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-}
+pub struct FileVersion(u64, u64, u64, i64, i64);
 
 impl FileVersion {
     /// Returns the version of an open file.
     pub fn of(file: &File) -> io::Result<FileVersion> {
         let found = file.metadata()?;
-        Ok(FileVersion {
-            device: found.dev(),
-            inode: found.ino(),
-            bytes: found.len(),
-            modified: (found.mtime(), found.mtime_nsec()),
-        })
+        let (seconds, nanoseconds) = (found.mtime(), found.mtime_nsec());
+        Ok(FileVersion(found.dev(), found.ino(), found.len(), seconds, nanoseconds))
     }
 }
 

@@ -6,20 +6,21 @@ use super::*;
 fn parse(bytes: &[u8], size: usize) -> (String, Result<Completion, CompletionError>) {
     let mut parser = CompletionParser::default();
     let mut deltas = String::new();
-    let mut on_delta = |piece: Delta<'_>| -> Result<(), CompletionError> {
-        match piece {
-            Delta::Text(text) => deltas.push_str(text),
-            Delta::Thinking(text) => deltas.push_str(&format!("<{text}>")),
+    let mut collect = |parser: &mut CompletionParser| {
+        for Delta { kind, text } in parser.take_deltas() {
+            deltas += &match kind {
+                DeltaKind::Text => text,
+                DeltaKind::Thinking => format!("<{text}>"),
+            };
         }
-        Ok(())
     };
     let mut fed = Ok(());
     for piece in bytes.chunks(size) {
         fed = fed.and_then(|()| parser.feed(piece));
-        parser.hand_on(&mut on_delta).unwrap();
+        collect(&mut parser);
     }
     let ended = fed.and_then(|()| parser.end());
-    parser.hand_on(&mut on_delta).unwrap();
+    collect(&mut parser);
     (deltas, ended.map(|()| parser.finish(Duration::ZERO)))
 }
 
@@ -138,20 +139,13 @@ fn a_character_that_is_split_within_arguments_is_joined() {
 }
 
 #[test]
-fn text_that_has_arrived_is_handed_on_at_once_in_one_delta() {
+fn text_that_has_arrived_is_one_delta_at_once() {
     let mut parser = CompletionParser::default();
-    let mut deltas = Vec::new();
     let stream = delta("{\"content\":\"a\"}") + &delta("{\"content\":\"b\"}");
     parser.feed((stream + "data: {\"choi").as_bytes()).unwrap();
-    let mut keep = |piece: Delta<'_>| -> Result<(), CompletionError> {
-        if let Delta::Text(text) = piece {
-            deltas.push(text.to_owned());
-        }
-        Ok(())
-    };
-    parser.hand_on(&mut keep).unwrap();
-    parser.hand_on(&mut keep).unwrap();
-    assert_eq!(deltas, ["ab"]);
+    let deltas = parser.take_deltas();
+    assert_eq!(deltas.iter().map(|delta| delta.text.as_str()).collect::<Vec<_>>(), ["ab"]);
+    assert!(parser.take_deltas().is_empty());
 }
 
 #[test]
@@ -289,7 +283,7 @@ fn lines_completions_and_streams_are_limited() {
     let piece = delta(&format!("{{\"content\":\"{}\"}}", "x".repeat(1 << 20)));
     for _ in 0..limits::MODEL_ANSWER_BYTES_MAX >> 20 {
         parser.feed(piece.as_bytes()).unwrap();
-        parser.hand_on(&mut |_| -> Result<(), CompletionError> { Ok(()) }).unwrap();
+        parser.take_deltas();
     }
     let one = delta("{\"reasoning\":\"x\"}");
     assert!(matches!(parser.feed(one.as_bytes()), Err(CompletionError::TooLarge(_))));

@@ -139,8 +139,8 @@ fn ask(
         max_tokens: Some(9),
     };
     ServedModel { timeouts }.complete(&request, memory, cancel, &mut |delta| {
-        if let Delta::Text(text) = delta {
-            on_text(text);
+        if delta.kind == DeltaKind::Text {
+            on_text(&delta.text);
         }
         Ok(())
     })
