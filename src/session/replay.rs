@@ -41,27 +41,9 @@ pub struct JournalState {
     /// In the order in which they will run.
     pub queue: VecDeque<TurnHead>,
     pub active: Option<TurnHead>,
-    submitted: SubmittedTurns,
-}
-
-/// The ids of the latest turns with the number of each one's `turn.queued` event, to recognize a
-/// turn that is submitted again.
-#[derive(Clone, Debug, Default)]
-struct SubmittedTurns {
-    seqs: HashMap<String, u64>,
-    order: VecDeque<String>,
-}
-
-impl SubmittedTurns {
-    fn add(&mut self, turn_id: &str, seq: u64) {
-        if self.order.len() >= limits::TURN_IDS_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.seqs.remove(&oldest);
-        }
-        self.seqs.insert(turn_id.to_owned(), seq);
-        self.order.push_back(turn_id.to_owned());
-    }
+    /// The ids of the latest turns with the numbers of their `turn.queued` events, to recognize
+    /// turns that are submitted again.
+    submitted: VecDeque<(String, u64)>,
 }
 
 impl JournalState {
@@ -124,7 +106,7 @@ impl JournalState {
     /// Returns the status of a turn and the number of its `turn.queued` event. `None` if it was
     /// never submitted, or too long ago to be remembered.
     pub fn turn_status(&self, turn_id: &str) -> Option<(TurnStatus, u64)> {
-        let seq = *self.submitted.seqs.get(turn_id)?;
+        let (_, seq) = self.submitted.iter().rev().find(|(id, _)| id == turn_id)?;
         let is_it = |turn: &TurnHead| turn.turn_id == turn_id;
         let status = if self.active.as_ref().is_some_and(is_it) {
             TurnStatus::Active
@@ -133,7 +115,7 @@ impl JournalState {
         } else {
             TurnStatus::Ended
         };
-        Some((status, seq))
+        Some((status, *seq))
     }
 
     /// Returns the turns that have not ended, the active one first.
@@ -183,7 +165,10 @@ impl JournalState {
         if self.title.is_none() {
             self.title = Some(title_of(&queued.content));
         }
-        self.submitted.add(&queued.turn_id, seq);
+        if self.submitted.len() >= limits::TURN_IDS_MAX {
+            self.submitted.pop_front();
+        }
+        self.submitted.push_back((queued.turn_id.clone(), seq));
         let mode = queued.mode.as_ref().or(self.mode.as_ref());
         self.queue.push_back(TurnHead {
             turn_id: queued.turn_id.clone(),
