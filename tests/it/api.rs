@@ -1,5 +1,4 @@
-//! A client of the daemon's API, as small as it can be: one connection a request, events as they
-//! come.
+//! A minimal client of the daemon's API: one connection per request, and streams of events.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -15,7 +14,7 @@ pub struct Api {
     pub token: String,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -24,7 +23,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The value of a field, wherever it stands first: a number, or a string without its quotes.
+    /// Returns the first value of a field at any level: a number, or a string without its quotes.
     pub fn field(&self, name: &str) -> &str {
         field(&self.body, name).unwrap_or_else(|| panic!("there is no {name} in {}", self.body))
     }
@@ -33,7 +32,7 @@ impl Reply {
         self.field(name).parse().unwrap()
     }
 
-    /// The events in the answer to a poll.
+    /// Returns the events in the response to a poll.
     pub fn events(&self) -> Vec<Event> {
         let (list, _) = self.body.rsplit_once("],\"lastSeq\":").unwrap();
         let envelopes = list.split("{\"v\":\"3\",").skip(1);
@@ -47,7 +46,7 @@ impl Reply {
     }
 }
 
-/// The text behind `"name":`; of a string, what is between its quotes.
+/// Returns the text after `"name":`, without quotes if it is a string.
 pub fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     let rest = text.split_once(&format!("\"{name}\":"))?.1;
     match rest.strip_prefix('"') {
@@ -56,18 +55,18 @@ pub fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     }
 }
 
-/// An event, as far as tests look at it.
+/// An event, as far as tests check it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub seq: u64,
     pub name: String,
-    /// Empty if it is of no turn.
+    /// Empty if it is not about a turn.
     pub turn_id: String,
     pub text: String,
 }
 
 impl Event {
-    /// From an envelope, or from a record of a journal.
+    /// Reads an envelope, or a record of a journal.
     pub fn read(text: &str) -> Event {
         let text = text.trim_start_matches("{\"v\":\"3\",");
         let payload = text.split_once("\"payload\":").map_or("", |(_, rest)| rest);
@@ -81,13 +80,13 @@ impl Event {
 }
 
 impl Api {
-    /// Of the daemon that runs there.
+    /// Returns the client of the daemon in `home`.
     pub fn of(home: &Home) -> Api {
         let card = home.card();
         Api { port: card.port(), token: card.token().to_owned() }
     }
 
-    /// Sends a request and leaves the answer to be read; `None` if there is no daemon, or no more.
+    /// Sends a request without reading the response; `None` if there is no daemon.
     pub fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Option<TcpStream> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let mut stream = TcpStream::connect_timeout(&address, DEADLINE).ok()?;
@@ -103,12 +102,12 @@ impl Api {
         }
         request += &format!("Content-Length: {}\r\n\r\n", body.len());
         let sent = stream.write_all(&[request.as_bytes(), body].concat());
-        // One that refuses before the body may have closed already: its answer is there.
+        // A daemon that refuses before the body may have closed already: the response is there.
         drop(sent);
         Some(stream)
     }
 
-    /// The answer to a request; `None` if the daemon has gone before it was complete.
+    /// Returns the response to a request; `None` if the daemon ended before it was complete.
     pub fn try_ask(&self, method: &str, path: &str, body: &str) -> Option<Reply> {
         answer(self.send(method, path, "", body.as_bytes())?)
     }
@@ -128,20 +127,20 @@ impl Api {
         self.ask("POST", path, body)
     }
 
-    /// Makes a session of this name.
+    /// Creates a session with this id.
     #[track_caller]
     pub fn create(&self, id: &str) -> Reply {
         self.post("/v3/sessions", &format!(r#"{{"sessionId":"{id}"}}"#)).expect(201)
     }
 
-    /// Submits a turn of this name.
+    /// Submits a turn with this id.
     #[track_caller]
     pub fn submit(&self, session: &str, turn: &str) -> Reply {
         let body = format!(r#"{{"turnId":"{turn}","content":"says {turn}"}}"#);
         self.post(&format!("/v3/sessions/{session}/turns"), &body)
     }
 
-    /// All events after this number.
+    /// Returns all events after this number.
     #[track_caller]
     pub fn events(&self, session: &str, after: u64) -> Vec<Event> {
         let (mut events, mut after) = (Vec::new(), after);
@@ -156,7 +155,7 @@ impl Api {
         }
     }
 
-    /// Waits for an event of this name and turn; all up to it.
+    /// Waits for an event of this name and turn; returns all events up to it.
     #[track_caller]
     pub fn wait_for(&self, session: &str, name: &str, turn: &str) -> Vec<Event> {
         let (mut events, mut after): (Vec<Event>, u64) = (Vec::new(), 0);
@@ -172,17 +171,17 @@ impl Api {
         }
     }
 
-    /// A stream of a session's events; `None` if there is no daemon.
+    /// Follows a session; `None` if there is no daemon.
     pub fn follow(&self, session: &str, after: u64, headers: &str) -> Option<Stream> {
         let path = format!("/v3/sse/events?sessionId={session}&afterSeq={after}");
         Stream::read(self.send("GET", &path, headers, b"")?)
     }
 }
 
-/// Reads an answer to its end.
+/// Reads a response to its end.
 pub fn answer(mut stream: TcpStream) -> Option<Reply> {
     let mut bytes = Vec::new();
-    // A reset behind a whole answer does no harm.
+    // A reset after a whole response does no harm.
     drop(stream.read_to_end(&mut bytes));
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n")?;
@@ -195,21 +194,21 @@ pub fn answer(mut stream: TcpStream) -> Option<Reply> {
     Some(Reply { status, head: head.to_owned(), body: body.to_owned() })
 }
 
-/// What a stream shows.
+/// What a stream delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shown {
+pub enum Delivery {
     Event(Event),
-    /// The last word of a daemon that leaves, or of a session that is deleted.
-    LastWord,
-    /// The connection is closed.
-    End,
+    /// The message with which a daemon that stops, or a session that is deleted, ends its streams.
+    StreamEnd,
+    /// The connection was closed.
+    Closed,
 }
 
-/// A stream of events, read by a thread of its own.
+/// A stream of events, read by its own thread.
 pub struct Stream {
     pub socket: TcpStream,
     pub head: String,
-    shown: Receiver<Shown>,
+    deliveries: Receiver<Delivery>,
 }
 
 impl Stream {
@@ -221,41 +220,41 @@ impl Stream {
                 return None;
             }
         }
-        let (sender, shown) = channel();
+        let (sender, deliveries) = channel();
         let reading = move || {
             let (mut id, mut kind) = (None, String::new());
-            // Nothing of a line that is cut off counts.
+            // A line that is cut off does not count.
             while let Some(line) = line(&mut lines) {
                 if let Some(value) = line.strip_prefix("id: ") {
                     id = value.parse::<u64>().ok();
                 } else if let Some(value) = line.strip_prefix("event: ") {
                     value.clone_into(&mut kind);
                 } else if line.strip_prefix("data: ").is_some() && kind == "stream.end" {
-                    drop(sender.send(Shown::LastWord));
+                    drop(sender.send(Delivery::StreamEnd));
                 } else if let Some(data) = line.strip_prefix("data: ") {
                     let event = Event::read(data);
                     assert_eq!(id.take(), Some(event.seq));
-                    drop(sender.send(Shown::Event(event)));
+                    drop(sender.send(Delivery::Event(event)));
                 }
             }
-            drop(sender.send(Shown::End));
+            drop(sender.send(Delivery::Closed));
         };
         drop(thread::Builder::new().name("read a stream".into()).spawn(reading).unwrap());
-        Some(Stream { socket, head, shown })
+        Some(Stream { socket, head, deliveries })
     }
 
-    /// What comes next.
+    /// Waits for the next delivery.
     #[track_caller]
-    pub fn next(&self) -> Shown {
-        self.shown.recv_timeout(DEADLINE).expect("nothing comes")
+    pub fn next(&self) -> Delivery {
+        self.deliveries.recv_timeout(DEADLINE).expect("nothing was delivered")
     }
 
-    /// The next event.
+    /// Waits for the next event.
     #[track_caller]
     pub fn event(&self) -> Event {
         match self.next() {
-            Shown::Event(event) => event,
-            other => panic!("no event, but {other:?}"),
+            Delivery::Event(event) => event,
+            other => panic!("not an event: {other:?}"),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Sessions over HTTP: what any client can do with them, and what it can rely on.
+//! Sessions over HTTP: what clients can do with them and rely on.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::api::{Api, Event, Shown, answer};
+use crate::api::{Api, Delivery, Event, answer};
 use crate::support::{ANYTHING, DEADLINE, Home, eventually, need};
 
 fn started() -> (Home, Api) {
@@ -15,7 +15,7 @@ fn started() -> (Home, Api) {
     (home, api)
 }
 
-/// The daemon after a crash and a start.
+/// Crashes the daemon and starts the next one.
 fn crashed(home: &Home) -> Api {
     home.crash();
     home.opta("daemon start").stdout(ANYTHING).stderr(ANYTHING).run();
@@ -23,7 +23,7 @@ fn crashed(home: &Home) -> Api {
 }
 
 #[track_caller]
-fn assert_whole(events: &[Event]) {
+fn assert_gapless(events: &[Event]) {
     for (event, seq) in events.iter().zip(events[0].seq..) {
         assert_eq!(event.seq, seq, "{events:?}");
     }
@@ -34,7 +34,7 @@ fn names(events: &[Event]) -> Vec<&str> {
 }
 
 #[test]
-fn a_turn_goes_its_way_from_the_request_to_its_end() {
+fn a_turn_is_recorded_from_its_request_to_its_end() {
     let (home, api) = started();
     let created = api.post(
         "/v3/sessions",
@@ -62,7 +62,7 @@ fn a_turn_goes_its_way_from_the_request_to_its_end() {
     let accepted = api.post(&turns, said).expect(202);
     assert_eq!(accepted.body, r#"{"turnId":"t1","status":"queued","queued":0,"seq":2}"#);
     let events = api.wait_for(&id, "turn.error", "t1");
-    assert_whole(&events);
+    assert_gapless(&events);
     assert_eq!(names(&events), ["session.snapshot", "turn.queued", "turn.start", "turn.error"]);
     assert!(events[3].text.contains(r#""code":"model-unreachable""#), "{}", events[3].text);
     for event in &events {
@@ -78,18 +78,18 @@ fn a_turn_goes_its_way_from_the_request_to_its_end() {
     assert_eq!((shown.number("turns"), shown.number("seq")), (1, 4));
     let said = r#""messages":[{"role":"user","content":"  blanks,\ttabs \u0000 ü 😀 \"\\ "}]"#;
     assert!(shown.body.contains(said), "{}", shown.body);
-    // Without ids there are some.
+    // Without ids, the daemon makes them.
     let other = api.post(&turns, r#"{"content":"x"}"#).expect(202);
     assert!(other.field("turnId").starts_with("turn_"));
     api.wait_for(&id, "turn.error", other.field("turnId"));
-    // An id that is there already gives the session that is there.
+    // An id that exists returns the session that exists.
     let same = format!(r#"{{"sessionId":"{id}","title":"Another"}}"#);
     assert_eq!(api.post("/v3/sessions", &same).expect(201).field("title"), "A title");
     eventually("it is idle", || api.get("/v3/metrics").number("activeTurnCount") == 0);
     assert_eq!(api.get("/v3/metrics").number("totalTurns"), 2);
     let running = "● running  pid={pid}  port={port}  uptime={age}  sessions=1\n";
     home.opta("daemon status").stdout(running).run();
-    // Opened anew, it is the same.
+    // After it is opened again, it is the same.
     let before = (api.get(&format!("/v3/sessions/{id}")).body, api.events(&id, 0));
     home.opta("daemon restart").stdout(ANYTHING).run();
     let api = Api::of(&home);
@@ -128,7 +128,7 @@ fn the_list_is_newest_first_and_in_pages() {
     }
 }
 
-/// What is asked, and the status and code of the refusal.
+/// A request, and the status and code of its refusal.
 const REFUSED: &[(&str, &str, &str, u16, &str)] = &[
     ("GET", "/v3/sessions/none", "", 404, "SESSION_NOT_FOUND"),
     ("DELETE", "/v3/sessions/none", "", 404, "SESSION_NOT_FOUND"),
@@ -190,7 +190,7 @@ const REFUSED: &[(&str, &str, &str, u16, &str)] = &[
 ];
 
 #[test]
-fn what_is_not_there_or_not_allowed_is_refused_with_its_code() {
+fn invalid_requests_are_refused_with_their_codes() {
     let (_home, api) = started();
     api.create("s");
     let too_long = format!("/v3/sessions/{}", "x".repeat(65));
@@ -209,13 +209,13 @@ fn what_is_not_there_or_not_allowed_is_refused_with_its_code() {
     let cancelled = api.post("/v3/sessions/s/cancel", "").expect(200).body;
     let number = nothing.replace("false", "0");
     assert!([nothing, &number].contains(&cancelled.as_str()), "{cancelled}");
-    // Nothing of all this has left anything.
+    // None of these requests has changed anything.
     assert_eq!(api.events("s", 0).len(), 1);
     assert_eq!(api.get("/v3/metrics").number("sessionCount"), 1);
 }
 
 #[test]
-fn a_turn_of_four_mebibytes_is_taken_and_one_byte_more_is_not() {
+fn a_turn_of_four_mebibytes_is_accepted_and_one_byte_more_is_not() {
     const LIMIT: usize = 4 << 20;
     let (home, api) = started();
     api.create("s");
@@ -235,12 +235,12 @@ fn a_turn_of_four_mebibytes_is_taken_and_one_byte_more_is_not() {
 }
 
 #[test]
-fn a_poll_waits_for_the_next_event_and_no_longer_than_asked() {
+fn a_poll_waits_for_the_next_event_up_to_its_timeout() {
     let (_home, api) = started();
     api.create("s");
     let all = api.get("/v3/sessions/s/events").expect(200);
     assert_eq!((all.events().len(), all.number("lastSeq")), (1, 1));
-    // Answered at once when nothing is asked about time.
+    // Without a timeout the response comes at once.
     let none = api.get("/v3/sessions/s/events?afterSeq=1").expect(200);
     assert_eq!(none.body, r#"{"events":[],"lastSeq":1}"#);
     let begun = Instant::now();
@@ -248,7 +248,7 @@ fn a_poll_waits_for_the_next_event_and_no_longer_than_asked() {
     assert_eq!(none.body, r#"{"events":[],"lastSeq":1}"#);
     assert!(begun.elapsed() >= Duration::from_millis(300));
     let waiting = api.send("GET", "/v3/sessions/s/events?afterSeq=1&timeout=60000", "", b"");
-    eventually("the poll is there", || api.get("/v3/metrics").number("subscriberCount") == 1);
+    eventually("the poll waits", || api.get("/v3/metrics").number("subscriberCount") == 1);
     api.submit("s", "t").expect(202);
     let reply = answer(waiting.unwrap()).unwrap().expect(200);
     assert_eq!(reply.events()[0].name, "turn.queued");
@@ -266,24 +266,24 @@ fn a_poll_waits_for_the_next_event_and_no_longer_than_asked() {
 }
 
 #[test]
-fn a_client_that_leaves_is_missed_at_once() {
+fn a_client_that_disconnects_is_noticed_at_once() {
     let (_home, api) = started();
     api.create("s");
     let stream = api.follow("s", 0, "").unwrap();
     let poll = api.send("GET", "/v3/sessions/s/events?afterSeq=9&timeout=60000", "", b"").unwrap();
     let subscribers = || api.get("/v3/metrics").number("subscriberCount");
-    eventually("both are there", || subscribers() == 2);
-    // Long before the heartbeat, which comes after 15 s.
+    eventually("both follow", || subscribers() == 2);
+    // Long before the heartbeat after 15 s.
     let begun = Instant::now();
     stream.socket.shutdown(Shutdown::Both).unwrap();
-    eventually("the stream is missed", || subscribers() == 1);
+    eventually("the stream has ended", || subscribers() == 1);
     drop(poll);
-    eventually("the poll is missed", || subscribers() == 0);
+    eventually("the poll has ended", || subscribers() == 0);
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[test]
-fn a_stream_shows_what_was_and_what_comes_and_resumes_where_it_is_told() {
+fn a_stream_delivers_past_and_new_events_from_where_it_is_told() {
     let (_home, api) = started();
     api.create("s");
     api.submit("s", "t1").expect(202);
@@ -302,8 +302,8 @@ fn a_stream_shows_what_was_and_what_comes_and_resumes_where_it_is_told() {
     api.submit("s", "t2").expect(202);
     let live: Vec<Event> = (0..3).map(|_| stream.event()).collect();
     assert_eq!(names(&live), ["turn.queued", "turn.start", "turn.error"]);
-    assert_whole(&[shown, live].concat());
-    // The header of a browser that comes back counts more than its URL, unless it is nonsense.
+    assert_gapless(&[shown, live].concat());
+    // The header of a browser that reconnects takes precedence over its URL, if it is valid.
     assert_eq!(api.follow("s", 0, "Last-Event-ID: 5\r\n").unwrap().event().seq, 6);
     assert_eq!(api.follow("s", 2, "Last-Event-ID: x\r\n").unwrap().event().seq, 3);
     assert_eq!(api.follow("s", 6, "").unwrap().event().seq, 7);
@@ -314,16 +314,15 @@ fn a_stream_shows_what_was_and_what_comes_and_resumes_where_it_is_told() {
     let mut browser = bare.send("GET", &url, "", b"").unwrap();
     let mut head = [0; 12];
     browser.read_exact(&mut head).unwrap();
-    assert_eq!(&head, b"HTTP/1.1 401", "an empty bearer is no token");
+    assert_eq!(&head, b"HTTP/1.1 401", "an empty bearer token is not replaced by the query");
 }
 
-/// One that reads nothing for as long as the daemon lets it lives, and costs the others nothing.
 #[test]
-fn a_reader_that_does_not_read_is_let_go_and_loses_nothing() {
+fn a_stream_that_is_not_read_is_closed_and_can_be_resumed() {
     let (_home, api) = started();
     api.create("s");
     let filler = "x".repeat(1 << 20);
-    let lazy = api.send("GET", "/v3/sse/events?sessionId=s", "", b"").unwrap();
+    let stalled = api.send("GET", "/v3/sse/events?sessionId=s", "", b"").unwrap();
     let quick = api.follow("s", 0, "").unwrap();
     assert_eq!(quick.event().seq, 1);
     for turn in 0..12 {
@@ -331,71 +330,72 @@ fn a_reader_that_does_not_read_is_let_go_and_loses_nothing() {
         api.post("/v3/sessions/s/turns", &body).expect(202);
         while quick.event().name != "turn.error" {}
     }
-    eventually("the lazy one is let go", || api.get("/v3/metrics").number("subscriberCount") == 1);
-    // What it has got is a beginning of what there is; it comes back for the rest.
+    eventually("the stalled one is closed", || {
+        api.get("/v3/metrics").number("subscriberCount") == 1
+    });
+    // It has received the first events, and can ask for the rest.
     let mut bytes = Vec::new();
-    drop((&lazy).take(64 << 20).read_to_end(&mut bytes));
+    drop((&stalled).take(64 << 20).read_to_end(&mut bytes));
     let text = String::from_utf8_lossy(&bytes);
-    let got = text.split("\n\n").filter(|part| part.starts_with("id: ")).count();
-    let whole = if text.ends_with("\n\n") { got } else { got.saturating_sub(1) };
+    let received = text.split("\n\n").filter(|part| part.starts_with("id: ")).count();
+    let whole = if text.ends_with("\n\n") { received } else { received.saturating_sub(1) };
     let rest = api.events("s", whole as u64);
     assert_eq!((rest[0].seq, rest.last().unwrap().seq), (whole as u64 + 1, 37));
-    assert_whole(&rest);
+    assert_gapless(&rest);
 }
 
 #[test]
-fn a_deleted_session_says_its_last_word_and_is_gone() {
+fn deleting_a_session_ends_its_streams_and_removes_its_files() {
     let (home, api) = started();
     api.create("s");
     let stream = api.follow("s", 1, "").unwrap();
     let poll = api.send("GET", "/v3/sessions/s/events?afterSeq=1&timeout=60000", "", b"").unwrap();
-    eventually("both are there", || api.get("/v3/metrics").number("subscriberCount") == 2);
+    eventually("both follow", || api.get("/v3/metrics").number("subscriberCount") == 2);
     let deleted = api.ask("DELETE", "/v3/sessions/s", "");
     assert_eq!((deleted.status, deleted.body.as_str()), (204, ""));
-    assert_eq!((stream.next(), stream.next()), (Shown::LastWord, Shown::End));
+    assert_eq!((stream.next(), stream.next()), (Delivery::StreamEnd, Delivery::Closed));
     assert_eq!(answer(poll).unwrap().expect(200).events(), []);
     api.get("/v3/sessions/s").expect(404);
     assert_eq!(api.get("/v3/sessions").body, r#"{"sessions":[],"next":null}"#);
     let sessions = home.file("../sessions");
     assert!(!sessions.join("s").exists());
     assert!(std::fs::read_dir(sessions.join(".deleted")).unwrap().next().is_none());
-    // The name may be used again; it is another session.
+    // Its id can be used again, for another session.
     api.create("s");
     assert_eq!(api.events("s", 0).len(), 1);
 }
 
 #[test]
-fn a_stop_ends_streams_with_a_last_word_and_polls_with_an_answer() {
+fn a_stop_ends_streams_and_answers_polls() {
     for command in ["daemon stop", "daemon restart"] {
         let (home, api) = started();
         api.create("s");
         let streams: Vec<_> = (0..5).map(|_| api.follow("s", 0, "").unwrap()).collect();
         let poll = "/v3/sessions/s/events?afterSeq=1&timeout=60000";
         let polls: Vec<_> = (0..5).map(|_| api.send("GET", poll, "", b"").unwrap()).collect();
-        eventually("all are there", || api.get("/v3/metrics").number("subscriberCount") == 10);
+        eventually("all follow", || api.get("/v3/metrics").number("subscriberCount") == 10);
         let begun = Instant::now();
         home.opta(command).stdout(ANYTHING).run();
         let took = begun.elapsed();
         for stream in streams {
             assert_eq!(stream.event().seq, 1);
-            assert_eq!((stream.next(), stream.next()), (Shown::LastWord, Shown::End));
+            assert_eq!((stream.next(), stream.next()), (Delivery::StreamEnd, Delivery::Closed));
         }
         for poll in polls {
             assert_eq!(answer(poll).unwrap().expect(200).body, r#"{"events":[],"lastSeq":1}"#);
         }
-        // Nothing was in flight that would have taken its grace.
+        // Nothing was in flight, so the grace period is not used.
         assert!(took < Duration::from_secs(10), "{took:?}");
         let log = std::fs::read_to_string(home.file("daemon.log")).unwrap();
         assert!(!log.contains("what was in flight was cut"), "{log}");
     }
 }
 
-/// One that reads nothing keeps nobody from leaving.
 #[test]
-fn a_stop_does_not_wait_for_a_reader_that_does_not_read() {
+fn a_stop_does_not_wait_for_a_stream_that_is_not_read() {
     let (home, api) = started();
     api.create("s");
-    let lazy = api.send("GET", "/v3/sse/events?sessionId=s", "", b"").unwrap();
+    let stalled = api.send("GET", "/v3/sse/events?sessionId=s", "", b"").unwrap();
     let filler = "x".repeat(1 << 20);
     for turn in 0..8 {
         let body = format!(r#"{{"turnId":"t{turn}","content":"{filler}"}}"#);
@@ -404,13 +404,13 @@ fn a_stop_does_not_wait_for_a_reader_that_does_not_read() {
     api.wait_for("s", "turn.error", "t7");
     let begun = Instant::now();
     home.opta("daemon stop").stdout(ANYTHING).run();
-    // Well before its write would have been given up.
+    // Well before the daemon would give up writing to it.
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
-    drop(lazy);
+    drop(stalled);
 }
 
 #[test]
-fn a_subscriber_sees_every_event_once_in_order_over_restarts_and_crashes() {
+fn a_follower_receives_every_event_once_in_order_across_restarts_and_crashes() {
     let (home, api) = started();
     api.create("s");
     let (mut api, mut after, mut seen) = (api, 0, Vec::new());
@@ -432,7 +432,7 @@ fn a_subscriber_sees_every_event_once_in_order_over_restarts_and_crashes() {
             after = event.seq;
             seen.push(event);
         }
-        // Some leave by themselves, some are left.
+        // The daemon crashes or restarts, or the client disconnects.
         match round % 3 {
             0 => drop(crashed(&home)),
             1 => drop(home.opta("daemon restart").stdout(ANYTHING).stderr(ANYTHING).run()),
@@ -451,13 +451,13 @@ fn a_subscriber_sees_every_event_once_in_order_over_restarts_and_crashes() {
             break;
         }
     }
-    assert_whole(&seen);
+    assert_gapless(&seen);
     assert_eq!(seen[0].seq, 1);
     assert_eq!(api.events("s", 0), seen);
 }
 
 #[test]
-fn asking_to_leave_only_when_idle_never_loses_a_turn() {
+fn a_shutdown_if_idle_never_loses_a_turn() {
     let (home, api) = started();
     api.create("s");
     let mut known = 1;
@@ -482,7 +482,7 @@ fn asking_to_leave_only_when_idle_never_loses_a_turn() {
         home.start();
         let api = Api::of(&home);
         let events = api.events("s", 0);
-        assert_whole(&events);
+        assert_gapless(&events);
         let interrupted = events.iter().filter(|event| event.text.contains("\"interrupted\""));
         assert_eq!(interrupted.count(), 0, "it was idle");
         known += accepted * 3;
@@ -490,9 +490,8 @@ fn asking_to_leave_only_when_idle_never_loses_a_turn() {
     }
 }
 
-/// More sessions than descriptors, and more polls than a careless daemon could stand.
 #[test]
-fn sessions_cost_no_descriptors_while_they_rest() {
+fn idle_sessions_use_no_descriptors() {
     let (home, _) = started();
     let pid = home.card().pid();
     let api = Api::of(&home);
@@ -504,18 +503,17 @@ fn sessions_cost_no_descriptors_while_they_rest() {
             api.submit(&format!("s{number}"), "t").expect(202);
         }
     }
-    eventually("all rest", || count() <= before + 3);
+    eventually("all are idle", || count() <= before + 3);
     assert_eq!(api.get("/v3/metrics").number("sessionCount"), 100);
 }
 
-/// Every connection waits for events; then everybody gets them.
 #[test]
-fn as_many_polls_as_connections_are_all_answered() {
+fn polls_on_all_connections_are_answered() {
     let (_home, api) = started();
     api.create("s");
     let poll = "/v3/sessions/s/events?afterSeq=1&timeout=60000";
     let polls: Vec<_> = (0..250).map(|_| api.send("GET", poll, "", b"").unwrap()).collect();
-    eventually("all are there", || api.get("/v3/metrics").number("subscriberCount") == 250);
+    eventually("all follow", || api.get("/v3/metrics").number("subscriberCount") == 250);
     api.submit("s", "t").expect(202);
     for poll in polls {
         assert_eq!(answer(poll).unwrap().expect(200).events()[0].name, "turn.queued");
@@ -523,9 +521,8 @@ fn as_many_polls_as_connections_are_all_answered() {
     api.wait_for("s", "turn.error", "t");
 }
 
-/// Want of descriptors passes; it must not cost a session its life.
 #[test]
-fn a_session_outlives_a_time_without_descriptors() {
+fn a_session_survives_a_lack_of_descriptors() {
     need!("/proc", "prlimit");
     let home = Home::new();
     home.start();
@@ -540,8 +537,8 @@ fn a_session_outlives_a_time_without_descriptors() {
         assert!(prlimit.status().unwrap().success());
     };
     let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    eventually("a turn is refused for want of a descriptor", || {
-        // One more than there are, for the connection that asks.
+    eventually("a turn is refused for lack of a descriptor", || {
+        // One more than are open, for the connection of the request.
         limit(&(open() + 1).to_string());
         let reply = api.try_ask("POST", "/v3/sessions/s/turns", r#"{"content":"x"}"#);
         limit("1024");
@@ -549,22 +546,22 @@ fn a_session_outlives_a_time_without_descriptors() {
     });
     api.submit("s", "after").expect(202);
     let events = api.wait_for("s", "turn.error", "after");
-    assert_whole(&events);
+    assert_gapless(&events);
 }
 
 #[test]
-fn a_request_in_pieces_and_two_in_one_are_both_understood() {
+fn a_request_sent_during_a_poll_is_answered_after_it() {
     let (_home, api) = started();
     api.create("s");
     let (port, token) = (api.port, &api.token);
     let head = format!("Host: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n");
     let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    // A poll, and behind it the next request before the first is answered.
+    // A poll, and the next request before the first is answered.
     let poll = format!("GET /v3/sessions/s/events?afterSeq=1&timeout=60000 HTTP/1.1\r\n{head}\r\n");
     let next = format!("GET /v3/health HTTP/1.1\r\n{head}Connection: close\r\n\r\n");
     socket.write_all((poll + &next).as_bytes()).unwrap();
-    eventually("the poll is there", || api.get("/v3/metrics").number("subscriberCount") == 1);
+    eventually("the poll waits", || api.get("/v3/metrics").number("subscriberCount") == 1);
     api.submit("s", "t").expect(202);
     let mut text = String::new();
     socket.read_to_string(&mut text).unwrap();
