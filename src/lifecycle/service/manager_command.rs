@@ -23,7 +23,7 @@ impl ManagerReply {
     /// Returns the output of a program that exited with 0.
     ///
     /// # Errors
-    /// [`Kind::ServiceManager`] for every other.
+    /// [`Kind::ServiceManager`] if it did not.
     pub fn output(self) -> Result<String, Error> {
         match self {
             ManagerReply::Success(output) => Ok(output),

@@ -185,8 +185,8 @@ impl Service {
     }
 
     /// Stops the service, makes the manager unload it and removes its file; returns false if there
-    /// was nothing to remove. The file goes last: without it a running service could no longer be
-    /// told from others, and would be restarted.
+    /// was nothing to remove. The file is removed last: a failure before must not leave a service
+    /// that runs, and is restarted, without one.
     ///
     /// # Errors
     /// [`Kind::ForeignFile`] for a file that opta did not write, unless `force`.
@@ -242,10 +242,9 @@ impl Service {
         match ServiceFile::read(&self.file)? {
             ServiceFile::Foreign if !force => {
                 let action = format!("change {}", self.file.display());
-                Err(Error::cannot(Kind::ForeignFile, action, "opta did not write it")
-                    .with_next_step(
-                        "to replace or remove it anyway: the same command with --force",
-                    ))
+                let next_step = "to replace or remove it anyway: the same command with --force";
+                let error = Error::cannot(Kind::ForeignFile, action, "opta did not write it");
+                Err(error.with_next_step(next_step))
             }
             file => Ok(file),
         }

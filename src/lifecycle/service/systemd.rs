@@ -153,23 +153,22 @@ impl Properties {
 
     fn failure(&self) -> ServiceFailure {
         let (restarts, status) = (self.number("NRestarts"), self.number("ExecMainStatus"));
-        if status == INVALID_SETTINGS {
-            return ServiceFailure {
-                message: format!("the service stopped: its settings are invalid (status {status})"),
-                details: "opta doctor",
-                // Once they are mended, it can be started again.
-                gave_up: false,
-                transient: false,
-            };
-        }
-        let (result, gave_up) = (self.get("Result"), restarts > 0);
+        let (result, invalid) = (self.get("Result"), status == INVALID_SETTINGS);
         let message = match restarts {
+            _ if invalid => {
+                format!("the service stopped: its settings are invalid (status {status})")
+            }
             0 => format!("the service failed ({result}, status {status})"),
             1 => format!("systemd gave up on the service after 1 restart ({result})"),
             _ => format!("systemd gave up on the service after {restarts} restarts ({result})"),
         };
-        let transient = !gave_up && status == LOCK_HELD;
-        ServiceFailure { message, details: "opta daemon logs", gave_up, transient }
+        ServiceFailure {
+            message,
+            details: if invalid { "opta doctor" } else { "opta daemon logs" },
+            // With corrected settings, another start may succeed.
+            gave_up: restarts > 0 && !invalid,
+            transient: restarts == 0 && status == LOCK_HELD,
+        }
     }
 }
 
