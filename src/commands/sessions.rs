@@ -148,7 +148,7 @@ pub fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
 
 /// The damage of a journal.
 #[derive(SerJson)]
-struct Damage {
+struct DamageReport {
     #[nserde(rename = "sessionId")]
     session_id: String,
     records: u64,
@@ -160,7 +160,7 @@ struct Damage {
 }
 
 #[derive(SerJson)]
-struct Verified {
+struct VerifyReport {
     sessions: u64,
     #[nserde(rename = "damagedSessions")]
     damaged_sessions: u64,
@@ -172,13 +172,13 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
         Some(typed) => vec![find(store, typed)?],
         None => store.with_prefix("")?,
     };
-    let mut verified = Verified { sessions: 0, damaged_sessions: 0 };
+    let mut report = VerifyReport { sessions: 0, damaged_sessions: 0 };
     let mut failed = false;
     let mut torn = Vec::new();
     for id in &ids {
         match store.scan(id, |_| {}) {
             Ok(found) if found.torn_bytes > 0 || found.missing_bytes > 0 => torn.push((id, found)),
-            Ok(found) if found.is_damaged() => print_damage(id, &found, &mut verified, output)?,
+            Ok(found) if found.is_damaged() => print_damage(id, &found, &mut report, output)?,
             Ok(_) => {}
             // It was deleted meanwhile.
             Err(error) if is_deleted(&error) => continue,
@@ -188,10 +188,10 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
                 continue;
             }
         }
-        verified.sessions += 1;
+        report.sessions += 1;
     }
     for (id, found) in examine_again(store, torn)? {
-        print_damage(id, &found, &mut verified, output)?;
+        print_damage(id, &found, &mut report, output)?;
     }
     if typed.is_none()
         && let Err(error) = store.check_all_listed(&ids)
@@ -199,10 +199,10 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
         output.error(&error)?;
         failed = true;
     }
-    let Verified { sessions, damaged_sessions } = verified;
+    let VerifyReport { sessions, damaged_sessions } = report;
     let s = if sessions == 1 { "" } else { "s" };
     let line = format!("{sessions} session{s} checked, {damaged_sessions} damaged");
-    output.result(&line, &verified)?;
+    output.result(&line, &report)?;
     Ok(ExitCode::from(u8::from(damaged_sessions > 0 || failed)))
 }
 
@@ -239,10 +239,10 @@ fn examine_again<'i>(
 fn print_damage(
     id: &SessionId,
     found: &JournalReport,
-    verified: &mut Verified,
+    report: &mut VerifyReport,
     output: &Output,
 ) -> Result<(), Error> {
-    verified.damaged_sessions += 1;
+    report.damaged_sessions += 1;
     let JournalReport { records, missing_bytes, .. } = *found;
     let (damaged, torn_bytes) = (found.lost(), found.incomplete_bytes());
     let session_id = id.as_str().to_owned();
@@ -253,11 +253,11 @@ fn print_damage(
     if missing_bytes > 0 {
         line += &format!(", {missing_bytes} bytes missing");
     }
-    output.result(&line, &Damage { session_id, records, damaged, torn_bytes, missing_bytes })
+    output.result(&line, &DamageReport { session_id, records, damaged, torn_bytes, missing_bytes })
 }
 
 #[derive(SerJson)]
-struct Removed {
+struct RemoveReport {
     deleted: bool,
     #[nserde(rename = "sessionId")]
     session_id: String,
@@ -283,7 +283,7 @@ fn remove(
     let session_id = id.as_str().to_owned();
     if !force && !confirmed(&id, store.summary(&id), output)? {
         output.note(&format!("session {session_id} was not deleted"));
-        output.json(&Removed { deleted: false, session_id })?;
+        output.json(&RemoveReport { deleted: false, session_id })?;
         return Ok(ExitCode::FAILURE);
     }
     let mut repeated = false;
@@ -300,7 +300,8 @@ fn remove(
     if !deleted {
         return Err(no_session(&session_id));
     }
-    output.result(&format!("Session {session_id} deleted."), &Removed { deleted, session_id })?;
+    output
+        .result(&format!("Session {session_id} deleted."), &RemoveReport { deleted, session_id })?;
     Ok(ExitCode::SUCCESS)
 }
 

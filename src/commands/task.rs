@@ -19,7 +19,7 @@ use crate::session::store::Store;
 use crate::text::escaped;
 
 #[derive(SerJson)]
-struct Report {
+struct TaskReport {
     #[nserde(rename = "sessionId")]
     session_id: Option<String>,
     #[nserde(rename = "turnId")]
@@ -71,7 +71,7 @@ fn print_end(
         TurnEnd::Failed(error) => (None, Some(error.clone())),
     };
     if output == TaskOutput::Json {
-        let report = Report {
+        let report = TaskReport {
             session_id: session.is_created().then(|| session.id.as_str().to_owned()),
             turn_id: session.turn_id,
             result: std::mem::take(&mut console.screen.answer),
