@@ -207,6 +207,3 @@ fn signature(file: &mut File, path: &Path) -> Result<Option<i32>, Error> {
     let text = text.and_then(|text| String::from_utf8(text).ok());
     Ok(text.and_then(|text| text.trim_end().parse().ok()).filter(|pid| *pid > 0))
 }
-
-/// A short wait between two looks, when there is nothing to be woken by.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(100);

@@ -16,8 +16,7 @@ use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, Kind};
 use crate::http::EventStream;
 use crate::json::Raw;
-use crate::lifecycle::guardian::{Ensured, How};
-use crate::lifecycle::reach::reach;
+use crate::lifecycle::guardian::{Ensured, reach};
 use crate::lifecycle::status::{self, Status};
 use crate::paths::Paths;
 use crate::protocol::SessionId;
@@ -179,7 +178,7 @@ impl<'a> ClientSession<'a> {
                 return;
             }
             let mut notes = daemon_notes(daemon);
-            let crashed = matches!(&daemon.how, How::Started(past) if past.crashed.is_some());
+            let crashed = daemon.start.as_ref().is_some_and(|start| start.crashed.is_some());
             if before.is_some() && !crashed {
                 notes.push(format!("the daemon was restarted (pid {})", daemon.info.pid));
             }

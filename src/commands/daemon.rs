@@ -10,13 +10,13 @@ use crate::cli::{LogsArgs, OutputMode, RestartArgs, StartArgs, StopArgs};
 use crate::commands::Output;
 use crate::config::{Config, Port};
 use crate::error::{Error, Kind};
-use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Here, How, Past};
+use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Start};
 use crate::lifecycle::handover;
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
 use crate::lifecycle::service::{self, ServiceFailure, ServiceState};
 use crate::lifecycle::status::{self, Status};
-use crate::lifecycle::stop::{self, Ended, Patience};
+use crate::lifecycle::stop::{self, OnTimeout, StopOutcome};
 use crate::lock::{self, StartLock};
 use crate::log::{self, Level, Log, Query, Style, Tail};
 use crate::paths::{Manager, Paths};
@@ -30,12 +30,12 @@ pub fn start(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCo
         return foreground(paths, asked, output);
     }
     let config = settings(paths, asked)?;
-    let Ensured { info, how } = guardian::ensure_running(paths, &config, Caller::User)?;
-    if let How::Started(past) = &how {
-        tell_past(past, output);
+    let Ensured { info, start } = guardian::ensure_running(paths, &config, Caller::User)?;
+    if let Some(start) = &start {
+        note_crashes(start, output);
     }
-    started(&info, &how, paths, output)?;
-    if let (How::AlreadyRunning, Some(port)) = (&how, asked.port.filter(|port| *port != 0))
+    print_started(&info, start.is_none(), paths, output)?;
+    if let (None, Some(port)) = (&start, asked.port.filter(|port| *port != 0))
         && port != info.port
     {
         output.note(&format!(
@@ -54,22 +54,23 @@ fn settings(paths: &Paths, asked: &StartArgs) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// `opta daemon start --foreground`: by hand, and what a service runs. A manager reads the exit
-/// status: systemd is told when another try is no use, launchd would try again whatever it is.
+/// `opta daemon start --foreground`: by hand, and what a service runs. The exit status tells
+/// systemd whether to try again; launchd always does.
 fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCode, Error> {
     let supervision = Supervision::detect()?;
     let manager = supervision.manager;
-    let terminal = io::stderr().is_terminal();
-    let hangup = if terminal { Hangup::Leave } else { Hangup::Refresh };
-    let colour = terminal && config::color_allowed();
-    let style = if colour { Style::Color } else { Style::Plain };
-    let here = Foreground { hangup, style, supervision };
-    let served = settings(paths, asked).and_then(|config| serve(paths, &config, &here, output));
+    let has_terminal = io::stderr().is_terminal();
+    let hangup = if has_terminal { Hangup::Exit } else { Hangup::Refresh };
+    let is_colored = has_terminal && config::color_allowed();
+    let style = if is_colored { Style::Color } else { Style::Plain };
+    let foreground = Foreground { hangup, style, supervision };
+    let served =
+        settings(paths, asked).and_then(|config| serve(paths, &config, &foreground, output));
     match (served, manager) {
         (Ok(()), _) => Ok(ExitCode::SUCCESS),
         (Err(error), Some(Manager::Systemd)) => Err(for_systemd(error)),
         (Err(error), Some(Manager::Launchd)) if error.kind() == Kind::InvalidConfig => {
-            // Into the log, which is kept small: what launchd writes elsewhere grows at every try.
+            // Logged, since the log is rotated; launchd's own files grow with every try.
             paths.prepare()?;
             let log = Log::open(&paths.daemon(), Config::DEFAULT.rotation, Level::Error)?;
             log.error("daemon cannot start", &[("cause", &error)]);
@@ -97,7 +98,7 @@ fn is_lock_held(error: &Error) -> bool {
     )
 }
 
-/// What [`start`] executes in the background. Its starter is told why it fails.
+/// `opta daemon`, as [`start`] executes it in the background. A failure is reported to the starter.
 pub fn serve_in_background(handed_over: HandedOver) -> ExitCode {
     let served = handover::claim(handed_over).and_then(|(paths, claim, ready)| {
         run::serve(claim, ready, &paths, Hangup::Refresh, &Supervision::NONE)
@@ -105,16 +106,22 @@ pub fn serve_in_background(handed_over: HandedOver) -> ExitCode {
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Serves; where another daemon does already, says so, and under launchd waits for its turn.
-fn serve(paths: &Paths, config: &Config, here: &Foreground, output: &Output) -> Result<(), Error> {
-    let manager = here.supervision.manager;
+/// Serves in the foreground. If another daemon serves already, reports it; under launchd, waits
+/// until it has exited.
+fn serve(
+    paths: &Paths,
+    config: &Config,
+    foreground: &Foreground,
+    output: &Output,
+) -> Result<(), Error> {
+    let manager = foreground.supervision.manager;
     loop {
-        let held = match guardian::serve_here(paths, config, here) {
-            Ok(Here::Served) => return Ok(()),
-            Ok(Here::Taken(info)) if manager.is_none() => {
-                return started(&info, &How::AlreadyRunning, paths, output);
+        let held = match guardian::serve_in_foreground(paths, config, foreground) {
+            Ok(None) => return Ok(()),
+            Ok(Some(info)) if manager.is_none() => {
+                return print_started(&info, true, paths, output);
             }
-            Ok(Here::Taken(info)) => {
+            Ok(Some(info)) => {
                 let reason =
                     format!("one is running already (pid {}, port {})", info.pid, info.port);
                 Error::cannot(Kind::AlreadyRunning, "start the daemon", reason)
@@ -131,7 +138,7 @@ fn serve(paths: &Paths, config: &Config, here: &Foreground, output: &Output) -> 
 }
 
 #[derive(SerJson)]
-struct Started {
+struct StartReport {
     started: bool,
     #[nserde(rename = "alreadyRunning")]
     already_running: bool,
@@ -148,11 +155,15 @@ struct Started {
     logs_path: String,
 }
 
-/// Says that a daemon runs, with the words of the manual.
-pub fn started(info: &DaemonInfo, how: &How, paths: &Paths, output: &Output) -> Result<(), Error> {
-    let already = matches!(how, How::AlreadyRunning);
+/// Prints that a daemon was started or was already running.
+pub fn print_started(
+    info: &DaemonInfo,
+    already: bool,
+    paths: &Paths,
+    output: &Output,
+) -> Result<(), Error> {
     if output.mode == OutputMode::Json {
-        return output.line(&json::text(&Started {
+        return output.line(&json::text(&StartReport {
             started: !already,
             already_running: already,
             pid: info.pid,
@@ -176,13 +187,13 @@ pub fn started(info: &DaemonInfo, how: &How, paths: &Paths, output: &Output) -> 
     output.line(&format!("Token written to {}", paths.display(&paths.state())))
 }
 
-fn tell_past(past: &Past, output: &Output) {
-    match past.crashed.map(|crashed| crashed.pid) {
+fn note_crashes(start: &Start, output: &Output) {
+    match start.crashed.map(|crashed| crashed.pid) {
         Some(Some(pid)) => output.note(&format!("the daemon had crashed (pid {pid})")),
         Some(None) => output.note("the daemon had crashed"),
         None => {}
     }
-    if past.crash_loop {
+    if start.crash_loop {
         output.note("it has crashed several times within a minute; see: opta daemon logs");
     }
 }
@@ -193,16 +204,16 @@ pub fn status(paths: &Paths, asked: &cli::StatusArgs, output: &Output) -> Result
         Some(limit) => status::wait_until_running(paths, limit)?,
         None => status::look(paths)?,
     };
-    let (status, trouble) = status::with_service(paths, status);
-    if !asked.quiet {
-        match (output.mode, &trouble) {
-            (OutputMode::Json, trouble) => {
-                let words = trouble.as_ref().map(|trouble| trouble.message.clone());
-                output.line(&json::text(&report(&status, words)))?;
-            }
-            (OutputMode::Text, None) => output.line(&one_line_of(&status, output))?,
-            (OutputMode::Text, Some(ServiceFailure { message, details, .. })) => {
-                output.line(&one_line_of(&status, output))?;
+    let (status, failure) = status::with_service(paths, status);
+    match (asked.quiet, output.mode) {
+        (true, _) => {}
+        (false, OutputMode::Json) => {
+            let trouble = failure.map(|failure| failure.message);
+            output.line(&json::text(&report(&status, trouble)))?;
+        }
+        (false, OutputMode::Text) => {
+            output.line(&status_line(&status, output))?;
+            if let Some(ServiceFailure { message, details, .. }) = failure {
                 output.note(&format!("{message}; see: {details}"));
             }
         }
@@ -215,8 +226,8 @@ pub fn status(paths: &Paths, asked: &cli::StatusArgs, output: &Output) -> Result
     }))
 }
 
-fn one_line_of(status: &Status, output: &Output) -> String {
-    let (colour, symbol, text) = match status {
+fn status_line(status: &Status, output: &Output) -> String {
+    let (color, symbol, text) = match status {
         Status::Running { info, health } => {
             let uptime = clock::format_duration(Duration::from_secs(health.uptime));
             let (pid, port, sessions) = (info.pid, info.port, health.sessions());
@@ -238,16 +249,16 @@ fn one_line_of(status: &Status, output: &Output) -> String {
         }
     };
     if output.is_colored() {
-        format!("\x1b[{colour}m{symbol}\x1b[0m {text}")
+        format!("\x1b[{color}m{symbol}\x1b[0m {text}")
     } else {
         format!("{symbol} {text}")
     }
 }
 
-/// What `status --json` says: the same keys in every state, `null` for what is not known.
+/// The result of `status --json`: the same keys in every state, `null` for what is unknown.
 #[derive(SerJson)]
 #[nserde(serialize_none_as_null)]
-struct Report {
+struct StatusReport {
     state: String,
     running: bool,
     pid: Option<i32>,
@@ -263,11 +274,11 @@ struct Report {
     managed_by: Option<String>,
     #[nserde(rename = "staleBinary")]
     stale_binary: Option<bool>,
-    /// Why the manager of the service does not start it again.
+    /// Why the service's manager does not start it again.
     trouble: Option<String>,
 }
 
-fn report(status: &Status, trouble: Option<String>) -> Report {
+fn report(status: &Status, trouble: Option<String>) -> StatusReport {
     let (state, info, health) = match status {
         Status::Running { info, health } => ("running", Some(info), Some(health)),
         Status::Crashed { info } => ("crashed", info.as_ref(), None),
@@ -282,7 +293,7 @@ fn report(status: &Status, trouble: Option<String>) -> Report {
         let (path, id) = info.executable.as_ref()?;
         Some(run::file_id(path.as_ref()).as_ref() != Some(id))
     };
-    Report {
+    StatusReport {
         state: state.to_owned(),
         running: health.is_some(),
         pid,
@@ -300,7 +311,7 @@ fn report(status: &Status, trouble: Option<String>) -> Report {
 
 #[derive(SerJson)]
 #[nserde(serialize_none_as_null)]
-struct Stopped {
+struct StopReport {
     stopped: bool,
     #[nserde(rename = "wasRunning")]
     was_running: bool,
@@ -309,27 +320,27 @@ struct Stopped {
 
 /// `opta daemon stop`
 pub fn stop(paths: &Paths, asked: &StopArgs, output: &Output) -> Result<ExitCode, Error> {
-    let stopped = end(None, paths, asked, output)?;
-    if stopped.is_none() {
+    let pid = stop_daemon(None, paths, asked, output)?;
+    if pid.is_none() {
         output.text("Daemon is not running.")?;
     }
     if output.mode == OutputMode::Json {
-        let was_running = stopped.is_some();
-        output.line(&json::text(&Stopped { stopped: true, was_running, pid: stopped }))?;
+        let was_running = pid.is_some();
+        output.line(&json::text(&StopReport { stopped: true, was_running, pid }))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Stops a daemon that runs, with the words of the manual.
-fn end(
+/// Stops the daemon if it runs, prints that, and returns its pid.
+fn stop_daemon(
     start_lock: Option<&StartLock>,
     paths: &Paths,
     asked: &StopArgs,
     output: &Output,
 ) -> Result<Option<i32>, Error> {
-    let patience = patience(asked);
     let announce = |pid| output.progress(&format!("Stopping daemon (pid {pid})..."));
-    let Ended { pid, through } = stop::stop(start_lock, paths, asked.timeout, patience, announce)?;
+    let StopOutcome { pid, through } =
+        stop::stop(start_lock, paths, asked.timeout, on_timeout(asked), announce)?;
     if pid.is_some() {
         output.progress("Daemon stopped.");
     }
@@ -339,13 +350,13 @@ fn end(
     Ok(pid)
 }
 
-fn patience(asked: &StopArgs) -> Patience {
-    if asked.force { Patience::Kill } else { Patience::Report }
+fn on_timeout(asked: &StopArgs) -> OnTimeout {
+    if asked.force { OnTimeout::Kill } else { OnTimeout::Report }
 }
 
 #[derive(SerJson)]
 #[nserde(serialize_none_as_null)]
-struct Restarted {
+struct RestartReport {
     restarted: bool,
     pid: i32,
     port: u16,
@@ -355,7 +366,7 @@ struct Restarted {
 
 /// `opta daemon restart`
 pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<ExitCode, Error> {
-    // Everything that can go wrong before the old daemon is stopped should.
+    // What can fail is to fail before the daemon is stopped.
     let config = Config::load(&paths.config())?;
     paths.prepare()?;
     if config.port.reaches_service() {
@@ -368,15 +379,15 @@ pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<Ex
     {
         wanted = Port::Preferred(port);
     }
-    let previous = make_way(&start_lock, paths, asked, &status, output)?;
-    let Ensured { info, how } =
-        guardian::start_behind(start_lock, paths, &config, wanted, Caller::User)?;
-    if let How::Started(past) = &how {
-        tell_past(past, output);
+    let previous_pid = stop_previous(&start_lock, paths, asked, &status, output)?;
+    let Ensured { info, start } =
+        guardian::start(start_lock, paths, &config, wanted, Caller::User)?;
+    if let Some(start) = &start {
+        note_crashes(start, output);
     }
     if output.mode == OutputMode::Json {
         let (pid, port) = (info.pid, info.port);
-        let report = Restarted { restarted: true, pid, port, previous_pid: previous };
+        let report = RestartReport { restarted: true, pid, port, previous_pid };
         output.line(&json::text(&report))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -385,8 +396,8 @@ pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ends the daemon that is to be replaced, and gives its pid.
-fn make_way(
+/// Stops the daemon that is to be replaced, and returns its pid.
+fn stop_previous(
     start_lock: &StartLock,
     paths: &Paths,
     asked: &RestartArgs,
@@ -399,21 +410,20 @@ fn make_way(
         Some((service, ServiceState::Active { .. })) => Some(service.manager),
         _ => None,
     };
-    let ended = match (status, active) {
+    let pid = match (status, active) {
         (Status::Running { info, .. }, _) if asked.if_idle => {
             client::shutdown_if_idle(info)?;
             announce(info.pid);
             stop::wait_for_end(paths, info.pid, limit)?;
             Some(info.pid)
         }
-        // One that does not answer cannot be asked.
+        // Whether it is idle cannot be asked.
         (Status::Unresponsive { pid, state_lost, .. }, _) if asked.if_idle => {
             return Err(status::unresponsive(*pid, *state_lost));
         }
-        // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one has
-        // left.
+        // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one exits.
         (_, Some(Manager::Launchd)) => {
-            stop::end_this_one(paths, limit, patience(&asked.stop), announce)?
+            stop::stop_process(paths, limit, on_timeout(&asked.stop), announce)?
         }
         (Status::Running { info, .. }, Some(Manager::Systemd)) if service::is_inside() => {
             announce(info.pid);
@@ -421,17 +431,17 @@ fn make_way(
             stop::wait_for_end(paths, info.pid, limit)?;
             Some(info.pid)
         }
-        // Whoever starts the next one clears away what is left of it, and tells.
+        // The start removes the state file and reports the crash.
         (Status::Crashed { .. }, None) => None,
-        _ => return end(Some(start_lock), paths, &asked.stop, output),
+        _ => return stop_daemon(Some(start_lock), paths, &asked.stop, output),
     };
-    if ended.is_some() {
+    if pid.is_some() {
         output.progress("Daemon stopped.");
     }
-    Ok(ended)
+    Ok(pid)
 }
 
-/// The port that the daemon has, or had when it was last heard of.
+/// Returns the port that the daemon has, or had before it crashed.
 fn port_of(status: &Status) -> Option<u16> {
     match status {
         Status::Running { info, .. } | Status::Crashed { info: Some(info) } => Some(info.port),

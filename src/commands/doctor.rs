@@ -19,7 +19,7 @@ use crate::error::{Error, Kind, reason};
 use crate::lifecycle::service::Service;
 use crate::lifecycle::service::drift::{self, Drift};
 use crate::lifecycle::status::{self, Status};
-use crate::lifecycle::{crashes, guardian, port, run};
+use crate::lifecycle::{claim, crashes, guardian, run};
 use crate::paths::{Manager, Paths};
 use crate::session::reader;
 use crate::session::store::Store;
@@ -82,7 +82,7 @@ pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let daemon = match &status {
         // The error is about what the check of the files reports.
         Err(error) if files.is_err() => warn(format!("not checked: {error}")),
-        _ => daemon(&status, guardian::is_left_to_the_user(paths, failure.as_ref())),
+        _ => daemon(&status, guardian::has_given_up(paths, failure.as_ref())),
     };
     let checks = [
         ("settings", settings(paths)),
@@ -264,7 +264,7 @@ fn port_of(paths: &Paths, status: &Result<Status, Error>) -> Finding {
     if !http::is_listening(port, limits::HEALTH_MAX) {
         return pass(format!("{port} is free"));
     }
-    let owner = port::owner_of(port).map_or(String::new(), |owner| format!(" ({owner})"));
+    let owner = claim::port_user(port).map_or(String::new(), |owner| format!(" ({owner})"));
     let in_use = format!("another program{owner} uses {port}");
     match required_by {
         None => warn(format!("{in_use}; the daemon will use another port")),

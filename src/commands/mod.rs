@@ -22,7 +22,7 @@ use nanoserde::SerJson;
 
 use crate::cli::OutputMode;
 use crate::error::{Doing, Error};
-use crate::lifecycle::guardian::{Ensured, How};
+use crate::lifecycle::guardian::Ensured;
 use crate::log::Style;
 use crate::text::{escaped, escaped_json};
 use crate::{config, json, protocol};
@@ -155,8 +155,8 @@ impl Output {
 /// Returns notes about a daemon that a command uses: a crash before it, another version.
 pub fn daemon_notes(daemon: &Ensured) -> Vec<String> {
     let mut notes = Vec::new();
-    if let How::Started(past) = &daemon.how
-        && let Some(crashed) = past.crashed
+    if let Some(start) = &daemon.start
+        && let Some(crashed) = start.crashed
     {
         let pid = crashed.pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
         notes.push(format!("daemon had crashed{pid}, restarted (pid {})", daemon.info.pid));

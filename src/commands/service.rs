@@ -8,9 +8,9 @@ use crate::cli::{InstallArgs, OutputMode, UninstallArgs};
 use crate::commands::{Output, daemon};
 use crate::config::Config;
 use crate::error::Error;
-use crate::lifecycle::guardian::{self, Caller, Ensured, How, Past};
+use crate::lifecycle::guardian::{self, Caller, Ensured};
 use crate::lifecycle::service::{Installed, Service};
-use crate::lifecycle::stop::{self, Patience};
+use crate::lifecycle::stop::{self, OnTimeout};
 use crate::lock::{self, Owner};
 use crate::paths::{Manager, Paths};
 use crate::{json, limits};
@@ -77,11 +77,11 @@ fn start(
     }
     service.enable()?;
     let config = Config::load(&paths.config())?;
-    let Ensured { info, how } = guardian::ensure_running(paths, &config, Caller::User)?;
-    let by_hand = matches!(how, How::AlreadyRunning) && info.managed_by.is_none();
+    let Ensured { info, start } = guardian::ensure_running(paths, &config, Caller::User)?;
+    let by_hand = start.is_none() && info.managed_by.is_none();
     // launchd starts it on installation: it may be running already.
-    let how = if installed.started && !by_hand { How::Started(Past::NOTHING) } else { how };
-    daemon::started(&info, &how, paths, output)?;
+    let already = by_hand || (start.is_none() && !installed.started);
+    daemon::print_started(&info, already, paths, output)?;
     if by_hand {
         output.note("it was started by hand; to run it as a service: opta daemon restart");
     }
@@ -110,7 +110,7 @@ pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Resul
     }
     // A daemon that was started by hand.
     let quietly = |_pid| ();
-    let ended = stop::stop(None, paths, limits::STOP_WAIT_DEFAULT, Patience::Report, quietly)?;
+    let ended = stop::stop(None, paths, limits::STOP_WAIT_DEFAULT, OnTimeout::Report, quietly)?;
     let stopped = ran || ended.pid.is_some();
     if stopped {
         output.text("Daemon stopped.")?;

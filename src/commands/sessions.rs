@@ -13,7 +13,7 @@ use crate::cli::{ExportFormat, OutputMode, SessionsCommand};
 use crate::commands::{Output, daemon_notes};
 use crate::config::Config;
 use crate::error::{At, Error, Kind};
-use crate::lifecycle::reach::reach;
+use crate::lifecycle::guardian::reach;
 use crate::paths::Paths;
 use crate::protocol::SessionId;
 use crate::protocol::SessionSummary;

@@ -1,13 +1,15 @@
-//! Becoming the daemon: the lock first, then the listener, both in the process that the user
-//! started, so that whatever fails for the user's reasons fails on the user's terminal.
+//! Claiming the role of the daemon: the lock first, then the port, both in the process that the
+//! user started, so that what fails for the user's reasons fails on the user's terminal.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::time::Instant;
 
 use crate::config::{Config, Port};
-use crate::error::{At, Error, Kind};
+use crate::error::{At, Error, Kind, reason};
+use crate::lifecycle::crashes;
 use crate::lifecycle::status::{self, Status};
-use crate::lifecycle::{crashes, port};
 use crate::lock::{self, Lock, Owner, StartLock};
 use crate::log::Log;
 use crate::paths::Paths;
@@ -15,45 +17,42 @@ use crate::state::{self, DaemonInfo, Found};
 use crate::sys::signal::Signal;
 use crate::{client, disk, limits};
 
-/// The right and the means to be the daemon: made only by taking the lock and binding the port.
+/// What a process needs to be the daemon.
 pub struct Claim {
     pub lock: Lock,
     pub listener: TcpListener,
     pub log: Log,
-    /// What was left behind by a daemon that crashed, and has been removed.
-    pub crashed: Option<Crashed>,
 }
 
-impl Claim {
-    /// Logs that the daemon before this one has crashed, if it has.
-    pub fn log_crash(&self) {
-        if let Some(crashed) = self.crashed {
-            let pid = crashed.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
-            self.log.warn("the daemon before this one had crashed", &[("pid", &pid)]);
-        }
-    }
-}
-
-/// A daemon that ended without taking leave.
+/// A daemon that ended without removing its state file.
 #[derive(Clone, Copy)]
 pub struct Crashed {
-    /// As its state file told it; `None` if the state file could not be read.
+    /// `None` if the state file could not be read.
     pub pid: Option<i32>,
 }
 
-/// What came of trying.
+impl Crashed {
+    /// Logs the crash.
+    pub fn log(self, log: &Log) {
+        let pid = self.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+        log.warn("the daemon before this one had crashed", &[("pid", &pid)]);
+    }
+}
+
+/// The result of [`claim`].
 pub enum Claimed {
-    Ours(Box<Claim>),
-    /// Another daemon serves, and that is as good.
+    /// The claim, and the crash of the daemon before, which has been cleaned up.
+    Ours(Claim, Option<Crashed>),
+    /// Another daemon serves.
     Taken(Box<DaemonInfo>),
 }
 
-/// Takes the lock, clears away what a crashed daemon has left, binds the port, opens the log.
-/// `_door` shows that no other starter is at it.
+/// Takes the lock, removes the state file of a crashed daemon, binds the port and opens the log.
+/// The start lock excludes other starters.
 ///
 /// # Errors
-/// [`Kind::Unresponsive`], [`Kind::HeldElsewhere`]: somebody has the lock and does not answer.
-/// [`Kind::PortInUse`]: no port can be had. The lock is free again then.
+/// [`Kind::Unresponsive`] and [`Kind::HeldElsewhere`]: the lock is held, and its owner does not
+/// answer. [`Kind::PortInUse`]. The lock is free again then.
 pub fn claim(
     paths: &Paths,
     config: &Config,
@@ -63,14 +62,12 @@ pub fn claim(
     let lock = match Lock::take(paths)? {
         Some(lock) => lock,
         None => match wait_for_owner(paths)? {
-            Waited::Ready(info) => return Ok(Claimed::Taken(info)),
+            Waited::Running(info) => return Ok(Claimed::Taken(info)),
             Waited::Gone(lock) => lock,
         },
     };
     match prepare(paths, config, wanted) {
-        Ok((listener, log, crashed)) => {
-            Ok(Claimed::Ours(Box::new(Claim { lock, listener, log, crashed })))
-        }
+        Ok((listener, log, crashed)) => Ok(Claimed::Ours(Claim { lock, listener, log }, crashed)),
         Err(error) => {
             lock.release();
             Err(error)
@@ -84,15 +81,15 @@ fn prepare(
     wanted: Port,
 ) -> Result<(TcpListener, Log, Option<Crashed>), Error> {
     let crashed = remove_stale(paths)?;
-    // Of a starter that was killed; it is in nobody's way, but it need not stay.
+    // A starter that was killed may have left it.
     disk::remove(&disk::unfinished(&paths.crashes()))?;
-    let listener = port::listen(wanted)?;
+    let listener = listen(wanted)?;
     let log = Log::open(&paths.daemon(), config.rotation, config.level)?;
     Ok((listener, log, crashed))
 }
 
-/// Removes the state file of a daemon that is dead, as the lock in the caller's hand proves, and
-/// keeps count.
+/// Removes the state file of a daemon that has crashed, and counts the crash. The caller has the
+/// lock, which proves that the daemon has ended.
 pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
     let pid = match state::read(paths)? {
         Found::Nothing => return Ok(None),
@@ -105,23 +102,24 @@ pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
 }
 
 enum Waited {
-    Ready(Box<DaemonInfo>),
-    /// The owner has ended and the lock is ours.
+    Running(Box<DaemonInfo>),
+    /// The owner has ended, and this process has taken the lock.
     Gone(Lock),
 }
 
-/// Somebody has the lock. No starter is at it, so it is a daemon that serves, one that is leaving,
-/// one that has lost its state file, one that hangs; or a command that has only looked.
+/// Waits until the owner of the lock answers or has ended. No other starter is active, so the owner
+/// is a daemon that serves, that is exiting, that hangs, or that has lost its state file, which it
+/// is signalled to write again; or it is a command that tests the lock.
 fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
     let deadline = Instant::now() + limits::UNRESPONSIVE_MAX;
-    let mut holder = None;
+    let mut owner_pid = None;
     let mut elsewhere = false;
-    let mut asked = false;
-    let waited = status::watched(paths, deadline, lock::LOOK_AGAIN, || {
+    let mut signalled = false;
+    let waited = status::watched(paths, deadline, limits::LOCK_POLL_INTERVAL, || {
         let state_lost = match status::look_once(paths)? {
-            Status::Running { info, .. } => return Ok(Some(Waited::Ready(info))),
+            Status::Running { info, .. } => return Ok(Some(Waited::Running(info))),
             Status::Unresponsive { pid, state_lost, .. } => {
-                holder = pid;
+                owner_pid = pid;
                 state_lost
             }
             Status::Stopped | Status::Crashed { .. } => false,
@@ -133,23 +131,21 @@ fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
         elsewhere = matches!(owner, Owner::Elsewhere);
         if let Owner::Is(process) = owner
             && state_lost
-            && !asked
+            && !signalled
         {
             process.signal(Signal::Hangup).at("signal the owner of", &paths.pid())?;
-            asked = true;
+            signalled = true;
         }
         Ok(None)
     })?;
-    waited.ok_or_else(|| {
-        if elsewhere {
-            held_elsewhere(paths)
-        } else {
-            client::unresponsive(holder, limits::UNRESPONSIVE_MAX)
-        }
+    waited.ok_or_else(|| match elsewhere {
+        true => held_elsewhere(paths),
+        false => client::unresponsive(owner_pid, limits::UNRESPONSIVE_MAX),
     })
 }
 
-/// The lock's owner cannot be seen from here; its state file, if there is one, tells its machine.
+/// Returns the error for an owner of the lock that is invisible from here. The state file, if there
+/// is one, names the owner's machine.
 pub fn held_elsewhere(paths: &Paths) -> Error {
     let hostname = match state::read(paths) {
         Ok(Found::Info(info)) => info.hostname,
@@ -160,4 +156,81 @@ pub fn held_elsewhere(paths: &Paths) -> Error {
     let reason = format!("{unseen} has locked {}", paths.pid().display());
     Error::cannot(Kind::HeldElsewhere, "reach the daemon", reason)
         .with_next_step("stop it where it runs, or give this machine a place of its own: OPTA_HOME")
+}
+
+/// Binds the port, on 127.0.0.1 only. `std` sets SO_REUSEADDR, so that the connections of a daemon
+/// that has just exited do not block it, and does not set SO_REUSEPORT.
+///
+/// # Errors
+/// [`Kind::PortInUse`] names the port and, if it is known, the process that uses it.
+fn listen(wanted: Port) -> Result<TcpListener, Error> {
+    match wanted {
+        Port::Exactly { port, by } => bind(port).map_err(|cause| {
+            let taken = cause.kind() == io::ErrorKind::AddrInUse;
+            let owner = if taken { port_user(port) } else { None };
+            let owner = owner.map_or(String::new(), |owner| format!(" ({owner})"));
+            let reason = reason(&cause);
+            cannot_listen(&format!("{port}: {reason}{owner}")).with_next_step(format!(
+                "choose another port ({by}), or leave it out to try 9999 and others"
+            ))
+        }),
+        Port::Preferred(port) => bind(port).or_else(|_taken| listen(Port::Default)),
+        Port::Default => {
+            let first = bind(limits::PORT_DEFAULT);
+            let fallback = || limits::PORTS_FALLBACK.map(bind).find_map(Result::ok);
+            first.or_else(|cause| {
+                fallback().ok_or_else(|| {
+                    let (port, others) = (limits::PORT_DEFAULT, limits::PORTS_FALLBACK);
+                    let (first, last, reason) = (others.start(), others.end(), reason(&cause));
+                    cannot_listen(&format!("{port}, nor on {first} to {last}: {reason}"))
+                        .with_next_step("choose a free port: opta daemon start --port N")
+                })
+            })
+        }
+    }
+}
+
+fn cannot_listen(on: &str) -> Error {
+    let reason = format!("cannot listen on 127.0.0.1:{on}");
+    Error::cannot(Kind::PortInUse, "start the daemon", reason)
+}
+
+fn bind(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Describes the process that listens on `port`, for example `nginx, pid 812, uid 33`. Linux only:
+/// proc(5).
+pub fn port_user(port: u16) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    let (uid, inode) = table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, local_port) = fields.get(1)?.split_once(':')?;
+        // 127.0.0.1 or 0.0.0.0, in state LISTEN.
+        let is_listening = matches!(address, "0100007F" | "00000000") && *fields.get(3)? == "0A";
+        let is_port = u16::from_str_radix(local_port, 16).ok()? == port;
+        (is_listening && is_port).then_some(())?;
+        Some(((*fields.get(7)?).to_owned(), (*fields.get(9)?).to_owned()))
+    })?;
+    let process = process_with(&format!("socket:[{inode}]"));
+    Some(match process {
+        Some((name, pid)) => format!("{name}, pid {pid}, uid {uid}"),
+        None => format!("a process of uid {uid}"),
+    })
+}
+
+/// Returns the name and the pid of the process that has this socket. Only the user's own processes
+/// can be inspected.
+fn process_with(socket: &str) -> Option<(String, String)> {
+    let has_socket = |process: &Path| {
+        let open = std::fs::read_dir(process.join("fd")).ok()?;
+        let mut links = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        links.any(|link| link == Path::new(socket)).then_some(())
+    };
+    std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
+        let pid = entry.file_name().to_str().filter(|name| name.parse::<u32>().is_ok())?.to_owned();
+        has_socket(&entry.path())?;
+        let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        Some((name.trim_end().to_owned(), pid))
+    })
 }

@@ -1,9 +1,11 @@
-//! The crash guardian: whatever state the daemon was left in, afterwards one runs.
+//! The crash guardian: whatever state the daemon was left in, there is one that runs afterwards.
 //!
-//! First it detects: it reads the state file, asks its pid with signal zero, and confirms by the
-//! lock. Then it cleans up, under the lock: a stale state file goes. Then it restarts: a new daemon
-//! with a new token and a new state file. To try again what the user wanted is up to `reach`.
+//! It first detects the state: it reads the state file, probes the pid with signal zero, and
+//! confirms by the lock. Then it cleans up: with the lock, it removes a stale state file. Then it
+//! starts a new daemon, with a new token and a new state file. Last, [`reach`] retries the request
+//! that the user made.
 
+use crate::client::{self, Failure};
 use crate::config::{Config, Port};
 use crate::error::{Error, Kind};
 use crate::lifecycle::claim::{self, Claimed, Crashed};
@@ -17,69 +19,58 @@ use crate::lock::StartLock;
 use crate::log::{Level, LineFormat, Query, Style, Tail};
 use crate::paths::Paths;
 use crate::state::{self, DaemonInfo, Found};
-use crate::{client, limits};
+use crate::{limits, protocol};
 
-/// A daemon that runs, and how it came to.
+/// A daemon that runs.
 pub struct Ensured {
     pub info: Box<DaemonInfo>,
-    pub how: How,
+    /// `None` if it was running already.
+    pub start: Option<Start>,
 }
 
-/// How it came to run.
-pub enum How {
-    /// It did before.
-    AlreadyRunning,
-    /// It was started now.
-    Started(Past),
-}
-
-/// What the daemon before this one has left.
-pub struct Past {
-    /// It had crashed.
+/// The circumstances in which a daemon was started.
+pub struct Start {
+    /// The daemon before it had crashed.
     pub crashed: Option<Crashed>,
-    /// So often within a minute that it is no accident.
+    /// There were so many crashes within a minute that they are no accident.
     pub crash_loop: bool,
 }
 
-impl Past {
-    pub const NOTHING: Past = Past { crashed: None, crash_loop: false };
-}
-
-/// Who wants the daemon to run.
+/// On whose behalf a daemon is started.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// The user, in so many words: it is tried whatever has happened before.
+    /// The user asked for it, so it is started whatever happened before.
     User,
-    /// A command on its own account: it gives up on a daemon that crashes again and again.
+    /// A command needs it. A daemon that keeps crashing is not started again.
     Command,
 }
 
 /// Makes sure that a daemon runs, and returns when it serves.
 ///
-/// However many processes call this at once, and whatever the files look like, one daemon comes of
-/// it and all of them return it.
+/// However many processes call this at once, and whatever the files look like, there is one daemon
+/// afterwards, and all of them return it.
 ///
 /// # Errors
-/// For [`Caller::Command`], [`Kind::CrashLoop`], and [`Kind::NotRunning`] if
-/// the settings forbid it to start a daemon; else what kept the daemon from starting.
+/// For [`Caller::Command`], [`Kind::CrashLoop`], and [`Kind::NotRunning`] if the settings forbid
+/// starting a daemon; otherwise what prevented the start.
 pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<Ensured, Error> {
     if let Status::Running { info, .. } = status::look_once(paths)? {
-        return Ok(Ensured { info, how: How::AlreadyRunning });
+        return Ok(Ensured { info, start: None });
     }
     if caller == Caller::Command && !config.autostart {
-        return Ok(Ensured { info: status::running(paths)?, how: How::AlreadyRunning });
+        return Ok(Ensured { info: status::running(paths)?, start: None });
     }
     paths.prepare()?;
     let start_lock = StartLock::acquire(paths, limits::START_LOCK_MAX)?;
     refuse_crash_loop(paths, caller)?;
-    start_behind(start_lock, paths, config, config.port, caller)
+    start(start_lock, paths, config, config.port, caller)
 }
 
-/// The same for a caller who has the start lock already, and prefers a port.
+/// Does the same for a caller that holds the start lock, and may prefer another port.
 ///
-/// An installed service is started through its manager, if that can be reached: a daemon beside it
-/// would be in its way.
-pub fn start_behind(
+/// An installed service is started through its manager, if that can be reached: any other daemon
+/// would get in its way.
+pub fn start(
     start_lock: StartLock,
     paths: &Paths,
     config: &Config,
@@ -87,58 +78,57 @@ pub fn start_behind(
     caller: Caller,
 ) -> Result<Ensured, Error> {
     if config.port.reaches_service()
-        && let Some((service, standing)) = service::of_home(paths)?
+        && let Some((service, state)) = service::of_home(paths)?
     {
-        // The service will come through it.
+        // The service acquires it.
         drop(start_lock);
-        return start_service(paths, &service, standing, caller);
+        return start_service(paths, &service, state, caller);
     }
-    let claim = match claim::claim(paths, config, wanted, &start_lock)? {
-        Claimed::Ours(claim) => claim,
-        Claimed::Taken(info) => return Ok(Ensured { info, how: How::AlreadyRunning }),
+    let (claim, crashed) = match claim::claim(paths, config, wanted, &start_lock)? {
+        Claimed::Ours(claim, crashed) => (claim, crashed),
+        Claimed::Taken(info) => return Ok(Ensured { info, start: None }),
     };
-    let crash_loop = crashes::recent(paths)? >= limits::CRASHES_MAX;
-    let past = Past { crashed: claim.crashed, crash_loop };
-    claim.log_crash();
-    let info = handover::start(*claim, paths)?;
+    let start = Some(Start { crashed, crash_loop: is_crash_loop(paths)? });
+    if let Some(crashed) = crashed {
+        crashed.log(&claim.log);
+    }
+    let info = handover::start(claim, paths)?;
     drop(start_lock);
-    // Why it cannot be looked for is of no interest: it has said that it serves.
+    // A failure to look does not matter: the daemon has reported that it serves.
     if let Ok(Found::Nothing) = state::read(paths) {
         let reason = "it did start, and was stopped by somebody else";
         return Err(Error::cannot(Kind::StoppedMeanwhile, "start the daemon", reason));
     }
-    Ok(Ensured { info, how: How::Started(past) })
+    Ok(Ensured { info, start })
 }
 
 fn start_service(
     paths: &Paths,
     service: &Service,
-    standing: ServiceState,
+    state: ServiceState,
     caller: Caller,
 ) -> Result<Ensured, Error> {
     let crashed = match status::look_once(paths)? {
-        Status::Running { info, .. } => return Ok(Ensured { info, how: How::AlreadyRunning }),
+        Status::Running { info, .. } => return Ok(Ensured { info, start: None }),
         Status::Crashed { info } => Some(Crashed { pid: info.map(|info| info.pid) }),
         Status::Stopped | Status::Unresponsive { .. } => None,
     };
-    if let ServiceState::Failed(trouble) = standing
-        && trouble.gave_up
+    if let ServiceState::Failed(failure) = state
+        && failure.gave_up
         && caller == Caller::Command
     {
-        return Err(crash_loop(trouble.message));
+        return Err(crash_loop(failure.message));
     }
     let started = service.start();
     let status = match started {
         Ok(()) => status::wait_until_running(paths, limits::START_MAX)?,
         Err(_) => status::look(paths)?,
     };
-    let crash_loop = crashes::recent(paths)? >= limits::CRASHES_MAX;
+    let start = Some(Start { crashed, crash_loop: is_crash_loop(paths)? });
     match (started, status) {
-        (Ok(()), Status::Running { info, .. }) => {
-            Ok(Ensured { info, how: How::Started(Past { crashed, crash_loop }) })
-        }
-        // It had been started by hand in the meantime.
-        (Err(_), Status::Running { info, .. }) => Ok(Ensured { info, how: How::AlreadyRunning }),
+        (Ok(()), Status::Running { info, .. }) => Ok(Ensured { info, start }),
+        // It was started by hand in the meantime.
+        (Err(_), Status::Running { info, .. }) => Ok(Ensured { info, start: None }),
         (_, Status::Unresponsive { pid, .. }) => {
             Err(client::unresponsive(pid, limits::UNRESPONSIVE_MAX))
         }
@@ -147,57 +137,109 @@ fn start_service(
     }
 }
 
-/// What came of serving in this process.
-pub enum Here {
-    /// It has served, and has been told to leave.
-    Served,
-    /// Another daemon serves.
-    Taken(Box<DaemonInfo>),
+/// Calls the daemon, which is started if need be. If it exits or is replaced at that moment, calls
+/// the next one, once. The call must be safe to repeat, since a reply may be lost.
+///
+/// `notify` gets each daemon before it is called.
+///
+/// # Errors
+/// As [`ensure_running`]; [`Kind::VersionSkew`] if the daemon speaks another protocol; whatever the
+/// call returns.
+pub fn reach<T>(
+    paths: &Paths,
+    config: &Config,
+    mut notify: impl FnMut(&Ensured),
+    mut call: impl FnMut(&DaemonInfo) -> Result<T, Failure>,
+) -> Result<T, Error> {
+    let mut call = |daemon: &Ensured| {
+        check_protocol(&daemon.info).map_err(Failure::Final)?;
+        notify(daemon);
+        call(&daemon.info)
+    };
+    let first = ensure_running(paths, config, Caller::Command)?;
+    match call(&first) {
+        Ok(reply) => return Ok(reply),
+        Err(Failure::Final(error)) => return Err(error),
+        Err(Failure::Lost(_)) => {}
+    }
+    let second = match first.start {
+        None => ensure_running(paths, config, Caller::Command)?,
+        // One start per command is enough: the next daemon might be lost as well.
+        Some(_) => Ensured { info: status::running(paths)?, start: None },
+    };
+    call(&second).map_err(|failure| match failure {
+        Failure::Lost(error) | Failure::Final(error) => error,
+    })
 }
 
-/// How a daemon in the foreground is connected to whoever has started it.
+/// Accepts a daemon of another version if it speaks the same protocol.
+fn check_protocol(info: &DaemonInfo) -> Result<(), Error> {
+    let (theirs, ours) = (&info.version, env!("CARGO_PKG_VERSION"));
+    if theirs == ours {
+        return Ok(());
+    }
+    match client::health(info, limits::HEALTH_MAX) {
+        Ok(health) if health.version != protocol::PROTOCOL_VERSION => {
+            let (their_protocol, our_protocol) = (health.version, protocol::PROTOCOL_VERSION);
+            let reason = format!(
+                "it is opta {theirs} (protocol {their_protocol}), \
+                 this is opta {ours} (protocol {our_protocol})"
+            );
+            Err(Error::cannot(Kind::VersionSkew, "talk to the daemon", reason)
+                .with_next_step("to move it to this version: opta daemon restart"))
+        }
+        // If it does not answer, the call reports why.
+        _ => Ok(()),
+    }
+}
+
+/// How the daemon serves in the foreground.
 pub struct Foreground {
     pub hangup: Hangup,
-    /// How its log looks on the terminal, where [`Hangup::Leave`] says that there is one.
+    /// The style of the log on the terminal; there is one if `hangup` is [`Hangup::Exit`].
     pub style: Style,
     pub supervision: Supervision,
 }
 
-/// Serves in this process until it is told to leave: `opta daemon start --foreground`.
-pub fn serve_here(paths: &Paths, config: &Config, here: &Foreground) -> Result<Here, Error> {
+/// Serves in this process until it is told to exit: `opta daemon start --foreground`. Returns the
+/// other daemon if one serves already.
+pub fn serve_in_foreground(
+    paths: &Paths,
+    config: &Config,
+    foreground: &Foreground,
+) -> Result<Option<Box<DaemonInfo>>, Error> {
     paths.prepare()?;
     let start_lock = StartLock::acquire(paths, limits::START_LOCK_MAX)?;
-    match claim::claim(paths, config, config.port, &start_lock)? {
-        Claimed::Taken(info) => Ok(Here::Taken(info)),
-        Claimed::Ours(claim) => {
-            if here.hangup == Hangup::Leave {
-                claim.log.mirror(here.style);
-            }
-            claim.log_crash();
-            let served = run::serve(
-                *claim,
-                Ready::StartLock(start_lock),
-                paths,
-                here.hangup,
-                &here.supervision,
-            );
-            served.map(|()| Here::Served)
-        }
+    let (claim, crashed) = match claim::claim(paths, config, config.port, &start_lock)? {
+        Claimed::Taken(info) => return Ok(Some(info)),
+        Claimed::Ours(claim, crashed) => (claim, crashed),
+    };
+    if foreground.hangup == Hangup::Exit {
+        claim.log.mirror(foreground.style);
     }
+    if let Some(crashed) = crashed {
+        crashed.log(&claim.log);
+    }
+    let ready = Ready::StartLock(start_lock);
+    run::serve(claim, ready, paths, foreground.hangup, &foreground.supervision).map(|()| None)
 }
 
-/// Whether commands start it no more: it crashes again and again, or the service's manager, in
-/// `trouble`, has given up.
-pub fn is_left_to_the_user(paths: &Paths, trouble: Option<&ServiceFailure>) -> bool {
-    crashes::recent(paths).is_ok_and(|crashes| crashes >= limits::CRASHES_MAX)
-        || trouble.is_some_and(|trouble| trouble.gave_up)
+/// Whether commands no longer start the daemon: it keeps crashing, or the service's manager has
+/// given up.
+pub fn has_given_up(paths: &Paths, failure: Option<&ServiceFailure>) -> bool {
+    is_crash_loop(paths).is_ok_and(|is_loop| is_loop)
+        || failure.is_some_and(|failure| failure.gave_up)
+}
+
+fn is_crash_loop(paths: &Paths) -> Result<bool, Error> {
+    Ok(crashes::recent(paths)? >= limits::CRASHES_MAX)
 }
 
 fn refuse_crash_loop(paths: &Paths, caller: Caller) -> Result<(), Error> {
-    let crashes = crashes::recent(paths)?;
-    if caller == Caller::User || crashes < limits::CRASHES_MAX {
+    if caller == Caller::User || !is_crash_loop(paths)? {
         return Ok(());
     }
+    let crashes = limits::CRASHES_MAX;
     let cause = last_error(paths).map_or(String::new(), |cause| format!(": {cause}"));
     Err(crash_loop(format!("it has crashed {crashes} times within a minute{cause}")))
 }
@@ -207,7 +249,7 @@ fn crash_loop(reason: String) -> Error {
         .with_next_step("see why: opta daemon logs --level warn; then: opta daemon start")
 }
 
-/// The last thing that the log complains about, if it can be read.
+/// Returns the last error in the log, if the log can be read.
 fn last_error(paths: &Paths) -> Option<String> {
     let format = LineFormat::Text(Style::Plain);
     let query = Query { lines: 1, least: Level::Error, since: None, format };

@@ -1,8 +1,8 @@
-//! From the command that starts a daemon to the daemon: the same program, executed again in the
-//! background, which takes over the lock and the listener, and reports on a pipe whether it serves.
+//! Starting the daemon: the starter executes its own program again in the background and hands the
+//! lock and the listener over to it. The new process reports on a pipe that it serves, or why not.
 //!
-//! The report is three lines at most: the version of the program, then `ready` and what the state
-//! file says, or `failed` and why.
+//! The report has two lines: the version of the program, and then `ready` with the contents of the
+//! state file, or `failed` with the reason.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
@@ -25,46 +25,46 @@ use crate::sys::{process, socket};
 use crate::text::escaped;
 use crate::{limits, sys};
 
-/// The arguments of the daemon in the background: what its starter was called with stays out of the
-/// list of processes. Without the descriptors, they are an incomplete command like any other.
+/// The arguments of the daemon in the background; those of its starter may be private. Without the
+/// descriptors, it is an incomplete command like any other.
 pub const ARGUMENTS: [&str; 1] = ["daemon"];
 
-/// The first line of a report.
+/// The first line of the report.
 const VERSION: &str = concat!("opta ", env!("CARGO_PKG_VERSION"), "\n");
 
-/// Where a daemon reports, once, that it serves or why it cannot.
+/// Where a daemon reports that it serves, or why it cannot.
 pub enum Ready {
-    /// To its starter.
+    /// The starter reads it.
     Pipe(File),
-    /// To the starters that wait for the start lock, by releasing it.
+    /// Other starters wait for the lock.
     StartLock(#[expect(dead_code, reason = "held until it is dropped")] StartLock),
 }
 
 impl Ready {
-    /// The daemon serves: its state file is in place.
+    /// Reports that the daemon serves. Its state file is in place.
     pub fn serving(self, info: &DaemonInfo) {
         drop(self.send(&format!("ready {}", info.line())));
     }
 
-    /// The daemon cannot serve. The starter waits for the end of this process as well: when it
-    /// reports the failure, nothing of it is left.
+    /// Reports why the daemon cannot serve. The starter also waits for the end of this process, so
+    /// that nothing of it is left when the failure is printed.
     pub fn failed(self, error: &Error) {
         if let Some(pipe) = self.send(&format!("failed {}\n", escaped(&error.to_string()))) {
-            // Left to the kernel, which closes it at the very end.
-            let _left_open = pipe.into_raw_fd();
+            // The kernel closes it at the very end.
+            let _still_open = pipe.into_raw_fd();
         }
     }
 
     fn send(self, line: &str) -> Option<File> {
         let Ready::Pipe(mut pipe) = self else { return None };
-        // A starter that was killed in the meantime has no use for it.
+        // This fails if the starter was killed in the meantime.
         drop(pipe.write_all(line.as_bytes()));
         Some(pipe)
     }
 }
 
-/// Takes over what [`start`] has handed over to this process; `None` if it was not started by that.
-/// To be called before anything is opened.
+/// Takes the descriptors that [`start`] has handed over; `None` if it did not start this process.
+/// To be called before any descriptor is opened.
 pub fn take_over() -> Option<HandedOver> {
     let mut handed_over = spawn::take_over().ok()?;
     let HandedOver { listener, pipe, .. } = &mut handed_over;
@@ -73,20 +73,20 @@ pub fn take_over() -> Option<HandedOver> {
         return None;
     }
     process::become_ordinary();
-    // A starter that was killed in the meantime has no use for it.
+    // This fails if the starter was killed in the meantime.
     drop(pipe.write_all(VERSION.as_bytes()));
     Some(handed_over)
 }
 
-/// Makes a claim of what was handed over, and this process independent of its starter.
+/// Turns what was handed over into a claim, and detaches this process from its starter.
 ///
 /// # Errors
-/// Whatever it is, the starter is told.
+/// The error was reported to the starter.
 pub fn claim(handed_over: HandedOver) -> Result<(Paths, Claim, Ready), Error> {
     let HandedOver { lock, listener, pipe } = handed_over;
     let ready = Ready::Pipe(pipe);
     match prepare(lock, &listener) {
-        Ok((paths, lock, log)) => Ok((paths, Claim { lock, listener, log, crashed: None }, ready)),
+        Ok((paths, lock, log)) => Ok((paths, Claim { lock, listener, log }, ready)),
         Err(error) => {
             ready.failed(&error);
             Err(error)
@@ -97,7 +97,7 @@ pub fn claim(handed_over: HandedOver) -> Result<(Paths, Claim, Ready), Error> {
 fn prepare(lock: File, listener: &TcpListener) -> Result<(Paths, Lock, Log), Error> {
     let address = listener.local_addr().doing("tell the daemon's port")?;
     if !address.ip().is_loopback() {
-        return Err(io::Error::other("it is not of this machine alone")).doing("use the listener");
+        return Err(io::Error::other("it is not bound to this machine")).doing("use the listener");
     }
     let root = Path::new("/");
     std::env::set_current_dir(root).at("change to", root)?;
@@ -110,47 +110,50 @@ fn prepare(lock: File, listener: &TcpListener) -> Result<(Paths, Lock, Log), Err
     Ok((paths, lock, log))
 }
 
-/// Starts the daemon in the background, and returns when it serves.
+/// Starts the daemon in the background, and returns when it serves. The caller holds the start
+/// lock.
 ///
-/// # Errors
-/// What kept it from being executed; [`Kind::StartFailed`] with the daemon's own reason, or as soon
-/// as it ends without one; [`Kind::StartTimedOut`]. Nothing of it is left then.
+/// # Errors What prevented the exec; [`Kind::StartFailed`] with the daemon's own reason, or as soon
+/// as it has ended without one; [`Kind::StartTimedOut`]. Nothing of the daemon is left then.
 pub fn start(claim: Claim, paths: &Paths) -> Result<Box<DaemonInfo>, Error> {
     let deadline = Instant::now() + limits::START_MAX;
-    let Claim { lock, listener, log, .. } = claim;
+    let Claim { lock, listener, log } = claim;
     let (report, pipe) = io::pipe().doing("make a pipe")?;
     let input = File::open("/dev/null").at("open", Path::new("/dev/null"))?;
     let output = log.file()?;
     let arguments: Vec<&str> = ["opta"].into_iter().chain(ARGUMENTS).collect();
-    let program =
-        Program::own(&arguments, config::daemon_environment()).doing("find the program of opta")?;
-    let given = Descriptors {
+    let program = Program::own(&arguments, config::daemon_environment());
+    let descriptors = Descriptors {
         input: input.as_fd(),
         output: output.as_fd(),
         lock: lock.file(),
         listener: listener.as_fd(),
         pipe: pipe.as_fd(),
     };
-    let background = spawn::in_background(&program, &given).doing("start a background process")?;
-    // They go with the daemon if it dies.
+    let background = program
+        .and_then(|program| spawn::in_background(&program, &descriptors))
+        .doing("start a background process")?;
+    // From here on only the daemon has them, so that they close when it dies.
     drop((pipe, listener, output, log));
-    let heard = hear(&report, lock, deadline, paths);
-    if let Err(error) = &heard {
+    let outcome = read_report(&report, lock, deadline, paths);
+    if let Err(error) = &outcome {
         background.kill();
         wait_for_end(&report);
+        // The caller needs to know why the start failed, not what failed after that.
         drop(stop::discard_state(paths));
-        // What was never executed has not crashed. The reason of the failure is worth more than why
-        // it cannot be counted.
+        // A program that was never executed has not crashed.
         if error.kind() != Kind::System {
             drop(crashes::add(paths));
         }
     }
-    heard
+    outcome
 }
 
-/// Reads the report. The starter keeps the lock until the program runs, which has signed it by
-/// then: whoever looks for the owner finds one of the two.
-fn hear(
+/// Reads the report to the line that says `ready`, or to its end.
+///
+/// The daemon writes its pid to the lock file before the exec. The starter keeps the lock until
+/// then, so that the file always names a process that has the lock.
+fn read_report(
     mut pipe: &PipeReader,
     lock: Lock,
     deadline: Instant,
@@ -173,43 +176,38 @@ fn hear(
             Err(error) => return Err(error).doing("hear from the daemon"),
         }
         drop(lock.take());
-        match verdict(&report) {
-            Some(Verdict::Ready(info)) => return Ok(info),
-            Some(Verdict::Replaced(by)) => {
-                let this = VERSION.trim_end();
-                let message =
-                    format!("its program was replaced: this is {this}, that is {by}; try again");
-                return Err(start_failed(Kind::StartFailed, message, paths));
-            }
-            // A failure is complete with the end of the process that reports it.
-            None => {}
+        if let Some(info) = parse_ready(&report, paths)? {
+            return Ok(info);
         }
     }
     check_executed(&report, paths)?;
     let report = String::from_utf8_lossy(&report);
-    let told = report.lines().find_map(|line| line.strip_prefix("failed "));
-    let reason = told.unwrap_or("it ended while starting, without a word");
-    Err(start_failed(Kind::StartFailed, reason, paths))
+    let reported = report.lines().find_map(|line| line.strip_prefix("failed "));
+    Err(start_failed(reported.unwrap_or("it ended while starting, without a word"), paths))
 }
 
-/// What a report says before its end.
-enum Verdict {
-    Ready(Box<DaemonInfo>),
-    /// The program that was executed is another one than this.
-    Replaced(String),
+/// Parses a report; `None` if it is not complete, or not one of success.
+///
+/// # Errors
+/// It is the report of another version: another program had the name of this one.
+fn parse_ready(report: &[u8], paths: &Paths) -> Result<Option<Box<DaemonInfo>>, Error> {
+    let Ok(report) = std::str::from_utf8(report) else { return Ok(None) };
+    if let Some(rest) = report.strip_prefix(VERSION) {
+        let state = rest.strip_prefix("ready ").and_then(|state| state.strip_suffix('\n'));
+        return Ok(state.and_then(|state| DaemonInfo::parse(state.as_bytes())).map(Box::new));
+    }
+    match report.split_once('\n') {
+        None => Ok(None),
+        Some((other, _)) => {
+            let this = VERSION.trim_end();
+            let reason =
+                format!("its program was replaced: this is {this}, that is {other}; try again");
+            Err(start_failed(&reason, paths))
+        }
+    }
 }
 
-fn verdict(report: &[u8]) -> Option<Verdict> {
-    let report = std::str::from_utf8(report).ok()?;
-    let Some(rest) = report.strip_prefix(VERSION) else {
-        let (version, _) = report.split_once('\n')?;
-        return Some(Verdict::Replaced(version.to_owned()));
-    };
-    let state = rest.strip_prefix("ready ")?.strip_suffix('\n')?;
-    Some(Verdict::Ready(Box::new(DaemonInfo::parse(state.as_bytes())?)))
-}
-
-/// Fails if the program was never executed.
+/// Fails if the report is that of a failure before the exec.
 fn check_executed(report: &[u8], paths: &Paths) -> Result<(), Error> {
     let Some((step, cause)) = spawn::failure(report) else { return Ok(()) };
     match step {
@@ -220,18 +218,21 @@ fn check_executed(report: &[u8], paths: &Paths) -> Result<(), Error> {
     }
 }
 
-/// The failure of a start that was not ready in time.
+/// Returns the error for a daemon that was not ready in time.
 pub fn start_timed_out(paths: &Paths) -> Error {
     let reason = format!("it was not ready after {}s", limits::START_MAX.as_secs());
-    start_failed(Kind::StartTimedOut, reason, paths)
+    Error::cannot(Kind::StartTimedOut, "start the daemon", reason).with_next_step(see_log(paths))
 }
 
-fn start_failed(kind: Kind, reason: impl Into<String>, paths: &Paths) -> Error {
-    let next_step = format!("see the log: {}", paths.log().display());
-    Error::cannot(kind, "start the daemon", reason).with_next_step(next_step)
+fn start_failed(reason: &str, paths: &Paths) -> Error {
+    Error::cannot(Kind::StartFailed, "start the daemon", reason).with_next_step(see_log(paths))
 }
 
-/// Waits until nobody has the other end of the pipe: a process closes it when it ends.
+fn see_log(paths: &Paths) -> String {
+    format!("see the log: {}", paths.log().display())
+}
+
+/// Waits until no process has the other end of the pipe, which a process closes when it ends.
 fn wait_for_end(mut pipe: &PipeReader) {
     let deadline = Instant::now() + limits::STOP_WAIT_FORCED;
     let mut rest = [0_u8; 512];
@@ -248,26 +249,32 @@ fn wait_for_end(mut pipe: &PipeReader) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_report_is_complete_at_the_end_of_the_line_that_says_ready() {
-        let state = concat!(
-            r#"{"pid":7,"port":8,"token":"opta_dk_0","startedAt":"","host":"127.0.0.1","#,
-            r#""daemonId":"daemon_1","logsPath":"/ü"}"#
-        );
-        let report = format!("{VERSION}ready {state}\n");
-        for end in 0..report.len() {
-            assert!(verdict(&report.as_bytes()[..end]).is_none(), "{end}");
-        }
-        let Some(Verdict::Ready(info)) = verdict(report.as_bytes()) else { panic!("{report}") };
-        assert_eq!((info.pid, info.port), (7, 8));
+    const STATE: &str = concat!(
+        r#"{"pid":7,"port":8,"token":"opta_dk_0","startedAt":"","host":"127.0.0.1","#,
+        r#""daemonId":"daemon_1","logsPath":"/ü"}"#
+    );
+
+    fn parse(report: &[u8]) -> Result<Option<Box<DaemonInfo>>, Error> {
+        parse_ready(report, &Paths::from_environment().unwrap())
     }
 
     #[test]
-    fn another_version_is_not_taken_for_this_one() {
+    fn a_report_is_complete_with_the_line_that_says_ready() {
+        let report = format!("{VERSION}ready {STATE}\n");
+        for end in 0..report.len() {
+            assert!(parse(&report.as_bytes()[..end]).unwrap().is_none(), "{end}");
+        }
+        let info = parse(report.as_bytes()).unwrap().unwrap();
+        assert_eq!((info.pid, info.port), (7, 8));
+        let failed = format!("{VERSION}failed cannot do it\n");
+        assert!(parse(failed.as_bytes()).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_report_of_another_version_is_an_error() {
         for version in ["opta 0.0.1", "opta", ""] {
-            let report = format!("{version}\nready {{}}\n");
-            let Some(Verdict::Replaced(by)) = verdict(report.as_bytes()) else { panic!() };
-            assert_eq!(by, version);
+            let error = parse(format!("{version}\nready {STATE}\n").as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(&format!("that is {version};")), "{error}");
         }
     }
 }

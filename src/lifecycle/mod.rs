@@ -1,12 +1,10 @@
-//! The daemon's life as a whole: claim → detach → run, and what other processes do about it: look,
-//! ensure, stop.
+//! The life of the daemon: claim, hand over, run. And what commands do about it: status, stop, and
+//! the guardian, which starts it.
 
-mod claim;
+pub mod claim;
 pub mod crashes;
 pub mod guardian;
 pub mod handover;
-pub mod port;
-pub mod reach;
 pub mod run;
 pub mod service;
 pub mod status;

@@ -1,4 +1,5 @@
-//! The daemon's life in order: from the claim to the last lock.
+//! The daemon from its start to its end: it serves until it is told to exit, and then undoes what
+//! it did at the start, in reverse order.
 
 use std::io;
 use std::net::TcpListener;
@@ -26,31 +27,31 @@ use crate::sys::signal::{self, Signal};
 use crate::token::{Token, random_name};
 use crate::{clock, limits, sys};
 
-/// Why the daemon is awake.
+/// What the main thread waits for.
 enum Event {
     Signal(Signal),
-    /// A client has asked it to leave.
+    /// A client has requested a shutdown.
     Shutdown,
-    /// A client has asked anything at all.
-    Activity,
+    /// A client has sent a request, and `state.json` was not checked recently.
+    Request,
     /// No turn is running any more.
-    Rested,
-    /// The last connection has gone.
-    Drained,
+    TurnsEnded,
+    /// The last connection is closed.
+    Disconnected,
 }
 
 /// What SIGHUP means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Hangup {
-    /// Publish the state file and open the log again.
+    /// Write the state file again if need be, and reopen the log.
     Refresh,
-    /// The terminal has gone: leave.
-    Leave,
+    /// The terminal is closed: exit.
+    Exit,
 }
 
-/// Serves until it is told to leave. Ready, or the reason why not, goes to `ready`.
+/// Serves until it is told to exit. Reports to `ready` that it serves, or why it cannot.
 ///
-/// Leaving runs the beginning backwards; the lock is the last thing to go.
+/// The lock is released last.
 pub fn serve(
     claim: Claim,
     ready: Ready,
@@ -58,10 +59,10 @@ pub fn serve(
     hangup: Hangup,
     supervision: &Supervision,
 ) -> Result<(), Error> {
-    let Claim { lock, listener, log, .. } = claim;
+    let Claim { lock, listener, log } = claim;
     let (events, inbox) = channel();
-    let begun = port_of(&listener).and_then(|port| {
-        let mut info = begin(paths, port, &log, &events)?;
+    let prepared = port_of(&listener).and_then(|port| {
+        let mut info = prepare(paths, port, &log, &events)?;
         info.managed_by = supervision.manager;
         let store = Store::new(paths.sessions());
         let agent = Box::new(Assistant::new(paths, log.clone()));
@@ -70,8 +71,8 @@ pub fn serve(
         state::publish(paths, &info)?;
         Ok((info, sessions, server))
     });
-    let (info, sessions, server) = match begun {
-        Ok(begun) => begun,
+    let (info, sessions, server) = match prepared {
+        Ok(prepared) => prepared,
         Err(error) => {
             log.error("daemon cannot start", &[("cause", &error)]);
             ready.failed(&error);
@@ -81,11 +82,11 @@ pub fn serve(
     };
     log.info(&format!("daemon started on 127.0.0.1:{}", info.port), &[]);
     ready.serving(&info);
-    told(supervision.notify_ready(&format!("serving on 127.0.0.1:{}", info.port)), &log);
+    warn_of(supervision.notify_ready(&format!("serving on 127.0.0.1:{}", info.port)), &log);
 
-    let cause = live(&inbox, paths, &lock, &info, &log, hangup);
+    let cause = handle_events(&inbox, paths, &lock, &info, &log, hangup);
 
-    told(supervision.notify_stopping(), &log);
+    warn_of(supervision.notify_stopping(), &log);
     log.info("daemon stopping", &[("cause", &cause)]);
     drain(server, &sessions, &events, &inbox, &log);
     if let Err(error) = state::withdraw(paths, &info.daemon_id) {
@@ -96,8 +97,8 @@ pub fn serve(
     Ok(())
 }
 
-/// A manager that cannot be told is no reason not to serve; it will draw its own conclusions.
-fn told(result: io::Result<()>, log: &Log) {
+/// Logs that the manager could not be notified. The daemon serves anyway.
+fn warn_of(result: io::Result<()>, log: &Log) {
     if let Err(error) = result {
         log.warn("the service manager cannot be told", &[("cause", &error)]);
     }
@@ -107,8 +108,13 @@ fn port_of(listener: &TcpListener) -> Result<u16, Error> {
     Ok(listener.local_addr().doing("tell the daemon's port")?.port())
 }
 
-/// Everything before the first request: signals, and what the state file will say.
-fn begin(paths: &Paths, port: u16, log: &Log, events: &Sender<Event>) -> Result<DaemonInfo, Error> {
+/// Sets up signals, and collects what the state file will say.
+fn prepare(
+    paths: &Paths,
+    port: u16,
+    log: &Log,
+    events: &Sender<Event>,
+) -> Result<DaemonInfo, Error> {
     signal::reset().doing("reset signals")?;
     signal::block().doing("block signals")?;
     if let Err(error) = sys::allow_descriptors(limits::DESCRIPTORS_WANTED) {
@@ -130,8 +136,8 @@ fn begin(paths: &Paths, port: u16, log: &Log, events: &Sender<Event>) -> Result<
 }
 
 fn app(info: &DaemonInfo, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Event>) -> App {
-    let (shutdown, activity) = (events.clone(), events.clone());
-    let looked_after = AtomicU64::new(sys::boot_clock().as_secs());
+    let (shutdown, requests) = (events.clone(), events.clone());
+    let checked = AtomicU64::new(sys::boot_clock().as_secs());
     App {
         token: info.token.clone(),
         daemon_id: info.daemon_id.clone(),
@@ -143,19 +149,19 @@ fn app(info: &DaemonInfo, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Ev
         // The receiver lives as long as the daemon.
         on_shutdown: Box::new(move || drop(shutdown.send(Event::Shutdown))),
         on_activity: Box::new(move || {
-            // In the path of every request: as a rule one load, and nobody is woken.
+            // Part of every request, so usually it is one load, and no thread is woken.
             let now = sys::boot_clock().as_secs();
-            let before = looked_after.load(Ordering::Relaxed);
+            let before = checked.load(Ordering::Relaxed);
             if now.saturating_sub(before) >= limits::STATE_CHECK_EVERY.as_secs() {
-                looked_after.store(now, Ordering::Relaxed);
-                drop(activity.send(Event::Activity));
+                checked.store(now, Ordering::Relaxed);
+                drop(requests.send(Event::Request));
             }
         }),
     }
 }
 
-/// Waits for what happens, and does what it asks for, until it is time to leave; then says why.
-fn live(
+/// Handles events until the daemon has to exit; returns the reason.
+fn handle_events(
     inbox: &Receiver<Event>,
     paths: &Paths,
     lock: &Lock,
@@ -167,7 +173,7 @@ fn live(
         match inbox.recv() {
             Ok(Event::Signal(Signal::Terminate)) => return "SIGTERM",
             Ok(Event::Signal(Signal::Interrupt)) => return "SIGINT",
-            Ok(Event::Signal(Signal::Hangup)) if hangup == Hangup::Leave => return "SIGHUP",
+            Ok(Event::Signal(Signal::Hangup)) if hangup == Hangup::Exit => return "SIGHUP",
             Ok(Event::Signal(Signal::Hangup)) => {
                 if let Err(error) = log.reopen() {
                     log.error("log cannot be opened again", &[("cause", &error)]);
@@ -177,19 +183,18 @@ fn live(
                 }
                 restore_state(paths, info, log);
             }
-            // A daemon that nobody can find any more has no reason to stay, and another may have
-            // come.
-            Ok(Event::Activity) if !lock.is_in_place(paths) => return "daemon.pid was removed",
-            Ok(Event::Activity) => restore_state(paths, info, log),
+            // No command can find this daemon any more, and there may be another one.
+            Ok(Event::Request) if !lock.is_in_place(paths) => return "daemon.pid was removed",
+            Ok(Event::Request) => restore_state(paths, info, log),
             Ok(Event::Shutdown) => return "request",
-            Ok(Event::Rested | Event::Drained) => {}
+            Ok(Event::TurnsEnded | Event::Disconnected) => {}
             Err(_all_senders_gone) => return "no more events",
         }
     }
 }
 
-/// Puts the state file back if it has been removed or changed: this daemon has the lock, so no
-/// other serves.
+/// Writes the state file again if it was removed or changed. This daemon has the lock, so it is the
+/// one that serves.
 fn restore_state(paths: &Paths, info: &DaemonInfo, log: &Log) {
     if state::shows(paths, info) {
         return;
@@ -200,8 +205,8 @@ fn restore_state(paths: &Paths, info: &DaemonInfo, log: &Log) {
     }
 }
 
-/// Lets work in flight finish, but not for ever; a second signal cuts it short. First the turns,
-/// then the streams that show their end, then the connections.
+/// Lets running turns end, for a limited time that a second signal cuts short. Then closes the
+/// streams, which still show those ends, and the connections.
 fn drain(
     server: Server,
     sessions: &Runtime,
@@ -210,15 +215,15 @@ fn drain(
     log: &Log,
 ) {
     let deadline = Instant::now() + limits::GRACE_MAX;
-    let (rested, drained) = (events.clone(), events.clone());
-    let stopping = server.stop(move || drop(drained.send(Event::Drained)));
-    sessions.stop(move || drop(rested.send(Event::Rested)));
+    let (turns, connections) = (events.clone(), events.clone());
+    let stopping = server.stop(move || drop(connections.send(Event::Disconnected)));
+    sessions.stop(move || drop(turns.send(Event::TurnsEnded)));
     let mut connected = true;
     let mut working = true;
     while working && let Some(event) = next_before(deadline, inbox) {
         match event {
-            Event::Rested => working = false,
-            Event::Drained => connected = false,
+            Event::TurnsEnded => working = false,
+            Event::Disconnected => connected = false,
             Event::Signal(Signal::Terminate | Signal::Interrupt) => break,
             _ => {}
         }
@@ -226,13 +231,14 @@ fn drain(
     let cut = working;
     sessions.close();
     let deadline = Instant::now() + limits::LAST_REPLIES_MAX;
-    // Turns that were cut have been told, and their commands end before this process does.
+    // The turns that are still running are cancelled by now; their commands end before this
+    // process.
     while (connected || working)
         && let Some(event) = next_before(deadline, inbox)
     {
         match event {
-            Event::Rested => working = false,
-            Event::Drained => connected = false,
+            Event::TurnsEnded => working = false,
+            Event::Disconnected => connected = false,
             _ => {}
         }
     }
@@ -270,14 +276,15 @@ fn listen_for_signals(events: Sender<Event>, log: Log) -> Result<(), Error> {
     named.spawn(listen).doing("start a thread").map(drop)
 }
 
-/// The program that this process runs, and what tells that file from a later one of the same name.
+/// Returns the path of the program that this process runs, and the id of that file.
 fn executable() -> Option<(String, String)> {
     let path = std::env::current_exe().ok()?;
     let id = file_id(&path)?;
     Some((path.to_string_lossy().into_owned(), id))
 }
 
-/// Device, inode and time of change: another file, or another content, has another id.
+/// Returns an id that another file of the same name, or another content, does not have: device,
+/// inode and modification time.
 pub fn file_id(path: &Path) -> Option<String> {
     let file = path.metadata().ok()?;
     Some(format!("{}:{}:{}.{}", file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))

@@ -1,4 +1,4 @@
-//! What can be said of the daemon from outside. Asking changes nothing.
+//! The state of the daemon, as a command sees it. To look changes nothing.
 
 use std::time::{Duration, Instant};
 
@@ -12,60 +12,55 @@ use crate::sys::process::{self, Probe};
 use crate::sys::watch::Watch;
 use crate::{limits, lock, sys};
 
-/// The daemon, seen from outside.
+/// The state of the daemon.
 pub enum Status {
     /// It holds the lock and answers.
     Running { info: Box<DaemonInfo>, health: Box<Health> },
-    /// There is no daemon, and nothing of one.
+    /// There is neither a daemon nor a state file.
     Stopped,
-    /// There is no daemon, but the state file of one: it ended without taking leave.
+    /// There is no daemon, but a state file: the daemon ended without removing it.
     Crashed { info: Option<Box<DaemonInfo>> },
-    /// Somebody holds the lock and has not answered in time.
+    /// The lock is held, and its owner has not answered in time.
     Unresponsive {
         pid: Option<i32>,
         port: Option<u16>,
-        /// The state file is missing, damaged or another daemon's: its owner would write it again
-        /// if asked.
+        /// The state file is missing, damaged or not the owner's. The owner writes it again if it
+        /// is signalled.
         state_lost: bool,
     },
 }
 
-/// Looks at the daemon; takes at most [`limits::HEALTH_MAX`], and as a rule well under a
-/// millisecond.
+/// Returns the status. Takes at most [`limits::HEALTH_MAX`], and usually well under a millisecond.
 ///
-/// A daemon that is just coming or going is watched until it has arrived or gone.
+/// If the daemon is just starting or exiting, waits until it has done so.
 pub fn look(paths: &Paths) -> Result<Status, Error> {
     let deadline = Instant::now() + limits::HEALTH_MAX;
-    let settled = watched(paths, deadline, lock::LOOK_AGAIN, || {
-        Ok(match glance(paths, deadline)? {
-            Glance::Settled(status) => Some(status),
-            Glance::Changing(_) => None,
-        })
+    let settled = watched(paths, deadline, limits::LOCK_POLL_INTERVAL, || {
+        let Look { status, is_settled } = look_until(paths, deadline)?;
+        Ok(is_settled.then_some(status))
     })?;
     settled.map_or_else(|| look_once(paths), Ok)
 }
 
-/// Looks at the daemon as it is at this moment, be it coming or going.
+/// Returns the status at this moment, even if the daemon is just starting or exiting.
 pub fn look_once(paths: &Paths) -> Result<Status, Error> {
-    match glance(paths, Instant::now() + limits::HEALTH_MAX)? {
-        Glance::Settled(status) | Glance::Changing(status) => Ok(status),
-    }
+    look_until(paths, Instant::now() + limits::HEALTH_MAX).map(|look| look.status)
 }
 
-/// What the manager of the service adds to a look: why it does not run the daemon. One that it has
-/// failed to keep has crashed, even if it died before it left a state file.
+/// Adds why the service's manager does not run the daemon. A failed service has crashed, even if it
+/// ended before it wrote a state file.
 pub fn with_service(paths: &Paths, status: Status) -> (Status, Option<ServiceFailure>) {
-    let trouble = match status {
+    let failure = match status {
         Status::Stopped | Status::Crashed { .. } => service::failure(paths),
         Status::Running { .. } | Status::Unresponsive { .. } => None,
     };
     match status {
-        Status::Stopped if trouble.is_some() => (Status::Crashed { info: None }, trouble),
-        status => (status, trouble),
+        Status::Stopped if failure.is_some() => (Status::Crashed { info: None }, failure),
+        status => (status, failure),
     }
 }
 
-/// The state file of the daemon that runs.
+/// Returns the daemon that runs.
 ///
 /// # Errors
 /// [`Kind::NotRunning`], [`Kind::Unresponsive`].
@@ -82,7 +77,7 @@ fn not_running() -> Error {
         .with_next_step("start it: opta daemon start")
 }
 
-/// Why a daemon that holds its lock cannot be asked.
+/// Returns the error for a daemon that holds its lock and does not answer.
 pub fn unresponsive(pid: Option<i32>, state_lost: bool) -> Error {
     match state_lost {
         true => client::state_lost(pid),
@@ -90,7 +85,7 @@ pub fn unresponsive(pid: Option<i32>, state_lost: bool) -> Error {
     }
 }
 
-/// Waits until the daemon runs, or `limit` is over; then says what it is.
+/// Waits until the daemon runs, at most for `limit`, and returns its status.
 pub fn wait_until_running(paths: &Paths, limit: Duration) -> Result<Status, Error> {
     let deadline = Instant::now() + limit;
     let running = watched(paths, deadline, limits::HEALTH_MAX, || {
@@ -100,17 +95,17 @@ pub fn wait_until_running(paths: &Paths, limit: Duration) -> Result<Status, Erro
     running.map_or_else(|| look(paths), Ok)
 }
 
-/// Calls `seen` until it gives something, or `deadline` is over: at once, then whenever something
-/// changes in the daemon's directory, or where that will be, and after each `interval` for what no
-/// directory shows.
+/// Calls `look` until it returns a value or the deadline has passed: at once, then at every change
+/// in the daemon's directory (or in the nearest that exists), and after each `interval`, since not
+/// everything shows in a directory.
 pub fn watched<T>(
     paths: &Paths,
     deadline: Instant,
     interval: Duration,
-    mut seen: impl FnMut() -> Result<Option<T>, Error>,
+    mut look: impl FnMut() -> Result<Option<T>, Error>,
 ) -> Result<Option<T>, Error> {
-    // As a rule the first look is enough, and a watch would cost more than it.
-    if let Some(result) = seen()? {
+    // The first look is usually enough, and a watch would cost more.
+    if let Some(result) = look()? {
         return Ok(Some(result));
     }
     let directory = paths.daemon();
@@ -120,75 +115,85 @@ pub fn watched<T>(
             return Ok(None);
         }
         let nearest = directory.ancestors().find(|path| path.is_dir()).unwrap_or(&directory);
-        // Watched before the look: a change between the two must not be missed.
+        // Before the look, so that no change is missed between the two.
         let watch = Watch::on(nearest);
-        if let Some(result) = seen()? {
+        if let Some(result) = look()? {
             return Ok(Some(result));
         }
         let limit = Some(left.min(interval));
         match watch {
             Ok(watch) => watch.wait(limit).at("watch", nearest).map(drop)?,
-            // The system has no more of them, or the place has just gone.
+            // There are too many watches, or the directory was just removed.
             Err(_) => sys::wait_readable([], limit).at("watch", nearest).map(drop)?,
         }
     }
 }
 
-enum Glance {
-    Settled(Status),
-    Changing(Status),
+struct Look {
+    status: Status,
+    /// The daemon is neither starting nor exiting.
+    is_settled: bool,
 }
 
-fn glance(paths: &Paths, deadline: Instant) -> Result<Glance, Error> {
+impl Look {
+    fn settled(status: Status) -> Result<Look, Error> {
+        Ok(Look { status, is_settled: true })
+    }
+
+    fn changing(status: Status) -> Result<Look, Error> {
+        Ok(Look { status, is_settled: false })
+    }
+}
+
+fn look_until(paths: &Paths, deadline: Instant) -> Result<Look, Error> {
     let found = state::read(paths)?;
-    // The first question: signal zero. It is never the last word, since the number may have been
-    // given to another process, or name a thread or a zombie.
+    // Signal zero comes first, but does not decide: the pid may be that of another process by now,
+    // or of a thread or a zombie.
     let answers = match &found {
         Found::Info(info) => process::probe(info.pid) == Probe::Exists,
         Found::Damaged | Found::Nothing => false,
     };
-    // The last word.
     let (held, owner) = lock::look(paths)?;
     let info = match (held, found) {
-        (false, Found::Nothing) => return Ok(Glance::Settled(Status::Stopped)),
-        (false, found) => return crashed(paths, found),
+        (false, Found::Nothing) => return Look::settled(Status::Stopped),
+        (false, found) => return look_without_lock(paths, found),
         (true, Found::Info(info)) if answers && owner == Some(info.pid) => info,
         (true, found) => {
             let port = match found {
                 Found::Info(info) => Some(info.port),
                 Found::Damaged | Found::Nothing => None,
             };
-            let status = Status::Unresponsive { pid: owner, port, state_lost: true };
-            return Ok(Glance::Changing(status));
+            return Look::changing(Status::Unresponsive { pid: owner, port, state_lost: true });
         }
     };
     let left = deadline.saturating_duration_since(Instant::now());
-    let unresponsive = |state_lost| Status::Unresponsive {
-        pid: Some(info.pid),
-        port: Some(info.port),
-        state_lost,
-    };
-    Ok(match client::health(&info, left.max(Duration::from_millis(1))) {
-        Ok(health) => Glance::Settled(Status::Running { info, health: Box::new(health) }),
-        Err(NoHealth::TimedOut) => Glance::Settled(unresponsive(false)),
-        Err(NoHealth::Unreachable) => Glance::Changing(unresponsive(false)),
-        Err(NoHealth::NotOurDaemon) => Glance::Changing(unresponsive(true)),
-    })
+    let (pid, port) = (Some(info.pid), Some(info.port));
+    match client::health(&info, left.max(Duration::from_millis(1))) {
+        Ok(health) => Look::settled(Status::Running { info, health: Box::new(health) }),
+        Err(NoHealth::TimedOut) => {
+            Look::settled(Status::Unresponsive { pid, port, state_lost: false })
+        }
+        Err(NoHealth::Unreachable) => {
+            Look::changing(Status::Unresponsive { pid, port, state_lost: false })
+        }
+        Err(NoHealth::NotOurDaemon) => {
+            Look::changing(Status::Unresponsive { pid, port, state_lost: true })
+        }
+    }
 }
 
-/// A state file without a lock. The daemon may have left, or another come, between the two looks.
-fn crashed(paths: &Paths, found: Found) -> Result<Glance, Error> {
-    let before = match found {
-        Found::Info(info) => Some(info),
-        Found::Damaged | Found::Nothing => None,
-    };
-    let status = match (state::read(paths)?, &before) {
-        (Found::Nothing, _) => return Ok(Glance::Settled(Status::Stopped)),
-        (Found::Damaged, None) => Status::Crashed { info: None },
-        (Found::Info(now), Some(then)) if now.daemon_id == then.daemon_id => {
-            Status::Crashed { info: before }
+/// Tells a crash from a daemon that exited, or was started, between the look at the state file and
+/// the look at the lock.
+fn look_without_lock(paths: &Paths, found: Found) -> Result<Look, Error> {
+    match (state::read(paths)?, found) {
+        (Found::Nothing, _) => Look::settled(Status::Stopped),
+        (Found::Damaged, Found::Damaged | Found::Nothing) => {
+            Look::settled(Status::Crashed { info: None })
         }
-        _ => return Ok(Glance::Changing(Status::Crashed { info: before })),
-    };
-    Ok(Glance::Settled(status))
+        (Found::Info(now), Found::Info(before)) if now.daemon_id == before.daemon_id => {
+            Look::settled(Status::Crashed { info: Some(before) })
+        }
+        (_, Found::Info(before)) => Look::changing(Status::Crashed { info: Some(before) }),
+        (_, _) => Look::changing(Status::Crashed { info: None }),
+    }
 }

@@ -12,7 +12,7 @@ use super::signal::{Signal, begin_with};
 
 /// What a group of processes is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum Termination {
     /// SIGTERM: please.
     Ask,
     /// SIGKILL.
@@ -72,10 +72,10 @@ fn part_from(_parent: u32) -> io::Result<()> {
 
 /// Sends a signal to all processes of a group. The caller has not yet waited for the group's
 /// leader, so that the number is still that group's. killpg(3).
-pub fn signal_group(leader: u32, end: End) {
+pub fn signal_group(leader: u32, end: Termination) {
     let number = match end {
-        End::Ask => Signal::Terminate.number(),
-        End::Force => libc::SIGKILL,
+        Termination::Ask => Signal::Terminate.number(),
+        Termination::Force => libc::SIGKILL,
     };
     // 0 and 1 would mean other processes than those.
     if let Some(group) = libc::pid_t::try_from(leader).ok().filter(|group| *group > 1) {

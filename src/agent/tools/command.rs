@@ -24,7 +24,7 @@ use crate::json::MaybeQuoted;
 use crate::protocol::Variable;
 use crate::session::wake::Cancel;
 use crate::sys::Interest;
-use crate::sys::child::{self, End};
+use crate::sys::child::{self, Termination};
 use crate::{limits, sys};
 
 use super::workspace::ToolContext;
@@ -194,7 +194,7 @@ impl CommandGroup {
             let waiter = thread::Builder::new().name("command".into()).spawn_scoped(scope, wait)?;
             let watched = watcher.watch(cancel);
             // Ends whatever is left of the group, and with it the wait.
-            child::signal_group(group, End::Force);
+            child::signal_group(group, Termination::Force);
             let status = waiter.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed")));
             watched.and(status)
         })?;
@@ -205,7 +205,7 @@ impl CommandGroup {
 
 impl Drop for CommandGroup {
     fn drop(&mut self) {
-        child::signal_group(self.leader.id(), End::Force);
+        child::signal_group(self.leader.id(), Termination::Force);
         // Both have received SIGKILL: this does not take long.
         drop(self.command.wait());
         drop(self.leader.wait());
@@ -305,7 +305,7 @@ impl Watcher {
     fn interrupt(&mut self, interruption: Interruption) {
         self.interruption = Some(interruption);
         self.deadline = Instant::now() + limits::COMMAND_GRACE;
-        child::signal_group(self.group, End::Ask);
+        child::signal_group(self.group, Termination::Ask);
     }
 }
 
