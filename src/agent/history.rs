@@ -20,7 +20,7 @@ const CALLS_OMITTED: &str = "\n\n[what you have done first in this turn is left 
 
 /// The ways to shorten a conversation. The first one that still has an effect is used.
 ///
-/// Those that take several steps omit half of what is left, so that even a long conversation needs
+/// Those that take several steps omit half of the rest, so that even a long conversation needs
 /// few steps.
 const STEPS: [fn(&mut History) -> bool; 6] = [
     History::omit_older_results,

@@ -53,33 +53,33 @@ impl ToolRunner<'_> {
             };
             (outcome, began.elapsed())
         };
-        let done: Vec<(Outcome, Duration)> = match (calls, denials.as_slice()) {
+        let done: Vec<(Outcome, Duration)> = thread::scope(|scope| {
+            let run = &run;
+            let start = |(call, denial)| {
+                let thread = thread::Builder::new().name("tool".to_owned());
+                let started = thread.spawn_scoped(scope, move || run(call, denial));
+                // Without another thread this one does it.
+                started.map_err(|_no_thread| run(call, denial))
+            };
+            let panicked = |_| (Outcome::error("the tool has failed"), Duration::ZERO);
+            let join = |started: Result<thread::ScopedJoinHandle<'_, _>, _>| match started {
+                Ok(thread) => thread.join().unwrap_or_else(panicked),
+                Err(done) => done,
+            };
+            let mut work = calls.iter().zip(&denials);
             // On this thread: a command ends with the thread that started it.
-            ([call], [denial]) => vec![run(call, denial)],
-            _ => thread::scope(|scope| {
-                let run = &run;
-                let start = |(call, denial)| {
-                    let thread = thread::Builder::new().name("tool".to_owned());
-                    let started = thread.spawn_scoped(scope, move || run(call, denial));
-                    // Without another thread this one does it.
-                    started.map_err(|_no_thread| run(call, denial))
-                };
-                let started: Vec<_> = calls.iter().zip(&denials).map(start).collect();
-                let panicked = |_| (Outcome::error("the tool has failed"), Duration::ZERO);
-                let join = |started: Result<thread::ScopedJoinHandle<'_, _>, _>| match started {
-                    Ok(thread) => thread.join().unwrap_or_else(panicked),
-                    Err(done) => done,
-                };
-                started.into_iter().map(join).collect()
-            }),
-        };
+            let first = work.next();
+            let others: Vec<_> = work.map(start).collect();
+            let first = first.map(|(call, denial)| run(call, denial));
+            first.into_iter().chain(others.into_iter().map(join)).collect()
+        });
         for (call, (outcome, elapsed)) in calls.iter().zip(&done) {
             self.record_end(call, outcome, *elapsed)?;
         }
         Ok(done.into_iter().map(|(outcome, _)| outcome).collect())
     }
 
-    /// Returns why a call must not run, if so; asks for permission where somebody can be asked.
+    /// Returns why a call must not run, if so. Requests permission if that is needed and possible.
     fn denial(&self, call: &Call) -> Result<Option<Outcome>, Fault> {
         let (Some(tool), Ok(_)) = (call.tool, &call.operation) else {
             return Ok(None);
@@ -152,7 +152,7 @@ impl ToolRunner<'_> {
     }
 }
 
-/// Returns the name for the log. What a model has made up is not worth a line's length.
+/// Returns the name for the log. A name that a model made up could be anything and is not logged.
 fn logged_name(call: &Call) -> &'static str {
     call.tool.map_or("unknown", |tool| tool.alias)
 }

@@ -260,7 +260,7 @@ impl<'a> TurnLoop<'a> {
         }
         if left == 0 && !requests.is_empty() {
             let message = format!(
-                "the turn has made {} tool calls, and the model wants more; \
+                "the turn made {} tool calls, and the model wants more; \
                  safety.maxToolCalls in config.json is the limit",
                 self.runner.settings.calls_max
             );
@@ -331,7 +331,7 @@ impl Progress {
             return Ok(());
         }
         let minutes = limits::TURN_MAX.as_secs() / 60;
-        let message = format!("the turn was not done after {minutes} minutes");
+        let message = format!("the turn did not end within {minutes} minutes");
         Err(Fault { code: "turn-timeout", message })
     }
 
@@ -372,12 +372,12 @@ fn is_cut_off(completion: &Completion) -> bool {
 fn cut_off(finish: &FinishReason) -> Fault {
     let message = match finish {
         FinishReason::Other(word) => format!(
-            "the model server has ended the answer before it said anything ({word}); a tool call \
-             beside that is not run"
+            "the model server ended the answer before it had any text ({word}); tool calls of such an \
+             answer do not run"
         ),
         _ => format!(
-            "the model's answer was cut off before it said anything: it reached {} tokens, or the \
-             end of the model's context; a tool call that is cut off is not run",
+            "the model's answer was cut off before it had any text: it reached {} tokens, or the \
+             end of the model's context; a tool call that is cut off does not run",
             limits::ANSWER_TOKENS_MAX
         ),
     };

@@ -1,6 +1,6 @@
 //! A chat completion, parsed as it arrives. Pure: bytes in, text and calls out.
 //!
-//! The stream is split into lines, regardless of how the network split it; text is handed on only
+//! The stream is split into lines, regardless of how the network split it; text is passed on only
 //! when its line is complete. Every field may be missing or `null`. A completion that is one JSON
 //! value although a stream was requested is accepted as well.
 

@@ -31,20 +31,20 @@ use fault::CompletionError;
 use server::{ModelServer, Timeouts};
 
 /// What the server did if its completion is truncated.
-const TRUNCATED: &str = "went away in the middle of its answer";
+const TRUNCATED: &str = "stopped in the middle of its answer";
 
 /// Receives a completion as it arrives. A fault ends the completion.
 pub type OnDelta<'a> = dyn FnMut(&Delta) -> Result<(), Fault> + 'a;
 
 /// A model, or a script in a test.
 pub trait ChatModel: Send + Sync {
-    /// Requests a completion, and hands on each part of it as it arrives.
+    /// Requests a completion, and passes on each part of it as it arrives.
     ///
     /// # Faults
     ///
     /// `model-config`, `model-unreachable`, `model-unauthorized`, `model-busy`, `model-error`,
     /// `model-malformed`, `model-timeout`, `model-disconnected`, `context-too-long` and
-    /// `cancelled`. What was handed on before is all there is of the completion; its tool calls do
+    /// `cancelled`. What was passed on before is all there is of the completion; its tool calls do
     /// not count.
     fn complete(
         &self,
@@ -179,7 +179,7 @@ fn completion_fault(server: &ModelServer<'_>, error: CompletionError, has_text: 
         CompletionError::Truncated => server.fault(fault::DISCONNECTED, TRUNCATED),
         CompletionError::Reported(text) => {
             let code = match fault::code_of(&text) {
-                // A turn must not ask again for text that was handed on.
+                // A turn must not ask again for text that was passed on.
                 fault::TOO_LONG if has_text => fault::ERROR,
                 code => code,
             };

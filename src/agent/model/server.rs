@@ -111,7 +111,7 @@ impl<'a> ModelServer<'a> {
                     let mut pause = retry_after.unwrap_or(self.timeouts.pause);
                     let again = if fault::is_loading(&error) {
                         pause = pause.max(self.timeouts.pause);
-                        waited += pause;
+                        waited = waited.saturating_add(pause);
                         waited <= self.timeouts.loading
                     } else {
                         retries += 1;
@@ -145,7 +145,9 @@ impl<'a> ModelServer<'a> {
         let mut body = Vec::new();
         let read = connection
             .read_body(&mut body, limits::MODEL_LIST_BYTES_MAX, || self.within(self.timeouts.idle));
-        read.map_err(|error| self.connection_fault(&error, "went away"))?;
+        read.map_err(|error| {
+            self.connection_fault(&error, "stopped in the middle of its list of models")
+        })?;
         model_names(&body).map(Some).ok_or_else(|| self.unexpected(&body))
     }
 

@@ -130,9 +130,9 @@ fn a_call_that_is_written_as_text_is_run() {
 
 #[test]
 fn a_call_that_is_written_as_text_may_be_an_example_and_changes_nothing_without_permission() {
-    let said = r#"{"name":"run_command","arguments":{"command":"touch ran"}}"#;
+    let text = r#"{"name":"run_command","arguments":{"command":"touch ran"}}"#;
     let fixture = Fixture::new(move |round| match round {
-        0 => Answer::Text(said),
+        0 => Answer::Text(text),
         _ => Answer::Text("done"),
     });
     let events = fixture.run(granted(Grant::All), "turn.done");

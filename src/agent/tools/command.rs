@@ -389,8 +389,8 @@ mod tests {
         let most = u64::try_from(limits::COMMAND_MAX.as_millis()).unwrap();
         assert_eq!(limit(None), Ok(limits::COMMAND_DEFAULT));
         assert_eq!(limit(Some(1)), Ok(Duration::from_millis(1)));
-        for asked in [most, most + 1, 99_999_999, u64::MAX] {
-            assert_eq!(limit(Some(asked)), Ok(limits::COMMAND_MAX));
+        for millis in [most, most + 1, 99_999_999, u64::MAX] {
+            assert_eq!(limit(Some(millis)), Ok(limits::COMMAND_MAX));
         }
         let scratch = Scratch::new();
         let refused = scratch.run("run_command", r#"{"command":"touch ran","timeout_ms":0}"#);

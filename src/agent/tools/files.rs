@@ -239,8 +239,8 @@ mod tests {
         assert_eq!(part, "2\ttwo\r\n[the file goes on; the next offset is 3]");
         let last = run(&scratch, "read_file", r#"{"path":"a","offset":3,"limit":1}"#).unwrap();
         assert_eq!(last, "3\tthree");
-        let behind = run(&scratch, "read_file", r#"{"path":"a","offset":9}"#).unwrap();
-        assert_eq!(behind, "[the file has 3 lines]");
+        let past = run(&scratch, "read_file", r#"{"path":"a","offset":9}"#).unwrap();
+        assert_eq!(past, "[the file has 3 lines]");
         let zero = run(&scratch, "read_file", r#"{"path":"a","offset":0,"limit":0}"#).unwrap();
         assert_eq!(zero, "1\tone\n[the file goes on; the next offset is 2]");
         scratch.put("empty", "");
@@ -270,8 +270,8 @@ mod tests {
     fn anything_but_a_text_file_is_named_for_what_it_is() {
         let scratch = Scratch::new();
         scratch.put("picture", "PNG\0\0\0");
-        let told = run(&scratch, "read_file", r#"{"path":"picture"}"#).unwrap();
-        assert_eq!(told, "picture is a binary file of 6 bytes");
+        let result = run(&scratch, "read_file", r#"{"path":"picture"}"#).unwrap();
+        assert_eq!(result, "picture is a binary file of 6 bytes");
         scratch.put("dir/x", "");
         assert_eq!(
             run(&scratch, "read_file", r#"{"path":"dir"}"#).unwrap_err(),
@@ -279,8 +279,8 @@ mod tests {
         );
         let pipe = std::process::Command::new("mkfifo").arg(scratch.path().join("pipe")).status();
         assert!(pipe.unwrap().success());
-        let told = run(&scratch, "read_file", r#"{"path":"pipe"}"#).unwrap_err();
-        assert_eq!(told, "pipe is not a regular file");
+        let result = run(&scratch, "read_file", r#"{"path":"pipe"}"#).unwrap_err();
+        assert_eq!(result, "pipe is not a regular file");
         assert_eq!(
             run(&scratch, "read_file", r#"{"path":"none"}"#).unwrap_err(),
             "there is no none"

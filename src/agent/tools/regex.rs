@@ -370,12 +370,12 @@ mod tests {
     fn matching_ends_when_it_is_cancelled() {
         let pattern = Pattern::regex("(a|b)(a|c)(a|d){300}[xyz]").unwrap();
         let line = "a".repeat(2 << 20);
-        let asked = std::cell::Cell::new(0);
-        let is_over = || asked.replace(asked.get() + 1) == 3;
+        let calls = std::cell::Cell::new(0);
+        let is_over = || calls.replace(calls.get() + 1) == 3;
         let mut budget = Budget::until(&is_over);
         assert_eq!(pattern.matches(&line, &mut budget), None);
         assert!(budget.is_over());
-        assert_eq!(asked.get(), 4, "the call that says so is the last");
+        assert_eq!(calls.get(), 4, "the call that says so is the last");
     }
 
     #[test]

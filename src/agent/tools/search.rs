@@ -251,11 +251,11 @@ mod tests {
         let scratch = Scratch::new();
         scratch.put("line", &"a".repeat(15 << 20));
         let cancel = Cancel::new().unwrap();
-        let asked = Cell::new(0);
-        // Cancels right after the third look.
+        let calls = Cell::new(0);
+        // Cancels right after the third call.
         let is_over = || {
             let over = cancel.is_cancelled();
-            if asked.replace(asked.get() + 1) == 2 {
+            if calls.replace(calls.get() + 1) == 2 {
                 cancel.cancel();
             }
             over
@@ -265,7 +265,7 @@ mod tests {
         let mut search = LineSearch { pattern, budget, found: Vec::new() };
         let file = File::open(scratch.path().join("line")).unwrap();
         assert!(search.read(&file, "line").is_break());
-        assert_eq!(asked.get(), 4, "the next look is the last");
+        assert_eq!(calls.get(), 4, "the next call is the last");
     }
 
     #[test]

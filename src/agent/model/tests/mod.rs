@@ -92,7 +92,7 @@ impl Scripted {
 
 fn play(listener: &TcpListener, steps: Vec<Step>) -> String {
     let (mut socket, _) = listener.accept().unwrap();
-    let asked = request(&mut socket);
+    let request_text = request(&mut socket);
     for step in steps {
         match step {
             // A client that needs no more may have closed the connection.
@@ -106,7 +106,7 @@ fn play(listener: &TcpListener, steps: Vec<Step>) -> String {
             }
         }
     }
-    asked
+    request_text
 }
 
 /// Reads a request with its body.
@@ -183,11 +183,11 @@ fn a_completion_is_one_request_and_arrives_as_it_is_sent() {
     assert_eq!(completion.unwrap().text, " \t\u{fc}\n ");
     assert_eq!(received, [" \t\u{fc}", "\n "]);
     let requests = server.requests();
-    let asked = requests.first().unwrap();
-    assert!(asked.starts_with("POST /path/chat/completions HTTP/1.1\r\n"), "{asked}");
-    assert!(asked.contains("\r\nAuthorization: Bearer s3cret\r\n"), "{asked}");
-    assert!(asked.contains("\r\nConnection: close\r\n"), "{asked}");
-    assert!(asked.ends_with(
+    let request_text = requests.first().unwrap();
+    assert!(request_text.starts_with("POST /path/chat/completions HTTP/1.1\r\n"), "{request_text}");
+    assert!(request_text.contains("\r\nAuthorization: Bearer s3cret\r\n"), "{request_text}");
+    assert!(request_text.contains("\r\nConnection: close\r\n"), "{request_text}");
+    assert!(request_text.ends_with(
         "\r\n\r\n{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\
          \"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\",\"max_tokens\":9,\
          \"temperature\":0.2,\"stream\":true,\"stream_options\":{\"include_usage\":true}}"
@@ -196,11 +196,11 @@ fn a_completion_is_one_request_and_arrives_as_it_is_sent() {
 
 #[test]
 fn a_connection_that_stays_open_after_the_end_is_not_waited_for() {
-    let (gone, seen) = mpsc::channel();
+    let (closed, seen) = mpsc::channel();
     let finished = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
     let server = Scripted::new(vec![
-        vec![Step::Send(HELLO), Step::AwaitClose(gone.clone())],
-        vec![Step::Send(SSE), Step::Send(finished), Step::AwaitClose(gone)],
+        vec![Step::Send(HELLO), Step::AwaitClose(closed.clone())],
+        vec![Step::Send(SSE), Step::Send(finished), Step::AwaitClose(closed)],
     ]);
     let begun = Instant::now();
     assert_eq!(server.ask(Timeouts::TURN).1.unwrap().text, "hello");
@@ -266,7 +266,7 @@ fn a_request_that_is_too_long_is_recognized_in_every_form_of_the_error() {
     for (answer, code) in [
         (&["HTTP/1.1 500 Oops\r\n\r\nthe context size is exceeded"][..], "context-too-long"),
         (&[OK, ERROR], "context-too-long"),
-        // Text that was handed on must not be requested again.
+        // Text that was passed on must not be requested again.
         (&[OK, WORD, ERROR], "model-error"),
         // A word of the request that is repeated means nothing.
         (&["HTTP/1.1 400 Bad\r\n\r\n{\"error\":\"no 'in this context'\"}"], "model-error"),
@@ -310,11 +310,11 @@ fn each_failure_has_its_code_and_its_words() {
         ),
         ("SSH-2.0-OpenSSH_9.2\r\n", "model-error", "does not speak HTTP"),
     ];
-    for (answer, code, said) in cases {
+    for (answer, code, words) in cases {
         let server = Scripted::sending(&[answer]);
         let fault = fault(server.ask(Timeouts::TURN).1);
         assert_eq!(fault.code, code, "{answer}");
-        assert!(fault.message.contains(said), "{}", fault.message);
+        assert!(fault.message.contains(words), "{}", fault.message);
         server.requests();
     }
     let mut server = Scripted::sending(&["HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"]);
@@ -392,8 +392,8 @@ fn a_limit_that_leaves_no_room_for_the_messages_is_omitted_this_once() {
     let server = Scripted::sending(&[TOO_LONG]);
     let too_long = fault(server.ask(Timeouts::TURN).1);
     assert_eq!(too_long.code, "context-too-long");
-    let said = "answered 400: too long (exceed_context_size_error)";
-    assert!(too_long.message.contains(said), "{}", too_long.message);
+    let words = "answered 400: too long (exceed_context_size_error)";
+    assert!(too_long.message.contains(words), "{}", too_long.message);
     server.requests();
 }
 
@@ -428,10 +428,10 @@ fn the_list_of_models_has_a_time_limit() {
     server.requests();
     let (closed, seen) = mpsc::channel();
     let server = Scripted::new(vec![vec![Step::AwaitClose(closed)]]);
-    let asked = Instant::now();
+    let begun = Instant::now();
     let late = models(&server.endpoint, limit).unwrap_err();
     assert_eq!(late.code, "model-timeout");
-    assert!(asked.elapsed() < AT_ONCE);
+    assert!(begun.elapsed() < AT_ONCE);
     seen.recv().unwrap();
     server.requests();
 }

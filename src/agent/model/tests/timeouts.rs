@@ -63,10 +63,10 @@ fn a_silent_server_times_out_and_comments_are_no_silence() {
         vec![Step::Send(SSE), Step::Send(begun), Step::AwaitClose(closed)],
     ]);
     for (received, at_least) in [("", SHORT.first), ("half", SHORT.idle)] {
-        let asked = Instant::now();
+        let begun = Instant::now();
         let (text, answer) = server.ask(SHORT);
         assert_eq!((text.as_str(), fault(answer).code), (received, "model-timeout"));
-        assert!(asked.elapsed() >= at_least);
+        assert!(begun.elapsed() >= at_least);
         seen.recv().unwrap();
     }
     server.requests();
