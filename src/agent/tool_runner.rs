@@ -110,13 +110,13 @@ impl ToolRunner<'_> {
         if allowed {
             self.log_decision(tool, "allow", "answer");
         }
-        if self.turn.is_cancelled() { Err(cancelled()) } else { Ok(allowed) }
+        if self.turn.cancel.is_cancelled() { Err(cancelled()) } else { Ok(allowed) }
     }
 
     /// Returns whether a question would be seen: by the caller, or by a client that follows the
     /// session and answers.
     fn can_ask(&self) -> bool {
-        self.turn.options.attended == Some(true) || self.turn.has_responder()
+        self.turn.options.attended == Some(true) || self.turn.session.has_responder()
     }
 
     fn log_decision(&self, tool: &Tool, decision: &str, by: &str) {

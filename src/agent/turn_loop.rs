@@ -52,7 +52,7 @@ impl Assistant {
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
-        let session_model = Some(turn.summary().model).filter(|model| !model.is_empty());
+        let session_model = Some(turn.session.summary().model).filter(|model| !model.is_empty());
         if let Some(given) = &turn.options.endpoint {
             let model = given.model.clone().or(session_model);
             return Ok(Endpoint { model, ..given.clone() });
@@ -108,14 +108,14 @@ impl<'a> TurnLoop<'a> {
         settings: ToolSettings,
     ) -> Result<TurnLoop<'a>, Fault> {
         let began = Instant::now();
-        let workspace = turn.summary().workspace;
-        let conversation = turn.conversation().map_err(SessionError::Failed)?;
+        let workspace = turn.session.summary().workspace;
+        let conversation = turn.session.conversation().map_err(SessionError::Failed)?;
         let history = History::new(conversation, &system_prompt(workspace.as_deref()));
         let context = ToolContext::new(
             workspace.as_deref(),
             &assistant.protected,
             turn.options.environment.as_deref().unwrap_or_default(),
-            turn.cancel(),
+            turn.cancel,
             began + limits::TURN_MAX,
         );
         let runner = ToolRunner { turn, context, settings, log: &assistant.log };
@@ -245,7 +245,7 @@ impl<'a> TurnLoop<'a> {
             Ok(())
         };
         let Assistant { model, memory, .. } = self.assistant;
-        let completion = model.complete(&request, memory, turn.cancel(), &mut on_delta)?;
+        let completion = model.complete(&request, memory, turn.cancel, &mut on_delta)?;
         self.progress.add(&completion);
         Ok(completion)
     }
@@ -317,7 +317,7 @@ impl<'a> TurnLoop<'a> {
     }
 
     fn check(&self) -> Result<(), Fault> {
-        if self.runner.turn.is_cancelled() {
+        if self.runner.turn.cancel.is_cancelled() {
             return Err(cancelled());
         }
         self.progress.check()

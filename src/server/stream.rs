@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::session::reader::{Batch, Reader};
+use crate::session::reader::{Envelopes, Reader};
 use crate::session::session::{Session, Subscription};
 use crate::{limits, sys};
 
@@ -70,14 +70,14 @@ impl Follower {
 
     /// Reads the next events. Fails if there are some and none can be read; otherwise the caller
     /// would look for them endlessly.
-    fn next(&mut self, events_max: usize) -> io::Result<Batch> {
+    fn next(&mut self, events_max: usize) -> io::Result<Envelopes> {
         let last = self.reader.last_seq();
-        let batch = self.reader.after(self.after, events_max)?;
-        if batch.events.is_empty() && last > self.after {
+        let envelopes = self.reader.after(self.after, events_max)?;
+        if envelopes.is_empty() && last > self.after {
             let message = format!("events after number {} cannot be read", self.after);
             return Err(io::Error::new(ErrorKind::InvalidData, message));
         }
-        Ok(batch)
+        Ok(envelopes)
     }
 
     fn wait(&mut self, client: &TcpStream, limit: Duration) -> io::Result<Waited> {
@@ -124,8 +124,7 @@ impl Stream {
             self.headers
         );
         loop {
-            let batch = self.follower.next(limits::EVENTS_MAX)?;
-            for (seq, envelope) in batch.iter() {
+            for (seq, envelope) in self.follower.next(limits::EVENTS_MAX)? {
                 out.push_str(&format!("id: {seq}\ndata: {envelope}\n\n"));
                 self.follower.after = seq;
             }
@@ -165,10 +164,10 @@ impl Poll {
     pub fn run(mut self, client: &TcpStream) -> io::Result<Option<Reply>> {
         let deadline = Instant::now() + self.limit;
         loop {
-            let batch = self.follower.next(self.events_max)?;
+            let envelopes = self.follower.next(self.events_max)?;
             let left = deadline.saturating_duration_since(Instant::now());
-            if !batch.events.is_empty() || left.is_zero() || self.follower.session.is_closed() {
-                return Ok(Some(events(&batch, &self.follower.reader)));
+            if !envelopes.is_empty() || left.is_zero() || self.follower.session.is_closed() {
+                return Ok(Some(events(&envelopes, &self.follower.reader)));
             }
             match self.follower.wait(client, left) {
                 Ok(Waited::Disconnected) => return Ok(None),
@@ -181,13 +180,8 @@ impl Poll {
 }
 
 /// Returns `{"events":[…],"lastSeq":N}`: the last number of the session, not of these events.
-fn events(batch: &Batch, reader: &Reader) -> Reply {
-    let mut body = String::with_capacity(batch.text.len() + batch.events.len() + 64);
-    body.push_str("{\"events\":[");
-    for (index, (_, envelope)) in batch.iter().enumerate() {
-        body.push_str(if index == 0 { "" } else { "," });
-        body.push_str(envelope);
-    }
-    body.push_str(&format!("],\"lastSeq\":{}}}", reader.last_seq()));
-    Reply::json_text(200, body)
+fn events(envelopes: &Envelopes, reader: &Reader) -> Reply {
+    let events: Vec<&str> = envelopes.iter().map(|(_, envelope)| envelope.as_str()).collect();
+    let (events, last_seq) = (events.join(","), reader.last_seq());
+    Reply::json_text(200, format!("{{\"events\":[{events}],\"lastSeq\":{last_seq}}}"))
 }

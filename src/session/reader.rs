@@ -51,26 +51,8 @@ pub struct Reader {
     position: (u64, u64),
 }
 
-/// Some events in a row.
-#[derive(Default)]
-pub struct Batch {
-    /// Each event's number, and where its envelope ends in `text`.
-    pub events: Vec<(u64, usize)>,
-    /// The envelopes, one after the other.
-    pub text: String,
-}
-
-impl Batch {
-    /// Returns the envelopes with their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &str)> {
-        let mut start = 0;
-        self.events.iter().map(move |(seq, end)| {
-            let envelope = self.text.get(start..*end).unwrap_or_default();
-            start = *end;
-            (*seq, envelope)
-        })
-    }
-}
+/// The envelopes of some events in a row, each with its number.
+pub type Envelopes = Vec<(u64, String)>;
 
 impl Reader {
     pub(super) fn new(path: PathBuf, id: SessionId, published: Arc<Mutex<Published>>) -> Reader {
@@ -85,18 +67,19 @@ impl Reader {
     /// Returns the events after number `after`: at most `events_max` of them and about
     /// [`limits::EVENTS_BYTES_MAX`], at least one if there is one. Reads no more of the file than
     /// these and part of one stretch of the index; not even that if it continues where it was.
-    pub fn after(&mut self, after: u64, events_max: usize) -> io::Result<Batch> {
-        let mut batch = Batch::default();
+    pub fn after(&mut self, after: u64, events_max: usize) -> io::Result<Envelopes> {
+        let (mut envelopes, mut bytes) = (Vec::new(), 0);
         if events_max == 0 {
-            return Ok(batch);
+            return Ok(envelopes);
         }
         let id = self.id.clone();
         self.visit_after(after, |record| {
-            record.envelope(id.as_str(), &mut batch.text);
-            batch.events.push((record.seq, batch.text.len()));
-            batch.events.len() < events_max && batch.text.len() < limits::EVENTS_BYTES_MAX
+            let envelope = record.envelope(id.as_str());
+            bytes += envelope.len();
+            envelopes.push((record.seq, envelope));
+            envelopes.len() < events_max && bytes < limits::EVENTS_BYTES_MAX
         })?;
-        Ok(batch)
+        Ok(envelopes)
     }
 
     /// Returns event number `seq`; `None` if its record is damaged or this version does not know

@@ -72,17 +72,19 @@ impl<'a> Record<'a> {
         Event::decode(self.kind?, self.payload)
     }
 
-    /// Appends the envelope as clients of the session get it.
-    pub fn envelope(&self, session_id: &str, out: &mut String) {
+    /// Returns the envelope as clients of the session get it.
+    pub fn envelope(&self, session_id: &str) -> String {
         let (names, rest) = self.parts;
+        let mut out = String::with_capacity(names.len() + session_id.len() + rest.len() + 32);
         out.push_str(names);
         // The first journals had it in every record.
         if !names.contains(",\"sessionId\":") {
             out.push_str(",\"sessionId\":");
-            json::quote(session_id, out);
+            json::quote(session_id, &mut out);
         }
         out.push_str(rest);
         out.push('}');
+        out
     }
 }
 
@@ -166,8 +168,7 @@ mod tests {
         assert_eq!((record.kind, record.seq), (Some(EventKind::TurnToken), 42));
         assert_eq!(record.ts, "2026-03-01T10:00:00.000Z");
         assert_eq!(record.payload, r#"{"turnId":"t","text":"\",\"seq\":9"}"#);
-        let mut envelope = String::new();
-        record.envelope("sess_1", &mut envelope);
+        let envelope = record.envelope("sess_1");
         json::check(&envelope).unwrap();
         let names = r#"{"v":"3","event":"turn.token","daemonId":"daemon_x","sessionId":"sess_1","#;
         assert!(envelope.starts_with(&format!("{names}\"seq\":42,")), "{envelope}");
@@ -178,8 +179,7 @@ mod tests {
     fn a_record_that_names_its_session_is_still_read() {
         let text = r#"{"v":"3","event":"turn.done","daemonId":"d","sessionId":"s","seq":7,"ts":"t","payload":{}"#;
         let line = format!("{text},\"crc\":\"{:08x}\"}}", crc32c(text.as_bytes()));
-        let mut envelope = String::new();
-        Record::read(line.as_bytes()).unwrap().envelope("s", &mut envelope);
+        let envelope = Record::read(line.as_bytes()).unwrap().envelope("s");
         assert_eq!(envelope, format!("{text}}}"));
     }
 

@@ -185,7 +185,7 @@ impl Session {
     }
 
     /// Returns whether a follower can answer permission requests.
-    pub(super) fn has_responder(&self) -> bool {
+    pub fn has_responder(&self) -> bool {
         lock(&self.wakers).iter().any(|(_, answers)| *answers)
     }
 

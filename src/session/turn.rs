@@ -3,14 +3,12 @@
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::error::Error;
 use crate::json::Raw;
 use crate::mutex::{lock, wait_timeout_while};
 use crate::protocol::event::{Event, PermissionRequest, TurnDone, TurnError, TurnHead, TurnStats};
-use crate::protocol::{Grant, SessionSummary, TurnOptions};
+use crate::protocol::{Grant, TurnOptions};
 
 use super::journal::Durability;
-use super::replay::Conversation;
 use super::session::{Decision, Permission, Session, SessionError, SessionState, new_id};
 use super::wake::Cancel;
 
@@ -40,12 +38,13 @@ impl From<SessionError> for Fault {
 
 /// A turn that is running.
 pub struct Turn<'a> {
-    pub(super) session: &'a Session,
+    pub session: &'a Session,
     pub head: &'a TurnHead,
-    /// Its input, which is also the last message of [`Turn::conversation`].
+    /// Its input, which is also the last message of the session's conversation.
     #[cfg_attr(not(test), expect(dead_code, reason = "an agent reads the conversation"))]
     pub content: &'a str,
-    pub(super) cancel: &'a Cancel,
+    /// Says whether the turn should end as soon as it can.
+    pub cancel: &'a Cancel,
     pub options: &'a TurnOptions,
 }
 
@@ -58,34 +57,9 @@ pub struct WaitLimits {
 }
 
 impl Turn<'_> {
-    /// Returns whether it should end as soon as it can.
-    pub fn is_cancelled(&self) -> bool {
-        self.cancel.is_cancelled()
-    }
-
-    /// Returns what is set once the turn should end, to be waited for.
-    pub fn cancel(&self) -> &Cancel {
-        self.cancel
-    }
-
     /// Returns what the turn may do without a permission request.
     pub fn grant(&self) -> Grant {
         self.options.grant().unwrap_or_default()
-    }
-
-    /// Reads the conversation, with the input of this turn as its last message.
-    pub fn conversation(&self) -> Result<Conversation, Error> {
-        self.session.conversation()
-    }
-
-    /// Returns the summary of its session.
-    pub fn summary(&self) -> SessionSummary {
-        self.session.summary()
-    }
-
-    /// Returns whether a follower of the session can answer permission requests.
-    pub fn has_responder(&self) -> bool {
-        self.session.has_responder()
     }
 
     /// Appends an event to the session.
@@ -131,15 +105,17 @@ impl Turn<'_> {
 
     fn wait_for_permission(&self, request_id: &str, limits: WaitLimits) -> Option<bool> {
         let deadline = Instant::now() + limits.total;
-        let is_open =
-            |state: &SessionState| allowed(state, request_id).is_none() && !self.is_cancelled();
+        let is_open = |state: &SessionState| {
+            allowed(state, request_id).is_none() && !self.cancel.is_cancelled()
+        };
         let mut state = lock(&self.session.state);
         while is_open(&state) {
-            let attended = self.has_responder();
+            let attended = self.session.has_responder();
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = if attended { left } else { left.min(limits.unattended) };
-            let unchanged =
-                |state: &mut SessionState| is_open(state) && self.has_responder() == attended;
+            let unchanged = |state: &mut SessionState| {
+                is_open(state) && self.session.has_responder() == attended
+            };
             let waited = wait_timeout_while(&self.session.changed, state, limit, unchanged);
             state = waited.0;
             if waited.1.timed_out() {

@@ -85,10 +85,10 @@ fn seen(journal: &Journal, after: u64, most: usize) -> Vec<u64> {
     let (mut seen, mut after) = (Vec::new(), after);
     loop {
         let batch = reader.after(after, most).unwrap();
-        let Some((last, _)) = batch.events.last() else {
+        let Some((last, _)) = batch.last() else {
             return seen;
         };
         after = *last;
-        seen.extend(batch.events.iter().map(|(seq, _)| *seq));
+        seen.extend(batch.iter().map(|(seq, _)| *seq));
     }
 }

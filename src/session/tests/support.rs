@@ -56,7 +56,7 @@ impl HeldAgent {
             start.send(turn.content.to_owned()).unwrap();
             let mut open = gate.0.lock().unwrap();
             let deadline = Instant::now() + PATIENCE;
-            while !*open && !turn.is_cancelled() {
+            while !*open && !turn.cancel.is_cancelled() {
                 assert!(Instant::now() < deadline);
                 // A cancelled turn notifies nobody: its flag is set.
                 open = gate.1.wait_timeout(open, Duration::from_millis(1)).unwrap().0;
