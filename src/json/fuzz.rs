@@ -1,4 +1,4 @@
-//! Mutated documents: whatever stands in a text, decoding it ends, without a panic.
+//! Mutated documents: decoding ends, without a panic, whatever a text contains.
 
 use std::collections::HashMap;
 use std::sync::mpsc;
@@ -52,26 +52,26 @@ const DOCUMENTS: [&str; 3] = [
         "map":{"":{"label":"","parts":[]},"b":{"label":"","parts":[]}},"any":null,"level":"low"}"#,
 ];
 
-/// What mutations put in, between spaces.
+/// What mutations insert, separated by spaces.
 const SPLICES: &str = "{ } [ ] , : \" \\ / + - . e E+ 0 9 null true \\u \\ud800 \\udc00 \0 \n // \
     /* \"\": [[[[ 1e400 18446744073709551615 9223372036854775808 \u{2028} \u{feff} \"q\":{},";
 
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=8;
 const MUTATIONS_PER_SEED: usize = 5_000;
-/// Hundreds of times what a debug build needs.
+/// Hundreds of times what a debug build takes.
 const TIME_MAX: Duration = Duration::from_secs(300);
 
 #[test]
 fn mutated_documents_neither_panic_nor_hang() {
     let (done, finished) = mpsc::channel();
-    // Much smaller than any stack in use, to show that depth is bounded well.
+    // Much smaller than any stack in use, to show that the depth is bounded.
     let small_stack = std::thread::Builder::new().stack_size(256 * 1024);
     let work = small_stack.spawn(move || {
         let decoded: usize = SEEDS.map(decoded_mutations).sum();
         done.send(decoded).unwrap();
     });
     match finished.recv_timeout(TIME_MAX) {
-        // Mutations are worth something only if many of them pass and many do not.
+        // Mutations are useful only if many of them are decoded and many are not.
         Ok(decoded) => assert!((2_000..38_000).contains(&decoded), "{decoded} decoded"),
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("still busy after {TIME_MAX:?}"),
         Err(mpsc::RecvTimeoutError::Disconnected) => work.unwrap().join().unwrap(),
@@ -125,7 +125,8 @@ fn mutation(random: &mut fastrand::Rng) -> Vec<u8> {
     bytes
 }
 
-/// Whether `bytes` are decoded; what was decoded must be encoded as JSON that says the same.
+/// Decodes `bytes` if possible, and asserts that what was decoded is encoded as equal JSON. Returns
+/// whether it was decoded.
 fn survives(bytes: &[u8]) -> bool {
     if let Ok(raw) = parse::<Raw>(bytes) {
         check(raw.as_str()).unwrap();

@@ -286,7 +286,7 @@ mod tests {
         q: Option<u64>,
     }
 
-    fn refused<T: DeJson + fmt::Debug>(text: &str) -> String {
+    fn rejected<T: DeJson + fmt::Debug>(text: &str) -> String {
         parse::<T>(text.as_bytes()).unwrap_err().to_string()
     }
 
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_nanoserde_is_refused_with_its_place() {
+    fn what_breaks_nanoserde_is_rejected_with_its_place() {
         let cases = [
             ("{\"q\":1,\"zz\":[", "column 14: expected a value or ']', but the text ends"),
             ("{\"q\":1,\"q\":}", "column 12: expected a value"),
@@ -311,18 +311,18 @@ mod tests {
             ("{\"z\":1e400}", "column 6: this number is too large"),
             ("\u{feff}{}", "column 1: the text begins with a byte order mark; it must not"),
         ];
-        for (text, problem) in cases {
-            assert_eq!(refused::<Count>(text), format!("line 1, {problem}"), "{text}");
+        for (text, error) in cases {
+            assert_eq!(rejected::<Count>(text), format!("line 1, {error}"), "{text}");
         }
     }
 
     #[test]
     fn depth_is_bounded_and_costs_no_stack() {
         assert_eq!(parse(nested(JSON_DEPTH_MAX).as_bytes()), Ok(Count { q: None }));
-        // The one bracket too many stands behind `{"zz":` and 31 others.
+        // The bracket that is too deep comes after `{"zz":` and 31 others.
         for depth in [JSON_DEPTH_MAX + 1, 100_000] {
-            let problem = refused::<Count>(&nested(depth));
-            assert_eq!(problem, "line 1, column 38: nested too deeply");
+            let error = rejected::<Count>(&nested(depth));
+            assert_eq!(error, "line 1, column 38: nested too deeply");
         }
         assert!(check(&"[".repeat(100_000)).is_err());
     }
@@ -338,15 +338,15 @@ mod tests {
     }
 
     #[test]
-    fn numbers_neither_wrap_nor_fail_without_need() {
+    fn numbers_do_not_wrap_and_fail_only_if_too_large() {
         let largest = i64::MAX.to_string();
         assert_eq!(parse::<i64>(largest.as_bytes()), Ok(i64::MAX));
         assert_eq!(parse::<u64>(largest.as_bytes()), Ok(9_223_372_036_854_775_807));
         assert_eq!(parse::<i64>(b"-9223372036854775808"), Ok(i64::MIN));
         for wide in ["9223372036854775808", "18446744073709551615", "-9223372036854775809"] {
-            let problem = format!("line 1, column 1: this value is out of range: {wide}");
-            assert_eq!(refused::<i64>(wide), problem);
-            assert_eq!(refused::<u64>(wide), problem);
+            let error = format!("line 1, column 1: this value is out of range: {wide}");
+            assert_eq!(rejected::<i64>(wide), error);
+            assert_eq!(rejected::<u64>(wide), error);
             assert_eq!(parse::<f64>(wide.as_bytes()), Ok(wide.parse().unwrap()));
             let skipped = format!("{{\"z\":{wide},\"q\":7}}");
             assert_eq!(parse(skipped.as_bytes()), Ok(Count { q: Some(7) }));
@@ -369,10 +369,10 @@ mod tests {
 
     #[test]
     fn places_count_lines_and_characters() {
-        let problem = parse::<Count>("{\n \"ü\": 1,\r\n \"öö\" 2}".as_bytes()).unwrap_err();
-        assert_eq!(problem.to_string(), "line 3, column 7: expected ':'");
-        let problem = parse::<Count>(b"{\"\xc3\xbc\":\n\"\xff\"}").unwrap_err();
-        assert_eq!(problem.to_string(), "line 2, column 2: this byte is not UTF-8");
+        let error = parse::<Count>("{\n \"ü\": 1,\r\n \"öö\" 2}".as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), "line 3, column 7: expected ':'");
+        let error = parse::<Count>(b"{\"\xc3\xbc\":\n\"\xff\"}").unwrap_err();
+        assert_eq!(error.to_string(), "line 2, column 2: this byte is not UTF-8");
     }
 
     #[test]
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_values_come_back_as_they_were() {
+    fn raw_values_keep_their_order_and_digits() {
         let wide = "1".repeat(300);
         let cases = [
             (" { \"x\" : [ 1.50 , -0 , 1e5 , 1E+5 ] } ", "{\"x\":[1.50,-0,1e5,1E5]}"),
@@ -408,14 +408,14 @@ mod tests {
         assert!(Raw::parse("{\"cut\":").is_err());
         assert_eq!(Raw::object(" { } ").as_ref(), Some(&Raw::empty()));
         assert!(["[{}]", "\"{}\"", "null", "{"].iter().all(|text| Raw::object(text).is_none()));
-        // Even on text that nobody checked it neither panics nor spins.
+        // Even unchecked text neither makes it panic nor spin.
         for unchecked in ["", "]", "[", "{\"a\":", "[}", ":", "}{"] {
             drop(Raw::deserialize_json(unchecked));
         }
     }
 
     #[test]
-    fn a_string_is_itself_and_all_else_is_its_json() {
+    fn a_lenient_string_is_itself_and_any_other_value_its_json() {
         let text = "[\"a\\n\\u00e4\\t\", \"\", 1.50, {\"b\": [null, \"c\"]}, true, null]";
         let values: Vec<Option<Lenient>> = parse(text.as_bytes()).unwrap();
         let texts: Vec<_> = values.into_iter().map(|value| value.map(Lenient::into_text)).collect();
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_quotes_counts_as_what_it_says() {
+    fn a_number_and_a_boolean_may_be_in_quotes() {
         let numbers = |text: &str| parse::<Vec<MaybeQuoted<u64>>>(text.as_bytes());
         assert_eq!(numbers(r#"[5, "5", " 7 "]"#).unwrap(), [5, 5, 7].map(MaybeQuoted));
         assert_eq!(

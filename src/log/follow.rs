@@ -17,7 +17,9 @@ use std::time::Duration;
 use super::line::Printer;
 use super::tail::{self, ATTEMPTS_MAX, FileId, LogFile, Tail};
 use super::{Query, path_of};
-use crate::error::{At, Doing, Error, Kind};
+use crate::error::{At, Doing, Error};
+use crate::limits::LOG_LINE_BYTES_MAX;
+use crate::lines::Forwards;
 use crate::sys;
 use crate::sys::watch::Watch;
 
@@ -26,17 +28,9 @@ impl Tail {
     /// also if there is no log yet. A line without an end is held back until it has one, or until
     /// the daemon writes to another file.
     ///
-    /// Returns when the reader of `out` has gone.
+    /// Returns when the reader of `out` has gone, with the error if that was noticed in writing.
     pub fn follow(self, query: &Query, out: &mut (impl Write + AsFd)) -> Result<(), Error> {
-        match Follower::new(self, query, out)?.run() {
-            Err(error)
-                if error.kind() == Kind::Output
-                    && error.io_kind() == Some(io::ErrorKind::BrokenPipe) =>
-            {
-                Ok(())
-            }
-            result => result,
-        }
+        Follower::new(self, query, out)?.run()
     }
 }
 
@@ -44,9 +38,9 @@ struct Follower<'a, W: Write> {
     directory: PathBuf,
     /// From the newest to the oldest.
     files: Vec<LogFile>,
-    /// The index of the file that is being read, and up to where it was read.
+    /// The index of the file that is being read, and its next lines.
     current: usize,
-    offset: u64,
+    lines: Forwards,
     printer: Printer<'a, W>,
 }
 
@@ -57,7 +51,7 @@ impl<'a, W: Write> Follower<'a, W> {
             directory: tail.directory,
             files: tail.files,
             current: start.file,
-            offset: start.offset,
+            lines: lines_from(start.offset),
             printer: Printer::new(*query, out),
         })
     }
@@ -94,9 +88,9 @@ impl<'a, W: Write> Follower<'a, W> {
             if !is_finished {
                 return self.printer.flush();
             }
-            self.printer.end_line();
+            self.printer.print(self.lines.take_pending().unwrap_or_default())?;
             self.current -= 1;
-            self.offset = 0;
+            self.lines = lines_from(0);
         }
     }
 
@@ -136,19 +130,22 @@ impl<'a, W: Write> Follower<'a, W> {
         let Some(file) = self.files.get(self.current) else {
             return Ok(());
         };
-        if file.len()? < self.offset {
+        if file.len()? < self.lines.position() {
             // Truncated: what it contains now is new.
-            self.printer.end_line();
-            self.offset = 0;
+            self.printer.print(self.lines.take_pending().unwrap_or_default())?;
+            self.lines = lines_from(0);
         }
-        self.offset = file.print(self.offset, u64::MAX, &mut self.printer)?;
-        Ok(())
+        file.print(&mut self.lines, &mut self.printer)
     }
 
     /// Returns the file that is being read and the newer ones.
     fn unfinished(&self) -> &[LogFile] {
         self.files.get(..=self.current).unwrap_or_default()
     }
+}
+
+fn lines_from(start: u64) -> Forwards {
+    Forwards::new(start, u64::MAX, LOG_LINE_BYTES_MAX)
 }
 
 /// A watch on the log's directory or, as long as it does not exist, on its nearest ancestor.
@@ -233,7 +230,7 @@ mod tests {
         format: LineFormat::Text(Style::Plain),
     };
 
-    /// What a follower shows after each step, without threads and without waiting.
+    /// Compares what a follower prints after each step, without threads or waiting.
     fn steps(scratch: &Scratch, query: &Query, steps: &[(&dyn Fn(), &str)]) {
         let mut out = Vec::new();
         let mut shown = 0;
@@ -253,7 +250,7 @@ mod tests {
     fn nothing() {}
 
     #[test]
-    fn it_goes_on_where_the_last_lines_end() {
+    fn it_continues_after_the_last_lines() {
         let scratch = Scratch::new();
         scratch.append("daemon.log.1", b"a\nb\n");
         scratch.append("daemon.log", b"c\n");
@@ -313,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_log_is_left_for_the_new_one_and_older_ones_are_not_repeated() {
+    fn after_a_deletion_the_new_log_is_read_and_no_older_one_repeated() {
         let scratch = Scratch::new();
         scratch.append("daemon.log.2", b"a\n");
         scratch.append("daemon.log.1", b"b\n");
@@ -339,10 +336,10 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_cut_down_is_read_from_its_beginning() {
+    fn a_truncated_log_is_read_from_its_beginning() {
         let scratch = Scratch::new();
         scratch.append("daemon.log", b"a\nb\nc");
-        let copy_and_cut = || {
+        let copy_and_truncate = || {
             let log = scratch.path().join("daemon.log");
             fs::copy(&log, scratch.path().join("daemon.log.1")).unwrap();
             fs::File::options().write(true).open(log).unwrap().set_len(0).unwrap();
@@ -352,14 +349,14 @@ mod tests {
             &Query { lines: 1, ..ALL },
             &[
                 (&nothing, ""),
-                (&copy_and_cut, "c\n"),
+                (&copy_and_truncate, "c\n"),
                 (&|| scratch.append("daemon.log", b"d\n"), "d\n"),
             ],
         );
     }
 
     #[test]
-    fn deleted_files_that_were_read_are_let_go() {
+    fn deleted_files_that_were_read_are_closed() {
         let scratch = Scratch::new();
         let log = Log::open(scratch.path(), Rotation { bytes: 1, files: 2 }, Level::Info).unwrap();
         let mut out = Vec::new();
@@ -373,16 +370,16 @@ mod tests {
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 50);
     }
 
-    /// A follower in a thread of its own, and what it shows.
+    /// A follower in its own thread, and what it prints.
     struct Following {
-        shown: PipeReader,
+        printed: PipeReader,
         begun: Vec<u8>,
         ended: Receiver<Result<(), Error>>,
     }
 
     impl Following {
         fn of(directory: PathBuf, query: Query) -> Following {
-            let (shown, mut out) = io::pipe().unwrap();
+            let (printed, mut out) = io::pipe().unwrap();
             let (tell, ended) = mpsc::channel();
             let follow = move || {
                 let followed =
@@ -390,7 +387,7 @@ mod tests {
                 tell.send(followed).unwrap();
             };
             thread::Builder::new().spawn(follow).unwrap();
-            Following { shown, begun: Vec::new(), ended }
+            Following { printed, begun: Vec::new(), ended }
         }
 
         fn line(&mut self) -> String {
@@ -399,24 +396,26 @@ mod tests {
                     let line = self.begun.drain(..=end).collect();
                     return String::from_utf8(line).unwrap().trim_end().to_owned();
                 }
-                let [ready] = sys::wait_readable([self.shown.as_fd()], Some(LONG)).unwrap();
+                let [ready] = sys::wait_readable([self.printed.as_fd()], Some(LONG)).unwrap();
                 assert!(ready, "no line in {LONG:?}");
                 let mut more = [0; 4096];
-                let count = self.shown.read(&mut more).unwrap();
+                let count = self.printed.read(&mut more).unwrap();
                 assert!(count > 0, "it has ended: {:?}", self.ended.try_recv());
                 self.begun.extend_from_slice(&more[..count]);
             }
         }
 
-        /// Stops reading, which must end it although nothing more is logged.
+        /// Closes the reader, which must end the follower although nothing more is logged.
         fn end(self) {
-            drop(self.shown);
-            self.ended.recv_timeout(LONG).unwrap().unwrap();
+            drop(self.printed);
+            let ended = self.ended.recv_timeout(LONG).unwrap();
+            let kind = ended.err().and_then(|error| error.io_kind());
+            assert!(matches!(kind, None | Some(io::ErrorKind::BrokenPipe)), "{kind:?}");
         }
     }
 
     #[test]
-    fn it_ends_when_nobody_reads_any_more() {
+    fn it_ends_when_its_reader_has_gone() {
         let scratch = Scratch::new();
         Following::of(scratch.path().to_owned(), ALL).end();
         scratch.append("daemon.log", b"a\n");
@@ -446,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_comes_once_and_in_order_whatever_happens_to_the_files() {
+    fn every_line_is_printed_once_and_in_order_whatever_happens_to_the_files() {
         let seed = fastrand::u64(..);
         let mut random = fastrand::Rng::with_seed(seed);
         let scratch = Scratch::new();
@@ -463,7 +462,7 @@ mod tests {
                 log.info("line", &[("number", &written), ("filling", &filling)]);
                 written += 1;
             }
-            // Up to here it may lie behind; what is moved away or deleted, it must have found.
+            // The follower may be this far behind, but must have found what is moved or deleted.
             let behind = random.choice(&[0, 0, 50]).unwrap();
             while seen + behind < written {
                 let line = following.line();

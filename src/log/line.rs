@@ -12,7 +12,7 @@ use super::{Level, LineFormat, Query};
 use crate::error::Error;
 use crate::json::{self, Lenient, Members};
 use crate::limits::LOG_LINE_BYTES_MAX;
-use crate::lines::{Lines, READ_BYTES};
+use crate::lines::READ_BYTES;
 use crate::text::{escaped, escaped_json, quoted, sanitized};
 use crate::{clock, sys};
 
@@ -160,40 +160,31 @@ fn within_limit(stored: &[u8]) -> (&[u8], bool) {
     }
 }
 
-/// Turns stored bytes into the lines that a query shows.
+/// Prints the lines that a query shows.
 pub(super) struct Printer<'a, W: Write + ?Sized> {
     query: Query,
     pub out: &'a mut W,
-    lines: Lines,
     /// Formatted, but not written yet.
     formatted: String,
 }
 
 impl<'a, W: Write + ?Sized> Printer<'a, W> {
     pub fn new(query: Query, out: &'a mut W) -> Printer<'a, W> {
-        let lines = Lines::new(LOG_LINE_BYTES_MAX);
-        Printer { query, out, lines, formatted: String::new() }
+        Printer { query, out, formatted: String::new() }
     }
 
-    /// From now on, shows lines of any time: they are new.
+    /// From now on, prints lines of any time: they are new.
     pub fn ignore_since(&mut self) {
         self.query.since = None;
     }
 
-    /// Takes the next stored bytes and prints the lines that end in them.
-    pub fn push(&mut self, stored: &[u8]) -> Result<(), Error> {
-        self.lines.push(stored);
-        while let Some(line) = self.lines.next() {
-            print(&self.query, line, &mut self.formatted);
+    /// Prints a line without its end, if the query shows it.
+    pub fn print(&mut self, stored: &[u8]) -> Result<(), Error> {
+        if let Selection::Shown = self.query.select(stored) {
+            self.formatted.push_str(&self.query.formatted(stored));
+            self.formatted.push('\n');
         }
         if self.formatted.len() > READ_BYTES { self.flush() } else { Ok(()) }
-    }
-
-    /// Prints the beginning of a line that will have no end.
-    pub fn end_line(&mut self) {
-        if let Some(line) = self.lines.take_pending() {
-            print(&self.query, line, &mut self.formatted);
-        }
     }
 
     /// Writes what was formatted.
@@ -201,13 +192,6 @@ impl<'a, W: Write + ?Sized> Printer<'a, W> {
         let written = self.out.write_all(self.formatted.as_bytes());
         self.formatted.clear();
         written.and_then(|()| self.out.flush()).map_err(Error::output)
-    }
-}
-
-fn print(query: &Query, stored: &[u8], out: &mut String) {
-    if let Selection::Shown = query.select(stored) {
-        out.push_str(&query.formatted(stored));
-        out.push('\n');
     }
 }
 
@@ -347,7 +331,7 @@ mod tests {
         let mut out = Vec::new();
         let query = Query { lines: 1, least: Level::Debug, since: None, format };
         let mut printer = Printer::new(query, &mut out);
-        printer.push(stored).unwrap();
+        printer.print(stored.strip_suffix(b"\n").unwrap()).unwrap();
         printer.flush().unwrap();
         String::from_utf8(out).unwrap()
     }

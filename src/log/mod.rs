@@ -16,7 +16,7 @@ mod writer;
 pub use line::Style;
 pub use tail::Tail;
 
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Display};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -186,13 +186,13 @@ fn path_of(directory: &Path, age: u32) -> PathBuf {
 /// Returns a line without its beginning, the time.
 fn body(level: Level, message: &str, fields: Fields<'_>) -> String {
     let mut body = format!("\"level\":\"{}\",\"msg\":", level.name());
-    json::quote(&Truncated::of(&message), &mut body);
+    json::quote(&truncated(&message), &mut body);
     for (key, value) in fields {
         let before = body.len();
         body.push(',');
         json::quote(key, &mut body);
         body.push(':');
-        let value = Truncated::of(*value);
+        let value = truncated(*value);
         if is_plain_integer(&value) {
             body.push_str(&value);
         } else {
@@ -213,44 +213,21 @@ fn with_time(body: &str) -> String {
     format!("{{\"ts\":\"{}\",{body}}}\n", clock::rfc3339(clock::now_millis()))
 }
 
-/// Whether `text` can be a number in JSON that no reader rounds.
+/// Whether `text` can be a number in JSON that no reader rounds: an integer of up to 15 digits.
 fn is_plain_integer(text: &str) -> bool {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    let leading_zero = digits.starts_with('0') && text != "0";
-    !leading_zero && (1..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())
+    let number = text.parse::<i64>().ok().filter(|number| number.to_string() == text);
+    number.is_some_and(|number| number.unsigned_abs() < 1_000_000_000_000_000)
 }
 
-/// A writer that keeps as much of a value's text as one field may have.
-struct Truncated {
-    text: String,
-    whole: bool,
-}
-
-impl Truncated {
-    fn of(value: &dyn Display) -> String {
-        let mut truncated = Truncated { text: String::new(), whole: true };
-        // The error is our own, and means that no more is needed.
-        write!(truncated, "{value}").unwrap_or_default();
-        truncated.text
+/// Returns as much of a value's text as one field may have.
+fn truncated(value: &dyn Display) -> String {
+    let mut text = value.to_string();
+    if text.len() > LOG_FIELD_BYTES_MAX {
+        let end = (0..=LOG_FIELD_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
     }
-}
-
-impl Write for Truncated {
-    fn write_str(&mut self, more: &str) -> fmt::Result {
-        if !self.whole {
-            return Err(fmt::Error);
-        }
-        let room = LOG_FIELD_BYTES_MAX.saturating_sub(self.text.len());
-        if more.len() <= room {
-            self.text.push_str(more);
-            return Ok(());
-        }
-        let fits = (0..=room).rev().find_map(|end| more.get(..end)).unwrap_or_default();
-        self.text.push_str(fits);
-        self.text.push('…');
-        self.whole = false;
-        Err(fmt::Error)
-    }
+    text
 }
 
 #[cfg(test)]
@@ -354,12 +331,10 @@ mod tests {
     #[test]
     fn a_field_is_truncated_beyond_the_limit_and_between_characters() {
         let fits = "x".repeat(LOG_FIELD_BYTES_MAX);
-        assert_eq!(Truncated::of(&fits), fits);
-        assert_eq!(Truncated::of(&format!("{fits}y")), format!("{fits}…"));
+        assert_eq!(truncated(&fits), fits);
+        assert_eq!(truncated(&format!("{fits}y")), format!("{fits}…"));
         let split = format!("{}éé", "x".repeat(LOG_FIELD_BYTES_MAX - 1));
-        assert_eq!(Truncated::of(&split), format!("{}…", "x".repeat(LOG_FIELD_BYTES_MAX - 1)));
-        let in_pieces = format_args!("{fits}{}{}", "", "z").to_string();
-        assert_eq!(Truncated::of(&in_pieces), format!("{fits}…"));
+        assert_eq!(truncated(&split), format!("{}…", "x".repeat(LOG_FIELD_BYTES_MAX - 1)));
     }
 
     #[test]

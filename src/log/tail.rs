@@ -15,7 +15,7 @@ use super::{Query, path_of};
 use crate::disk;
 use crate::error::{At, Error};
 use crate::limits::{LOG_FILES_MAX, LOG_LINE_BYTES_MAX};
-use crate::lines::{Backwards, READ_BYTES, read_at};
+use crate::lines::{Backwards, Forwards};
 
 /// Identifies a file, whatever its name. The system gives it to no other file as long as this one
 /// is open.
@@ -76,27 +76,16 @@ impl LogFile {
         Ok(self.metadata()?.len())
     }
 
-    /// Prints what is stored from `start` to before `end`, or to the end of the file if that comes
-    /// first. Returns where it stopped.
+    /// Prints the next lines of this file.
     pub fn print<W: Write + ?Sized>(
         &self,
-        start: u64,
-        end: u64,
+        lines: &mut Forwards,
         printer: &mut Printer<'_, W>,
-    ) -> Result<u64, Error> {
-        let mut block = vec![0; READ_BYTES];
-        let mut at = start;
-        while at < end {
-            let most = block.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
-            let block = block.get_mut(..most).unwrap_or_default();
-            let count = read_at(&self.file, block, at).at("read", &self.path)?;
-            if count == 0 {
-                break;
-            }
-            printer.push(block.get(..count).unwrap_or_default())?;
-            at += count as u64;
+    ) -> Result<(), Error> {
+        while let Some((line, _)) = lines.next(&self.file).at("read", &self.path)? {
+            printer.print(line)?;
         }
-        Ok(at)
+        Ok(())
     }
 }
 
@@ -183,8 +172,10 @@ impl Tail {
         let mut printer = Printer::new(*query, out);
         let files = self.files.iter().zip(ends).enumerate().take(start.file + 1);
         for (index, (file, end)) in files.rev() {
-            file.print(if index == start.file { start.offset } else { 0 }, end, &mut printer)?;
-            printer.end_line();
+            let begin = if index == start.file { start.offset } else { 0 };
+            let mut lines = Forwards::new(begin, end, LOG_LINE_BYTES_MAX);
+            file.print(&mut lines, &mut printer)?;
+            printer.print(lines.take_pending().unwrap_or_default())?;
         }
         printer.flush()
     }
@@ -226,6 +217,7 @@ mod tests {
     use super::*;
     use crate::error::Kind;
     use crate::json;
+    use crate::lines::READ_BYTES;
     use crate::text::sanitized;
 
     const ALL: Query = Query {

@@ -47,7 +47,7 @@ impl Writer {
 
     /// Stores one line with the current time, and mirrors it if requested.
     pub fn write(&mut self, body: &str) {
-        // The time is taken under the lock, so lines are stored in its order.
+        // The time is accepted under the lock, so lines are stored in its order.
         let line = with_time(body);
         self.rotate_for(line.len());
         self.file.append(&line);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_reaches_the_limit_stays_and_one_past_it_rotates() {
+    fn a_line_that_reaches_the_limit_fits_and_one_beyond_it_rotates() {
         for (over, files) in [(0, 1), (1, 2)] {
             let scratch = Scratch::new();
             let length = with_time(&body(Level::Info, "xx", &[])).len() as u64;
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn old_files_move_up_and_the_oldest_goes() {
+    fn rotation_renames_old_files_and_removes_the_oldest() {
         let scratch = Scratch::new();
         scratch.append("daemon.log.3", b"from a time when more were kept\n");
         let log = open_log(&scratch, Rotation { bytes: 1, files: 2 });
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_filled_before_anything_is_given_up() {
+    fn a_gap_is_filled_before_a_file_is_removed() {
         let scratch = Scratch::new();
         for age in [1, 2, 4] {
             scratch.append(&format!("daemon.log.{age}"), age.to_string().as_bytes());
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_that_fails_loses_nothing_and_is_not_tried_at_every_line() {
+    fn a_failed_rotation_loses_nothing_and_is_not_retried_at_every_line() {
         let scratch = Scratch::new();
         std::fs::create_dir(scratch.path().join("daemon.log.1")).unwrap();
         let log = open_log(&scratch, Rotation { bytes: 400, files: 1 });
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_log_is_made_anew_and_a_moved_one_is_left_on_request() {
+    fn a_deleted_log_is_created_again_and_a_moved_one_left_on_request() {
         let scratch = Scratch::new();
         let log = open_log(&scratch, WIDE);
         log.info("a", &[]);
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_off_line_is_never_glued_to_the_next() {
+    fn a_torn_line_is_never_joined_to_the_next() {
         let scratch = Scratch::new();
         scratch.append("daemon.log", b"{\"ts\":\"20");
         open_log(&scratch, WIDE).info("a", &[]);
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_be_trusted_is_not_opened() {
+    fn an_untrusted_file_is_not_opened() {
         let refused =
             |scratch: &Scratch| match Log::open(scratch.path(), WIDE, Level::Info).map(drop) {
                 Err(error) if error.kind() == Kind::UntrustedPath => error.reason().to_owned(),
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn no_umask_makes_a_difference() {
+    fn the_mode_does_not_depend_on_the_umask() {
         for umask in ["000", "777"] {
             let script = format!("umask {umask}; exec \"$@\"");
             let test = "log::writer::tests::every_file_of_the_log_is_private";
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_many_threads_stay_whole_and_a_panic_does_not_end_the_log() {
+    fn lines_of_many_threads_stay_whole_after_a_panic() {
         let scratch = Scratch::new();
         let log = open_log(&scratch, Rotation { bytes: 20_000, files: 99 });
         let broken = log.clone();
@@ -422,19 +422,19 @@ mod tests {
         assert_eq!(lines, 2000);
     }
 
-    /// Takes so many bytes of each write, as a full disk would; then everything.
-    struct Full {
-        takes: Vec<Option<usize>>,
-        taken: Vec<u8>,
+    /// Accepts this many bytes of each write, as a full disk would; then everything.
+    struct FullDisk {
+        accepts: Vec<Option<usize>>,
+        accepted: Vec<u8>,
     }
 
-    impl Write for Full {
+    impl Write for FullDisk {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let count = match self.takes.is_empty() {
+            let count = match self.accepts.is_empty() {
                 true => bytes.len(),
-                false => self.takes.remove(0).ok_or(io::ErrorKind::StorageFull)?,
+                false => self.accepts.remove(0).ok_or(io::ErrorKind::StorageFull)?,
             };
-            self.taken.extend_from_slice(&bytes[..count]);
+            self.accepted.extend_from_slice(&bytes[..count]);
             Ok(count)
         }
 
@@ -444,13 +444,14 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_a_full_disk_does_not_take_are_counted_and_none_is_glued() {
-        let file = Full { takes: vec![None, None, Some(5), Some(0), None], taken: Vec::new() };
+    fn lines_that_a_full_disk_rejects_are_counted() {
+        let file =
+            FullDisk { accepts: vec![None, None, Some(5), Some(0), None], accepted: Vec::new() };
         let mut appender = Appender { file, torn: false, lost: 0 };
         for line in ["1\n", "2\n", "three\n", "4\n", "5\n", "6\n", "7\n"] {
             appender.append(line);
         }
-        let text = String::from_utf8(appender.file.taken).unwrap();
+        let text = String::from_utf8(appender.file.accepted).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "{\"ts\"");
         assert!(lines[1].ends_with("\"msg\":\"log lines lost\",\"count\":5}"), "{text}");
@@ -458,14 +459,14 @@ mod tests {
     }
 
     #[test]
-    fn a_notice_that_gets_through_alone_is_not_repeated() {
+    fn a_notice_that_was_written_alone_is_not_repeated() {
         let notice = with_time(&body(Level::Warn, "log lines lost", &[("count", &1)])).len();
-        let file = Full { takes: vec![None, Some(notice)], taken: Vec::new() };
+        let file = FullDisk { accepts: vec![None, Some(notice)], accepted: Vec::new() };
         let mut appender = Appender { file, torn: false, lost: 0 };
         for line in ["1\n", "2\n", "3\n"] {
             appender.append(line);
         }
-        let text = String::from_utf8(appender.file.taken).unwrap();
+        let text = String::from_utf8(appender.file.accepted).unwrap();
         assert_eq!(text.matches("\"count\":1}").count(), 2, "{text}");
         assert!(text.ends_with("}\n3\n"));
     }

@@ -120,7 +120,7 @@ impl Reader {
                 Err(error) => return Err(error),
             },
         };
-        let mut lines = Forwards::new(start, end);
+        let mut lines = Forwards::new(start, end, usize::MAX);
         let mut last = after;
         while let Some((line, offset)) = lines.next(file)? {
             let Some(record) = next_record(line, last) else {
@@ -227,7 +227,7 @@ pub fn scan(
 ) -> Result<JournalReport, Error> {
     let length = file.metadata().at("inspect", path)?.len();
     let mut report = JournalReport::default();
-    let mut lines = Forwards::new(0, length);
+    let mut lines = Forwards::new(0, length, usize::MAX);
     let (mut last_seq, mut invalid_lines, mut lines_end) = (0, 0, 0);
     while let Some((line, start)) = lines.next(file).at("read", path)? {
         lines_end = start + line.len() as u64 + 1;
