@@ -217,6 +217,43 @@ fn documents_name_every_command_and_no_other() {
 }
 
 #[test]
+fn the_architecture_names_code_that_exists() {
+    let text = document("ARCHITECTURE.md");
+    let paths: Vec<&str> = text.split('`').filter(|code| code.contains("::")).collect();
+    assert!(paths.contains(&"main::run") && paths.contains(&"lifecycle::guardian"), "{paths:?}");
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    for path in paths {
+        let (parents, name) = path.rsplit_once("::").unwrap();
+        let is_there = sources.iter().any(|(file, source)| {
+            let within = parents.split("::").all(|parent| {
+                file.iter().any(|name| name == parent)
+                    || source.contains(&format!("enum {parent} {{"))
+            });
+            let item = [format!("fn {name}("), format!("    {name}(")];
+            within
+                && (file.last().unwrap() == name || item.iter().any(|item| source.contains(item)))
+        });
+        assert!(is_there, "{path}");
+    }
+}
+
+/// Returns the modules in a directory: the path of each, without its extension, and its source.
+fn sources(directory: &Path) -> Vec<(Vec<String>, String)> {
+    let mut sources = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources.extend(self::sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let module = path.with_extension("");
+            let names = module.iter().map(|name| name.to_string_lossy().into_owned());
+            sources.push((names.collect(), fs::read_to_string(&path).unwrap()));
+        }
+    }
+    sources
+}
+
+#[test]
 fn pages_and_readme_list_the_exit_statuses_of_the_program() {
     let from_source = |path: &str, function: &str| {
         let source = document(path);
