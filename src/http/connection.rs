@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use crate::sys::{self, Interest};
 
-use super::request::Request;
-use super::response::{ResponseHead, ResponseParser, invalid};
+use super::message::{Request, ResponseHead, ResponseParser, invalid};
 
 /// A connection to a server. Dropping it closes it.
 ///
@@ -222,7 +221,6 @@ pub fn addresses(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{Response, call};
     use std::net::TcpListener;
     use std::thread::JoinHandle;
 
@@ -247,33 +245,9 @@ mod tests {
         (address, serving.unwrap())
     }
 
-    fn call_with(response: String, bytes_max: usize) -> io::Result<Response> {
-        let (address, serving) = serve(move |mut socket| {
-            // The client may have closed the connection after the head.
-            drop(socket.write_all(response.as_bytes()));
-        });
-        let response = call(address.port(), &request("GET", ""), LONG, bytes_max);
-        serving.join().unwrap();
-        response
-    }
-
     fn request<'a>(method: &'static str, body: &'a str) -> Request<'a> {
         let authority = "h".to_owned();
         Request { method, authority, target: "/", bearer: None, accept: "text/plain", body }
-    }
-
-    #[test]
-    fn a_call_returns_only_a_complete_response_of_at_most_its_limit() {
-        let with = |length: usize, body: &str| {
-            call_with(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"), 100)
-        };
-        assert_eq!(with(100, &"x".repeat(100)).unwrap().body.len(), 100);
-        let kind = |response: io::Result<Response>| response.err().map(|error| error.kind());
-        let invalid = Some(io::ErrorKind::InvalidData);
-        assert_eq!(kind(with(101, &"x".repeat(101))), invalid);
-        assert_eq!(kind(with(3, "ok")), Some(io::ErrorKind::UnexpectedEof));
-        assert_eq!(kind(call_with("HTTP/1.1 200 OK\r\n\r\nok".to_owned(), 100)), invalid);
-        assert_eq!(call_with("HTTP/1.1 204 No\r\n\r\n".to_owned(), 0).unwrap().status, 204);
     }
 
     #[test]
