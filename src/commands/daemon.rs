@@ -22,7 +22,7 @@ use crate::log::{self, Level, Log, Query, Style, Tail};
 use crate::paths::{Manager, Paths};
 use crate::state::DaemonInfo;
 use crate::sys::spawn::HandedOver;
-use crate::{cli, client, clock, config, json, limits};
+use crate::{cli, client, clock, config, limits};
 
 /// `opta daemon start`
 pub fn start(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCode, Error> {
@@ -38,10 +38,8 @@ pub fn start(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCo
     if let (None, Some(port)) = (&start, asked.port.filter(|port| *port != 0))
         && port != info.port
     {
-        output.note(&format!(
-            "it keeps port {}; to move it: opta daemon stop, then start",
-            info.port
-        ));
+        let next = "to change it: opta daemon stop, then start";
+        output.note(&format!("still on port {}; {next}", info.port));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -132,7 +130,7 @@ fn serve(
         if manager != Some(Manager::Launchd) {
             return Err(held);
         }
-        output.note(&format!("{held}; standing by until it ends"));
+        output.note(&format!("{held}; waiting until it exits"));
         lock::wait_until_free(paths)?;
     }
 }
@@ -162,29 +160,29 @@ pub fn print_started(
     paths: &Paths,
     output: &Output,
 ) -> Result<(), Error> {
-    if output.mode == OutputMode::Json {
-        return output.line(&json::text(&StartReport {
-            started: !already,
-            already_running: already,
-            pid: info.pid,
-            port: info.port,
-            daemon_id: info.daemon_id.clone(),
-            started_at: info.started_at.clone(),
-            version: info.version.clone(),
-            state_path: paths.state().to_string_lossy().into_owned(),
-            logs_path: info.logs_path.clone(),
-        }));
+    let (pid, port) = (info.pid, info.port);
+    output.json(&StartReport {
+        started: !already,
+        already_running: already,
+        pid,
+        port,
+        daemon_id: info.daemon_id.clone(),
+        started_at: info.started_at.clone(),
+        version: info.version.clone(),
+        state_path: paths.state().to_string_lossy().into_owned(),
+        logs_path: info.logs_path.clone(),
+    })?;
+    if !already {
+        output.text(&format!("Daemon started (pid {pid}, port {port})"))?;
+        return output.text(&format!("Token written to {}", paths.display(&paths.state())));
     }
-    if already {
-        let (pid, port) = (info.pid, info.port);
-        output.line(&format!("Daemon already running (pid {pid}, port {port})"))?;
-        if let Some(manager) = info.managed_by {
-            output.note(&format!("it is a service, managed by {}", manager.name()));
-        }
-        return Ok(());
+    output.text(&format!("Daemon already running (pid {pid}, port {port})"))?;
+    if let Some(manager) = info.managed_by
+        && output.mode == OutputMode::Text
+    {
+        output.note(&format!("it is a service, managed by {}", manager.name()));
     }
-    output.line(&format!("Daemon started (pid {}, port {})", info.pid, info.port))?;
-    output.line(&format!("Token written to {}", paths.display(&paths.state())))
+    Ok(())
 }
 
 fn note_crashes(start: &Start, output: &Output) {
@@ -194,7 +192,7 @@ fn note_crashes(start: &Start, output: &Output) {
         None => {}
     }
     if start.crash_loop {
-        output.note("it has crashed several times within a minute; see: opta daemon logs");
+        output.note("it crashed several times within a minute; see: opta daemon logs");
     }
 }
 
@@ -209,7 +207,7 @@ pub fn status(paths: &Paths, asked: &cli::StatusArgs, output: &Output) -> Result
         (true, _) => {}
         (false, OutputMode::Json) => {
             let trouble = failure.map(|failure| failure.message);
-            output.line(&json::text(&report(&status, trouble)))?;
+            output.json(&report(&status, trouble))?;
         }
         (false, OutputMode::Text) => {
             output.line(&status_line(&status, output))?;
@@ -324,10 +322,7 @@ pub fn stop(paths: &Paths, asked: &StopArgs, output: &Output) -> Result<ExitCode
     if pid.is_none() {
         output.text("Daemon is not running.")?;
     }
-    if output.mode == OutputMode::Json {
-        let was_running = pid.is_some();
-        output.line(&json::text(&StopReport { stopped: true, was_running, pid }))?;
-    }
+    output.json(&StopReport { stopped: true, was_running: pid.is_some(), pid })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -345,7 +340,7 @@ fn stop_daemon(
         output.progress("Daemon stopped.");
     }
     if through == Some(Manager::Launchd) {
-        output.note("it comes back at the next login, unless you run: opta daemon uninstall");
+        output.note("it starts again at the next login; to prevent that: opta daemon uninstall");
     }
     Ok(pid)
 }
@@ -385,14 +380,10 @@ pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<Ex
     if let Some(start) = &start {
         note_crashes(start, output);
     }
-    if output.mode == OutputMode::Json {
-        let (pid, port) = (info.pid, info.port);
-        let report = RestartReport { restarted: true, pid, port, previous_pid };
-        output.line(&json::text(&report))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    output.line(&format!("Daemon started (pid {}, port {})", info.pid, info.port))?;
-    output.line("Token rotated.")?;
+    let (pid, port) = (info.pid, info.port);
+    let report = RestartReport { restarted: true, pid, port, previous_pid };
+    output.result(&format!("Daemon started (pid {pid}, port {port})"), &report)?;
+    output.text("Token rotated.")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -459,10 +450,7 @@ struct TokenReport {
 pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let info = status::running(paths)?;
     let token = info.token.secret();
-    match output.mode {
-        OutputMode::Text => output.line(token)?,
-        OutputMode::Json => output.line(&json::text(&TokenReport { token: token.to_owned() }))?,
-    }
+    output.result(token, &TokenReport { token: token.to_owned() })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -115,14 +115,12 @@ pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Resul
     if stopped {
         output.text("Daemon stopped.")?;
     }
-    if output.mode == OutputMode::Json {
-        output.line(&json::text(&UninstallReport {
-            uninstalled,
-            manager: service.manager.name(),
-            path: service.file.to_string_lossy().into_owned(),
-            stopped,
-        }))?;
-    }
+    output.json(&UninstallReport {
+        uninstalled,
+        manager: service.manager.name(),
+        path: service.file.to_string_lossy().into_owned(),
+        stopped,
+    })?;
     if uninstalled {
         let root = paths.display(paths.root());
         output.note(&format!("sessions, settings and logs are kept in {root}"));

@@ -186,7 +186,7 @@ fn check_protocol(info: &DaemonInfo) -> Result<(), Error> {
                  this is opta {ours} (protocol {our_protocol})"
             );
             Err(Error::cannot(Kind::VersionSkew, "talk to the daemon", reason)
-                .with_next_step("to move it to this version: opta daemon restart"))
+                .with_next_step("to replace it: opta daemon restart"))
         }
         // If it does not answer, the call reports why.
         _ => Ok(()),

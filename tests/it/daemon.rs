@@ -34,7 +34,7 @@ fn second_start_reports_the_first() {
 fn a_start_on_a_port_does_not_move_a_running_daemon() {
     let home = Home::new();
     let daemon = home.start();
-    let keeps = "opta: it keeps port {port}; to move it: opta daemon stop, then start\n";
+    let keeps = "opta: still on port {port}; to change it: opta daemon stop, then start\n";
     home.opta("daemon start --port 1").stdout(ALREADY).stderr(keeps).of(daemon).run();
 }
 

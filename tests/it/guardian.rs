@@ -12,7 +12,7 @@ use crate::support::{
 
 const CRASHED: &str = "opta: the daemon had crashed (pid {old})\n";
 const LOOP: &str = "opta: the daemon had crashed (pid {old})\n\
-                    opta: it has crashed several times within a minute; see: opta daemon logs\n";
+                    opta: it crashed several times within a minute; see: opta daemon logs\n";
 
 /// So many starts at once.
 const AT_ONCE: usize = 40;

@@ -664,7 +664,7 @@ fn start_stop_and_restart_of_an_agent_go_through_launchd() {
          Daemon started (pid {{b}}, port {{q}})\nToken rotated.\n\
          print {job}\nprint {job}\nprint {job}\nkickstart {job}\n\
          stop\nStopping daemon (pid {{b}})...\nDaemon stopped.\n\
-         opta: it comes back at the next login, unless you run: opta daemon uninstall\n\
+         opta: it starts again at the next login; to prevent that: opta daemon uninstall\n\
          print {job}\nbootout {job}\nprint {job}\n\
          {NONE}= 3\nprint {job}\n\
          start\nDaemon started (pid {{c}}, port {{r}})\n\
@@ -708,7 +708,7 @@ fn an_agent_waits_idle_while_another_daemon_runs() {
     let expected = format!(
         "pid {{pid}}\n\
          opta: cannot start the daemon: one is running already (pid {{pid}}, port {{port}}); \
-         standing by until it ends\n\"launchd\"\nDaemon stopped.\n{NONE}= 3\n"
+         waiting until it exits\n\"launchd\"\nDaemon stopped.\n{NONE}= 3\n"
     );
     under_launchd(&home, script).unwrap().stdout(&expected).run();
 }

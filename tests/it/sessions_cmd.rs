@@ -617,7 +617,7 @@ fn a_daemon_of_another_protocol_is_refused() {
     let _lock = fake_daemon(&home, "0.0.9", answers);
     let refused = format!(
         "opta: cannot talk to the daemon: it is opta 0.0.9 (protocol 2.0.0), this is opta {} \
-         (protocol 3.0.0)\nto move it to this version: opta daemon restart\n",
+         (protocol 3.0.0)\nto replace it: opta daemon restart\n",
         env!("CARGO_PKG_VERSION")
     );
     home.opta("sessions rm --force one").stderr(&refused).status(1).run();
