@@ -124,18 +124,17 @@ fn base_set<'a>(
     choice: &ModelChoice<'a>,
     settings: &'a ModelSettings,
 ) -> Option<(Result<BaseUrl, &'static str>, &'a str)> {
-    let url = |text: Option<&'a str>, source| Some((BaseUrl::parse(text?), source));
-    url(choice.url, "--model-url")
-        .or_else(|| url(settings.url_variable.as_deref(), "OPTA_MODEL_URL"))
-        .or_else(|| {
-            let set = settings.url_config.as_ref()?;
-            Some((BaseUrl::parse(&set.url), set.by.as_str()))
-        })
-        .or_else(|| url(settings.openai_url.as_deref(), "OPENAI_BASE_URL"))
-        .or_else(|| {
-            let host = settings.ollama_host.as_deref()?;
-            Some((BaseUrl::parse_ollama(host), OLLAMA))
-        })
+    let config = settings.url_config.as_ref().map(|set| (set.url.as_str(), set.by.as_str()));
+    let candidates = [
+        choice.url.map(|url| (url, "--model-url")),
+        settings.url_variable.as_deref().map(|url| (url, "OPTA_MODEL_URL")),
+        config,
+        settings.openai_url.as_deref().map(|url| (url, "OPENAI_BASE_URL")),
+        settings.ollama_host.as_deref().map(|host| (host, OLLAMA)),
+    ];
+    let (text, source) = candidates.into_iter().flatten().next()?;
+    let parse = if source == OLLAMA { BaseUrl::parse_ollama } else { BaseUrl::parse };
+    Some((parse(text), source))
 }
 
 /// Returns the key for a base URL that `source` sets. `OLLAMA_HOST` implies nothing about OpenAI:

@@ -33,6 +33,7 @@ pub enum DeltaKind {
 }
 
 /// A whole completion.
+#[derive(Default)]
 pub struct Completion {
     /// All of its text, byte for byte as it was sent.
     pub text: String,
@@ -47,8 +48,9 @@ pub struct Completion {
 }
 
 /// Why a completion ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum FinishReason {
+    #[default]
     Stop,
     ToolCalls,
     Length,
@@ -112,12 +114,11 @@ pub struct CompletionParser {
     thinking_joiner: Joiner,
     /// The latest chunk has lone surrogates.
     has_surrogates: bool,
-    text: String,
+    /// What is known of the completion, without its calls.
+    completion: Completion,
     calls: ToolCallAssembler,
     finish: Option<String>,
     done: bool,
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -208,7 +209,7 @@ impl CompletionParser {
 
     /// Returns whether text has arrived.
     pub fn has_text(&self) -> bool {
-        !self.text.is_empty()
+        !self.completion.text.is_empty()
     }
 
     /// Takes what has arrived since the last call, in as few deltas as possible.
@@ -217,7 +218,7 @@ impl CompletionParser {
     }
 
     /// Returns the whole completion, once it has ended.
-    pub fn finish(self, took: Duration) -> Completion {
+    pub fn finish(mut self, took: Duration) -> Completion {
         let finish = match self.finish.as_deref() {
             // Some servers send "stop" with calls, and some send nothing.
             None | Some("stop" | "tool_calls" | "function_call") => match self.calls.is_empty() {
@@ -229,12 +230,10 @@ impl CompletionParser {
                 FinishReason::Other(text::prefix(other, limits::MODEL_WORD_CHARS_MAX).to_owned())
             }
         };
-        let calls = match finish.is_the_models_own() {
-            true => self.calls.finish(),
-            false => Vec::new(),
-        };
-        let CompletionParser { text, prompt_tokens, completion_tokens, .. } = self;
-        Completion { text, calls, finish, prompt_tokens, completion_tokens, took }
+        if finish.is_the_models_own() {
+            self.completion.calls = self.calls.finish();
+        }
+        Completion { finish, took, ..self.completion }
     }
 
     fn feed_lines(&mut self, bytes: &[u8]) -> Result<(), CompletionError> {
@@ -283,8 +282,9 @@ impl CompletionParser {
         let usage = chunk.usage.and_then(|raw| json::parse::<Usage>(raw.as_str().as_bytes()).ok());
         if let Some(usage) = usage {
             let count = |tokens: Option<i64>| tokens.and_then(|tokens| u64::try_from(tokens).ok());
-            self.prompt_tokens = count(usage.prompt_tokens).or(self.prompt_tokens);
-            self.completion_tokens = count(usage.completion_tokens).or(self.completion_tokens);
+            let Completion { prompt_tokens, completion_tokens, .. } = &mut self.completion;
+            *prompt_tokens = count(usage.prompt_tokens).or(*prompt_tokens);
+            *completion_tokens = count(usage.completion_tokens).or(*completion_tokens);
         }
         let first = |choice: &Choice| matches!(choice.index, None | Some(0));
         let Some(choice) = chunk.choices.and_then(|all| all.into_iter().find(first)) else {
@@ -342,7 +342,7 @@ impl CompletionParser {
             return;
         }
         if kind == DeltaKind::Text {
-            self.text.push_str(text);
+            self.completion.text.push_str(text);
         }
         match self.deltas.last_mut() {
             Some(last) if last.kind == kind => last.text.push_str(text),

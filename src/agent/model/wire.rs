@@ -53,39 +53,39 @@ pub fn rejected_field(error: &str, omitted: &[&str]) -> Option<&'static str> {
 
 /// Returns the body of a request for a streamed completion. Without a model, the server chooses.
 pub fn request_body(request: &ChatRequest<'_>, model: Option<&str>, omitted: &[&str]) -> String {
-    let sends = |field: &str| !omitted.contains(&field);
     let mut body = String::with_capacity(request.messages.len() + request.tools.len() + 256);
-    body.push('{');
+    let mut add = |name: &str, value: &str| {
+        if !omitted.contains(&name) {
+            body.push(if body.is_empty() { '{' } else { ',' });
+            json::quote(name, &mut body);
+            body.push(':');
+            body.push_str(value);
+        }
+    };
     if let Some(model) = model {
-        body.push_str("\"model\":");
-        json::quote(model, &mut body);
-        body.push(',');
+        add("model", &quoted(model));
     }
-    body.push_str("\"messages\":");
-    body.push_str(request.messages);
+    add("messages", request.messages);
     // Some servers reject an empty list.
     if request.tools.trim() != "[]" {
-        body.push_str(",\"tools\":");
-        body.push_str(request.tools);
-        if sends("tool_choice") {
-            body.push_str(",\"tool_choice\":");
-            json::quote(request.tool_choice, &mut body);
-        }
+        add("tools", request.tools);
+        add("tool_choice", &quoted(request.tool_choice));
     }
-    if let Some(limit) = request.max_tokens.filter(|_| sends(TOKEN_LIMIT)) {
-        let name = if sends(OLDER_TOKEN_LIMIT) { OLDER_TOKEN_LIMIT } else { TOKEN_LIMIT };
-        body.push_str(&format!(",\"{name}\":{limit}"));
+    if let Some(limit) = request.max_tokens.filter(|_| !omitted.contains(&TOKEN_LIMIT)) {
+        let older = !omitted.contains(&OLDER_TOKEN_LIMIT);
+        add(if older { OLDER_TOKEN_LIMIT } else { TOKEN_LIMIT }, &limit.to_string());
     }
-    if sends("temperature") {
-        body.push_str(",\"temperature\":");
-        body.push_str(TEMPERATURE);
-    }
-    body.push_str(",\"stream\":true");
-    if sends("stream_options") {
-        body.push_str(",\"stream_options\":{\"include_usage\":true}");
-    }
+    add("temperature", TEMPERATURE);
+    add("stream", "true");
+    add("stream_options", "{\"include_usage\":true}");
     body.push('}');
     body
+}
+
+fn quoted(text: &str) -> String {
+    let mut quoted = String::new();
+    json::quote(text, &mut quoted);
+    quoted
 }
 
 /// Returns a conversation as a JSON array of chat messages that every server accepts, after the
@@ -96,9 +96,7 @@ pub fn request_body(request: &ChatRequest<'_>, model: Option<&str>, omitted: &[&
 pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
     let mut out = String::from("[");
     if let Some(system) = system {
-        out.push_str("{\"role\":\"system\",\"content\":");
-        json::quote(system, &mut out);
-        out.push('}');
+        out.push_str(&format!("{{\"role\":\"system\",\"content\":{}}}", quoted(system)));
     }
     let mut rest = conversation;
     while let Some((message, following)) = rest.split_first() {
