@@ -115,7 +115,7 @@ impl<'a> TurnLoop<'a> {
             workspace.as_deref(),
             &assistant.protected,
             turn.options.environment.as_deref().unwrap_or_default(),
-            turn.cancel,
+            &turn.cancel,
             began + limits::TURN_MAX,
         );
         let runner = ToolRunner { turn, context, settings, log: &assistant.log };
@@ -245,7 +245,7 @@ impl<'a> TurnLoop<'a> {
             Ok(())
         };
         let Assistant { model, memory, .. } = self.assistant;
-        let completion = model.complete(&request, memory, turn.cancel, &mut on_delta)?;
+        let completion = model.complete(&request, memory, &turn.cancel, &mut on_delta)?;
         self.progress.add(&completion);
         Ok(completion)
     }

@@ -6,13 +6,12 @@
 //! recovery cuts off is copied to another file first.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{At, Error, reason};
-use crate::lines::{READ_BYTES, read_at};
 use crate::mutex::lock;
 use crate::protocol::SessionId;
 use crate::protocol::event::Event;
@@ -237,38 +236,22 @@ fn sync_names(directory: &Path) -> Result<(), Error> {
 /// Copies what is after the last valid record to `journal.torn-N`, durably, then cuts it off.
 fn cut_off_tail(
     directory: &Path,
-    file: &File,
+    mut file: &File,
     path: &Path,
     report: &JournalReport,
 ) -> Result<(), Error> {
-    let (copy, copy_path) = create_torn_file(directory)?;
-    copy_tail(file, path, report.valid_bytes, &copy, &copy_path).inspect_err(|_| {
+    let (mut copy, copy_path) = create_torn_file(directory)?;
+    let copied = file
+        .seek(SeekFrom::Start(report.valid_bytes))
+        .and_then(|_| io::copy(&mut file, &mut copy))
+        .and_then(|_| copy.sync_all());
+    copied.at("write", &copy_path).inspect_err(|_| {
         // An incomplete copy is worth nothing, and the next attempt would leave another.
         drop(disk::remove(&copy_path));
     })?;
     sync_directory(directory)?;
     file.set_len(report.valid_bytes).at("repair", path)?;
     file.sync_all().at("sync", path)
-}
-
-fn copy_tail(
-    file: &File,
-    path: &Path,
-    start: u64,
-    mut copy: &File,
-    copy_path: &Path,
-) -> Result<(), Error> {
-    let mut at = start;
-    let mut buffer = vec![0_u8; READ_BYTES];
-    loop {
-        let count = read_at(file, &mut buffer, at).at("read", path)?;
-        if count == 0 {
-            break;
-        }
-        copy.write_all(buffer.get(..count).unwrap_or_default()).at("write", copy_path)?;
-        at += count as u64;
-    }
-    copy.sync_all().at("sync", copy_path)
 }
 
 fn create_torn_file(directory: &Path) -> Result<(File, PathBuf), Error> {

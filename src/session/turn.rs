@@ -1,5 +1,6 @@
 //! A turn that is running, as the agent sees it, and how turns end.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock;
@@ -39,13 +40,15 @@ impl From<SessionError> for Fault {
 /// A turn that is running.
 pub struct Turn<'a> {
     pub session: &'a Session,
-    pub head: &'a TurnHead,
+    pub head: TurnHead,
     /// Its input, which is also the last message of the session's conversation.
     #[cfg_attr(not(test), expect(dead_code, reason = "an agent reads the conversation"))]
-    pub content: &'a str,
+    pub content: String,
+    pub options: TurnOptions,
     /// Says whether the turn should end as soon as it can.
-    pub cancel: &'a Cancel,
-    pub options: &'a TurnOptions,
+    pub cancel: Arc<Cancel>,
+    /// Its number among the session's turns, from 1.
+    pub(super) number: u64,
 }
 
 /// How long to wait for the answer to a permission request.

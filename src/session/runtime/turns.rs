@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::error::{Doing, reason};
 use crate::mutex::lock;
 use crate::protocol::event::{Event, SessionCancelled, TurnHead, TurnQueued, TurnStats};
-use crate::protocol::{CancelTurns, SubmitTurn, TurnAccepted, TurnOptions, TurnsCancelled};
+use crate::protocol::{CancelTurns, SubmitTurn, TurnAccepted, TurnsCancelled};
 use crate::session::journal::Durability;
 use crate::session::replay::TurnStatus;
 use crate::session::session::{Session, SessionError, SessionState, new_id};
@@ -24,16 +24,6 @@ use crate::session::wake::Cancel;
 use crate::{limits, sys};
 
 use super::Runtime;
-
-/// A turn that was started.
-struct Started {
-    head: TurnHead,
-    content: String,
-    options: TurnOptions,
-    cancel: Arc<Cancel>,
-    /// Its number among the session's turns, from 1.
-    number: u64,
-}
 
 impl Runtime {
     /// Submits a turn. It is on the disk when this returns `Ok`, and will be run or reported as
@@ -189,35 +179,27 @@ impl Runtime {
     }
 
     /// Runs the first turn in the session's queue.
-    fn run_next(&self, session: &Arc<Session>) {
-        let Started { head, content, options, cancel, number } = match start_turn(session) {
-            Ok(Some(started)) => started,
+    fn run_next(&self, session: &Session) {
+        let turn = match start_turn(session) {
+            Ok(Some(turn)) => turn,
             Ok(None) => return,
             Err(error) => return self.fail_first_turn(session, error),
         };
         let fields: [(&str, &dyn Display); 2] =
-            [("session", &session.id.as_str()), ("turn", &number)];
+            [("session", &session.id.as_str()), ("turn", &turn.number)];
         self.log.info("turn started", &fields);
         let started = sys::boot_clock();
-        let turn =
-            Turn { session, head: &head, content: &content, options: &options, cancel: &cancel };
         let outcome = catch_unwind(AssertUnwindSafe(|| self.agent.run(&turn)));
         let outcome = outcome.unwrap_or_else(|_panic| {
             self.log.error("a turn panicked", &fields);
             let message = "the daemon has failed at this turn; its log says more".to_owned();
             Err(Fault { code: "internal-error", message })
         });
-        self.end_turn(session, &head, outcome, &cancel, sys::boot_clock() - started);
+        self.end_turn(&turn, outcome, sys::boot_clock() - started);
     }
 
-    fn end_turn(
-        &self,
-        session: &Session,
-        head: &TurnHead,
-        outcome: Result<TurnStats, Fault>,
-        cancel: &Cancel,
-        elapsed: Duration,
-    ) {
+    fn end_turn(&self, turn: &Turn<'_>, outcome: Result<TurnStats, Fault>, elapsed: Duration) {
+        let Turn { session, head, .. } = turn;
         let mut state = lock(&session.state);
         // Its descriptors are for a running turn.
         state.cancel = None;
@@ -226,7 +208,7 @@ impl Runtime {
             return self.turns_ended(1);
         }
         // A turn that was cancelled ends as cancelled, even if it was done just before.
-        let outcome = if cancel.is_cancelled() { Err(cancelled()) } else { outcome };
+        let outcome = if turn.cancel.is_cancelled() { Err(cancelled()) } else { outcome };
         let end = end_event(head, &outcome);
         if let Err(error) = session.append(&mut state, &[end], Durability::Synced) {
             self.log_write_error(&session.id, &error);
@@ -293,7 +275,7 @@ fn queued_event(turn_id: &str, turn: &SubmitTurn, before: u64) -> Event {
 }
 
 /// Starts the first turn in the queue; `None` if there is none.
-fn start_turn(session: &Session) -> Result<Option<Started>, SessionError> {
+fn start_turn(session: &Session) -> Result<Option<Turn<'_>>, SessionError> {
     let mut state = lock(&session.state);
     let first = state.journal.state().queue.front().cloned();
     let Some(head) = first.filter(|_| state.closed.is_none()) else {
@@ -309,7 +291,7 @@ fn start_turn(session: &Session) -> Result<Option<Started>, SessionError> {
     let options = state.options.remove(&head.turn_id).unwrap_or_default();
     let turns = state.journal.state();
     let number = turns.turns - turns.queue.len() as u64;
-    Ok(Some(Started { head, content, options, cancel, number }))
+    Ok(Some(Turn { session, head, content, options, cancel, number }))
 }
 
 /// Reads the input of a queued turn, which is on the disk only.
