@@ -6,6 +6,28 @@
 
 use std::borrow::Cow;
 
+/// Whether text may have colors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    Plain,
+    Color,
+}
+
+impl Style {
+    /// Returns the style for text that may have colors if `allowed`.
+    pub fn new(allowed: bool) -> Style {
+        if allowed { Style::Color } else { Style::Plain }
+    }
+
+    /// Returns `text` with a color, an SGR parameter of ECMA-48, such as `31` for red.
+    pub fn paint(self, color: &str, text: &str) -> String {
+        match self {
+            Style::Color if !text.is_empty() => format!("\x1b[{color}m{text}\x1b[0m"),
+            _ => text.to_owned(),
+        }
+    }
+}
+
 /// Returns `text` on one line. Characters that could end the line, control a terminal, change the
 /// order in which the text is read or remain invisible are escaped: `\n`, `\u{1b}`.
 pub fn escaped(text: &str) -> String {

@@ -18,10 +18,11 @@ use crate::lifecycle::service::{self, ServiceFailure, ServiceState};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, OnTimeout, StopOutcome};
 use crate::lock::{self, StartLock};
-use crate::log::{self, Level, Log, Query, Style, Tail};
+use crate::log::{self, Level, Log, Query, Tail};
 use crate::paths::{Manager, Paths};
 use crate::state::DaemonInfo;
 use crate::sys::spawn::HandedOver;
+use crate::text::Style;
 use crate::{cli, client, clock, config, limits};
 
 /// `opta daemon start`
@@ -59,8 +60,7 @@ fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitC
     let manager = supervision.manager;
     let has_terminal = io::stderr().is_terminal();
     let hangup = if has_terminal { Hangup::Exit } else { Hangup::Refresh };
-    let is_colored = has_terminal && config::color_allowed();
-    let style = if is_colored { Style::Color } else { Style::Plain };
+    let style = Style::new(has_terminal && config::color_allowed());
     let foreground = Foreground { hangup, style, supervision };
     let served =
         settings(paths, asked).and_then(|config| serve(paths, &config, &foreground, output));
@@ -246,11 +246,7 @@ fn status_line(status: &Status, output: &Output) -> String {
             ("33", "◐", format!("unresponsive{pid}{port}  ({why})"))
         }
     };
-    if output.is_colored() {
-        format!("\x1b[{color}m{symbol}\x1b[0m {text}")
-    } else {
-        format!("{symbol} {text}")
-    }
+    format!("{} {text}", output.style().paint(color, symbol))
 }
 
 /// The result of `status --json`: the same keys in every state, `null` for what is unknown.

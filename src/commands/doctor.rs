@@ -111,12 +111,12 @@ fn print(finding: &Finding, output: &Output) -> Result<(), Error> {
         return output.line(&json::text(finding));
     }
     let Finding { check, status, message, fix } = finding;
-    let status = match (output.is_colored(), *status) {
-        (true, PASS) => "\x1b[32mpass\x1b[0m",
-        (true, WARN) => "\x1b[33mwarn\x1b[0m",
-        (true, _) => "\x1b[31mfail\x1b[0m",
-        (false, status) => status,
+    let color = match *status {
+        PASS => "32",
+        WARN => "33",
+        _ => "31",
     };
+    let status = output.style().paint(color, status);
     let fix = fix.as_ref().map_or(String::new(), |fix| format!("; fix: {}", escaped(fix)));
     output.line(&format!("{status}  {check:<8}  {}{fix}", escaped(message)))
 }

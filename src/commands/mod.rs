@@ -23,8 +23,7 @@ use nanoserde::SerJson;
 use crate::cli::OutputMode;
 use crate::error::{Doing, Error};
 use crate::lifecycle::guardian::Ensured;
-use crate::log::Style;
-use crate::text::{escaped, escaped_json};
+use crate::text::{Style, escaped, escaped_json};
 use crate::{config, json, protocol};
 
 /// Prints results to standard output and notes to standard error.
@@ -141,14 +140,9 @@ impl Output {
         Ok(())
     }
 
-    /// Returns the style of log lines on standard output.
+    /// Returns the style of standard output.
     pub fn style(&self) -> Style {
-        if self.is_colored() { Style::Color } else { Style::Plain }
-    }
-
-    /// Whether standard output is colored.
-    pub fn is_colored(&self) -> bool {
-        io::stdout().is_terminal() && config::color_allowed()
+        Style::new(io::stdout().is_terminal() && config::color_allowed())
     }
 }
 

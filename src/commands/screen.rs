@@ -15,7 +15,7 @@ use crate::commands::interruptible_writer::{InterruptibleWriter, WriteDeadline};
 use crate::error::{Doing, Error};
 use crate::protocol::event::ToolEnd;
 use crate::sys::signal::Interrupts;
-use crate::text::{escaped, escaped_json, sanitized, truncated};
+use crate::text::{Style, escaped, escaped_json, sanitized, truncated};
 use crate::{agent, config, limits};
 
 /// A tool call, as `opta do --json` reports it.
@@ -39,8 +39,8 @@ pub struct Screen {
     stdout_is_terminal: bool,
     /// Both standard output and standard error are terminals.
     has_progress: bool,
-    /// The escape sequences around dimmed text.
-    dim: (&'static str, &'static str),
+    /// Of standard error.
+    style: Style,
     /// The whole answer so far.
     pub answer: String,
     pub tool_calls: Vec<ToolLine>,
@@ -62,7 +62,6 @@ impl Screen {
     pub fn new(output: TaskOutput, interrupts: &Rc<Interrupts>) -> Result<Screen, Error> {
         let (stdout_is_terminal, stderr_is_terminal) =
             (io::stdout().is_terminal(), io::stderr().is_terminal());
-        let colored = stderr_is_terminal && config::color_allowed();
         let stdout = io::stdout().as_fd().try_clone_to_owned().doing("use standard output")?;
         let stderr = io::stderr().as_fd().try_clone_to_owned().doing("use standard error")?;
         let deadline = WriteDeadline::default();
@@ -73,7 +72,7 @@ impl Screen {
             deadline,
             stdout_is_terminal,
             has_progress: stdout_is_terminal && stderr_is_terminal,
-            dim: if colored { ("\x1b[2m", "\x1b[0m") } else { ("", "") },
+            style: Style::new(stderr_is_terminal && config::color_allowed()),
             answer: String::new(),
             tool_calls: Vec::new(),
             mid_line: false,
@@ -139,8 +138,8 @@ impl Screen {
             let subject = shown.map_or_else(|| call.args.clone(), |shown| shown.subject);
             let line = escaped(&format!("{} {subject}", call.name));
             let line = truncated(&line, limits::CALL_CHARS_MAX);
-            let (dim, plain) = self.dim;
-            self.print_error(&format!("{dim}> {line}{plain}\n"));
+            let line = self.style.paint("2", &format!("> {line}"));
+            self.print_error(&format!("{line}\n"));
         }
         self.tool_calls.push(call);
         self.running_tools += 1;
@@ -191,9 +190,9 @@ impl Screen {
         };
         let message = format!("… {activity} {}s", waited.as_secs());
         let width = message.chars().count();
-        let (dim, plain) = self.dim;
+        let message = self.style.paint("2", &message);
         let blanks = " ".repeat(self.progress_width.saturating_sub(width));
-        self.print_error(&format!("\r{dim}{message}{plain}{blanks}"));
+        self.print_error(&format!("\r{message}{blanks}"));
         self.progress_width = self.progress_width.max(width);
         let next = Duration::from_secs(late.as_secs() + 1) + limits::PROGRESS_AFTER;
         Some(next.saturating_sub(waited))

@@ -16,9 +16,10 @@ use crate::lifecycle::service::supervision::Supervision;
 use crate::lifecycle::service::{self, Service, ServiceFailure, ServiceState};
 use crate::lifecycle::status::{self, Status};
 use crate::lock::StartLock;
-use crate::log::{Level, LineFormat, Query, Style, Tail};
+use crate::log::{Level, LineFormat, Query, Tail};
 use crate::paths::Paths;
 use crate::state::{self, DaemonInfo, Found};
+use crate::text::Style;
 use crate::{limits, protocol};
 
 /// A daemon that runs.

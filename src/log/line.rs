@@ -13,31 +13,8 @@ use crate::error::Error;
 use crate::json::{self, Lenient, Members};
 use crate::limits::LOG_LINE_BYTES_MAX;
 use crate::lines::READ_BYTES;
-use crate::text::{escaped, escaped_json, quoted, sanitized};
+use crate::text::{Style, escaped, escaped_json, quoted, sanitized};
 use crate::{clock, sys};
-
-/// Whether text may have colors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
-    Plain,
-    Color,
-}
-
-const DIM: &str = "\x1b[2m";
-const RED: &str = "\x1b[31m";
-const YELLOW: &str = "\x1b[33m";
-const RESET: &str = "\x1b[0m";
-
-impl Style {
-    fn paint(self, color: &str, text: &str) -> String {
-        match self {
-            Style::Color if !color.is_empty() && !text.is_empty() => {
-                format!("{color}{text}{RESET}")
-            }
-            _ => text.to_owned(),
-        }
-    }
-}
 
 /// A line that the daemon has written: a JSON object with `ts`, `level` and `msg`, in any order.
 pub struct Line<'a> {
@@ -71,21 +48,21 @@ impl<'a> Line<'a> {
     /// time, fields in their stored order.
     pub fn formatted(&self, style: Style) -> String {
         let time = sys::local_time(self.ts.div_euclid(1000));
-        let color = match self.level {
-            Level::Debug => DIM,
-            Level::Info => "",
-            Level::Warn => YELLOW,
-            Level::Error => RED,
+        let level = self.level.to_string();
+        let level = match self.level {
+            Level::Debug => style.paint("2", &level),
+            Level::Info => level,
+            Level::Warn => style.paint("33", &level),
+            Level::Error => style.paint("31", &level),
         };
         let fields: String = self.fields.iter().map(formatted_field).collect();
         format!(
-            "[{:02}:{:02}:{:02}] {} {}{}",
+            "[{:02}:{:02}:{:02}] {level} {}{}",
             time.hour,
             time.minute,
             time.second,
-            style.paint(color, &self.level.to_string()),
             escaped(&self.message),
-            style.paint(DIM, &fields)
+            style.paint("2", &fields)
         )
     }
 }

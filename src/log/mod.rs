@@ -13,7 +13,6 @@ mod line;
 mod tail;
 mod writer;
 
-pub use line::Style;
 pub use tail::Tail;
 
 use std::fmt::{self, Display};
@@ -23,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::Error;
 use crate::limits::{LOG_FIELD_BYTES_MAX, LOG_LINE_BYTES_MAX};
+use crate::text::Style;
 use crate::{clock, json, mutex};
 use writer::Writer;
 
@@ -186,13 +186,13 @@ fn path_of(directory: &Path, age: u32) -> PathBuf {
 /// Returns a line without its beginning, the time.
 fn body(level: Level, message: &str, fields: Fields<'_>) -> String {
     let mut body = format!("\"level\":\"{}\",\"msg\":", level.name());
-    json::quote(&truncated(&message), &mut body);
+    json::quote(&field_text(&message), &mut body);
     for (key, value) in fields {
         let before = body.len();
         body.push(',');
         json::quote(key, &mut body);
         body.push(':');
-        let value = truncated(*value);
+        let value = field_text(*value);
         if is_plain_integer(&value) {
             body.push_str(&value);
         } else {
@@ -220,7 +220,7 @@ fn is_plain_integer(text: &str) -> bool {
 }
 
 /// Returns as much of a value's text as one field may have.
-fn truncated(value: &dyn Display) -> String {
+fn field_text(value: &dyn Display) -> String {
     let mut text = value.to_string();
     if text.len() > LOG_FIELD_BYTES_MAX {
         let end = (0..=LOG_FIELD_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end));
@@ -331,10 +331,10 @@ mod tests {
     #[test]
     fn a_field_is_truncated_beyond_the_limit_and_between_characters() {
         let fits = "x".repeat(LOG_FIELD_BYTES_MAX);
-        assert_eq!(truncated(&fits), fits);
-        assert_eq!(truncated(&format!("{fits}y")), format!("{fits}…"));
+        assert_eq!(field_text(&fits), fits);
+        assert_eq!(field_text(&format!("{fits}y")), format!("{fits}…"));
         let split = format!("{}éé", "x".repeat(LOG_FIELD_BYTES_MAX - 1));
-        assert_eq!(truncated(&split), format!("{}…", "x".repeat(LOG_FIELD_BYTES_MAX - 1)));
+        assert_eq!(field_text(&split), format!("{}…", "x".repeat(LOG_FIELD_BYTES_MAX - 1)));
     }
 
     #[test]

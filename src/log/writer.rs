@@ -8,10 +8,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::line::{Line, Style};
+use super::line::Line;
 use super::{Level, Rotation, body, path_of, with_time};
 use crate::error::{At, Doing, Error};
 use crate::limits::LOG_FILES_MAX;
+use crate::text::Style;
 use crate::{disk, sys};
 
 /// What standard output and error of the process have to do with the log.

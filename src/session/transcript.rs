@@ -6,10 +6,9 @@
 use crate::error::Error;
 use crate::json::{self, Lenient, Raw};
 use crate::limits;
-use crate::log::Style;
 use crate::protocol::event::{Event, EventKind};
 use crate::protocol::{ChatMessage, SessionId, SessionSummary};
-use crate::text::{escaped, sanitized, truncated};
+use crate::text::{Style, escaped, sanitized, truncated};
 
 use super::reader::JournalReport;
 use super::replay::{Conversation, JournalState, Message, ToolCall};
@@ -71,10 +70,6 @@ impl Transcript {
 
     /// Returns the messages for a terminal, with a line per tool call.
     pub fn text(&self, style: Style) -> String {
-        let paint = |codes: &str, text: &str| match style {
-            Style::Color => format!("\x1b[{codes}m{text}\x1b[0m"),
-            Style::Plain => text.to_owned(),
-        };
         let mut out = format!("{}\n", self.heading());
         let mut speaker = String::new();
         for part in &self.parts {
@@ -84,7 +79,7 @@ impl Transcript {
                 continue;
             }
             if role != speaker {
-                out.push_str(&format!("\n{}\n", paint("1", &escaped(&role))));
+                out.push_str(&format!("\n{}\n", style.paint("1", &escaped(&role))));
                 speaker = role;
             }
             for line in sanitized(&text).lines() {
@@ -92,7 +87,7 @@ impl Transcript {
                 out.push('\n');
             }
             for call in calls {
-                out.push_str(&paint("2", &format!("  > {}", call_line(call))));
+                out.push_str(&style.paint("2", &format!("  > {}", call_line(call))));
                 out.push('\n');
             }
         }
