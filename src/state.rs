@@ -1,8 +1,7 @@
-//! `state.json`, the daemon's visiting state file: where it listens, and the token that opens it.
+//! `state.json`: where the daemon listens, and the token that authorizes requests to it.
 //!
-//! Written when the daemon serves, removed when it leaves. It describes a living process and proves
-//! nothing: whether that process lives is for `lock.rs` to say. A state file that cannot be read is
-//! no state file.
+//! The daemon writes it when it serves and removes it when it exits. The file proves nothing: only
+//! the lock shows whether the daemon that it describes still runs.
 
 use nanoserde::{DeJson, SerJson};
 
@@ -11,58 +10,60 @@ use crate::paths::{Manager, Paths};
 use crate::token::Token;
 use crate::{disk, json, limits};
 
-/// The state file as other programs read it. Fields that are not known here are ignored.
-#[derive(Clone, DeJson, SerJson)]
-struct Fields {
-    pid: i32,
-    port: u16,
-    token: String,
-    #[nserde(rename = "startedAt")]
-    started_at: String,
-    host: String,
-    #[nserde(rename = "daemonId")]
-    daemon_id: String,
-    version: Option<String>,
-    #[nserde(rename = "logsPath")]
-    logs_path: String,
-    hostname: Option<String>,
-    executable: Option<String>,
-    #[nserde(rename = "executableId")]
-    executable_id: Option<String>,
-    #[nserde(rename = "managedBy")]
-    managed_by: Option<String>,
-}
-
-/// What the daemon tells of itself.
-#[derive(Clone, Debug)]
+/// A daemon, as its state file describes it. Unknown fields of the file are ignored.
+#[derive(Clone, Debug, DeJson, SerJson)]
 pub struct DaemonInfo {
     pub pid: i32,
     pub port: u16,
     pub token: Token,
-    /// RFC 3339, UTC, milliseconds.
+    /// RFC 3339, in UTC, with milliseconds.
+    #[nserde(rename = "startedAt")]
     pub started_at: String,
+    /// Always 127.0.0.1.
+    pub host: String,
+    #[nserde(rename = "daemonId")]
     pub daemon_id: String,
-    /// The package's version.
+    /// The version of the package.
+    #[nserde(default)]
     pub version: String,
     /// Absolute.
+    #[nserde(rename = "logsPath")]
     pub logs_path: String,
-    /// The machine that it runs on.
+    /// The machine on which it runs.
     pub hostname: Option<String>,
-    /// The program that it runs, and what tells that file from a later one of the same name.
-    pub executable: Option<(String, String)>,
-    /// The service manager that has started it and watches over it.
-    pub managed_by: Option<Manager>,
+    /// The program that it runs.
+    pub executable: Option<String>,
+    /// Tells that program from another one in the same file.
+    #[nserde(rename = "executableId")]
+    pub executable_id: Option<String>,
+    /// The service manager that started it.
+    #[nserde(rename = "managedBy")]
+    pub managed_by: Option<String>,
 }
 
-/// What is found in the state file's place.
+impl DaemonInfo {
+    /// Parses the contents of a state file.
+    pub fn parse(bytes: &[u8]) -> Option<DaemonInfo> {
+        let mut info: DaemonInfo = json::parse(bytes).ok()?;
+        info.managed_by = info.managed_by.filter(|name| Manager::parse(name).is_some());
+        (info.pid > 0 && info.port != 0).then_some(info)
+    }
+
+    /// Returns the contents of the state file: one line.
+    pub fn line(&self) -> String {
+        json::text(self) + "\n"
+    }
+}
+
+/// The result of [`read`].
 pub enum Found {
     Info(Box<DaemonInfo>),
-    /// Something that is no state file.
+    /// The file is not a state file.
     Damaged,
     Nothing,
 }
 
-/// Reads the state file. Damage is not an error: the daemon writes a new one when it is asked to.
+/// Reads the state file. A damaged one is not an error, since the daemon can write it again.
 pub fn read(paths: &Paths) -> Result<Found, Error> {
     let path = paths.state();
     let Some(mut file) = disk::open_if_exists(&path)? else {
@@ -73,12 +74,12 @@ pub fn read(paths: &Paths) -> Result<Found, Error> {
     Ok(info.map_or(Found::Damaged, |info| Found::Info(Box::new(info))))
 }
 
-/// Puts the state file in its place, in one step.
+/// Writes the state file, atomically.
 pub fn publish(paths: &Paths, info: &DaemonInfo) -> Result<(), Error> {
     disk::replace(&paths.state(), info.line().as_bytes())
 }
 
-/// Removes the state file if it is this daemon's: another one's is not to be touched.
+/// Removes the state file unless it is another daemon's.
 pub fn withdraw(paths: &Paths, daemon_id: &str) -> Result<(), Error> {
     if matches!(read(paths), Ok(Found::Info(info)) if info.daemon_id == daemon_id) {
         disk::remove(&paths.state())?;
@@ -86,53 +87,9 @@ pub fn withdraw(paths: &Paths, daemon_id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the state file in place is this one, unchanged.
-pub fn shows(paths: &Paths, ours: &DaemonInfo) -> bool {
-    let same = |info: &DaemonInfo| {
-        let names = |info: &DaemonInfo| (info.pid, info.port, info.daemon_id.clone());
-        names(info) == names(ours) && info.token.matches(ours.token.secret().as_bytes())
-    };
-    matches!(read(paths), Ok(Found::Info(info)) if same(&info))
-}
-
-impl DaemonInfo {
-    /// Reads the contents of a state file.
-    pub fn parse(bytes: &[u8]) -> Option<DaemonInfo> {
-        let fields: Fields = json::parse(bytes).ok()?;
-        if fields.pid <= 0 || fields.port == 0 {
-            return None;
-        }
-        Some(DaemonInfo {
-            pid: fields.pid,
-            port: fields.port,
-            token: Token::parse(fields.token)?,
-            started_at: fields.started_at,
-            daemon_id: fields.daemon_id,
-            version: fields.version.unwrap_or_default(),
-            logs_path: fields.logs_path,
-            hostname: fields.hostname,
-            executable: fields.executable.zip(fields.executable_id),
-            managed_by: fields.managed_by.and_then(|name| Manager::parse(&name)),
-        })
-    }
-
-    /// The contents of the state file: one line of JSON.
-    pub fn line(&self) -> String {
-        let (executable, executable_id) = self.executable.clone().unzip();
-        let fields = Fields {
-            pid: self.pid,
-            port: self.port,
-            token: self.token.secret().to_owned(),
-            started_at: self.started_at.clone(),
-            host: "127.0.0.1".to_owned(),
-            daemon_id: self.daemon_id.clone(),
-            version: Some(self.version.clone()),
-            logs_path: self.logs_path.clone(),
-            hostname: self.hostname.clone(),
-            executable,
-            executable_id,
-            managed_by: self.managed_by.map(|manager| manager.name().to_owned()),
-        };
-        json::text(&fields) + "\n"
-    }
+/// Returns whether the state file still describes this daemon.
+pub fn is_published(paths: &Paths, info: &DaemonInfo) -> bool {
+    matches!(read(paths), Ok(Found::Info(found)) if
+        (found.pid, found.port, &found.daemon_id) == (info.pid, info.port, &info.daemon_id)
+            && found.token.matches(info.token.secret().as_bytes()))
 }

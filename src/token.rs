@@ -4,6 +4,9 @@
 //! has it.
 
 use std::fmt;
+use std::str::Chars;
+
+use nanoserde::{DeJson, DeJsonErr, DeJsonState, SerJson, SerJsonState};
 
 use crate::error::{Doing, Error};
 use crate::sys;
@@ -28,7 +31,7 @@ impl Token {
     }
 
     /// Accepts a token from `state.json` if it can be sent in a header unchanged.
-    pub fn parse(text: String) -> Option<Token> {
+    fn parse(text: String) -> Option<Token> {
         let plain = text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic());
         (plain && !text.is_empty()).then_some(Token(text))
     }
@@ -58,6 +61,19 @@ pub fn random_name(count: usize) -> Result<String, Error> {
     sys::random(&mut bytes).doing("get random bytes for a name")?;
     let letters = bytes.iter().take(count).filter_map(|byte| ALPHABET.get(usize::from(byte & 63)));
     Ok(letters.map(|letter| char::from(*letter)).collect())
+}
+
+impl SerJson for Token {
+    fn ser_json(&self, depth: usize, state: &mut SerJsonState) {
+        self.0.ser_json(depth, state);
+    }
+}
+
+impl DeJson for Token {
+    fn de_json(state: &mut DeJsonState, input: &mut Chars<'_>) -> Result<Token, DeJsonErr> {
+        let text = String::de_json(state, input)?;
+        Token::parse(text).ok_or_else(|| state.err_parse("token"))
+    }
 }
 
 impl fmt::Debug for Token {

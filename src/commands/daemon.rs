@@ -177,10 +177,10 @@ pub fn print_started(
         return output.text(&format!("Token written to {}", paths.display(&paths.state())));
     }
     output.text(&format!("Daemon already running (pid {pid}, port {port})"))?;
-    if let Some(manager) = info.managed_by
+    if let Some(manager) = &info.managed_by
         && output.mode == OutputMode::Text
     {
-        output.note(&format!("it is a service, managed by {}", manager.name()));
+        output.note(&format!("it is a service, managed by {manager}"));
     }
     Ok(())
 }
@@ -284,8 +284,8 @@ fn report(status: &Status, trouble: Option<String>) -> StatusReport {
         _ => (info.map(|info| info.pid), info.map(|info| info.port)),
     };
     let stale = |info: &DaemonInfo| {
-        let (path, id) = info.executable.as_ref()?;
-        Some(run::file_id(path.as_ref()).as_ref() != Some(id))
+        let id = run::file_id(info.executable.as_ref()?.as_ref());
+        Some(id.as_ref() != Some(info.executable_id.as_ref()?))
     };
     StatusReport {
         state: state.to_owned(),
@@ -297,7 +297,7 @@ fn report(status: &Status, trouble: Option<String>) -> StatusReport {
         version: info.map(|info| info.version.clone()),
         started_at: info.map(|info| info.started_at.clone()),
         logs_path: info.map(|info| info.logs_path.clone()),
-        managed_by: health.and(info).and_then(|info| Some(info.managed_by?.name().to_owned())),
+        managed_by: health.and(info).and_then(|info| info.managed_by.clone()),
         stale_binary: health.and(info).and_then(|info| stale(info)),
         trouble,
     }

@@ -285,8 +285,8 @@ fn version(status: &Result<Status, Error>) -> Finding {
         let message = format!("the daemon is opta {}, this is opta {ours}", info.version);
         return warn(message).with_fix(RESTART);
     }
-    match &info.executable {
-        Some((path, id)) if run::file_id(path.as_ref()).as_ref() != Some(id) => {
+    match (&info.executable, &info.executable_id) {
+        (Some(path), Some(id)) if run::file_id(path.as_ref()).as_ref() != Some(id) => {
             warn("the program was replaced after the daemon started").with_fix(RESTART)
         }
         _ => pass(format!("opta {ours}, and so is the daemon")),

@@ -101,7 +101,7 @@ struct UninstallReport {
 /// `opta daemon uninstall`
 pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Result<ExitCode, Error> {
     let service = Service::of(paths)?;
-    let ran = matches!(lock::owner(paths)?, Owner::Is(_));
+    let ran = matches!(lock::owner(paths)?, Owner::Process(_));
     let uninstalled = service.uninstall(asked.force)?;
     if uninstalled {
         output.progress(&format!("Removed {}: {}", service.kind(), service.name()));

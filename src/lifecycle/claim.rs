@@ -129,7 +129,7 @@ fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
         }
         let owner = lock::owner(paths)?;
         elsewhere = matches!(owner, Owner::Elsewhere);
-        if let Owner::Is(process) = owner
+        if let Owner::Process(process) = owner
             && state_lost
             && !signalled
         {

@@ -2,7 +2,7 @@
 //! it did at the start, in reverse order.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub fn serve(
     let (events, inbox) = channel();
     let prepared = port_of(&listener).and_then(|port| {
         let mut info = prepare(paths, port, &log, &events)?;
-        info.managed_by = supervision.manager;
+        info.managed_by = supervision.manager.map(|manager| manager.name().to_owned());
         let store = Store::new(paths.sessions());
         let agent = Box::new(Assistant::new(paths, log.clone()));
         let sessions = Runtime::new(store, &info.daemon_id, log.clone(), agent);
@@ -121,16 +121,21 @@ fn prepare(
         log.warn("few descriptors", &[("cause", &error)]);
     }
     listen_for_signals(events.clone(), log.clone())?;
+    let executable = std::env::current_exe().ok();
+    let executable_id = executable.as_ref().and_then(|path| file_id(path));
+    let executable = executable.filter(|_| executable_id.is_some());
     Ok(DaemonInfo {
         pid: i32::try_from(std::process::id()).unwrap_or(0),
         port,
         token: Token::generate()?,
         started_at: clock::rfc3339(clock::now_millis()),
+        host: Ipv4Addr::LOCALHOST.to_string(),
         daemon_id: format!("daemon_{}", random_name(8)?),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         logs_path: paths.log().to_string_lossy().into_owned(),
         hostname: Some(sys::hostname()),
-        executable: executable(),
+        executable: executable.map(|path| path.to_string_lossy().into_owned()),
+        executable_id,
         managed_by: None,
     })
 }
@@ -196,7 +201,7 @@ fn handle_events(
 /// Writes the state file again if it was removed or changed. This daemon has the lock, so it is the
 /// one that serves.
 fn restore_state(paths: &Paths, info: &DaemonInfo, log: &Log) {
-    if state::shows(paths, info) {
+    if state::is_published(paths, info) {
         return;
     }
     match state::publish(paths, info) {
@@ -274,13 +279,6 @@ fn listen_for_signals(events: Sender<Event>, log: Log) -> Result<(), Error> {
     };
     let named = thread::Builder::new().name("signals".into());
     named.spawn(listen).doing("start a thread").map(drop)
-}
-
-/// Returns the path of the program that this process runs, and the id of that file.
-fn executable() -> Option<(String, String)> {
-    let path = std::env::current_exe().ok()?;
-    let id = file_id(&path)?;
-    Some((path.to_string_lossy().into_owned(), id))
 }
 
 /// Returns an id that another file of the same name, or another content, does not have: device,

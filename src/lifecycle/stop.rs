@@ -48,7 +48,7 @@ pub fn stop(
 ) -> Result<StopOutcome, Error> {
     let service = active_service(paths)?;
     let through = service.as_ref().map(|service| service.manager);
-    let is_free = matches!(lock::owner(paths)?, Owner::Nobody);
+    let is_free = matches!(lock::owner(paths)?, Owner::None);
     if is_free && !paths.state().exists() && service.is_none() {
         return Ok(StopOutcome { pid: None, through });
     }
@@ -64,7 +64,7 @@ pub fn stop(
         }
     };
     if let Some(service) = &service {
-        if let Owner::Is(process) = lock::owner(paths)? {
+        if let Owner::Process(process) = lock::owner(paths)? {
             found(process.pid());
         }
         // What still runs after the limit is signalled.
@@ -104,13 +104,13 @@ fn terminate(
     let mut remaining = None;
     let free = status::watched(paths, deadline, limits::LOCK_POLL_INTERVAL, || {
         match lock::owner(paths)? {
-            Owner::Nobody => return Ok(Some(())),
+            Owner::None => return Ok(Some(())),
             // A daemon that is being started has the lock under the pid of its starter for a
             // moment.
             Owner::Elsewhere if begun.elapsed() < limits::HEALTH_MAX => elsewhere = true,
             Owner::Elsewhere => return Err(held_elsewhere(paths)),
             Owner::Changing => {}
-            Owner::Is(process) => {
+            Owner::Process(process) => {
                 elsewhere = false;
                 found(process.pid());
                 let has_exited = ask(&process, deadline)?;
@@ -148,9 +148,9 @@ pub fn stop_process(
     announce: impl FnOnce(i32),
 ) -> Result<Option<i32>, Error> {
     let process = match lock::owner(paths)? {
-        Owner::Nobody | Owner::Changing => return Ok(None),
+        Owner::None | Owner::Changing => return Ok(None),
         Owner::Elsewhere => return Err(held_elsewhere(paths)),
-        Owner::Is(process) => process,
+        Owner::Process(process) => process,
     };
     let pid = process.pid();
     announce(pid);
@@ -204,7 +204,7 @@ fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<
             lock.release();
             return removed.map(Some);
         }
-        Ok(matches!(lock::owner(paths)?, Owner::Is(_)).then_some(()))
+        Ok(matches!(lock::owner(paths)?, Owner::Process(_)).then_some(()))
     })
     .map(drop)
 }
@@ -216,12 +216,12 @@ pub fn wait_for_end(paths: &Paths, pid: i32, limit: Duration) -> Result<(), Erro
     let ended =
         status::watched(paths, deadline, limits::LOCK_POLL_INTERVAL, || {
             match lock::owner(paths)? {
-                Owner::Is(process) if process.pid() == pid => {
+                Owner::Process(process) if process.pid() == pid => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     process.wait(left).doing("wait for the daemon's end")?;
                     Ok(None)
                 }
-                Owner::Nobody | Owner::Is(_) => Ok(Some(())),
+                Owner::None | Owner::Process(_) => Ok(Some(())),
                 Owner::Changing | Owner::Elsewhere => Ok(None),
             }
         })?;

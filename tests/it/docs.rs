@@ -356,7 +356,8 @@ fn the_page_lists_the_files_and_the_fields_of_the_state_file() {
     assert_eq!(set(listed.filter(|name| *name != "daemon.log.1")), files);
 
     let state = items.iter().find(|item| item.head.ends_with("/state.json")).unwrap();
-    assert_eq!(listing(&state.body, "an object with "), fields("src/state.rs", "struct Fields {"));
+    let written = fields("src/state.rs", "pub struct DaemonInfo {");
+    assert_eq!(listing(&state.body, "an object with "), written);
 }
 
 #[test]

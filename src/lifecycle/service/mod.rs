@@ -262,7 +262,7 @@ fn is_temporary(program: &Path) -> bool {
 /// daemon without starting it again. `None` if there is none, or its manager cannot be reached.
 pub fn of_home(paths: &Paths) -> Result<Option<(Service, ServiceState)>, Error> {
     let info = match state::read(paths)? {
-        Found::Info(info) => info.managed_by.map(|_| info.pid),
+        Found::Info(info) => info.managed_by.is_some().then_some(info.pid),
         Found::Damaged | Found::Nothing => None,
     };
     // The state file also knows a service whose file another version wrote, or names this home by
