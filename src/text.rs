@@ -2,7 +2,7 @@
 //!
 //! Models, tools, files and users can put any character into what a terminal shows. Every way to a
 //! terminal goes through this room, so there is one set of characters that are escaped and one
-//! spelling of the escapes. To escape a text twice is to escape it once.
+//! spelling of the escapes. Escaping a text twice is the same as escaping it once.
 
 use std::borrow::Cow;
 
@@ -45,7 +45,7 @@ pub fn quoted(text: &str) -> String {
 }
 
 /// Returns equal JSON that is safe to show: the characters that [`escaped`] would escape are
-/// written as `\u001b`. In valid JSON, only strings hold such characters, apart from blanks.
+/// written as `\u001b`. In valid JSON, such characters are in strings or are blanks.
 pub fn escaped_json(json: &str) -> Cow<'_, str> {
     let is_kept = |c: char| matches!(c, '\n' | '\t') || !needs_escape(c);
     if json.chars().all(is_kept) {

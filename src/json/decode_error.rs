@@ -9,7 +9,7 @@ use nanoserde::{DeJsonErrReason, DeJsonState, DeJsonTok};
 use crate::text::{escaped, truncated};
 
 use super::DecodeError;
-use super::grammar::{self, Token, TokenKind, Tokenizer};
+use super::grammar::{self, JsonToken, TokenKind, Tokenizer};
 
 /// The most characters of the text that are quoted.
 const QUOTED_CHARS_MAX: usize = 40;
@@ -48,7 +48,7 @@ pub fn describe(
     DecodeError::at(text, offset, what)
 }
 
-fn wrong_value(tokens: &[Token<'_>], index: usize, reason: &DeJsonErrReason) -> String {
+fn wrong_value(tokens: &[JsonToken<'_>], index: usize, reason: &DeJsonErrReason) -> String {
     let subject = subject(tokens, index);
     let found = tokens.get(index).map_or("", |token| token.text);
     match reason {
@@ -104,7 +104,7 @@ fn excerpt(text: &str) -> String {
 }
 
 /// Returns the value at `index` as the subject of a sentence.
-fn subject(tokens: &[Token<'_>], index: usize) -> String {
+fn subject(tokens: &[JsonToken<'_>], index: usize) -> String {
     let list = || opening(tokens, index).and_then(|opening| name(tokens, opening));
     match name(tokens, index) {
         Some(name) => name,
@@ -113,7 +113,7 @@ fn subject(tokens: &[Token<'_>], index: usize) -> String {
 }
 
 /// Returns the name of the field whose value begins at `index`, in quotes.
-fn name(tokens: &[Token<'_>], index: usize) -> Option<String> {
+fn name(tokens: &[JsonToken<'_>], index: usize) -> Option<String> {
     let colon = tokens.get(index.checked_sub(1)?)?;
     let name = tokens.get(index.checked_sub(2)?)?.text;
     let name = name.get(1..name.len().checked_sub(1)?)?;
@@ -121,7 +121,7 @@ fn name(tokens: &[Token<'_>], index: usize) -> Option<String> {
 }
 
 /// Returns the bracket that encloses the token at `index`, or that this token closes.
-fn opening(tokens: &[Token<'_>], index: usize) -> Option<usize> {
+fn opening(tokens: &[JsonToken<'_>], index: usize) -> Option<usize> {
     let mut depth = 0_usize;
     for (before, token) in tokens.iter().enumerate().take(index).rev() {
         match token.kind {
@@ -147,7 +147,7 @@ fn current(readable: &str, rest: &str, state: &DeJsonState) -> usize {
     begun.saturating_sub(1)
 }
 
-fn tokens(text: &str) -> Vec<Token<'_>> {
+fn tokens(text: &str) -> Vec<JsonToken<'_>> {
     let mut tokenizer = Tokenizer::default();
     std::iter::from_fn(|| tokenizer.next(text)).collect()
 }

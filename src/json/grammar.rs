@@ -24,7 +24,7 @@ pub enum TokenKind {
 
 /// A token of a text.
 #[derive(Clone, Copy, Debug)]
-pub struct Token<'t> {
+pub struct JsonToken<'t> {
     pub kind: TokenKind,
     /// Where it begins, in bytes.
     pub start: usize,
@@ -43,7 +43,7 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Returns the next token of `text`; `None` if none is complete. The text of the next call must
     /// begin with this one, and may be longer.
-    pub fn next<'t>(&mut self, text: &'t str) -> Option<Token<'t>> {
+    pub fn next<'t>(&mut self, text: &'t str) -> Option<JsonToken<'t>> {
         let bytes = text.as_bytes();
         let (kind, start) = match self.unclosed {
             Some(start) => (TokenKind::String, start),
@@ -68,7 +68,7 @@ impl Tokenizer {
             }
             _ => self.at += 1,
         }
-        Some(Token { kind, start, text: text.get(start..self.at)? })
+        Some(JsonToken { kind, start, text: text.get(start..self.at)? })
     }
 
     /// Whether the text ends within a string.
@@ -452,7 +452,7 @@ mod tests {
             pieces.extend(std::iter::from_fn(|| tokenizer.next(arrived)));
         }
         // Only what has no end of its own is cut where a piece ends.
-        let is_whole = |token: &Token<'_>| token.kind != TokenKind::Scalar;
+        let is_whole = |token: &JsonToken<'_>| token.kind != TokenKind::Scalar;
         let pieces: Vec<&str> =
             pieces.iter().filter(|token| is_whole(token)).map(|token| token.text).collect();
         let scalars = ["1.5", "true", "x"];

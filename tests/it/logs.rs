@@ -1,17 +1,17 @@
-//! The log of a real daemon, and what `opta daemon logs` makes of it.
+//! The log of a real daemon, and how `opta daemon logs` shows it.
 
 use std::fs;
 
 use crate::support::{ANYTHING, Home, eventually, http, mode, need, signal};
 
-/// How the log begins, as people read it.
-const BEGUN: &str = "[{time}] INFO  daemon started on 127.0.0.1:{port}\n";
+/// The first line of the log, as text.
+const FIRST_LINE: &str = "[{time}] INFO  daemon started on 127.0.0.1:{port}\n";
 
 #[test]
-fn the_log_is_shown_as_the_manual_shows_it() {
+fn the_log_looks_as_in_the_manual() {
     let home = Home::new();
     let daemon = home.start();
-    let seen = home.opta("daemon logs").stdout(BEGUN).with("port", daemon.port).run();
+    let seen = home.opta("daemon logs").stdout(FIRST_LINE).with("port", daemon.port).run();
     let time = seen.get("time");
     assert_eq!(time.len(), 8, "{time}");
     home.opta("daemon stop").stdout(ANYTHING).run();
@@ -22,7 +22,7 @@ fn the_log_is_shown_as_the_manual_shows_it() {
 }
 
 #[test]
-fn json_gives_the_stored_lines() {
+fn json_prints_the_stored_lines() {
     let home = Home::new();
     let daemon = home.start();
     let stored = fs::read_to_string(home.file("daemon.log")).unwrap();
@@ -34,7 +34,7 @@ fn json_gives_the_stored_lines() {
 }
 
 #[test]
-fn without_a_log_it_says_so_and_makes_nothing() {
+fn without_a_log_it_says_so_and_creates_nothing() {
     let home = Home::new();
     let before = home.snapshot();
     let none = "opta: there is no log yet at ~/.config/opta/daemon/daemon.log\n";
@@ -43,7 +43,7 @@ fn without_a_log_it_says_so_and_makes_nothing() {
 }
 
 #[test]
-fn requests_are_logged_at_debug_only_and_without_their_secrets() {
+fn requests_are_logged_only_at_debug_and_without_secrets() {
     let home = Home::new();
     home.write(&home.config(), r#"{"log":{"level":"debug"}}"#);
     let daemon = home.start();
@@ -53,23 +53,23 @@ fn requests_are_logged_at_debug_only_and_without_their_secrets() {
     let debug = "[{a}] DEBUG request method=GET path=/v3/health status=200\n\
                  [{b}] DEBUG request method=GET path=/v3/metrics status=200\n";
     home.opta("daemon logs -n 2").stdout(debug).run();
-    home.opta("daemon logs --level info").stdout(BEGUN).with("port", daemon.port).run();
+    home.opta("daemon logs --level info").stdout(FIRST_LINE).with("port", daemon.port).run();
     let stored = fs::read_to_string(home.file("daemon.log")).unwrap();
     assert!(!stored.contains(&token) && !stored.contains("opta_dk_"), "{stored}");
 }
 
 #[test]
-fn since_leaves_out_what_is_older() {
+fn since_omits_older_lines() {
     let home = Home::new();
     let old = r#"{"ts":"2001-01-01T00:00:00.000Z","level":"INFO","msg":"long ago"}"#;
     home.write(&home.file("daemon.log"), format!("{old}\n"));
     let daemon = home.start();
-    home.opta("daemon logs --since 1h").stdout(BEGUN).with("port", daemon.port).run();
+    home.opta("daemon logs --since 1h").stdout(FIRST_LINE).with("port", daemon.port).run();
     home.opta("daemon logs --since 2000-01-01").stdout("{*}long ago\n{*}").run();
 }
 
 #[test]
-fn following_goes_on_through_restart_and_crash_and_repeats_nothing() {
+fn following_continues_through_a_restart_and_a_crash_and_repeats_nothing() {
     let home = Home::new();
     home.start();
     let mut following = home.opta("daemon logs --follow").stdout(ANYTHING).status(-15).spawn();
@@ -87,7 +87,7 @@ fn following_goes_on_through_restart_and_crash_and_repeats_nothing() {
 }
 
 #[test]
-fn following_begins_before_there_is_anything() {
+fn following_can_start_before_there_is_a_log() {
     let home = Home::new();
     let none = "opta: there is no log yet at ~/.config/opta/daemon/daemon.log\n";
     let following = home.opta("daemon logs -f").stdout(ANYTHING).stderr(none).status(-15).spawn();
@@ -99,14 +99,14 @@ fn following_begins_before_there_is_anything() {
 }
 
 #[test]
-fn following_ends_when_nobody_reads_any_more() {
+fn following_ends_when_its_reader_has_gone() {
     let home = Home::new();
     home.start();
     home.sh("opta daemon logs -f | head -n 1").stdout("{*}daemon started{*}").run();
 }
 
 #[test]
-fn the_log_is_rotated_and_shown_across_files() {
+fn the_log_is_rotated_and_printed_across_files() {
     let home = Home::new();
     home.write(&home.config(), r#"{"log":{"level":"debug","maxBytes":4096,"files":2}}"#);
     let daemon = home.start();
@@ -124,7 +124,7 @@ fn the_log_is_rotated_and_shown_across_files() {
 }
 
 #[test]
-fn the_daemons_own_output_stays_with_the_log_when_it_moves() {
+fn the_output_of_the_daemon_follows_the_log_when_it_moves() {
     need!("/proc");
     let home = Home::new();
     let daemon = home.start();
@@ -139,7 +139,7 @@ fn the_daemons_own_output_stays_with_the_log_when_it_moves() {
 }
 
 #[test]
-fn a_full_disk_under_the_log_is_no_reason_to_stop() {
+fn the_daemon_keeps_running_when_the_disk_of_the_log_is_full() {
     need!("root", "private mounts");
     let home = Home::new();
     let script = r#"

@@ -1,5 +1,5 @@
-//! What becomes of a command when nobody reads what it says: a signal reaches it all the same, and
-//! whoever reads on gets all of it.
+//! Commands whose output is not read: a signal still reaches them, and a reader that continues gets
+//! everything.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -13,7 +13,7 @@ use crate::support::{ANYTHING, DEADLINE, Home, eventually, fifo, freeze, need, s
 use crate::task::task;
 
 #[test]
-fn a_signal_reaches_a_command_whose_output_nobody_reads() {
+fn a_signal_reaches_a_command_whose_output_is_not_read() {
     for (words, name, status) in [("x", "INT", 130), ("x", "TERM", 143), ("--events x", "INT", 130)]
     {
         let (home, model) = (Home::new(), Model::new());
@@ -22,7 +22,7 @@ fn a_signal_reaches_a_command_whose_output_nobody_reads() {
         let running = running.spawn();
         let mut question = model.question();
         question.say("so far");
-        said(&home, "so far");
+        wait_for_journal(&home, "so far");
         signal(running.pid(), name);
         running.finish();
         question.assert_dropped();
@@ -30,7 +30,7 @@ fn a_signal_reaches_a_command_whose_output_nobody_reads() {
 }
 
 #[test]
-fn a_signal_reaches_a_command_whose_object_nobody_reads() {
+fn a_signal_reaches_a_command_whose_json_is_not_read() {
     let (home, model) = (Home::new(), Model::new());
     let (pipe, _held) = full_pipe(&home);
     let running = task(&home, &model, "--json x").output(&pipe).stderr(ANYTHING).status(130);
@@ -45,13 +45,13 @@ fn a_signal_reaches_a_command_whose_object_nobody_reads() {
 }
 
 #[test]
-fn whoever_reads_on_after_a_signal_gets_all_of_it() {
+fn a_reader_that_continues_after_a_signal_gets_everything() {
     for (words, name, status) in [("x", "TERM", 143), ("x", "INT", 130), ("--json x", "TERM", 143)]
     {
         let (home, model) = (Home::new(), Model::new());
         let pipe = home.beside("pipe");
         fifo(&pipe);
-        // Held open, so that there is somebody to write to.
+        // Held open, so the pipe has a reader.
         let _held = File::options().read(true).write(true).open(&pipe).unwrap();
         let running = task(&home, &model, words).output(&pipe).stderr(ANYTHING).status(status);
         let running = running.spawn();
@@ -61,7 +61,7 @@ fn whoever_reads_on_after_a_signal_gets_all_of_it() {
             question.say(&piece);
         }
         question.say("the end");
-        said(&home, "the end\"");
+        wait_for_journal(&home, "the end\"");
         signal(running.pid(), name);
         let whole = piece.repeat(20) + "the end";
         let last = if words == "x" { "end\n" } else { "}}\n" };
@@ -73,14 +73,14 @@ fn whoever_reads_on_after_a_signal_gets_all_of_it() {
     }
 }
 
-/// Whether a process has been sent a signal that it has not taken yet. proc(5)
+/// Returns whether a signal is pending for a process. proc(5)
 fn has_pending_signals(pid: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let pending = status.lines().filter_map(|line| line.strip_prefix("ShdPnd:"));
     pending.into_iter().any(|set| set.trim().bytes().any(|digit| digit != b'0'))
 }
 
-/// What comes through a pipe, until it ends so.
+/// Reads from a pipe until `last` was read.
 fn read_until(pipe: &Path, last: &str) -> String {
     let (path, last) = (pipe.to_owned(), last.as_bytes().to_vec());
     let (sender, receiver) = channel();
@@ -91,7 +91,7 @@ fn read_until(pipe: &Path, last: &str) -> String {
         while !all.ends_with(&last) {
             let count = pipe.read(&mut chunk).unwrap();
             all.extend(&chunk[..count]);
-            // Nobody waits for it any more if the test has ended.
+            // Fails if the test has ended.
             sender.send(all.len()).unwrap_or(());
         }
         String::from_utf8(all).unwrap()
@@ -102,13 +102,13 @@ fn read_until(pipe: &Path, last: &str) -> String {
         match receiver.recv_timeout(DEADLINE) {
             Ok(more) => count = more,
             Err(RecvTimeoutError::Disconnected) => return reading.join().unwrap(),
-            Err(RecvTimeoutError::Timeout) => panic!("no more than {count} bytes come"),
+            Err(RecvTimeoutError::Timeout) => panic!("only {count} bytes were read"),
         }
     }
 }
 
 #[test]
-fn a_signal_reaches_a_command_whose_words_nobody_reads() {
+fn a_signal_reaches_a_command_whose_messages_are_not_read() {
     need!("/proc");
     let (home, model) = (Home::new(), Model::new());
     let (pipe, _held) = full_pipe(&home);
@@ -116,7 +116,7 @@ fn a_signal_reaches_a_command_whose_words_nobody_reads() {
         let script = format!("exec opta {words} 2>\"$PIPE\"");
         home.sh(&script).env("PIPE", &pipe).env("OPTA_MODEL_URL", model.url()).stdout(ANYTHING)
     };
-    // The answer is cut off.
+    // The message: the answer is cut off.
     let running = run("do x").status(143).spawn();
     let mut question = model.question();
     question.say("half");
@@ -124,24 +124,24 @@ fn a_signal_reaches_a_command_whose_words_nobody_reads() {
     eventually("the turn is done", || running.output() == "half\n");
     signal(running.pid(), "TERM");
     running.finish();
-    // The daemon is another one.
+    // The message: the daemon was restarted.
     home.crash();
     let running = run("do x").status(143).spawn();
     eventually("the daemon runs", || home.owner().is_some());
-    eventually("the words wait", || signals_held(running.pid()));
+    eventually("the message waits", || blocks_sigterm(running.pid()));
     signal(running.pid(), "TERM");
     running.finish();
-    // Nobody knows the command.
+    // The message: the command is unknown.
     let input = home.beside("input");
     home.write(&input, "/nonsense\n");
     let running = run("chat").input(&input).status(143).spawn();
-    eventually("the words wait", || signals_held(running.pid()));
+    eventually("the message waits", || blocks_sigterm(running.pid()));
     signal(running.pid(), "TERM");
     running.finish();
 }
 
-/// Whether a process has blocked SIGTERM. proc(5)
-fn signals_held(pid: i32) -> bool {
+/// Returns whether a process blocks SIGTERM. proc(5)
+fn blocks_sigterm(pid: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let held = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
     let held = held.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
@@ -149,7 +149,7 @@ fn signals_held(pid: i32) -> bool {
 }
 
 #[test]
-fn a_signal_reaches_a_command_whose_terminal_nobody_reads() {
+fn a_signal_reaches_a_command_whose_terminal_is_not_read() {
     need!("/proc", "script");
     for name in ["TERM", "INT"] {
         let (home, model) = (Home::new(), Model::new());
@@ -169,7 +169,7 @@ fn a_signal_reaches_a_command_whose_terminal_nobody_reads() {
             question.say(&line.repeat(8));
         }
         question.say("the end");
-        said(&home, "the end\"");
+        wait_for_journal(&home, "the end\"");
         signal(client, name);
         eventually("it ends", || state_of(client).is_none_or(|state| state == 'Z'));
         question.assert_dropped();
@@ -178,14 +178,14 @@ fn a_signal_reaches_a_command_whose_terminal_nobody_reads() {
     }
 }
 
-/// A pipe into which no byte more fits, and which nobody reads as long as the file is held.
+/// Makes a pipe that is full, and is not read as long as the file is held.
 fn full_pipe(home: &Home) -> (PathBuf, File) {
     let pipe = home.beside("pipe");
     fifo(&pipe);
     let mut options = File::options();
     options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
     let mut both = options.open(&pipe).unwrap();
-    // Much at once first: it may be so many bytes, or so many pages.
+    // A large write first: the capacity may be counted in bytes or in pages.
     for piece in [&[b'.'; 64 * 1024][..], b"."] {
         let full = loop {
             if let Err(error) = both.write_all(piece) {
@@ -197,10 +197,10 @@ fn full_pipe(home: &Home) -> (PathBuf, File) {
     (pipe, both)
 }
 
-/// Waits until the model's words have come as far as the journal.
-fn said(home: &Home, text: &str) {
+/// Waits until the model's text is in the journal.
+fn wait_for_journal(home: &Home, text: &str) {
     let sessions = home.path().join(".config/opta/sessions");
-    eventually("the words are in the journal", || {
+    eventually("the text is in the journal", || {
         let folders = fs::read_dir(&sessions).into_iter().flatten();
         let journals = folders.map(|entry| entry.unwrap().path().join("journal.jsonl"));
         journals.into_iter().any(|path| fs::read_to_string(path).is_ok_and(|j| j.contains(text)))
