@@ -269,3 +269,143 @@ fn golden(name: &str, found: &str) {
     let golden = fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(found, golden, "tests/golden/{name} differs; UPDATE=1 rewrites it");
 }
+
+/// A source of the program without its comments and its unit tests.
+fn program(text: &str) -> String {
+    code(text.split("\n#[cfg(test)]\nmod tests {").next().unwrap())
+}
+
+/// The sources of the program: not those of its unit tests.
+fn program_sources() -> Vec<(String, String)> {
+    let is_program = |file: &str| !file.contains("/tests/") && !file.ends_with("/tests.rs");
+    let sources = sources("src").into_iter().filter(|(file, _)| is_program(file));
+    sources.map(|(file, text)| (file, program(&text))).collect()
+}
+
+#[test]
+fn no_two_types_that_other_files_see_share_a_name() {
+    let mut named: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (file, text) in program_sources() {
+        for line in text.lines() {
+            let Some(item) = line.trim_start().strip_prefix("pub") else { continue };
+            let item = item.split_once(')').filter(|_| item.starts_with('(')).map_or(item, |i| i.1);
+            let mut words = item.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_');
+            if let Some("struct" | "enum" | "trait" | "type") = words.next() {
+                let name = words.next().unwrap().to_owned();
+                named.entry(name).or_default().insert(file.clone());
+            }
+        }
+    }
+    assert!(named.len() > 100, "only {} types were found", named.len());
+    named.retain(|_, files| files.len() > 1);
+    assert!(named.is_empty(), "one name for several types: {named:#?}");
+}
+
+/// The path of the module in `file`: `src/log/mod.rs` and `src/log.rs` are `log`.
+fn module(file: &str) -> Vec<String> {
+    let inside = file.strip_prefix("src/").unwrap().trim_end_matches(".rs");
+    let inside = inside.strip_suffix("/mod").unwrap_or(inside);
+    inside.split('/').map(str::to_owned).collect()
+}
+
+/// The paths that a `use` tree or an expression spells after its first word, braces resolved.
+fn paths(text: &str) -> Vec<Vec<String>> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let end = text.find(|c| !is_word(c)).unwrap_or(text.len());
+    let (word, rest) = text.split_at(end);
+    if let Some(group) = text.strip_prefix('{') {
+        let mut depth = 0;
+        let mut begin = 0;
+        let mut found = Vec::new();
+        for (at, c) in group.char_indices() {
+            if depth == 0 && matches!(c, ',' | '}') {
+                found.extend(paths(group[begin..at].trim()));
+                begin = at + 1;
+            }
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => return found,
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+        return found;
+    }
+    let tails = rest.strip_prefix("::").map_or(vec![Vec::new()], paths);
+    let with_word = |tail: Vec<String>| [word.to_owned()].into_iter().chain(tail).collect();
+    tails.into_iter().map(with_word).collect()
+}
+
+/// Which files each file uses. A folder's `mod.rs` may use what lies in the folder, and is used by
+/// it: that is no circle, but how a folder is opened.
+fn uses() -> BTreeMap<String, BTreeSet<String>> {
+    let sources = program_sources();
+    let files: BTreeMap<Vec<String>, &str> =
+        sources.iter().map(|(file, _)| (module(file), file.as_str())).collect();
+    let mut uses = BTreeMap::new();
+    for (file, text) in &sources {
+        let here = module(file);
+        let mut used = BTreeSet::new();
+        for (start, mut base) in
+            [("crate::", vec![]), ("self::", here.clone()), ("super::", here.clone())]
+        {
+            if start == "super::" {
+                base.pop();
+            }
+            for rest in text.split(start).skip(1) {
+                for path in paths(rest) {
+                    let mut whole: Vec<String> = base.clone();
+                    for word in path {
+                        if word == "super" { drop(whole.pop()) } else { whole.push(word) }
+                    }
+                    while !whole.is_empty() && !files.contains_key(&whole) {
+                        whole.pop();
+                    }
+                    used.extend(files.get(&whole).map(|file| (*file).to_owned()));
+                }
+            }
+        }
+        // Modules by their bare name: declared or imported here, used as `name::…`.
+        for (path, other) in &files {
+            let name = path.last().unwrap();
+            let is_child = path.len() == here.len() + 1 && path.starts_with(&here);
+            if is_child && text.contains(&format!("{name}::")) {
+                used.insert((*other).to_owned());
+            }
+        }
+        let opens = |other: &String| file.ends_with("/mod.rs") && module(other).starts_with(&here);
+        used.retain(|other| other != file && !opens(other));
+        uses.insert(file.clone(), used);
+    }
+    uses
+}
+
+#[test]
+fn no_file_uses_one_that_uses_it() {
+    let uses = uses();
+    assert!(uses.values().map(BTreeSet::len).sum::<usize>() > 300, "imports are not read");
+    // Files that use nothing left are taken away until none is: what remains is in a circle, or
+    // leads to one.
+    let mut left = uses;
+    loop {
+        let done: BTreeSet<String> =
+            left.iter().filter(|(_, used)| used.is_empty()).map(|(file, _)| file.clone()).collect();
+        if done.is_empty() {
+            break;
+        }
+        left.retain(|file, _| !done.contains(file));
+        for used in left.values_mut() {
+            used.retain(|file| !done.contains(file));
+        }
+    }
+    // The same from the other end, for what only leads to a circle.
+    loop {
+        let wanted: BTreeSet<String> = left.values().flatten().cloned().collect();
+        let before = left.len();
+        left.retain(|file, _| wanted.contains(file));
+        if left.len() == before {
+            break;
+        }
+    }
+    assert!(left.is_empty(), "circles: {left:#?}");
+}
