@@ -102,12 +102,12 @@ impl Console {
 
     /// Lets signals end this process, until [`Console::block_signals`].
     pub fn unblock_signals(&self) -> Result<(), Error> {
-        self.interrupts.let_through().doing("wait for signals")
+        self.interrupts.unblock().doing("wait for signals")
     }
 
     /// Keeps signals pending until they are taken.
     pub fn block_signals(&self) -> Result<(), Error> {
-        self.interrupts.hold().doing("wait for signals")
+        self.interrupts.block().doing("wait for signals")
     }
 
     /// Returns a descriptor that is readable while a signal is pending.
@@ -117,7 +117,7 @@ impl Console {
 
     /// Takes a pending signal. All but SIGINT end the command soon.
     pub fn take_signal(&mut self) -> Result<Option<Signal>, Error> {
-        let signal = self.interrupts.seen().doing("wait for signals")?;
+        let signal = self.interrupts.pending().doing("wait for signals")?;
         if let Some(signal) = signal {
             self.screen.limit_writes();
             match signal {

@@ -39,7 +39,7 @@ impl InterruptibleWriter {
     ) -> InterruptibleWriter {
         let (interrupts, deadline) = (Rc::clone(interrupts), Rc::clone(deadline));
         let file = File::from(file);
-        let (file, chunk) = match sys::opened_anew(&file) {
+        let (file, chunk) = match sys::reopen_for_writing(&file) {
             Some(own) => (own, usize::MAX),
             None if file.is_terminal() => (file, 1),
             None => (file, sys::PIPE_BYTES),

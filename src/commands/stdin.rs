@@ -72,7 +72,7 @@ impl StdinLines {
     /// Discards what was typed but not yet returned.
     pub fn discard(&mut self) {
         self.lines.clear();
-        sys::forget_typed(self.input.as_fd());
+        sys::discard_input(self.input.as_fd());
     }
 }
 

@@ -1,5 +1,5 @@
-//! How often the daemon has crashed of late: a sliding window over every unclean end, on disk
-//! because each command that restarts it is a new process.
+//! The recent crashes of the daemon, within a sliding window. They are on disk because every
+//! command that restarts the daemon is a new process.
 
 use nanoserde::{DeJson, SerJson};
 
@@ -7,13 +7,13 @@ use crate::error::Error;
 use crate::paths::Paths;
 use crate::{disk, json, limits, sys};
 
-/// Moments on the boot clock, in milliseconds: a restart of the machine begins a new count.
+/// Times on the boot clock, in milliseconds: the count starts again when the machine does.
 #[derive(DeJson, SerJson, Default)]
 struct Crashes {
     crashes: Vec<u64>,
 }
 
-/// Counts one more. The caller has the lock or the start lock.
+/// Adds a crash. The caller has the lock or the start lock.
 pub fn add(paths: &Paths) -> Result<(), Error> {
     let now = now_millis();
     let mut crashes = within_window(read(paths)?, now);
@@ -21,7 +21,8 @@ pub fn add(paths: &Paths) -> Result<(), Error> {
     disk::replace(&paths.crashes(), json::text(&Crashes { crashes }).as_bytes())
 }
 
-/// How many there were within [`limits::CRASHES_WINDOW`].
+/// Returns the number of crashes within [`limits::CRASHES_WINDOW`], at most
+/// [`limits::CRASHES_MAX`].
 pub fn recent(paths: &Paths) -> Result<usize, Error> {
     Ok(within_window(read(paths)?, now_millis()).len())
 }
@@ -32,15 +33,15 @@ fn read(paths: &Paths) -> Result<Vec<u64>, Error> {
         return Ok(Vec::new());
     };
     let bytes = disk::read_up_to(&mut file, &path, limits::STATE_BYTES_MAX)?.unwrap_or_default();
-    // A damaged count is no reason to refuse a start.
+    // A damaged file does not prevent a start.
     Ok(json::parse::<Crashes>(&bytes).unwrap_or_default().crashes)
 }
 
 fn within_window(mut crashes: Vec<u64>, now: u64) -> Vec<u64> {
     let window = u64::try_from(limits::CRASHES_WINDOW.as_millis()).unwrap_or(u64::MAX);
-    // What lies in the future was written before the machine was restarted.
-    crashes.retain(|moment| now.checked_sub(*moment).is_some_and(|age| age < window));
-    // More than enough to refuse by, and no more to carry along.
+    // Times in the future are from before the machine was restarted.
+    crashes.retain(|time| now.checked_sub(*time).is_some_and(|age| age < window));
+    // No more are needed to refuse a restart.
     let surplus = crashes.len().saturating_sub(limits::CRASHES_MAX);
     crashes.drain(..surplus);
     crashes
@@ -63,12 +64,12 @@ mod tests {
     }
 
     #[test]
-    fn moments_from_before_a_reboot_do_not_count() {
+    fn crashes_before_a_reboot_do_not_count() {
         assert_eq!(within_window(vec![900_000, 1_000], 2_000), vec![1_000]);
     }
 
     #[test]
-    fn no_more_are_kept_than_are_needed_to_refuse() {
+    fn no_more_crashes_are_kept_than_are_needed_to_refuse_a_restart() {
         assert_eq!(within_window(vec![1, 2, 3, 4, 5], 10), vec![3, 4, 5]);
     }
 }

@@ -97,7 +97,7 @@ pub fn start(
     drop(start_lock);
     // A failure to look does not matter: the daemon has reported that it serves.
     if let Ok(Found::Nothing) = state::read(paths) {
-        let reason = "it did start, and was stopped by somebody else";
+        let reason = "it started, and another command stopped it";
         return Err(Error::cannot(Kind::StoppedMeanwhile, "start the daemon", reason));
     }
     Ok(Ensured { info, start })

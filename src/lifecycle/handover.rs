@@ -72,7 +72,7 @@ pub fn take_over() -> Option<HandedOver> {
     if !is_pipe || !socket::is_listening(listener) {
         return None;
     }
-    process::become_ordinary();
+    process::reset_inherited();
     // This fails if the starter was killed in the meantime.
     drop(pipe.write_all(VERSION.as_bytes()));
     Some(handed_over)

@@ -71,7 +71,7 @@ impl<'a, W: Write> Follower<'a, W> {
                 if !watch.covers(self.unfinished()) {
                     break;
                 }
-                if let sys::Woken::Unwanted = watch.wait(self.printer.out)? {
+                if let sys::Woken::Hangup = watch.wait(self.printer.out)? {
                     return Ok(());
                 }
             }
@@ -192,7 +192,7 @@ impl LogWatch {
     /// Sleeps until something changes or the reader of `out` has gone.
     fn wait(&self, out: &impl AsFd) -> Result<sys::Woken, Error> {
         let woken =
-            sys::wait_while_wanted(self.watch.as_fd(), out.as_fd()).doing("wait for lines")?;
+            sys::wait_while_read(self.watch.as_fd(), out.as_fd()).doing("wait for lines")?;
         // Consumes what has ended the wait.
         self.watch.wait(Some(Duration::ZERO)).at("watch", &self.place)?;
         Ok(woken)

@@ -1,5 +1,4 @@
-//! Programs that are run for somebody: what they start with, and signals to all that they have
-//! started.
+//! Child processes: what they inherit, and signals to their groups.
 
 use std::fs::File;
 use std::io;
@@ -8,48 +7,48 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use super::check;
-use super::signal::{Signal, begin_with};
+use super::signal::{Signal, reset_for_exec};
 
-/// What a group of processes is sent.
+/// How a process group is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Termination {
-    /// SIGTERM: please.
+    /// SIGTERM.
     Ask,
     /// SIGKILL.
     Force,
 }
 
-/// Makes `command` begin in `directory`, wherever that has been moved, with the usual umask,
-/// no signal blocked or ignored, nothing of ours open, and a life no longer than that of the thread
-/// that starts it.
+/// Makes `command` start in `directory`, even if that is renamed, with the usual umask, no signal
+/// blocked or ignored, and none of our descriptors. It does not outlive the thread that starts it.
 ///
-/// Linux: it gets SIGKILL when that thread ends, PR_SET_PDEATHSIG in prctl(2). Elsewhere whoever
-/// starts it sees to that.
-pub fn settle(command: &mut Command, directory: File) {
+/// On Linux it gets SIGKILL when that thread ends: PR_SET_PDEATHSIG, prctl(2). On other systems the
+/// caller has to end it.
+pub fn prepare_child(command: &mut Command, directory: File) {
     let parent = std::process::id();
     let prepare = move || {
         // SAFETY: umask cannot fail and touches no memory.
         unsafe { libc::umask(0o022) };
-        // What the thread that starts it blocks would be blocked in all that it starts.
-        begin_with(libc::SIG_DFL)?;
+        // A child inherits the signal mask of the thread that starts it.
+        reset_for_exec(libc::SIG_DFL)?;
         // SAFETY: the closure owns the descriptor.
         check(unsafe { libc::fchdir(directory.as_raw_fd()) })?;
-        part_from(parent)
+        die_with(parent)
     };
     // SAFETY: between fork and exec it makes system calls on values of its own, and no allocation.
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Makes `command` begin deaf: of all signals only SIGKILL ends it, and only SIGSTOP halts it.
-pub fn deafen(command: &mut Command) {
+/// Makes `command` start with all signals ignored, so that only SIGKILL ends it and only SIGSTOP
+/// stops it.
+pub fn ignore_signals(command: &mut Command) {
     // SAFETY: between fork and exec it makes system calls, and no allocation.
-    unsafe { command.pre_exec(|| begin_with(libc::SIG_IGN)) };
+    unsafe { command.pre_exec(|| reset_for_exec(libc::SIG_IGN)) };
 }
 
 #[cfg(target_os = "linux")]
-fn part_from(parent: u32) -> io::Result<()> {
-    // SAFETY: integers only. Descriptors of ours are closed on exec anyway; this is for those that
-    // a library might have forgotten. An old kernel does not know the call.
+fn die_with(parent: u32) -> io::Result<()> {
+    // SAFETY: integers only. Our descriptors are close-on-exec anyway, but those of a library may
+    // not be. Old kernels do not have the call.
     unsafe {
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
@@ -57,7 +56,7 @@ fn part_from(parent: u32) -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
     // SAFETY: getppid takes nothing and cannot fail.
     let now = unsafe { libc::getppid() };
-    // It may have died before it could be watched.
+    // It may have died before the call.
     if u32::try_from(now) == Ok(parent) {
         Ok(())
     } else {
@@ -66,20 +65,20 @@ fn part_from(parent: u32) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn part_from(_parent: u32) -> io::Result<()> {
+fn die_with(_parent: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends a signal to all processes of a group. The caller has not yet waited for the group's
-/// leader, so that the number is still that group's. killpg(3).
+/// Sends a signal to a process group. The caller has not reaped the group's leader yet, so the
+/// number is not reused. killpg(3).
 pub fn signal_group(leader: u32, end: Termination) {
     let number = match end {
         Termination::Ask => Signal::Terminate.number(),
         Termination::Force => libc::SIGKILL,
     };
-    // 0 and 1 would mean other processes than those.
+    // 0 and 1 mean other processes.
     if let Some(group) = libc::pid_t::try_from(leader).ok().filter(|group| *group > 1) {
-        // SAFETY: kill touches no memory. That all have ended already is no error.
+        // SAFETY: kill touches no memory. It is no error if all processes have ended.
         unsafe { libc::kill(-group, number) };
     }
 }

@@ -1,8 +1,8 @@
-//! What the operating system offers and `std` does not: the only unsafe code of the project.
+//! What the operating system offers and `std` does not. The only unsafe code of the project.
 //!
-//! Every function here is safe to call, does one thing, and turns `-1` into an [`io::Error`] in one
-//! place ([`check`]). Differences between Linux and macOS end here. It decides nothing: no paths,
-//! no policy, no output.
+//! Every function here is safe to call, does one thing, and turns -1 into an [`io::Error`] by
+//! [`check`]. The differences between Linux and macOS are hidden here. No function decides
+//! anything: there are no paths, no policy and no output.
 
 #![expect(unsafe_code, reason = "the one room that talks to the C library")]
 
@@ -26,22 +26,20 @@ use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-// The unwinder is linked in rather than loaded: finding and mapping `libgcc_s.so.1` would cost
-// every `opta daemon status` a sixth of its time.
+// The unwinder is linked statically: to find and map `libgcc_s.so.1` would take a sixth of the time
+// of `opta daemon status`.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[link(name = "gcc_eh", kind = "static")]
 // SAFETY: no item is declared; the block only names a library.
 unsafe extern "C" {}
 
-/// The C convention: -1 means "see errno".
+/// Turns the result -1, which means that errno is set, into an error.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Waits until one of `files` can be read, has ended or is in error, and says which.
-///
-/// All `false` means that `timeout` is over; `None` waits for ever. Interruptions are hidden, the
-/// deadline stays what it was. poll(2).
+/// Waits until one of `files` is readable, closed at the other end or in error, and returns which.
+/// After `timeout`, none is. A signal that interrupts the wait has no effect. poll(2).
 pub fn wait_readable<const N: usize>(
     files: [BorrowedFd<'_>; N],
     timeout: Option<Duration>,
@@ -51,21 +49,21 @@ pub fn wait_readable<const N: usize>(
     Ok(polled.map(|one| one.revents != 0))
 }
 
-/// So many bytes can be written to a pipe at once, and without waiting, when [`wait_any`] says that
-/// something can. pipe(7)
+/// The number of bytes that can be written to a pipe at once, without blocking, when [`wait_any`]
+/// reports it as writable. pipe(7).
 pub const PIPE_BYTES: usize = libc::PIPE_BUF;
 
-/// The same terminal or pipe, opened once more to be written to, so that a write that would wait
-/// fails with [`io::ErrorKind::WouldBlock`]: that something can be written says nothing of how much
-/// a terminal takes, and whoever shares the descriptor is not to be bothered with a flag of ours.
-/// `None` where that cannot be had, and for files, which never keep anybody waiting. proc(5).
+/// Opens a terminal or a pipe again for writing, so that a write fails with
+/// [`io::ErrorKind::WouldBlock`] rather than block: a terminal that is writable may still accept
+/// less than is written, and the flag would affect all processes that share the descriptor. `None`
+/// if that is not possible, and for files, which do not block. proc(5).
 #[cfg(target_os = "linux")]
-pub fn opened_anew(file: &File) -> Option<File> {
-    // Whoever opens /dev/ptmx gets another terminal each time.
+pub fn reopen_for_writing(file: &File) -> Option<File> {
+    // Opening /dev/ptmx creates a new terminal each time.
     const MULTIPLEXER: u64 = libc::makedev(5, 2);
     let found = file.metadata().ok()?;
-    let waits = found.file_type().is_fifo() || io::IsTerminal::is_terminal(file);
-    if !waits || found.rdev() == MULTIPLEXER {
+    let may_block = found.file_type().is_fifo() || io::IsTerminal::is_terminal(file);
+    if !may_block || found.rdev() == MULTIPLEXER {
         return None;
     }
     let mut options = File::options();
@@ -73,13 +71,13 @@ pub fn opened_anew(file: &File) -> Option<File> {
     options.open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
 }
 
-/// Elsewhere a descriptor that is opened again shares its flags.
+/// On other systems, a descriptor that is opened again shares the flags.
 #[cfg(not(target_os = "linux"))]
-pub fn opened_anew(_file: &File) -> Option<File> {
+pub fn reopen_for_writing(_file: &File) -> Option<File> {
     None
 }
 
-/// What a file is waited for.
+/// What to wait for.
 #[derive(Clone, Copy)]
 pub enum Interest {
     Read,
@@ -87,46 +85,46 @@ pub enum Interest {
     Either,
 }
 
-/// As [`wait_readable`], for any number of files, each with a wish of its own.
+/// Does the same as [`wait_readable`] for any number of files, each with its own interest.
 pub fn wait_any(
     files: &[(BorrowedFd<'_>, Interest)],
     timeout: Option<Duration>,
 ) -> io::Result<Vec<bool>> {
-    let wished = files.iter().map(|(file, wish)| match wish {
+    let polled = files.iter().map(|(file, interest)| match interest {
         Interest::Read => polled(*file, libc::POLLIN),
         Interest::Write => polled(*file, libc::POLLOUT),
         Interest::Either => polled(*file, libc::POLLIN | libc::POLLOUT),
     });
-    let mut polled: Vec<libc::pollfd> = wished.collect();
+    let mut polled: Vec<libc::pollfd> = polled.collect();
     poll(&mut polled, timeout)?;
     Ok(polled.iter().map(|one| one.revents != 0).collect())
 }
 
-/// Why [`wait_while_wanted`] has returned.
+/// Why [`wait_while_read`] returned.
 pub enum Woken {
     Readable,
-    /// Nobody is left to read the output.
-    Unwanted,
+    /// The other end of the output is closed.
+    Hangup,
 }
 
-/// Waits until `input` can be read, or until the other end of `output` is closed. Only pipes and
-/// sockets have another end. poll(2).
-pub fn wait_while_wanted(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<Woken> {
-    // Linux reports a lost reader whatever is asked for; macOS only if it is asked for a hang-up.
+/// Waits until `input` is readable or the other end of `output`, if it is a pipe or a socket, is
+/// closed. poll(2).
+pub fn wait_while_read(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<Woken> {
+    // Linux reports it in any case, macOS only if POLLHUP is requested.
     #[cfg(target_os = "linux")]
-    const LOST: libc::c_short = 0;
+    const CLOSED: libc::c_short = 0;
     #[cfg(not(target_os = "linux"))]
-    const LOST: libc::c_short = libc::POLLHUP;
+    const CLOSED: libc::c_short = libc::POLLHUP;
     let kind = File::from(output.try_clone_to_owned()?).metadata()?.file_type();
-    let mut output = polled(output, LOST);
+    let mut output = polled(output, CLOSED);
     if !kind.is_fifo() && !kind.is_socket() {
-        // poll(2) passes over negative descriptors.
+        // poll(2) ignores negative descriptors.
         output.fd = -1;
     }
     let mut polled = [polled(input, libc::POLLIN), output];
     poll(&mut polled, None)?;
     let [_, output] = polled;
-    Ok(if output.revents != 0 { Woken::Unwanted } else { Woken::Readable })
+    Ok(if output.revents != 0 { Woken::Hangup } else { Woken::Readable })
 }
 
 fn polled(file: BorrowedFd<'_>, events: libc::c_short) -> libc::pollfd {
@@ -138,7 +136,7 @@ fn poll(polled: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()
     let count = libc::nfds_t::try_from(polled.len()).map_err(io::Error::other)?;
     loop {
         let millis = deadline.map_or(-1, |deadline| {
-            // Rounded up: a wait that ends a little early would be repeated as a busy loop.
+            // Rounded up, since the caller of a wait that ends early would loop.
             let left = deadline.saturating_duration_since(Instant::now());
             i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
         });
@@ -152,8 +150,8 @@ fn poll(polled: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()
     }
 }
 
-/// Fills `bytes` from the kernel's random source. A failure is final: there is no weaker fallback.
-/// getrandom(2), getentropy(3).
+/// Fills `bytes` from the kernel's random source; there is no weaker fallback. getrandom(2),
+/// getentropy(3).
 pub fn random(bytes: &mut [u8; 32]) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -180,13 +178,13 @@ pub fn random(bytes: &mut [u8; 32]) -> io::Result<()> {
     }
 }
 
-/// The effective user of this process.
+/// Returns the effective user.
 pub fn effective_user() -> u32 {
     // SAFETY: geteuid takes nothing and cannot fail.
     unsafe { libc::geteuid() }
 }
 
-/// The home directory that the user database records for the effective user. getpwuid_r(3).
+/// Returns the effective user's home directory in the user database. getpwuid_r(3).
 pub fn home_of_user() -> Option<PathBuf> {
     let mut buffer = vec![0_u8; 16 * 1024];
     // SAFETY: passwd is a C struct of integers and pointers, for which all zeroes is a valid value.
@@ -210,7 +208,7 @@ pub fn home_of_user() -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(home.to_bytes())))
 }
 
-/// This machine's name, as other machines on a shared file system would know it. gethostname(2).
+/// Returns the host name. gethostname(2).
 pub fn hostname() -> String {
     let mut buffer = [0_u8; 256];
     // SAFETY: the buffer is writable for one byte more than the length passed, so it stays
@@ -223,8 +221,8 @@ pub fn hostname() -> String {
     OsString::from_vec(name).to_string_lossy().into_owned()
 }
 
-/// Time since some fixed moment, counting on while the machine sleeps and deaf to changes of the
-/// wall clock. clock_gettime(2).
+/// Returns the time since boot, which includes suspend and does not depend on the wall clock.
+/// clock_gettime(2).
 pub fn boot_clock() -> Duration {
     #[cfg(target_os = "linux")]
     const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
@@ -239,14 +237,14 @@ pub fn boot_clock() -> Duration {
     Duration::new(seconds, nanos)
 }
 
-/// Calendar fields of a moment in the user's time zone.
+/// A time of day in the user's time zone.
 pub struct LocalTime {
     pub hour: u8,
     pub minute: u8,
     pub second: u8,
 }
 
-/// What the user's clock shows at `unix_seconds`. localtime_r(3).
+/// Converts a Unix time to the user's time zone. localtime_r(3).
 pub fn local_time(unix_seconds: i64) -> LocalTime {
     // SAFETY: tm is a C struct of integers and a pointer, for which all zeroes is a valid value.
     let mut fields: libc::tm = unsafe { std::mem::zeroed() };
@@ -260,7 +258,7 @@ pub fn local_time(unix_seconds: i64) -> LocalTime {
     }
 }
 
-/// A date and time as the user would write it, in the user's time zone.
+/// A date and time in the user's time zone.
 pub struct WallClock {
     pub year: i32,
     /// 1 to 12.
@@ -272,8 +270,7 @@ pub struct WallClock {
     pub second: u8,
 }
 
-/// The Unix time of a moment written in the user's time zone; `None` if it cannot be expressed.
-/// mktime(3).
+/// Converts a date and time to a Unix time; `None` if it is out of range. mktime(3).
 pub fn unix_time(clock: &WallClock) -> Option<i64> {
     // SAFETY: tm is a C struct of integers and a pointer, for which all zeroes is a valid value.
     let mut fields: libc::tm = unsafe { std::mem::zeroed() };
@@ -289,7 +286,7 @@ pub fn unix_time(clock: &WallClock) -> Option<i64> {
     (seconds != -1).then_some(seconds)
 }
 
-/// The address of a socket with a name that is no file. unix(7); only Linux has them.
+/// Returns the address of an abstract socket. Linux only: unix(7).
 pub fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
     #[cfg(target_os = "linux")]
     {
@@ -303,7 +300,7 @@ pub fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
     }
 }
 
-/// Makes standard output and error what is given. dup2(2).
+/// Redirects standard output and standard error. dup2(2).
 pub fn redirect_output(output: &File) -> io::Result<()> {
     for standard in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
         // SAFETY: both are descriptors; standard streams are not owned by any Rust value.
@@ -312,14 +309,13 @@ pub fn redirect_output(output: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Files that this process creates from now on are for the user alone. umask(2).
+/// Makes the files that this process creates from now on private. umask(2).
 pub fn private_umask() {
     // SAFETY: umask cannot fail and touches no memory.
     unsafe { libc::umask(0o077) };
 }
 
-/// Lets this process have `wanted` descriptors, or as many as it may without asking anybody.
-/// setrlimit(2).
+/// Raises the limit on descriptors to `wanted`, or as far as that is permitted. setrlimit(2).
 pub fn allow_descriptors(wanted: u64) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit writes to the struct that it is given, which lives for the call.
@@ -332,7 +328,7 @@ pub fn allow_descriptors(wanted: u64) -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
 }
 
-/// Bytes of memory that this process has in use (its resident set), 0 where that cannot be told.
+/// Returns the resident set size; 0 if it is unknown.
 pub fn resident_bytes() -> u64 {
     #[cfg(target_os = "linux")]
     {
@@ -354,14 +350,13 @@ pub fn resident_bytes() -> u64 {
     }
 }
 
-/// Forgets what was typed at the terminal `input` and has not been read. Anything else than a
-/// terminal is left as it is. tcflush(3).
-pub fn forget_typed(input: BorrowedFd<'_>) {
+/// Discards what was typed on a terminal and not read yet. tcflush(3).
+pub fn discard_input(input: BorrowedFd<'_>) {
     // SAFETY: the call takes a descriptor that lives, and a constant.
     unsafe { libc::tcflush(input.as_raw_fd(), libc::TCIFLUSH) };
 }
 
-/// Bytes that this user may still write on the file system of `path`. statvfs(3).
+/// Returns the number of bytes that are free for this user on the file system. statvfs(3).
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
     // SAFETY: statvfs is a C struct of integers, for which all zeroes is a valid value.

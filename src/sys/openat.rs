@@ -1,8 +1,8 @@
-//! Files below a directory, reached in a way that nothing can lead out of it: no `..`, no link, and
-//! no directory that is swapped for a link in between.
+//! Files below a directory, opened so that no path leads out of it: not by `..`, not by a link, and
+//! not by a directory that is replaced with a link at that moment.
 //!
-//! A path that leads out is refused with EXDEV. On Linux the kernel resolves it, openat2(2) with
-//! RESOLVE_BENEATH; where there is none, [`walk`] does the same name by name.
+//! A path that leads out fails with EXDEV. On Linux the kernel resolves it: openat2(2) with
+//! RESOLVE_BENEATH. Where that is missing, [`walk`] does the same, name by name.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
@@ -14,17 +14,17 @@ use std::path::{Component, Path, PathBuf};
 
 use super::check;
 
-/// Links on the way to one file, before it counts as a circle; as many as Linux follows.
+/// The number of links in a path that Linux follows; more count as a loop.
 const LINKS_MAX: usize = 40;
-/// What every descriptor gets.
+/// The flags of every descriptor.
 const ALWAYS: libc::c_int = libc::O_CLOEXEC | libc::O_NOCTTY;
-/// A directory on the way needs no permission to be read.
+/// The flags of the directories in a path, which need not be readable.
 #[cfg(target_os = "linux")]
 const PASSING: libc::c_int = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
 #[cfg(not(target_os = "linux"))]
 const PASSING: libc::c_int = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
 
-/// What a name in a directory stands for.
+/// The type of a directory entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileType {
     File,
@@ -34,7 +34,7 @@ pub enum FileType {
     Other,
 }
 
-/// Opens what is there for reading. A pipe is not waited for.
+/// Opens a file for reading. Does not block on a pipe.
 pub fn open_file(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
     open(root, path, libc::O_RDONLY | libc::O_NONBLOCK)
 }
@@ -44,32 +44,32 @@ pub fn open_directory(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
     open(root, path, libc::O_RDONLY | libc::O_DIRECTORY)
 }
 
-/// Opens the directory `name` of `directory`, if it is one itself and no link to one.
+/// Opens the directory `name` in `directory`, unless it is a link.
 pub fn enter(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
     let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
     open_at(directory, name, flags).map(File::from)
 }
 
-/// Opens the file `name` of `directory` for reading, if it is no link.
+/// Opens the file `name` in `directory` for reading, unless it is a link.
 pub fn open_entry(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
     let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
     open_at(directory, name, flags).map(File::from)
 }
 
-/// Makes a file that was not there, for its owner alone, and opens it for writing.
+/// Creates a private file, which must not exist, and opens it for writing.
 pub fn create_file(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
     open_at(directory, name, flags).map(File::from)
 }
 
-/// Makes a directory, for its owner alone. mkdirat(2).
+/// Creates a private directory. mkdirat(2).
 pub fn create_directory(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let name = c_string(name)?;
     // SAFETY: `name` is a NUL-terminated string that lives through the call.
     check(unsafe { libc::mkdirat(directory.as_raw_fd(), name.as_ptr(), 0o700) }).map(drop)
 }
 
-/// Gives an entry another name, in the place of what has that name. renameat(2).
+/// Renames an entry, and replaces the one that has the new name. renameat(2).
 pub fn rename(directory: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::Result<()> {
     let (from, to) = (c_string(from)?, c_string(to)?);
     let raw = directory.as_raw_fd();
@@ -77,14 +77,14 @@ pub fn rename(directory: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::Result
     check(unsafe { libc::renameat(raw, from.as_ptr(), raw, to.as_ptr()) }).map(drop)
 }
 
-/// Removes an entry that is no directory. unlinkat(2).
+/// Removes an entry that is not a directory. unlinkat(2).
 pub fn remove(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let name = c_string(name)?;
     // SAFETY: `name` is a NUL-terminated string that lives through the call.
     check(unsafe { libc::unlinkat(directory.as_raw_fd(), name.as_ptr(), 0) }).map(drop)
 }
 
-/// Where a link points; `None` for what is no link. readlinkat(2).
+/// Reads a link; `None` if it is not one. readlinkat(2).
 pub fn link_target(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<PathBuf>> {
     let name = c_string(name)?;
     let mut buffer = vec![0_u8; 4096];
@@ -99,14 +99,14 @@ pub fn link_target(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option
     Ok(Some(PathBuf::from(OsString::from_vec(buffer))))
 }
 
-/// Where an open file or directory is now, without links.
+/// Returns the path of an open file or directory, without links.
 #[cfg(not(target_os = "macos"))]
 pub fn path_of(file: BorrowedFd<'_>) -> io::Result<PathBuf> {
     // proc_pid_fd(5); elsewhere there is none.
     std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Where an open file or directory is now, without links. F_GETPATH, fcntl(2).
+/// Returns the path of an open file or directory, without links. F_GETPATH, fcntl(2).
 #[cfg(target_os = "macos")]
 pub fn path_of(file: BorrowedFd<'_>) -> io::Result<PathBuf> {
     let mut buffer = vec![0_u8; libc::PATH_MAX as usize];
@@ -117,16 +117,16 @@ pub fn path_of(file: BorrowedFd<'_>) -> io::Result<PathBuf> {
     Ok(PathBuf::from(OsString::from_vec(buffer)))
 }
 
-/// What `directory` holds but for `.` and `..`, unsorted; at most so many entries. readdir(3).
+/// Lists `directory` without `.` and `..`, unsorted; at most `most` entries. readdir(3).
 pub fn entries(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(OsString, FileType)>> {
-    // Opened again: a descriptor's place in a directory is shared with its copies.
+    // Opened again, since copies of a descriptor share the position in the directory.
     let fresh = open_at(directory, OsStr::new("."), libc::O_RDONLY | libc::O_DIRECTORY)?;
     let raw = fresh.into_raw_fd();
-    // SAFETY: `raw` is a descriptor that nobody else owns; on success the stream owns it.
+    // SAFETY: nothing else owns `raw`; on success the stream does.
     let stream = unsafe { libc::fdopendir(raw) };
     if stream.is_null() {
         let error = io::Error::last_os_error();
-        // SAFETY: the stream was not made, so the descriptor is still ours alone.
+        // SAFETY: there is no stream, so nothing else owns the descriptor.
         drop(unsafe { OwnedFd::from_raw_fd(raw) });
         return Err(error);
     }
@@ -170,7 +170,7 @@ impl Drop for Stream {
     }
 }
 
-/// For file systems that do not tell kinds with names. fstatat(2).
+/// Returns the type of an entry, for file systems that do not return it with the name. fstatat(2).
 fn kind_of(directory: BorrowedFd<'_>, name: &CStr) -> FileType {
     let mut found = MaybeUninit::<libc::stat>::uninit();
     let (raw, flags) = (directory.as_raw_fd(), libc::AT_SYMLINK_NOFOLLOW);
@@ -196,7 +196,7 @@ fn clear_errno() {
     #[cfg(not(target_os = "linux"))]
     // SAFETY: the address is that of this thread's errno.
     let errno = unsafe { libc::__error() };
-    // SAFETY: as above; nobody else writes it.
+    // SAFETY: as above; nothing else writes it.
     unsafe { *errno = 0 };
 }
 
@@ -223,13 +223,12 @@ fn kernel_open(root: BorrowedFd<'_>, path: &Path, flags: libc::c_int) -> io::Res
     let got =
         unsafe { libc::syscall(libc::SYS_openat2, raw, name.as_ptr(), how_at, size_of_val(&how)) };
     let opened = check(libc::c_int::try_from(got).unwrap_or(-1))?;
-    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    // SAFETY: the descriptor is new, so nothing else owns it.
     Ok(unsafe { File::from_raw_fd(opened) })
 }
 
-/// Opens `path` one name at a time. A link is read and its target walked in the same way; `..` goes
-/// back to the directory that was come from, which stays open, so that one that is moved meanwhile
-/// leads nowhere else.
+/// Opens `path` name by name. The target of a link is walked in the same way. `..` returns to the
+/// directory before, which is still open, so that moving a directory leads nowhere else.
 fn walk(root: BorrowedFd<'_>, path: &Path, flags: libc::c_int) -> io::Result<File> {
     let mut pending = Vec::new();
     push(path, &mut pending)?;
@@ -262,7 +261,7 @@ fn walk(root: BorrowedFd<'_>, path: &Path, flags: libc::c_int) -> io::Result<Fil
     open_at(here, OsStr::new("."), flags).map(File::from)
 }
 
-/// The names of `path`, the first on top.
+/// Pushes the names of `path`, the first one last.
 fn push(path: &Path, pending: &mut Vec<OsString>) -> io::Result<()> {
     for component in path.components().rev() {
         match component {
@@ -288,7 +287,7 @@ fn open_at(directory: BorrowedFd<'_>, name: &OsStr, flags: libc::c_int) -> io::R
         let result =
             unsafe { libc::openat(directory.as_raw_fd(), name.as_ptr(), flags | ALWAYS, mode) };
         match check(result) {
-            // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+            // SAFETY: the descriptor is new, so nothing else owns it.
             Ok(raw) => return Ok(unsafe { OwnedFd::from_raw_fd(raw) }),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

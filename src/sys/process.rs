@@ -1,5 +1,4 @@
-//! Other processes: whether one exists, whether it holds a file open, a handle that cannot be
-//! fooled by a pid that is used again.
+//! Processes: whether one exists or has a file open, and a handle that a reused pid cannot deceive.
 
 use std::fs::Metadata;
 use std::io;
@@ -11,23 +10,23 @@ use std::time::Duration;
 use super::check;
 use super::signal::Signal;
 
-/// The answer to signal zero: kill(2) with no signal.
+/// The result of signal zero: kill(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// Something answers to this number: a process, or a thread, a zombie, a stranger.
+    /// There is a process with this pid, or a thread or a zombie. It may be any program.
     Exists,
-    /// Nothing does.
+    /// There is none.
     Dead,
-    /// Something does, and it belongs to another user.
+    /// There is one, and it belongs to another user.
     NotOurs,
 }
 
-/// Asks with signal zero. The answer is a hint: the number may have been given to another process.
+/// Sends signal zero. The result is only a hint, since pids are reused.
 pub fn probe(pid: i32) -> Probe {
     if pid <= 0 {
         return Probe::Dead;
     }
-    // SAFETY: kill touches no memory; signal 0 is delivered to nobody.
+    // SAFETY: kill touches no memory; signal 0 is not delivered.
     match check(unsafe { libc::kill(pid, 0) }) {
         Ok(_) => Probe::Exists,
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => Probe::NotOurs,
@@ -35,10 +34,10 @@ pub fn probe(pid: i32) -> Probe {
     }
 }
 
-/// A process, held so that a signal can never reach a later process of the same number.
+/// A handle of a process. A signal cannot reach a later process with the same pid.
 ///
-/// On Linux this is a pidfd (pidfd_open(2), Linux 5.3). Elsewhere it is the number alone, and the
-/// check that precedes a signal is the protection.
+/// On Linux this is a pidfd (pidfd_open(2), Linux 5.3). On other systems it is only the pid, and
+/// the caller checks it just before it sends a signal.
 pub struct Process {
     pid: i32,
     #[cfg(target_os = "linux")]
@@ -46,10 +45,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Takes hold of the process that has this number now; `None` if there is none.
+    /// Opens the process that has this pid now; `None` if there is none.
     ///
-    /// Refuses the numbers that kill(2) takes for groups, this process and its parent: never is any
-    /// of them a daemon to be stopped.
+    /// Refuses the numbers that mean process groups to kill(2), this process, and its parent: none
+    /// of them is a daemon to be stopped.
     pub fn open(pid: i32) -> io::Result<Option<Process>> {
         // SAFETY: getppid takes nothing and cannot fail.
         let parent = unsafe { libc::getppid() };
@@ -62,12 +61,12 @@ impl Process {
             let result = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
             match check(libc::c_int::try_from(result).unwrap_or(-1)) {
                 Ok(raw) => {
-                    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+                    // SAFETY: the descriptor is new, so nothing else owns it.
                     let handle = unsafe { OwnedFd::from_raw_fd(raw) };
                     Ok(Some(Process { pid, handle }))
                 }
                 Err(error) => match error.raw_os_error() {
-                    // EINVAL is the answer for a thread's number.
+                    // EINVAL: it is the number of a thread.
                     Some(libc::ESRCH | libc::EINVAL | libc::ENOENT) => Ok(None),
                     _ => Err(error),
                 },
@@ -79,29 +78,28 @@ impl Process {
         }
     }
 
-    /// The number it was opened by.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Whether this very process has `file` open: proof that it is the one that keeps a lock on it,
-    /// and not a stranger that was given the number of a dead owner or counts pids in another
-    /// namespace.
+    /// Returns whether the process has `file` open. If so, it is the owner of the lock on it, and
+    /// not a process that reuses the owner's pid or counts pids in another namespace.
     ///
-    /// Linux: its descriptors are looked through. macOS: it began before the file was last written.
+    /// Linux: looks through its descriptors. macOS: checks that it started before the file was last
+    /// written.
     pub fn holds(&self, file: &Metadata) -> bool {
         #[cfg(target_os = "linux")]
         {
             let descriptors = match std::fs::read_dir(format!("/proc/{}/fd", self.pid)) {
                 Ok(descriptors) => descriptors,
-                // Another group of the same user may not look there (ptrace(2)).
+                // A process with another group may not look there: ptrace(2).
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    return self.is_ours_and_began_before(file) && self.running();
+                    return self.is_ours_and_older_than(file) && self.running();
                 }
                 Err(_) => return false,
             };
             descriptors.filter_map(Result::ok).any(|entry| {
-                // Followed: the metadata of what the descriptor is open on.
+                // This follows the link to the open file.
                 std::fs::metadata(entry.path())
                     .is_ok_and(|open| open.dev() == file.dev() && open.ino() == file.ino())
             }) && self.running()
@@ -116,12 +114,12 @@ impl Process {
         }
     }
 
-    /// Sends a signal to this very process. `Ok(false)`: it has ended already.
+    /// Sends a signal; returns false if the process has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
         self.send(signal.number())
     }
 
-    /// Ends it at once: SIGKILL.
+    /// Sends SIGKILL; returns false if the process has ended.
     pub fn kill(&self) -> io::Result<bool> {
         self.send(libc::SIGKILL)
     }
@@ -146,7 +144,7 @@ impl Process {
         }
     }
 
-    /// Waits until the process has ended; `Ok(false)` means that `timeout` is over first.
+    /// Waits until the process has ended; returns false after `timeout`.
     pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
         #[cfg(target_os = "linux")]
         {
@@ -159,14 +157,14 @@ impl Process {
         }
     }
 
-    /// Whether it is this user's, and older than the file's last change: a process that was given
-    /// the number of a dead owner is younger. proc(5)
+    /// Returns whether the process is this user's and started before the file was last written: one
+    /// that reuses the pid of a dead owner started later. proc(5).
     #[cfg(target_os = "linux")]
-    fn is_ours_and_began_before(&self, file: &Metadata) -> bool {
-        let place = format!("/proc/{}", self.pid);
-        let ours = std::fs::metadata(&place).is_ok_and(|found| found.uid() == file.uid());
-        let began = std::fs::read_to_string(format!("{place}/stat")).ok().and_then(|text| {
-            // Behind the name, which may hold anything, the 20th field: clock ticks since the boot.
+    fn is_ours_and_older_than(&self, file: &Metadata) -> bool {
+        let directory = format!("/proc/{}", self.pid);
+        let ours = std::fs::metadata(&directory).is_ok_and(|found| found.uid() == file.uid());
+        let began = std::fs::read_to_string(format!("{directory}/stat")).ok().and_then(|text| {
+            // Field 22, in clock ticks since boot. The name, field 2, may contain anything.
             let (_, fields) = text.rsplit_once(") ")?;
             fields.split(' ').nth(19)?.parse::<i64>().ok()
         });
@@ -185,7 +183,7 @@ impl Process {
     }
 }
 
-/// Bytes of memory that macOS counts for this process. proc_pidinfo(3).
+/// Returns the resident set size. proc_pidinfo(3).
 #[cfg(target_os = "macos")]
 pub fn resident_bytes() -> Option<u64> {
     let pid = i32::try_from(std::process::id()).ok()?;
@@ -198,11 +196,9 @@ pub fn resident_bytes() -> Option<u64> {
     (got == size).then_some(task.pti_resident_size)
 }
 
-/// Calls this process `opta` in lists of processes, and gives it the system's own priorities,
-/// whatever its starter had: nice value and OOM score are 0, where that is allowed. prctl(2),
-/// setpriority(2), proc(5).
-pub fn become_ordinary() {
-    // After the exec of a link to it, it would be called as the link.
+/// Removes what a process inherits from its starter by exec: a name that is that of a link, the
+/// nice value and the OOM score, as far as that is permitted. prctl(2), setpriority(2), proc(5).
+pub fn reset_inherited() {
     #[cfg(target_os = "linux")]
     // SAFETY: the name ends with NUL.
     unsafe {
@@ -216,7 +212,7 @@ pub fn become_ordinary() {
     }
 }
 
-/// When a process began, in Unix seconds. proc_pidinfo(3).
+/// Returns when a process started, in Unix seconds. proc_pidinfo(3).
 #[cfg(target_os = "macos")]
 fn began(pid: i32) -> Option<i64> {
     // SAFETY: proc_bsdinfo is a struct of integers, for which all zeroes is a valid value.

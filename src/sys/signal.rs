@@ -1,4 +1,5 @@
-//! Signals: blocked before the first thread, then read one at a time. There are no handlers.
+//! Signals. They are blocked before the first thread starts, and read one at a time. There are no
+//! handlers.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -6,20 +7,18 @@ use std::time::Duration;
 
 use super::check;
 
-/// What the daemon and some commands wait for.
+/// A signal that the daemon and some commands wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM.
     Terminate,
     /// SIGINT: Ctrl-C in the foreground.
     Interrupt,
-    /// SIGHUP: publish `state.json` and open the log again; in the foreground the terminal has
-    /// gone.
+    /// SIGHUP: write `state.json` again and reopen the log, or, in the foreground, exit.
     Hangup,
 }
 
 impl Signal {
-    /// The number that the system knows it by.
     pub fn number(self) -> libc::c_int {
         match self {
             Signal::Terminate => libc::SIGTERM,
@@ -28,7 +27,7 @@ impl Signal {
         }
     }
 
-    /// The exit status of a command that it has ended: as the shell would report it.
+    /// Returns the exit status that a shell reports for a command that the signal ended.
     pub fn status(self) -> u8 {
         match self {
             Signal::Terminate => 143,
@@ -52,17 +51,17 @@ fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
     set
 }
 
-/// Blocks what [`wait`] reads, and nothing else, in this thread and every thread that it starts
-/// from now on. pthread_sigmask(3).
+/// Blocks exactly the signals that [`wait`] reads, in this thread and in those that it starts from
+/// now on. pthread_sigmask(3).
 pub fn block() -> io::Result<()> {
     mask(libc::SIG_SETMASK, &WAITED_FOR.map(Signal::number))
 }
 
-/// As [`block`]; the signals wait for [`wait`] even if they were ignored so far. For the moment
-/// between fork and exec: it allocates nothing and takes no lock.
-pub(super) fn hold_back() -> io::Result<()> {
+/// Does the same, and gives these signals their default dispositions: an ignored one would be lost.
+/// For use between fork and exec: allocates nothing and takes no lock.
+pub(super) fn block_for_exec() -> io::Result<()> {
     for signal in WAITED_FOR {
-        dispose(signal.number(), libc::SIG_DFL)?;
+        set_disposition(signal.number(), libc::SIG_DFL)?;
     }
     block()
 }
@@ -74,7 +73,7 @@ fn mask(how: libc::c_int, signals: &[libc::c_int]) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 
-/// Waits for the next of the signals that [`block`] blocked. sigwait(3).
+/// Waits for a signal that [`block`] blocked. sigwait(3).
 pub fn wait() -> io::Result<Signal> {
     let set = set_of(&WAITED_FOR.map(Signal::number));
     loop {
@@ -93,29 +92,27 @@ pub fn wait() -> io::Result<Signal> {
     }
 }
 
-/// Makes a limit on the size of files the failure of a write, and not the end of the process:
-/// SIGXFSZ.
+/// Ignores SIGXFSZ: a file size limit makes a write fail and does not end the process.
 pub fn ignore_file_size_limit() {
     // SAFETY: a standard disposition runs none of our code.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Gives every signal its default disposition, as a new program expects, but ignores SIGPIPE and
-/// SIGXFSZ: a reader that has gone and a file that may not grow are errors of one write, not the
-/// end of the process. sigaction(2).
+/// Gives every signal its default disposition, except that SIGPIPE and SIGXFSZ are ignored: a
+/// closed pipe and a file size limit make a write fail and do not end the process. sigaction(2).
 pub fn reset() -> io::Result<()> {
-    // The C library keeps some of the numbers to itself.
+    // The C library reserves some of the numbers.
     #[cfg(target_os = "linux")]
-    let its_own = 32..libc::SIGRTMIN();
+    let reserved = 32..libc::SIGRTMIN();
     #[cfg(not(target_os = "linux"))]
-    let its_own = 0..0;
+    let reserved = 0..0;
     for number in NUMBERS {
-        // The handlers of SIGSEGV and SIGBUS are std's own: they report a stack overflow.
-        if number == libc::SIGSEGV || number == libc::SIGBUS || its_own.contains(&number) {
+        // `std` has handlers for SIGSEGV and SIGBUS, which report a stack overflow.
+        if number == libc::SIGSEGV || number == libc::SIGBUS || reserved.contains(&number) {
             continue;
         }
         let ignored = number == libc::SIGPIPE || number == libc::SIGXFSZ;
-        dispose(number, if ignored { libc::SIG_IGN } else { libc::SIG_DFL })?;
+        set_disposition(number, if ignored { libc::SIG_IGN } else { libc::SIG_DFL })?;
     }
     Ok(())
 }
@@ -127,43 +124,43 @@ fn unblock_all() -> io::Result<()> {
         .map(drop)
 }
 
-/// Gives every signal that can have one this standard disposition, and unblocks all. For the moment
-/// between fork and exec: it allocates nothing and takes no lock.
-pub(super) fn begin_with(disposition: libc::sighandler_t) -> io::Result<()> {
+/// Gives every signal this disposition, and unblocks all. For use between fork and exec: allocates
+/// nothing and takes no lock.
+pub(super) fn reset_for_exec(disposition: libc::sighandler_t) -> io::Result<()> {
     for number in NUMBERS {
-        dispose(number, disposition)?;
+        set_disposition(number, disposition)?;
     }
     unblock_all()
 }
 
-/// The numbers that signals have.
+/// The numbers of the signals.
 #[cfg(target_os = "linux")]
 const NUMBERS: std::ops::RangeInclusive<libc::c_int> = 1..=64;
 #[cfg(not(target_os = "linux"))]
 const NUMBERS: std::ops::RangeInclusive<libc::c_int> = 1..=31;
 
-/// Gives a signal this standard disposition; the two that can have no other are left as they are.
-/// It allocates nothing and takes no lock. sigaction(2).
-fn dispose(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
+/// Sets the disposition of a signal, except of SIGKILL and SIGSTOP, which have only one. Allocates
+/// nothing and takes no lock. sigaction(2).
+fn set_disposition(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
     if number == libc::SIGKILL || number == libc::SIGSTOP {
         return Ok(());
     }
-    match set_disposition(number, disposition) {
-        // An emulated system may have fewer.
+    match sigaction(number, disposition) {
+        // An emulated system may have fewer signals.
         Err(error) if number > 31 && error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         result => result,
     }
 }
 
-/// The C library refuses the numbers that it keeps to itself, and anybody can send those; so the
-/// kernel is asked where it is known how it wants to be.
+/// Calls the kernel where its interface is known: the C library refuses the numbers that it
+/// reserves, but any process can send those signals.
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn set_disposition(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
-    // The disposition first, then flags, on x86-64 a function, and the mask: none of them is set.
+fn sigaction(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
+    // The kernel's struct: disposition, flags, on x86-64 a restorer, and the mask.
     let action = [disposition, 0, 0, 0];
-    // Arguments of a call with any number of them are as wide as a register.
+    // Variadic arguments must have the width of a register.
     let (number, none) = (libc::c_long::from(number), std::ptr::null_mut::<libc::c_void>());
-    // The bytes of a mask.
+    // The size of the mask in bytes.
     let length: libc::size_t = 8;
     // SAFETY: the kernel reads no more than `action` holds, and writes nothing; a standard
     // disposition runs none of our code.
@@ -173,24 +170,24 @@ fn set_disposition(number: libc::c_int, disposition: libc::sighandler_t) -> io::
 }
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
-fn set_disposition(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
+fn sigaction(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result<()> {
     // SAFETY: a standard disposition runs none of our code.
     let before = unsafe { libc::signal(number, disposition) };
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Ctrl-C and what else asks a command to end, as something to be waited for, from when this is
-/// made until it is dropped.
+/// Ctrl-C and the other signals that ask a command to end, turned into events that can be waited
+/// for, until this is dropped.
 ///
 /// A signal that the process ignores stays ignored. signalfd(2), kqueue(2).
 pub struct Interrupts {
     queue: OwnedFd,
-    /// Those that were not ignored, and are to be as before in the end.
+    /// The signals that were not ignored.
     taken: Vec<libc::c_int>,
 }
 
 impl Interrupts {
-    /// From now on no signal that can be waited for ends this process.
+    /// Blocks the signals, so that they no longer end this process.
     pub fn take() -> io::Result<Interrupts> {
         let mut taken = Vec::new();
         for signal in WAITED_FOR.map(Signal::number) {
@@ -199,27 +196,27 @@ impl Interrupts {
             }
         }
         let interrupts = Interrupts { queue: queue(&taken)?, taken };
-        interrupts.hold()?;
+        interrupts.block()?;
         Ok(interrupts)
     }
 
-    /// Until [`Interrupts::hold`], they end the process as if this were not here.
-    pub fn let_through(&self) -> io::Result<()> {
+    /// Unblocks the signals until [`Interrupts::block`]: they end the process as usual.
+    pub fn unblock(&self) -> io::Result<()> {
         release(&self.taken)
     }
 
-    /// From now on they are to be waited for again.
-    pub fn hold(&self) -> io::Result<()> {
+    /// Blocks the signals again.
+    pub fn block(&self) -> io::Result<()> {
         hold(&self.taken)
     }
 
-    /// The next one that has come, if there is one. Does not wait.
-    pub fn seen(&self) -> io::Result<Option<Signal>> {
+    /// Returns the next signal that has arrived, without waiting.
+    pub fn pending(&self) -> io::Result<Option<Signal>> {
         let [ready] = super::wait_readable([self.queue.as_fd()], Some(Duration::ZERO))?;
         if !ready {
             return Ok(None);
         }
-        let number = take_out(&self.queue)?;
+        let number = dequeue(&self.queue)?;
         Ok(WAITED_FOR.into_iter().find(|signal| Some(signal.number()) == number))
     }
 }
@@ -232,8 +229,8 @@ impl AsFd for Interrupts {
 
 impl Drop for Interrupts {
     fn drop(&mut self) {
-        // One that nobody has asked for is forgotten, not acted upon late.
-        while let Ok(Some(_)) = self.seen() {}
+        // Discarded: they would end the process now, for something that is over.
+        while let Ok(Some(_)) = self.pending() {}
         drop(release(&self.taken));
     }
 }
@@ -253,25 +250,25 @@ fn queue(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     let raw = check(unsafe {
         libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     })?;
-    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    // SAFETY: the descriptor is new, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// Takes one out, and says which it was.
+/// Reads the number of one signal.
 #[cfg(target_os = "linux")]
-fn take_out(queue: &OwnedFd) -> io::Result<Option<libc::c_int>> {
+fn dequeue(queue: &OwnedFd) -> io::Result<Option<libc::c_int>> {
     // SAFETY: signalfd_siginfo is a C struct of integers, for which all zeroes is a valid value.
-    let mut told: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+    let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
     let length = size_of::<libc::signalfd_siginfo>();
-    // SAFETY: `told` is writable for the length passed; the descriptor does not block.
-    let got = unsafe { libc::read(queue.as_raw_fd(), (&raw mut told).cast(), length) };
+    // SAFETY: `info` is writable for the length passed; the descriptor does not block.
+    let got = unsafe { libc::read(queue.as_raw_fd(), (&raw mut info).cast(), length) };
     if got < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(libc::c_int::try_from(told.ssi_signo).ok())
+    Ok(libc::c_int::try_from(info.ssi_signo).ok())
 }
 
-/// Blocked signals go to the queue.
+/// A signalfd reads blocked signals.
 #[cfg(target_os = "linux")]
 fn hold(signals: &[libc::c_int]) -> io::Result<()> {
     mask(libc::SIG_BLOCK, signals)
@@ -286,7 +283,7 @@ fn release(signals: &[libc::c_int]) -> io::Result<()> {
 fn queue(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     // SAFETY: kqueue takes nothing.
     let raw = check(unsafe { libc::kqueue() })?;
-    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    // SAFETY: the descriptor is new, so nothing else owns it.
     let queue = unsafe { OwnedFd::from_raw_fd(raw) };
     for signal in signals {
         let event = libc::kevent {
@@ -304,9 +301,9 @@ fn queue(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     Ok(queue)
 }
 
-/// Takes one out, and says which it was.
+/// Reads the number of one signal.
 #[cfg(not(target_os = "linux"))]
-fn take_out(queue: &OwnedFd) -> io::Result<Option<libc::c_int>> {
+fn dequeue(queue: &OwnedFd) -> io::Result<Option<libc::c_int>> {
     // SAFETY: kevent is a C struct for which all zeroes is a valid value.
     let mut event: libc::kevent = unsafe { std::mem::zeroed() };
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -316,15 +313,15 @@ fn take_out(queue: &OwnedFd) -> io::Result<Option<libc::c_int>> {
     Ok(if count == 1 { libc::c_int::try_from(event.ident).ok() } else { None })
 }
 
-/// Ignored signals still go to the queue; blocked ones would wait for their release as well.
+/// A kqueue reports ignored signals, too. Blocked ones would still be pending afterwards.
 #[cfg(not(target_os = "linux"))]
 fn hold(signals: &[libc::c_int]) -> io::Result<()> {
-    signals.iter().try_for_each(|signal| dispose(*signal, libc::SIG_IGN))
+    signals.iter().try_for_each(|signal| set_disposition(*signal, libc::SIG_IGN))
 }
 
 #[cfg(not(target_os = "linux"))]
 fn release(signals: &[libc::c_int]) -> io::Result<()> {
-    signals.iter().try_for_each(|signal| dispose(*signal, libc::SIG_DFL))
+    signals.iter().try_for_each(|signal| set_disposition(*signal, libc::SIG_DFL))
 }
 
 #[cfg(test)]
@@ -341,7 +338,7 @@ mod tests {
             let mut command = std::process::Command::new("cat");
             command.arg("/proc/self/status");
             // SAFETY: it makes system calls, and no allocation.
-            unsafe { command.pre_exec(move || begin_with(disposition)) };
+            unsafe { command.pre_exec(move || reset_for_exec(disposition)) };
             let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
             let line = said.lines().find_map(|line| line.strip_prefix("SigIgn:\t"));
             assert_eq!(line, Some(ignored));
@@ -350,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_number_that_no_signal_has_is_refused() {
-        assert!(dispose(-1, libc::SIG_DFL).is_err());
-        assert!(dispose(0, libc::SIG_DFL).is_err());
+        assert!(set_disposition(-1, libc::SIG_DFL).is_err());
+        assert!(set_disposition(0, libc::SIG_DFL).is_err());
     }
 }

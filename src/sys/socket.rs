@@ -1,4 +1,4 @@
-//! Connections that are begun without waiting for them. socket(2), connect(2).
+//! Sockets: connecting without blocking. socket(2), connect(2).
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,15 +6,15 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::check;
 
-/// Begins to connect to `address`. The stream does not block; it can be written to once the
-/// connection is there or has failed, and `take_error` says which.
+/// Starts a connection to `address`. The stream does not block. It becomes writable when it is
+/// connected or the connection has failed; `take_error` returns the failure.
 #[expect(clippy::cast_possible_truncation, reason = "families and sizes of names are below 256")]
 pub fn connect(address: &SocketAddr) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let stream = TcpStream::from(socket(family)?);
     stream.set_nonblocking(true)?;
     let raw = stream.as_raw_fd();
-    let begun = match address {
+    let started = match address {
         SocketAddr::V4(address) => {
             // SAFETY: sockaddr_in is a C struct of integers, for which all zeroes is a valid value.
             let mut name: libc::sockaddr_in = unsafe { std::mem::zeroed() };
@@ -35,18 +35,18 @@ pub fn connect(address: &SocketAddr) -> io::Result<TcpStream> {
             unsafe { libc::connect(raw, (&raw const name).cast(), size_of_val(&name) as u32) }
         }
     };
-    match check(begun) {
-        Err(error) if !is_under_way(&error) => Err(error),
+    match check(started) {
+        Err(error) if !is_in_progress(&error) => Err(error),
         _ => Ok(stream),
     }
 }
 
-fn is_under_way(error: &io::Error) -> bool {
-    // An interrupted connect goes on by itself.
+fn is_in_progress(error: &io::Error) -> bool {
+    // An interrupted connect(2) continues in the background.
     matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR))
 }
 
-/// Whether connections to this socket are accepted. socket(7).
+/// Returns whether the socket is listening. socket(7).
 pub fn is_listening(socket: &TcpListener) -> bool {
     let mut value: libc::c_int = 0;
     let mut length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
@@ -61,7 +61,7 @@ pub fn is_listening(socket: &TcpListener) -> bool {
 fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: the call takes integers.
     let raw = check(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    // SAFETY: the descriptor is new, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
@@ -69,7 +69,7 @@ fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
 fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: the call takes integers.
     let raw = check(unsafe { libc::socket(family, libc::SOCK_STREAM, 0) })?;
-    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    // SAFETY: the descriptor is new, so nothing else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(raw) };
     // SAFETY: the descriptor is open; the call takes integers.
     check(unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) })?;

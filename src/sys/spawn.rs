@@ -26,9 +26,9 @@ const PIPE: RawFd = 5;
 /// The exec closes the descriptors from this number on.
 const FIRST_CLOSED: RawFd = 6;
 
-/// This program, with the arguments and the environment that it is to get. execve(2).
+/// This program, with arguments and an environment. execve(2).
 pub struct Program {
-    /// The first that can be executed is.
+    /// Tried in this order.
     paths: Vec<CString>,
     arguments: Vec<CString>,
     environment: Vec<CString>,
@@ -51,8 +51,9 @@ impl Program {
     }
 }
 
-/// The link in /proc leads to the file that this process runs, even if another file has its name
-/// by now. Without /proc only the name is known. proc(5), getauxval(3).
+/// Returns the paths of the program. The link in /proc leads to the file that this process runs,
+/// even if another file has its name by now. Without /proc, only the name is known. proc(5),
+/// getauxval(3).
 #[cfg(target_os = "linux")]
 fn own_paths() -> io::Result<Vec<CString>> {
     use std::ffi::{CStr, OsStr};
@@ -63,7 +64,7 @@ fn own_paths() -> io::Result<Vec<CString>> {
     let name: *const c_char =
         std::ptr::with_exposed_provenance(usize::try_from(address).unwrap_or(0));
     if !name.is_null() {
-        // SAFETY: the kernel has put a NUL-terminated string there, and nobody changes it.
+        // SAFETY: the kernel has put a NUL-terminated string there, and nothing changes it.
         let name = unsafe { CStr::from_ptr(name) };
         let path = std::path::absolute(OsStr::from_bytes(name.to_bytes()))?;
         paths.push(CString::new(path.into_os_string().into_vec())?);
@@ -89,7 +90,7 @@ pub struct Descriptors<'a> {
     pub pipe: BorrowedFd<'a>,
 }
 
-/// What happens between the fork and the first instruction of the program.
+/// A step between the fork and the first instruction of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// setsid(2) and the second fork.
@@ -106,8 +107,8 @@ const STEPS: [Step; 4] = [Step::Detach, Step::Sign, Step::HandOver, Step::Execut
 /// A step that failed, and why.
 type Failure = (Step, io::Error);
 
-/// Reads the report of a failure before the exec; `None` for everything that the program itself may
-/// write, as long as that begins with a printable character.
+/// Parses the report of a failure before the exec; `None` if it is anything else. The program must
+/// begin its own report with a printable character.
 pub fn failure(report: &[u8]) -> Option<Failure> {
     let (step, number) = report.split_first()?;
     let step = STEPS.get(usize::from(*step))?;
@@ -121,19 +122,19 @@ fn report((step, error): &Failure) -> [u8; 5] {
 
 /// A program that was started in the background.
 ///
-/// Until this is dropped, the process between the two forks is not reaped. So the kernel gives its
-/// pid to no other process and to no other process group, and the group of that number holds the
-/// new process and nothing that was not started by it.
+/// The process between the two forks is not reaped before this is dropped. Until then the kernel
+/// does not reuse its pid, neither for a process nor for a process group. The group with that
+/// number contains the new process and none that it did not start.
 pub struct Background {
     between: libc::pid_t,
 }
 
 impl Background {
-    /// Kills the new process, wherever it hangs, or keeps it from being made.
+    /// Kills the new process, wherever it hangs, or prevents the second fork.
     pub fn kill(&self) {
         self.kill_between();
-        // SAFETY: integers only. If the process between has not come to setsid(2), and now never
-        // will, there is no such group, which is no error.
+        // SAFETY: integers only. There is no such group if that process was killed before
+        // setsid(2).
         unsafe { libc::kill(-self.between, libc::SIGKILL) };
     }
 
@@ -145,7 +146,7 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // It may hang as well, and after the second fork there is nothing left for it to do.
+        // It may hang, too. After the second fork it has nothing more to do.
         self.kill_between();
         // SAFETY: no status is asked for.
         let reap = || check(unsafe { libc::waitpid(self.between, std::ptr::null_mut(), 0) });
@@ -153,18 +154,18 @@ impl Drop for Background {
     }
 }
 
-/// Starts `program` in a new session that it does not lead, so that it can never get a terminal. It
-/// gets no other descriptors than these. SIGTERM, SIGINT and SIGHUP are blocked in it, so that
-/// none of them ends it before it can read them.
+/// Starts `program` in a new session that it does not lead, so that it can never get a terminal,
+/// and with no other descriptors than these. SIGTERM, SIGINT and SIGHUP are blocked in it, so that
+/// it can read those that are sent before it is ready.
 ///
-/// Returns before the program is executed; for what fails afterwards see [`failure`].
+/// Returns before the exec. A failure from then on is reported on the pipe: see [`failure`].
 pub fn in_background(program: &Program, given: &Descriptors<'_>) -> io::Result<Background> {
     let [input, output, lock, listener, pipe] = [
-        raised(given.input)?,
-        raised(given.output)?,
-        raised(given.lock.as_fd())?,
-        raised(given.listener)?,
-        raised(given.pipe)?,
+        duplicate(given.input)?,
+        duplicate(given.output)?,
+        duplicate(given.lock.as_fd())?,
+        duplicate(given.listener)?,
+        duplicate(given.pipe)?,
     ];
     let child = Child {
         lock: given.lock,
@@ -180,7 +181,7 @@ pub fn in_background(program: &Program, given: &Descriptors<'_>) -> io::Result<B
         arguments: pointers(&program.arguments),
         environment: pointers(&program.environment),
     };
-    // A child of a process that ignores SIGCHLD leaves nothing to be reaped.
+    // If a process ignores SIGCHLD, its children cannot be reaped.
     // SAFETY: a standard disposition runs none of our code.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     // SAFETY: the child makes async-signal-safe calls only.
@@ -196,22 +197,21 @@ pub fn in_background(program: &Program, given: &Descriptors<'_>) -> io::Result<B
     unsafe { libc::_exit(1) }
 }
 
-/// A copy whose number is none of those that the new process gets. fcntl(2).
-fn raised(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// Duplicates a descriptor, to a number that the new process does not use. fcntl(2).
+fn duplicate(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: integers only.
     let raw = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST_CLOSED) })?;
-    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    // SAFETY: the descriptor is new, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// The array of strings that execve(2) takes. The strings must outlive it.
+/// Returns the array that execve(2) takes. The strings must outlive it.
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     let null = std::iter::once(std::ptr::null());
     strings.iter().map(|string| string.as_ptr()).chain(null).collect()
 }
 
-/// What the new process needs between fork and exec. Its functions allocate nothing and take no
-/// lock.
+/// The child between fork and exec. Its functions allocate nothing and take no lock.
 struct Child<'a> {
     lock: &'a File,
     numbers: [(&'a OwnedFd, RawFd); 6],
@@ -221,7 +221,8 @@ struct Child<'a> {
 }
 
 impl Child<'_> {
-    /// Ends the process between the forks, and returns in the new one if something fails.
+    /// Forks again, ends the process in between, and executes the program in the new one. Returns
+    /// only a failure.
     fn detach(&self) -> Result<Infallible, Failure> {
         let detach = |error| (Step::Detach, error);
         // SAFETY: setsid takes nothing.
@@ -236,9 +237,9 @@ impl Child<'_> {
         Err((Step::Execute, self.execute()))
     }
 
-    /// From now on whoever looks for the lock's owner finds this process, and may signal it.
+    /// Writes the pid to the lock file. From now on other commands may signal this process.
     fn sign(&self) -> io::Result<()> {
-        signal::hold_back()?;
+        signal::block_for_exec()?;
         let mut line = [0_u8; 16];
         let mut rest = line.as_mut_slice();
         writeln!(rest, "{}", std::process::id())?;
@@ -250,7 +251,7 @@ impl Child<'_> {
 
     fn hand_over(&self) -> io::Result<()> {
         for (file, number) in &self.numbers {
-            // SAFETY: integers only; in this process nobody uses what had the number before.
+            // SAFETY: integers only; this process no longer uses what has the number.
             check(unsafe { libc::dup2(file.as_raw_fd(), *number) })?;
         }
         close_on_exec();
@@ -267,8 +268,8 @@ impl Child<'_> {
     }
 }
 
-/// Whatever the caller's shell, ssh or CI has left open would stay open as long as the program
-/// runs. close_range(2) where there is one.
+/// Marks all other descriptors close-on-exec: what the caller's shell, ssh or CI left open would
+/// stay open as long as the program runs. close_range(2) where it exists.
 fn close_on_exec() {
     #[cfg(target_os = "linux")]
     {
@@ -288,19 +289,19 @@ fn close_on_exec() {
     }
 }
 
-/// What a program that was started by [`in_background`] has got.
+/// The descriptors that a program got from [`in_background`].
 pub struct HandedOver {
     pub lock: File,
     pub listener: TcpListener,
     pub pipe: File,
 }
 
-/// Takes over the descriptors that were handed over, if they are open; what they are is for the
-/// caller to check. To be called once, and before anything else opens a descriptor.
+/// Takes the descriptors that were handed over, if they are open. The caller checks what they are.
+/// To be called once, and before any descriptor is opened.
 pub fn take_over() -> io::Result<HandedOver> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
-        return Err(io::Error::other("it was taken over before"));
+        return Err(io::Error::other("already taken"));
     }
     let owned = |raw| {
         // SAFETY: integers only.

@@ -1,7 +1,7 @@
-//! Waking up when something changes in a directory: inotify(7) on Linux, kqueue(2) elsewhere.
+//! Watches of directories: inotify(7) on Linux, kqueue(2) on other systems.
 //!
-//! A watch only says "look again"; what has changed is for the caller to find out. So a lost
-//! detail, an overflow or a spurious event can cost a look, never a result.
+//! A watch only reports that something may have changed. The caller looks for itself, so that a
+//! lost detail, an overflow or a spurious event does no harm.
 
 #[cfg(target_os = "linux")]
 use std::ffi::CString;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::check;
 
-/// A watch on one directory: files in it that appear, go, are renamed or written.
+/// A watch of one directory: of files that are created, removed, renamed or written.
 #[cfg(target_os = "linux")]
 pub struct Watch {
     queue: OwnedFd,
@@ -22,11 +22,11 @@ pub struct Watch {
 
 #[cfg(target_os = "linux")]
 impl Watch {
-    /// Watches `directory`, which must exist. Changes from this moment on are seen.
+    /// Watches `directory`, which must exist, from now on.
     pub fn on(directory: &Path) -> io::Result<Watch> {
         // SAFETY: the call takes one integer.
         let raw = check(unsafe { libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK) })?;
-        // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+        // SAFETY: the descriptor is new, so nothing else owns it.
         let queue = unsafe { OwnedFd::from_raw_fd(raw) };
         let path = CString::new(directory.as_os_str().as_bytes()).map_err(io::Error::other)?;
         let mask = libc::IN_MODIFY
@@ -41,20 +41,20 @@ impl Watch {
         Ok(Watch { queue })
     }
 
-    /// Also wakes when `file` itself is written. On Linux the directory's watch says so already.
+    /// Also watches `file` for writes. On Linux the watch of the directory does so already.
     pub fn add_file(&mut self, _file: &std::fs::File) -> io::Result<()> {
         Ok(())
     }
 
-    /// Waits for a change; `Ok(false)` means that `timeout` is over. `None` waits for ever.
+    /// Waits for a change; returns false after `timeout`.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
         let [changed] = super::wait_readable([self.queue.as_fd()], timeout)?;
-        self.forget();
+        self.discard();
         Ok(changed)
     }
 
-    /// Reads the pending events away.
-    fn forget(&self) {
+    /// Discards the pending events.
+    fn discard(&self) {
         let mut buffer = [0_u8; 4096];
         loop {
             // SAFETY: the buffer is writable for the length passed; the descriptor does not block.
@@ -75,7 +75,7 @@ impl AsFd for Watch {
     }
 }
 
-/// A watch on one directory, and on files added to it.
+/// A watch of one directory, and of files that were added.
 #[cfg(not(target_os = "linux"))]
 pub struct Watch {
     queue: OwnedFd,
@@ -85,7 +85,7 @@ pub struct Watch {
 
 #[cfg(not(target_os = "linux"))]
 impl Watch {
-    /// Watches `directory`, which must exist. Changes from this moment on are seen.
+    /// Watches `directory`, which must exist, from now on.
     pub fn on(directory: &Path) -> io::Result<Watch> {
         let queue = kqueue()?;
         let opened = std::fs::File::open(directory)?;
@@ -94,7 +94,7 @@ impl Watch {
         Ok(Watch { queue, _directory: opened, files: Vec::new() })
     }
 
-    /// Also wakes when `file` itself is written.
+    /// Also watches `file` for writes.
     pub fn add_file(&mut self, file: &std::fs::File) -> io::Result<()> {
         let file = file.try_clone()?;
         let changes = libc::NOTE_WRITE | libc::NOTE_EXTEND | libc::NOTE_DELETE | libc::NOTE_RENAME;
@@ -103,7 +103,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Waits for a change; `Ok(false)` means that `timeout` is over. `None` waits for ever.
+    /// Waits for a change; returns false after `timeout`.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
         next(&self.queue, timeout)
     }
@@ -116,7 +116,7 @@ impl AsFd for Watch {
     }
 }
 
-/// Waits until process `pid` has ended; `Ok(false)` means that `timeout` is over first.
+/// Waits until the process has ended; returns false after `timeout`.
 #[cfg(not(target_os = "linux"))]
 pub fn wait_for_exit(pid: i32, timeout: Duration) -> io::Result<bool> {
     let queue = kqueue()?;
@@ -133,7 +133,7 @@ pub fn wait_for_exit(pid: i32, timeout: Duration) -> io::Result<bool> {
 fn kqueue() -> io::Result<OwnedFd> {
     // SAFETY: kqueue takes nothing.
     let raw = check(unsafe { libc::kqueue() })?;
-    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    // SAFETY: the descriptor is new, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 

@@ -152,13 +152,13 @@ impl CommandGroup {
         let mut leader = Command::new(SHELL);
         leader.args(["-c", LEADER]).env_clear().current_dir("/").process_group(0);
         leader.stdin(end).stdout(Stdio::null()).stderr(Stdio::null());
-        child::deafen(&mut leader);
+        child::ignore_signals(&mut leader);
         let mut leader = leader.spawn()?;
         let group = i32::try_from(leader.id()).unwrap_or(0);
         let mut command = Command::new(SHELL);
         command.args(["-c", text]).env_clear().envs(environment).process_group(group);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        child::settle(&mut command, directory);
+        child::prepare_child(&mut command, directory);
         match command.spawn() {
             Ok(command) => Ok(CommandGroup { leader, command, _lifeline: lifeline }),
             Err(error) => {
