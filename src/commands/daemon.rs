@@ -4,12 +4,11 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nanoserde::SerJson;
-
 use crate::cli::{LogsArgs, OutputMode, RestartArgs, StartArgs, StopArgs};
 use crate::commands::Output;
 use crate::config::{Config, Port};
 use crate::error::{Error, Kind};
+use crate::json::Object;
 use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Start};
 use crate::lifecycle::handover;
 use crate::lifecycle::run::{self, Hangup};
@@ -135,24 +134,6 @@ fn serve(
     }
 }
 
-#[derive(SerJson)]
-struct StartReport {
-    started: bool,
-    #[nserde(rename = "alreadyRunning")]
-    already_running: bool,
-    pid: i32,
-    port: u16,
-    #[nserde(rename = "daemonId")]
-    daemon_id: String,
-    #[nserde(rename = "startedAt")]
-    started_at: String,
-    version: String,
-    #[nserde(rename = "statePath")]
-    state_path: String,
-    #[nserde(rename = "logsPath")]
-    logs_path: String,
-}
-
 /// Prints that a daemon was started or was already running.
 pub fn print_started(
     info: &DaemonInfo,
@@ -161,17 +142,17 @@ pub fn print_started(
     output: &Output,
 ) -> Result<(), Error> {
     let (pid, port) = (info.pid, info.port);
-    output.json(&StartReport {
-        started: !already,
-        already_running: already,
-        pid,
-        port,
-        daemon_id: info.daemon_id.clone(),
-        started_at: info.started_at.clone(),
-        version: info.version.clone(),
-        state_path: paths.state().to_string_lossy().into_owned(),
-        logs_path: info.logs_path.clone(),
-    })?;
+    output.json(&Object(&[
+        ("started", &!already),
+        ("alreadyRunning", &already),
+        ("pid", &pid),
+        ("port", &port),
+        ("daemonId", &info.daemon_id),
+        ("startedAt", &info.started_at),
+        ("version", &info.version),
+        ("statePath", &paths.state().to_string_lossy().into_owned()),
+        ("logsPath", &info.logs_path),
+    ]))?;
     if !already {
         output.text(&format!("Daemon started (pid {pid}, port {port})"))?;
         return output.text(&format!("Token written to {}", paths.display(&paths.state())));
@@ -205,10 +186,7 @@ pub fn status(paths: &Paths, asked: &cli::StatusArgs, output: &Output) -> Result
     let (status, failure) = status::with_service(paths, status);
     match (asked.quiet, output.mode) {
         (true, _) => {}
-        (false, OutputMode::Json) => {
-            let trouble = failure.map(|failure| failure.message);
-            output.json(&report(&status, trouble))?;
-        }
+        (false, OutputMode::Json) => print_json(&status, failure.as_ref(), output)?,
         (false, OutputMode::Text) => {
             output.line(&status_line(&status, output))?;
             if let Some(ServiceFailure { message, details, .. }) = failure {
@@ -249,30 +227,18 @@ fn status_line(status: &Status, output: &Output) -> String {
     format!("{} {text}", output.style().paint(color, symbol))
 }
 
-/// The result of `status --json`: the same keys in every state, `null` for what is unknown.
-#[derive(SerJson)]
-#[nserde(serialize_none_as_null)]
-struct StatusReport {
-    state: String,
-    running: bool,
-    pid: Option<i32>,
-    port: Option<u16>,
-    uptime: Option<u64>,
-    sessions: Option<u64>,
-    version: Option<String>,
-    #[nserde(rename = "startedAt")]
-    started_at: Option<String>,
-    #[nserde(rename = "logsPath")]
-    logs_path: Option<String>,
-    #[nserde(rename = "managedBy")]
-    managed_by: Option<String>,
-    #[nserde(rename = "staleBinary")]
-    stale_binary: Option<bool>,
-    /// Why the service's manager does not start it again.
-    trouble: Option<String>,
+/// Returns whether the daemon's program was replaced after it started, if it is known.
+pub fn is_program_replaced(info: &DaemonInfo) -> Option<bool> {
+    let id = run::file_id(info.executable.as_ref()?.as_ref());
+    Some(id.as_ref() != Some(info.executable_id.as_ref()?))
 }
 
-fn report(status: &Status, trouble: Option<String>) -> StatusReport {
+/// Prints the status with `--json`: the same keys in every state, `null` for what is unknown.
+fn print_json(
+    status: &Status,
+    failure: Option<&ServiceFailure>,
+    output: &Output,
+) -> Result<(), Error> {
     let (state, info, health) = match status {
         Status::Running { info, health } => ("running", Some(info), Some(health)),
         Status::Crashed { info } => ("crashed", info.as_ref(), None),
@@ -283,33 +249,22 @@ fn report(status: &Status, trouble: Option<String>) -> StatusReport {
         Status::Unresponsive { pid, port, .. } => (*pid, *port),
         _ => (info.map(|info| info.pid), info.map(|info| info.port)),
     };
-    let stale = |info: &DaemonInfo| {
-        let id = run::file_id(info.executable.as_ref()?.as_ref());
-        Some(id.as_ref() != Some(info.executable_id.as_ref()?))
-    };
-    StatusReport {
-        state: state.to_owned(),
-        running: health.is_some(),
-        pid,
-        port,
-        uptime: health.map(|health| health.uptime),
-        sessions: health.map(|health| health.sessions()),
-        version: info.map(|info| info.version.clone()),
-        started_at: info.map(|info| info.started_at.clone()),
-        logs_path: info.map(|info| info.logs_path.clone()),
-        managed_by: health.and(info).and_then(|info| info.managed_by.clone()),
-        stale_binary: health.and(info).and_then(|info| stale(info)),
-        trouble,
-    }
-}
-
-#[derive(SerJson)]
-#[nserde(serialize_none_as_null)]
-struct StopReport {
-    stopped: bool,
-    #[nserde(rename = "wasRunning")]
-    was_running: bool,
-    pid: Option<i32>,
+    let serving = health.and(info);
+    output.json(&Object(&[
+        ("state", &state.to_owned()),
+        ("running", &health.is_some()),
+        ("pid", &pid),
+        ("port", &port),
+        ("uptime", &health.map(|health| health.uptime)),
+        ("sessions", &health.map(|health| health.sessions())),
+        ("version", &info.map(|info| info.version.clone())),
+        ("startedAt", &info.map(|info| info.started_at.clone())),
+        ("logsPath", &info.map(|info| info.logs_path.clone())),
+        ("managedBy", &serving.and_then(|info| info.managed_by.clone())),
+        ("staleBinary", &serving.and_then(|info| is_program_replaced(info))),
+        // Why the service's manager does not start it again.
+        ("trouble", &failure.map(|failure| failure.message.clone())),
+    ]))
 }
 
 /// `opta daemon stop`
@@ -318,7 +273,7 @@ pub fn stop(paths: &Paths, asked: &StopArgs, output: &Output) -> Result<ExitCode
     if pid.is_none() {
         output.text("Daemon is not running.")?;
     }
-    output.json(&StopReport { stopped: true, was_running: pid.is_some(), pid })?;
+    output.json(&Object(&[("stopped", &true), ("wasRunning", &pid.is_some()), ("pid", &pid)]))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -345,16 +300,6 @@ fn on_timeout(asked: &StopArgs) -> OnTimeout {
     if asked.force { OnTimeout::Kill } else { OnTimeout::Report }
 }
 
-#[derive(SerJson)]
-#[nserde(serialize_none_as_null)]
-struct RestartReport {
-    restarted: bool,
-    pid: i32,
-    port: u16,
-    #[nserde(rename = "previousPid")]
-    previous_pid: Option<i32>,
-}
-
 /// `opta daemon restart`
 pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<ExitCode, Error> {
     // What can fail is to fail before the daemon is stopped.
@@ -377,8 +322,13 @@ pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<Ex
         note_crashes(start, output);
     }
     let (pid, port) = (info.pid, info.port);
-    let report = RestartReport { restarted: true, pid, port, previous_pid };
-    output.result(&format!("Daemon started (pid {pid}, port {port})"), &report)?;
+    output.text(&format!("Daemon started (pid {pid}, port {port})"))?;
+    output.json(&Object(&[
+        ("restarted", &true),
+        ("pid", &pid),
+        ("port", &port),
+        ("previousPid", &previous_pid),
+    ]))?;
     output.text("Token rotated.")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -437,16 +387,11 @@ fn port_of(status: &Status) -> Option<u16> {
     }
 }
 
-#[derive(SerJson)]
-struct TokenReport {
-    token: String,
-}
-
 /// `opta daemon token`
 pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let info = status::running(paths)?;
     let token = info.token.secret();
-    output.result(token, &TokenReport { token: token.to_owned() })?;
+    output.result(token, &Object(&[("token", &token.to_owned())]))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,13 +13,14 @@ use crate::agent::endpoint::{self, EndpointError, ModelChoice};
 use crate::agent::model::{self, fault};
 use crate::cli::OutputMode;
 use crate::commands::Output;
+use crate::commands::daemon::is_program_replaced;
 use crate::commands::sessions::as_argument;
 use crate::config::{Config, ModelSettings, Port, ToolSettings};
 use crate::error::{Error, Kind, reason};
 use crate::lifecycle::service::Service;
 use crate::lifecycle::service::drift::{self, Drift};
 use crate::lifecycle::status::{self, Status};
-use crate::lifecycle::{claim, crashes, guardian, run};
+use crate::lifecycle::{claim, crashes, guardian};
 use crate::paths::{Manager, Paths};
 use crate::session::reader;
 use crate::session::store::Store;
@@ -285,12 +286,10 @@ fn version(status: &Result<Status, Error>) -> Finding {
         let message = format!("the daemon is opta {}, this is opta {ours}", info.version);
         return warn(message).with_fix(RESTART);
     }
-    match (&info.executable, &info.executable_id) {
-        (Some(path), Some(id)) if run::file_id(path.as_ref()).as_ref() != Some(id) => {
-            warn("the program was replaced after the daemon started").with_fix(RESTART)
-        }
-        _ => pass(format!("opta {ours}, and so is the daemon")),
+    if is_program_replaced(info) == Some(true) {
+        return warn("the program was replaced after the daemon started").with_fix(RESTART);
     }
+    pass(format!("opta {ours}, and so is the daemon"))
 }
 
 /// Checks that the service's file is what `install` would write, and that its manager loaded it.

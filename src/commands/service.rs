@@ -2,29 +2,17 @@
 
 use std::process::ExitCode;
 
-use nanoserde::SerJson;
-
 use crate::cli::{InstallArgs, OutputMode, UninstallArgs};
 use crate::commands::{Output, daemon};
 use crate::config::Config;
 use crate::error::Error;
+use crate::json::{self, Object};
 use crate::lifecycle::guardian::{self, Caller, Ensured};
 use crate::lifecycle::service::{Installed, Service};
 use crate::lifecycle::stop::{self, OnTimeout};
+use crate::limits;
 use crate::lock::{self, Owner};
 use crate::paths::{Manager, Paths};
-use crate::{json, limits};
-
-#[derive(SerJson)]
-struct InstallReport {
-    installed: bool,
-    manager: &'static str,
-    service: &'static str,
-    path: String,
-    program: String,
-    /// The manager has loaded it; otherwise it will at the next login.
-    registered: bool,
-}
 
 /// `opta daemon install`
 pub fn install(paths: &Paths, asked: &InstallArgs, output: &Output) -> Result<ExitCode, Error> {
@@ -33,14 +21,15 @@ pub fn install(paths: &Paths, asked: &InstallArgs, output: &Output) -> Result<Ex
     let (manager, name) = (service.manager, service.name());
     match output.mode {
         OutputMode::Text => output.step(&format!("Installed {}: {name}", service.kind())),
-        OutputMode::Json => output.step(&json::text(&InstallReport {
-            installed: true,
-            manager: manager.name(),
-            service: name,
-            path: service.file.to_string_lossy().into_owned(),
-            program: installed.program.to_string_lossy().into_owned(),
-            registered: installed.unreachable.is_none(),
-        })),
+        OutputMode::Json => output.step(&json::text(&Object(&[
+            ("installed", &true),
+            ("manager", &manager.name().to_owned()),
+            ("service", &name.to_owned()),
+            ("path", &service.file.to_string_lossy().into_owned()),
+            ("program", &installed.program.to_string_lossy().into_owned()),
+            // Otherwise the manager loads it at the next login.
+            ("registered", &installed.unreachable.is_none()),
+        ]))),
     }
     match manager {
         Manager::Systemd if !asked.now => {
@@ -88,16 +77,6 @@ fn start(
     Ok(())
 }
 
-#[derive(SerJson)]
-struct UninstallReport {
-    /// A service was installed.
-    uninstalled: bool,
-    manager: &'static str,
-    path: String,
-    /// A daemon was running.
-    stopped: bool,
-}
-
 /// `opta daemon uninstall`
 pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Result<ExitCode, Error> {
     let service = Service::of(paths)?;
@@ -115,12 +94,12 @@ pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Resul
     if stopped {
         output.text("Daemon stopped.")?;
     }
-    output.json(&UninstallReport {
-        uninstalled,
-        manager: service.manager.name(),
-        path: service.file.to_string_lossy().into_owned(),
-        stopped,
-    })?;
+    output.json(&Object(&[
+        ("uninstalled", &uninstalled),
+        ("manager", &service.manager.name().to_owned()),
+        ("path", &service.file.to_string_lossy().into_owned()),
+        ("stopped", &stopped),
+    ]))?;
     if uninstalled {
         let root = paths.display(paths.root());
         output.note(&format!("sessions, settings and logs are kept in {root}"));

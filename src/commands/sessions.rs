@@ -7,16 +7,14 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nanoserde::SerJson;
-
 use crate::cli::{ExportFormat, OutputMode, SessionsCommand};
 use crate::commands::{Output, daemon_notes};
 use crate::config::Config;
 use crate::error::{At, Error, Kind};
+use crate::json::Object;
 use crate::lifecycle::guardian::reach;
 use crate::paths::Paths;
-use crate::protocol::SessionId;
-use crate::protocol::SessionSummary;
+use crate::protocol::{SessionId, SessionSummary};
 use crate::session::reader::JournalReport;
 use crate::session::store::{Store, no_session};
 use crate::session::transcript::{Transcript, turns};
@@ -146,39 +144,22 @@ pub fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
     }
 }
 
-/// The damage of a journal.
-#[derive(SerJson)]
-struct DamageReport {
-    #[nserde(rename = "sessionId")]
-    session_id: String,
-    records: u64,
-    damaged: u64,
-    #[nserde(rename = "tornBytes")]
-    torn_bytes: u64,
-    #[nserde(rename = "missingBytes")]
-    missing_bytes: u64,
-}
-
-#[derive(SerJson)]
-struct VerifyReport {
-    sessions: u64,
-    #[nserde(rename = "damagedSessions")]
-    damaged_sessions: u64,
-}
-
 /// `opta sessions verify`: 1 if a session is damaged, cannot be read or is not listed.
 fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCode, Error> {
     let ids = match typed {
         Some(typed) => vec![find(store, typed)?],
         None => store.with_prefix("")?,
     };
-    let mut report = VerifyReport { sessions: 0, damaged_sessions: 0 };
+    let (mut checked, mut damaged) = (0_u64, 0_u64);
     let mut failed = false;
     let mut torn = Vec::new();
     for id in &ids {
         match store.scan(id, |_| {}) {
             Ok(found) if found.torn_bytes > 0 || found.missing_bytes > 0 => torn.push((id, found)),
-            Ok(found) if found.is_damaged() => print_damage(id, &found, &mut report, output)?,
+            Ok(found) if found.is_damaged() => {
+                damaged += 1;
+                print_damage(id, &found, output)?;
+            }
             Ok(_) => {}
             // It was deleted meanwhile.
             Err(error) if is_deleted(&error) => continue,
@@ -188,10 +169,11 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
                 continue;
             }
         }
-        report.sessions += 1;
+        checked += 1;
     }
     for (id, found) in examine_again(store, torn)? {
-        print_damage(id, &found, &mut report, output)?;
+        damaged += 1;
+        print_damage(id, &found, output)?;
     }
     if typed.is_none()
         && let Err(error) = store.check_all_listed(&ids)
@@ -199,11 +181,12 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
         output.error(&error)?;
         failed = true;
     }
-    let VerifyReport { sessions, damaged_sessions } = report;
-    let s = if sessions == 1 { "" } else { "s" };
-    let line = format!("{sessions} session{s} checked, {damaged_sessions} damaged");
-    output.result(&line, &report)?;
-    Ok(ExitCode::from(u8::from(damaged_sessions > 0 || failed)))
+    let s = if checked == 1 { "" } else { "s" };
+    output.result(
+        &format!("{checked} session{s} checked, {damaged} damaged"),
+        &Object(&[("sessions", &checked), ("damagedSessions", &damaged)]),
+    )?;
+    Ok(ExitCode::from(u8::from(damaged > 0 || failed)))
 }
 
 /// Examines journals with a torn end again, because the end may have been a record that was just
@@ -236,13 +219,7 @@ fn examine_again<'i>(
     Ok(damaged)
 }
 
-fn print_damage(
-    id: &SessionId,
-    found: &JournalReport,
-    report: &mut VerifyReport,
-    output: &Output,
-) -> Result<(), Error> {
-    report.damaged_sessions += 1;
+fn print_damage(id: &SessionId, found: &JournalReport, output: &Output) -> Result<(), Error> {
     let JournalReport { records, missing_bytes, .. } = *found;
     let (damaged, torn_bytes) = (found.lost(), found.incomplete_bytes());
     let session_id = id.as_str().to_owned();
@@ -253,14 +230,14 @@ fn print_damage(
     if missing_bytes > 0 {
         line += &format!(", {missing_bytes} bytes missing");
     }
-    output.result(&line, &DamageReport { session_id, records, damaged, torn_bytes, missing_bytes })
-}
-
-#[derive(SerJson)]
-struct RemoveReport {
-    deleted: bool,
-    #[nserde(rename = "sessionId")]
-    session_id: String,
+    output.text(&line)?;
+    output.json(&Object(&[
+        ("sessionId", &session_id),
+        ("records", &records),
+        ("damaged", &damaged),
+        ("tornBytes", &torn_bytes),
+        ("missingBytes", &missing_bytes),
+    ]))
 }
 
 /// `opta sessions rm`
@@ -283,7 +260,7 @@ fn remove(
     let session_id = id.as_str().to_owned();
     if !force && !confirmed(&id, store.summary(&id), output)? {
         output.note(&format!("session {session_id} was not deleted"));
-        output.json(&RemoveReport { deleted: false, session_id })?;
+        output.json(&Object(&[("deleted", &false), ("sessionId", &session_id)]))?;
         return Ok(ExitCode::FAILURE);
     }
     let mut repeated = false;
@@ -300,8 +277,8 @@ fn remove(
     if !deleted {
         return Err(no_session(&session_id));
     }
-    output
-        .result(&format!("Session {session_id} deleted."), &RemoveReport { deleted, session_id })?;
+    output.text(&format!("Session {session_id} deleted."))?;
+    output.json(&Object(&[("deleted", &true), ("sessionId", &session_id)]))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -100,6 +100,23 @@ pub fn text<T: SerJson>(value: &T) -> String {
     value.serialize_json()
 }
 
+/// An object to encode: the names of its members, which need no escapes, and their values.
+pub struct Object<'a>(pub &'a [(&'a str, &'a dyn SerJson)]);
+
+impl SerJson for Object<'_> {
+    fn ser_json(&self, depth: usize, state: &mut SerJsonState) {
+        state.st_pre();
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            if index > 0 {
+                state.conl();
+            }
+            state.field(depth, name);
+            value.ser_json(depth, state);
+        }
+        state.st_post(depth);
+    }
+}
+
 /// Appends `text` as a JSON string.
 ///
 /// Control characters, C1 included, and U+2028 and U+2029 are escaped, so every reader takes the
