@@ -160,25 +160,16 @@ pub enum SessionChoice {
 /// `opta sessions …`. An id is as it was typed: any unique prefix is enough.
 #[derive(Debug, PartialEq)]
 pub enum SessionsCommand {
-    List {
-        limit: usize,
-    },
-    Show {
-        id: String,
-    },
-    Export {
-        id: String,
-        format: ExportFormat,
-    },
+    /// The newest ones.
+    List { limit: usize },
+    /// For people.
+    Show { id: String },
+    /// For other programs.
+    Export { id: String, format: ExportFormat },
     /// Without an id, all sessions.
-    Verify {
-        id: Option<String>,
-    },
-    Remove {
-        id: String,
-        /// Do not ask for confirmation.
-        force: bool,
-    },
+    Verify { id: Option<String> },
+    /// With `force`, without asking for confirmation.
+    Remove { id: String, force: bool },
 }
 
 /// The format of an exported session.

@@ -43,10 +43,8 @@ pub enum LoadState {
     NotLoaded,
     /// It read the file and cannot use it, for this reason.
     Rejected(String),
-    Loaded {
-        state: ServiceState,
-        enabled: bool,
-    },
+    /// It has loaded this file.
+    Loaded { state: ServiceState, enabled: bool },
 }
 
 /// What a service's file says: text that both formats can express.
