@@ -1,5 +1,5 @@
-//! What was acknowledged stays: through kills at any moment, disks that fail or are full, and power
-//! cuts.
+//! What was acknowledged is not lost: not by a kill at any moment, by a disk that fails or is full,
+//! or by a power cut.
 //!
 //! A kill does not empty the kernel's caches, so it proves the order of writes and their repair;
 //! that acknowledged means synced is proved by the order of system calls, and by cutting the power
@@ -55,7 +55,7 @@ impl Client {
             let turn = format!("{}_{}", self.name, self.sent);
             match submit(api, &self.session, &turn, fastrand::usize(1..5000)) {
                 Some(202) => self.acknowledged = self.sent,
-                // It is leaving the world.
+                // The daemon was killed.
                 None => return,
                 Some(status) => panic!("{turn}: {status}"),
             }
@@ -228,7 +228,11 @@ fn an_append_that_fails_is_refused_and_leaves_no_trace() {
             let refused = api.submit("s", turn).expect(507);
             assert_eq!(refused.field("code"), "STORAGE_FULL", "{faults:?}");
         }
-        assert_eq!(api.events("s", 0), events, "{faults:?}: somebody saw what was not written");
+        assert_eq!(
+            api.events("s", 0),
+            events,
+            "{faults:?}: events that were not written are visible"
+        );
         // It is this session's misfortune, and the daemon's no more than that.
         api.submit("other", "t").expect(202);
         api.wait_for("other", "turn.error", "t");
@@ -425,11 +429,11 @@ fn a_full_disk_refuses_new_turns_keeps_the_old_and_goes_on_when_there_is_room() 
         assert_eq!(of("turn.queued"), accepted);
         // Each has one end, and none has begun twice.
         for (name, exactly) in [("turn.error", true), ("turn.start", false)] {
-            let mut told = of(name);
-            told.sort_unstable();
-            let all = told.len();
-            told.dedup();
-            assert_eq!(told.len(), all, "{name} is there twice");
+            let mut turns = of(name);
+            turns.sort_unstable();
+            let all = turns.len();
+            turns.dedup();
+            assert_eq!(turns.len(), all, "{name} is there twice");
             assert!(!exactly || all == accepted.len());
         }
         // Make room for the next round.

@@ -1,4 +1,4 @@
-//! Start, status, stop, restart, token: what they say, what they leave.
+//! Start, status, stop, restart and token: what they print and what they leave.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,13 +12,13 @@ use crate::support::{
 const FROZEN: &str = "◐ unresponsive  pid={pid}  port={port}  (no answer in 1s)\n";
 
 #[test]
-fn start_tells_pid_and_port_and_where_the_token_is() {
+fn start_prints_the_pid_the_port_and_where_the_token_is() {
     let home = Home::new();
     let started = home.opta("daemon start").stdout(STARTED).run();
-    let card = home.card();
-    assert_eq!((card.pid(), card.port()), (started.pid(), started.port()));
+    let info = home.card();
+    assert_eq!((info.pid(), info.port()), (started.pid(), started.port()));
     assert_eq!(home.owner(), Some(started.pid()), "the lock names the daemon");
-    assert_eq!(fs::read_to_string(home.file("daemon.pid")).unwrap(), format!("{}\n", card.pid()));
+    assert_eq!(fs::read_to_string(home.file("daemon.pid")).unwrap(), format!("{}\n", info.pid()));
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn status_of_a_running_daemon_is_one_line() {
 }
 
 #[test]
-fn status_without_a_daemon_is_3_and_makes_nothing() {
+fn status_without_a_daemon_exits_with_3_and_creates_nothing() {
     let home = Home::new();
     let before = home.snapshot();
     home.opta("daemon status").stdout(NONE).status(3).run();
@@ -61,7 +61,7 @@ fn status_without_a_daemon_is_3_and_makes_nothing() {
 }
 
 #[test]
-fn status_after_a_crash_is_1_and_removes_nothing() {
+fn status_after_a_crash_exits_with_1_and_removes_nothing() {
     let home = Home::new();
     home.start();
     home.crash();
@@ -81,7 +81,7 @@ fn status_can_wait_for_a_daemon() {
 }
 
 #[test]
-fn stop_returns_when_nothing_of_the_daemon_is_left() {
+fn stop_returns_when_nothing_is_left_of_the_daemon() {
     let home = Home::new();
     let daemon = home.start();
     home.opta("daemon stop").stdout(STOPPED).of(daemon).run();
@@ -93,7 +93,7 @@ fn stop_returns_when_nothing_of_the_daemon_is_left() {
 }
 
 #[test]
-fn stop_after_a_crash_clears_the_card() {
+fn stop_after_a_crash_removes_the_state_file() {
     let home = Home::new();
     home.start();
     home.crash();
@@ -110,11 +110,11 @@ fn restart_keeps_the_port_and_rotates_the_token() {
     let again = home.opta("daemon restart").stdout(RESTARTED).with("old", first.pid).run();
     assert_ne!(again.pid(), first.pid);
     assert_eq!(again.port(), first.port);
-    let card = home.card();
-    assert_eq!(card.pid(), again.pid());
-    assert_ne!(card.token(), token);
+    let info = home.card();
+    assert_eq!(info.pid(), again.pid());
+    assert_ne!(info.token(), token);
     assert_eq!(http(first.port, "GET", "/v3/metrics", Some(&token)).0, 401);
-    assert_eq!(http(first.port, "GET", "/v3/metrics", Some(card.token())).0, 200);
+    assert_eq!(http(first.port, "GET", "/v3/metrics", Some(info.token())).0, 200);
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn a_starter_with_several_threads_starts_a_daemon() {
 }
 
 #[test]
-fn the_daemons_arguments_are_an_incomplete_command_for_everybody_else() {
+fn the_daemons_arguments_are_an_incomplete_command_without_its_descriptors() {
     let home = Home::new();
     let incomplete = "opta: 'daemon' {*}: start, status, {*}\nUsage: opta COMMAND {*}\n";
     home.opta("daemon").stderr(incomplete).status(2).run();
@@ -334,7 +334,7 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 }
 
 #[test]
-fn json_says_the_same_in_one_object_a_line() {
+fn json_output_is_one_object_per_line() {
     const START: &str = concat!(
         r#"{"started":{new},"alreadyRunning":{old},"pid":{pid},"port":{port},"daemonId":"{id}","#,
         r#""startedAt":"{time}","version":"{version}","#,
@@ -398,7 +398,7 @@ fn json_has_the_same_keys_in_every_state() {
 }
 
 #[test]
-fn json_is_the_form_of_errors_as_well() {
+fn errors_are_json_as_well() {
     let home = Home::new();
     let error = r#"{"error":{"code":"{code}","message":"{message}"}}"#;
     let error = &format!("{error}\n");
@@ -411,7 +411,7 @@ fn json_is_the_form_of_errors_as_well() {
 }
 
 #[test]
-fn a_taken_port_is_named_with_its_owner_and_leaves_nothing() {
+fn the_user_of_a_taken_port_is_named_and_nothing_is_left() {
     need!("/proc");
     let (first, second) = (Home::new(), Home::new());
     let owner = first.start();
@@ -426,7 +426,7 @@ fn a_taken_port_is_named_with_its_owner_and_leaves_nothing() {
 }
 
 #[test]
-fn the_variable_beats_the_settings_and_the_option_beats_both() {
+fn the_variable_overrides_the_settings_and_the_option_overrides_both() {
     need!("/proc");
     let (taken, home) = (Home::new(), Home::new());
     let port = taken.start().port;
@@ -447,7 +447,7 @@ fn the_variable_beats_the_settings_and_the_option_beats_both() {
 }
 
 #[test]
-fn each_daemon_takes_the_next_port_until_all_are_taken() {
+fn each_daemon_uses_the_next_port_until_all_are_in_use() {
     let Some(private) = namespace(&["--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
     else {
         skip!("it needs a private network");
@@ -488,7 +488,7 @@ fn letters(index: usize) -> String {
 #[test]
 fn everything_is_private_whatever_the_umask() {
     for umask in ["000", "077", "777"] {
-        // Root may do anything with any mode: this promise is for people.
+        // Root ignores the modes, so the test needs another user.
         let home = if crate::support::has("root") && crate::support::has("setpriv") {
             Home::of_another_user()
         } else {
@@ -510,7 +510,7 @@ fn everything_is_private_whatever_the_umask() {
 }
 
 #[test]
-fn health_says_that_it_is_well_and_no_more() {
+fn health_reveals_nothing_without_a_token() {
     let home = Home::new();
     let daemon = home.start();
     let (status, body) = http(daemon.port, "GET", "/v3/health", None);
@@ -524,7 +524,7 @@ fn health_says_that_it_is_well_and_no_more() {
 }
 
 #[test]
-fn a_client_with_the_token_can_end_it() {
+fn a_client_with_the_token_can_shut_the_daemon_down() {
     let home = Home::new();
     let daemon = home.start();
     let token = home.card().token().to_owned();
@@ -534,7 +534,7 @@ fn a_client_with_the_token_can_end_it() {
 }
 
 #[test]
-fn the_foreground_serves_until_it_is_told_to_leave() {
+fn a_daemon_in_the_foreground_serves_until_it_is_signalled() {
     for (name, number) in [("TERM", 15), ("INT", 2)] {
         let home = Home::new();
         let serving = home.opta("daemon start --foreground").spawn();
@@ -551,7 +551,7 @@ fn the_foreground_serves_until_it_is_told_to_leave() {
 }
 
 #[test]
-fn stop_ends_one_in_the_foreground() {
+fn stop_ends_a_daemon_in_the_foreground() {
     let home = Home::new();
     let serving = home.opta("daemon start --foreground").spawn();
     home.opta("daemon status --wait=60 --quiet").run();
@@ -561,7 +561,7 @@ fn stop_ends_one_in_the_foreground() {
 }
 
 #[test]
-fn hangup_is_no_end_without_a_terminal() {
+fn sighup_does_not_end_a_daemon_without_a_terminal() {
     let home = Home::new();
     let serving = home.opta("daemon start --foreground").spawn();
     home.opta("daemon status --wait=60 --quiet").run();
@@ -572,29 +572,29 @@ fn hangup_is_no_end_without_a_terminal() {
 }
 
 #[test]
-fn hangup_brings_a_lost_card_back() {
+fn sighup_restores_a_lost_state_file() {
     type Damage = fn(&Home);
     let damages: [(&str, Damage); 3] = [
         ("removed", |home| fs::remove_file(home.file("state.json")).unwrap()),
         ("damaged", |home| home.write(&home.file("state.json"), "{\"pid\":")),
-        ("another's", |home| home.write(&home.file("state.json"), ANOTHERS_CARD)),
+        ("of another daemon", |home| home.write(&home.file("state.json"), OTHER_STATE)),
     ];
     for (name, damage) in damages {
         let home = Home::new();
         let daemon = home.start();
-        let card = fs::read_to_string(home.file("state.json")).unwrap();
+        let state = fs::read_to_string(home.file("state.json")).unwrap();
         damage(&home);
         signal(daemon.pid, "HUP");
         home.opta("daemon status --wait=60").stdout(RUNNING).of(daemon).run();
-        assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card, "{name}");
+        assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), state, "{name}");
     }
 }
 
 #[test]
-fn start_heals_a_lost_card() {
+fn start_restores_a_lost_state_file() {
     let home = Home::new();
     let daemon = home.start();
-    let card = fs::read_to_string(home.file("state.json")).unwrap();
+    let state = fs::read_to_string(home.file("state.json")).unwrap();
     fs::remove_file(home.file("state.json")).unwrap();
     let lost = "◐ unresponsive  pid={pid}  (its state.json is lost; \
                 to have it written again: opta daemon start)\n";
@@ -607,20 +607,20 @@ fn start_heals_a_lost_card() {
     }
     assert!(!home.file("state.json").exists(), "status changes nothing");
     home.opta("daemon start").stdout(ALREADY).of(daemon).run();
-    assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card);
-    home.write(&home.file("state.json"), ANOTHERS_CARD);
+    assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), state);
+    home.write(&home.file("state.json"), OTHER_STATE);
     home.opta("daemon start").stdout(ALREADY).of(daemon).run();
-    assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card);
+    assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), state);
 }
 
-/// A card of a daemon that is not there.
-const ANOTHERS_CARD: &str = concat!(
+/// The state file of a daemon that does not exist.
+const OTHER_STATE: &str = concat!(
     r#"{"pid":2147483647,"port":1,"token":"opta_dk_0","startedAt":"2026-03-01T10:00:00.000Z","#,
     r#""host":"127.0.0.1","daemonId":"daemon_00000000","version":"0.0.0","logsPath":"/dev/null"}"#
 );
 
 #[test]
-fn stop_works_without_a_card() {
+fn stop_works_without_a_state_file() {
     let home = Home::new();
     let daemon = home.start();
     fs::remove_file(home.file("state.json")).unwrap();
@@ -629,23 +629,23 @@ fn stop_works_without_a_card() {
 }
 
 #[test]
-fn a_start_that_is_interrupted_in_the_queue_leaves_nothing() {
+fn a_start_that_is_interrupted_while_it_waits_for_the_lock_leaves_nothing() {
     let home = Home::new();
     home.write(&home.file("start.lock"), "");
-    let door = fs::File::open(home.file("start.lock")).unwrap();
-    door.lock().unwrap();
+    let lock = fs::File::open(home.file("start.lock")).unwrap();
+    lock.lock().unwrap();
     for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("KILL", 9)] {
         let queueing = home.opta("daemon start").status(-number).spawn();
         signal(queueing.pid(), name);
         queueing.finish();
         home.assert_nothing_left();
     }
-    drop(door);
+    drop(lock);
     home.start();
 }
 
 #[test]
-fn a_frozen_daemon_is_reported_and_never_killed_unasked() {
+fn a_stopped_process_is_reported_and_not_killed_without_force() {
     need!("/proc");
     let home = Home::new();
     let daemon = home.start();
@@ -673,20 +673,20 @@ fn a_frozen_daemon_is_reported_and_never_killed_unasked() {
 }
 
 #[test]
-fn a_frozen_daemon_leaves_when_it_goes_on() {
+fn a_stopped_process_exits_when_it_is_continued() {
     need!("/proc");
     let home = Home::new();
     let daemon = home.start();
     freeze(daemon.pid);
     let stopping = home.opta("daemon stop").stdout(STOPPED).of(daemon).spawn();
-    eventually("it is announced", || stopping.output().contains("Stopping"));
+    eventually("the stop is announced", || stopping.output().contains("Stopping"));
     signal(daemon.pid, "CONT");
     stopping.finish();
     home.assert_nothing_left();
 }
 
 #[test]
-fn restart_by_force_replaces_a_frozen_daemon() {
+fn restart_with_force_replaces_a_stopped_process() {
     need!("/proc");
     let home = Home::new();
     let daemon = home.start();
@@ -699,7 +699,7 @@ fn restart_by_force_replaces_a_frozen_daemon() {
 }
 
 #[test]
-fn ending_a_daemon_by_force_is_no_crash() {
+fn a_stop_with_force_does_not_count_as_a_crash() {
     need!("/proc");
     let home = Home::new();
     for _ in 0..4 {

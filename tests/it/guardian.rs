@@ -1,4 +1,4 @@
-//! Whatever state the daemon was left in, one command later one daemon runs, and never two.
+//! Whatever state the daemon was left in, one command later there is one daemon, and never two.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -14,10 +14,10 @@ const CRASHED: &str = "opta: the daemon had crashed (pid {old})\n";
 const LOOP: &str = "opta: the daemon had crashed (pid {old})\n\
                     opta: it crashed several times within a minute; see: opta daemon logs\n";
 
-/// So many starts at once.
+/// The number of starts at once.
 const AT_ONCE: usize = 40;
 
-/// Starts many at once, and sees that they all report the same daemon.
+/// Starts many at once, and checks that they all report the same daemon.
 fn start_together(home: &Home) -> Daemon {
     let either = "Daemon {how} (pid {pid}, port {port}){*}";
     let start = || home.opta("daemon start").stdout(either).stderr(ANYTHING).spawn();
@@ -35,7 +35,7 @@ fn start_together(home: &Home) -> Daemon {
 }
 
 #[test]
-fn many_cold_starts_make_one_daemon() {
+fn many_starts_at_once_start_one_daemon() {
     need!("/proc");
     for _ in 0..rounds(4, 30) {
         start_together(&Home::new());
@@ -43,7 +43,7 @@ fn many_cold_starts_make_one_daemon() {
 }
 
 #[test]
-fn many_starts_after_a_crash_make_one_daemon() {
+fn many_starts_after_a_crash_start_one_daemon() {
     need!("/proc");
     let home = Home::new();
     home.start();
@@ -54,31 +54,31 @@ fn many_starts_after_a_crash_make_one_daemon() {
 }
 
 #[test]
-fn many_starts_in_the_moment_of_a_crash_make_one_daemon() {
+fn many_starts_during_a_crash_start_one_daemon() {
     need!("/proc");
     let home = Home::new();
     let mut daemon = home.start();
     for _ in 0..rounds(4, 30) {
-        // Not waited for: it may still be dying.
+        // Without waiting: it may still be exiting.
         signal(daemon.pid, "KILL");
         daemon = start_together(&home);
     }
 }
 
 #[test]
-fn many_starts_in_the_moment_of_a_stop_make_one_daemon() {
+fn many_starts_during_a_stop_start_one_daemon() {
     need!("/proc");
     let home = Home::new();
     for _ in 0..rounds(4, 30) {
         let daemon = home.start();
         let stop = home.opta("daemon stop").stdout(STOPPED).with("pid", daemon.pid).spawn();
-        eventually("it is announced", || stop.output().contains("Stopping"));
+        eventually("the stop is announced", || stop.output().contains("Stopping"));
         let either = "Daemon {how} (pid {pid}, port {port}){*}";
         let start = || home.opta("daemon start").stdout(either).stderr(ANYTHING).spawn();
         let starts: Vec<_> = (0..AT_ONCE).map(|_| start()).collect();
         let seen: Vec<Seen> = starts.into_iter().map(Running::finish).collect();
         stop.finish();
-        // Some may have met the old one in its last moment.
+        // Some may have found the old one just before it exited.
         let mut new: Vec<i32> =
             seen.iter().map(Seen::pid).filter(|pid| *pid != daemon.pid).collect();
         new.dedup();
@@ -103,8 +103,8 @@ fn starts_stops_and_kills_at_once_leave_one_daemon_or_none() {
                 ("", Some(pid)) => signal(pid, "KILL"),
                 ("", None) => {}
                 _ => {
-                    // What another one interrupts may fail, but it ends and says why; what is
-                    // killed was about to become the daemon.
+                    // One that is interrupted by another may fail, but reports why. One that is
+                    // killed had the lock.
                     let run = home.opta(word).stdout(ANYTHING).stderr(ANYTHING);
                     running.push(run.status_in(&[0, 1, -9]).spawn());
                 }
@@ -147,23 +147,25 @@ fn stop_ends_a_daemon_whose_starter_was_killed() {
 }
 
 #[test]
-fn a_start_that_had_to_queue_starts_the_daemon_itself() {
+fn a_starter_that_waited_for_the_lock_starts_the_daemon_itself() {
     need!("/proc");
     for _ in 0..rounds(20, 200) {
         let home = Home::new();
         home.write(&home.file("start.lock"), "");
-        let door = File::open(home.file("start.lock")).unwrap();
-        door.lock().unwrap();
+        let lock = File::open(home.file("start.lock")).unwrap();
+        lock.lock().unwrap();
         let queueing = home.opta("daemon start").stdout(STARTED).spawn();
         let thread = format!("/proc/{}/task", queueing.pid());
-        eventually("it queues", || fs::read_dir(&thread).map_or(0, Iterator::count) != 1);
-        drop(door);
+        eventually("it waits for the lock", || {
+            fs::read_dir(&thread).map_or(0, Iterator::count) != 1
+        });
+        drop(lock);
         queueing.finish();
     }
 }
 
 #[test]
-fn the_next_start_tells_of_a_crash_once() {
+fn a_crash_is_reported_once_by_the_next_start() {
     let home = Home::new();
     let first = home.start();
     home.crash();
@@ -175,7 +177,7 @@ fn the_next_start_tells_of_a_crash_once() {
 }
 
 #[test]
-fn the_token_of_a_crashed_daemon_opens_nothing() {
+fn the_token_of_a_crashed_daemon_is_not_accepted() {
     let home = Home::new();
     home.start();
     let token = home.card().token().to_owned();
@@ -186,7 +188,7 @@ fn the_token_of_a_crashed_daemon_opens_nothing() {
 }
 
 #[test]
-fn restart_after_a_crash_starts_afresh() {
+fn restart_after_a_crash_starts_a_new_daemon() {
     let home = Home::new();
     let old = home.start().pid;
     home.crash();
@@ -197,17 +199,17 @@ fn restart_after_a_crash_starts_afresh() {
 }
 
 #[test]
-fn three_crashes_within_a_minute_are_called_a_loop() {
+fn three_crashes_within_a_minute_are_reported_as_a_loop() {
     let home = Home::new();
     home.start();
-    for told in [CRASHED, CRASHED, LOOP, LOOP] {
+    for notes in [CRASHED, CRASHED, LOOP, LOOP] {
         let old = home.crash();
-        home.opta("daemon start").stdout(STARTED).stderr(told).with("old", old).run();
+        home.opta("daemon start").stdout(STARTED).stderr(notes).with("old", old).run();
     }
 }
 
 #[test]
-fn a_stop_is_no_crash() {
+fn a_stop_does_not_count_as_a_crash() {
     let home = Home::new();
     for _ in 0..5 {
         home.start();
@@ -276,7 +278,7 @@ fn a_daemon_that_is_killed_while_it_writes_its_state_file_leaves_none() {
 }
 
 #[test]
-fn a_daemon_that_hangs_while_it_starts_is_ended_wherever_that_is() {
+fn a_daemon_that_hangs_while_it_starts_is_killed_wherever_it_hangs() {
     need!("/proc", "strace");
     // strace has something to say as well.
     let late = "{*}opta: cannot start the daemon: it was not ready after 10s\n\
@@ -336,7 +338,7 @@ fn a_starter_that_is_killed_leaves_a_daemon_that_serves_or_none() {
 }
 
 #[test]
-fn a_read_that_is_interrupted_fails_no_start() {
+fn a_start_does_not_fail_because_a_read_is_interrupted() {
     need!("/proc", "strace");
     let home = Home::new();
     // The first reads are those of the dynamic linker and of the C library.
@@ -355,7 +357,7 @@ fn a_read_that_is_interrupted_fails_no_start() {
 }
 
 #[test]
-fn a_state_file_that_cannot_be_read_fails_no_start_of_a_daemon_that_serves() {
+fn a_start_does_not_fail_because_the_state_file_cannot_be_read_afterwards() {
     need!("/proc", "strace");
     let home = Home::new();
     let (log, state) = (home.beside("calls"), home.file("state.json"));
@@ -369,7 +371,7 @@ fn a_state_file_that_cannot_be_read_fails_no_start_of_a_daemon_that_serves() {
 }
 
 #[test]
-fn a_wait_for_signals_that_fails_is_not_the_last() {
+fn the_daemon_reads_signals_after_a_wait_for_one_has_failed() {
     need!("/proc", "strace");
     let home = Home::new();
     let fail = "inject=rt_sigtimedwait:error=EINVAL:when=1..3";
@@ -458,7 +460,7 @@ fn another_version_is_not_started_where_only_the_name_is_known() {
 }
 
 #[test]
-fn a_kill_at_any_moment_leaves_nothing_in_the_way() {
+fn a_kill_at_any_system_call_does_not_prevent_the_next_start() {
     need!("/proc", "strace");
     let first = fastrand::usize(1..=10);
     for number in (first..).step_by(rounds(10, 1)) {

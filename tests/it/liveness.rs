@@ -1,7 +1,5 @@
-//! Whatever the files say: no stranger is ever signalled, and nothing that is left behind is in the
-//! way.
-//!
-//! A stranger here is a process that any signal would end.
+//! Whatever the files contain, no other process is signalled, and no file that was left behind
+//! prevents a start.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -12,22 +10,21 @@ use crate::support::{
     STARTED, STOPPED, eventually, fifo, http, line_of, namespace, need, signal, skip, state_of,
 };
 
-/// Puts something where it does not belong.
+/// Puts something else in the place of a file.
 type Plant = fn(&Path);
 
-/// The card of a daemon that would have this pid.
-fn card_of(pid: i32) -> String {
+/// The state file of a daemon with this pid.
+fn state_with(pid: i32) -> String {
     format!(
         r#"{{"pid":{pid},"port":1,"token":"opta_dk_0","startedAt":"2026-03-01T10:00:00.000Z","host":"127.0.0.1","daemonId":"daemon_00000000","version":"0.1.0","logsPath":"/dev/null","hostname":"elsewhere"}}"#
     )
 }
 
-/// Runs every command in a home where a dead daemon's files name `pid`, and lets none of them be
-/// impressed.
+/// Runs every command in a home where the files of a dead daemon name `pid`.
 fn survives_the_files_of(pid: i32) {
     let leave = |home: &Home| {
         home.write(&home.file("daemon.pid"), format!("{pid}\n"));
-        home.write(&home.file("state.json"), card_of(pid));
+        home.write(&home.file("state.json"), state_with(pid));
     };
     let crashed = format!("opta: the daemon had crashed (pid {pid})\n");
     let home = Home::new();
@@ -47,26 +44,26 @@ fn survives_the_files_of(pid: i32) {
 }
 
 #[test]
-fn a_pid_that_is_a_strangers_is_not_signalled() {
-    let mut stranger = Bystander::new();
-    survives_the_files_of(stranger.pid());
-    stranger.assert_unharmed();
+fn the_pid_of_another_process_is_not_signalled() {
+    let mut other = Bystander::new();
+    survives_the_files_of(other.pid());
+    other.assert_unharmed();
 }
 
 #[test]
-fn a_pid_that_is_the_callers_own_is_not_signalled() {
+fn the_pid_of_the_parent_is_not_signalled() {
     survives_the_files_of(i32::try_from(std::process::id()).unwrap());
 }
 
 #[test]
-fn a_pid_that_is_dead_or_impossible_is_no_obstacle() {
+fn a_dead_or_impossible_pid_does_not_prevent_a_start() {
     for pid in [1, 2, 99_999_999, i32::MAX] {
         survives_the_files_of(pid);
     }
 }
 
 #[test]
-fn the_number_of_a_thread_is_no_process() {
+fn the_number_of_a_thread_is_not_taken_for_a_daemon() {
     need!("/proc");
     let other = Home::new();
     let daemon = other.start();
@@ -79,7 +76,7 @@ fn the_number_of_a_thread_is_no_process() {
 }
 
 #[test]
-fn a_pid_that_was_given_to_a_stranger_is_not_signalled() {
+fn a_reused_pid_is_not_signalled() {
     need!("root");
     let Some(private) = namespace(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
         skip!("it needs private processes");
@@ -89,19 +86,22 @@ fn a_pid_that_was_given_to_a_stranger_is_not_signalled() {
     let script = r#"
         cd "$HOME"
         daemon="$HOME/.config/opta/daemon"
-        stranger=
+        other=
+        end=$(($(date +%s) + 50))
+        in_time() { test "$(date +%s)" -lt "$end" || exit 8; }
         crash() {
             opta daemon start 2>&1 | grep -c started
             pid=$(cat "$daemon/daemon.pid")
             kill -9 "$pid"
             flock "$daemon/daemon.pid" true
-            while test "$stranger" != "$pid"; do
-                while test -e "/proc/$pid"; do true; done
+            while test "$other" != "$pid"; do
+                while test -e "/proc/$pid"; do in_time; done
+                in_time
                 echo $((pid - 1)) >/proc/sys/kernel/ns_last_pid
-                sleep 1000 & stranger=$!
+                sleep 1000 & other=$!
             done
         }
-        unharmed() { case $(cut -d' ' -f3 "/proc/$stranger/stat") in [TZ]) exit 9; esac; }
+        unharmed() { case $(cut -d' ' -f3 "/proc/$other/stat") in [TZ]) exit 9; esac; }
         crash; opta daemon status || echo "status $?"; unharmed
         opta daemon stop --force --timeout 0; unharmed
         crash; opta daemon start; unharmed
@@ -119,13 +119,13 @@ fn a_pid_that_was_given_to_a_stranger_is_not_signalled() {
 }
 
 #[test]
-fn a_zombie_is_dead() {
+fn a_zombie_is_not_taken_for_a_daemon() {
     need!("root", "nsenter");
     let Some(private) = namespace(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
         skip!("it needs private processes");
     };
     let home = Home::new();
-    // The first process of a container that reaps nobody.
+    // The first process of a container, which reaps no other.
     let container = home.sh("exec sleep 1000").within(private).status(-9).spawn();
     let children = format!("/proc/{0}/task/{0}/children", container.pid());
     let first = || fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
@@ -152,13 +152,13 @@ fn a_zombie_is_dead() {
 }
 
 #[test]
-fn a_pid_of_another_user_is_no_obstacle() {
+fn the_pid_of_another_users_process_does_not_prevent_a_start() {
     need!("root", "setpriv");
     let home = Home::of_another_user();
-    let mut stranger = Bystander::new();
+    let mut other = Bystander::new();
     let leave = || {
-        home.write(&home.file("daemon.pid"), format!("{}\n", stranger.pid()));
-        home.write(&home.file("state.json"), card_of(stranger.pid()));
+        home.write(&home.file("daemon.pid"), format!("{}\n", other.pid()));
+        home.write(&home.file("state.json"), state_with(other.pid()));
     };
     leave();
     home.opta("daemon status").stdout(NONE).status(1).run();
@@ -167,11 +167,11 @@ fn a_pid_of_another_user_is_no_obstacle() {
     leave();
     home.opta("daemon stop").stdout(NOT_RUNNING).run();
     home.assert_nothing_left();
-    stranger.assert_unharmed();
+    other.assert_unharmed();
 }
 
 #[test]
-fn a_damaged_card_is_no_card() {
+fn a_damaged_state_file_is_replaced() {
     let huge = "x".repeat(1 << 20);
     let deep = "[".repeat(100_000);
     let damages: &[&[u8]] = &[
@@ -189,21 +189,21 @@ fn a_damaged_card_is_no_card() {
     ];
     let home = Home::new();
     let daemon = home.start();
-    let card = fs::read(home.file("state.json")).unwrap();
+    let state = fs::read(home.file("state.json")).unwrap();
     for damage in damages {
         let shown = String::from_utf8_lossy(&damage[..damage.len().min(40)]).into_owned();
         home.write(&home.file("state.json"), damage);
         home.opta("daemon start").stdout(ALREADY).of(daemon).run();
-        assert_eq!(fs::read(home.file("state.json")).unwrap(), card, "{shown}");
+        assert_eq!(fs::read(home.file("state.json")).unwrap(), state, "{shown}");
     }
     home.opta("daemon stop").stdout(STOPPED).run();
     for damage in damages {
         home.write(&home.file("state.json"), damage);
         home.opta("daemon status").stdout(NONE).status(1).run();
         assert_eq!(fs::read(home.file("state.json")).unwrap(), *damage);
-        let told =
+        let start =
             home.opta("daemon start").stdout(STARTED).stderr("opta: the daemon had crashed{*}\n");
-        told.run();
+        start.run();
         home.opta("daemon stop").stdout(STOPPED).run();
         home.write(&home.file("state.json"), damage);
         home.opta("daemon stop").stdout(NOT_RUNNING).run();
@@ -212,7 +212,7 @@ fn a_damaged_card_is_no_card() {
 }
 
 #[test]
-fn what_is_no_file_in_the_cards_place_is_refused_and_kept() {
+fn a_state_file_that_is_no_regular_file_is_refused_and_kept() {
     let plants: [(&str, Plant); 4] = [
         ("it is not a regular file", |path| fs::create_dir(path).unwrap()),
         ("it is not a regular file", fifo),
@@ -260,18 +260,18 @@ fn mode_of(bits: u32) -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(bits)
 }
 
-/// What may stand in `daemon.pid`.
-fn contents_of_the_lock(stranger: &Bystander) -> Vec<String> {
+/// Possible contents of `daemon.pid`.
+fn contents_of_the_lock(other: &Bystander) -> Vec<String> {
     let own = std::process::id();
     let fixed = ["", "\n", "garbage\n", "-1\n", "0\n", "1\n", "+7\n", "99999999999\n", "12 34\n"];
     let fixed = fixed.into_iter().map(str::to_owned);
-    fixed.chain([format!("{}\n", stranger.pid()), format!("-{own}\n"), "9".repeat(100)]).collect()
+    fixed.chain([format!("{}\n", other.pid()), format!("-{own}\n"), "9".repeat(100)]).collect()
 }
 
 #[test]
 fn the_contents_of_a_free_lock_do_not_matter() {
-    let mut stranger = Bystander::new();
-    for text in contents_of_the_lock(&stranger) {
+    let mut other = Bystander::new();
+    for text in contents_of_the_lock(&other) {
         let home = Home::new();
         home.write(&home.file("daemon.pid"), &text);
         home.opta("daemon status").stdout(NONE).status(3).run();
@@ -279,14 +279,14 @@ fn the_contents_of_a_free_lock_do_not_matter() {
         let daemon = home.start();
         assert_eq!(home.owner(), Some(daemon.pid), "{text:?}");
     }
-    stranger.assert_unharmed();
+    other.assert_unharmed();
 }
 
 #[test]
-fn a_lock_that_somebody_else_holds_is_reported_and_nobody_is_signalled() {
-    let mut stranger = Bystander::new();
+fn a_lock_held_by_another_program_is_reported_and_no_process_is_signalled() {
+    let mut other = Bystander::new();
     let homes: Vec<(Home, String)> =
-        contents_of_the_lock(&stranger).into_iter().map(|text| (Home::new(), text)).collect();
+        contents_of_the_lock(&other).into_iter().map(|text| (Home::new(), text)).collect();
     let mut locks = Vec::new();
     let mut running: Vec<Running> = Vec::new();
     for (home, text) in &homes {
@@ -305,17 +305,17 @@ fn a_lock_that_somebody_else_holds_is_reported_and_nobody_is_signalled() {
     for (home, text) in &homes {
         assert_eq!(fs::read_to_string(home.file("daemon.pid")).unwrap(), *text);
     }
-    stranger.assert_unharmed();
+    other.assert_unharmed();
     drop(locks);
     homes[0].0.start();
 }
 
 #[test]
-fn whoever_only_looks_is_not_taken_for_a_daemon() {
+fn a_command_that_tests_the_lock_is_not_taken_for_a_daemon() {
     need!("/proc");
-    let looks = |home: &Home| {
+    let test_lock = |home: &Home| {
         home.write(&home.file("daemon.pid"), "");
-        home.write(&home.file("state.json"), card_of(99_999_999));
+        home.write(&home.file("state.json"), state_with(99_999_999));
         let lock = File::open(home.file("daemon.pid")).unwrap();
         lock.lock_shared().unwrap();
         lock
@@ -327,7 +327,7 @@ fn whoever_only_looks_is_not_taken_for_a_daemon() {
         ("daemon restart", RESTARTED_AFRESH, crashed),
     ] {
         let home = Home::new();
-        let lock = looks(&home);
+        let lock = test_lock(&home);
         let waiting = home.opta(words).stdout(stdout).stderr(stderr).spawn();
         let open = format!("/proc/{}/fd", waiting.pid());
         eventually("it watches the directory", || {
@@ -343,10 +343,10 @@ fn whoever_only_looks_is_not_taken_for_a_daemon() {
 }
 
 #[test]
-fn a_lock_of_another_machine_is_called_so() {
+fn a_lock_held_on_another_machine_is_reported_as_such() {
     let home = Home::new();
     home.write(&home.file("daemon.pid"), "99999999\n");
-    home.write(&home.file("state.json"), card_of(99_999_999));
+    home.write(&home.file("state.json"), state_with(99_999_999));
     let lock = File::open(home.file("daemon.pid")).unwrap();
     lock.lock().unwrap();
     let far = "opta: cannot reach the daemon: a process on elsewhere that cannot be seen from here \
@@ -358,11 +358,11 @@ fn a_lock_of_another_machine_is_called_so() {
     ];
     commands.map(Run::spawn).into_iter().for_each(|command| drop(command.finish()));
     home.opta("daemon restart").stderr(far).status(4).run();
-    assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), card_of(99_999_999));
+    assert_eq!(fs::read_to_string(home.file("state.json")).unwrap(), state_with(99_999_999));
 }
 
 #[test]
-fn a_daemon_in_a_container_is_out_of_reach_and_left_alone() {
+fn a_daemon_in_a_container_is_reported_as_unreachable_and_not_signalled() {
     need!("root");
     let Some(private) = namespace(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
         skip!("it needs private processes");
@@ -386,25 +386,24 @@ fn a_daemon_in_a_container_is_out_of_reach_and_left_alone() {
 }
 
 #[test]
-fn files_from_before_a_reboot_are_no_obstacle() {
-    // After a reboot the number is likely to be somebody's, and the count of crashes is of another
-    // time.
-    let mut stranger = Bystander::new();
+fn files_from_before_a_reboot_do_not_prevent_a_start() {
+    // After a reboot, the pid probably belongs to another process, and the crashes do not count.
+    let mut other = Bystander::new();
     let home = Home::new();
     home.write(
         &home.file("crashes.json"),
         r#"{"crashes":[9999999999999,9999999999998,9999999999997]}"#,
     );
-    home.write(&home.file("daemon.pid"), format!("{}\n", stranger.pid()));
-    home.write(&home.file("state.json"), card_of(stranger.pid()));
-    home.write(&home.file("state.new"), "half a ca");
-    let told = home
+    home.write(&home.file("daemon.pid"), format!("{}\n", other.pid()));
+    home.write(&home.file("state.json"), state_with(other.pid()));
+    home.write(&home.file("state.new"), "half a st");
+    let start = home
         .opta("daemon start")
         .stdout(STARTED)
         .stderr("opta: the daemon had crashed (pid {old})\n");
-    told.with("old", stranger.pid()).run();
+    start.with("old", other.pid()).run();
     home.opta("daemon stop").stdout(STOPPED).run();
     home.assert_nothing_left();
-    stranger.assert_unharmed();
-    assert_ne!(state_of(stranger.pid()), None);
+    other.assert_unharmed();
+    assert_ne!(state_of(other.pid()), None);
 }
