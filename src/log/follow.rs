@@ -8,6 +8,7 @@
 //! The one that is being read is left only when a newer one has lines: the daemon never returns to
 //! an older file, so what is in this one then is all there will be.
 
+use std::fs::Metadata;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -201,13 +202,11 @@ impl LogWatch {
 
 /// Returns the directory if it exists, otherwise its nearest ancestor that does.
 fn nearest(directory: &Path) -> Result<(PathBuf, FileId), Error> {
-    for place in directory.ancestors() {
-        match place.metadata() {
-            Ok(found) if found.is_dir() => return Ok((place.to_owned(), FileId::of(&found))),
-            _ => {}
-        }
-    }
-    Err(io::Error::from(io::ErrorKind::NotFound)).at("watch", directory)
+    let found = directory.ancestors().find_map(|place| {
+        let found = place.metadata().ok().filter(Metadata::is_dir)?;
+        Some((place.to_owned(), FileId::of(&found)))
+    });
+    found.ok_or(io::ErrorKind::NotFound.into()).at("watch", directory)
 }
 
 #[cfg(test)]
