@@ -16,38 +16,42 @@ use super::{Command, OutputMode};
 /// # Errors
 /// `Kind::Usage` names the argument, says what would be right and suggests what was meant.
 pub fn parse(arguments: Vec<OsString>) -> Result<(Command, OutputMode), Error> {
-    let general = |message: String| {
-        Error::usage(message, "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)")
-    };
-    let mut parser = Parser::from_args(arguments);
+    let mut usage_line =
+        "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)".to_owned();
+    parse_words(&mut Parser::from_args(arguments), &mut usage_line)
+        .map_err(|message| Error::usage(message, usage_line))
+}
+
+/// Parses the words of a command and its arguments; sets `usage_line` to the command's.
+fn parse_words(
+    parser: &mut Parser,
+    usage_line: &mut String,
+) -> Result<(Command, OutputMode), String> {
     let mut words: Vec<String> = Vec::new();
     loop {
         if let Some(subcommand) = SUBCOMMANDS.iter().find(|known| known.words == words) {
-            return parse_arguments(subcommand, &mut parser)
-                .map_err(|message| Error::usage(message, usage(subcommand)));
+            *usage_line = usage(subcommand);
+            return parse_arguments(subcommand, parser);
         }
-        match parser.next().map_err(|error| general(error.to_string()))? {
-            None => return Err(general(missing_command(&words))),
-            Some(Arg::Long("help") | Arg::Short('h')) => {
-                return help(&words).map(print).map_err(general);
-            }
+        match parser.next().map_err(|error| error.to_string())? {
+            None => return Err(missing_command(&words)),
+            Some(Arg::Long("help") | Arg::Short('h')) => return help(&words).map(print),
             Some(Arg::Long("version") | Arg::Short('V')) => {
                 return Ok((Command::Version, OutputMode::Text));
             }
             Some(Arg::Value(word)) if words.is_empty() && word == "help" => {
-                let topic = remaining_words(&mut parser);
-                return topic.and_then(|topic| help(&topic)).map(print).map_err(general);
+                return help(&remaining_words(parser)?).map(print);
             }
             Some(Arg::Value(word)) => {
-                let word = utf8(&word, "a command").map_err(general)?;
+                let word = utf8(&word, "a command")?;
                 if !next_words(&words).contains(&word.as_str()) {
-                    return Err(general(unknown_command(&words, &word)));
+                    return Err(unknown_command(&words, &word));
                 }
                 words.push(word);
             }
             Some(option) => {
                 let known = ["--help", "--version"].map(String::from);
-                return Err(general(unknown_option(&typed(&option), &known)));
+                return Err(unknown("option", "", &typed(&option), &known));
             }
         }
     }
@@ -85,7 +89,8 @@ fn parse_arguments(
                 let short = option.short.map(|short| format!("-{short}"));
                 [format!("--{}", option.long)].into_iter().chain(short)
             });
-            unknown_option(&name, &known.chain(["--help".to_owned()]).collect::<Vec<_>>())
+            let known: Vec<String> = known.chain(["--help".to_owned()]).collect();
+            unknown("option", "", &name, &known)
         })?;
         let value = match option.value {
             // A value that the option does not take is an error of the next `Parser::next`.
@@ -107,7 +112,7 @@ fn remaining_words(parser: &mut Parser) -> Result<Vec<String>, String> {
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
             Arg::Value(word) => words.push(utf8(&word, "a command")?),
-            option => return Err(unknown_option(&typed(&option), &[])),
+            option => return Err(unknown("option", "", &typed(&option), &[])),
         }
     }
     Ok(words)
@@ -204,18 +209,16 @@ fn missing_command(words: &[String]) -> String {
 fn unknown_command(words: &[String], word: &str) -> String {
     let known: Vec<String> = next_words(words).into_iter().map(str::to_owned).collect();
     let before: String = words.iter().map(|word| format!("{word} ")).collect();
-    let unknown = format!("unknown command '{before}{word}'");
-    match nearest(word, &known) {
-        Some(meant) => format!("{unknown}; did you mean '{before}{meant}'?"),
-        None => unknown,
-    }
+    unknown("command", &before, word, &known)
 }
 
-/// `known` are the options with their dashes.
-fn unknown_option(name: &str, known: &[String]) -> String {
-    match nearest(name, known) {
-        Some(meant) => format!("unknown option '{name}'; did you mean '{meant}'?"),
-        None => format!("unknown option '{name}'"),
+/// Returns the message for a word that is not among those `known` after the text `before`.
+/// Suggests the one that may be meant.
+fn unknown(kind: &str, before: &str, word: &str, known: &[String]) -> String {
+    let unknown = format!("unknown {kind} '{before}{word}'");
+    match nearest(word, known) {
+        Some(meant) => format!("{unknown}; did you mean '{before}{meant}'?"),
+        None => unknown,
     }
 }
 
