@@ -12,7 +12,6 @@ mod running_turn;
 mod screen;
 pub mod service;
 pub mod sessions;
-mod stdin;
 pub mod task;
 
 use std::cell::{OnceCell, RefCell};
