@@ -27,7 +27,8 @@ pub struct InterruptibleWriter {
     interrupts: Rc<Interrupts>,
     deadline: WriteDeadline,
     pending: VecDeque<u8>,
-    gave_up: bool,
+    /// Whether something was dropped instead of written. If so, nothing more is written.
+    pub gave_up: bool,
 }
 
 impl InterruptibleWriter {
@@ -48,8 +49,7 @@ impl InterruptibleWriter {
         InterruptibleWriter { file, chunk, interrupts, deadline, pending, gave_up }
     }
 
-    /// Writes `text`. When a signal is pending, keeps the rest for later. Writes nothing more after
-    /// it gave up.
+    /// Writes `text`. When a signal is pending, keeps the rest for later.
     pub fn write(&mut self, text: &str) -> io::Result<()> {
         if !self.gave_up {
             self.pending.extend(text.as_bytes());
@@ -100,18 +100,8 @@ impl InterruptibleWriter {
         Ok(ready.first() == Some(&true))
     }
 
-    /// Writes again, even after it gave up.
-    pub fn reset(&mut self) {
-        self.gave_up = false;
-    }
-
     /// Whether something is still to be written.
     pub fn is_pending(&self) -> bool {
         !self.pending.is_empty()
-    }
-
-    /// Whether something was dropped instead of written.
-    pub fn gave_up(&self) -> bool {
-        self.gave_up
     }
 }

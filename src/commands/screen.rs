@@ -96,8 +96,8 @@ impl Screen {
     /// Removes the limit that a signal put on writes.
     pub fn reset_deadline(&mut self) {
         self.deadline.set(None);
-        self.stdout.reset();
-        self.stderr.reset();
+        self.stdout.gave_up = false;
+        self.stderr.gave_up = false;
     }
 
     /// Prints an event, with `--events`.
@@ -107,8 +107,7 @@ impl Screen {
 
     /// Prints more of the answer.
     pub fn answer_text(&mut self, text: &str) -> Result<(), Error> {
-        self.clear_progress();
-        self.waiting_since = None;
+        self.stop_progress();
         self.answer.push_str(text);
         self.mid_line = !self.answer.is_empty() && !self.answer.ends_with('\n');
         if !self.prints_answer() {
@@ -222,9 +221,8 @@ impl Screen {
         if !std::mem::take(&mut self.mid_line) || !self.prints_answer() {
             return Ok(());
         }
-        let end =
-            if std::mem::take(&mut self.pending_return) { sanitized("\r") } else { String::new() };
-        self.print(&format!("{end}\n"))
+        let end = if std::mem::take(&mut self.pending_return) { "\r\n" } else { "\n" };
+        self.print(&sanitized(end))
     }
 
     /// Escapes more of the answer for a terminal: control characters other than line ends.
@@ -278,7 +276,7 @@ impl Screen {
 
     /// Whether output was dropped because no one read it in time after a signal.
     pub fn gave_up(&self) -> bool {
-        self.stdout.gave_up() || self.stderr.gave_up()
+        self.stdout.gave_up || self.stderr.gave_up
     }
 }
 
