@@ -60,14 +60,12 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
 }
 
 fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
+    let paths = Paths::from_environment;
     let text = match command {
         Command::Print(text) => text,
         Command::Version => {
-            format!(
-                "opta {} (protocol {})\n",
-                env!("CARGO_PKG_VERSION"),
-                protocol::PROTOCOL_VERSION
-            )
+            let protocol = protocol::PROTOCOL_VERSION;
+            format!("opta {} (protocol {protocol})\n", env!("CARGO_PKG_VERSION"))
         }
         Command::Completions(shell) => completions::script(shell),
         Command::Start(args) => return daemon::start(&paths()?, &args, output),
@@ -85,10 +83,6 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
     };
     io::stdout().write_all(text.as_bytes()).map_err(Error::output)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn paths() -> Result<Paths, Error> {
-    Paths::from_environment()
 }
 
 /// One line that says what failed, on what and why; a second one with the next step, where there is
