@@ -237,7 +237,7 @@ pub fn daemon_environment() -> Vec<(OsString, OsString)> {
 }
 
 fn variables(is_inherited: impl Fn(&str) -> bool) -> impl Iterator<Item = (OsString, OsString)> {
-    #[expect(clippy::disallowed_methods, reason = "this room and paths.rs read the environment")]
+    #[expect(clippy::disallowed_methods, reason = "this module and paths.rs read the environment")]
     let variables = env::vars_os();
     variables.filter(move |(name, _)| name.to_str().is_some_and(&is_inherited))
 }
@@ -414,7 +414,7 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn raw_variable(name: &str) -> Option<OsString> {
-    #[expect(clippy::disallowed_methods, reason = "this room and paths.rs read the environment")]
+    #[expect(clippy::disallowed_methods, reason = "this module and paths.rs read the environment")]
     env::var_os(name).filter(|value| !value.is_empty())
 }
 

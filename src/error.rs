@@ -1,6 +1,6 @@
-//! The error of every room: its kind, its message and the next step.
+//! The error of every module: its kind, its message and the next step.
 //!
-//! Each room builds its errors in functions named after the failure. A new error is one such
+//! Each module builds its errors in functions named after the failure. A new error is one such
 //! function. It needs a new [`Kind`] only if callers or scripts must distinguish it.
 
 use std::fmt;

@@ -185,6 +185,6 @@ fn no_home(reason: impl Into<String>) -> Error {
 
 /// Returns the value of a variable; an empty one counts as unset.
 fn variable(name: &str) -> Option<OsString> {
-    #[expect(clippy::disallowed_methods, reason = "this room and config.rs read the environment")]
+    #[expect(clippy::disallowed_methods, reason = "this module and config.rs read the environment")]
     env::var_os(name).filter(|value| !value.is_empty())
 }

@@ -1,7 +1,7 @@
 //! Text from elsewhere, made safe and short for people.
 //!
 //! Models, tools, files and users can put any character into what a terminal shows. Every way to a
-//! terminal goes through this room, so there is one set of characters that are escaped and one
+//! terminal goes through this module, so there is one set of characters that are escaped and one
 //! spelling of the escapes. Escaping a text twice is the same as escaping it once.
 
 use std::borrow::Cow;

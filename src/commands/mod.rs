@@ -1,5 +1,5 @@
-//! The commands: each calls the rooms below, prints, and chooses the exit status. There is a file
-//! per noun; `opta do` and `opta chat` share `client_session` and what it uses.
+//! The commands: each calls modules in lower layers, prints, and chooses the exit status. There
+//! is a file per noun; `opta do` and `opta chat` share `client_session` and what it uses.
 
 pub mod chat;
 mod client_session;

@@ -1,4 +1,4 @@
-//! JSON: a strict check, then nanoserde decodes; encoding. No other room uses nanoserde's parser.
+//! JSON: a strict check, then nanoserde decodes; encoding. No other module uses nanoserde's parser.
 //!
 //! nanoserde is small and fast, but must never see unchecked text: some cut-off texts make it spin
 //! or panic, deep nesting overflows the stack, large integers wrap. [`parse`] therefore checks the

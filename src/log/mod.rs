@@ -1,7 +1,7 @@
 //! The daemon's structured log: one JSON object per line, kept small by rotation.
 //!
 //! Logging never fails its caller: a line that cannot be written is counted, and the next one that
-//! can be written says how many are missing. This room does not know what is logged; callers must
+//! can be written says how many are missing. This module does not know what is logged; callers must
 //! not log tokens or prompts.
 //!
 //! The readers ([`Tail`]) rely on this: a line is appended with one write. A rotation only renames

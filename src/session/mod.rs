@@ -5,7 +5,7 @@ pub mod reader;
 pub mod record;
 pub mod replay;
 pub mod runtime;
-#[expect(clippy::module_inception, reason = "the room is about sessions, the file about one")]
+#[expect(clippy::module_inception, reason = "the module is about sessions, the file about one")]
 pub mod session;
 pub mod store;
 pub mod transcript;

@@ -4,7 +4,7 @@
 //! [`check`]. The differences between Linux and macOS are hidden here. No function decides
 //! anything: there are no paths, no policy and no output.
 
-#![expect(unsafe_code, reason = "the one room that talks to the C library")]
+#![expect(unsafe_code, reason = "the one module that talks to the C library")]
 
 pub mod child;
 pub mod openat;

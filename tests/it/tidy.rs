@@ -54,21 +54,21 @@ fn code(text: &str) -> String {
     text.lines().map(without).collect::<Vec<_>>().join("\n")
 }
 
-/// The room that a file belongs to: `src/log/tail.rs` to `log`.
-fn room(file: &str) -> &str {
+/// Returns the top-level module that a file belongs to: `log` for `src/log/tail.rs`.
+fn top_module(file: &str) -> &str {
     let inside = file.strip_prefix("src/").unwrap();
     inside.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
-/// The floors, from the table in ARCHITECTURE.md.
-fn floors() -> BTreeMap<String, u32> {
+/// Reads the layer of each top-level module from the table in ARCHITECTURE.md.
+fn layers() -> BTreeMap<String, u32> {
     let document = read("ARCHITECTURE.md");
     let rows = document.lines().filter_map(|line| line.strip_prefix("| "));
     let cells = rows.map(|row| row.split(" | ").collect::<Vec<_>>());
-    let floors = cells.filter_map(|cells| {
+    let layers = cells.filter_map(|cells| {
         Some((cells.get(1)?.trim_matches('`').to_owned(), cells.first()?.parse().ok()?))
     });
-    floors.collect()
+    layers.collect()
 }
 
 /// The names directly behind each `prefix` in `code`, those in braces one by one.
@@ -104,22 +104,22 @@ fn named(code: &str, prefix: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn rooms_use_only_rooms_on_lower_floors() {
-    let floors = floors();
+fn modules_use_only_modules_in_lower_layers() {
+    let layers = layers();
     let sources = sources("src");
-    let rooms: BTreeSet<&str> = sources.iter().map(|(file, _)| room(file)).collect();
-    assert_eq!(rooms, floors.keys().map(String::as_str).collect(), "the table is not complete");
+    let modules: BTreeSet<&str> = sources.iter().map(|(file, _)| top_module(file)).collect();
+    assert_eq!(modules, layers.keys().map(String::as_str).collect(), "the table is not complete");
     for (file, text) in &sources {
-        let here = room(file);
+        let here = top_module(file);
         let code = code(text);
         let mut used = named(&code, "crate::");
         // The way to the top of the crate that does not say so.
         let inside = file.matches('/').count() == 2 && !file.ends_with("/mod.rs");
         let top = if inside { "super::super::" } else { "super::" };
-        used.extend(named(&code, top).into_iter().filter(|name| floors.contains_key(name)));
+        used.extend(named(&code, top).into_iter().filter(|name| layers.contains_key(name)));
         for other in used.iter().filter(|other| *other != here) {
-            let floor = floors.get(other).unwrap_or_else(|| panic!("{file}: no room {other}"));
-            assert!(*floor < floors[here], "{file} uses {other}, which is not below {here}");
+            let layer = layers.get(other).unwrap_or_else(|| panic!("{file}: no module {other}"));
+            assert!(*layer < layers[here], "{file} uses {other}, which is not below {here}");
         }
     }
 }
@@ -128,7 +128,7 @@ fn rooms_use_only_rooms_on_lower_floors() {
 fn unsafe_code_is_in_sys_and_nowhere_else() {
     for (file, text) in sources("src") {
         let code = code(&text).replace("unsafe_code", "");
-        assert!(room(&file) == "sys" || !code.contains("unsafe"), "{file}");
+        assert!(top_module(&file) == "sys" || !code.contains("unsafe"), "{file}");
     }
 }
 
@@ -138,7 +138,7 @@ fn systems_differ_in_sys_and_in_paths_alone() {
         let differs = ["target_os", "cfg(unix", "target_env", "target_vendor"]
             .iter()
             .any(|word| code(&text).contains(word));
-        assert!(matches!(room(&file), "sys" | "paths") || !differs, "{file}");
+        assert!(matches!(top_module(&file), "sys" | "paths") || !differs, "{file}");
     }
 }
 
@@ -337,7 +337,7 @@ fn paths(text: &str) -> Vec<Vec<String>> {
 }
 
 /// Which files each file uses. A folder's `mod.rs` may use what lies in the folder, and is used by
-/// it: that is no circle, but how a folder is opened.
+/// it: that is not a cycle.
 fn uses() -> BTreeMap<String, BTreeSet<String>> {
     let sources = program_sources();
     let files: BTreeMap<Vec<String>, &str> =
@@ -384,7 +384,7 @@ fn uses() -> BTreeMap<String, BTreeSet<String>> {
 fn no_file_uses_one_that_uses_it() {
     let uses = uses();
     assert!(uses.values().map(BTreeSet::len).sum::<usize>() > 300, "imports are not read");
-    // Files that use nothing left are taken away until none is: what remains is in a circle, or
+    // Files that use nothing left are taken away until none is: what remains is in a cycle, or
     // leads to one.
     let mut left = uses;
     loop {
@@ -398,7 +398,7 @@ fn no_file_uses_one_that_uses_it() {
             used.retain(|file| !done.contains(file));
         }
     }
-    // The same from the other end, for what only leads to a circle.
+    // The same from the other end, for what only leads to a cycle.
     loop {
         let wanted: BTreeSet<String> = left.values().flatten().cloned().collect();
         let before = left.len();
@@ -407,5 +407,5 @@ fn no_file_uses_one_that_uses_it() {
             break;
         }
     }
-    assert!(left.is_empty(), "circles: {left:#?}");
+    assert!(left.is_empty(), "cycles: {left:#?}");
 }
