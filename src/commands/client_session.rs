@@ -1,17 +1,19 @@
 //! A session and its turns, each from its submission to its end, even if the daemon restarts
-//! meanwhile.
+//! meanwhile: the events to the screen, cancellation and the user's decisions to the daemon.
 //!
 //! The ids of sessions and turns are chosen here, so that a request that is sent again because its
 //! response was lost is about the same session and turn.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use crate::agent::endpoint::{self, ModelChoice};
 use crate::cli::ModelArgs;
 use crate::commands::console::{CANCELLED, Console, TurnEnd};
 use crate::commands::daemon_notes;
 use crate::commands::question::Questions;
-use crate::commands::running_turn::RunningTurn;
+use crate::commands::screen::ToolLine;
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, Kind};
 use crate::http::EventStream;
@@ -19,15 +21,15 @@ use crate::json::Raw;
 use crate::lifecycle::guardian::{Ensured, reach};
 use crate::lifecycle::status::{self, Status};
 use crate::paths::Paths;
-use crate::protocol::SessionId;
-use crate::protocol::event::TurnStats;
+use crate::protocol::event::{Envelope, Event, TurnStats};
 use crate::protocol::{
-    CreateSession, Endpoint, Grant, Metadata, SubmitTurn, TurnOptions, Variable,
+    CreateSession, Endpoint, ErrorDetail, Grant, Metadata, ResolvePermission, SessionId,
+    SubmitTurn, TurnOptions, Variable,
 };
 use crate::session::turn::Fault;
 use crate::state::DaemonInfo;
 use crate::token::random_name;
-use crate::{client, limits};
+use crate::{client, limits, sys};
 
 /// A session to which turns are submitted.
 pub struct ClientSession<'a> {
@@ -150,7 +152,8 @@ impl<'a> ClientSession<'a> {
             }
             // Its own first event is after this one.
             let seq = client::submit_turn(info, &session, &turn)?.seq.saturating_sub(1);
-            let running = RunningTurn::new(info.clone(), session.clone(), id.clone(), seq);
+            let (daemon, session, id) = (info.clone(), session.clone(), id.clone());
+            let running = RunningTurn { daemon, session, id, seq, losses: 0, cancelled: false };
             let stream = open_stream(&running, attended)?;
             Ok((running, stream))
         });
@@ -225,6 +228,133 @@ impl<'a> ClientSession<'a> {
             }
             stream = connected?;
         }
+    }
+}
+
+/// A turn that was submitted.
+struct RunningTurn {
+    daemon: DaemonInfo,
+    session: SessionId,
+    id: String,
+    /// The sequence number of the last event that was seen.
+    seq: u64,
+    /// How many times the connection was lost since then.
+    losses: u32,
+    cancelled: bool,
+}
+
+impl RunningTurn {
+    /// Prints the events of the turn until it ends; `None` if the connection was lost before.
+    fn watch(
+        &mut self,
+        stream: &mut EventStream,
+        questions: &mut Questions,
+        console: &mut Console,
+    ) -> Result<Option<TurnEnd>, Error> {
+        let mut last_read = Instant::now();
+        loop {
+            while let Some(envelope) = stream.next().ok().flatten() {
+                if let Some(end) = self.handle_event(envelope, questions, console)? {
+                    return Ok(Some(end));
+                }
+            }
+            let silence_left = limits::STREAM_SILENCE_MAX.saturating_sub(last_read.elapsed());
+            if silence_left.is_zero() {
+                return Ok(None);
+            }
+            let time_left = console.time_left();
+            if time_left == Some(Duration::ZERO) {
+                return console.abandon_turn().map(Some);
+            }
+            let waits = [console.screen.update_progress(), time_left];
+            let wait = waits.into_iter().flatten().fold(silence_left, Ord::min);
+            let asking = console.interactive && !questions.is_empty();
+            let input = if asking { console.stdin.as_fd() } else { stream.as_fd() };
+            let files = [stream.as_fd(), console.signals(), input];
+            let [readable, signalled, typed] =
+                sys::wait_readable(files, Some(wait)).doing("wait for the daemon")?;
+            if signalled && console.take_signal()?.is_some() {
+                if std::mem::replace(&mut self.cancelled, true) {
+                    return console.abandon_turn().map(Some);
+                }
+                self.cancel();
+                console.screen.flush()?;
+            }
+            if asking && typed {
+                questions.read_answer(console, |id, allow| self.decide(id, allow))?;
+            }
+            if readable {
+                if stream.read().is_err() {
+                    return Ok(None);
+                }
+                last_read = Instant::now();
+            }
+        }
+    }
+
+    fn handle_event(
+        &mut self,
+        text: &str,
+        questions: &mut Questions,
+        console: &mut Console,
+    ) -> Result<Option<TurnEnd>, Error> {
+        // The last message of a stream is not an event of the session.
+        let Some(Envelope { seq, event }) = Envelope::read(text) else {
+            return Ok(None);
+        };
+        if seq <= self.seq {
+            return Ok(None);
+        }
+        self.seq = seq;
+        self.losses = 0;
+        console.screen.event(text)?;
+        let Some(event) = event else {
+            return Ok(None);
+        };
+        let own = event.turn_id() == Some(self.id.as_str());
+        match event {
+            // The user may also decide for another client's turn.
+            Event::PermissionRequest(request) if own && questions.is_allowed(&request) => {
+                self.decide(&request.request_id, true);
+            }
+            Event::PermissionRequest(request) => questions.add(request, own, console),
+            Event::PermissionResolved(resolved) => {
+                questions.resolve(&resolved, self.cancelled, console);
+            }
+            _ if !own => {}
+            Event::TurnToken(token) => console.screen.answer_text(&token.text)?,
+            Event::TurnThinking(_) => console.screen.thinking(),
+            Event::ToolStart(start) => console.screen.tool_started(ToolLine {
+                id: start.id,
+                name: start.name,
+                args: start.args,
+                duration_ms: None,
+                success: None,
+            })?,
+            Event::ToolEnd(end) => console.screen.tool_ended(&end),
+            Event::TurnDone(done) => return Ok(Some(TurnEnd::Done(done.stats))),
+            Event::TurnError(error) => {
+                let detail = ErrorDetail { code: error.code, message: error.message };
+                return Ok(Some(TurnEnd::Failed(detail)));
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// Cancels the turn. An error means that the connection is lost, which the next read reports.
+    fn cancel(&self) {
+        drop(client::cancel_turn(&self.daemon, &self.session, &self.id));
+    }
+
+    /// Sends a decision. An error means that another client decided or the connection is lost.
+    fn decide(&self, request_id: &str, allow: bool) {
+        let decision = ResolvePermission {
+            decision: Some(if allow { "allow" } else { "deny" }.to_owned()),
+            decided_by: Some(format!("opta-{}", std::process::id())),
+            ..ResolvePermission::default()
+        };
+        drop(client::resolve_permission(&self.daemon, &self.session, request_id, &decision));
     }
 }
 

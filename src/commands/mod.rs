@@ -8,7 +8,6 @@ pub mod daemon;
 pub mod doctor;
 mod interruptible_writer;
 mod question;
-mod running_turn;
 mod screen;
 pub mod service;
 pub mod sessions;
