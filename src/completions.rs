@@ -1,6 +1,6 @@
 //! Completion scripts for bash, zsh and fish, made from the table of commands. Pure.
 
-use crate::cli::{OptionSpec, OptionValue, SUBCOMMANDS, Shell, next_words};
+use crate::cli::{OptionSpec, OptionValue, SUBCOMMANDS, Shell, Subcommand, next_words};
 
 /// Returns the script for a shell.
 pub fn script(shell: Shell) -> String {
@@ -28,23 +28,22 @@ enum Candidate {
 /// Returns every position, first those before a command is complete.
 fn positions() -> Vec<Position> {
     let mut positions: Vec<Position> = Vec::new();
-    for subcommand in SUBCOMMANDS {
-        for length in 0..subcommand.words.len() {
-            let typed = subcommand.words.iter().take(length).map(|word| (*word).to_owned());
-            let typed: Vec<String> = typed.collect();
-            let words = typed.join(" ");
-            if !positions.iter().any(|position| position.words == words) {
-                let candidates = next_words(&typed).into_iter();
-                let candidates = candidates.map(|word| {
-                    let path: Vec<&str> = typed.iter().map(String::as_str).chain([word]).collect();
-                    let found = SUBCOMMANDS.iter().find(|known| known.words == path);
-                    let group = || format!("Manage the {word}");
-                    Candidate::Word(word, found.map_or_else(group, |found| found.summary.into()))
-                });
-                let candidates = candidates.collect();
-                positions.push(Position { words, is_command: false, candidates });
-            }
+    let beginnings = |command: &'static Subcommand| {
+        (0..command.words.len()).filter_map(|length| command.words.get(..length))
+    };
+    for typed in SUBCOMMANDS.iter().flat_map(beginnings) {
+        let words = typed.join(" ");
+        if positions.iter().any(|position| position.words == words) {
+            continue;
         }
+        let candidates = next_words(typed).into_iter().map(|word| {
+            let path = [typed, &[word]].concat();
+            let found = SUBCOMMANDS.iter().find(|known| known.words == path);
+            let group = || format!("Manage the {word}");
+            Candidate::Word(word, found.map_or_else(group, |found| found.summary.into()))
+        });
+        let candidates = candidates.collect();
+        positions.push(Position { words, is_command: false, candidates });
     }
     positions.extend(SUBCOMMANDS.iter().map(|subcommand| {
         let choices = subcommand.operand.as_ref().map_or(&[][..], |operand| operand.choices);

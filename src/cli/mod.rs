@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::log::Level;
 use crate::protocol::Grant;
 
-pub use args::{OptionSpec, OptionValue};
+pub use args::{OptionSpec, OptionValue, Subcommand};
 pub use parse::{parse, requested_mode};
 pub use table::{SUBCOMMANDS, next_words};
 

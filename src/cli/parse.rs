@@ -8,7 +8,7 @@ use lexopt::{Arg, Parser};
 use crate::error::Error;
 
 use super::args::{Arity, OptionSpec, OptionValue, ParsedArgs, Subcommand, utf8};
-use super::table::{SUBCOMMANDS, next_words};
+use super::table::{SUBCOMMANDS, beginning_with, next_words};
 use super::{Command, OutputMode};
 
 /// Parses the arguments, without the program's name.
@@ -27,7 +27,7 @@ fn parse_words(
     parser: &mut Parser,
     usage_line: &mut String,
 ) -> Result<(Command, OutputMode), String> {
-    let mut words: Vec<String> = Vec::new();
+    let mut words: Vec<&str> = Vec::new();
     loop {
         if let Some(subcommand) = SUBCOMMANDS.iter().find(|known| known.words == words) {
             *usage_line = usage(subcommand);
@@ -40,14 +40,13 @@ fn parse_words(
                 return Ok((Command::Version, OutputMode::Text));
             }
             Some(Arg::Value(word)) if words.is_empty() && word == "help" => {
-                return help(&remaining_words(parser)?).map(print);
+                let topic = remaining_words(parser)?;
+                return help(&topic.iter().map(String::as_str).collect::<Vec<_>>()).map(print);
             }
             Some(Arg::Value(word)) => {
                 let word = utf8(&word, "a command")?;
-                if !next_words(&words).contains(&word.as_str()) {
-                    return Err(unknown_command(&words, &word));
-                }
-                words.push(word);
+                let known = next_words(&words).into_iter().find(|known| *known == word);
+                words.push(known.ok_or_else(|| unknown_command(&words, &word))?);
             }
             Some(option) => {
                 let known = ["--help", "--version"].map(String::from);
@@ -128,15 +127,12 @@ fn typed(argument: &Arg<'_>) -> String {
 }
 
 /// Returns the help for the command that `words` name, or for the commands that begin with them.
-fn help(words: &[String]) -> Result<String, String> {
-    let begins = |known: &&Subcommand| {
-        known.words.len() >= words.len() && known.words.iter().zip(words).all(|(a, b)| a == b)
-    };
-    let found: Vec<&Subcommand> = SUBCOMMANDS.iter().filter(begins).collect();
+fn help(words: &[&str]) -> Result<String, String> {
+    let found: Vec<&Subcommand> = beginning_with(words).collect();
     match *found {
         [only] if only.words.len() == words.len() => return Ok(subcommand_help(only)),
         [] => {
-            let (last, before) = words.split_last().map_or(("", words), |(l, b)| (l.as_str(), b));
+            let (last, before) = words.split_last().unwrap_or((&"", words));
             return Err(unknown_command(before, last));
         }
         _ => {}
@@ -197,7 +193,7 @@ fn long_form(option: &OptionSpec) -> String {
     }
 }
 
-fn missing_command(words: &[String]) -> String {
+fn missing_command(words: &[&str]) -> String {
     let choices = next_words(words).join(", ");
     match words {
         [] => format!("a command is required: {choices}"),
@@ -206,7 +202,7 @@ fn missing_command(words: &[String]) -> String {
 }
 
 /// Returns the message when no command begins with `words` followed by `word`.
-fn unknown_command(words: &[String], word: &str) -> String {
+fn unknown_command(words: &[&str], word: &str) -> String {
     let known: Vec<String> = next_words(words).into_iter().map(str::to_owned).collect();
     let before: String = words.iter().map(|word| format!("{word} ")).collect();
     unknown("command", &before, word, &known)

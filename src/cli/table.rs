@@ -282,17 +282,17 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     },
 ];
 
+/// Returns the commands that begin with `words`, or are these words.
+pub fn beginning_with(words: &[&str]) -> impl Iterator<Item = &'static Subcommand> {
+    SUBCOMMANDS.iter().filter(|subcommand| subcommand.words.starts_with(words))
+}
+
 /// Returns the words that may follow `words`.
-pub fn next_words(words: &[String]) -> Vec<&'static str> {
-    let mut next: Vec<&'static str> = Vec::new();
-    for subcommand in SUBCOMMANDS {
-        let rest = subcommand.words.iter().zip(words).all(|(word, typed)| word == typed);
-        if let Some(word) =
-            subcommand.words.get(words.len()).filter(|word| rest && !next.contains(word))
-        {
-            next.push(word);
-        }
-    }
+pub fn next_words(words: &[&str]) -> Vec<&'static str> {
+    let next = beginning_with(words).filter_map(|subcommand| subcommand.words.get(words.len()));
+    let mut next: Vec<&str> = next.copied().collect();
+    // The table lists the commands that share a word one after another.
+    next.dedup();
     next
 }
 
