@@ -245,10 +245,7 @@ fn print_json(
         Status::Stopped => ("stopped", None, None),
         Status::Unresponsive { .. } => ("unresponsive", None, None),
     };
-    let (pid, port) = match status {
-        Status::Unresponsive { pid, port, .. } => (*pid, *port),
-        _ => (info.map(|info| info.pid), info.map(|info| info.port)),
-    };
+    let (pid, port) = pid_and_port(status);
     let serving = health.and(info);
     output.json(&Object(&[
         ("state", &state.to_owned()),
@@ -311,7 +308,8 @@ pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<Ex
     let start_lock = StartLock::acquire(paths, limits::START_LOCK_MAX)?;
     let mut wanted = config.port;
     let status = status::look_once(paths)?;
-    if let (Some(port), Port::Default | Port::Exactly { port: 0, .. }) = (port_of(&status), wanted)
+    if let (Some(port), Port::Default | Port::Exactly { port: 0, .. }) =
+        (pid_and_port(&status).1, wanted)
     {
         wanted = Port::Preferred(port);
     }
@@ -378,12 +376,14 @@ fn stop_previous(
     Ok(pid)
 }
 
-/// Returns the port that the daemon has, or had before it crashed.
-fn port_of(status: &Status) -> Option<u16> {
+/// Returns the pid and the port that the daemon has, or had before it crashed.
+fn pid_and_port(status: &Status) -> (Option<i32>, Option<u16>) {
     match status {
-        Status::Running { info, .. } | Status::Crashed { info: Some(info) } => Some(info.port),
-        Status::Unresponsive { port, .. } => *port,
-        Status::Stopped | Status::Crashed { info: None } => None,
+        Status::Running { info, .. } | Status::Crashed { info: Some(info) } => {
+            (Some(info.pid), Some(info.port))
+        }
+        Status::Unresponsive { pid, port, .. } => (*pid, *port),
+        Status::Stopped | Status::Crashed { info: None } => (None, None),
     }
 }
 

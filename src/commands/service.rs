@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::json::{self, Object};
 use crate::lifecycle::guardian::{self, Caller, Ensured};
-use crate::lifecycle::service::{Installed, Service};
+use crate::lifecycle::service::{Installed, Service, is_temporary};
 use crate::lifecycle::stop::{self, OnTimeout};
 use crate::limits;
 use crate::lock::{self, Owner};
@@ -37,7 +37,7 @@ pub fn install(paths: &Paths, asked: &InstallArgs, output: &Output) -> Result<Ex
         }
         _ => output.progress("Daemon will start automatically on login."),
     }
-    if installed.temporary {
+    if is_temporary(&installed.program) {
         let program = installed.program.display();
         output.note(&format!("the service runs {program}, which may be removed soon"));
     }

@@ -43,8 +43,6 @@ pub struct Installed {
     pub started: bool,
     /// What the service runs.
     pub program: PathBuf,
-    /// The program is in a directory for temporary files.
-    pub temporary: bool,
     /// Why the manager has not loaded it yet.
     pub unreachable: Option<Error>,
 }
@@ -145,8 +143,7 @@ impl Service {
             },
         };
         let program = PathBuf::from(fields.program);
-        let temporary = is_temporary(&program);
-        Ok(Installed { new: before.is_none(), started, program, temporary, unreachable })
+        Ok(Installed { new: before.is_none(), started, program, unreachable })
     }
 
     /// Makes the manager load the file; returns whether that started the service.
@@ -252,7 +249,7 @@ impl Service {
 }
 
 /// Returns whether files in the program's directory are removed sooner or later.
-fn is_temporary(program: &Path) -> bool {
+pub fn is_temporary(program: &Path) -> bool {
     let temporary = ["/tmp", "/var/tmp", "/private/tmp", "/private/var", "/dev/shm"];
     temporary.iter().any(|directory| program.starts_with(directory))
         || program.components().any(|part| part == Component::Normal(OsStr::new("target")))
