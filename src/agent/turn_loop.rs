@@ -229,7 +229,6 @@ impl<'a> TurnLoop<'a> {
             messages,
             tools: &tools::definitions(self.tools()),
             tool_choice: self.tool_choice(),
-            max_tokens: Some(limits::ANSWER_TOKENS_MAX),
         };
         let (turn, progress) = (self.runner.turn, &mut self.progress);
         let mut on_delta = |delta: &Delta| {

@@ -69,7 +69,7 @@ impl FinishReason {
 #[derive(DeJson)]
 struct Chunk {
     choices: Option<Vec<Choice>>,
-    error: Option<Raw>,
+    error: Option<Lenient>,
     usage: Option<Raw>,
 }
 
@@ -161,28 +161,29 @@ impl CompletionParser {
     /// Ends the completion: the connection has ended, or the body has as far as HTTP can tell.
     pub fn end(&mut self) -> Result<(), CompletionError> {
         let lines = std::mem::take(&mut self.lines);
-        let last = lines.pending();
         let ended = match self.form {
-            Form::Whole => self.end_whole(last),
-            Form::Lines if !last.is_empty() && !self.done => match self.feed_line(last) {
-                // A line that is cut off counts as one that never came.
-                Err(CompletionError::Malformed(_)) | Ok(()) => self.end_lines(),
-                Err(error) => Err(error),
-            },
-            Form::Lines | Form::Unknown => self.end_lines(),
+            Form::Whole => self.end_whole(lines.pending()),
+            Form::Lines | Form::Unknown => self.end_lines(lines.pending()),
         };
         self.flush();
+        self.done |= ended.is_ok();
         ended
     }
 
     fn end_whole(&mut self, body: &[u8]) -> Result<(), CompletionError> {
         let chunk = self.parse(body).map_err(|_problem| self.unexpected())?;
         self.feed_chunk(chunk)?;
-        self.done = true;
         if self.begun { Ok(()) } else { Err(self.unexpected()) }
     }
 
-    fn end_lines(&self) -> Result<(), CompletionError> {
+    fn end_lines(&mut self, last: &[u8]) -> Result<(), CompletionError> {
+        if !self.done {
+            match self.feed_line(last) {
+                // A line that is cut off counts as one that never came.
+                Err(CompletionError::Malformed(_)) => {}
+                fed => fed?,
+            }
+        }
         if self.done || self.finish.is_some() {
             Ok(())
         } else if self.begun || self.form == Form::Unknown {
@@ -192,7 +193,8 @@ impl CompletionParser {
         }
     }
 
-    /// Returns whether the server has announced the end; what follows does not matter.
+    /// Returns whether it has ended, or the server has announced the end; what follows does not
+    /// matter.
     pub fn is_done(&self) -> bool {
         self.done
     }
@@ -275,7 +277,7 @@ impl CompletionParser {
 
     fn feed_chunk(&mut self, chunk: Chunk) -> Result<(), CompletionError> {
         if let Some(error) = chunk.error {
-            let text = Joiner::whole(error_text(error.as_str()), self.has_surrogates);
+            let text = Joiner::whole(error_text(error), self.has_surrogates);
             return Err(CompletionError::Reported(text));
         }
         // The usage may be anything, and nothing depends on it.
@@ -291,10 +293,9 @@ impl CompletionParser {
             return Ok(());
         };
         self.begun = true;
-        if let Some(delta) = choice.delta {
-            self.feed_message(delta, ToolCallAssembler::add)?;
-        } else if let Some(message) = choice.message {
-            self.feed_message(message, ToolCallAssembler::add_whole)?;
+        let is_whole = choice.delta.is_none();
+        if let Some(message) = choice.delta.or(choice.message) {
+            self.feed_message(message, is_whole)?;
         }
         let finish = choice.finish_reason.map(Lenient::into_text);
         if let Some(finish) = finish.filter(|finish| !finish.is_empty()) {
@@ -304,18 +305,14 @@ impl CompletionParser {
         Ok(())
     }
 
-    fn feed_message(
-        &mut self,
-        message: Message,
-        add: fn(&mut ToolCallAssembler, Fragment, bool) -> Result<usize, CompletionError>,
-    ) -> Result<(), CompletionError> {
+    fn feed_message(&mut self, message: Message, is_whole: bool) -> Result<(), CompletionError> {
         let text = |value: Option<Lenient>| value.and_then(Lenient::text).filter(|s| !s.is_empty());
         // Newer servers use the second name, and some send both.
         let thinking = text(message.reasoning_content).or_else(|| text(message.reasoning));
         self.feed_text(DeltaKind::Thinking, thinking.unwrap_or_default())?;
         self.feed_text(DeltaKind::Text, message.content.map(content_text).unwrap_or_default())?;
         for fragment in message.tool_calls.unwrap_or_default() {
-            let bytes = add(&mut self.calls, fragment, self.has_surrogates)?;
+            let bytes = self.calls.add(fragment, is_whole, self.has_surrogates)?;
             self.count(bytes)?;
         }
         Ok(())
@@ -386,19 +383,20 @@ fn content_text(content: Lenient) -> String {
 }
 
 /// Returns the message of an `error`, which is an object or a string, with its type if it has one.
-pub fn error_text(error: &str) -> String {
+pub fn error_text(error: Lenient) -> String {
     #[derive(DeJson)]
     struct ErrorObject {
         message: Option<Lenient>,
         #[nserde(rename = "type")]
         kind: Option<Lenient>,
     }
-    if let Ok(text) = json::parse::<String>(error.as_bytes()) {
-        return text;
-    }
-    let object = json::parse::<ErrorObject>(error.as_bytes()).ok();
-    let Some(ErrorObject { message: Some(message), kind }) = object else {
-        return error.to_owned();
+    let error = match error {
+        Lenient::Text(text) => return text,
+        Lenient::Other(raw) => raw,
+    };
+    let object = json::parse(error.as_str().as_bytes());
+    let Ok(ErrorObject { message: Some(message), kind }) = object else {
+        return error.as_str().to_owned();
     };
     let message = message.into_text();
     match kind.and_then(Lenient::text) {

@@ -143,8 +143,7 @@ fn receive(
 ) -> Result<Completion, Fault> {
     let mut parser = CompletionParser::default();
     let mut begun = Instant::now();
-    let mut ended = false;
-    while !ended && !parser.is_done() {
+    while !parser.is_done() {
         let timeouts = &server.timeouts;
         let limit = match (parser.is_finished(), parser.has_begun()) {
             (true, _) => timeouts.tail,
@@ -158,10 +157,7 @@ fn receive(
                 }
                 parser.feed(&bytes)
             }
-            Ok(None) => {
-                ended = true;
-                parser.end()
-            }
+            Ok(None) => parser.end(),
             // What happens to the connection after the last chunk does not matter.
             Err(_) if parser.is_finished() && !cancel.is_cancelled() => break,
             Err(error) => return Err(server.connection_fault(&error, TRUNCATED)),

@@ -3,7 +3,6 @@
 //!
 //! A key is sent in one header and nowhere else; it is removed from every message.
 
-use std::borrow::Cow;
 use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +13,7 @@ use nanoserde::DeJson;
 use crate::agent::base_url::BaseUrl;
 use crate::error::reason;
 use crate::http::{self, ClientConnection, Request, ResponseHead};
-use crate::json::{self, Lenient, Raw};
+use crate::json::{self, Lenient};
 use crate::protocol::Endpoint;
 use crate::session::turn::{self, Fault};
 use crate::session::wake::Cancel;
@@ -155,7 +154,7 @@ impl<'a> ModelServer<'a> {
     pub fn read_error(&self, connection: &mut ClientConnection<'_>) -> String {
         #[derive(DeJson)]
         struct ErrorBody {
-            error: Option<Raw>,
+            error: Option<Lenient>,
             message: Option<Lenient>,
             detail: Option<Lenient>,
         }
@@ -166,7 +165,7 @@ impl<'a> ModelServer<'a> {
         drop(connection.read_body(&mut body, limits::MODEL_ERROR_BYTES_MAX, left));
         let parsed = json::parse::<ErrorBody>(&body).ok();
         let text = parsed.and_then(|parsed| match parsed.error {
-            Some(error) => Some(error_text(error.as_str())),
+            Some(error) => Some(error_text(error)),
             None => parsed.message.or(parsed.detail).map(Lenient::into_text),
         });
         text.unwrap_or_else(|| self.opening(&body))
@@ -306,12 +305,10 @@ impl<'a> ModelServer<'a> {
         }
     }
 
-    fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
+    fn redact(&self, text: &str) -> String {
         match &self.endpoint.key {
-            Some(key) if !key.0.is_empty() && text.contains(&key.0) => {
-                text.replace(&key.0, "…").into()
-            }
-            _ => text.into(),
+            Some(key) if !key.0.is_empty() => text.replace(&key.0, "…"),
+            _ => text.to_owned(),
         }
     }
 }
@@ -376,11 +373,14 @@ fn http_date(text: &str) -> Option<i64> {
 
 /// Returns whether an error means that the other end closed the connection.
 fn is_disconnect(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
-    };
-    let kinds = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof];
-    kinds.contains(&error.kind())
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::UnexpectedEof
+    )
 }
 
 #[cfg(test)]

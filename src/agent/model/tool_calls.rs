@@ -95,24 +95,30 @@ impl Part {
 }
 
 impl ToolCallAssembler {
-    /// Adds a fragment, which may contain lone surrogates. Returns the length of its text in bytes.
+    /// Adds a whole call, or a fragment that may belong to an earlier one. It may contain lone
+    /// surrogates. Returns the length of its text in bytes.
     pub fn add(
         &mut self,
         fragment: Fragment,
+        is_whole: bool,
         has_surrogates: bool,
     ) -> Result<usize, CompletionError> {
         let part = Part::of(fragment, has_surrogates);
-        let at = self.position_of(&part);
-        self.append(at, part, has_surrogates)
-    }
-
-    /// Adds a whole call.
-    pub fn add_whole(
-        &mut self,
-        fragment: Fragment,
-        has_surrogates: bool,
-    ) -> Result<usize, CompletionError> {
-        self.append(self.calls.len(), Part::of(fragment, has_surrogates), has_surrogates)
+        let at = if is_whole { self.calls.len() } else { self.position_of(&part) };
+        if at >= limits::MODEL_CALLS_MAX {
+            let what = "more tool calls than an answer may have";
+            return Err(CompletionError::TooLarge(what));
+        }
+        if at >= self.calls.len() {
+            self.calls.push(PartialCall { index: part.index.clone(), ..PartialCall::default() });
+        }
+        self.current = at;
+        let bytes =
+            part.name.len() + part.arguments.len() + part.id.as_ref().map_or(0, String::len);
+        if let Some(call) = self.calls.get_mut(at) {
+            call.append(part, has_surrogates);
+        }
+        Ok(bytes)
     }
 
     /// Returns whether no call was begun.
@@ -155,52 +161,34 @@ impl ToolCallAssembler {
         };
         // The id may come later than the call, but not in place of another id.
         let other_id = part.id.is_some() && call.id.is_some();
-        if other_id || is_next_call(call, part) { new } else { at }
-    }
-
-    fn append(
-        &mut self,
-        at: usize,
-        part: Part,
-        has_surrogates: bool,
-    ) -> Result<usize, CompletionError> {
-        if at >= limits::MODEL_CALLS_MAX {
-            let what = "more tool calls than an answer may have";
-            return Err(CompletionError::TooLarge(what));
-        }
-        if at >= self.calls.len() {
-            self.calls.push(PartialCall { index: part.index.clone(), ..PartialCall::default() });
-        }
-        self.current = at;
-        let Some(call) = self.calls.get_mut(at) else { return Ok(0) };
-        let bytes =
-            part.name.len() + part.arguments.len() + part.id.as_ref().map_or(0, String::len);
-        if call.id.is_none() {
-            call.id = part.id;
-        }
-        if call.name.is_empty() {
-            call.name = part.name;
-        } else if call.name != part.name && call.arguments.is_empty() {
-            call.name.push_str(&part.name);
-        }
-        if part.is_value {
-            call.nesting = Nesting::default();
-            call.arguments = part.arguments;
-        } else {
-            let joined = call.joiner.join(part.arguments, has_surrogates);
-            call.arguments.push_str(&joined);
-        }
-        call.nesting.read(&call.arguments);
-        Ok(bytes)
+        if other_id || call.precedes(part) { new } else { at }
     }
 }
 
-/// Returns whether a part begins the next call although its index and its id do not say so. A
-/// server that sends neither sends whole calls: with a name and arguments, after complete
-/// arguments.
-fn is_next_call(call: &PartialCall, part: &Part) -> bool {
-    let whole = !part.name.is_empty() && !part.arguments.trim().is_empty();
-    whole && !call.name.is_empty() && call.nesting.complete
+impl PartialCall {
+    fn append(&mut self, part: Part, has_surrogates: bool) {
+        self.id = self.id.take().or(part.id);
+        if self.name.is_empty() {
+            self.name = part.name;
+        } else if self.name != part.name && self.arguments.is_empty() {
+            self.name.push_str(&part.name);
+        }
+        if part.is_value {
+            self.nesting = Nesting::default();
+            self.arguments = part.arguments;
+        } else {
+            self.arguments.push_str(&self.joiner.join(part.arguments, has_surrogates));
+        }
+        self.nesting.read(&self.arguments);
+    }
+
+    /// Returns whether a part begins the next call although its index and its id do not say so. A
+    /// server that sends neither sends whole calls: with a name and arguments, after complete
+    /// arguments.
+    fn precedes(&self, part: &Part) -> bool {
+        let whole = !part.name.is_empty() && !part.arguments.trim().is_empty();
+        whole && !self.name.is_empty() && self.nesting.complete
+    }
 }
 
 /// Returns an id for a call that has none.
@@ -218,7 +206,7 @@ mod tests {
     fn calls(fragments: &[&str]) -> Vec<String> {
         let mut calls = ToolCallAssembler::default();
         for text in fragments {
-            calls.add(json::parse(text.as_bytes()).unwrap(), false).unwrap();
+            calls.add(json::parse(text.as_bytes()).unwrap(), false, false).unwrap();
         }
         let shown = |call: ToolCall| format!("{} {} {}", call.id, call.name, call.arguments);
         calls.finish().into_iter().map(shown).collect()
@@ -303,7 +291,7 @@ mod tests {
         let mut calls = ToolCallAssembler::default();
         let same = r#"{"id":"a","function":{"name":"f","arguments":"{"}}"#;
         for _ in 0..2 {
-            calls.add_whole(json::parse(same.as_bytes()).unwrap(), false).unwrap();
+            calls.add(json::parse(same.as_bytes()).unwrap(), true, false).unwrap();
         }
         let ids: Vec<String> = calls.finish().into_iter().map(|call| call.id).collect();
         assert_eq!(ids, ["a", "call_1"]);
@@ -314,7 +302,7 @@ mod tests {
         let mut calls = ToolCallAssembler::default();
         let mut add = |index: usize| {
             let text = format!("{{\"index\":{index},\"function\":{{\"name\":\"f\"}}}}");
-            calls.add(json::parse(text.as_bytes()).unwrap(), false)
+            calls.add(json::parse(text.as_bytes()).unwrap(), false, false)
         };
         assert!((0..limits::MODEL_CALLS_MAX).all(|index| add(index).is_ok()));
         assert!(add(0).is_ok());

@@ -1,9 +1,8 @@
 //! What is sent to a model server: the request body, and a conversation that every server accepts.
 //! Pure.
 
-use std::collections::HashMap;
-
 use crate::json::{self, Raw};
+use crate::limits;
 use crate::protocol::Endpoint;
 use crate::session::replay::{Message, ToolCall};
 
@@ -28,7 +27,6 @@ pub struct ChatRequest<'a> {
     pub tools: &'a str,
     /// `auto`, `required` or `none`.
     pub tool_choice: &'a str,
-    pub max_tokens: Option<u32>,
 }
 
 /// The limit for the answer, in its older form, which some servers reject.
@@ -71,9 +69,10 @@ pub fn request_body(request: &ChatRequest<'_>, model: Option<&str>, omitted: &[&
         add("tools", request.tools);
         add("tool_choice", &quoted(request.tool_choice));
     }
-    if let Some(limit) = request.max_tokens.filter(|_| !omitted.contains(&TOKEN_LIMIT)) {
+    if !omitted.contains(&TOKEN_LIMIT) {
         let older = !omitted.contains(&OLDER_TOKEN_LIMIT);
-        add(if older { OLDER_TOKEN_LIMIT } else { TOKEN_LIMIT }, &limit.to_string());
+        let name = if older { OLDER_TOKEN_LIMIT } else { TOKEN_LIMIT };
+        add(name, &limits::ANSWER_TOKENS_MAX.to_string());
     }
     add("temperature", TEMPERATURE);
     add("stream", "true");
@@ -134,17 +133,12 @@ fn append(message: &Message, out: &mut String) {
 }
 
 fn append_assistant(text: &str, calls: &[ToolCall], results: &[Message], out: &mut String) {
-    let calls: Vec<ToolCall> = calls.iter().map(with_valid_arguments).collect();
-    append(&Message::Assistant { text: text.to_owned(), calls: calls.clone() }, out);
-    let mut by_id: HashMap<&str, &str> = HashMap::new();
-    for result in results {
-        if let Message::Tool { call_id, result } = result {
-            by_id.entry(call_id).or_insert(result);
-        }
-    }
-    for call in calls {
-        let result = by_id.get(call.id.as_str()).copied().unwrap_or(INTERRUPTED).to_owned();
-        append(&Message::Tool { call_id: call.id, result }, out);
+    let valid = calls.iter().map(with_valid_arguments).collect();
+    append(&Message::Assistant { text: text.to_owned(), calls: valid }, out);
+    for ToolCall { id, .. } in calls {
+        let is_its = |one: &&Message| matches!(one, Message::Tool { call_id, .. } if call_id == id);
+        let none = Message::Tool { call_id: id.clone(), result: INTERRUPTED.to_owned() };
+        append(results.iter().find(is_its).unwrap_or(&none), out);
     }
 }
 
@@ -178,22 +172,20 @@ mod tests {
             messages: "[{\"role\":\"user\",\"content\":\"hi\"}]",
             tools: "[]",
             tool_choice: "auto",
-            max_tokens: None,
         };
         assert_eq!(
             request_body(&chat, None, &[]),
-            "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"temperature\":0.2,\
-             \"stream\":true,\"stream_options\":{\"include_usage\":true}}"
+            "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"max_tokens\":4096,\
+             \"temperature\":0.2,\"stream\":true,\"stream_options\":{\"include_usage\":true}}"
         );
         chat.tools = "[{\"type\":\"function\"}]";
-        chat.max_tokens = Some(7);
         let full = request_body(&chat, Some("a\"b"), &[]);
         assert!(full.starts_with("{\"model\":\"a\\\"b\",\"messages\":["), "{full}");
         let choice = "\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\"";
-        assert!(full.contains(choice) && full.contains("\"max_tokens\":7,"), "{full}");
+        assert!(full.contains(choice) && full.contains("\"max_tokens\":4096,"), "{full}");
         assert_eq!(json::check(&full), Ok(()));
         let renamed = request_body(&chat, None, &["max_tokens"]);
-        assert!(renamed.contains("\"max_completion_tokens\":7"), "{renamed}");
+        assert!(renamed.contains("\"max_completion_tokens\":4096"), "{renamed}");
         let bare = request_body(&chat, None, &OPTIONAL_FIELDS);
         assert_eq!(json::check(&bare), Ok(()));
         for name in OPTIONAL_FIELDS {

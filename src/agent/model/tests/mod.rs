@@ -136,7 +136,6 @@ fn ask(
         messages: "[{\"role\":\"user\",\"content\":\"hi\"}]",
         tools: "[{\"type\":\"function\"}]",
         tool_choice: "auto",
-        max_tokens: Some(9),
     };
     ServedModel { timeouts }.complete(&request, memory, cancel, &mut |delta| {
         if delta.kind == DeltaKind::Text {
@@ -189,7 +188,7 @@ fn a_completion_is_one_request_and_arrives_as_it_is_sent() {
     assert!(request_text.contains("\r\nConnection: close\r\n"), "{request_text}");
     assert!(request_text.ends_with(
         "\r\n\r\n{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\
-         \"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\",\"max_tokens\":9,\
+         \"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\",\"max_tokens\":4096,\
          \"temperature\":0.2,\"stream\":true,\"stream_options\":{\"include_usage\":true}}"
     ));
 }
@@ -342,7 +341,6 @@ fn a_fault_of_the_receiver_ends_the_completion() {
         messages: "[]",
         tools: "[]",
         tool_choice: "auto",
-        max_tokens: None,
     };
     let full = Fault { code: "storage", message: "the disk is full".to_owned() };
     let cancel = Cancel::new().unwrap();
