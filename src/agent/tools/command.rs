@@ -9,7 +9,6 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
-use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -56,24 +55,13 @@ impl RunCommand {
         let failed =
             |error: io::Error| format!("the command cannot be started: {}", reason(&error));
         let workspace = context.workspace().map_err(io::Error::other).map_err(failed)?;
-        let path = ("PATH".to_owned(), PATH_DEFAULT.to_owned());
-        let passed_on = context.environment.iter().filter(|variable| is_passed_on(&variable.name));
-        let passed_on = passed_on.map(|Variable { name, value }| (name.clone(), value.clone()));
-        let environment = iter::once(path).chain(passed_on);
-        let group = CommandGroup::start(&self.command, workspace.root(), environment);
-        let end = group.and_then(|group| group.wait(context.cancel, deadline)).map_err(failed)?;
-        let succeeded = end.status.success() && end.interruption.is_none();
-        let text = end.text(limit);
+        let group = CommandGroup::start(&self.command, workspace.root(), context.environment);
+        let ended = group.and_then(|group| group.wait(context.cancel, deadline));
+        let (status, watcher) = ended.map_err(failed)?;
+        let succeeded = status.success() && watcher.interruption.is_none();
+        let text = watcher.text(status, limit);
         if succeeded { Ok(text) } else { Err(text) }
     }
-}
-
-/// How a command ended, and what it wrote.
-struct CommandEnd {
-    status: ExitStatus,
-    interruption: Option<Interruption>,
-    stdout: Clip,
-    stderr: Clip,
 }
 
 /// Why a command was made to end.
@@ -81,36 +69,6 @@ struct CommandEnd {
 enum Interruption {
     Timeout,
     Cancelled,
-}
-
-impl CommandEnd {
-    fn text(self, limit: Duration) -> String {
-        let mut text = self.stdout.text();
-        let end_line = |text: &mut String| {
-            if !text.is_empty() && !text.ends_with('\n') {
-                text.push('\n');
-            }
-        };
-        let errors = self.stderr.text();
-        if !errors.is_empty() {
-            end_line(&mut text);
-            text.push_str("[stderr] ");
-            text.push_str(&errors);
-        }
-        end_line(&mut text);
-        match self.interruption {
-            Some(Interruption::Timeout) => {
-                text.push_str(&format!("[ended after {} ms: out of time]\n", limit.as_millis()));
-            }
-            Some(Interruption::Cancelled) => text.push_str("[cancelled]\n"),
-            None => {}
-        }
-        text.push_str(&match self.status.code() {
-            Some(code) => format!("[exit code: {code}]"),
-            None => format!("[ended by signal {}]", self.status.signal().unwrap_or(0)),
-        });
-        text
-    }
 }
 
 /// Returns how long a command may run if the call asks for this many milliseconds.
@@ -141,11 +99,11 @@ struct CommandGroup {
 }
 
 impl CommandGroup {
-    /// Starts `text` in `directory`, with these variables and no others.
+    /// Starts `text` in `directory`, with the variables that a command gets and no others.
     fn start(
         text: &str,
         directory: BorrowedFd<'_>,
-        environment: impl Iterator<Item = (String, String)>,
+        environment: &[Variable],
     ) -> io::Result<CommandGroup> {
         let directory = File::from(directory.try_clone_to_owned()?);
         let (end, lifeline) = io::pipe()?;
@@ -156,22 +114,21 @@ impl CommandGroup {
         let mut leader = leader.spawn()?;
         let group = i32::try_from(leader.id()).unwrap_or(0);
         let mut command = Command::new(SHELL);
-        command.args(["-c", text]).env_clear().envs(environment).process_group(group);
+        command.args(["-c", text]).env_clear().env("PATH", PATH_DEFAULT).process_group(group);
+        let passed_on = environment.iter().filter(|variable| is_passed_on(&variable.name));
+        command.envs(passed_on.map(|variable| (&variable.name, &variable.value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         child::prepare_child(&mut command, directory);
-        match command.spawn() {
-            Ok(command) => Ok(CommandGroup { leader, command, _lifeline: lifeline }),
-            Err(error) => {
-                drop(leader.kill());
-                drop(leader.wait());
-                Err(error)
-            }
-        }
+        let command = command.spawn().inspect_err(|_| {
+            drop(leader.kill());
+            drop(leader.wait());
+        })?;
+        Ok(CommandGroup { leader, command, _lifeline: lifeline })
     }
 
     /// Reads what the command writes to its standard output and standard error until it has ended,
     /// or was made to end.
-    fn wait(mut self, cancel: &Cancel, deadline: Instant) -> io::Result<CommandEnd> {
+    fn wait(mut self, cancel: &Cancel, deadline: Instant) -> io::Result<(ExitStatus, Watcher)> {
         let group = self.leader.id();
         let stdout = self.command.stdout.take().map(OwnedFd::from);
         let stderr = self.command.stderr.take().map(OwnedFd::from);
@@ -198,8 +155,7 @@ impl CommandGroup {
             let status = waiter.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed")));
             watched.and(status)
         })?;
-        let Watcher { interruption, stdout, stderr, .. } = watcher;
-        Ok(CommandEnd { status, interruption, stdout: stdout.clip, stderr: stderr.clip })
+        Ok((status, watcher))
     }
 }
 
@@ -238,7 +194,7 @@ impl Output {
     }
 }
 
-/// Waits for a running command.
+/// A command that is waited for: what it wrote so far, and why it was made to end.
 struct Watcher {
     group: u32,
     /// Readable when the command itself has exited; `None` once it has.
@@ -306,6 +262,31 @@ impl Watcher {
         self.interruption = Some(interruption);
         self.deadline = Instant::now() + limits::COMMAND_GRACE;
         child::signal_group(self.group, Termination::Ask);
+    }
+
+    /// Returns what the command wrote, and then how it ended.
+    fn text(self, status: ExitStatus, limit: Duration) -> String {
+        let errors = self.stderr.clip.text();
+        let errors = if errors.is_empty() { errors } else { format!("[stderr] {errors}") };
+        let interrupted = match self.interruption {
+            Some(Interruption::Timeout) => {
+                format!("[ended after {} ms: out of time]", limit.as_millis())
+            }
+            Some(Interruption::Cancelled) => "[cancelled]".to_owned(),
+            None => String::new(),
+        };
+        let mut text = String::new();
+        for part in [self.stdout.clip.text(), errors, interrupted] {
+            text.push_str(&part);
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push('\n');
+            }
+        }
+        text.push_str(&match status.code() {
+            Some(code) => format!("[exit code: {code}]"),
+            None => format!("[ended by signal {}]", status.signal().unwrap_or(0)),
+        });
+        text
     }
 }
 
