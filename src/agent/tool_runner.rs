@@ -14,7 +14,7 @@ use crate::session::turn::{Turn, WaitLimits};
 
 use super::permissions;
 use super::tool_call::Call;
-use super::tools::{Effect, Operation, Outcome, Tool, ToolContext};
+use super::tools::{Effect, Outcome, Tool, ToolContext};
 
 /// Runs the tool calls of one turn.
 pub struct ToolRunner<'a> {
@@ -127,7 +127,7 @@ impl ToolRunner<'_> {
 
     fn record_start(&self, call: &Call) -> Result<(), Fault> {
         let name = logged_name(call);
-        match call.operation.as_ref().ok().and_then(Operation::path) {
+        match call.operation.as_ref().ok().and_then(|operation| operation.subjects.path.as_ref()) {
             Some(path) => self.log.info("tool.start", &[("tool", &name), ("path", &path)]),
             None => self.log.info("tool.start", &[("tool", &name)]),
         }

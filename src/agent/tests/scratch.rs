@@ -50,7 +50,7 @@ impl Scratch {
     /// Runs a tool. Gives its result as the tool returns it.
     pub fn run(&self, tool: &str, arguments: &str) -> Result<String, String> {
         let operation = Tool::named(tool).unwrap().parse(arguments).unwrap();
-        self.with_context(|context| operation.attempt(context))
+        self.with_context(|context| (operation.attempt)(context))
     }
 }
 

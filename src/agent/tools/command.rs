@@ -42,7 +42,7 @@ const LEADER: &str = "read -r _; kill -KILL 0";
 /// The arguments of `run_command`.
 #[derive(DeJson)]
 pub struct RunCommand {
-    pub command: String,
+    command: String,
     timeout_ms: Option<MaybeQuoted<u64>>,
 }
 
@@ -356,7 +356,7 @@ mod tests {
         let operation = operation("env | sort");
         let cancel = Cancel::new().unwrap();
         let text = scratch
-            .with_context_of(&environment, &cancel, |context| operation.attempt(context))
+            .with_context_of(&environment, &cancel, |context| (operation.attempt)(context))
             .unwrap();
         let names: Vec<&str> =
             text.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
@@ -383,7 +383,7 @@ mod tests {
         let operation = operation("sleep 600");
         let cancel = Cancel::new().unwrap();
         let deadline = Instant::now() + Duration::from_millis(300);
-        let result = operation.attempt(&ToolContext::new(
+        let result = (operation.attempt)(&ToolContext::new(
             scratch.path().to_str(),
             &[],
             &[],
@@ -494,7 +494,7 @@ mod tests {
         thread::scope(|scope| {
             let running = scope.spawn(|| {
                 let result =
-                    scratch.with_context_of(&[], &cancel, |context| operation.attempt(context));
+                    scratch.with_context_of(&[], &cancel, |context| (operation.attempt)(context));
                 (result, Instant::now())
             });
             let pids = two_pids(&scratch);
@@ -517,7 +517,7 @@ mod tests {
         let operation = operation("echo > pipe; sleep 600");
         thread::scope(|scope| {
             let running = scope.spawn(|| {
-                scratch.with_context_of(&[], &cancel, |context| operation.attempt(context))
+                scratch.with_context_of(&[], &cancel, |context| (operation.attempt)(context))
             });
             assert_eq!(File::open(&pipe).unwrap().read(&mut [0]).unwrap(), 1);
             let cancelled = Instant::now();
@@ -538,7 +538,7 @@ mod tests {
             let cancel = Cancel::new().unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
             let context = ToolContext::new(Some(&place), &[], &[], &cancel, deadline);
-            drop(operation(STUBBORN).attempt(&context));
+            drop((operation(STUBBORN).attempt)(&context));
             return;
         }
         let scratch = with_pipe();

@@ -22,7 +22,7 @@ const PROBE_BYTES: usize = 8 * 1024;
 /// The arguments of `read_file`.
 #[derive(DeJson)]
 pub struct ReadFile {
-    pub path: String,
+    path: String,
     offset: Option<MaybeQuoted<u64>>,
     limit: Option<MaybeQuoted<u64>>,
 }
@@ -30,23 +30,23 @@ pub struct ReadFile {
 /// The arguments of `list_dir`.
 #[derive(DeJson)]
 pub struct ListDir {
-    pub path: Option<String>,
+    path: Option<String>,
     recursive: Option<MaybeQuoted<bool>>,
 }
 
 /// The arguments of `write_file`.
 #[derive(DeJson)]
 pub struct WriteFile {
-    pub path: String,
-    pub content: String,
+    path: String,
+    content: String,
 }
 
 /// The arguments of `edit_file`.
 #[derive(DeJson)]
 pub struct EditFile {
-    pub path: String,
-    pub old_text: String,
-    pub new_text: String,
+    path: String,
+    old_text: String,
+    new_text: String,
 }
 
 impl ReadFile {

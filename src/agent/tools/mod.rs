@@ -12,6 +12,8 @@ mod workspace;
 
 use std::collections::HashMap;
 
+use nanoserde::DeJson;
+
 use super::clip::clip;
 use crate::json::{self, Raw};
 use crate::limits;
@@ -28,7 +30,7 @@ pub struct Tool {
     pub effect: Effect,
     description: &'static str,
     arguments: &'static [Argument],
-    parse: fn(&[u8]) -> Result<Operation, json::DecodeError>,
+    parse: fn(&[u8]) -> Result<Attempt, json::DecodeError>,
 }
 
 /// What a tool does.
@@ -70,7 +72,7 @@ pub static TOOLS: [Tool; 7] = [
             optional("offset", "integer", "first line, from 1"),
             optional("limit", "integer", "number of lines"),
         ],
-        parse: |arguments| json::parse(arguments).map(Operation::ReadFile),
+        parse: |bytes| attempt(bytes, files::ReadFile::run),
     },
     Tool {
         name: "list_dir",
@@ -78,7 +80,7 @@ pub static TOOLS: [Tool; 7] = [
         effect: Effect::Reads,
         description: "List a directory. Without a path: the workspace.",
         arguments: &[optional("path", "string", ""), optional("recursive", "boolean", "")],
-        parse: |arguments| json::parse(arguments).map(Operation::ListDir),
+        parse: |bytes| attempt(bytes, files::ListDir::run),
     },
     Tool {
         name: "find_files",
@@ -89,7 +91,7 @@ pub static TOOLS: [Tool; 7] = [
             required("pattern", "glob"),
             optional("path", "string", "directory to look in"),
         ],
-        parse: |arguments| json::parse(arguments).map(Operation::FindFiles),
+        parse: |bytes| attempt(bytes, search::FindFiles::run),
     },
     Tool {
         name: "search_files",
@@ -101,7 +103,7 @@ pub static TOOLS: [Tool; 7] = [
             optional("path", "string", "directory or file to look in"),
             optional("glob", "string", "only files with such names"),
         ],
-        parse: |arguments| json::parse(arguments).map(Operation::SearchFiles),
+        parse: |bytes| attempt(bytes, search::SearchFiles::run),
     },
     Tool {
         name: "write_file",
@@ -109,7 +111,7 @@ pub static TOOLS: [Tool; 7] = [
         effect: Effect::Edits,
         description: "Write a whole file, new or in the place of an old one.",
         arguments: &[required("path", ""), required("content", "")],
-        parse: |arguments| json::parse(arguments).map(Operation::WriteFile),
+        parse: |bytes| attempt(bytes, files::WriteFile::run),
     },
     Tool {
         name: "edit_file",
@@ -117,7 +119,7 @@ pub static TOOLS: [Tool; 7] = [
         effect: Effect::Edits,
         description: "Replace a text in a file. old_text must occur exactly once.",
         arguments: &[required("path", ""), required("old_text", ""), required("new_text", "")],
-        parse: |arguments| json::parse(arguments).map(Operation::EditFile),
+        parse: |bytes| attempt(bytes, files::EditFile::run),
     },
     Tool {
         name: "run_command",
@@ -128,7 +130,7 @@ pub static TOOLS: [Tool; 7] = [
             required("command", ""),
             optional("timeout_ms", "integer", "default 30000, at most 600000"),
         ],
-        parse: |arguments| json::parse(arguments).map(Operation::RunCommand),
+        parse: |bytes| attempt(bytes, command::RunCommand::run),
     },
 ];
 
@@ -163,13 +165,16 @@ impl Tool {
             format!("{} needs {{{}}}; {problem}", self.name, forms.join(", "))
         };
         let bytes = arguments.as_bytes();
-        let operation = (self.parse)(bytes).map_err(|problem| refused(problem.to_string()))?;
+        let attempt = (self.parse)(bytes).map_err(|problem| refused(problem.to_string()))?;
         // A field that the tool does not have is not ignored: the model relies on it.
         let given: HashMap<String, Raw> = json::parse(bytes).unwrap_or_default();
         let is_known = |name: &str| self.arguments.iter().any(|argument| argument.name == name);
         match given.keys().find(|name| !is_known(name)) {
             Some(name) => Err(refused(format!("there is no {:?}", truncated(name)))),
-            None => Ok(operation),
+            None => {
+                let subjects = json::parse(bytes).unwrap_or_default();
+                Ok(Operation { effect: self.effect, subjects, attempt })
+            }
         }
     }
 
@@ -210,14 +215,15 @@ pub struct Preview {
 
 /// Returns the preview of a call; `None` if it would not run.
 pub fn preview(name: &str, arguments: &str) -> Option<Preview> {
-    let operation = Tool::named(name)?.parse(arguments).ok()?;
-    let (old, new) = operation.change().unwrap_or_default();
-    let mut change = diff_lines(old, '-');
-    change.extend(diff_lines(new, '+'));
-    if matches!(operation, Operation::WriteFile(_)) && new.is_empty() {
+    let Subjects { path, pattern, command, content, old_text, new_text } =
+        Tool::named(name)?.parse(arguments).ok()?.subjects;
+    let mut change = diff_lines(&old_text.unwrap_or_default(), '-');
+    if content.as_deref() == Some("") {
         change.push("+ (nothing: the file will be empty)".to_owned());
     }
-    Some(Preview { subject: operation.subject().to_owned(), change })
+    change.extend(diff_lines(&content.or(new_text).unwrap_or_default(), '+'));
+    let subject = command.or(pattern).or(path).unwrap_or_else(|| ".".to_owned());
+    Some(Preview { subject, change })
 }
 
 /// Returns all lines of a text after a mark, as `diff` prints them.
@@ -233,15 +239,34 @@ fn diff_lines(text: &str, mark: char) -> Vec<String> {
     lines
 }
 
-/// What a call does, with its arguments.
-pub enum Operation {
-    ReadFile(files::ReadFile),
-    ListDir(files::ListDir),
-    FindFiles(search::FindFiles),
-    SearchFiles(search::SearchFiles),
-    WriteFile(files::WriteFile),
-    EditFile(files::EditFile),
-    RunCommand(command::RunCommand),
+/// Does what a call asks for. The text is its result, or why there is none.
+type Attempt = Box<dyn Fn(&ToolContext<'_>) -> Result<String, String> + Send + Sync>;
+
+/// Parses the arguments for `run`.
+fn attempt<T: DeJson + Send + Sync + 'static>(
+    arguments: &[u8],
+    run: fn(&T, &ToolContext<'_>) -> Result<String, String>,
+) -> Result<Attempt, json::DecodeError> {
+    let arguments = json::parse(arguments)?;
+    Ok(Box::new(move |context| run(&arguments, context)))
+}
+
+/// What a call does.
+pub struct Operation {
+    effect: Effect,
+    pub subjects: Subjects,
+    pub(super) attempt: Attempt,
+}
+
+/// The texts that a call is about, if it has them.
+#[derive(Default, DeJson)]
+pub struct Subjects {
+    pub path: Option<String>,
+    pattern: Option<String>,
+    command: Option<String>,
+    content: Option<String>,
+    old_text: Option<String>,
+    new_text: Option<String>,
 }
 
 /// The result of a call.
@@ -263,57 +288,13 @@ impl Outcome {
 impl Operation {
     /// Runs it.
     pub fn run(&self, context: &ToolContext<'_>) -> Outcome {
-        let (text, success) = match self.attempt(context) {
+        let (text, success) = match (self.attempt)(context) {
             Ok(text) => (text, true),
             // The output of a command is no message of ours.
-            Err(text) if matches!(self, Operation::RunCommand(_)) => (text, false),
+            Err(text) if self.effect == Effect::Runs => (text, false),
             Err(because) => return Outcome::error(&because),
         };
         Outcome { text: clip(text, limits::RESULT_BYTES_MAX), success }
-    }
-
-    pub(super) fn attempt(&self, context: &ToolContext<'_>) -> Result<String, String> {
-        match self {
-            Operation::ReadFile(read) => read.run(context),
-            Operation::ListDir(list) => list.run(context),
-            Operation::FindFiles(find) => find.run(context),
-            Operation::SearchFiles(search) => search.run(context),
-            Operation::WriteFile(write) => write.run(context),
-            Operation::EditFile(edit) => edit.run(context),
-            Operation::RunCommand(command) => command.run(context),
-        }
-    }
-
-    /// Returns the command, the pattern or the path.
-    fn subject(&self) -> &str {
-        match self {
-            Operation::RunCommand(run) => &run.command,
-            Operation::FindFiles(find) => &find.pattern,
-            Operation::SearchFiles(search) => &search.pattern,
-            _ => self.path().unwrap_or("."),
-        }
-    }
-
-    /// Returns the texts that it would remove from a file and add to it.
-    fn change(&self) -> Option<(&str, &str)> {
-        match self {
-            Operation::WriteFile(write) => Some(("", &write.content)),
-            Operation::EditFile(edit) => Some((&edit.old_text, &edit.new_text)),
-            _ => None,
-        }
-    }
-
-    /// Returns the path that it is about, if it names one.
-    pub fn path(&self) -> Option<&str> {
-        match self {
-            Operation::ReadFile(read) => Some(&read.path),
-            Operation::ListDir(list) => list.path.as_deref(),
-            Operation::FindFiles(find) => find.path.as_deref(),
-            Operation::SearchFiles(search) => search.path.as_deref(),
-            Operation::WriteFile(write) => Some(&write.path),
-            Operation::EditFile(edit) => Some(&edit.path),
-            Operation::RunCommand(_) => None,
-        }
     }
 }
 
