@@ -177,7 +177,7 @@ impl Date {
 struct Reader<'t>(&'t str);
 
 impl Reader<'_> {
-    /// `2026-03-01`, if that day exists.
+    /// Reads `2026-03-01`, if that day exists.
     fn date(&mut self) -> Option<Date> {
         let year = self.digits(4)?;
         self.one_of("-")?;
@@ -188,7 +188,7 @@ impl Reader<'_> {
         (Date::of(date.days()) == date).then_some(date)
     }
 
-    /// `10:00`
+    /// Reads `10:00`.
     fn clock(&mut self) -> Option<i64> {
         let hours = self.digits(2).filter(|hours| *hours < 24)?;
         self.one_of(":")?;
@@ -196,14 +196,14 @@ impl Reader<'_> {
         Some(hours * HOUR + minutes * MINUTE)
     }
 
-    /// `:00`, up to `:60`
+    /// Reads `:00`, up to `:60`.
     fn seconds(&mut self) -> Option<i64> {
         self.one_of(":")?;
         let seconds = self.digits(2).filter(|seconds| *seconds <= 60)?;
         Some(seconds * SECOND)
     }
 
-    /// `.5`, or 0 if there is no period.
+    /// Reads `.5`, or returns 0 if there is no period.
     fn fraction(&mut self) -> Option<i64> {
         if self.one_of(".").is_none() {
             return Some(0);

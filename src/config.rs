@@ -403,7 +403,7 @@ fn refused(at: impl Display, reason: impl Display) -> Error {
     Error::cannot(Kind::InvalidConfig, "use the settings", format!("{at}: {reason}"))
 }
 
-/// An empty setting counts as none.
+/// Returns a setting; an empty one counts as none.
 fn filled(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }

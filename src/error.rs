@@ -174,7 +174,7 @@ pub fn reason(cause: &io::Error) -> String {
 
 /// Adds to an I/O error the action and the file that it was about.
 pub trait At<T> {
-    /// `fs::read(&path).at("read", &path)?` becomes "cannot read PATH: reason".
+    /// Turns `fs::read(&path).at("read", &path)?` into "cannot read PATH: reason".
     fn at(self, doing: &'static str, path: &Path) -> Result<T, Error>;
 }
 
@@ -187,7 +187,7 @@ impl<T> At<T> for io::Result<T> {
 
 /// Adds the action to an I/O error that is not about a file.
 pub trait Doing<T> {
-    /// `sys::random(&mut bytes).doing("make a token")?` becomes "cannot make a token: reason".
+    /// Turns `sys::random(&mut bytes).doing("make a token")?` into "cannot make a token: reason".
     fn doing(self, doing: &'static str) -> Result<T, Error>;
 }
 

@@ -30,7 +30,7 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// An empty buffer for lines of up to `bytes_max` bytes.
+    /// Returns an empty buffer for lines of up to `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Lines {
         Lines { buffer: Vec::new(), start: 0, searched: 0, bytes_max, skips: false }
     }
@@ -150,8 +150,8 @@ pub struct Forwards {
 }
 
 impl Forwards {
-    /// The lines that begin at `start` or later and whose line feed is before `end`. Of a line that
-    /// has more than `bytes_max` bytes, the first `bytes_max + 1` are returned.
+    /// Returns the lines that begin at `start` or later and whose line feed is before `end`. Of a
+    /// line that has more than `bytes_max` bytes, the first `bytes_max + 1` are returned.
     pub fn new(start: u64, end: u64, bytes_max: usize) -> Forwards {
         Forwards { lines: Lines::new(bytes_max), at: start, end }
     }
@@ -197,8 +197,8 @@ pub struct Backwards {
 }
 
 impl Backwards {
-    /// The lines before `end`; the last one need not have a line feed. Of a line that has more than
-    /// `bytes_max` bytes, the first `bytes_max + 1` are returned.
+    /// Returns the lines before `end`; the last one need not have a line feed. Of a line that has
+    /// more than `bytes_max` bytes, the first `bytes_max + 1` are returned.
     pub fn new(end: u64, bytes_max: usize) -> Backwards {
         Backwards { end, block: Vec::new(), block_start: end, bytes_max, line: Vec::new() }
     }

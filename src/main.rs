@@ -85,15 +85,15 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One line that says what failed, on what and why; a second one with the next step, where there is
-/// one.
+/// Prints one line that says what failed, on what and why, and a second one with the next step, if
+/// there is one. Returns the exit status.
 fn report(error: &Error, mode: OutputMode) -> ExitCode {
     if error.kind() == Kind::Output && error.io_kind() == Some(io::ErrorKind::BrokenPipe) {
         // The reader has seen enough.
         return ExitCode::SUCCESS;
     }
     let message = escaped(&error.to_string());
-    // Nobody is left to tell if these fail.
+    // There is no one to report to if these fail.
     if mode == OutputMode::Json && error.kind() != Kind::Output {
         drop(writeln!(io::stdout(), "{}", protocol::error_body(error.code(), &message)));
     } else {

@@ -73,12 +73,12 @@ impl Paths {
         Ok(Paths { root, home, config_home })
     }
 
-    /// The directory that contains settings, sessions and the daemon's directory.
+    /// Returns the path of the directory that contains everything else.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The file of the user's service: systemd.unit(5), launchd.plist(5).
+    /// Returns the path of the user's service file: systemd.unit(5), launchd.plist(5).
     pub fn service(&self, manager: Manager) -> Result<PathBuf, Error> {
         let home = || home_directory(self.home.as_deref());
         Ok(match (manager, &self.config_home) {
@@ -88,42 +88,42 @@ impl Paths {
         })
     }
 
-    /// The daemon's directory.
+    /// Returns the path of the daemon's directory.
     pub fn daemon(&self) -> PathBuf {
         self.root.join("daemon")
     }
 
-    /// The state file, `state::DaemonInfo`, of a running daemon.
+    /// Returns the path of the state file, `state::DaemonInfo`, of a running daemon.
     pub fn state(&self) -> PathBuf {
         self.root.join("daemon/state.json")
     }
 
-    /// The lock that a daemon holds while it lives.
+    /// Returns the path of the lock that a daemon holds while it lives.
     pub fn pid(&self) -> PathBuf {
         self.root.join("daemon/daemon.pid")
     }
 
-    /// The lock that serializes starts.
+    /// Returns the path of the lock that serializes starts.
     pub fn start_lock(&self) -> PathBuf {
         self.root.join("daemon/start.lock")
     }
 
-    /// The times of recent crashes.
+    /// Returns the path of the file with the times of recent crashes.
     pub fn crashes(&self) -> PathBuf {
         self.root.join("daemon/crashes.json")
     }
 
-    /// The daemon's log.
+    /// Returns the path of the daemon's log.
     pub fn log(&self) -> PathBuf {
         self.root.join("daemon/daemon.log")
     }
 
-    /// The sessions.
+    /// Returns the path of the directory of the sessions.
     pub fn sessions(&self) -> PathBuf {
         self.root.join("sessions")
     }
 
-    /// The user's settings.
+    /// Returns the path of the file with the user's settings.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.json")
     }

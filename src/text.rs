@@ -102,10 +102,11 @@ fn escaped_except(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     out
 }
 
-/// Control characters, line separators, direction marks and invisible characters: Unicode's
-/// `Default_Ignorable_Code_Point`, interlinear annotations and the blank Braille pattern. What
-/// joins letters and emoji (U+200C, U+200D, U+FE00 to U+FE0F) is invisible too, but some languages
-/// cannot be written without it. See Unicode Technical Report 36, section 2.10.
+/// Returns whether a character is escaped: control characters, line separators, direction marks and
+/// invisible characters, which are Unicode's `Default_Ignorable_Code_Point`, interlinear
+/// annotations and the blank Braille pattern. What joins letters and emoji (U+200C, U+200D, U+FE00
+/// to U+FE0F) is invisible too, but some languages cannot be written without it. See Unicode
+/// Technical Report 36, section 2.10.
 fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}'

@@ -109,7 +109,7 @@ impl ParsedArgs {
         Ok(())
     }
 
-    /// Whether an option was given.
+    /// Returns whether an option was given.
     pub fn has(&self, long: &str) -> bool {
         self.options.iter().any(|(name, _)| *name == long)
     }

@@ -11,12 +11,12 @@ use super::{
     UninstallArgs,
 };
 
-/// An option without a value.
+/// Returns an option without a value.
 const fn switch(long: &'static str, help: &'static str) -> OptionSpec {
     OptionSpec { long, short: None, value: OptionValue::None, choices: &[], help }
 }
 
-/// An option with a value.
+/// Returns an option with a value.
 const fn valued(long: &'static str, value: &'static str, help: &'static str) -> OptionSpec {
     OptionSpec { long, short: None, value: OptionValue::Required(value), choices: &[], help }
 }

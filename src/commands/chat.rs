@@ -20,8 +20,8 @@ const HELP: &str = "Each line is sent to the model. Ctrl-C cancels its turn.\n\
                     /sessions  list the sessions\n\
                     /exit      exit, like Ctrl-D\n";
 
-/// `opta chat`: 130 after Ctrl-C, 129 and 143 after other signals; without a terminal, and with
-/// `--once`, 1 if a turn failed.
+/// Runs `opta chat`: 130 after Ctrl-C, 129 and 143 after other signals; without a terminal, and
+/// with `--once`, 1 if a turn failed.
 pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
     let resumed = match &args.session {
@@ -129,7 +129,7 @@ fn send(
     Ok(end)
 }
 
-/// `/word` alone: `/etc/hosts` is for the model, and so is a sentence.
+/// Returns whether a line is `/word` alone: `/etc/hosts` is for the model, and so is a sentence.
 fn is_command(line: &str) -> bool {
     let word = line.strip_prefix('/');
     word.is_some_and(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase()))

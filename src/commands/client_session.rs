@@ -83,7 +83,7 @@ impl<'a> ClientSession<'a> {
         })
     }
 
-    /// Whether the session was created.
+    /// Returns whether the session was created.
     pub fn is_created(&self) -> bool {
         self.new_session.is_none()
     }

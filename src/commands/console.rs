@@ -241,7 +241,7 @@ impl StdinLines {
         std::mem::take(&mut self.ended)
     }
 
-    /// Whether the input ended and every line was returned.
+    /// Returns whether the input ended and every line was returned.
     pub fn is_finished(&self) -> bool {
         self.ended && self.lines.pending().is_empty()
     }
@@ -259,7 +259,7 @@ impl AsFd for StdinLines {
     }
 }
 
-/// The text of a line without its end.
+/// Returns the text of a line without its end.
 fn text_of(line: &[u8]) -> Result<String, String> {
     if u64::try_from(line.len()).is_ok_and(|length| length > limits::TASK_BYTES_MAX) {
         return Err(format!("it is longer than {} bytes", limits::TASK_BYTES_MAX));

@@ -24,7 +24,7 @@ use crate::sys::spawn::HandedOver;
 use crate::text::Style;
 use crate::{cli, client, clock, config, limits};
 
-/// `opta daemon start`
+/// Runs `opta daemon start`.
 pub fn start(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCode, Error> {
     if asked.foreground {
         return foreground(paths, asked, output);
@@ -52,7 +52,7 @@ fn settings(paths: &Paths, asked: &StartArgs) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// `opta daemon start --foreground`: by hand, and what a service runs. The exit status tells
+/// Runs `opta daemon start --foreground`: by hand, and what a service runs. The exit status tells
 /// systemd whether to try again; launchd always does.
 fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCode, Error> {
     let supervision = Supervision::detect()?;
@@ -87,7 +87,7 @@ fn for_systemd(error: Error) -> Error {
     }
 }
 
-/// Whether another daemon, or a process that is about to become one, is in the way.
+/// Returns whether another daemon, or a process that is about to become one, is in the way.
 fn is_lock_held(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -95,7 +95,8 @@ fn is_lock_held(error: &Error) -> bool {
     )
 }
 
-/// `opta daemon`, as [`start`] executes it in the background. A failure is reported to the starter.
+/// Runs `opta daemon`, as [`start`] executes it in the background. A failure is reported to the
+/// starter.
 pub fn serve_in_background(handed_over: HandedOver) -> ExitCode {
     let served = handover::claim(handed_over).and_then(|(paths, claim, ready)| {
         run::serve(claim, ready, &paths, Hangup::Refresh, &Supervision::NONE)
@@ -177,7 +178,7 @@ fn note_crashes(start: &Start, output: &Output) {
     }
 }
 
-/// `opta daemon status`: 0 running, 3 stopped, 1 crashed, 4 unresponsive.
+/// Runs `opta daemon status`: 0 running, 3 stopped, 1 crashed, 4 unresponsive.
 pub fn status(paths: &Paths, asked: &cli::StatusArgs, output: &Output) -> Result<ExitCode, Error> {
     let status = match asked.wait {
         Some(limit) => status::wait_until_running(paths, limit)?,
@@ -264,7 +265,7 @@ fn print_json(
     ]))
 }
 
-/// `opta daemon stop`
+/// Runs `opta daemon stop`.
 pub fn stop(paths: &Paths, asked: &StopArgs, output: &Output) -> Result<ExitCode, Error> {
     let pid = stop_daemon(None, paths, asked, output)?;
     if pid.is_none() {
@@ -297,7 +298,7 @@ fn on_timeout(asked: &StopArgs) -> OnTimeout {
     if asked.force { OnTimeout::Kill } else { OnTimeout::Report }
 }
 
-/// `opta daemon restart`
+/// Runs `opta daemon restart`.
 pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<ExitCode, Error> {
     // What can fail is to fail before the daemon is stopped.
     let config = Config::load(&paths.config())?;
@@ -387,7 +388,7 @@ fn pid_and_port(status: &Status) -> (Option<i32>, Option<u16>) {
     }
 }
 
-/// `opta daemon token`
+/// Runs `opta daemon token`.
 pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let info = status::running(paths)?;
     let token = info.token.secret();
@@ -395,7 +396,7 @@ pub fn token(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `opta daemon logs`
+/// Runs `opta daemon logs`.
 pub fn logs(paths: &Paths, asked: &LogsArgs, output: &Output) -> Result<ExitCode, Error> {
     let format = match output.mode {
         OutputMode::Text => log::LineFormat::Text(output.style()),

@@ -75,7 +75,7 @@ fn failed(error: &Error, fix: impl Display) -> Finding {
     fail(error.to_string(), error.next_step().map_or_else(|| fix.to_string(), str::to_owned))
 }
 
-/// `opta doctor`: exits with 1 if a check fails.
+/// Runs `opta doctor`: exits with 1 if a check fails.
 pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let looked = status::look(paths).map(|status| status::with_service(paths, status));
     let (status, failure) = looked.map_or_else(|e| (Err(e), None), |(s, f)| (Ok(s), f));

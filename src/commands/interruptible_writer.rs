@@ -32,7 +32,7 @@ pub struct InterruptibleWriter {
 }
 
 impl InterruptibleWriter {
-    /// A writer to `file`, which is a duplicate of a standard descriptor.
+    /// Returns a writer to `file`, which is a duplicate of a standard descriptor.
     pub fn new(
         file: OwnedFd,
         interrupts: &Rc<Interrupts>,
@@ -100,7 +100,7 @@ impl InterruptibleWriter {
         Ok(ready.first() == Some(&true))
     }
 
-    /// Whether something is still to be written.
+    /// Returns whether something is still to be written.
     pub fn is_pending(&self) -> bool {
         !self.pending.is_empty()
     }

@@ -43,12 +43,12 @@ pub struct Captured {
 }
 
 impl Output {
-    /// Output in this mode.
+    /// Returns the output in this mode.
     pub fn new(mode: OutputMode) -> Output {
         Output { mode, step_error: OnceCell::new(), captured: None }
     }
 
-    /// Text output that is captured instead of printed.
+    /// Returns text output that is captured instead of printed.
     pub fn capturing() -> Output {
         Output { captured: Some(RefCell::default()), ..Output::new(OutputMode::Text) }
     }

@@ -34,12 +34,13 @@ impl Questions {
         self.waiting.clear();
     }
 
-    /// Whether no answer is awaited.
+    /// Returns whether no answer is awaited.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Whether the user already allowed every call of this tool, in the turns of this process.
+    /// Returns whether the user already allowed every call of this tool, in the turns of this
+    /// process.
     pub fn is_allowed(&self, request: &PermissionRequest) -> bool {
         self.always.contains(&request.tool_name)
     }

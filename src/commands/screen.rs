@@ -269,12 +269,12 @@ impl Screen {
         self.stdout.flush().map_err(Error::output)
     }
 
-    /// Whether output is pending.
+    /// Returns whether output is pending.
     pub fn is_pending(&self) -> bool {
         self.stdout.is_pending() || self.stderr.is_pending()
     }
 
-    /// Whether output was dropped because no one read it in time after a signal.
+    /// Returns whether output was dropped because no one read it in time after a signal.
     pub fn gave_up(&self) -> bool {
         self.stdout.gave_up || self.stderr.gave_up
     }

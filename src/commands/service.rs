@@ -14,7 +14,7 @@ use crate::limits;
 use crate::lock::{self, Owner};
 use crate::paths::{Manager, Paths};
 
-/// `opta daemon install`
+/// Runs `opta daemon install`.
 pub fn install(paths: &Paths, asked: &InstallArgs, output: &Output) -> Result<ExitCode, Error> {
     let service = Service::of(paths)?;
     let installed = service.install(paths, asked.force)?;
@@ -77,7 +77,7 @@ fn start(
     Ok(())
 }
 
-/// `opta daemon uninstall`
+/// Runs `opta daemon uninstall`.
 pub fn uninstall(paths: &Paths, asked: &UninstallArgs, output: &Output) -> Result<ExitCode, Error> {
     let service = Service::of(paths)?;
     let ran = matches!(lock::owner(paths)?, Owner::Process(_));

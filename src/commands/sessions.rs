@@ -22,7 +22,7 @@ use crate::sys::watch::Watch;
 use crate::text::{escaped, escaped_json, prefix};
 use crate::{client, clock, limits};
 
-/// `opta sessions …`
+/// Runs `opta sessions …`.
 pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
     match args {
@@ -78,7 +78,7 @@ pub fn title(summary: &SessionSummary) -> String {
     escaped(prefix(summary.title.as_deref().unwrap_or_default(), limits::TITLE_CHARS_MAX))
 }
 
-/// `opta sessions show`, and with a format `opta sessions export`.
+/// Runs `opta sessions show`, and with a format `opta sessions export`.
 fn print(
     store: &Store,
     typed: &str,
@@ -144,7 +144,7 @@ pub fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
     }
 }
 
-/// `opta sessions verify`: 1 if a session is damaged, cannot be read or is not listed.
+/// Runs `opta sessions verify`: 1 if a session is damaged, cannot be read or is not listed.
 fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCode, Error> {
     let ids = match typed {
         Some(typed) => vec![find(store, typed)?],
@@ -240,7 +240,7 @@ fn print_damage(id: &SessionId, found: &JournalReport, output: &Output) -> Resul
     ]))
 }
 
-/// `opta sessions rm`
+/// Runs `opta sessions rm`.
 fn remove(
     paths: &Paths,
     store: &Store,

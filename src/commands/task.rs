@@ -31,7 +31,7 @@ struct TaskReport {
     error: Option<ErrorDetail>,
 }
 
-/// `opta do`: 0 if the turn is done, 1 if it failed, 130 after Ctrl-C, 129 and 143 after other
+/// Runs `opta do`: 0 if the turn is done, 1 if it failed, 130 after Ctrl-C, 129 and 143 after other
 /// signals.
 pub fn run(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Error> {
     let result = run_task(paths, args, output);

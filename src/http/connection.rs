@@ -101,7 +101,7 @@ impl<'w> ClientConnection<'w> {
         Ok(())
     }
 
-    /// Whether a byte of the response has arrived.
+    /// Returns whether a byte of the response has arrived.
     pub fn is_responding(&self) -> bool {
         self.response.has_begun()
     }

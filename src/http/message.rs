@@ -141,7 +141,7 @@ impl ResponseParser {
         self.head.as_ref()
     }
 
-    /// Whether a byte has arrived, of an interim response too.
+    /// Returns whether a byte has arrived, of an interim response too.
     pub fn has_begun(&self) -> bool {
         self.begun
     }

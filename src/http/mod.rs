@@ -29,7 +29,7 @@ pub enum StreamResponse {
     Refused(Response),
 }
 
-/// Whether a server listens on 127.0.0.1:`port`. Sends nothing.
+/// Returns whether a server listens on 127.0.0.1:`port`. Sends nothing.
 pub fn is_listening(port: u16, limit: Duration) -> bool {
     connect(port, limit).is_ok()
 }

@@ -71,7 +71,7 @@ impl Tokenizer {
         Some(JsonToken { kind, start, text: text.get(start..self.at)? })
     }
 
-    /// Whether the text ends within a string.
+    /// Returns whether the text ends within a string.
     pub fn is_in_string(&self) -> bool {
         self.unclosed.is_some()
     }
@@ -189,7 +189,7 @@ pub fn as_written(number: &str) -> &str {
     }
 }
 
-/// Whether a valid number is an integer outside the range of `i64`.
+/// Returns whether a valid number is an integer outside the range of `i64`.
 pub fn is_wide(number: &str) -> bool {
     let integer = number.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit());
     integer && number.parse::<i64>().is_err()
@@ -228,7 +228,7 @@ impl<'t> Check<'t> {
         SyntaxError { at, what }
     }
 
-    /// What comes next is not what the grammar allows there.
+    /// Returns the error that what comes next is not what the grammar allows there.
     fn unexpected(&self, expected: Expected) -> SyntaxError {
         let what = match (expected, self.closing.last()) {
             (Expected::Value, _) => "expected a value",

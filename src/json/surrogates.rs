@@ -52,7 +52,8 @@ fn lone_surrogates(text: &str) -> Vec<(usize, u16)> {
     surrogates
 }
 
-/// Whether a text has the placeholders' characters itself, which then cannot be placeholders.
+/// Returns whether a text has the placeholders' characters itself, which then cannot be
+/// placeholders.
 fn has_placeholders(text: &str) -> bool {
     let lowercase = text.to_ascii_lowercase();
     text.chars().any(|c| surrogate(c).is_some())

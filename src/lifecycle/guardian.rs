@@ -225,8 +225,8 @@ pub fn serve_in_foreground(
     run::serve(claim, ready, paths, foreground.hangup, &foreground.supervision).map(|()| None)
 }
 
-/// Whether commands no longer start the daemon: it keeps crashing, or the service's manager has
-/// given up.
+/// Returns whether commands no longer start the daemon: it keeps crashing, or the service's manager
+/// has given up.
 pub fn has_given_up(paths: &Paths, failure: Option<&ServiceFailure>) -> bool {
     is_crash_loop(paths).is_ok_and(|is_loop| is_loop)
         || failure.is_some_and(|failure| failure.gave_up)

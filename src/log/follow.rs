@@ -180,7 +180,7 @@ impl LogWatch {
         Ok(LogWatch { watch, place, id, files: files.iter().map(|file| file.id).collect() })
     }
 
-    /// Whether what it watches is still the nearest directory.
+    /// Returns whether what it watches is still the nearest directory.
     fn is_current(&self, directory: &Path) -> Result<bool, Error> {
         let (place, id) = nearest(directory)?;
         Ok(place == self.place && id == self.id)

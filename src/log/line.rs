@@ -150,7 +150,7 @@ impl<'a, W: Write + ?Sized> Printer<'a, W> {
         Printer { query, out, formatted: String::new() }
     }
 
-    /// From now on, prints lines of any time: they are new.
+    /// Prints lines of any time from now on: they are new.
     pub fn ignore_since(&mut self) {
         self.query.since = None;
     }

@@ -93,7 +93,7 @@ impl Log {
         Ok(Log { level, writer: Arc::new(Mutex::new(writer)) })
     }
 
-    /// Whether lines of this level are written.
+    /// Returns whether lines of this level are written.
     pub fn enabled(&self, level: Level) -> bool {
         level >= self.level
     }
@@ -133,13 +133,13 @@ impl Log {
         self.writer().reopen()
     }
 
-    /// From now on, standard output and error of the process are written to the log, through every
+    /// Writes standard output and error of the process to the log from now on, through every
     /// rotation, so that the text of a panic is not lost. For the background; ends [`Log::mirror`].
     pub fn capture_stdio(&self) -> Result<(), Error> {
         self.writer().capture_stdio()
     }
 
-    /// From now on, every line is also shown on standard error, formatted for people. For the
+    /// Also shows every line on standard error from now on, formatted for people. For the
     /// foreground.
     pub fn mirror(&self, style: Style) {
         self.writer().mirror(style);
@@ -215,7 +215,8 @@ fn with_time(body: &str) -> String {
     format!("{{\"ts\":\"{}\",{body}}}\n", clock::rfc3339(clock::now_millis()))
 }
 
-/// Whether `text` can be a number in JSON that no reader rounds: an integer of up to 15 digits.
+/// Returns whether `text` can be a number in JSON that no reader rounds: an integer of up to 15
+/// digits.
 fn is_plain_integer(text: &str) -> bool {
     let number = text.parse::<i64>().ok().filter(|number| number.to_string() == text);
     number.is_some_and(|number| number.unsigned_abs() < 1_000_000_000_000_000)

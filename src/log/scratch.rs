@@ -35,7 +35,7 @@ impl Scratch {
         fs::read_to_string(self.0.join(name)).unwrap()
     }
 
-    /// The names of the files, sorted.
+    /// Returns the names of the files, sorted.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).unwrap();
         let mut names: Vec<String> =

@@ -158,7 +158,7 @@ impl Tail {
         Ok(Tail { directory: directory.to_owned(), files })
     }
 
-    /// Whether there is no log yet.
+    /// Returns whether there is no log yet.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }

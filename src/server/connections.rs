@@ -109,7 +109,7 @@ impl Connections {
 }
 
 impl ConnectionGuard {
-    /// Whether this connection has to end after its current request.
+    /// Returns whether this connection has to end after its current request.
     pub fn is_closing(&self) -> bool {
         self.entry.connections.closing.load(Ordering::SeqCst)
     }

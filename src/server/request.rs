@@ -128,7 +128,7 @@ fn parse_request_line(line: &[u8]) -> Result<(Method, &str, bool), Reply> {
     Ok((method, target, is_1_1))
 }
 
-/// A method or the name of a header field (RFC 9110, 5.6.2).
+/// Returns whether a word can be a method or the name of a header field (RFC 9110, 5.6.2).
 fn is_token(word: &[u8]) -> bool {
     !word.is_empty()
         && word.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))

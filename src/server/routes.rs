@@ -74,12 +74,12 @@ impl Route {
         }
     }
 
-    /// Whether it answers requests without a token.
+    /// Returns whether it answers requests without a token.
     fn is_public(&self) -> bool {
         *self == Route::Health
     }
 
-    /// Whether it accepts the token in the URL, which histories and logs keep.
+    /// Returns whether it accepts the token in the URL, which histories and logs keep.
     fn accepts_token_in_query(&self) -> bool {
         matches!(self, Route::Health | Route::Sessions(sessions::Route::Sse))
     }
@@ -162,7 +162,8 @@ impl App {
         Reply::json(200, &metrics)
     }
 
-    /// Decided in one step: once this has said yes to `ifIdle`, no turn can begin.
+    /// Stops the daemon. With `ifIdle`, checks that in the same step, so that no turn can begin in
+    /// between.
     fn shutdown(&self, body: &[u8]) -> Reply {
         let asked = match body {
             [] => protocol::Shutdown::default(),

@@ -71,7 +71,7 @@ pub fn reopen_for_writing(file: &File) -> Option<File> {
     options.open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
 }
 
-/// On other systems, a descriptor that is opened again shares the flags.
+/// Returns `None`: on other systems, a descriptor that is opened again shares the flags.
 #[cfg(not(target_os = "linux"))]
 pub fn reopen_for_writing(_file: &File) -> Option<File> {
     None

@@ -278,7 +278,7 @@ fn leads_out() -> io::Error {
     io::Error::from_raw_os_error(libc::EXDEV)
 }
 
-/// openat(2).
+/// Opens `name` in a directory. openat(2).
 fn open_at(directory: BorrowedFd<'_>, name: &OsStr, flags: libc::c_int) -> io::Result<OwnedFd> {
     let name = c_string(name)?;
     let mode: libc::c_uint = 0o600;

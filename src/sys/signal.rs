@@ -268,7 +268,7 @@ fn dequeue(queue: &OwnedFd) -> io::Result<Option<libc::c_int>> {
     Ok(libc::c_int::try_from(info.ssi_signo).ok())
 }
 
-/// A signalfd reads blocked signals.
+/// Blocks the signals: a signalfd reads blocked ones.
 #[cfg(target_os = "linux")]
 fn hold(signals: &[libc::c_int]) -> io::Result<()> {
     mask(libc::SIG_BLOCK, signals)
@@ -313,7 +313,8 @@ fn dequeue(queue: &OwnedFd) -> io::Result<Option<libc::c_int>> {
     Ok(if count == 1 { libc::c_int::try_from(event.ident).ok() } else { None })
 }
 
-/// A kqueue reports ignored signals, too. Blocked ones would still be pending afterwards.
+/// Ignores the signals: a kqueue reports ignored ones, too. Blocked ones would still be pending
+/// afterwards.
 #[cfg(not(target_os = "linux"))]
 fn hold(signals: &[libc::c_int]) -> io::Result<()> {
     signals.iter().try_for_each(|signal| set_disposition(*signal, libc::SIG_IGN))

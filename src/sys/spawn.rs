@@ -72,7 +72,7 @@ fn own_paths() -> io::Result<Vec<CString>> {
     Ok(paths)
 }
 
-/// As above. _NSGetExecutablePath(3).
+/// Returns the path of the program. _NSGetExecutablePath(3).
 #[cfg(not(target_os = "linux"))]
 fn own_paths() -> io::Result<Vec<CString>> {
     Ok(vec![CString::new(std::env::current_exe()?.into_os_string().into_vec())?])

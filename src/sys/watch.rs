@@ -41,7 +41,7 @@ impl Watch {
         Ok(Watch { queue })
     }
 
-    /// Also watches `file` for writes. On Linux the watch of the directory does so already.
+    /// Watches `file` for writes, too. On Linux the watch of the directory does so already.
     pub fn add_file(&mut self, _file: &std::fs::File) -> io::Result<()> {
         Ok(())
     }
@@ -94,7 +94,7 @@ impl Watch {
         Ok(Watch { queue, _directory: opened, files: Vec::new() })
     }
 
-    /// Also watches `file` for writes.
+    /// Watches `file` for writes, too.
     pub fn add_file(&mut self, file: &std::fs::File) -> io::Result<()> {
         let file = file.try_clone()?;
         let changes = libc::NOTE_WRITE | libc::NOTE_EXTEND | libc::NOTE_DELETE | libc::NOTE_RENAME;

@@ -88,7 +88,7 @@ pub fn skipped(why: std::fmt::Arguments<'_>) {
     drop(writeln!(std::io::stderr(), "skipped: {name}: {why}"));
 }
 
-/// Whether a tool is here and may do what tests want of it.
+/// Returns whether a tool is here and may do what tests want of it.
 pub fn has(what: &str) -> bool {
     let works = |words: &str| {
         let mut words = words.split(' ');
@@ -125,7 +125,7 @@ pub fn namespace(of: &[&str]) -> Option<Vec<String>> {
     })
 }
 
-/// Whether the long rounds were asked for.
+/// Returns whether the long rounds were asked for.
 pub fn rounds(short: usize, long: usize) -> usize {
     if variable("OPTA_TEST_LONG").is_empty() { short } else { long }
 }
@@ -780,7 +780,7 @@ pub fn eventually_within(limit: Duration, what: &str, mut is_so: impl FnMut() ->
     }
 }
 
-/// Whether a process has this file locked.
+/// Returns whether a process has this file locked.
 pub fn is_locked(path: &Path) -> bool {
     match File::open(path) {
         Ok(file) => file.try_lock_shared().is_err(),
@@ -833,7 +833,7 @@ pub fn http(port: u16, method: &str, path: &str, token: Option<&str>) -> (u16, S
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// Whether nothing listens there.
+/// Returns whether nothing listens there.
 pub fn is_refused(port: u16) -> bool {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let connected = TcpStream::connect_timeout(&address, DEADLINE);

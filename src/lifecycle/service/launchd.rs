@@ -84,6 +84,8 @@ const NO_DOMAIN: [i32; 2] = [112, 125];
 /// The exit status of `launchctl bootstrap` until launchd has unloaded the previous job.
 const STILL_LOADED: i32 = 5;
 
+/// Returns the state of the job.
+///
 /// # Errors
 /// `Kind::ServiceManager`: this user has no session in which jobs could run.
 pub fn state() -> Result<ServiceState, Error> {
@@ -95,7 +97,7 @@ pub fn state() -> Result<ServiceState, Error> {
     }
 }
 
-/// A loaded job is also started at every login.
+/// Returns whether launchd has loaded the job. A loaded job is also started at every login.
 ///
 /// # Errors
 /// As [`state`].
@@ -106,7 +108,8 @@ pub fn load_state() -> Result<LoadState, Error> {
     })
 }
 
-/// `launchctl print` promises no format; this line has been in it since launchctl 2.
+/// Finds the pid in the output of `launchctl print`. No format is promised; this line has been in
+/// it since launchctl 2.
 fn pid_in(text: &str) -> Option<i32> {
     text.lines().find_map(|line| line.trim().strip_prefix("pid = ")?.parse().ok())
 }

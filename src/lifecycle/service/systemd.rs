@@ -116,7 +116,7 @@ impl Properties {
         self.get(name).parse().unwrap_or(0)
     }
 
-    /// Whether systemd has not read the file, or not since it changed.
+    /// Returns whether systemd has not read the file, or not since it changed.
     fn needs_reload(&self) -> bool {
         self.get("NeedDaemonReload") == "yes" || self.get("LoadState") == "not-found"
     }
@@ -172,12 +172,16 @@ impl Properties {
     }
 }
 
+/// Returns the state of the unit.
+///
 /// # Errors
 /// [`Kind::ServiceManager`]: no user manager can be reached.
 pub fn state() -> Result<ServiceState, Error> {
     Properties::query().map(|unit| unit.state())
 }
 
+/// Returns whether systemd has loaded the unit's file.
+///
 /// # Errors
 /// As [`state`].
 pub fn load_state(file: &Path) -> Result<LoadState, Error> {

@@ -201,7 +201,7 @@ impl Client {
         }
     }
 
-    /// Whether the server sends nothing and keeps the connection open for this time.
+    /// Returns whether the server sends nothing and keeps the connection open for this time.
     fn is_silent_for(&mut self, time: Duration) -> bool {
         self.stream.set_read_timeout(Some(time)).unwrap();
         let kind = self.stream.read(&mut [0; 1]).err().map(|error| error.kind());
