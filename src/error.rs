@@ -172,7 +172,7 @@ pub fn reason(cause: &io::Error) -> String {
     }
 }
 
-/// Adds to an I/O error the action and the file that it was about.
+/// An extension that adds to an I/O error the action and the file that it was about.
 pub trait At<T> {
     /// Turns `fs::read(&path).at("read", &path)?` into "cannot read PATH: reason".
     fn at(self, doing: &'static str, path: &Path) -> Result<T, Error>;
@@ -185,7 +185,7 @@ impl<T> At<T> for io::Result<T> {
     }
 }
 
-/// Adds the action to an I/O error that is not about a file.
+/// An extension that adds the action to an I/O error that is not about a file.
 pub trait Doing<T> {
     /// Turns `sys::random(&mut bytes).doing("make a token")?` into "cannot make a token: reason".
     fn doing(self, doing: &'static str) -> Result<T, Error>;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// Collects bytes, and keeps the first and the last of them.
+/// A buffer that keeps the first and the last of its bytes.
 pub struct Clip {
     head: Vec<u8>,
     head_max: usize,

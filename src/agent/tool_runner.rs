@@ -16,7 +16,7 @@ use super::permissions;
 use super::tool_call::Call;
 use super::tools::{Effect, Outcome, Tool, ToolContext};
 
-/// Runs the tool calls of one turn.
+/// The runner of the tool calls of one turn.
 pub struct ToolRunner<'a> {
     pub turn: &'a Turn<'a>,
     pub context: ToolContext<'a>,

@@ -31,7 +31,7 @@ use super::tool_call::{self, Call};
 use super::tool_runner::ToolRunner;
 use super::tools::{self, TOOLS, Tool, ToolContext};
 
-/// Answers turns with a model and its tools.
+/// An agent that answers turns with a model and its tools.
 pub struct Assistant {
     /// Read again for each turn, so that an edit takes effect with the next one.
     pub(super) config: PathBuf,

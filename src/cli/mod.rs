@@ -52,14 +52,14 @@ pub enum Shell {
     Fish,
 }
 
-/// `opta daemon start`
+/// The arguments of `opta daemon start`.
 #[derive(Debug, PartialEq)]
 pub struct StartArgs {
     pub foreground: bool,
     pub port: Option<u16>,
 }
 
-/// `opta daemon status`
+/// The arguments of `opta daemon status`.
 #[derive(Debug, PartialEq)]
 pub struct StatusArgs {
     /// How long to wait until a daemon is running.
@@ -67,21 +67,21 @@ pub struct StatusArgs {
     pub quiet: bool,
 }
 
-/// `opta daemon stop`
+/// The arguments of `opta daemon stop`.
 #[derive(Debug, PartialEq)]
 pub struct StopArgs {
     pub timeout: Duration,
     pub force: bool,
 }
 
-/// `opta daemon restart`
+/// The arguments of `opta daemon restart`.
 #[derive(Debug, PartialEq)]
 pub struct RestartArgs {
     pub stop: StopArgs,
     pub if_idle: bool,
 }
 
-/// `opta daemon install`
+/// The arguments of `opta daemon install`.
 #[derive(Debug, PartialEq)]
 pub struct InstallArgs {
     /// Also start the service.
@@ -90,14 +90,14 @@ pub struct InstallArgs {
     pub force: bool,
 }
 
-/// `opta daemon uninstall`
+/// The arguments of `opta daemon uninstall`.
 #[derive(Debug, PartialEq)]
 pub struct UninstallArgs {
     /// Remove a file that opta has not written.
     pub force: bool,
 }
 
-/// `opta daemon logs`
+/// The arguments of `opta daemon logs`.
 #[derive(Debug, PartialEq)]
 pub struct LogsArgs {
     pub lines: usize,
@@ -107,7 +107,7 @@ pub struct LogsArgs {
     pub since: Option<i64>,
 }
 
-/// `opta do`
+/// The arguments of `opta do`.
 #[derive(Debug, PartialEq)]
 pub struct DoArgs {
     /// `-` reads it from standard input.
@@ -139,7 +139,7 @@ pub struct ModelArgs {
     pub url: Option<String>,
 }
 
-/// `opta chat`
+/// The arguments of `opta chat`.
 #[derive(Debug, PartialEq)]
 pub struct ChatArgs {
     pub session: SessionChoice,
@@ -157,7 +157,7 @@ pub enum SessionChoice {
     Latest,
 }
 
-/// `opta sessions …`. An id is as it was typed: any unique prefix is enough.
+/// A command of `opta sessions`. An id is as it was typed: any unique prefix is enough.
 #[derive(Debug, PartialEq)]
 pub enum SessionsCommand {
     /// The newest ones.

@@ -24,7 +24,7 @@ use crate::lifecycle::guardian::Ensured;
 use crate::text::{Style, escaped, escaped_json};
 use crate::{config, json, protocol};
 
-/// Prints results to standard output and notes to standard error.
+/// The printer of results to standard output and of notes to standard error.
 ///
 /// If no one reads standard output any more, `main` ends the command quietly. Failures to write to
 /// standard error are ignored: there is no other place to report them.

@@ -32,7 +32,7 @@ pub struct JsonToken<'t> {
     pub text: &'t str,
 }
 
-/// Finds the tokens of a text, which may arrive in pieces.
+/// A scanner that finds the tokens of a text, which may arrive in pieces.
 #[derive(Default)]
 pub struct Tokenizer {
     at: usize,
@@ -126,7 +126,7 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// Where a text stops being JSON, in bytes, and why.
+/// The place where a text stops being JSON, in bytes, and why it does.
 ///
 /// At the end of the text, `what` is what was expected there.
 #[derive(Debug)]

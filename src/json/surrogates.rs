@@ -69,7 +69,7 @@ fn surrogate(placeholder: char) -> Option<u16> {
     u16::try_from(index + 0xD800).ok()
 }
 
-/// Joins the pieces of one text.
+/// A joiner of the pieces of one text.
 #[derive(Default)]
 pub struct Joiner {
     /// A first surrogate at the end of the last piece.

@@ -137,7 +137,7 @@ fn within_limit(stored: &[u8]) -> (&[u8], bool) {
     }
 }
 
-/// Prints the lines that a query shows.
+/// A printer of the lines that a query shows.
 pub(super) struct Printer<'a, W: Write + ?Sized> {
     query: Query,
     pub out: &'a mut W,

@@ -17,8 +17,8 @@ use crate::error::{At, Error};
 use crate::limits::{LOG_FILES_MAX, LOG_LINE_BYTES_MAX};
 use crate::lines::{Backwards, Forwards};
 
-/// Identifies a file, whatever its name. The system gives it to no other file as long as this one
-/// is open.
+/// The identity of a file, whatever its name. The system gives it to no other file as long as this
+/// one is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -144,7 +144,7 @@ pub struct Tail {
     pub(super) files: Vec<LogFile>,
 }
 
-/// Where printing begins.
+/// The place where printing begins.
 pub(super) struct TailStart {
     /// The index of the file.
     pub file: usize,

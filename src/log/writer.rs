@@ -151,7 +151,7 @@ impl Writer {
     }
 }
 
-/// Appends lines to a file, and knows what failed writes have left undone.
+/// A file to which lines are appended, and what failed writes did not complete.
 struct Appender<W> {
     file: W,
     /// The last line has no end; the next one must not be joined to it.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Woken by writers, waited for by one reader.
+/// A wakeup that writers send and one reader waits for.
 ///
 /// Waking costs a system call only if the reader has armed the waker: a reader that is busy looks
 /// again anyway.

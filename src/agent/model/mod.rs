@@ -33,7 +33,7 @@ use server::{ModelServer, Timeouts};
 /// What the server did if its completion is truncated.
 const TRUNCATED: &str = "stopped in the middle of its answer";
 
-/// Receives a completion as it arrives. A fault ends the completion.
+/// A receiver of a completion as it arrives. A fault ends the completion.
 pub type OnDelta<'a> = dyn FnMut(&Delta) -> Result<(), Fault> + 'a;
 
 /// A model, or a script in a test.

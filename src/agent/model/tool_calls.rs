@@ -42,7 +42,7 @@ struct PartialCall {
     joiner: Joiner,
 }
 
-/// Tells from the brackets and quotes alone whether a JSON value that arrives in pieces is
+/// A check from the brackets and quotes alone whether a JSON value that arrives in pieces is
 /// complete. Reads each byte once, however many pieces there are.
 #[derive(Default)]
 struct Nesting {
