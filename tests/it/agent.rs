@@ -82,10 +82,10 @@ struct Session {
 
 impl Session {
     fn new(home: &Home) -> Session {
-        let card = home.card();
+        let info = home.daemon_info();
         let workspace = home.path().join("work");
         fs::create_dir_all(&workspace).unwrap();
-        let (port, token) = (card.port(), card.token().to_owned());
+        let (port, token) = (info.port(), info.token().to_owned());
         let id = "sess_agent".to_owned();
         let session = Session { port, token, id, workspace };
         let place = session.workspace.display();
@@ -232,8 +232,11 @@ fn commands_end_with_a_daemon_that_is_killed() {
     }
     let crashed = "opta: the daemon had crashed (pid {*})\n";
     home.opta("daemon start").stdout("{*}").stderr(crashed).run();
-    let session =
-        Session { port: home.card().port(), token: home.card().token().into(), ..session };
+    let session = Session {
+        port: home.daemon_info().port(),
+        token: home.daemon_info().token().into(),
+        ..session
+    };
     session.post(&format!("/v3/sessions/{}/cancel", session.id), "{}");
     assert!(session.journal(&home).contains("\"code\":\"interrupted\""));
     home.opta("daemon stop").stdout("{*}").run();

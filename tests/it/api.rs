@@ -82,8 +82,8 @@ impl Event {
 impl Api {
     /// Returns the client of the daemon in `home`.
     pub fn of(home: &Home) -> Api {
-        let card = home.card();
-        Api { port: card.port(), token: card.token().to_owned() }
+        let info = home.daemon_info();
+        Api { port: info.port(), token: info.token().to_owned() }
     }
 
     /// Sends a request without reading the response; `None` if there is no daemon.

@@ -330,7 +330,7 @@ fn a_turn_cancelled_by_another_client_ends_a_script_with_130() {
     eventually("the answer begins", || running.output() == "so far");
     let listed = home.opta("sessions list").stdout("{session}  {*}\n").run();
     let path = format!("/v3/sessions/{}/cancel", listed.get("session"));
-    let state = home.card();
+    let state = home.daemon_info();
     assert_eq!(http(state.port(), "POST", &path, Some(state.token())).0, 200);
     running.finish();
     question.assert_dropped();

@@ -152,7 +152,7 @@ impl Strace {
         if let Some(path) = only {
             command.arg("-P").arg(path.canonicalize().unwrap());
         }
-        let pid = home.card().pid();
+        let pid = home.daemon_info().pid();
         command.args(["-p", &pid.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&said).unwrap());
         let child = command.spawn().unwrap();

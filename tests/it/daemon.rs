@@ -15,7 +15,7 @@ const FROZEN: &str = "◐ unresponsive  pid={pid}  port={port}  (no answer in 1s
 fn start_prints_the_pid_the_port_and_where_the_token_is() {
     let home = Home::new();
     let started = home.opta("daemon start").stdout(STARTED).run();
-    let info = home.card();
+    let info = home.daemon_info();
     assert_eq!((info.pid(), info.port()), (started.pid(), started.port()));
     assert_eq!(home.owner(), Some(started.pid()), "the lock names the daemon");
     assert_eq!(fs::read_to_string(home.file("daemon.pid")).unwrap(), format!("{}\n", info.pid()));
@@ -106,11 +106,11 @@ fn stop_after_a_crash_removes_the_state_file() {
 fn restart_keeps_the_port_and_rotates_the_token() {
     let home = Home::new();
     let first = home.start();
-    let token = home.card().token().to_owned();
+    let token = home.daemon_info().token().to_owned();
     let again = home.opta("daemon restart").stdout(RESTARTED).with("old", first.pid).run();
     assert_ne!(again.pid(), first.pid);
     assert_eq!(again.port(), first.port);
-    let info = home.card();
+    let info = home.daemon_info();
     assert_eq!(info.pid(), again.pid());
     assert_ne!(info.token(), token);
     assert_eq!(http(first.port, "GET", "/v3/metrics", Some(&token)).0, 401);
@@ -140,7 +140,7 @@ fn token_prints_the_token_and_nothing_else() {
                    start it: opta daemon start\n";
     home.opta("daemon token").stderr(unknown).status(3).run();
     home.start();
-    let token = home.card().token().to_owned();
+    let token = home.daemon_info().token().to_owned();
     assert_eq!(token.len(), 8 + 64);
     let digits = token.strip_prefix("opta_dk_").unwrap();
     assert!(digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
@@ -153,7 +153,7 @@ fn the_token_reaches_neither_arguments_nor_environment_nor_log() {
     need!("/proc");
     let home = Home::new();
     let daemon = home.start();
-    let secret = home.card().token().to_owned();
+    let secret = home.daemon_info().token().to_owned();
     assert_eq!(http(daemon.port, "GET", "/v3/metrics", Some(&secret)).0, 200);
     for place in ["cmdline", "environ"] {
         let bytes = fs::read(format!("/proc/{}/{place}", daemon.pid)).unwrap();
@@ -527,7 +527,7 @@ fn health_reveals_nothing_without_a_token() {
 fn a_client_with_the_token_can_shut_the_daemon_down() {
     let home = Home::new();
     let daemon = home.start();
-    let token = home.card().token().to_owned();
+    let token = home.daemon_info().token().to_owned();
     assert_eq!(http(daemon.port, "POST", "/v3/shutdown", Some(&token)).0, 202);
     home.wait_for_end();
     home.opta("daemon status").stdout(NONE).status(3).run();

@@ -180,10 +180,10 @@ fn a_crash_is_reported_once_by_the_next_start() {
 fn the_token_of_a_crashed_daemon_is_not_accepted() {
     let home = Home::new();
     home.start();
-    let token = home.card().token().to_owned();
+    let token = home.daemon_info().token().to_owned();
     home.crash();
     let start = home.opta("daemon start").stdout(STARTED).stderr(ANYTHING).run();
-    assert_ne!(home.card().token(), token);
+    assert_ne!(home.daemon_info().token(), token);
     assert_eq!(http(start.port(), "GET", "/v3/metrics", Some(&token)).0, 401);
 }
 

@@ -377,7 +377,7 @@ fn a_daemon_in_a_container_is_reported_as_unreachable_and_not_signalled() {
     let far = "opta: cannot reach the daemon: a process on {host} that cannot be seen from here has \
                locked {*}";
     home.opta("daemon stop --force --timeout 1").stderr(far).status(4).run();
-    let inside = home.card();
+    let inside = home.daemon_info();
     let answer = http(inside.port(), "GET", "/v3/health", None);
     assert_eq!(answer.0, 200, "it is still there");
     signal(container.pid(), "KILL");

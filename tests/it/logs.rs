@@ -47,7 +47,7 @@ fn requests_are_logged_only_at_debug_and_without_secrets() {
     let home = Home::new();
     home.write(&home.config(), r#"{"log":{"level":"debug"}}"#);
     let daemon = home.start();
-    let token = home.card().token().to_owned();
+    let token = home.daemon_info().token().to_owned();
     assert_eq!(http(daemon.port, "GET", &format!("/v3/health?token={token}"), None).0, 200);
     assert_eq!(http(daemon.port, "GET", "/v3/metrics", Some(&token)).0, 200);
     let debug = "[{a}] DEBUG request method=GET path=/v3/health status=200\n\

@@ -128,8 +128,8 @@ impl<'h> Terminal<'h> {
         let window = home.sh(r#"exec script -qec "$COMMAND" /dev/null"#).env("COMMAND", command);
         let window = window.env("SHELL", "/bin/sh").input(&keys).spawn();
         let shell = line_of(&word).parse().unwrap();
-        let card = home.card();
-        let daemon = Daemon { pid: card.pid(), port: card.port() };
+        let info = home.daemon_info();
+        let daemon = Daemon { pid: info.pid(), port: info.port() };
         Terminal { home, keyboard, window, shell, daemon }
     }
 

@@ -493,7 +493,7 @@ fn a_shutdown_if_idle_never_loses_a_turn() {
 #[test]
 fn idle_sessions_use_no_descriptors() {
     let (home, _) = started();
-    let pid = home.card().pid();
+    let pid = home.daemon_info().pid();
     let api = Api::of(&home);
     let count = || std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     let before = count();
@@ -530,7 +530,7 @@ fn a_session_survives_a_lack_of_descriptors() {
     api.create("s");
     api.submit("s", "before").expect(202);
     api.wait_for("s", "turn.error", "before");
-    let pid = home.card().pid();
+    let pid = home.daemon_info().pid();
     let limit = |count: &str| {
         let mut prlimit = std::process::Command::new("prlimit");
         prlimit.args(["--pid", &pid.to_string(), &format!("--nofile={count}:4096")]);

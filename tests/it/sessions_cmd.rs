@@ -16,11 +16,11 @@ const ONE_DAMAGED: &str = "1 session checked, 1 damaged\n";
 /// Sends a request to the daemon of `home`. Returns the body of the response, which must be a
 /// success.
 fn ask(home: &Home, method: &str, path: &str, body: &str) -> String {
-    let card = home.card();
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, card.port()));
+    let info = home.daemon_info();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, info.port()));
     let mut stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    let (port, token, length) = (card.port(), card.token(), body.len());
+    let (port, token, length) = (info.port(), info.token(), body.len());
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
@@ -512,10 +512,10 @@ fn a_daemon_of_another_version_is_noted() {
     let home = Home::new();
     home.start();
     create(&home, "one", None);
-    let card = fs::read_to_string(home.file("state.json")).unwrap();
+    let state = fs::read_to_string(home.file("state.json")).unwrap();
     let ours = format!("\"version\":\"{}\"", env!("CARGO_PKG_VERSION"));
-    let theirs = card.replace(&ours, "\"version\":\"0.0.9\"");
-    assert_ne!(theirs, card);
+    let theirs = state.replace(&ours, "\"version\":\"0.0.9\"");
+    assert_ne!(theirs, state);
     home.write(&home.file("state.json"), theirs);
     let skew = format!(
         "opta: the daemon is opta 0.0.9, this is opta {}; to replace it: opta daemon restart\n",
@@ -542,19 +542,19 @@ fn fake_daemon(home: &Home, version: &str, answers: &'static [Answer]) -> File {
     // The state file of an earlier fake daemon would look like a crash.
     drop(fs::remove_file(home.file("state.json")));
     home.start();
-    let pid = home.card().pid();
-    let card = fs::read_to_string(home.file("state.json")).unwrap();
+    let pid = home.daemon_info().pid();
+    let state = fs::read_to_string(home.file("state.json")).unwrap();
     home.opta("daemon stop").stdout(STOPPED).run();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (own, port) = (std::process::id(), listener.local_addr().unwrap().port());
-    let id = card.split("\"daemonId\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
-    let old = card.split("\"port\":").nth(1).unwrap().split(',').next().unwrap();
-    let card = card
+    let id = state.split("\"daemonId\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let old = state.split("\"port\":").nth(1).unwrap().split(',').next().unwrap();
+    let state = state
         .replace(&format!("\"pid\":{pid}"), &format!("\"pid\":{own}"))
         .replace(&format!("\"port\":{old}"), &format!("\"port\":{port}"))
         .replace(env!("CARGO_PKG_VERSION"), version);
     home.write(&home.file("daemon.pid"), format!("{own}\n"));
-    home.write(&home.file("state.json"), card);
+    home.write(&home.file("state.json"), state);
     let lock = File::options().read(true).write(true).open(home.file("daemon.pid")).unwrap();
     lock.lock().unwrap();
     let serve = move || {

@@ -252,10 +252,13 @@ impl Home {
         pid
     }
 
-    /// The daemon's card.
-    pub fn card(&self) -> Card {
+    /// Reads `state.json`.
+    pub fn daemon_info(&self) -> DaemonInfo {
         let text = fs::read_to_string(self.file("state.json")).unwrap();
-        Card(captures(CARD, &text, &self.known()).unwrap_or_else(|| panic!("no card: {text}")))
+        DaemonInfo(
+            captures(DAEMON_INFO, &text, &self.known())
+                .unwrap_or_else(|| panic!("not a state file: {text}")),
+        )
     }
 
     /// The process that has the lock: named by `daemon.pid`, and, where that can be seen, with that
@@ -311,7 +314,7 @@ impl Home {
         pids.filter(of_this_home).collect()
     }
 
-    /// There is no daemon here, nor anything of one: no card, no lock, no process.
+    /// Asserts that no daemon is here, nor anything of one: no state file, no lock, no process.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
         let daemon = self.home.join(".config/opta/daemon");
@@ -385,17 +388,17 @@ pub struct Daemon {
     pub port: u16,
 }
 
-const CARD: &str = concat!(
+const DAEMON_INFO: &str = concat!(
     r#"{"pid":{pid},"port":{port},"token":"{token}","startedAt":"{time}","host":"127.0.0.1","#,
     r#""daemonId":"{id}","version":"{version}","logsPath":"{home}/.config/opta/daemon/daemon.log","#,
     "{*}}\n"
 );
 
-/// `state.json`.
+/// The content of `state.json`.
 #[derive(Debug)]
-pub struct Card(HashMap<String, String>);
+pub struct DaemonInfo(HashMap<String, String>);
 
-impl Card {
+impl DaemonInfo {
     pub fn pid(&self) -> i32 {
         self.0["pid"].parse().unwrap()
     }

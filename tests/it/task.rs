@@ -187,10 +187,10 @@ impl Relay {
     fn before(home: &Home) -> Relay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let ours = listener.local_addr().unwrap().port();
-        let port = home.card().port();
-        let card = fs::read_to_string(home.file("state.json")).unwrap();
-        let card = card.replace(&format!("\"port\":{port}"), &format!("\"port\":{ours}"));
-        home.write(&home.file("state.json"), card);
+        let port = home.daemon_info().port();
+        let state = fs::read_to_string(home.file("state.json")).unwrap();
+        let state = state.replace(&format!("\"port\":{port}"), &format!("\"port\":{ours}"));
+        home.write(&home.file("state.json"), state);
         let relay = Relay { known: Arc::default(), holds: Arc::default() };
         let accepted = relay.clone();
         let accepting = move || {

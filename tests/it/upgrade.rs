@@ -71,7 +71,7 @@ fn commands_read_the_sessions_of_an_earlier_version() {
 fn the_api_answers_about_the_sessions_of_an_earlier_version_as_that_version_did() {
     let home = home();
     let daemon = home.start();
-    let info = home.card();
+    let info = home.daemon_info();
     for id in whole() {
         let get = |path: &str| http(daemon.port, "GET", path, Some(info.token()));
         let (status, session) = get(&format!("/v3/sessions/{id}"));
