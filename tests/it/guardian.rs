@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{
-    ALREADY, ANYTHING, Daemon, Home, NONE, RESTARTED, RUNNING, Run, Running, STARTED, STOPPED,
-    Seen, eventually, http, is_locked, namespace, need, rounds, signal, skip, state_of,
+    ALREADY, ANYTHING, Daemon, Finished, Home, NONE, RESTARTED, RUNNING, Run, Running, STARTED,
+    STOPPED, eventually, http, is_locked, namespace, need, rounds, signal, skip, state_of,
 };
 
 const CRASHED: &str = "opta: the daemon had crashed (pid {old})\n";
@@ -22,12 +22,12 @@ fn start_together(home: &Home) -> Daemon {
     let either = "Daemon {how} (pid {pid}, port {port}){*}";
     let start = || home.opta("daemon start").stdout(either).stderr(ANYTHING).spawn();
     let starts: Vec<_> = (0..AT_ONCE).map(|_| start()).collect();
-    let seen: Vec<Seen> = starts.into_iter().map(Running::finish).collect();
+    let seen: Vec<Finished> = starts.into_iter().map(Running::finish).collect();
     let daemons = seen.iter().map(|seen| Daemon { pid: seen.pid(), port: seen.port() });
     let mut daemons: Vec<Daemon> = daemons.collect();
     daemons.dedup();
     assert_eq!(daemons.len(), 1, "{daemons:?}");
-    let first = |seen: &&Seen| seen.get("how") == "started";
+    let first = |seen: &&Finished| seen.get("how") == "started";
     assert_eq!(seen.iter().filter(first).count(), 1, "one has started it");
     assert_eq!(home.owner(), Some(daemons[0].pid));
     assert_eq!(home.processes(), [daemons[0].pid]);
@@ -76,11 +76,11 @@ fn many_starts_during_a_stop_start_one_daemon() {
         let either = "Daemon {how} (pid {pid}, port {port}){*}";
         let start = || home.opta("daemon start").stdout(either).stderr(ANYTHING).spawn();
         let starts: Vec<_> = (0..AT_ONCE).map(|_| start()).collect();
-        let seen: Vec<Seen> = starts.into_iter().map(Running::finish).collect();
+        let seen: Vec<Finished> = starts.into_iter().map(Running::finish).collect();
         stop.finish();
         // Some may have found the old one just before it exited.
         let mut new: Vec<i32> =
-            seen.iter().map(Seen::pid).filter(|pid| *pid != daemon.pid).collect();
+            seen.iter().map(Finished::pid).filter(|pid| *pid != daemon.pid).collect();
         new.dedup();
         assert!(new.len() <= 1, "{new:?}");
         assert_eq!(home.processes(), new, "there is the new one if anybody saw it");

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::{
-    ALREADY, ANYTHING, Home, NONE, NOT_RUNNING, RUNNING, Run, STARTED, STOPPED, Seen, namespace,
-    need, skip,
+    ALREADY, ANYTHING, Finished, Home, NONE, NOT_RUNNING, RUNNING, Run, STARTED, STOPPED,
+    namespace, need, skip,
 };
 
 /// Creates something where it does not belong.
@@ -21,7 +21,7 @@ const REFUSED: &str = "opta: cannot {why}\n{*}";
 
 /// Runs a command that must fail with `why` in one line, and leave nothing.
 #[track_caller]
-fn refused(home: &Home, run: Run<'_>, why: &str) -> Seen {
+fn refused(home: &Home, run: Run<'_>, why: &str) -> Finished {
     let seen = run.stderr(REFUSED).with("why", why).status(1).run();
     assert!(seen.stderr.lines().count() <= 2, "{seen:?}");
     home.assert_nothing_left();

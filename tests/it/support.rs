@@ -1,5 +1,5 @@
-//! What every test stands on: a home that is thrown away, commands with expectations and deadlines,
-//! and a few questions to the system.
+//! What every test uses: a temporary home, commands with expectations and deadlines, and a few
+//! queries to the system.
 //!
 //! Nothing here sleeps. Output goes to files, never to pipes: a daemon that kept one open would
 //! hang the test instead of failing it.
@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 /// waited for only when something hangs.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Undoes what a shell does to what it runs in the background, and nohup to everything: signals
-/// that are ignored stay ignored in all children, and a test that sends one would wait for ever.
-fn heed_signals() {
+/// Restores the default disposition of signals that were ignored at start, as a shell does for
+/// background jobs and nohup for any command: they stay ignored in all children, and a test that
+/// sends one would wait forever.
+fn reset_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
@@ -40,23 +41,23 @@ fn heed_signals() {
 /// A model server at a port where nothing listens.
 pub const REFUSED: &str = "http://127.0.0.1:1";
 
-/// What `opta daemon start` says.
+/// What `opta daemon start` prints.
 pub const STARTED: &str = "Daemon started (pid {pid}, port {port})\n\
                            Token written to ~/.config/opta/daemon/state.json\n";
-/// What it says when there is a daemon already.
+/// What it prints if there already is a daemon.
 pub const ALREADY: &str = "Daemon already running (pid {pid}, port {port})\n";
-/// What `opta daemon stop` says.
+/// What `opta daemon stop` prints.
 pub const STOPPED: &str = "Stopping daemon (pid {pid})...\nDaemon stopped.\n";
-/// What it says when there is no daemon.
+/// What it prints if there is no daemon.
 pub const NOT_RUNNING: &str = "Daemon is not running.\n";
-/// What `opta daemon restart` says.
+/// What `opta daemon restart` prints.
 pub const RESTARTED: &str = "Stopping daemon (pid {old})...\nDaemon stopped.\n\
                              Daemon started (pid {pid}, port {port})\nToken rotated.\n";
-/// What it says when there was no daemon to stop.
+/// What it prints if there was no daemon to stop.
 pub const RESTARTED_AFRESH: &str = "Daemon started (pid {pid}, port {port})\nToken rotated.\n";
-/// What `opta daemon status` says of a daemon that runs.
+/// What `opta daemon status` prints if the daemon is running.
 pub const RUNNING: &str = "● running  pid={pid}  port={port}  uptime={age}  sessions=0\n";
-/// What it says of one that is not there, for whatever reason.
+/// What it prints if there is no daemon, for any reason.
 pub const NONE: &str = "○ stopped  (no daemon process found)\n";
 /// Anything at all.
 pub const ANYTHING: &str = "{*}";
@@ -81,14 +82,14 @@ macro_rules! need {
 
 pub(crate) use {need, skip};
 
-/// Says why a test is not run.
+/// Reports why a test is not run.
 pub fn skipped(why: std::fmt::Arguments<'_>) {
     let name = thread::current().name().unwrap_or_default().to_owned();
     // Not `eprintln!`, which the harness keeps to itself when a test passes.
     drop(writeln!(std::io::stderr(), "skipped: {name}: {why}"));
 }
 
-/// Returns whether a tool is here and may do what tests want of it.
+/// Returns whether a tool is installed and may do what the tests need.
 pub fn has(what: &str) -> bool {
     let works = |words: &str| {
         let mut words = words.split(' ');
@@ -114,7 +115,8 @@ fn on_path(tool: &str) -> bool {
     std::env::split_paths(&variable("PATH")).any(|directory| directory.join(tool).is_file())
 }
 
-/// The command that runs another one in namespaces of its own; as a user of its own if need be.
+/// Returns the command that runs another one in its own namespaces, also in a user namespace if
+/// needed.
 pub fn namespace(of: &[&str]) -> Option<Vec<String>> {
     [&["unshare"][..], &["unshare", "-r"]].into_iter().find_map(|start| {
         let words: Vec<String> = start.iter().chain(of).map(ToString::to_string).collect();
@@ -125,7 +127,7 @@ pub fn namespace(of: &[&str]) -> Option<Vec<String>> {
     })
 }
 
-/// Returns whether the long rounds were asked for.
+/// Returns the number of rounds: `long` if the long tests were requested.
 pub fn rounds(short: usize, long: usize) -> usize {
     if variable("OPTA_TEST_LONG").is_empty() { short } else { long }
 }
@@ -135,7 +137,7 @@ fn variable(name: &str) -> OsString {
     std::env::var_os(name).unwrap_or_default()
 }
 
-/// A home that is thrown away, with whatever daemon runs there.
+/// A temporary home. Dropping it kills any daemon that is running there.
 ///
 /// Its path has a space and a letter that is not ASCII. Commands see it as `HOME`, and of the rest
 /// of the environment only `PATH`, `LANG`, `OPTA_DAEMON_PORT=0`, so that tests never compete for a
@@ -148,11 +150,11 @@ pub struct Home {
 }
 
 impl Home {
-    /// A new and empty one.
+    /// Creates an empty home.
     pub fn new() -> Home {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        heed_signals();
+        reset_signals();
         let name = format!("opta test ü {}-{number}", std::process::id());
         let place = std::env::temp_dir().join(name);
         let home = place.join("home");
@@ -161,13 +163,13 @@ impl Home {
         Home { place, home, user: None, ran: AtomicU32::new(0) }
     }
 
-    /// One of another user, who exists for this test only. Needs root and setpriv.
+    /// Creates a home of another user, who exists for this test only. Needs root and setpriv.
     pub fn of_another_user() -> Home {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let mut home = Home::new();
         let user = 61_000 + std::process::id() % 1000 * 4 + MADE.fetch_add(1, Ordering::Relaxed);
         std::os::unix::fs::chown(&home.home, Some(user), Some(user)).unwrap();
-        // The program may stand where others cannot go. Copied by a process of its own: a
+        // The program may be where other users have no access. Copied by another process: a
         // descriptor open for writing here would be inherited by the children of other tests for a
         // moment, and a file that is open for writing cannot be executed.
         fs::create_dir(home.bin()).unwrap();
@@ -177,27 +179,27 @@ impl Home {
         home
     }
 
-    /// What commands see as `HOME`.
+    /// Returns the path that commands see as `HOME`.
     pub fn path(&self) -> &Path {
         &self.home
     }
 
-    /// A place beside the home, for the test's own things.
+    /// Returns a path next to the home, for the test's own files.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.place.join(name)
     }
 
-    /// A file of the daemon.
+    /// Returns the path of a file of the daemon.
     pub fn file(&self, name: &str) -> PathBuf {
         self.home.join(".config/opta/daemon").join(name)
     }
 
-    /// The user's settings.
+    /// Returns the path of the user's settings.
     pub fn config(&self) -> PathBuf {
         self.home.join(".config/opta/config.json")
     }
 
-    /// The user to whom it belongs, if that is another than the one who tests.
+    /// Returns the user to whom the home belongs, if that is not the one who runs the tests.
     pub fn user(&self) -> Option<u32> {
         self.user
     }
@@ -216,14 +218,14 @@ impl Home {
         }
     }
 
-    /// `opta` with these words.
+    /// Returns a run of `opta` with these words.
     pub fn opta(&self, words: &str) -> Run<'_> {
         let program = if self.user.is_some() { self.bin().join("opta") } else { OPTA.into() };
         let arguments = words.split_whitespace().map(OsString::from);
         Run::new(self, [program.into_os_string()].into_iter().chain(arguments).collect())
     }
 
-    /// A script of the shell; `opta` is on its `PATH`.
+    /// Returns a run of a shell script; `opta` is on its `PATH`.
     pub fn sh(&self, script: &str) -> Run<'_> {
         Run::new(self, ["sh", "-eu", "-c", script].map(OsString::from).to_vec())
     }
@@ -261,8 +263,8 @@ impl Home {
         )
     }
 
-    /// The process that has the lock: named by `daemon.pid`, and, where that can be seen, with that
-    /// file open.
+    /// Returns the process that has the lock: it is named by `daemon.pid` and, where that can be
+    /// seen, has that file open.
     pub fn owner(&self) -> Option<i32> {
         let path = self.file("daemon.pid");
         if !is_locked(&path) {
@@ -280,7 +282,7 @@ impl Home {
         holds.next().map(|_| pid)
     }
 
-    /// Waits until nobody has the lock.
+    /// Waits until no process has the lock.
     pub fn wait_for_end(&self) {
         let path = self.file("daemon.pid");
         let Ok(file) = File::open(&path) else { return };
@@ -288,7 +290,7 @@ impl Home {
         let waiter = thread::Builder::new().name("wait for the lock".into());
         let waiting = move || {
             let locked = file.lock_shared();
-            // Given back before anybody hears of it.
+            // Released before it is reported.
             drop(file);
             drop(sender.send(locked));
         };
@@ -297,7 +299,7 @@ impl Home {
         locked.unwrap();
     }
 
-    /// Every process of this home that runs `opta`, whatever it does there.
+    /// Returns every process of this home that runs `opta`.
     pub fn processes(&self) -> Vec<i32> {
         let mut mark = b"HOME=".to_vec();
         mark.extend(self.home.as_os_str().as_encoded_bytes());
@@ -305,7 +307,7 @@ impl Home {
         let of_this_home = |pid: &i32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            // The daemon is called as the link that it was executed by before it says its name.
+            // The daemon has the name of the link by which it was executed until it sets its own.
             matches!(name.as_str(), "opta\n" | "exe\n")
                 && environment.windows(mark.len()).any(|window| window == mark)
         };
@@ -327,10 +329,10 @@ impl Home {
         assert_eq!(self.processes(), [0_i32; 0], "there are processes left");
     }
 
-    /// Everything below the home: what it is, when it was changed, what is in it.
+    /// Lists everything in the home: its type, its times and its content.
     pub fn snapshot(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        look_through(&self.home, &mut lines);
+        list_into(&self.home, &mut lines);
         lines.sort();
         lines
     }
@@ -341,7 +343,7 @@ impl Home {
     }
 }
 
-fn look_through(path: &Path, lines: &mut Vec<String>) {
+fn list_into(path: &Path, lines: &mut Vec<String>) {
     let found = path.symlink_metadata().unwrap();
     let contents = if found.is_file() { fs::read(path).unwrap() } else { Vec::new() };
     let contents = String::from_utf8_lossy(&contents);
@@ -358,7 +360,7 @@ fn look_through(path: &Path, lines: &mut Vec<String>) {
     ));
     if found.is_dir() {
         for entry in fs::read_dir(path).unwrap() {
-            look_through(&entry.unwrap().path(), lines);
+            list_into(&entry.unwrap().path(), lines);
         }
     }
 }
@@ -369,7 +371,7 @@ impl Drop for Home {
             let log = fs::read_to_string(self.file("daemon.log")).unwrap_or_default();
             drop(writeln!(std::io::stderr(), "--- daemon.log\n{log}---"));
         }
-        // A daemon that is just being born changes hands; there are few of them.
+        // The owner changes while a daemon is starting, a few times at most.
         for _ in 0..100 {
             match self.owner() {
                 Some(pid) => signal(pid, "KILL"),
@@ -418,7 +420,7 @@ fn program_directory() -> PathBuf {
     Path::new(OPTA).parent().unwrap().to_owned()
 }
 
-/// A command and what is expected of it: unless it is said otherwise, no output and status 0.
+/// A command, and what is expected of it: by default, no output and status 0.
 #[must_use = "nothing runs before `run` or `spawn`"]
 pub struct Run<'h> {
     home: &'h Home,
@@ -455,26 +457,26 @@ impl<'h> Run<'h> {
         run
     }
 
-    /// One more argument, as it is.
+    /// Adds one argument, unchanged.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.words.push(argument.as_ref().to_owned());
         self
     }
 
-    /// Runs it by means of another command, whose words come first.
+    /// Runs it through another command, whose words come first.
     pub fn within<S: AsRef<OsStr>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         let words = words.into_iter().map(|word| word.as_ref().to_owned());
         self.before = words.chain(self.before).collect();
         self
     }
 
-    /// With a variable set.
+    /// Sets a variable.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.into(), Some(value.as_ref().to_owned())));
         self
     }
 
-    /// With a variable unset.
+    /// Unsets a variable.
     pub fn unset(mut self, name: &str) -> Self {
         self.environment.push((name.into(), None));
         self
@@ -486,7 +488,7 @@ impl<'h> Run<'h> {
         self
     }
 
-    /// Writes its output to this file, whatever it is; nothing can be expected of it then.
+    /// Writes its output to this file, of any type. No output can be expected then.
     pub fn output(mut self, path: &Path) -> Self {
         self.output = Some(path.to_owned());
         self
@@ -504,37 +506,37 @@ impl<'h> Run<'h> {
         self
     }
 
-    /// Expects this exit status; minus a number for the end by that signal.
+    /// Expects this exit status; a negative number means that signal.
     pub fn status(mut self, status: i32) -> Self {
         self.statuses = vec![status];
         self
     }
 
-    /// Expects one of these.
+    /// Expects one of these exit statuses.
     pub fn status_in(mut self, statuses: &[i32]) -> Self {
         statuses.clone_into(&mut self.statuses);
         self
     }
 
-    /// What a name in the patterns stands for.
+    /// Sets the value of a name in the patterns.
     #[expect(clippy::needless_pass_by_value, reason = "numbers read better without a `&`")]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.known.insert(name.to_owned(), value.to_string());
         self
     }
 
-    /// For the names in the patterns: the pid and the port of this daemon.
+    /// Sets the names `pid` and `port` in the patterns to those of this daemon.
     pub fn of(self, daemon: Daemon) -> Self {
         self.with("pid", daemon.pid).with("port", daemon.port)
     }
 
-    /// Runs it to its end, and compares.
+    /// Runs it to its end, and checks the expectations.
     #[track_caller]
-    pub fn run(self) -> Seen {
+    pub fn run(self) -> Finished {
         self.spawn().finish()
     }
 
-    /// Begins to run it.
+    /// Starts it.
     #[track_caller]
     pub fn spawn(self) -> Running {
         let number = self.home.ran.fetch_add(1, Ordering::Relaxed);
@@ -545,7 +547,7 @@ impl<'h> Run<'h> {
         command.args(&words[1..]).env_clear().current_dir(&self.home.place);
         command.env("PATH", self.home.search_path()).env("HOME", &self.home.home);
         command.env("LANG", "C.UTF-8").env("OPTA_DAEMON_PORT", "0");
-        // Refused: a model server that listens on this machine must not be asked by a test.
+        // Refused: a test must not ask a model server that happens to run on this machine.
         command.env("OPTA_MODEL_URL", REFUSED);
         for (name, value) in &self.environment {
             match value {
@@ -580,7 +582,7 @@ fn appending(path: &Path) -> File {
     File::options().append(true).create(true).open(path).unwrap()
 }
 
-/// A child, and the word of the thread that waits for its end.
+/// A child process, and the channel on which a thread reports its end.
 struct Process {
     pid: i32,
     ended: Receiver<ExitStatus>,
@@ -592,7 +594,7 @@ impl Process {
         let pid = i32::try_from(child.id()).unwrap();
         let (sender, ended) = channel();
         let waiting = move || {
-            // Nobody listens any more if the test has ended before its child.
+            // There is no receiver if the test ended before its child.
             sender.send(child.wait().unwrap()).unwrap_or(());
         };
         drop(thread::Builder::new().name("wait for a child".into()).spawn(waiting).unwrap());
@@ -639,20 +641,20 @@ impl Running {
         self.process.wait(Duration::ZERO).is_some()
     }
 
-    /// What it has written to standard output so far.
+    /// Returns what it has written to standard output so far.
     pub fn output(&self) -> String {
         read_text(&self.output)
     }
 
-    /// Waits for its end, and compares.
+    /// Waits for its end, and checks the expectations.
     #[track_caller]
-    pub fn finish(self) -> Seen {
+    pub fn finish(self) -> Finished {
         self.finish_within(DEADLINE)
     }
 
-    /// Waits no longer than this for its end, and compares.
+    /// Does the same, and fails if it has not ended within `limit`.
     #[track_caller]
-    pub fn finish_within(mut self, limit: Duration) -> Seen {
+    pub fn finish_within(mut self, limit: Duration) -> Finished {
         let ended = self.process.wait(limit);
         let (out, err) = (read_text(&self.output), read_text(&self.errors));
         let words = self.words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
@@ -667,7 +669,7 @@ impl Running {
             .unwrap_or_else(|| panic!("stdout is not\n{}\nbut: {said}", shown(&self.stdout)));
         let captured = captures(&self.stderr, &err, &captured)
             .unwrap_or_else(|| panic!("stderr is not\n{}\nbut: {said}", shown(&self.stderr)));
-        Seen { captured, stdout: out, stderr: err, status }
+        Finished { captured, stdout: out, stderr: err, status }
     }
 }
 
@@ -679,17 +681,17 @@ fn read_text(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()
 }
 
-/// What a command has said.
+/// A command that has ended, with its output.
 #[derive(Debug)]
-pub struct Seen {
+pub struct Finished {
     captured: HashMap<String, String>,
     pub stdout: String,
     pub stderr: String,
     pub status: i32,
 }
 
-impl Seen {
-    /// What stood where the pattern has `{name}`.
+impl Finished {
+    /// Returns the text at the place of `{name}` in the pattern.
     pub fn get(&self, name: &str) -> &str {
         &self.captured[name]
     }
@@ -703,8 +705,8 @@ impl Seen {
     }
 }
 
-/// Compares a text with a pattern, in which `{name}` stands for some characters of one line, always
-/// the same ones for the same name; for `pid`, `old` and `port` they are digits. `{*}` stands for
+/// Matches a text against a pattern, in which `{name}` matches some characters of one line, always
+/// the same ones for the same name; for `pid`, `old` and `port` they are digits. `{*}` matches
 /// anything.
 pub fn captures(
     pattern: &str,
@@ -746,7 +748,7 @@ fn leading_name(pattern: &str) -> Option<(&str, &str)> {
     (is_name && !name.is_empty()).then_some((name, rest))
 }
 
-/// Sends a signal; a process that has gone is no error. A negative number is a group.
+/// Sends a signal; it is no error if the process has ended. A negative number is a group.
 pub fn signal(pid: i32, name: &str) {
     let mut kill = Command::new("sh");
     kill.args(["-c", r#"kill -s "$1" -- "$2""#, "sh", name, &pid.to_string()]);
@@ -760,20 +762,20 @@ pub fn freeze(pid: i32) {
     eventually("the process stops", || state_of(pid) == Some('T'));
 }
 
-/// The letter that tells a process's state; `None` if there is none. proc(5)
+/// Returns the letter of a process's state; `None` if there is no such process. proc(5).
 pub fn state_of(pid: i32) -> Option<char> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     text.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Waits for what the system tells nobody about: asks a thousand times a second, until
+/// Waits for something of which the system sends no notification: checks every millisecond, until
 /// [`DEADLINE`].
 #[track_caller]
 pub fn eventually(what: &str, is_so: impl FnMut() -> bool) {
     eventually_within(DEADLINE, what, is_so);
 }
 
-/// Waits as [`eventually`] does, for so long.
+/// Waits as [`eventually`] does, until `limit`.
 #[track_caller]
 pub fn eventually_within(limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
@@ -791,7 +793,7 @@ pub fn is_locked(path: &Path) -> bool {
     }
 }
 
-/// A process with nothing to do, which any signal would end; ended with the value.
+/// A process that does nothing and that any signal would end. Dropping it ends the process.
 pub struct Bystander(Child);
 
 impl Bystander {
@@ -804,11 +806,11 @@ impl Bystander {
         i32::try_from(self.0.id()).unwrap()
     }
 
-    /// It is still there: nobody has sent it a signal that ends or stops a process.
+    /// Asserts that the process was sent no signal that ends or stops a process.
     #[track_caller]
     pub fn assert_unharmed(&mut self) {
-        assert!(self.0.try_wait().unwrap().is_none(), "a stranger was ended");
-        assert_ne!(state_of(self.pid()), Some('T'), "a stranger was stopped");
+        assert!(self.0.try_wait().unwrap().is_none(), "another process was ended");
+        assert_ne!(state_of(self.pid()), Some('T'), "another process was stopped");
     }
 }
 
@@ -819,7 +821,7 @@ impl Drop for Bystander {
     }
 }
 
-/// An answer over HTTP: its status and its body.
+/// Sends an HTTP request. Returns the status and the body of the response.
 pub fn http(port: u16, method: &str, path: &str, token: Option<&str>) -> (u16, String) {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
@@ -843,18 +845,18 @@ pub fn is_refused(port: u16) -> bool {
     connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// The permissions of a file.
+/// Returns the permissions of a file.
 pub fn mode(path: &Path) -> u32 {
     path.symlink_metadata().unwrap().mode() & 0o7777
 }
 
-/// A pipe with a name.
+/// Creates a named pipe.
 pub fn fifo(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-/// The first line that somebody writes to a pipe; `None` at its end. Opened for reading and
-/// writing, so that the opening does not wait: a test that dies early leaves nobody hanging.
+/// Returns the first line that is written to a pipe. The pipe is opened for reading and writing, so
+/// that opening it does not wait: no thread hangs after a test that failed early.
 pub fn line_of(path: &Path) -> String {
     let path = path.to_owned();
     let (sender, receiver) = channel();
@@ -868,11 +870,11 @@ pub fn line_of(path: &Path) -> String {
         drop(sender.send(String::from_utf8(line).unwrap()));
     };
     drop(thread::Builder::new().name("read a pipe".into()).spawn(reading).unwrap());
-    receiver.recv_timeout(DEADLINE).expect("nobody writes to the pipe")
+    receiver.recv_timeout(DEADLINE).expect("nothing is written to the pipe")
 }
 
 #[test]
-fn a_pattern_matches_the_whole_text_and_one_value_a_name() {
+fn a_pattern_matches_the_whole_text_and_one_value_per_name() {
     let none = HashMap::new();
     let found = captures("pid {pid}, {name}!\n", "pid 12, some ü!\n", &none).unwrap();
     assert_eq!((found["pid"].as_str(), found["name"].as_str()), ("12", "some ü"));

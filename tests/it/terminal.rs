@@ -2,7 +2,7 @@
 //! are never printed. A model's answer is data: a pipe gets it unchanged.
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Seen, need};
+use crate::support::{ANYTHING, Finished, Home, need};
 use crate::task::task;
 
 /// Escape, delete, a C1 control, a zero-width space, an override and an isolate of direction, and a
@@ -15,7 +15,7 @@ const IN_JSON: &str = r"\u001b[2J\u007f\u009b\u200b\u202e\u2066\udb40\udc41";
 
 /// Asserts that `seen` shows the hostile text in this spelling, and is harmless.
 #[track_caller]
-fn assert_escaped(seen: &Seen, spelling: &str) {
+fn assert_escaped(seen: &Finished, spelling: &str) {
     let all = format!("{}{}", seen.stdout, seen.stderr);
     assert!(all.contains(spelling), "{seen:?}");
     let is_harmful = |c: char| HOSTILE.contains(c) && !c.is_ascii_graphic();

@@ -2,7 +2,7 @@
 //! server does, and lists them afterwards.
 
 use crate::server::Server;
-use crate::support::{ANYTHING, Home, Run, Seen};
+use crate::support::{ANYTHING, Finished, Home, Run};
 
 /// A home with notes in its workspace, and a mock.
 struct Fixture {
@@ -26,14 +26,14 @@ impl Fixture {
 
     /// Runs a task to its end, which must have this exit status. Gives its object.
     #[track_caller]
-    fn task(&self, task: &str, status: i32) -> Seen {
+    fn task(&self, task: &str, status: i32) -> Finished {
         let run = self.opta("do --json").arg(task).stdout(OBJECT);
         run.stderr(ANYTHING).status(status).run()
     }
 
     /// Asserts that a session works in which a task has failed.
     #[track_caller]
-    fn assert_works_after(&self, failed: &Seen) {
+    fn assert_works_after(&self, failed: &Finished) {
         let words = format!("do -q --resume {} say hello", failed.get("id"));
         self.opta(&words).stdout("Hello from the mock.\n").run();
         assert!(self.requests().last().unwrap().contains("say hello"));
@@ -68,7 +68,7 @@ fn assert_in_order(text: &str, parts: &[&str]) {
 const CALLED: &str = r#"{"role":"assistant","content":"","tool_calls":[{"id":"ID","type":"function","function":{"name":"read_file","arguments":"{\"path\":\"notes.txt\"}"}}]},{"role":"tool","tool_call_id":"ID","content":"1\tbuy milk\n"}"#;
 
 /// Returns the ids of the calls that a task reports.
-fn ids(seen: &Seen) -> Vec<&str> {
+fn ids(seen: &Finished) -> Vec<&str> {
     let calls = seen.stdout.split("\"id\":\"").skip(1);
     calls.map(|call| call.split('"').next().unwrap()).collect()
 }

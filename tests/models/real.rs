@@ -6,7 +6,9 @@ use std::fs;
 use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use crate::server::{DEADLINE, Server};
-use crate::support::{ANYTHING, Home, Run, Running, Seen, eventually_within, is_refused, signal};
+use crate::support::{
+    ANYTHING, Finished, Home, Run, Running, eventually_within, is_refused, signal,
+};
 
 /// The smaller the context, the sooner an answer ends that repeats itself.
 const CONTEXT: [&str; 2] = ["--ctx", "1536"];
@@ -39,7 +41,7 @@ fn asking<'h>(home: &'h Home, model: &Server, words: &str) -> Run<'h> {
 
 /// Runs a turn that must succeed. Gives its object.
 #[track_caller]
-fn done(home: &Home, model: &Server, words: &str, task: &str) -> Seen {
+fn done(home: &Home, model: &Server, words: &str, task: &str) -> Finished {
     let run = asking(home, model, &format!("do --json {words}")).arg(task).stdout(OBJECT);
     // There is a note if it filled the context.
     run.stderr(ANYTHING).spawn().finish_within(DEADLINE)
@@ -54,7 +56,7 @@ fn number(text: &str, name: &str) -> u64 {
 }
 
 /// Returns the result in a report, escaped as in JSON.
-fn result(seen: &Seen) -> String {
+fn result(seen: &Finished) -> String {
     let (_, after) = seen.stdout.split_once("\"result\":\"").unwrap();
     after.split("\",\"toolCalls\":").next().unwrap().to_owned()
 }
@@ -79,7 +81,7 @@ fn is_busy(model: &Server) -> bool {
 /// The model may write an argument until its context is full. Then nothing runs, and it gets
 /// another try.
 #[track_caller]
-fn forced(home: &Home, model: &Server, words: &str, task: &str) -> Seen {
+fn forced(home: &Home, model: &Server, words: &str, task: &str) -> Finished {
     for _ in 0..5 {
         let run = asking(home, model, words).arg(task).stdout(ANYTHING).stderr(ANYTHING);
         let run = run.env("OPTA_TOOL_CHOICE", "required-first").status_in(&[0, 1]);
@@ -261,7 +263,7 @@ fn concurrent_tasks_do_not_mix_and_one_without_a_slot_waits() {
         run.stderr(ANYTHING).spawn()
     };
     let running: Vec<Running> = GREETINGS.iter().map(begin).collect();
-    let seen: Vec<Seen> = running.into_iter().map(|one| one.finish_within(DEADLINE)).collect();
+    let seen: Vec<Finished> = running.into_iter().map(|one| one.finish_within(DEADLINE)).collect();
     for (one, greeting) in seen.iter().zip(GREETINGS) {
         let export = export(&home, one.get("id"));
         let whole = format!(
