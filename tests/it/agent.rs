@@ -260,7 +260,7 @@ fn a_group_that_gets_every_signal_still_ends_with_a_daemon_that_is_killed() {
     }
 }
 
-/// The kernel continues stopped processes when their daemon has ended.
+/// Checks that stopped processes end, too: the kernel continues them when their daemon ends.
 #[test]
 fn a_group_that_is_stopped_still_ends_with_a_daemon_that_is_killed() {
     let home = Home::new();

@@ -63,7 +63,7 @@ impl Client {
         }
     }
 
-    /// The numbers of its turns in the session, in their order.
+    /// Returns the numbers of its turns in the session, in order.
     fn found(&self, events: &[Event]) -> Vec<usize> {
         let mark = format!("{}_", self.name);
         let queued = events.iter().filter(|event| event.name == "turn.queued");
@@ -71,8 +71,8 @@ impl Client {
     }
 }
 
-/// The oracle: acknowledged is recovered, recovered is a beginning of what was sent, nothing is
-/// there twice, nothing is out of order, and there is no hole.
+/// Checks the oracle: what was acknowledged is recovered; what is recovered is a prefix of what was
+/// sent, without duplicates, reordering or gaps.
 #[test]
 fn whatever_the_moment_of_the_kill_what_was_acknowledged_is_there() {
     const SESSIONS: usize = 3;
@@ -97,7 +97,7 @@ fn whatever_the_moment_of_the_kill_what_was_acknowledged_is_there() {
                 let (api, answers) = (&api, &answers);
                 scope.spawn(move || client.run(api, answers));
             }
-            // From the first writes of a daemon on, and at any distance from the last answer.
+            // At any time from the daemon's first write on, and at any interval after an answer.
             let enough = fastrand::usize(0..100);
             eventually("turns are submitted", || answers.load(Ordering::SeqCst) >= enough);
             let later = Instant::now() + Duration::from_micros(fastrand::u64(0..3000));
@@ -134,14 +134,14 @@ fn whatever_the_moment_of_the_kill_what_was_acknowledged_is_there() {
     home.opta("sessions verify").stdout(ANYTHING).run();
 }
 
-/// strace, attached to a daemon that runs; detached when it is dropped.
+/// An strace that is attached to a running daemon. Dropping it detaches it.
 struct Strace {
     child: Child,
     output: PathBuf,
 }
 
 impl Strace {
-    /// With these words; `-P` and the journal are added if there is one to look at alone.
+    /// Attaches strace with these arguments, and `-P` if only one file is to be traced.
     fn attach(home: &Home, words: &[&str], only: Option<&Path>) -> Strace {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -169,7 +169,7 @@ impl Strace {
         strace
     }
 
-    /// What each thread has done.
+    /// Returns the system calls of each thread.
     fn detach(mut self) -> Vec<Vec<String>> {
         self.end();
         let beginning = format!("{}.", self.output.file_name().unwrap().to_str().unwrap());
@@ -197,7 +197,7 @@ impl Drop for Strace {
     }
 }
 
-/// What a failing disk may do to an append, and whether the session goes on by itself.
+/// Injects the failures of a disk into an append. Some sessions recover without a restart.
 #[test]
 fn an_append_that_fails_is_refused_and_leaves_no_trace() {
     need!("/proc", "strace");
@@ -233,7 +233,7 @@ fn an_append_that_fails_is_refused_and_leaves_no_trace() {
             events,
             "{faults:?}: events that were not written are visible"
         );
-        // It is this session's misfortune, and the daemon's no more than that.
+        // The failure affects this session and not the daemon.
         api.submit("other", "t").expect(202);
         api.wait_for("other", "turn.error", "t");
         drop(strace);
@@ -267,7 +267,7 @@ fn an_append_that_fails_is_refused_and_leaves_no_trace() {
     }
 }
 
-/// In the thread that answers: the record, its sync, and only then the bytes of the answer.
+/// Checks the order in the thread that answers: the record, its sync, then the response.
 #[test]
 fn nothing_is_acknowledged_before_it_is_synced() {
     need!("/proc", "strace");
@@ -314,7 +314,7 @@ fn nothing_is_acknowledged_before_it_is_synced() {
     assert_eq!(accepted.len(), synced + 1, "one write, one sync, the answer: {accepted:#?}");
 }
 
-/// One disk is slow, or one journal's part of it: whoever does not need it does not wait for it.
+/// Delays the sync of one journal: requests about other sessions do not wait for it.
 #[test]
 fn no_session_waits_for_the_sync_of_another() {
     need!("/proc", "strace");
@@ -444,8 +444,8 @@ fn a_full_disk_refuses_new_turns_keeps_the_old_and_goes_on_when_there_is_room() 
     assert!(refused > 10);
 }
 
-/// A journal to the end of the last turn that was accepted: what comes behind it may be of a write
-/// that is going on, and is taken back if there is no room for it.
+/// Returns a journal up to the end of the last accepted turn: what follows may be a write that is
+/// in progress, and is undone if the disk is full.
 fn acknowledged(journal: &[u8]) -> &[u8] {
     let queued = b"\"event\":\"turn.queued\"";
     let last = journal.windows(queued.len()).rposition(|bytes| bytes == queued);
@@ -453,7 +453,7 @@ fn acknowledged(journal: &[u8]) -> &[u8] {
     &journal[..end.map_or(0, |end| end + 1)]
 }
 
-/// What is acknowledged and not in `recovered`.
+/// Returns what was acknowledged and is not in `recovered`.
 fn lost<'a>(acknowledged: &'a [String], recovered: &str) -> Vec<&'a String> {
     acknowledged.iter().filter(|turn| !recovered.contains(&format!("\"{turn}\""))).collect()
 }
@@ -497,7 +497,7 @@ fn after_a_power_cut_what_was_acknowledged_is_there() {
             skip!("this ext4 cannot be shut down");
         };
         // What had reached the disk when the power was cut. A copy: the kernel keeps the file
-        // system as it was for as long as anybody, in whatever namespace, has it mounted.
+        // system in that state as long as it is mounted in any namespace.
         home.crash();
         drop(mount);
         let disk = home.beside("disk after the cut");
@@ -560,10 +560,10 @@ fn until_the_cut(home: &Home, place: &Path) -> Option<Vec<(String, Vec<String>)>
     })
 }
 
-/// As a crash, a power cut and a careless copy may leave a journal; on the real daemon, with
-/// everything that it says about it.
+/// Damages a journal as a crash, a power cut and a careless copy may do, and checks everything that
+/// the real daemon reports about it.
 #[test]
-fn a_damaged_journal_is_repaired_once_reported_once_and_goes_on() {
+fn a_damaged_journal_is_repaired_once_reported_once_and_continues() {
     let home = Home::new();
     home.start();
     let api = Api::of(&home);

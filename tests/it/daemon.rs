@@ -164,7 +164,7 @@ fn the_token_reaches_neither_arguments_nor_environment_nor_log() {
     assert!(!log.contains(&secret[8..]));
 }
 
-/// The variables of a process, by its pid.
+/// Returns the variables of a process.
 fn environment(pid: i32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap();
     let variables = bytes.split(|byte| *byte == 0).filter(|variable| !variable.is_empty());
@@ -480,7 +480,7 @@ fn each_daemon_uses_the_next_port_until_all_are_in_use() {
     home.sh(script).within(private).stdout(&expected).stderr(none).run();
 }
 
-/// A name for a pattern.
+/// Returns a name for a pattern.
 fn letters(index: usize) -> String {
     "x".repeat(index + 1)
 }
@@ -534,7 +534,7 @@ fn a_client_with_the_token_can_shut_the_daemon_down() {
 }
 
 #[test]
-fn a_daemon_in_the_foreground_serves_until_it_is_signalled() {
+fn a_daemon_in_the_foreground_serves_until_it_is_signaled() {
     for (name, number) in [("TERM", 15), ("INT", 2)] {
         let home = Home::new();
         let serving = home.opta("daemon start --foreground").spawn();

@@ -738,7 +738,7 @@ fn zsh_completes_commands_and_options() {
         _describe() { print -r -- ${${(P)2}%%:*} }
         compadd() { print -r -- $@ }
         compdef() { print -r -- compdef $@ }
-        # Once by whoever evaluates it, and then as compinit loads it.
+        # Once as a user evaluates it, and then as compinit loads it.
         source "$1"
         unfunction _opta
         mkdir "${1:h}/site" && cp "$1" "${1:h}/site/_opta"

@@ -83,7 +83,7 @@ fn many_starts_during_a_stop_start_one_daemon() {
             seen.iter().map(Finished::pid).filter(|pid| *pid != daemon.pid).collect();
         new.dedup();
         assert!(new.len() <= 1, "{new:?}");
-        assert_eq!(home.processes(), new, "there is the new one if anybody saw it");
+        assert_eq!(home.processes(), new, "the new daemon is there if a command reported it");
         home.opta("daemon stop").stdout(ANYTHING).run();
     }
 }
@@ -217,7 +217,7 @@ fn a_stop_does_not_count_as_a_crash() {
     }
 }
 
-/// strace, with these words, before a command.
+/// Returns the strace command line with these arguments, to precede a command.
 fn traced<'a>(words: &[&'a str]) -> Vec<&'a str> {
     ["strace", "-qq", "-o", "/dev/null"].iter().chain(words).copied().collect()
 }
@@ -394,7 +394,7 @@ fn copy_of_opta(home: &Home) -> PathBuf {
     home.beside("copy of opta")
 }
 
-/// A shell that does `before`, and then starts a daemon with a copy of the program.
+/// Returns a shell that runs `before`, then starts a daemon with a copy of the program.
 fn start_with_a_copy<'h>(home: &'h Home, before: &str) -> Run<'h> {
     let copy = copy_of_opta(home);
     let mut copying = Command::new("cp");

@@ -13,7 +13,7 @@ use crate::support::{
     namespace, need, skip,
 };
 
-/// Creates something where it does not belong.
+/// A function that creates something where it does not belong.
 type Plant = fn(&Path);
 
 /// The line with the reason, and perhaps one with the next step.

@@ -1,4 +1,4 @@
-//! Whatever the files contain, no other process is signalled, and no file that was left behind
+//! Whatever the files contain, no other process is signaled, and no file that was left behind
 //! prevents a start.
 
 use std::fs::{self, File};
@@ -10,10 +10,10 @@ use crate::support::{
     STARTED, STOPPED, eventually, fifo, http, line_of, namespace, need, signal, skip, state_of,
 };
 
-/// Puts something else in the place of a file.
+/// A function that replaces a file with something else.
 type Plant = fn(&Path);
 
-/// The state file of a daemon with this pid.
+/// Returns the state file of a daemon with this pid.
 fn state_with(pid: i32) -> String {
     format!(
         r#"{{"pid":{pid},"port":1,"token":"opta_dk_0","startedAt":"2026-03-01T10:00:00.000Z","host":"127.0.0.1","daemonId":"daemon_00000000","version":"0.1.0","logsPath":"/dev/null","hostname":"elsewhere"}}"#
@@ -44,14 +44,14 @@ fn survives_the_files_of(pid: i32) {
 }
 
 #[test]
-fn the_pid_of_another_process_is_not_signalled() {
+fn the_pid_of_another_process_is_not_signaled() {
     let mut other = Bystander::new();
     survives_the_files_of(other.pid());
     other.assert_unharmed();
 }
 
 #[test]
-fn the_pid_of_the_parent_is_not_signalled() {
+fn the_pid_of_the_parent_is_not_signaled() {
     survives_the_files_of(i32::try_from(std::process::id()).unwrap());
 }
 
@@ -76,7 +76,7 @@ fn the_number_of_a_thread_is_not_taken_for_a_daemon() {
 }
 
 #[test]
-fn a_reused_pid_is_not_signalled() {
+fn a_reused_pid_is_not_signaled() {
     need!("root");
     let Some(private) = namespace(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
         skip!("it needs private processes");
@@ -260,7 +260,7 @@ fn mode_of(bits: u32) -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(bits)
 }
 
-/// Possible contents of `daemon.pid`.
+/// Returns possible contents of `daemon.pid`.
 fn contents_of_the_lock(other: &Bystander) -> Vec<String> {
     let own = std::process::id();
     let fixed = ["", "\n", "garbage\n", "-1\n", "0\n", "1\n", "+7\n", "99999999999\n", "12 34\n"];
@@ -283,7 +283,7 @@ fn the_contents_of_a_free_lock_do_not_matter() {
 }
 
 #[test]
-fn a_lock_held_by_another_program_is_reported_and_no_process_is_signalled() {
+fn a_lock_held_by_another_program_is_reported_and_no_process_is_signaled() {
     let mut other = Bystander::new();
     let homes: Vec<(Home, String)> =
         contents_of_the_lock(&other).into_iter().map(|text| (Home::new(), text)).collect();
@@ -362,7 +362,7 @@ fn a_lock_held_on_another_machine_is_reported_as_such() {
 }
 
 #[test]
-fn a_daemon_in_a_container_is_reported_as_unreachable_and_not_signalled() {
+fn a_daemon_in_a_container_is_reported_as_unreachable_and_not_signaled() {
     need!("root");
     let Some(private) = namespace(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
         skip!("it needs private processes");

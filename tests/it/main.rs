@@ -1,4 +1,4 @@
-//! The promises of `opta`, each tested on the real binary in a throw-away home.
+//! The promises of `opta`, each tested on the real binary in a temporary home.
 //!
 //! No test needs another one, an order, a free port 9999 or a quiet machine.
 
@@ -11,7 +11,7 @@
 )]
 #![expect(
     clippy::disallowed_methods,
-    reason = "files are prepared as anybody may leave them, and UPDATE is read"
+    reason = "files are prepared as any program may leave them, and UPDATE is read"
 )]
 
 mod api;
@@ -21,43 +21,44 @@ mod support;
 
 /// Turns: a model, its tools, and how what they started ends.
 mod agent;
-/// A conversation, and a daemon that comes and goes meanwhile.
+/// A conversation, also while the daemon ends and starts.
 mod chat;
-/// What was acknowledged stays, whatever happens.
+/// Crashes and full disks: what was acknowledged is kept.
 mod crash;
-/// Start, status, stop, restart, token: what they say, what they leave.
+/// Start, status, stop, restart, token: their output and their effects.
 mod daemon;
-/// Manual, help and sources say the same.
+/// Consistency of the manual, the help and the sources.
 mod docs;
 /// What `opta doctor` finds.
 mod doctor;
-/// Whatever state the daemon was left in, one command later one daemon runs, and never two.
+/// Crash recovery: whatever state the daemon was left in, the next command starts one daemon, never
+/// two.
 mod guardian;
-/// What is refused, and how.
+/// Invalid input: what is refused, and how.
 mod input;
-/// What `make install` puts where, and what `make uninstall` leaves.
+/// What `make install` installs, and what `make uninstall` leaves.
 mod install;
-/// Whatever the files say: no stranger is ever signalled.
+/// Liveness: whatever the files contain, no other process is signaled.
 mod liveness;
-/// The log, as the daemon writes it and as people read it.
+/// The log, as the daemon writes it and as `opta daemon logs` shows it.
 mod logs;
 /// Calls that fail, and resources that run out.
 mod robust;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
-/// As a service of systemd, and of launchd.
+/// The daemon as a service of systemd and launchd.
 mod service;
 /// Sessions over HTTP.
 mod sessions;
-/// What was said in sessions, read without a daemon; and how one is deleted.
+/// `opta sessions`: reading sessions without a daemon, and deleting them.
 mod sessions_cmd;
 /// A task, its answer, and how it ends.
 mod task;
-/// What reaches a terminal of text that is not ours.
+/// Text from models and files on a terminal.
 mod terminal;
-/// The rules of the house.
+/// The rules for the sources.
 mod tidy;
-/// What is said while nobody reads.
+/// Output that no one reads.
 mod unread;
 /// Sessions that an earlier version wrote.
 mod upgrade;

@@ -1,10 +1,10 @@
-//! The rules of ARCHITECTURE.md and CONTRIBUTING.md, as far as a machine can hold them.
+//! The rules of ARCHITECTURE.md and CONTRIBUTING.md, as far as a machine can check them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Without the unit tests at the foot of a file.
+/// Without the unit tests at the end of a file.
 const LINES_MAX: usize = 500;
 const COLUMNS_MAX: usize = 100;
 
@@ -16,7 +16,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// The files under `folder`, by their path from the root.
+/// Lists the files under `folder`, by their path from the root.
 fn files(folder: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -38,13 +38,13 @@ fn files(folder: &str) -> Vec<String> {
     found
 }
 
-/// The Rust sources under `folder`, each with its text.
+/// Reads the Rust sources under `folder`: the path and the text of each.
 fn sources(folder: &str) -> Vec<(String, String)> {
     let names = files(folder).into_iter().filter(|name| name.ends_with(".rs"));
     names.map(|name| (name.clone(), read(&name))).collect()
 }
 
-/// A source without its comments, which may speak of anything.
+/// Returns a source without its comments.
 fn code(text: &str) -> String {
     let without = |line: &str| match line.find("//") {
         // Not within a string, as in a URL.
@@ -71,7 +71,7 @@ fn layers() -> BTreeMap<String, u32> {
     layers.collect()
 }
 
-/// The names directly behind each `prefix` in `code`, those in braces one by one.
+/// Returns the names directly after each `prefix` in `code`, those in braces one by one.
 fn named(code: &str, prefix: &str) -> BTreeSet<String> {
     let first = |text: &str| {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -113,7 +113,7 @@ fn modules_use_only_modules_in_lower_layers() {
         let here = top_module(file);
         let code = code(text);
         let mut used = named(&code, "crate::");
-        // The way to the top of the crate that does not say so.
+        // The path to the top of the crate without the word `crate`.
         let inside = file.matches('/').count() == 2 && !file.ends_with("/mod.rs");
         let top = if inside { "super::super::" } else { "super::" };
         used.extend(named(&code, top).into_iter().filter(|name| layers.contains_key(name)));
@@ -160,11 +160,11 @@ fn nothing_is_left_undone_asleep_or_ignored() {
 }
 
 #[test]
-fn sources_say_what_they_are_for() {
+fn sources_state_their_purpose() {
     let silent = |(file, text): (String, String)| (!text.starts_with("//! ")).then_some(file);
     let silent: Vec<String> =
         sources("src").into_iter().chain(sources("tests")).filter_map(silent).collect();
-    assert!(silent.is_empty(), "no word about the purpose: {silent:?}");
+    assert!(silent.is_empty(), "no comment on the purpose: {silent:?}");
 }
 
 #[test]
@@ -270,12 +270,12 @@ fn golden(name: &str, found: &str) {
     assert_eq!(found, golden, "tests/golden/{name} differs; UPDATE=1 rewrites it");
 }
 
-/// A source of the program without its comments and its unit tests.
+/// Returns a source of the program without its comments and its unit tests.
 fn program(text: &str) -> String {
     code(text.split("\n#[cfg(test)]\nmod tests {").next().unwrap())
 }
 
-/// The sources of the program: not those of its unit tests.
+/// Reads the sources of the program without its unit tests.
 fn program_sources() -> Vec<(String, String)> {
     let is_program = |file: &str| !file.contains("/tests/") && !file.ends_with("/tests.rs");
     let sources = sources("src").into_iter().filter(|(file, _)| is_program(file));
@@ -301,14 +301,15 @@ fn no_two_types_that_other_files_see_share_a_name() {
     assert!(named.is_empty(), "one name for several types: {named:#?}");
 }
 
-/// The path of the module in `file`: `src/log/mod.rs` and `src/log.rs` are `log`.
+/// Returns the path of the module in `file`: `log` for `src/log/mod.rs` and `src/log.rs`.
 fn module(file: &str) -> Vec<String> {
     let inside = file.strip_prefix("src/").unwrap().trim_end_matches(".rs");
     let inside = inside.strip_suffix("/mod").unwrap_or(inside);
     inside.split('/').map(str::to_owned).collect()
 }
 
-/// The paths that a `use` tree or an expression spells after its first word, braces resolved.
+/// Returns the paths that a `use` tree or an expression spells after its first word, with braces
+/// expanded.
 fn paths(text: &str) -> Vec<Vec<String>> {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let end = text.find(|c| !is_word(c)).unwrap_or(text.len());
@@ -336,8 +337,8 @@ fn paths(text: &str) -> Vec<Vec<String>> {
     tails.into_iter().map(with_word).collect()
 }
 
-/// Which files each file uses. A folder's `mod.rs` may use what lies in the folder, and is used by
-/// it: that is not a cycle.
+/// Returns the files that each file uses. The `mod.rs` of a folder may use the files in the folder,
+/// and they may use it: that does not count as a cycle.
 fn uses() -> BTreeMap<String, BTreeSet<String>> {
     let sources = program_sources();
     let files: BTreeMap<Vec<String>, &str> =
@@ -384,8 +385,8 @@ fn uses() -> BTreeMap<String, BTreeSet<String>> {
 fn no_file_uses_one_that_uses_it() {
     let uses = uses();
     assert!(uses.values().map(BTreeSet::len).sum::<usize>() > 300, "imports are not read");
-    // Files that use nothing left are taken away until none is: what remains is in a cycle, or
-    // leads to one.
+    // Files that use no remaining file are removed until there are none: what remains is in a
+    // cycle, or leads to one.
     let mut left = uses;
     loop {
         let done: BTreeSet<String> =

@@ -21,7 +21,7 @@ fn expected(name: &str) -> String {
     fs::read_to_string(data("expected").join(name)).unwrap()
 }
 
-/// A home with these sessions and no daemon.
+/// Creates a home with these sessions and no daemon.
 fn home() -> Home {
     let home = Home::new();
     let sessions = data("sessions");
@@ -44,7 +44,7 @@ fn ours(home: &Home, name: &Path) -> PathBuf {
     home.path().join(".config/opta/sessions").join(name)
 }
 
-/// The ids of the sessions, without [`CRASHED`].
+/// Returns the ids of the sessions, without [`CRASHED`].
 fn whole() -> Vec<String> {
     let entries = fs::read_dir(data("sessions")).unwrap().map(Result::unwrap);
     let names = entries.map(|entry| entry.file_name().into_string().unwrap());
