@@ -267,31 +267,19 @@ fn print_json(
 
 /// Runs `opta daemon stop`.
 pub fn stop(paths: &Paths, asked: &StopArgs, output: &Output) -> Result<ExitCode, Error> {
-    let pid = stop_daemon(None, paths, asked, output)?;
-    if pid.is_none() {
-        output.text("Daemon is not running.")?;
+    let announce = |pid| announce_stop(pid, output);
+    let StopOutcome { pid, through } =
+        stop::stop(None, paths, asked.timeout, on_timeout(asked), announce)?;
+    output.progress(if pid.is_some() { "Daemon stopped." } else { "Daemon is not running." });
+    if through == Some(Manager::Launchd) {
+        output.note("it starts again at the next login; to prevent that: opta daemon uninstall");
     }
     output.json(&Object(&[("stopped", &true), ("wasRunning", &pid.is_some()), ("pid", &pid)]))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Stops the daemon if it runs, prints that, and returns its pid.
-fn stop_daemon(
-    start_lock: Option<&StartLock>,
-    paths: &Paths,
-    asked: &StopArgs,
-    output: &Output,
-) -> Result<Option<i32>, Error> {
-    let announce = |pid| output.progress(&format!("Stopping daemon (pid {pid})..."));
-    let StopOutcome { pid, through } =
-        stop::stop(start_lock, paths, asked.timeout, on_timeout(asked), announce)?;
-    if pid.is_some() {
-        output.progress("Daemon stopped.");
-    }
-    if through == Some(Manager::Launchd) {
-        output.note("it starts again at the next login; to prevent that: opta daemon uninstall");
-    }
-    Ok(pid)
+fn announce_stop(pid: i32, output: &Output) {
+    output.progress(&format!("Stopping daemon (pid {pid})..."));
 }
 
 fn on_timeout(asked: &StopArgs) -> OnTimeout {
@@ -340,8 +328,8 @@ fn stop_previous(
     status: &Status,
     output: &Output,
 ) -> Result<Option<i32>, Error> {
-    let limit = asked.stop.timeout;
-    let announce = |pid| output.progress(&format!("Stopping daemon (pid {pid})..."));
+    let (limit, on_timeout) = (asked.stop.timeout, on_timeout(&asked.stop));
+    let announce = |pid| announce_stop(pid, output);
     let active = match service::of_home(paths)? {
         Some((service, ServiceState::Active { .. })) => Some(service.manager),
         _ => None,
@@ -358,9 +346,7 @@ fn stop_previous(
             return Err(status::unresponsive(*pid, *state_lost));
         }
         // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one exits.
-        (_, Some(Manager::Launchd)) => {
-            stop::stop_process(paths, limit, on_timeout(&asked.stop), announce)?
-        }
+        (_, Some(Manager::Launchd)) => stop::stop_process(paths, limit, on_timeout, announce)?,
         (Status::Running { info, .. }, Some(Manager::Systemd)) if service::is_inside() => {
             announce(info.pid);
             service::restart_from_inside()?;
@@ -369,7 +355,7 @@ fn stop_previous(
         }
         // The start removes the state file and reports the crash.
         (Status::Crashed { .. }, None) => None,
-        _ => return stop_daemon(Some(start_lock), paths, &asked.stop, output),
+        _ => stop::stop(Some(start_lock), paths, limit, on_timeout, announce)?.pid,
     };
     if pid.is_some() {
         output.progress("Daemon stopped.");
