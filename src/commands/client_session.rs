@@ -13,7 +13,6 @@ use crate::cli::ModelArgs;
 use crate::commands::console::{CANCELLED, Console, TurnEnd};
 use crate::commands::daemon_notes;
 use crate::commands::question::Questions;
-use crate::commands::screen::ToolLine;
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, Kind};
 use crate::http::EventStream;
@@ -23,8 +22,8 @@ use crate::lifecycle::status::{self, Status};
 use crate::paths::Paths;
 use crate::protocol::event::{Envelope, Event, TurnStats};
 use crate::protocol::{
-    CreateSession, Endpoint, ErrorDetail, Grant, Metadata, ResolvePermission, SessionId,
-    SubmitTurn, TurnOptions, Variable,
+    CreateSession, ErrorDetail, Grant, Metadata, ResolvePermission, SessionId, SubmitTurn,
+    TurnOptions, Variable,
 };
 use crate::session::turn::Fault;
 use crate::state::DaemonInfo;
@@ -100,7 +99,10 @@ impl<'a> ClientSession<'a> {
             // The daemon first: without one, no model is needed.
             console.unblock_signals()?;
             self.reach(console, |_| Ok(()))?;
-            match self.endpoint() {
+            let (url, model) = (self.model.url.as_deref(), self.model.name.as_deref());
+            let endpoint = endpoint::resolve(&ModelChoice { url, model }, &self.settings);
+            // Once for all turns.
+            match endpoint.map_err(Fault::from) {
                 Ok(endpoint) => self.options.endpoint = Some(endpoint),
                 Err(fault) => return console.fail_turn(fault.code, &fault.message),
             }
@@ -120,12 +122,6 @@ impl<'a> ClientSession<'a> {
             note_incomplete(stats, console);
         }
         end
-    }
-
-    /// Finds the model, once for all turns.
-    fn endpoint(&self) -> Result<Endpoint, Fault> {
-        let (name, url) = (self.model.name.as_deref(), self.model.url.as_deref());
-        Ok(endpoint::resolve(&ModelChoice { url, model: name }, &self.settings)?)
     }
 
     fn submit(
@@ -324,13 +320,7 @@ impl RunningTurn {
             _ if !own => {}
             Event::TurnToken(token) => console.screen.answer_text(&token.text)?,
             Event::TurnThinking(_) => console.screen.thinking(),
-            Event::ToolStart(start) => console.screen.tool_started(ToolLine {
-                id: start.id,
-                name: start.name,
-                args: start.args,
-                duration_ms: None,
-                success: None,
-            })?,
+            Event::ToolStart(start) => console.screen.tool_started(start)?,
             Event::ToolEnd(end) => console.screen.tool_ended(&end),
             Event::TurnDone(done) => return Ok(Some(TurnEnd::Done(done.stats))),
             Event::TurnError(error) => {

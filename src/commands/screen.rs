@@ -13,7 +13,7 @@ use nanoserde::SerJson;
 use crate::cli::TaskOutput;
 use crate::commands::interruptible_writer::{InterruptibleWriter, WriteDeadline};
 use crate::error::{Doing, Error};
-use crate::protocol::event::ToolEnd;
+use crate::protocol::event::{ToolEnd, ToolStart};
 use crate::sys::signal::Interrupts;
 use crate::text::{Style, escaped, escaped_json, sanitized, truncated};
 use crate::{agent, config, limits};
@@ -126,21 +126,22 @@ impl Screen {
     }
 
     /// Prints a tool call.
-    pub fn tool_started(&mut self, call: ToolLine) -> Result<(), Error> {
+    pub fn tool_started(&mut self, start: ToolStart) -> Result<(), Error> {
+        let ToolStart { id, name, args, .. } = start;
         // The text after a call is another paragraph.
         if self.mid_line {
             self.answer.push('\n');
         }
         self.end_line()?;
         if self.output == TaskOutput::Full {
-            let shown = agent::preview(&call.name, &call.args);
-            let subject = shown.map_or_else(|| call.args.clone(), |shown| shown.subject);
-            let line = escaped(&format!("{} {subject}", call.name));
+            let shown = agent::preview(&name, &args);
+            let subject = shown.map_or_else(|| args.clone(), |shown| shown.subject);
+            let line = escaped(&format!("{name} {subject}"));
             let line = truncated(&line, limits::CALL_CHARS_MAX);
             let line = self.style.paint("2", &format!("> {line}"));
             self.print_error(&format!("{line}\n"));
         }
-        self.tool_calls.push(call);
+        self.tool_calls.push(ToolLine { id, name, args, duration_ms: None, success: None });
         self.running_tools += 1;
         self.start_progress();
         Ok(())
