@@ -63,7 +63,8 @@ impl<'a, W: Write> Follower<'a, W> {
         W: AsFd,
     {
         self.catch_up()?;
-        self.printer.ignore_since();
+        // All further lines are new, whatever their time.
+        self.printer.query.since = None;
         loop {
             // First the watch, then the look: what changes after the look ends the wait.
             let watch = LogWatch::new(&self.directory, self.unfinished())?;

@@ -139,7 +139,7 @@ fn within_limit(stored: &[u8]) -> (&[u8], bool) {
 
 /// A printer of the lines that a query shows.
 pub(super) struct Printer<'a, W: Write + ?Sized> {
-    query: Query,
+    pub query: Query,
     pub out: &'a mut W,
     /// Formatted, but not written yet.
     formatted: String,
@@ -148,11 +148,6 @@ pub(super) struct Printer<'a, W: Write + ?Sized> {
 impl<'a, W: Write + ?Sized> Printer<'a, W> {
     pub fn new(query: Query, out: &'a mut W) -> Printer<'a, W> {
         Printer { query, out, formatted: String::new() }
-    }
-
-    /// Prints lines of any time from now on: they are new.
-    pub fn ignore_since(&mut self) {
-        self.query.since = None;
     }
 
     /// Prints a line without its end, if the query shows it.

@@ -50,12 +50,8 @@ impl Supervision {
     }
 
     fn notify(&self, lines: &str) -> io::Result<()> {
-        match &self.socket {
-            Some(address) => {
-                UnixDatagram::unbound()?.send_to_addr(lines.as_bytes(), address).map(drop)
-            }
-            None => Ok(()),
-        }
+        let Some(address) = &self.socket else { return Ok(()) };
+        UnixDatagram::unbound()?.send_to_addr(lines.as_bytes(), address).map(drop)
     }
 }
 
