@@ -186,3 +186,14 @@ fn the_seconds_to_wait_have_a_default_and_a_limit() {
     assert_eq!(wait("daemon status --wait=86400"), Some(Duration::from_secs(86_400)));
     refused("daemon status --wait=86401");
 }
+
+#[test]
+fn no_word_is_offered_twice() {
+    for words in [&[][..], &["daemon"], &["sessions"]] {
+        let mut next = next_words(words);
+        let count = next.len();
+        next.sort_unstable();
+        next.dedup();
+        assert_eq!(next.len(), count, "{words:?}");
+    }
+}

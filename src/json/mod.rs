@@ -471,4 +471,10 @@ mod tests {
         assert_eq!(parse(b"{}"), Ok(Members(Vec::new())));
         assert!(parse::<Members>(b"[]").is_err());
     }
+    #[test]
+    fn the_members_of_an_object_are_encoded_in_their_order() {
+        assert_eq!(text(&Object(&[])), "{}");
+        let object = Object(&[("b", &1), ("a", &"x\"".to_owned()), ("c", &None::<u64>)]);
+        assert_eq!(text(&object), r#"{"b":1,"a":"x\"","c":null}"#);
+    }
 }
