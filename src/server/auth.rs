@@ -85,15 +85,8 @@ pub fn check_body_type(head: &RequestHead) -> Result<(), Reply> {
 }
 
 fn is_our_host(host: &str, port: u16) -> bool {
-    ["127.0.0.1", "localhost", "[::1]"].iter().any(|name| {
-        let named = host.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
-        named
-            && match host.get(name.len()..) {
-                Some("") => true,
-                Some(rest) => rest.strip_prefix(':').and_then(parse_port) == Some(port),
-                None => false,
-            }
-    })
+    let host = host.to_ascii_lowercase();
+    after_local_name(&host).is_some_and(|rest| rest.is_empty() || parse_port(rest) == Some(port))
 }
 
 /// Compares it as browsers write it: in lowercase, without a path.
@@ -103,16 +96,18 @@ fn is_local_origin(origin: &str) -> bool {
         return true;
     }
     let address = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-    let rest = address.and_then(|address| {
-        ["127.0.0.1", "localhost", "[::1]"].iter().find_map(|name| address.strip_prefix(name))
-    });
-    rest.is_some_and(|rest| {
-        rest.is_empty() || rest.strip_prefix(':').and_then(parse_port).is_some()
-    })
+    let rest = address.and_then(after_local_name);
+    rest.is_some_and(|rest| rest.is_empty() || parse_port(rest).is_some())
 }
 
-/// Parses a port without a sign or leading zeros.
-fn parse_port(digits: &str) -> Option<u16> {
+/// Returns what follows a name of this machine at the start of `address`.
+fn after_local_name(address: &str) -> Option<&str> {
+    ["127.0.0.1", "localhost", "[::1]"].iter().find_map(|name| address.strip_prefix(name))
+}
+
+/// Parses a colon and a port without a sign or leading zeros.
+fn parse_port(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix(':')?;
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
     digits.parse().ok().filter(|_| plain)
 }

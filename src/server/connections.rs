@@ -55,8 +55,8 @@ impl Connections {
         if open.connections.len() >= CONNECTIONS_MAX {
             return Err(stream);
         }
-        let activity = Mutex::new(Activity::IdleSince(Instant::now()));
-        let connection = Arc::new(Connection { stream, activity });
+        let idle_since = Mutex::new(Some(Instant::now()));
+        let connection = Arc::new(Connection { stream, idle_since });
         let weak = Arc::downgrade(&connection);
         open.connections.push(Weak::clone(&weak));
         let entry = Entry { connections: Arc::clone(self), connection: weak };
@@ -131,42 +131,33 @@ impl Drop for Entry {
 /// One open connection.
 pub struct Connection {
     pub stream: TcpStream,
-    activity: Mutex<Activity>,
-}
-
-#[derive(Clone, Copy)]
-enum Activity {
-    IdleSince(Instant),
-    Busy,
-    Closed,
+    /// `None` while a request is in progress, and once the server has closed it.
+    idle_since: Mutex<Option<Instant>>,
 }
 
 impl Connection {
     /// Allows the server to close it: every request has its reply.
     pub fn set_idle(&self) {
-        *mutex::lock(&self.activity) = Activity::IdleSince(Instant::now());
+        *mutex::lock(&self.idle_since) = Some(Instant::now());
     }
 
     /// Protects a request that has begun, even if the server has just closed the connection.
     pub fn set_busy(&self) {
-        *mutex::lock(&self.activity) = Activity::Busy;
+        *mutex::lock(&self.idle_since) = None;
     }
 
     fn idle_since(&self) -> Option<Instant> {
-        match *mutex::lock(&self.activity) {
-            Activity::IdleSince(since) => Some(since),
-            Activity::Busy | Activity::Closed => None,
-        }
+        *mutex::lock(&self.idle_since)
     }
 
     /// Closes it if it is idle. Bytes that have arrived are a request that has begun.
     pub fn close_if_idle(&self) -> bool {
-        let mut activity = mutex::lock(&self.activity);
-        let is_idle = matches!(*activity, Activity::IdleSince(_))
+        let mut idle_since = mutex::lock(&self.idle_since);
+        let is_idle = idle_since.is_some()
             && sys::wait_readable([self.stream.as_fd()], Some(Duration::ZERO))
                 .is_ok_and(|[readable]| !readable);
         if is_idle {
-            *activity = Activity::Closed;
+            *idle_since = None;
             // Its thread, which is blocked in a read, finds the end there. An error means that the
             // peer was faster.
             drop(self.stream.shutdown(Shutdown::Read));

@@ -21,8 +21,7 @@ use super::auth;
 use super::connections::ConnectionGuard;
 use super::reply::Reply;
 use super::request::{self, RequestHead};
-use super::routes::{App, Authorized};
-use super::sessions::Answer;
+use super::routes::{Answer, App, Authorized};
 
 /// How long a client may take; see [`limits`].
 #[derive(Clone, Copy)]
@@ -181,7 +180,7 @@ impl<'a> RequestLoop<'a> {
     }
 
     /// Answers a request. A panic is an error of this request and of no other.
-    fn answer(&self, head: &RequestHead, authorized: &Authorized, body: &[u8]) -> Answer {
+    fn answer(&self, head: &RequestHead, authorized: &Authorized<'_>, body: &[u8]) -> Answer {
         let answered = catch_unwind(AssertUnwindSafe(|| self.app.answer(authorized, head, body)));
         answered.unwrap_or_else(|panic| {
             let cause = panic

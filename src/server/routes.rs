@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use tiny_http::Method;
+
 use crate::clock;
-use crate::json;
 use crate::limits;
 use crate::log::Log;
 use crate::protocol;
@@ -19,7 +20,8 @@ use crate::token::Token;
 use super::auth;
 use super::reply::Reply;
 use super::request::RequestHead;
-use super::sessions::{self, Answer};
+use super::sessions;
+use super::stream::{Poll, Stream};
 
 /// What the server answers from.
 pub struct App {
@@ -40,37 +42,63 @@ pub struct App {
 }
 
 /// An authorized request.
-pub struct Authorized {
-    route: Route,
+pub struct Authorized<'h> {
+    route: Route<'h>,
     has_token: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Route {
+/// An answer, or something that answers later.
+pub enum Answer {
+    Now(Reply),
+    Poll(Poll),
+    Stream(Box<Stream>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route<'h> {
     Health,
     Metrics,
     Shutdown,
-    Sessions(sessions::Route),
+    /// `/v3/sessions`
+    Sessions,
+    /// `/v3/sessions/:id`
+    Session(&'h str),
+    Turns(&'h str),
+    Events(&'h str),
+    Cancel(&'h str),
+    /// With the id of the permission request, if it is in the path.
+    Permission(&'h str, Option<&'h str>),
+    /// `/v3/sse/events`
+    Sse,
 }
 
-impl Route {
-    fn find(path: &str) -> Option<Route> {
-        let segments: Vec<&str> = path.split('/').skip(1).collect();
-        match segments.as_slice() {
-            ["v3", "health"] => Some(Route::Health),
-            ["v3", "metrics"] => Some(Route::Metrics),
-            ["v3", "shutdown"] => Some(Route::Shutdown),
-            ["v3", rest @ ..] => sessions::Route::find(rest).map(Route::Sessions),
-            _ => None,
-        }
+impl Route<'_> {
+    fn find(path: &str) -> Option<Route<'_>> {
+        let segments: Vec<&str> = path.strip_prefix("/v3/")?.split('/').collect();
+        Some(match *segments.as_slice() {
+            ["health"] => Route::Health,
+            ["metrics"] => Route::Metrics,
+            ["shutdown"] => Route::Shutdown,
+            ["sessions"] => Route::Sessions,
+            ["sessions", id] => Route::Session(id),
+            ["sessions", id, "turns"] => Route::Turns(id),
+            ["sessions", id, "events"] => Route::Events(id),
+            ["sessions", id, "cancel"] => Route::Cancel(id),
+            ["sessions", id, "permissions"] => Route::Permission(id, None),
+            ["sessions", id, "permissions", request] => Route::Permission(id, Some(request)),
+            ["sse", "events"] => Route::Sse,
+            _ => return None,
+        })
     }
 
     /// Returns the methods that it accepts, for the `Allow` header.
     fn methods(&self) -> &'static str {
         match self {
             Route::Health | Route::Metrics => "GET, HEAD",
-            Route::Shutdown => "POST",
-            Route::Sessions(route) => route.methods(),
+            Route::Sessions => "GET, HEAD, POST",
+            Route::Session(_) => "GET, HEAD, DELETE",
+            Route::Events(_) | Route::Sse => "GET",
+            Route::Shutdown | Route::Turns(_) | Route::Cancel(_) | Route::Permission(..) => "POST",
         }
     }
 
@@ -81,7 +109,7 @@ impl Route {
 
     /// Returns whether it accepts the token in the URL, which histories and logs keep.
     fn accepts_token_in_query(&self) -> bool {
-        matches!(self, Route::Health | Route::Sessions(sessions::Route::Sse))
+        matches!(self, Route::Health | Route::Sse)
     }
 }
 
@@ -89,7 +117,7 @@ impl App {
     /// Decides from its head whether a request is answered; `Err` is the refusal.
     ///
     /// Without the token, a route that does not exist looks like one that does.
-    pub fn authorize(&self, head: &RequestHead) -> Result<Authorized, Reply> {
+    pub fn authorize<'h>(&self, head: &'h RequestHead) -> Result<Authorized<'h>, Reply> {
         auth::check_origin(head, self.port)?;
         let route = Route::find(&head.path);
         let presented = auth::bearer(head).or_else(|| {
@@ -115,17 +143,42 @@ impl App {
     }
 
     /// Answers an authorized request.
-    pub fn answer(&self, authorized: &Authorized, head: &RequestHead, body: &[u8]) -> Answer {
+    pub fn answer(&self, authorized: &Authorized<'_>, head: &RequestHead, body: &[u8]) -> Answer {
         (self.on_activity)();
-        match &authorized.route {
-            Route::Health => self.health(authorized.has_token).into(),
-            Route::Metrics => self.metrics().into(),
-            Route::Shutdown => self.shutdown(body).into(),
-            Route::Sessions(route) => {
-                let answer = sessions::answer(&self.sessions, &self.streams, route, head, body);
-                answer.unwrap_or_else(Answer::Now)
-            }
+        self.dispatch(authorized, head, body).unwrap_or_else(Answer::Now)
+    }
+
+    fn dispatch(
+        &self,
+        authorized: &Authorized<'_>,
+        head: &RequestHead,
+        body: &[u8],
+    ) -> Result<Answer, Reply> {
+        let (runtime, query) = (&self.sessions, head.query.as_str());
+        let session = |id| sessions::find(runtime, id);
+        if !matches!(authorized.route, Route::Health | Route::Metrics | Route::Shutdown) {
+            runtime.sweep();
         }
+        let reply = match (authorized.route, &head.method) {
+            (Route::Health, _) => self.health(authorized.has_token),
+            (Route::Metrics, _) => self.metrics(),
+            (Route::Shutdown, _) => self.shutdown(body)?,
+            (Route::Sessions, Method::Post) => sessions::create(runtime, body)?,
+            (Route::Sessions, _) => sessions::list(runtime, query)?,
+            (Route::Session(id), Method::Delete) => sessions::delete(runtime, id)?,
+            (Route::Session(id), _) => sessions::show(&*session(id)?)?,
+            (Route::Turns(id), _) => sessions::submit(runtime, &session(id)?, body)?,
+            (Route::Cancel(id), _) => sessions::cancel(runtime, &*session(id)?, body)?,
+            (Route::Permission(id, request), _) => sessions::decide(&*session(id)?, request, body)?,
+            (Route::Events(id), _) => {
+                return sessions::poll(session(id)?, query).map(Answer::Poll);
+            }
+            (Route::Sse, _) => {
+                let stream = sessions::stream(runtime, &self.streams, head)?;
+                return Ok(Answer::Stream(Box::new(stream)));
+            }
+        };
+        Ok(Answer::Now(reply))
     }
 
     fn health(&self, has_token: bool) -> Reply {
@@ -164,29 +217,21 @@ impl App {
 
     /// Stops the daemon. With `ifIdle`, checks that in the same step, so that no turn can begin in
     /// between.
-    fn shutdown(&self, body: &[u8]) -> Reply {
-        let asked = match body {
-            [] => protocol::Shutdown::default(),
-            body => match json::parse::<protocol::Shutdown>(body) {
-                Ok(asked) => asked,
-                Err(problem) => return Reply::invalid(problem),
-            },
-        };
-        if asked.if_idle == Some(true)
-            && let Err(problem) = self.sessions.stop_if_idle()
-        {
-            return Reply::error(409, "BUSY", problem);
+    fn shutdown(&self, body: &[u8]) -> Result<Reply, Reply> {
+        let asked: protocol::Shutdown = sessions::parse(body)?;
+        if asked.if_idle == Some(true) {
+            self.sessions.stop_if_idle()?;
         }
         (self.on_shutdown)();
-        Reply::json(202, &protocol::ShutdownAccepted { ok: true })
+        Ok(Reply::json(202, &protocol::ShutdownAccepted { ok: true }))
     }
 }
 
-impl Authorized {
+impl Authorized<'_> {
     /// Returns the size limit of the body.
     pub fn body_bytes_max(&self) -> usize {
-        match &self.route {
-            Route::Sessions(route) => route.body_bytes_max(),
+        match self.route {
+            Route::Turns(_) => limits::TURN_BODY_BYTES_MAX,
             _ => limits::BODY_BYTES_MAX,
         }
     }

@@ -1,4 +1,4 @@
-//! The routes of sessions: requests are checked and passed to the runtime.
+//! The requests about sessions: checked, then passed to the runtime.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::json::{self, Raw};
 use crate::limits;
 use crate::protocol::event::SessionConfig;
 use crate::protocol::{
-    CancelTurns, ChatMessage, CreateSession, ErrorDetail, Metadata, PermissionReply,
-    ResolvePermission, SessionId, SessionPage, SessionSummary, SubmitTurn,
+    ChatMessage, CreateSession, ErrorDetail, Metadata, PermissionReply, ResolvePermission,
+    SessionId, SessionPage, SessionSummary, SubmitTurn,
 };
 use crate::session::runtime::Runtime;
 use crate::session::session::{Decision, Session, SessionError};
@@ -22,73 +22,6 @@ use super::auth;
 use super::reply::Reply;
 use super::request::RequestHead;
 use super::stream::{Follower, Poll, Stream, StreamSlot};
-
-/// A route of sessions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// `/v3/sessions`
-    All,
-    /// `/v3/sessions/:id`
-    One(String),
-    Turns(String),
-    Events(String),
-    Cancel(String),
-    /// With the id of the permission request, if it is in the path.
-    Permission(String, Option<String>),
-    /// `/v3/sse/events`
-    Sse,
-}
-
-impl Route {
-    /// Returns the route with these segments after `/v3/`.
-    pub fn find(segments: &[&str]) -> Option<Route> {
-        let own = |id: &&str| (*id).to_owned();
-        Some(match segments {
-            ["sessions"] => Route::All,
-            ["sessions", id] => Route::One(own(id)),
-            ["sessions", id, "turns"] => Route::Turns(own(id)),
-            ["sessions", id, "events"] => Route::Events(own(id)),
-            ["sessions", id, "cancel"] => Route::Cancel(own(id)),
-            ["sessions", id, "permissions"] => Route::Permission(own(id), None),
-            ["sessions", id, "permissions", request] => {
-                Route::Permission(own(id), Some(own(request)))
-            }
-            ["sse", "events"] => Route::Sse,
-            _ => return None,
-        })
-    }
-
-    /// Returns the methods that it accepts, for the `Allow` header.
-    pub fn methods(&self) -> &'static str {
-        match self {
-            Route::All => "GET, HEAD, POST",
-            Route::One(_) => "GET, HEAD, DELETE",
-            Route::Events(_) | Route::Sse => "GET",
-            Route::Turns(_) | Route::Cancel(_) | Route::Permission(..) => "POST",
-        }
-    }
-
-    /// Returns the size limit of its body.
-    pub fn body_bytes_max(&self) -> usize {
-        match self {
-            Route::Turns(_) => limits::TURN_BODY_BYTES_MAX,
-            _ => limits::BODY_BYTES_MAX,
-        }
-    }
-}
-
-/// An answer, or something that answers later.
-pub enum Answer {
-    Now(Reply),
-    Poll(Poll),
-    Stream(Box<Stream>),
-}
-
-impl From<Reply> for Answer {
-    fn from(reply: Reply) -> Answer {
-        Answer::Now(reply)
-    }
-}
 
 impl From<SessionError> for Reply {
     fn from(error: SessionError) -> Reply {
@@ -111,35 +44,9 @@ impl From<Error> for Reply {
     }
 }
 
-/// Answers a request about sessions.
-pub fn answer(
-    runtime: &Arc<Runtime>,
-    streams: &Arc<AtomicUsize>,
-    route: &Route,
-    head: &RequestHead,
-    body: &[u8],
-) -> Result<Answer, Reply> {
-    runtime.sweep();
-    let session = |id: &str| Ok::<_, Reply>(runtime.session(&parse_id(id)?)?);
-    let reply = match (route, head.method.as_str()) {
-        (Route::All, "POST") => create(runtime, body)?,
-        (Route::All, _) => list(runtime, &head.query)?,
-        (Route::One(id), "DELETE") => {
-            runtime.delete(&parse_id(id)?)?;
-            Reply::empty(204)
-        }
-        (Route::One(id), _) => show(&*session(id)?)?,
-        (Route::Turns(id), _) => submit(runtime, &session(id)?, body)?,
-        (Route::Events(id), _) => return Ok(Answer::Poll(poll(session(id)?, &head.query)?)),
-        (Route::Cancel(id), _) => {
-            let session = session(id)?;
-            let turns: CancelTurns = parse(body)?;
-            Reply::json(200, &runtime.cancel(&session, &turns)?)
-        }
-        (Route::Permission(id, request), _) => decide(&*session(id)?, request.as_deref(), body)?,
-        (Route::Sse, _) => return stream(runtime, streams, head),
-    };
-    Ok(Answer::Now(reply))
+/// Returns the session of this id.
+pub fn find(runtime: &Runtime, id: &str) -> Result<Arc<Session>, Reply> {
+    Ok(runtime.session(&parse_id(id)?)?)
 }
 
 fn parse_id(id: &str) -> Result<SessionId, Reply> {
@@ -148,7 +55,7 @@ fn parse_id(id: &str) -> Result<SessionId, Reply> {
 }
 
 /// Decodes a body that may be empty.
-fn parse<T: DeJson + Default>(body: &[u8]) -> Result<T, Reply> {
+pub fn parse<T: DeJson + Default>(body: &[u8]) -> Result<T, Reply> {
     match body {
         [] => Ok(T::default()),
         body => json::parse(body).map_err(Reply::invalid),
@@ -174,7 +81,7 @@ fn check_mode(mode: Option<&str>) -> Result<(), Reply> {
     }
 }
 
-fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
+pub fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
     let request: CreateSession = parse(body)?;
     check_length("title", request.title.as_deref(), limits::TITLE_BYTES_MAX)?;
     check_length("model", request.model.as_deref(), limits::NAME_BYTES_MAX)?;
@@ -201,7 +108,7 @@ fn decoded<T: DeJson>(raw: &Raw) -> Option<T> {
     json::parse(raw.as_str().as_bytes()).ok()
 }
 
-fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
+pub fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
     let count = count(query, limits::SESSIONS_PAGE_MAX)?.unwrap_or(limits::SESSIONS_PAGE_DEFAULT);
     let before = number(query, "before", 0..=u64::MAX)?;
     let page = runtime.store().page(before, count)?;
@@ -211,12 +118,17 @@ fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
     Ok(Reply::json(200, &SessionPage { sessions, next }))
 }
 
-fn show(session: &Session) -> Result<Reply, Reply> {
+pub fn show(session: &Session) -> Result<Reply, Reply> {
     let messages = Some(session.conversation()?.messages().iter().map(Raw::of).collect());
     Ok(Reply::json(200, &SessionSummary { messages, ..session.summary() }))
 }
 
-fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
+pub fn delete(runtime: &Runtime, id: &str) -> Result<Reply, Reply> {
+    runtime.delete(&parse_id(id)?)?;
+    Ok(Reply::empty(204))
+}
+
+pub fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
     let turn: SubmitTurn = json::parse(body).map_err(Reply::invalid)?;
     if turn.content.is_empty() {
         return Err(Reply::invalid("content is empty"));
@@ -238,12 +150,16 @@ fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result
     Ok(Reply::json(202, &runtime.submit(session, &turn)?))
 }
 
+pub fn cancel(runtime: &Runtime, session: &Session, body: &[u8]) -> Result<Reply, Reply> {
+    Ok(Reply::json(200, &runtime.cancel(session, &parse(body)?)?))
+}
+
 /// Returns whether the client can answer permission requests: it can unless it says otherwise.
 fn answers(query: &str) -> Result<bool, Reply> {
     Ok(number(query, "answers", 0..=1)? != Some(0))
 }
 
-fn poll(session: Arc<Session>, query: &str) -> Result<Poll, Reply> {
+pub fn poll(session: Arc<Session>, query: &str) -> Result<Poll, Reply> {
     let after = number(query, "afterSeq", 0..=u64::MAX)?.unwrap_or(0);
     let events_max = count(query, limits::EVENTS_MAX)?.unwrap_or(limits::EVENTS_MAX);
     let timeout_ms = number(query, "timeout", 0..=u64::MAX)?.unwrap_or(0);
@@ -252,14 +168,14 @@ fn poll(session: Arc<Session>, query: &str) -> Result<Poll, Reply> {
     Ok(Poll { follower, events_max, limit })
 }
 
-fn stream(
+pub fn stream(
     runtime: &Runtime,
     streams: &Arc<AtomicUsize>,
     head: &RequestHead,
-) -> Result<Answer, Reply> {
+) -> Result<Stream, Reply> {
     let id = value(&head.query, "sessionId")?;
     let id = id.ok_or_else(|| Reply::invalid("sessionId is missing in the query"))?;
-    let session = runtime.session(&parse_id(&id)?)?;
+    let session = find(runtime, &id)?;
     // A browser that reconnects names the last event in a header; its URL is still the old one.
     let last_event = head.last_event_id.as_deref().and_then(|id| id.trim().parse().ok());
     let after = match last_event {
@@ -271,10 +187,10 @@ fn stream(
     let slot = StreamSlot::take(streams).ok_or_else(full)?;
     let follower = Follower::new(session, after, answers(&head.query)?)?;
     let headers = auth::cors_headers(head);
-    Ok(Answer::Stream(Box::new(Stream { follower, _slot: slot, headers })))
+    Ok(Stream { follower, _slot: slot, headers })
 }
 
-fn decide(session: &Session, in_path: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
+pub fn decide(session: &Session, in_path: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
     let request: ResolvePermission = parse(body)?;
     let request_id = match (in_path, request.request_id.as_deref()) {
         (Some(path), Some(body)) if path != body => {

@@ -129,7 +129,7 @@ impl Stream {
                 self.follower.after = seq;
             }
             if out.is_empty() && self.follower.session.is_closed() {
-                client.write_all(last_event().as_bytes())?;
+                client.write_all(LAST_EVENT.as_bytes())?;
                 return client.shutdown(Shutdown::Write);
             }
             if !out.is_empty() {
@@ -146,11 +146,10 @@ impl Stream {
     }
 }
 
-/// Returns an event that does not belong to the session: it has no number, so a client that
-/// reconnects does not miss it.
-fn last_event() -> &'static str {
-    "event: stream.end\ndata: {\"event\":\"stream.end\",\"reason\":\"closed\"}\n\n"
-}
+/// An event that does not belong to the session: it has no number, so a client that reconnects does
+/// not miss it.
+const LAST_EVENT: &str =
+    "event: stream.end\ndata: {\"event\":\"stream.end\",\"reason\":\"closed\"}\n\n";
 
 /// A request for events that waits for the first.
 pub struct Poll {
