@@ -12,7 +12,7 @@ pub const PORTS_FALLBACK: std::ops::RangeInclusive<u16> = 10_000..=10_020;
 
 /// A daemon that does not serve within this time has failed to start.
 pub const START_MAX: Duration = Duration::from_secs(10);
-/// The pause between two looks at the lock while no change in a directory shows that it is free.
+/// The pause between two looks at the lock, whose release changes no directory.
 pub const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a command waits for a daemon that holds the lock and does not answer.
 pub const UNRESPONSIVE_MAX: Duration = Duration::from_secs(5);

@@ -1,8 +1,8 @@
 //! The two locks: `daemon.pid`, which the daemon holds as long as it runs, and `start.lock`, which
 //! serializes starts. flock(2).
 //!
-//! The kernel releases a lock when its owner ends, whatever the reason. So a lock that is held
-//! proves that its owner runs, and a free one that it does not. The pid in `daemon.pid` names the
+//! The kernel releases a lock when its owner ends, whatever the reason. So a held lock proves that
+//! its owner is running, and a free one that there is none. The pid in `daemon.pid` names the
 //! owner, and counts only while the lock is held and [`Process::holds`] confirms it. The files are
 //! never unlinked: two processes could otherwise lock two files of the same name.
 
@@ -41,13 +41,13 @@ impl Lock {
         Ok(Some(Lock { file }))
     }
 
-    /// Accepts the lock that the starter of this process has handed over.
+    /// Accepts the lock that the starter of this process handed over.
     ///
     /// # Errors
     /// `file` is not that lock, or `daemon.pid` was removed in the meantime.
     pub fn handed_over(file: File, paths: &Paths) -> Result<Lock, Error> {
         let lock = Lock { file };
-        // Locking a file again that one has locked has no effect.
+        // Locking a file again has no effect for the process that has locked it.
         if lock.is_in_place(paths) && lock.file.try_lock().is_ok() {
             return Ok(lock);
         }
@@ -56,7 +56,7 @@ impl Lock {
 
     /// Releases the lock and removes the pid.
     pub fn release(self) {
-        // A pid that stays does no harm: it does not count without the lock.
+        // A pid that remains does no harm: it does not count without the lock.
         drop(self.file.set_len(0));
     }
 
@@ -101,7 +101,7 @@ pub fn owner(paths: &Paths) -> Result<Owner, Error> {
     let process = Process::open(pid).doing("look at the daemon's process")?;
     let inode = file.metadata().at("inspect", &path)?;
     let process = process.filter(|process| process.holds(&inode));
-    // Read again now that the pid cannot be reused: there may be a new owner by now.
+    // Read again now that the pid cannot be reused: there may be a new owner.
     let is_unchanged = is_held(&file, &path)? && read_pid(&mut file, &path)? == Some(pid);
     Ok(match process {
         Some(process) if is_unchanged => Owner::Process(process),
@@ -126,7 +126,7 @@ pub fn wait_until_free(paths: &Paths) -> Result<(), Error> {
     let Some(file) = disk::open_if_exists(&path)? else {
         return Ok(());
     };
-    // A shared lock, released when the file is closed, does not get in the way of the next owner.
+    // A shared lock, released when the file is closed, does not keep the next owner waiting.
     wait_for(&file, File::lock_shared).at("lock", &path)
 }
 
@@ -187,7 +187,7 @@ fn try_lock(
     }
 }
 
-/// Waits for a lock, and is not ended by a signal that interrupts the wait.
+/// Waits for a lock. A signal that interrupts the wait has no effect.
 fn wait_for(file: &File, lock: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     loop {
         match lock(file) {

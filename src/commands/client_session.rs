@@ -267,9 +267,9 @@ impl RunningTurn {
             let asking = console.interactive && !questions.is_empty();
             let input = if asking { console.stdin.as_fd() } else { stream.as_fd() };
             let files = [stream.as_fd(), console.signals(), input];
-            let [readable, signalled, typed] =
+            let [readable, signaled, typed] =
                 sys::wait_readable(files, Some(wait)).doing("wait for the daemon")?;
-            if signalled && console.take_signal()?.is_some() {
+            if signaled && console.take_signal()?.is_some() {
                 if std::mem::replace(&mut self.cancelled, true) {
                     return console.abandon_turn().map(Some);
                 }

@@ -91,8 +91,8 @@ impl Console {
                 return Ok(UserInput::End);
             }
             let files = [self.stdin.as_fd(), self.interrupts.as_fd()];
-            let [typed, signalled] = sys::wait_readable(files, None).doing("wait for a line")?;
-            if signalled && let Some(signal) = self.take_signal()? {
+            let [typed, signaled] = sys::wait_readable(files, None).doing("wait for a line")?;
+            if signaled && let Some(signal) = self.take_signal()? {
                 return Ok(UserInput::Signal(signal));
             }
             if typed {

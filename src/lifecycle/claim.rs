@@ -41,9 +41,9 @@ impl Crashed {
 
 /// The result of [`claim`].
 pub enum Claimed {
-    /// The claim, and the crash of the daemon before, which has been cleaned up.
+    /// The claim, and the crash of the previous daemon, whose state file was removed.
     Ours(Claim, Option<Crashed>),
-    /// Another daemon serves.
+    /// Another daemon is serving.
     Taken(Box<DaemonInfo>),
 }
 
@@ -88,8 +88,8 @@ fn prepare(
     Ok((listener, log, crashed))
 }
 
-/// Removes the state file of a daemon that has crashed, and counts the crash. The caller has the
-/// lock, which proves that the daemon has ended.
+/// Removes the state file of a daemon that crashed, and counts the crash. The caller has the lock,
+/// which proves that the daemon has ended.
 pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
     let pid = match state::read(paths)? {
         Found::Nothing => return Ok(None),
@@ -103,18 +103,18 @@ pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
 
 enum Waited {
     Running(Box<DaemonInfo>),
-    /// The owner has ended, and this process has taken the lock.
+    /// The owner ended, and this process took the lock.
     Gone(Lock),
 }
 
-/// Waits until the owner of the lock answers or has ended. No other starter is active, so the owner
-/// is a daemon that serves, that is exiting, that hangs, or that has lost its state file, which it
-/// is signalled to write again; or it is a command that tests the lock.
+/// Waits until the owner of the lock answers or ends. No other starter is active, so the owner is
+/// either a command that tests the lock or a daemon. A daemon may be serving, exiting or hung; if
+/// its state file is lost, it is signaled to write the file again.
 fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
     let deadline = Instant::now() + limits::UNRESPONSIVE_MAX;
     let mut owner_pid = None;
     let mut elsewhere = false;
-    let mut signalled = false;
+    let mut signaled = false;
     let waited = status::watched(paths, deadline, limits::LOCK_POLL_INTERVAL, || {
         let state_lost = match status::look_once(paths)? {
             Status::Running { info, .. } => return Ok(Some(Waited::Running(info))),
@@ -131,10 +131,10 @@ fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
         elsewhere = matches!(owner, Owner::Elsewhere);
         if let Owner::Process(process) = owner
             && state_lost
-            && !signalled
+            && !signaled
         {
             process.signal(Signal::Hangup).at("signal the owner of", &paths.pid())?;
-            signalled = true;
+            signaled = true;
         }
         Ok(None)
     })?;

@@ -1,4 +1,4 @@
-//! The crash guardian: whatever state the daemon was left in, there is one that runs afterwards.
+//! The crash guardian: whatever state a daemon was left in, one is running afterward.
 //!
 //! It first detects the state: it reads the state file, probes the pid with signal zero, and
 //! confirms by the lock. Then it cleans up: with the lock, it removes a stale state file. Then it
@@ -22,38 +22,38 @@ use crate::state::{self, DaemonInfo, Found};
 use crate::text::Style;
 use crate::{limits, protocol};
 
-/// A daemon that runs.
+/// A running daemon.
 pub struct Ensured {
     pub info: Box<DaemonInfo>,
-    /// `None` if it was running already.
+    /// `None` if it was already running.
     pub start: Option<Start>,
 }
 
 /// The circumstances in which a daemon was started.
 pub struct Start {
-    /// The daemon before it had crashed.
+    /// The previous daemon crashed.
     pub crashed: Option<Crashed>,
-    /// There were so many crashes within a minute that they are no accident.
+    /// There were [`limits::CRASHES_MAX`] crashes within [`limits::CRASHES_WINDOW`].
     pub crash_loop: bool,
 }
 
-/// On whose behalf a daemon is started.
+/// The party that a daemon is started for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// The user asked for it, so it is started whatever happened before.
+    /// The user, who asked for it: the daemon is started, whatever happened before.
     User,
-    /// A command needs it. A daemon that keeps crashing is not started again.
+    /// A command that needs it: a daemon that keeps crashing is not started again.
     Command,
 }
 
-/// Makes sure that a daemon runs, and returns when it serves.
+/// Makes sure that a daemon is running, and returns when it serves.
 ///
-/// However many processes call this at once, and whatever the files look like, there is one daemon
-/// afterwards, and all of them return it.
+/// However many processes call this at the same time, and whatever the files contain, there is one
+/// daemon afterward, and all of them return it.
 ///
 /// # Errors
 /// For [`Caller::Command`], [`Kind::CrashLoop`], and [`Kind::NotRunning`] if the settings forbid
-/// starting a daemon; otherwise what prevented the start.
+/// starting a daemon; otherwise the reason why it cannot be started.
 pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<Ensured, Error> {
     if let Status::Running { info, .. } = status::look_once(paths)? {
         return Ok(Ensured { info, start: None });
@@ -67,10 +67,10 @@ pub fn ensure_running(paths: &Paths, config: &Config, caller: Caller) -> Result<
     start(start_lock, paths, config, config.port, caller)
 }
 
-/// Does the same for a caller that holds the start lock, and may prefer another port.
+/// Does the same for a caller that holds the start lock and may prefer another port.
 ///
-/// An installed service is started through its manager, if that can be reached: any other daemon
-/// would get in its way.
+/// An installed service is started through its manager, if the manager can be reached: any other
+/// daemon would keep the service from running.
 pub fn start(
     start_lock: StartLock,
     paths: &Paths,
@@ -138,8 +138,8 @@ fn start_service(
     }
 }
 
-/// Calls the daemon, which is started if need be. If it exits or is replaced at that moment, calls
-/// the next one, once. The call must be safe to repeat, since a reply may be lost.
+/// Calls the daemon, and starts it first if necessary. If it exits or is replaced at that moment,
+/// calls the next one, once. The call must be safe to repeat, since a reply may be lost.
 ///
 /// `notify` gets each daemon before it is called.
 ///
@@ -202,8 +202,8 @@ pub struct Foreground {
     pub supervision: Supervision,
 }
 
-/// Serves in this process until it is told to exit: `opta daemon start --foreground`. Returns the
-/// other daemon if one serves already.
+/// Serves in this process until it is asked to exit: `opta daemon start --foreground`. Returns the
+/// other daemon if one is already serving.
 pub fn serve_in_foreground(
     paths: &Paths,
     config: &Config,
@@ -225,8 +225,8 @@ pub fn serve_in_foreground(
     run::serve(claim, ready, paths, foreground.hangup, &foreground.supervision).map(|()| None)
 }
 
-/// Returns whether commands no longer start the daemon: it keeps crashing, or the service's manager
-/// has given up.
+/// Returns whether commands no longer start the daemon: it keeps crashing, or the service manager
+/// gave up.
 pub fn has_given_up(paths: &Paths, failure: Option<&ServiceFailure>) -> bool {
     is_crash_loop(paths).is_ok_and(|is_loop| is_loop)
         || failure.is_some_and(|failure| failure.gave_up)

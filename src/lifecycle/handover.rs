@@ -1,5 +1,6 @@
 //! Starting the daemon: the starter executes its own program again in the background and hands the
-//! lock and the listener over to it. The new process reports on a pipe that it serves, or why not.
+//! lock and the listener over to it. The new process reports on a pipe that it serves, or why it
+//! cannot.
 //!
 //! The report has two lines: the version of the program, and then `ready` with the contents of the
 //! state file, or `failed` with the reason.
@@ -64,7 +65,7 @@ impl Ready {
 }
 
 /// Takes the descriptors that [`start`] has handed over; `None` if it did not start this process.
-/// To be called before any descriptor is opened.
+/// Must be called before any descriptor is opened.
 pub fn take_over() -> Option<HandedOver> {
     let mut handed_over = spawn::take_over().ok()?;
     let HandedOver { listener, pipe, .. } = &mut handed_over;
@@ -113,8 +114,9 @@ fn prepare(lock: File, listener: &TcpListener) -> Result<(Paths, Lock, Log), Err
 /// Starts the daemon in the background, and returns when it serves. The caller holds the start
 /// lock.
 ///
-/// # Errors What prevented the exec; [`Kind::StartFailed`] with the daemon's own reason, or as soon
-/// as it has ended without one; [`Kind::StartTimedOut`]. Nothing of the daemon is left then.
+/// # Errors
+/// The failure of a step before the exec; [`Kind::StartFailed`] with the daemon's own reason, or as
+/// soon as it ends without one; [`Kind::StartTimedOut`]. No process of the daemon is left then.
 pub fn start(claim: Claim, paths: &Paths) -> Result<Box<DaemonInfo>, Error> {
     let deadline = Instant::now() + limits::START_MAX;
     let Claim { lock, listener, log } = claim;
@@ -133,7 +135,7 @@ pub fn start(claim: Claim, paths: &Paths) -> Result<Box<DaemonInfo>, Error> {
     let background = program
         .and_then(|program| spawn::in_background(&program, &descriptors))
         .doing("start a background process")?;
-    // From here on only the daemon has them, so that they close when it dies.
+    // From here on only the daemon has them, so they close when it dies.
     drop((pipe, listener, output, log));
     let outcome = read_report(&report, lock, deadline, paths);
     if let Err(error) = &outcome {

@@ -1,4 +1,4 @@
-//! The daemon from its start to its end: it serves until it is told to exit, and then undoes what
+//! The daemon from its start to its end: it serves until it is asked to exit, and then undoes what
 //! it did at the start, in reverse order.
 
 use std::io;
@@ -30,11 +30,11 @@ use crate::{clock, limits, sys};
 /// What the main thread waits for.
 enum Event {
     Signal(Signal),
-    /// A client has requested a shutdown.
+    /// A client requested a shutdown.
     Shutdown,
-    /// A client has sent a request, and `state.json` was not checked recently.
+    /// A client sent a request, and `state.json` was not checked recently.
     Request,
-    /// No turn is running any more.
+    /// No turn is running.
     TurnsEnded,
     /// The last connection is closed.
     Disconnected,
@@ -43,13 +43,13 @@ enum Event {
 /// What SIGHUP means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Hangup {
-    /// Write the state file again if need be, and reopen the log.
+    /// Write the state file again if it was removed or changed, and reopen the log.
     Refresh,
     /// The terminal is closed: exit.
     Exit,
 }
 
-/// Serves until it is told to exit. Reports to `ready` that it serves, or why it cannot.
+/// Serves until it is asked to exit. Reports to `ready` that it serves, or why it cannot.
 ///
 /// The lock is released last.
 pub fn serve(
@@ -188,7 +188,7 @@ fn handle_events(
                 }
                 restore_state(paths, info, log);
             }
-            // No command can find this daemon any more, and there may be another one.
+            // No command can find this daemon now, and there may be another one.
             Ok(Event::Request) if !lock.is_in_place(paths) => return "daemon.pid was removed",
             Ok(Event::Request) => restore_state(paths, info, log),
             Ok(Event::Shutdown) => return "request",
@@ -236,8 +236,7 @@ fn drain(
     let cut = working;
     sessions.close();
     let deadline = Instant::now() + limits::LAST_REPLIES_MAX;
-    // The turns that are still running are cancelled by now; their commands end before this
-    // process.
+    // The turns that are still running have been cancelled; their commands end before this process.
     while (connected || working)
         && let Some(event) = next_before(deadline, inbox)
     {

@@ -1,4 +1,4 @@
-//! The state of the daemon, as a command sees it. To look changes nothing.
+//! The state of the daemon, as a command sees it. Looking changes nothing.
 
 use std::time::{Duration, Instant};
 
@@ -20,19 +20,19 @@ pub enum Status {
     Stopped,
     /// There is no daemon, but a state file: the daemon ended without removing it.
     Crashed { info: Option<Box<DaemonInfo>> },
-    /// The lock is held, and its owner has not answered in time.
+    /// The lock is held, and its owner did not answer in time.
     Unresponsive {
         pid: Option<i32>,
         port: Option<u16>,
         /// The state file is missing, damaged or not the owner's. The owner writes it again if it
-        /// is signalled.
+        /// is signaled.
         state_lost: bool,
     },
 }
 
 /// Returns the status. Takes at most [`limits::HEALTH_MAX`], and usually well under a millisecond.
 ///
-/// If the daemon is just starting or exiting, waits until it has done so.
+/// If the daemon is starting or exiting, waits until it is ready or has exited.
 pub fn look(paths: &Paths) -> Result<Status, Error> {
     let deadline = Instant::now() + limits::HEALTH_MAX;
     let settled = watched(paths, deadline, limits::LOCK_POLL_INTERVAL, || {
@@ -42,13 +42,13 @@ pub fn look(paths: &Paths) -> Result<Status, Error> {
     settled.map_or_else(|| look_once(paths), Ok)
 }
 
-/// Returns the status at this moment, even if the daemon is just starting or exiting.
+/// Returns the status at this moment, even if the daemon is starting or exiting.
 pub fn look_once(paths: &Paths) -> Result<Status, Error> {
     look_until(paths, Instant::now() + limits::HEALTH_MAX).map(|look| look.status)
 }
 
-/// Adds why the service's manager does not run the daemon. A failed service has crashed, even if it
-/// ended before it wrote a state file.
+/// Adds the reason why the service manager does not run the daemon. A failed service counts as
+/// crashed, even if it ended before it wrote a state file.
 pub fn with_service(paths: &Paths, status: Status) -> (Status, Option<ServiceFailure>) {
     let failure = match status {
         Status::Stopped | Status::Crashed { .. } => service::failure(paths),
@@ -60,7 +60,7 @@ pub fn with_service(paths: &Paths, status: Status) -> (Status, Option<ServiceFai
     }
 }
 
-/// Returns the daemon that runs.
+/// Returns the running daemon.
 ///
 /// # Errors
 /// [`Kind::NotRunning`], [`Kind::Unresponsive`].
@@ -85,7 +85,7 @@ pub fn unresponsive(pid: Option<i32>, state_lost: bool) -> Error {
     }
 }
 
-/// Waits until the daemon runs, at most for `limit`, and returns its status.
+/// Waits until the daemon is running, at most for `limit`, and returns its status.
 pub fn wait_until_running(paths: &Paths, limit: Duration) -> Result<Status, Error> {
     let deadline = Instant::now() + limit;
     let running = watched(paths, deadline, limits::HEALTH_MAX, || {
@@ -95,9 +95,9 @@ pub fn wait_until_running(paths: &Paths, limit: Duration) -> Result<Status, Erro
     running.map_or_else(|| look(paths), Ok)
 }
 
-/// Calls `look` until it returns a value or the deadline has passed: at once, then at every change
-/// in the daemon's directory (or in the nearest that exists), and after each `interval`, since not
-/// everything shows in a directory.
+/// Calls `look` until it returns a value or the deadline passes: immediately, then at every change
+/// in the daemon's directory (or its nearest ancestor that exists), and after each `interval`,
+/// since not every change of the status changes a directory.
 pub fn watched<T>(
     paths: &Paths,
     deadline: Instant,
@@ -115,7 +115,7 @@ pub fn watched<T>(
             return Ok(None);
         }
         let nearest = directory.ancestors().find(|path| path.is_dir()).unwrap_or(&directory);
-        // Before the look, so that no change is missed between the two.
+        // Created before the look, so that no change is missed between the two.
         let watch = Watch::on(nearest);
         if let Some(result) = look()? {
             return Ok(Some(result));
@@ -147,8 +147,8 @@ impl Look {
 
 fn look_until(paths: &Paths, deadline: Instant) -> Result<Look, Error> {
     let found = state::read(paths)?;
-    // Signal zero comes first, but does not decide: the pid may be that of another process by now,
-    // or of a thread or a zombie.
+    // Signal zero comes first, but does not decide: the pid may now be that of another process, of
+    // a thread or of a zombie.
     let answers = match &found {
         Found::Info(info) => process::probe(info.pid) == Probe::Exists,
         Found::Damaged | Found::Nothing => false,
@@ -182,8 +182,8 @@ fn look_until(paths: &Paths, deadline: Instant) -> Result<Look, Error> {
     }
 }
 
-/// Tells a crash from a daemon that exited, or was started, between the look at the state file and
-/// the look at the lock.
+/// Distinguishes a crash from a daemon that exited, or was started, between the look at the state
+/// file and the look at the lock.
 fn look_without_lock(paths: &Paths, found: Found) -> Result<Look, Error> {
     match (state::read(paths)?, found) {
         (Found::Nothing, _) => Look::settled(Status::Stopped),

@@ -1,5 +1,5 @@
-//! Stopping the daemon: a signal to the process that the lock proves to be the daemon, a wait until
-//! it has really exited, and force only if the user asks for it.
+//! Stopping the daemon: a signal to the process that is the daemon according to the lock, a wait
+//! until it has exited, and SIGKILL only if the user requests it.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::{client, disk, limits};
 pub enum OnTimeout {
     /// Fail with [`Kind::StillRunning`].
     Report,
-    /// Send SIGKILL. Nothing that was acknowledged is lost by that.
+    /// Send SIGKILL, which loses nothing that was acknowledged.
     Kill,
 }
 
@@ -53,8 +53,8 @@ pub fn stop(
         return Ok(StopOutcome { pid: None, through });
     }
     let deadline = Instant::now() + limit;
-    // It keeps other starters away: a daemon that one of them starts is not the one to be stopped.
-    // It cannot be had if a starter hangs or nothing can be written; that must not prevent a stop.
+    // It excludes other starters: a daemon that one of them starts is not the one to be stopped. If
+    // it cannot be acquired, because a starter hangs or the disk is full, the stop continues.
     let _start_lock =
         if start_lock.is_none() { StartLock::acquire(paths, limit).ok() } else { None };
     let mut stopped = None;
@@ -67,7 +67,7 @@ pub fn stop(
         if let Owner::Process(process) = lock::owner(paths)? {
             found(process.pid());
         }
-        // What still runs after the limit is signalled.
+        // A process that is still running after the limit is signaled.
         service.stop(limit)?;
     }
     match terminate(paths, deadline, &mut found)? {
@@ -91,9 +91,9 @@ pub fn stop(
     Ok(StopOutcome { pid: stopped, through })
 }
 
-/// Asks the owner of the lock to exit, and those that follow it while a daemon is being started.
-/// Returns `None` when the lock is free; at the deadline, the process that has not exited, or
-/// `Some(None)` if the owner is not known.
+/// Asks the owner of the lock to exit, and its successors while a daemon is being started. Returns
+/// `None` when the lock is free; at the deadline, the process that has not exited, or `Some(None)`
+/// if the owner is not known.
 fn terminate(
     paths: &Paths,
     deadline: Instant,
@@ -126,8 +126,8 @@ fn terminate(
     }
 }
 
-/// Returns the service if its manager runs it or is about to. A failure of the service is reset:
-/// the user has taken note of it.
+/// Returns the service if its manager runs it or is about to. A failure of the service is reset: by
+/// stopping the service, the user acknowledges the failure.
 fn active_service(paths: &Paths) -> Result<Option<Service>, Error> {
     Ok(match service::of_home(paths)? {
         Some((service, ServiceState::Active { .. })) => Some(service),
@@ -139,8 +139,8 @@ fn active_service(paths: &Paths) -> Result<Option<Service>, Error> {
     })
 }
 
-/// Stops the daemon's process without asking the manager, which starts the next one at once.
-/// Returns its pid. Otherwise as [`stop`].
+/// Stops the daemon's process without the manager, which starts the next one immediately. Returns
+/// its pid. Otherwise as [`stop`].
 pub fn stop_process(
     paths: &Paths,
     limit: Duration,
@@ -172,7 +172,7 @@ fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
     process.wait(left).doing("wait for the daemon's end")
 }
 
-/// Kills the daemon. The user wants that, so it does not count as a crash.
+/// Kills the daemon. The user requested that, so it does not count as a crash.
 fn kill(process: &Process, paths: &Paths) -> Result<(), Error> {
     process.kill().doing("kill the daemon")?;
     let waited = limits::STOP_WAIT_FORCED;
@@ -190,8 +190,8 @@ pub fn discard_state(paths: &Paths) -> Result<(), Error> {
     })
 }
 
-/// Removes the state file of a daemon that did not do so itself. If another daemon has the lock by
-/// now, the file is that daemon's. A command that tests the lock holds it only for a moment.
+/// Removes the state file that a daemon did not remove itself. If another daemon now has the lock,
+/// the file is that daemon's. A command that tests the lock holds it only for a moment.
 fn clear(paths: &Paths, remove: impl Fn(&Paths) -> Result<(), Error>) -> Result<(), Error> {
     let deadline = Instant::now() + limits::UNRESPONSIVE_MAX;
     status::watched(paths, deadline, limits::LOCK_POLL_INTERVAL, || {

@@ -281,7 +281,7 @@ pub fn unix_time(clock: &WallClock) -> Option<i64> {
     fields.tm_min = i32::from(clock.minute);
     fields.tm_sec = i32::from(clock.second);
     fields.tm_isdst = -1;
-    // SAFETY: `fields` is a live, initialised tm.
+    // SAFETY: `fields` is a live, initialized tm.
     let seconds = unsafe { libc::mktime(&raw mut fields) };
     (seconds != -1).then_some(seconds)
 }

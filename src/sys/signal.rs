@@ -45,7 +45,7 @@ fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
     // SAFETY: `set` is a live sigset_t.
     unsafe { libc::sigemptyset(&raw mut set) };
     for signal in signals {
-        // SAFETY: `set` is initialised and the numbers are valid signals.
+        // SAFETY: `set` is initialized and the numbers are valid signals.
         unsafe { libc::sigaddset(&raw mut set, *signal) };
     }
     set
@@ -68,7 +68,7 @@ pub(super) fn block_for_exec() -> io::Result<()> {
 
 fn mask(how: libc::c_int, signals: &[libc::c_int]) -> io::Result<()> {
     let set = set_of(signals);
-    // SAFETY: `set` is initialised; the old mask is not asked for.
+    // SAFETY: `set` is initialized; the old mask is not asked for.
     let result = unsafe { libc::pthread_sigmask(how, &raw const set, std::ptr::null_mut()) };
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
@@ -119,7 +119,7 @@ pub fn reset() -> io::Result<()> {
 
 fn unblock_all() -> io::Result<()> {
     let none = set_of(&[]);
-    // SAFETY: `none` is initialised; the old mask is not asked for.
+    // SAFETY: `none` is initialized; the old mask is not asked for.
     check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) })
         .map(drop)
 }
@@ -246,7 +246,7 @@ fn is_ignored(signal: libc::c_int) -> io::Result<bool> {
 #[cfg(target_os = "linux")]
 fn queue(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     let set = set_of(signals);
-    // SAFETY: `set` is initialised; -1 asks for a new descriptor.
+    // SAFETY: `set` is initialized; -1 asks for a new descriptor.
     let raw = check(unsafe {
         libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     })?;
