@@ -21,7 +21,7 @@ use crate::lock::{Lock, StartLock};
 use crate::log::Log;
 use crate::paths::Paths;
 use crate::state::DaemonInfo;
-use crate::sys::spawn::{self, Descriptors, HandedOver, Program, Step};
+use crate::sys::spawn::{self, Descriptors, HandedOver, Step};
 use crate::sys::{process, socket};
 use crate::text::escaped;
 use crate::{limits, sys};
@@ -123,8 +123,6 @@ pub fn start(claim: Claim, paths: &Paths) -> Result<Box<DaemonInfo>, Error> {
     let (report, pipe) = io::pipe().doing("make a pipe")?;
     let input = File::open("/dev/null").at("open", Path::new("/dev/null"))?;
     let output = log.file()?;
-    let arguments: Vec<&str> = ["opta"].into_iter().chain(ARGUMENTS).collect();
-    let program = Program::own(&arguments, config::daemon_environment());
     let descriptors = Descriptors {
         input: input.as_fd(),
         output: output.as_fd(),
@@ -132,8 +130,8 @@ pub fn start(claim: Claim, paths: &Paths) -> Result<Box<DaemonInfo>, Error> {
         listener: listener.as_fd(),
         pipe: pipe.as_fd(),
     };
-    let background = program
-        .and_then(|program| spawn::in_background(&program, &descriptors))
+    let arguments: Vec<&str> = ["opta"].into_iter().chain(ARGUMENTS).collect();
+    let background = spawn::in_background(&arguments, config::daemon_environment(), &descriptors)
         .doing("start a background process")?;
     // From here on only the daemon has them, so they close when it dies.
     drop((pipe, listener, output, log));

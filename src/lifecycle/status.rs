@@ -8,7 +8,7 @@ use crate::lifecycle::service::{self, ServiceFailure};
 use crate::paths::Paths;
 use crate::protocol::Health;
 use crate::state::{self, DaemonInfo, Found};
-use crate::sys::process::{self, Probe};
+use crate::sys::process;
 use crate::sys::watch::Watch;
 use crate::{limits, lock, sys};
 
@@ -150,7 +150,7 @@ fn look_until(paths: &Paths, deadline: Instant) -> Result<Look, Error> {
     // Signal zero comes first, but does not decide: the pid may now be that of another process, of
     // a thread or of a zombie.
     let answers = match &found {
-        Found::Info(info) => process::probe(info.pid) == Probe::Exists,
+        Found::Info(info) => process::probe(info.pid),
         Found::Damaged | Found::Nothing => false,
     };
     let (held, owner) = lock::look(paths)?;

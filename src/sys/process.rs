@@ -10,28 +10,11 @@ use std::time::Duration;
 use super::check;
 use super::signal::Signal;
 
-/// The result of signal zero: kill(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// There is a process with this pid, or a thread or a zombie. It may be any program.
-    Exists,
-    /// There is none.
-    Dead,
-    /// There is one, and it belongs to another user.
-    NotOurs,
-}
-
-/// Sends signal zero. The result is only a hint, since pids are reused.
-pub fn probe(pid: i32) -> Probe {
-    if pid <= 0 {
-        return Probe::Dead;
-    }
+/// Sends signal zero: returns whether a process of this user has this pid, or a thread or a zombie.
+/// It may be any program, since pids are reused. kill(2).
+pub fn probe(pid: i32) -> bool {
     // SAFETY: kill touches no memory; signal 0 is not delivered.
-    match check(unsafe { libc::kill(pid, 0) }) {
-        Ok(_) => Probe::Exists,
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Probe::NotOurs,
-        Err(_) => Probe::Dead,
-    }
+    pid > 0 && check(unsafe { libc::kill(pid, 0) }).is_ok()
 }
 
 /// A handle of a process. A signal cannot reach a later process with the same pid.
@@ -74,7 +57,7 @@ impl Process {
         }
         #[cfg(not(target_os = "linux"))]
         {
-            Ok((probe(pid) == Probe::Exists).then_some(Process { pid }))
+            Ok(probe(pid).then_some(Process { pid }))
         }
     }
 

@@ -26,31 +26,6 @@ const PIPE: RawFd = 5;
 /// The exec closes the descriptors from this number on.
 const FIRST_CLOSED: RawFd = 6;
 
-/// This program, with arguments and an environment. execve(2).
-pub struct Program {
-    /// Tried in this order.
-    paths: Vec<CString>,
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
-}
-
-impl Program {
-    /// Prepares this program for [`in_background`].
-    pub fn own(arguments: &[&str], environment: Vec<(OsString, OsString)>) -> io::Result<Program> {
-        let variable = |(mut name, value): (OsString, OsString)| {
-            name.push("=");
-            name.push(value);
-            CString::new(name.into_vec())
-        };
-        let arguments = arguments.iter().map(|argument| CString::new(*argument));
-        Ok(Program {
-            paths: own_paths()?,
-            arguments: arguments.collect::<Result<_, _>>()?,
-            environment: environment.into_iter().map(variable).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
 /// Returns the paths of the program. The link in /proc leads to the file that this process runs,
 /// even if another file has its name by now. Without /proc, only the name is known. proc(5),
 /// getauxval(3).
@@ -154,12 +129,26 @@ impl Drop for Background {
     }
 }
 
-/// Starts `program` in a new session that it does not lead, so that it can never get a terminal,
+/// Starts this program in a new session that it does not lead, so that it can never get a terminal,
 /// and with no other descriptors than these. SIGTERM, SIGINT and SIGHUP are blocked in it, so that
 /// it can read those that are sent before it is ready.
 ///
 /// Returns before the exec. A failure from then on is reported on the pipe: see [`failure`].
-pub fn in_background(program: &Program, given: &Descriptors<'_>) -> io::Result<Background> {
+pub fn in_background(
+    arguments: &[&str],
+    environment: Vec<(OsString, OsString)>,
+    given: &Descriptors<'_>,
+) -> io::Result<Background> {
+    let paths = own_paths()?;
+    let arguments = arguments.iter().map(|argument| CString::new(*argument));
+    let arguments: Vec<CString> = arguments.collect::<Result<_, _>>()?;
+    let variable = |(mut name, value): (OsString, OsString)| {
+        name.push("=");
+        name.push(value);
+        CString::new(name.into_vec())
+    };
+    let environment: Vec<CString> =
+        environment.into_iter().map(variable).collect::<Result<_, _>>()?;
     let [input, output, lock, listener, pipe] = [
         duplicate(given.input)?,
         duplicate(given.output)?,
@@ -177,9 +166,9 @@ pub fn in_background(program: &Program, given: &Descriptors<'_>) -> io::Result<B
             (&listener, LISTENER),
             (&pipe, PIPE),
         ],
-        program,
-        arguments: pointers(&program.arguments),
-        environment: pointers(&program.environment),
+        paths: &paths,
+        arguments: pointers(&arguments),
+        environment: pointers(&environment),
     };
     // If a process ignores SIGCHLD, its children cannot be reaped.
     // SAFETY: a standard disposition runs none of our code.
@@ -215,7 +204,8 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 struct Child<'a> {
     lock: &'a File,
     numbers: [(&'a OwnedFd, RawFd); 6],
-    program: &'a Program,
+    /// Tried in this order.
+    paths: &'a [CString],
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
 }
@@ -260,7 +250,7 @@ impl Child<'_> {
 
     fn execute(&self) -> io::Error {
         let (arguments, environment) = (self.arguments.as_ptr(), self.environment.as_ptr());
-        for path in &self.program.paths {
+        for path in self.paths {
             // SAFETY: strings that end with NUL, and arrays of such that end with a null pointer.
             unsafe { libc::execve(path.as_ptr(), arguments, environment) };
         }
