@@ -80,8 +80,8 @@ impl<'w> ClientConnection<'w> {
         })
     }
 
-    /// Appends the rest of the body to `body`, up to `bytes_max` bytes, also if it fails on the
-    /// way. `limit` is asked before each wait.
+    /// Appends the rest of the body to `body`, up to `bytes_max` bytes, even if it fails before the
+    /// end. `limit` is asked before each wait.
     ///
     /// # Errors
     /// `InvalidData` for a longer body.
@@ -187,7 +187,7 @@ fn wait(
 
 /// Resolves a host: a name, or an address with or without brackets.
 ///
-/// `localhost` is this machine, whatever the resolver says. Any other name is resolved on a thread
+/// `localhost` is always this machine, without the resolver. Any other name is resolved on a thread
 /// of its own, because the system's resolver can neither be interrupted nor take a deadline; after
 /// a timeout the thread ends with its lookup.
 pub fn addresses(

@@ -96,7 +96,7 @@ enum State {
 pub struct ResponseParser {
     state: State,
     head: Option<ResponseHead>,
-    /// What has arrived and is not parsed yet.
+    /// Bytes that arrived and are not parsed yet.
     raw: Vec<u8>,
     body: Vec<u8>,
     begun: bool,
@@ -235,7 +235,7 @@ fn head_length(bytes: &[u8]) -> io::Result<Option<usize>> {
     if length.is_none() && bytes.len() >= limits::HEAD_BYTES_MAX {
         return Err(invalid("the head of the response is too long"));
     }
-    // Rejected at once: what is not HTTP may never contain an empty line.
+    // Rejected immediately: text that is not HTTP may never contain an empty line.
     let begin = b"HTTP/1.";
     if !bytes.iter().zip(begin).all(|(found, expected)| found == expected) {
         return Err(invalid("the response does not begin with a status line"));

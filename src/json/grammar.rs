@@ -1,14 +1,14 @@
 //! The tokens of JSON with their places, and the grammar of RFC 8259.
 //!
 //! [`Tokenizer`] finds tokens and checks nothing. [`strict`] checks that a text is one JSON value,
-//! and finds where it stops being one. It does not recurse and decodes nothing; it only respells
-//! the few numbers that are valid but that nanoserde would reject or misread.
+//! and finds where it stops being one. It does not recurse and decodes nothing; it only changes the
+//! spelling of the few valid numbers that nanoserde would reject or misread.
 
 use std::borrow::Cow;
 
 use crate::limits::JSON_DEPTH_MAX;
 
-/// What a token is, as its first byte shows.
+/// The kind of a token, which its first byte determines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
     /// `{` or `[`
@@ -18,7 +18,7 @@ pub enum TokenKind {
     Colon,
     Comma,
     String,
-    /// A number, a word, or whatever else is between the others.
+    /// A number, a word, or anything else between the others.
     Scalar,
 }
 
@@ -26,7 +26,7 @@ pub enum TokenKind {
 #[derive(Clone, Copy, Debug)]
 pub struct JsonToken<'t> {
     pub kind: TokenKind,
-    /// Where it begins, in bytes.
+    /// The offset of its first byte.
     pub start: usize,
     /// With its quotes.
     pub text: &'t str,
@@ -36,7 +36,7 @@ pub struct JsonToken<'t> {
 #[derive(Default)]
 pub struct Tokenizer {
     at: usize,
-    /// Where a string begins whose closing quote was not found before `at`.
+    /// The start of a string whose closing quote was not found before `at`.
     unclosed: Option<usize>,
 }
 
@@ -53,7 +53,7 @@ impl Tokenizer {
             TokenKind::String => {
                 self.at += usize::from(self.unclosed.is_none());
                 self.unclosed = Some(start);
-                // Whatever is escaped, it does not end the string.
+                // An escaped character does not end the string, whatever it is.
                 let skip =
                     |at| Ok::<usize, ()>(at + if bytes.get(at) == Some(&b'\\') { 2 } else { 1 });
                 if self.string(bytes, skip) != Ok(true) {
@@ -76,7 +76,7 @@ impl Tokenizer {
         self.unclosed.is_some()
     }
 
-    /// Passes blanks. Returns the byte that the next token begins with.
+    /// Skips white space. Returns the first byte of the next token.
     fn first(&mut self, bytes: &[u8]) -> Option<u8> {
         loop {
             let byte = *bytes.get(self.at)?;
@@ -87,8 +87,8 @@ impl Tokenizer {
         }
     }
 
-    /// Passes the rest of a string and its closing quote; `false` if there is none. Where a
-    /// backslash or a control character is, `special` says where the string goes on.
+    /// Skips the rest of a string and its closing quote; returns `false` if there is no quote. At a
+    /// backslash or a control character, `special` returns where the string continues.
     fn string<E>(
         &mut self,
         bytes: &[u8],
@@ -135,7 +135,7 @@ pub struct SyntaxError {
     pub what: &'static str,
 }
 
-/// What the grammar allows next.
+/// The next tokens that the grammar allows.
 #[derive(Clone, Copy)]
 enum Expected {
     Value,
@@ -180,8 +180,8 @@ pub fn strict(text: &str) -> Result<Cow<'_, str>, SyntaxError> {
     }
 }
 
-/// Returns a number as the text had it, given as [`strict`] spells it, except for the `+` of an
-/// exponent.
+/// Returns the original spelling of a number that [`strict`] may have respelled, except for the `+`
+/// of an exponent.
 pub fn as_written(number: &str) -> &str {
     match number.strip_suffix(FLOAT_MARK) {
         Some(digits) if is_wide(digits) => digits,
@@ -228,7 +228,7 @@ impl<'t> Check<'t> {
         SyntaxError { at, what }
     }
 
-    /// Returns the error that what comes next is not what the grammar allows there.
+    /// Returns the error for a next token that the grammar does not allow.
     fn unexpected(&self, expected: Expected) -> SyntaxError {
         let what = match (expected, self.closing.last()) {
             (Expected::Value, _) => "expected a value",
@@ -349,7 +349,7 @@ impl<'t> Check<'t> {
         Ok(Expected::Next)
     }
 
-    /// Passes one digit or more. Returns how many.
+    /// Skips one or more digits. Returns how many.
     fn digits(&mut self) -> Result<usize, SyntaxError> {
         let start = self.tokens.at;
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
@@ -361,7 +361,7 @@ impl<'t> Check<'t> {
         }
     }
 
-    /// Passes `skipped` bytes at `at` and spells them as `spelling`.
+    /// Skips `skipped` bytes at `at` and spells them as `spelling`.
     fn respell(&mut self, at: usize, skipped: usize, spelling: &str) {
         self.respelled.push_str(self.text.get(self.copied..at).unwrap_or_default());
         self.respelled.push_str(spelling);

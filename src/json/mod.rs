@@ -2,7 +2,7 @@
 //!
 //! nanoserde is small and fast, but must never see unchecked text: some cut-off texts make it spin
 //! or panic, deep nesting overflows the stack, large integers wrap. [`parse`] therefore checks the
-//! whole text against RFC 8259 first, and turns what nanoserde reports afterwards into a sentence
+//! whole text against RFC 8259 first, and turns what nanoserde reports afterward into a sentence
 //! for the user. Nothing here knows what the values mean.
 //!
 //! Callers must keep three promises: a struct to decode has at least one field; whatever a peer may

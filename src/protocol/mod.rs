@@ -38,14 +38,14 @@ impl Health {
     }
 }
 
-/// What older clients check before they use a daemon.
+/// The contract that older clients check before they use a daemon.
 #[derive(SerJson, DeJson)]
 pub struct Contract {
     pub name: String,
     pub version: u32,
 }
 
-/// What the daemon is working on. The last three fields are in the metrics only.
+/// The current work of the daemon. The last three fields are in the metrics only.
 #[derive(Clone, SerJson, DeJson, Default)]
 #[nserde(default)]
 pub struct RuntimeCounts {
@@ -161,20 +161,20 @@ pub struct CreateSession {
     pub messages: Option<Vec<Raw>>,
 }
 
-/// What the daemon reads of a session's metadata.
+/// The part of a session's metadata that the daemon reads.
 #[derive(DeJson, SerJson)]
 pub struct Metadata {
     pub workspace: Option<String>,
 }
 
-/// What the daemon reads of a message in the form of OpenAI's chat messages.
+/// The part that the daemon reads of a message in the form of OpenAI's chat messages.
 #[derive(DeJson)]
 pub struct ChatMessage {
     pub role: String,
     pub content: Option<Lenient>,
 }
 
-/// What a list shows of a session. Also the reply to `POST /v3/sessions` and to
+/// The summary of a session, as a list shows it. Also the reply to `POST /v3/sessions` and to
 /// `GET /v3/sessions/:id`.
 #[derive(Clone, Debug, Default, DeJson, SerJson)]
 #[nserde(default)]

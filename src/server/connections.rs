@@ -1,7 +1,7 @@
 //! The open connections: how many there are, and which of them are idle.
 //!
-//! A connection belongs to the thread that serves it. The server only knows of it until its socket
-//! is closed. Nothing but [`Connections::abort`] ends a request that has begun.
+//! A connection belongs to the thread that serves it. The server keeps it in its list until
+//! the socket is closed. Only [`Connections::abort`] ends a request that has begun.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
@@ -85,7 +85,7 @@ impl Connections {
     }
 
     /// Closes the idle connections now, and each other one after its request. Calls `when_empty`
-    /// when none is left. No connection may be added any more.
+    /// when no connection remains. No connection may be added after this.
     pub fn close(&self, when_empty: Box<dyn FnOnce() + Send>) {
         self.closing.store(true, Ordering::SeqCst);
         let mut open = mutex::lock(&self.open);

@@ -2,10 +2,10 @@
 //!
 //! The sockets, the accept loop and the parsing of requests are its own. Of `tiny_http` it uses the
 //! types of HTTP and the response writer. That crate's `Server` has no limits and no timeouts, and
-//! several ordinary requests leave it with fewer threads than before.
+//! several ordinary requests reduce the number of its threads permanently.
 //!
-//! It binds nothing and knows nothing of processes, files and signals: it is given a listener and
-//! an [`App`] to answer from.
+//! It binds no socket and does not deal with processes, files and signals: it gets a listener, and
+//! an [`App`] that answers requests.
 
 mod auth;
 mod connections;

@@ -60,19 +60,19 @@ struct RequestLoop<'a> {
     stream: &'a TcpStream,
     app: &'a App,
     deadlines: Deadlines,
-    /// What has arrived and is not parsed yet.
+    /// Bytes that arrived and are not parsed yet.
     unread: Vec<u8>,
     /// The reply that is being written; kept for its memory.
     output: Vec<u8>,
     chunk: [u8; CHUNK_BYTES],
-    /// What the socket's timeouts are set to.
+    /// The timeouts that are set on the socket.
     read_timeout: Duration,
     write_timeout: Duration,
 }
 
 /// Why a connection ends.
 enum End {
-    /// The client left, or there is nothing to add to the last reply.
+    /// The client disconnected, or nothing follows the last reply.
     Close,
     /// The two sides do not agree on where the next request begins. This reply is the last.
     Refuse(Reply),
@@ -97,7 +97,7 @@ impl<'a> RequestLoop<'a> {
         deadlines: Deadlines,
     ) -> io::Result<RequestLoop<'a>> {
         let stream = &guard.connection.stream;
-        // On BSDs it inherits the listener's mode.
+        // On BSDs, the socket inherits the listener's mode.
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(deadlines.idle))?;
@@ -140,7 +140,7 @@ impl<'a> RequestLoop<'a> {
             Err(End::Refuse(reply)) => return Err(End::Refuse(complete(reply, &head))),
             Err(End::Close) => return Err(End::Close),
         };
-        // Checked first: a line that is not written costs nothing.
+        // Checked first, so that a line that is not written costs nothing.
         if self.app.log.enabled(Level::Debug) {
             let fields: [(&str, &dyn Display); 3] =
                 [("method", &head.method), ("path", &head.path), ("status", &reply.status())];
@@ -218,12 +218,12 @@ impl<'a> RequestLoop<'a> {
         }
     }
 
-    /// Waits for the first bytes of a request. A client may be silent, or leave, between two
+    /// Waits for the first bytes of a request. A client may be silent, or disconnect, between two
     /// requests.
     fn read_first(&mut self) -> Result<usize, End> {
         let connection = &self.guard.connection;
         connection.set_idle();
-        // Checked after `set_idle`: a server that closes skips the connections that are busy.
+        // Checked after `set_idle`: a server that is closing skips the connections that are busy.
         if self.guard.is_closing() {
             connection.close_if_idle();
         }

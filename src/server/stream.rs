@@ -1,8 +1,8 @@
 //! Answers that take time: a stream of events (SSE), and a poll that waits for events.
 //!
-//! Both read the session's journal and wait on two descriptors at once, the client's socket and the
-//! session's waker: a client that leaves is noticed at once, and the only timer is the heartbeat.
-//! No queue can overflow: a slow client lags behind in the journal, and one that reads nothing for
+//! Both read the session's journal and wait on two descriptors, the client's socket and the
+//! session's waker: a disconnect is noticed immediately, and the only timer is the heartbeat. No
+//! queue can overflow: a slow client reads the journal later, and one that reads nothing for
 //! [`limits::WRITE_MAX`] is disconnected and can resume where it was.
 //!
 //! <https://html.spec.whatwg.org/multipage/server-sent-events.html>
@@ -45,8 +45,8 @@ pub struct Follower {
     reader: Reader,
     waker: Subscription,
     after: u64,
-    /// The client has sent its next request, which is read later: its socket stays readable, so its
-    /// leaving cannot be noticed any more.
+    /// The client sent its next request, which is read later: its socket stays readable, so a
+    /// disconnect cannot be noticed.
     has_next_request: bool,
 }
 
@@ -55,7 +55,7 @@ enum Waited {
     /// There may be more events.
     Woken,
     TimedOut,
-    /// The client left.
+    /// The client disconnected.
     Disconnected,
 }
 
@@ -69,7 +69,7 @@ impl Follower {
     }
 
     /// Reads the next events. Fails if there are some and none can be read; otherwise the caller
-    /// would look for them endlessly.
+    /// would try again forever.
     fn next(&mut self, events_max: usize) -> io::Result<Envelopes> {
         let last = self.reader.last_seq();
         let envelopes = self.reader.after(self.after, events_max)?;
@@ -114,7 +114,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Streams until the client leaves, the session ends or the daemon stops.
+    /// Streams until the client disconnects, the session ends or the daemon stops.
     pub fn run(mut self, mut client: &TcpStream) -> io::Result<()> {
         client.set_write_timeout(Some(limits::WRITE_MAX))?;
         let mut out = format!(
@@ -159,7 +159,7 @@ pub struct Poll {
 }
 
 impl Poll {
-    /// Waits for an event or the deadline. Returns `None` if the client left.
+    /// Waits for an event or the deadline. Returns `None` if the client disconnected.
     pub fn run(mut self, client: &TcpStream) -> io::Result<Option<Reply>> {
         let deadline = Instant::now() + self.limit;
         loop {

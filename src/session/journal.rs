@@ -39,10 +39,10 @@ pub struct Journal {
     file: Option<File>,
     /// The length of the file.
     end: u64,
-    /// How much of it is synced.
+    /// The length of the synced part.
     synced: u64,
     state: JournalState,
-    /// Why the file is no longer trusted.
+    /// The reason why the file is no longer trusted.
     failure: Option<String>,
     published: Arc<Mutex<Published>>,
 }
@@ -110,7 +110,7 @@ impl Journal {
     /// Appends events, all or none, with one sync for all. Returns the number of the last.
     ///
     /// # Errors
-    /// Nothing has changed then.
+    /// The journal is unchanged then.
     pub fn append(&mut self, events: &[Event], durability: Durability) -> io::Result<u64> {
         self.append_at(&clock::rfc3339(clock::now_millis()), events, durability)
     }
@@ -222,7 +222,7 @@ impl Journal {
     }
 }
 
-/// Returns whether an append failed because there is no room: it may succeed later.
+/// Returns whether an append failed because the disk is full: it may succeed later.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -246,7 +246,7 @@ fn cut_off_tail(
         .and_then(|_| io::copy(&mut file, &mut copy))
         .and_then(|_| copy.sync_all());
     copied.at("write", &copy_path).inspect_err(|_| {
-        // An incomplete copy is worth nothing, and the next attempt would leave another.
+        // An incomplete copy is useless, and the next attempt would leave another.
         drop(disk::remove(&copy_path));
     })?;
     sync_directory(directory)?;

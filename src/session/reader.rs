@@ -20,7 +20,7 @@ use super::record::Record;
 /// The file in a session's directory.
 pub const FILE_NAME: &str = "journal.jsonl";
 
-/// What readers may see of a journal, and where it is in the file.
+/// The part of a journal that readers may see, and where it is in the file.
 #[derive(Default)]
 pub(super) struct Published {
     end: u64,
@@ -51,7 +51,7 @@ pub struct Reader {
     position: (u64, u64),
 }
 
-/// The envelopes of some events in a row, each with its number.
+/// The envelopes of consecutive events, each with its number.
 pub type Envelopes = Vec<(u64, String)>;
 
 impl Reader {
@@ -145,7 +145,7 @@ impl Reader {
         let indexed = later.checked_sub(1).and_then(|entry| published.index.get(entry));
         let indexed = indexed.map_or(0, |(_, at)| *at);
         let (seq, at) = self.position;
-        // What is published is never cut off again.
+        // Published events are never cut off.
         (if seq <= after { indexed.max(at) } else { indexed }, published.end)
     }
 }
@@ -158,7 +158,7 @@ fn next_record(line: &[u8], last: u64) -> Option<Record<'_>> {
     Record::read(line).filter(|record| record.seq > last && record.seq < u64::MAX)
 }
 
-/// What a whole journal consists of.
+/// The parts of a whole journal.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct JournalReport {
     /// Valid records.

@@ -1,10 +1,10 @@
-//! The records of a journal, and the envelopes that clients get of them: one event per line.
+//! The records of a journal, and the envelopes that clients get instead: one event per line.
 //!
 //! A record is the envelope with a checksum as its last field, and `jq` can read it:
 //! `{"v":"3","event":…,"daemonId":…,"seq":42,"ts":…,"payload":{…},"crc":"xxxxxxxx"}`. The checksum
 //! is CRC-32C over the bytes before `,"crc"`. The fields are in this order, without white space.
-//! The id of the session is not among them, since a journal is of one session: most events are
-//! tokens, and their records consist of little but names.
+//! The id of the session is not among them, since a journal belongs to one session: most events
+//! are tokens, and their records consist mostly of field names.
 
 use crate::json;
 use crate::protocol::event::{Event, EventKind};
@@ -97,7 +97,7 @@ pub fn ts_of(bytes: &[u8]) -> Option<&str> {
 /// The polynomial 0x1EDC6F41 (Castagnoli), reflected, as in RFC 3720 (iSCSI), B.4.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// One table per byte of a step of eight: a journal is checked as fast as it is read.
+/// A table for each byte of a step of eight: a journal is checked as fast as it is read.
 const TABLES: [[u32; 256]; 8] = tables();
 
 #[expect(

@@ -1,7 +1,6 @@
-//! What the events of a session amount to: its state, and its conversation. Pure: no clock, no
-//! disk.
+//! The state and the conversation of a session, computed from its events. Pure: no clock, no disk.
 //!
-//! The journal is the truth; everything here can be computed from it again. The state is small,
+//! The journal is authoritative; everything here can be computed from it again. The state is small,
 //! however long the session: the text of the conversation stays on disk.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -16,7 +15,7 @@ use crate::{json, limits, text};
 
 use super::record::Record;
 
-/// How far a turn has got.
+/// The progress of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TurnStatus {
     Queued,

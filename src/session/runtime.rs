@@ -1,4 +1,4 @@
-//! All sessions of the daemon: created, opened, listed, deleted, and closed in the end.
+//! All sessions of the daemon: creating, opening, listing, deleting and finally closing them.
 //!
 //! No session waits for the disk of another.
 
@@ -36,7 +36,7 @@ pub struct Runtime {
     submitted: AtomicU64,
     /// When idle sessions were last dropped, in seconds of the boot clock.
     pub(super) swept_at: AtomicU64,
-    /// Nothing is opened any more.
+    /// Whether no more sessions are opened.
     closed: AtomicBool,
 }
 
@@ -51,7 +51,7 @@ struct Scheduler {
     unfinished: u64,
     /// Threads that run turns.
     workers: usize,
-    /// Sessions that have a turn to run and no worker, in the order in which they came.
+    /// Sessions that have a turn to run and no worker, oldest first.
     waiting: VecDeque<Arc<Session>>,
     stopping: bool,
     /// Called when the last worker has ended.
@@ -59,7 +59,7 @@ struct Scheduler {
 }
 
 impl Runtime {
-    /// Returns a runtime for the sessions in `store`. None is read before it is asked for.
+    /// Returns a runtime for the sessions in `store`. A session is read only when it is requested.
     pub fn new(store: Store, daemon_id: &str, log: Log, agent: Box<dyn Agent>) -> Arc<Runtime> {
         Arc::new(Runtime {
             store,
@@ -104,7 +104,7 @@ impl Runtime {
         let summary = JournalState::created(config, &created_at).summary(id);
         let first = Event::SessionSnapshot(SessionSnapshot::new(summary, config.clone()).into());
         if let Err(problem) = json::check(&first.payload()) {
-            // What came with it is nested one level deeper than it was in the request.
+            // Metadata and messages are nested one level deeper than in the request.
             return Err(SessionError::Invalid(format!("metadata or messages: {}", problem.what)));
         }
         self.store.add_to_index(id, &created_at)?;
@@ -115,7 +115,7 @@ impl Runtime {
         Ok(Arc::new(Session::new(id.clone(), journal)))
     }
 
-    /// Returns the session of this id, opened if it is not in memory.
+    /// Returns the session with this id, and opens it if it is not in memory.
     pub fn session(&self, id: &SessionId) -> Result<Arc<Session>, SessionError> {
         let session = self.with_slot(id, |slot| self.load(id, slot))?;
         let session = session.ok_or_else(|| no_session(id))?;
@@ -130,7 +130,7 @@ impl Runtime {
             let session = match self.load(id, slot) {
                 Ok(Some(session)) => session,
                 Ok(None) if exists => return Ok(self.store.delete(id)?),
-                // What is left of one that cannot be read.
+                // The remains of a session that cannot be read.
                 Err(SessionError::Failed(error))
                     if exists && error.kind() == Kind::SessionDamaged =>
                 {
@@ -151,7 +151,7 @@ impl Runtime {
         })
     }
 
-    /// Returns what a list shows of a session.
+    /// Returns the summary of a session, as a list shows it.
     pub fn summary(&self, id: &SessionId) -> Result<SessionSummary, SessionError> {
         let slot = lock(&self.slots).get(id).cloned();
         let session = slot.and_then(|slot| lock(&slot).clone());
@@ -184,8 +184,8 @@ impl Runtime {
         self.submitted.load(Ordering::Relaxed)
     }
 
-    /// Stops taking turns if none is in progress. Both in one step, so that no turn can come in
-    /// between.
+    /// Stops accepting turns if none is in progress. Checks and stops in one step, so that no turn
+    /// can be submitted in between.
     pub fn stop_if_idle(&self) -> Result<(), SessionError> {
         let mut scheduler = lock(&self.scheduler);
         match scheduler.unfinished {
@@ -195,7 +195,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// Stops taking turns. `on_idle` is called when none is running any more, perhaps at once.
+    /// Stops accepting turns. Calls `on_idle` when none is running, possibly before this returns.
     pub fn stop(&self, on_idle: impl FnOnce() + Send + 'static) {
         let mut scheduler = lock(&self.scheduler);
         scheduler.stopping = true;
@@ -226,7 +226,8 @@ impl Runtime {
         }
     }
 
-    /// Drops sessions from memory that have not been used for a long time. Cheap if called often.
+    /// Drops sessions from memory that were not used for [`limits::SESSION_IDLE_MAX`]. Cheap if
+    /// called often.
     pub fn sweep(&self) {
         let now = sys::boot_clock().as_secs();
         let before = self.swept_at.load(Ordering::Relaxed);
@@ -266,7 +267,7 @@ impl Runtime {
         result
     }
 
-    /// Returns the session of a slot, opened if it is on the disk only.
+    /// Returns the session of a slot, and opens it if it is only on the disk.
     fn load(
         &self,
         id: &SessionId,
@@ -285,8 +286,8 @@ impl Runtime {
         Ok(slot.clone())
     }
 
-    /// Opens a session and marks turns that a crash has cut off as interrupted. `None` if nothing
-    /// in the journal was ever acknowledged.
+    /// Opens a session and marks turns that a crash cut off as interrupted. `None` if nothing in
+    /// the journal was ever acknowledged.
     fn open(&self, id: &SessionId) -> Result<Option<Arc<Session>>, SessionError> {
         let directory = self.store.directory(id);
         let summarized = self.store.summarized_bytes(id);
@@ -311,7 +312,7 @@ impl Runtime {
             return Ok(None);
         }
         if torn > 0 {
-            // What was cut off does not count as missing next time.
+            // So that what was cut off does not count as missing next time.
             self.save_summary(id, &journal);
         }
         let session = Arc::new(Session::new(id.clone(), journal));

@@ -30,26 +30,26 @@ pub struct Session {
     /// Notified, with the lock on the state, when a permission is resolved, the turn is cancelled,
     /// or the followers change.
     pub(super) changed: Condvar,
-    /// Of each follower, with whether it answers permission requests.
+    /// The waker of each follower, and whether it answers permission requests.
     wakers: Mutex<Vec<(Arc<Waker>, bool)>>,
-    /// Its streams are to end.
+    /// Whether its streams must end.
     closed: AtomicBool,
     /// When it was last used, in seconds of the boot clock.
     pub(super) used_at: AtomicU64,
 }
 
-/// What the holder of the lock may change.
+/// The part of a session that the holder of the lock may change.
 pub(super) struct SessionState {
     pub(super) journal: Journal,
-    /// Whether a worker has the session, or it waits for one.
+    /// Whether a worker has the session, or the session is waiting for one.
     pub(super) scheduled: bool,
-    /// Of the active turn.
+    /// The cancel of the active turn.
     pub(super) cancel: Option<Arc<Cancel>>,
-    /// Of the queued turns, by their ids.
+    /// The options of the queued turns, by turn id.
     pub(super) options: HashMap<String, TurnOptions>,
-    /// Requested by the active turn, by the ids of the requests.
+    /// The permissions that the active turn requested, by request id.
     pub(super) permissions: HashMap<String, Permission>,
-    /// Ends of turns that could not be written when the turns ended.
+    /// The ends of turns that could not be written when the turns ended.
     pending_ends: Vec<Event>,
     pub(super) closed: Option<CloseReason>,
     /// When a summary was last written, on the boot clock.
@@ -62,7 +62,7 @@ pub(super) struct Permission {
     pub(super) allowed: Option<bool>,
 }
 
-/// Why nothing more is appended.
+/// The reason why nothing more is appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CloseReason {
     /// The session was deleted.
@@ -71,14 +71,14 @@ pub(super) enum CloseReason {
     Stopping,
 }
 
-/// What a decision about a permission led to.
+/// The result of a decision about a permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It is the decision.
+    /// It counts.
     Won,
-    /// There was another one before.
+    /// An earlier one counts.
     TooLate,
-    /// No turn waits for it.
+    /// No turn is waiting for it.
     Unknown,
 }
 
@@ -124,7 +124,7 @@ impl Session {
         }
     }
 
-    /// Returns what a list shows of it.
+    /// Returns its summary, as a list shows it.
     pub fn summary(&self) -> SessionSummary {
         lock(&self.state).journal.state().summary(&self.id)
     }
@@ -142,8 +142,8 @@ impl Session {
         Ok(conversation)
     }
 
-    /// Resolves a permission that a turn waits for. Of several decisions exactly one wins: it is on
-    /// the disk when this returns, and has no effect before.
+    /// Resolves a permission that a turn is waiting for. Of several decisions, exactly one counts:
+    /// it is on the disk before it takes effect and before this returns.
     pub fn decide(&self, request: &str, allow: bool, by: &str) -> Result<Decision, SessionError> {
         let mut state = lock(&self.state);
         let Some(permission) = state.permissions.get(request) else {
@@ -215,8 +215,8 @@ impl Session {
         }
     }
 
-    /// Ends turns by these events. What cannot be written now is written later: the turns never run
-    /// again.
+    /// Ends turns with these events. If they cannot be written now, they are written later: the
+    /// turns never run again.
     pub(super) fn end_turns(
         &self,
         state: &mut SessionState,
@@ -247,7 +247,7 @@ impl Session {
         }
     }
 
-    /// Appends nothing more, and ends the streams.
+    /// Ends the streams, and makes further appends fail.
     pub(super) fn close(&self, state: &mut SessionState, reason: CloseReason) {
         state.closed = Some(reason);
         self.closed.store(true, Ordering::SeqCst);
@@ -270,10 +270,10 @@ impl Session {
     }
 }
 
-/// Why a request about sessions is refused.
+/// The reason why a request about sessions is refused.
 #[derive(Debug)]
 pub enum SessionError {
-    /// With the id that was asked for.
+    /// There is no session with this id.
     NotFound(String),
     Invalid(String),
     /// The client's view of the session is out of date.

@@ -1,8 +1,8 @@
 //! The sessions on disk: a directory for each, and an index that finds them without reading them.
 //!
 //! `sessions/index.jsonl` has a line for each session that was ever created, oldest first; next to
-//! each journal is a summary of the session. The journals are the truth: a summary that does not
-//! match its journal is ignored, and a missing index is made again.
+//! each journal is a summary of the session. The journals are authoritative: a summary that does
+//! not match its journal is ignored, and a missing index is rebuilt.
 
 use std::collections::HashSet;
 use std::fs::{DirEntry, File};
@@ -28,17 +28,17 @@ use super::replay::JournalState;
 /// The summary of a session, in its directory.
 const SUMMARY: &str = "summary.json";
 
-/// In the directory of all sessions: what is being deleted.
+/// The place, in the directory of all sessions, of sessions that are being deleted.
 const TRASH: &str = ".deleted";
 
 /// The directory of all sessions.
 pub struct Store {
     root: PathBuf,
-    /// Held while the index is opened, and made if it is missing.
+    /// Held while the index is opened, and rebuilt if it is missing.
     index: Mutex<()>,
 }
 
-/// A summary, with the length of the journal that it was made of.
+/// A summary, with the length of the journal when it was made.
 #[derive(DeJson, SerJson)]
 struct StoredSummary {
     bytes: u64,
@@ -50,7 +50,7 @@ struct StoredSummary {
 struct Entry {
     #[nserde(rename = "sessionId")]
     session_id: String,
-    /// Empty in an index that was made again.
+    /// Empty in a rebuilt index.
     #[nserde(rename = "createdAt")]
     created_at: String,
 }
@@ -84,7 +84,7 @@ impl Store {
     /// Returns whether there is a session of this id, even if it has lost its journal. What a crash
     /// left before anything was acknowledged has no summary and is not a session.
     pub fn has(&self, id: &SessionId) -> bool {
-        // A symbolic link leads to what is not ours.
+        // A symbolic link may lead outside.
         let directory = self.directory(id).symlink_metadata();
         let journal = self.journal(id).metadata();
         directory.is_ok_and(|found| found.is_dir())

@@ -1,7 +1,7 @@
 //! A session as text for a terminal, as Markdown, and as JSON.
 //!
 //! Text and Markdown contain no control characters but line feeds and tabs, whatever models and
-//! tools have written.
+//! tools wrote.
 
 use crate::error::Error;
 use crate::json::{self, Lenient, Raw};
@@ -18,7 +18,7 @@ use super::store::Store;
 pub struct Transcript {
     summary: SessionSummary,
     parts: Vec<Part>,
-    /// Says what is left out.
+    /// Reports what is omitted.
     pub report: JournalReport,
 }
 

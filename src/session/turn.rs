@@ -13,13 +13,13 @@ use super::journal::Durability;
 use super::session::{Decision, Permission, Session, SessionError, SessionState, new_id};
 use super::wake::Cancel;
 
-/// What answers turns.
+/// An agent that answers turns.
 pub trait Agent: Send + Sync {
     /// Runs one turn to its end, and appends what happens to its session.
     fn run(&self, turn: &Turn<'_>) -> Result<TurnStats, Fault>;
 }
 
-/// Why a turn failed: `code` for programs, `message` for people.
+/// The reason why a turn failed: `code` for programs, `message` for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub code: &'static str,
@@ -45,13 +45,13 @@ pub struct Turn<'a> {
     #[cfg_attr(not(test), expect(dead_code, reason = "an agent reads the conversation"))]
     pub content: String,
     pub options: TurnOptions,
-    /// Says whether the turn should end as soon as it can.
+    /// Whether the turn should end as soon as it can.
     pub cancel: Arc<Cancel>,
     /// Its number among the session's turns, from 1.
     pub(super) number: u64,
 }
 
-/// How long to wait for the answer to a permission request.
+/// The limits of the wait for the answer to a permission request.
 #[derive(Clone, Copy)]
 pub struct WaitLimits {
     pub total: Duration,
@@ -97,7 +97,7 @@ impl Turn<'_> {
         if let Some(allowed) = self.wait_for_permission(&request_id, limits) {
             return Ok(allowed);
         }
-        // The denial is an event too, so that every client learns of it.
+        // The denial is an event too, so that every client sees it.
         match self.session.decide(&request_id, false, "daemon")? {
             Decision::Won | Decision::Unknown => Ok(false),
             Decision::TooLate => {

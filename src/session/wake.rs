@@ -1,5 +1,5 @@
-//! What threads wait for with poll(2): a waker for the followers of a session, and a flag that
-//! cancels a turn.
+//! Events that threads wait for with poll(2): a waker for the followers of a session, and a flag
+//! that cancels a turn.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -34,7 +34,7 @@ impl Waker {
         }
     }
 
-    /// Arms the waker. The reader looks once more after this, before it waits.
+    /// Arms the waker. After this, the reader checks once more before it waits.
     pub fn arm(&self) {
         self.armed.store(true, Ordering::SeqCst);
     }
@@ -51,7 +51,7 @@ impl AsFd for Waker {
     }
 }
 
-/// The request that a turn ends. What waits on behalf of the turn can wait for this too.
+/// The request that a turn end. Whatever waits for the turn's sake can also wait for this.
 pub struct Cancel {
     cancelled: AtomicBool,
     sender: UnixStream,

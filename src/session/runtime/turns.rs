@@ -1,4 +1,4 @@
-//! The turns of all sessions: submitted, queued, run by threads, cancelled.
+//! The turns of all sessions: submitting, queuing, running and cancelling them.
 //!
 //! The turns of a session run one after the other, those of different sessions at the same time, at
 //! most [`limits::ACTIVE_TURNS_MAX`]. Every turn ends with an event: the agent's result, an error,
@@ -138,7 +138,7 @@ impl Runtime {
         }
     }
 
-    /// Runs turns while there are any, one of each session in turn.
+    /// Runs turns while there are any, alternating between sessions.
     fn work(self: Arc<Runtime>) {
         loop {
             let next = lock(&self.scheduler).waiting.pop_front();
@@ -163,7 +163,7 @@ impl Runtime {
         }
     }
 
-    /// Ends this worker; returns `false` if there is work again.
+    /// Ends this worker; returns `false` if there is new work.
     fn end_worker(&self) -> bool {
         let mut scheduler = lock(&self.scheduler);
         if !scheduler.waiting.is_empty() {
@@ -212,11 +212,10 @@ impl Runtime {
         let end = end_event(head, &outcome);
         if let Err(error) = session.append(&mut state, &[end], Durability::Synced) {
             self.log_write_error(&session.id, &error);
-            // Not now, but as soon as there is room.
+            // Not now, but as soon as the disk has space.
             drop(session.end_turns(&mut state, vec![end_event(head, &Err(error.into()))]));
         }
-        // A summary saves a list the reading of the journal, but each new file slows the next sync
-        // down.
+        // With a summary, a list need not read the journal, but each new file slows the next sync.
         let now = sys::boot_clock();
         let is_recent = |at: Duration| now.saturating_sub(at) < limits::SUMMARY_EVERY;
         if !state.summarized_at.is_some_and(is_recent) {
