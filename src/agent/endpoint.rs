@@ -60,18 +60,19 @@ pub enum EndpointError {
 
 impl From<EndpointError> for Fault {
     fn from(error: EndpointError) -> Fault {
-        let (tried, has_key) = match error {
+        let (mut tried, has_key) = match error {
             EndpointError::InvalidSetting { source, because } => {
                 return invalid_setting(&source, because);
             }
-            EndpointError::NotFound { tried, has_key, .. } => (tried, has_key),
+            EndpointError::NotFound { tried, has_key, .. } => (tried.join(", "), has_key),
         };
-        let but = if has_key { "; a key is set, but not the server that it is for" } else { "" };
+        if has_key {
+            tried.push_str("; a key is set, but not the server that it is for");
+        }
         let message = format!(
-            "no model server is set, and none was found: {}{but}; start one, for example with \
+            "no model server is set, and none was found: {tried}; start one, for example with \
              'ollama serve' or 'llama-server --jinja -m FILE.gguf', or name one with \
-             OPTA_MODEL_URL=http://HOST:PORT/v1",
-            tried.join(", ")
+             OPTA_MODEL_URL=http://HOST:PORT/v1"
         );
         Fault { code: fault::UNREACHABLE, message }
     }
@@ -94,8 +95,9 @@ fn resolve_among(
 ) -> Result<Endpoint, EndpointError> {
     let model = choice.model.or(settings.model.as_deref()).map(str::to_owned);
     let tool_choice = settings.tool_choice.clone();
-    if let Some((base, source)) = base_set(choice, settings) {
-        let source = source.to_owned();
+    if let Some((url, source)) = url_set(choice, settings) {
+        let parse = if source == OLLAMA { BaseUrl::parse_ollama } else { BaseUrl::parse };
+        let (base, source) = (parse(url), source.to_owned());
         return match base {
             Ok(base) => {
                 let (url, key) = (base.url(), key_for(&source, settings).map(Key));
@@ -104,26 +106,24 @@ fn resolve_among(
             Err(because) => Err(EndpointError::InvalidSetting { source, because }),
         };
     }
-    match find(ports, limit) {
-        Ok((port, first)) => Ok(Endpoint {
-            url: format!("http://127.0.0.1:{port}/v1"),
-            source: format!("found on port {port}"),
-            key: None,
-            model: model.or(Some(first)),
-            tool_choice,
-        }),
-        Err((tried, lacks_model)) => {
-            let has_key = settings.key.is_some() || settings.openai_key.is_some();
-            Err(EndpointError::NotFound { tried, lacks_model, has_key })
-        }
-    }
+    let (port, first) = find(ports, limit).map_err(|(tried, lacks_model)| {
+        let has_key = settings.key.is_some() || settings.openai_key.is_some();
+        EndpointError::NotFound { tried, lacks_model, has_key }
+    })?;
+    Ok(Endpoint {
+        url: format!("http://127.0.0.1:{port}/v1"),
+        source: format!("found on port {port}"),
+        key: None,
+        model: model.or(Some(first)),
+        tool_choice,
+    })
 }
 
-/// Returns the first base URL that is set, and what sets it.
-fn base_set<'a>(
+/// Returns the first base URL that is set, as the user wrote it, and what sets it.
+fn url_set<'a>(
     choice: &ModelChoice<'a>,
     settings: &'a ModelSettings,
-) -> Option<(Result<BaseUrl, &'static str>, &'a str)> {
+) -> Option<(&'a str, &'a str)> {
     let config = settings.url_config.as_ref().map(|set| (set.url.as_str(), set.by.as_str()));
     let candidates = [
         choice.url.map(|url| (url, "--model-url")),
@@ -132,9 +132,7 @@ fn base_set<'a>(
         settings.openai_url.as_deref().map(|url| (url, "OPENAI_BASE_URL")),
         settings.ollama_host.as_deref().map(|host| (host, OLLAMA)),
     ];
-    let (text, source) = candidates.into_iter().flatten().next()?;
-    let parse = if source == OLLAMA { BaseUrl::parse_ollama } else { BaseUrl::parse };
-    Some((parse(text), source))
+    candidates.into_iter().flatten().next()
 }
 
 /// Returns the key for a base URL that `source` sets. `OLLAMA_HOST` implies nothing about OpenAI:

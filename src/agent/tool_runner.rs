@@ -14,7 +14,7 @@ use crate::session::turn::{Turn, WaitLimits};
 
 use super::permissions;
 use super::tool_call::Call;
-use super::tools::{Effect, Outcome, Tool, ToolContext};
+use super::tools::{Effect, Operation, Outcome, Tool, ToolContext};
 
 /// The runner of the tool calls of one turn.
 pub struct ToolRunner<'a> {
@@ -39,38 +39,37 @@ impl ToolRunner<'_> {
 
     /// Runs one call, or several parallel ones. Returns the outcomes in the order of the calls.
     pub fn run(&self, calls: &[Call]) -> Result<Vec<Outcome>, Fault> {
-        let denials = calls.iter().map(|call| self.denial(call));
-        let denials = denials.collect::<Result<Vec<_>, Fault>>()?;
+        let permitted = calls.iter().map(|call| self.permitted(call));
+        let permitted = permitted.collect::<Result<Vec<_>, Fault>>()?;
         for call in calls {
             self.record_start(call)?;
         }
-        let run = |call: &Call, denial: &Option<Outcome>| {
+        let run = |operation: &Result<&Operation, String>| {
             let began = Instant::now();
-            let outcome = match (denial, &call.operation) {
-                (Some(denial), _) => denial.clone(),
-                (None, Ok(operation)) => operation.run(&self.context),
-                (None, Err(because)) => Outcome::error(because),
+            let outcome = match operation {
+                Ok(operation) => operation.run(&self.context),
+                Err(because) => Outcome::error(because),
             };
             (outcome, began.elapsed())
         };
         let done: Vec<(Outcome, Duration)> = thread::scope(|scope| {
             let run = &run;
-            let start = |(call, denial)| {
+            let start = |operation| {
                 let thread = thread::Builder::new().name("tool".to_owned());
-                let started = thread.spawn_scoped(scope, move || run(call, denial));
+                let started = thread.spawn_scoped(scope, move || run(operation));
                 // Without another thread this one does it.
-                started.map_err(|_no_thread| run(call, denial))
+                started.map_err(|_no_thread| run(operation))
             };
             let panicked = |_| (Outcome::error("the tool has failed"), Duration::ZERO);
             let join = |started: Result<thread::ScopedJoinHandle<'_, _>, _>| match started {
                 Ok(thread) => thread.join().unwrap_or_else(panicked),
                 Err(done) => done,
             };
-            let mut work = calls.iter().zip(&denials);
+            let mut work = permitted.iter();
             // On this thread: a command ends with the thread that started it.
             let first = work.next();
             let others: Vec<_> = work.map(start).collect();
-            let first = first.map(|(call, denial)| run(call, denial));
+            let first = first.map(run);
             first.into_iter().chain(others.into_iter().map(join)).collect()
         });
         for (call, (outcome, elapsed)) in calls.iter().zip(&done) {
@@ -79,13 +78,16 @@ impl ToolRunner<'_> {
         Ok(done.into_iter().map(|(outcome, _)| outcome).collect())
     }
 
-    /// Returns why a call must not run, if so. Requests permission if that is needed and possible.
-    fn denial(&self, call: &Call) -> Result<Option<Outcome>, Fault> {
-        let (Some(tool), Ok(_)) = (call.tool, &call.operation) else {
-            return Ok(None);
+    /// Returns what a call does, or why it must not run. Requests permission if that is needed and
+    /// possible.
+    fn permitted<'c>(&self, call: &'c Call) -> Result<Result<&'c Operation, String>, Fault> {
+        let (Some(tool), Ok(operation)) = (call.tool, &call.operation) else {
+            return Ok(call.operation.as_ref().map_err(String::clone));
         };
         let (by, because) = match self.rule(tool) {
-            Rule::Allow if !call.is_text || tool.effect == Effect::Reads => return Ok(None),
+            Rule::Allow if !call.is_text || tool.effect == Effect::Reads => {
+                return Ok(Ok(operation));
+            }
             Rule::Deny if !permissions::fits(tool, &self.turn.head.mode) => {
                 ("mode", "nothing is changed in the mode of this turn; do without it")
             }
@@ -94,11 +96,11 @@ impl ToolRunner<'_> {
                 "nobody to ask",
                 "it needs the user's consent, and nobody is there to be asked; do without it",
             ),
-            _ if self.is_permitted(tool, call)? => return Ok(None),
+            _ if self.is_permitted(tool, call)? => return Ok(Ok(operation)),
             _ => ("answer", "the user has not allowed this call"),
         };
         self.log_decision(tool, "deny", by);
-        Ok(Some(Outcome::error(&format!("permission denied: {because}"))))
+        Ok(Err(format!("permission denied: {because}")))
     }
 
     /// Requests permission for a call.

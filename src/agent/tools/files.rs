@@ -108,7 +108,6 @@ impl ListDir {
         let workspace = context.workspace()?;
         let path = self.path.as_deref().filter(|path| !path.is_empty()).unwrap_or(".");
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
-        let mut is_empty = true;
         let mut add = |name: &str, kind: FileType| {
             clip.push(escaped(name).as_bytes());
             clip.push(match kind {
@@ -116,7 +115,6 @@ impl ListDir {
                 FileType::Link => b"@\n",
                 FileType::File | FileType::Other => b"\n",
             });
-            is_empty = false;
         };
         let mut end = WalkEnd::Done;
         if self.recursive == Some(MaybeQuoted(true)) {
@@ -138,7 +136,7 @@ impl ListDir {
         let mut text = clip.text();
         match end {
             WalkEnd::TooMany => text.push_str("[there is more than can be listed]"),
-            WalkEnd::Done if is_empty => text.push_str("[the directory is empty]"),
+            WalkEnd::Done if text.is_empty() => text.push_str("[the directory is empty]"),
             WalkEnd::Done => {}
         }
         Ok(text)
@@ -191,11 +189,10 @@ impl EditFile {
                 ));
             }
         };
-        let before = text.get(..at).unwrap_or_default();
-        let after = text.get(at + self.old_text.len()..).unwrap_or_default();
-        let new = [before, &self.new_text, after].concat();
+        let new = text.replacen(&self.old_text, &self.new_text, 1);
         workspace.replace(&self.path, new.as_bytes(), Some(version))?;
-        Ok(format!("{path} was edited at line {}", before.matches('\n').count() + 1))
+        let lines_before = text.get(..at).unwrap_or_default().matches('\n').count();
+        Ok(format!("{path} was edited at line {}", lines_before + 1))
     }
 }
 
@@ -203,12 +200,8 @@ impl EditFile {
 /// which one is meant.
 fn occurrences<'t>(text: &'t str, part: &'t str) -> impl Iterator<Item = usize> + 't {
     let step = part.chars().next().map_or(1, char::len_utf8);
-    let mut from = 0;
-    std::iter::from_fn(move || {
-        let at = from + text.get(from..)?.find(part)?;
-        from = at + step;
-        Some(at)
-    })
+    let next = move |from: usize| Some(from + text.get(from..)?.find(part)?);
+    std::iter::successors(next(0), move |at| next(at + step))
 }
 
 /// Returns whether a file that begins with these bytes is binary.

@@ -6,7 +6,7 @@ use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::error::reason;
@@ -206,14 +206,13 @@ impl Workspace {
         }
         // In the same directory, so that it can be renamed; hidden, and no name of a user's.
         let temporary = OsString::from(format!(".opta-{:016x}", fastrand::u64(..)));
+        let is_current = |expected| {
+            let now = openat::open_entry(directory, &name).and_then(|file| FileVersion::of(&file));
+            now.is_ok_and(|now| now == expected)
+        };
         let written = write(directory, &temporary, bytes, mode).and_then(|()| {
-            if let Some(expected) = expected {
-                let now = openat::open_entry(directory, &name).ok();
-                let now = now.map(|file| FileVersion::of(&file)).transpose()?;
-                if now != Some(expected) {
-                    let because = "it was changed by somebody else at the same time";
-                    return Err(io::Error::other(because));
-                }
+            if !expected.is_none_or(is_current) {
+                return Err(io::Error::other("it was changed by somebody else at the same time"));
             }
             openat::rename(directory, &temporary, &name)
         });
@@ -249,25 +248,18 @@ impl Workspace {
 
     /// Opens a directory, and makes what is missing of its path.
     fn make_directory(&self, path: &Path) -> io::Result<File> {
-        match self.open_beneath(path, openat::open_directory) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            result => return result,
-        }
-        let mut made = PathBuf::new();
-        let mut directory = self.root.try_clone()?;
-        for component in path.components() {
-            made.push(component);
-            directory = match (self.open_beneath(&made, openat::open_directory), component) {
-                (Err(error), Component::Normal(name)) if error.kind() == ErrorKind::NotFound => {
-                    openat::create_directory(directory.as_fd(), name)?;
-                    let new = openat::enter(directory.as_fd(), name)?;
-                    new.set_permissions(Permissions::from_mode(DIRECTORY_MODE))?;
-                    new
-                }
-                (result, _) => result?,
-            };
-        }
-        Ok(directory)
+        let opened = self.open_beneath(path, openat::open_directory);
+        let is_missing = opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let Some(parent) = path.parent().filter(|_| is_missing) else { return opened };
+        let parent = self.make_directory(parent)?;
+        // What ends in `..` exists now.
+        let Some(name) = path.file_name() else {
+            return self.open_beneath(path, openat::open_directory);
+        };
+        openat::create_directory(parent.as_fd(), name)?;
+        let new = openat::enter(parent.as_fd(), name)?;
+        new.set_permissions(Permissions::from_mode(DIRECTORY_MODE))?;
+        Ok(new)
     }
 
     /// Opens a path beneath the workspace. The kernel refuses every absolute link; one that leads
