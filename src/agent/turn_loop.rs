@@ -254,7 +254,7 @@ impl<'a> TurnLoop<'a> {
         let left = self.calls_left();
         let mut requests = completion.calls.clone();
         let is_text = requests.is_empty();
-        if is_text && completion.finish.is_the_models_own() && !self.tools.is_empty() {
+        if is_text && completion.finish == FinishReason::Stop && !self.tools.is_empty() {
             requests.extend(tool_call::from_text(&completion.text));
         }
         if left == 0 && !requests.is_empty() {
@@ -355,7 +355,7 @@ impl Progress {
         self.stats.elapsed = millis(self.began.elapsed());
         self.stats.first_token_latency_ms = self.first.map(|first| millis(first - self.began));
         self.stats.finish_reason = match finish {
-            FinishReason::Stop | FinishReason::ToolCalls => None,
+            FinishReason::Stop => None,
             FinishReason::Length => Some("length".to_owned()),
             FinishReason::Other(word) => Some(word),
         };
@@ -365,7 +365,7 @@ impl Progress {
 
 /// Returns whether there is no result: a call that was cut off is none.
 fn is_cut_off(completion: &Completion) -> bool {
-    completion.text.is_empty() && !completion.finish.is_the_models_own()
+    completion.text.is_empty() && completion.finish != FinishReason::Stop
 }
 
 fn cut_off(finish: &FinishReason) -> Fault {

@@ -50,19 +50,12 @@ pub struct Completion {
 /// Why a completion ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum FinishReason {
+    /// The model itself ended it, with or without tool calls.
     #[default]
     Stop,
-    ToolCalls,
     Length,
     /// In the server's own word.
     Other(String),
-}
-
-impl FinishReason {
-    /// Returns whether the model itself ended the completion.
-    pub fn is_the_models_own(&self) -> bool {
-        matches!(self, FinishReason::Stop | FinishReason::ToolCalls)
-    }
 }
 
 /// An event of a stream, or a whole completion, as servers send it.
@@ -100,7 +93,8 @@ struct Usage {
 /// A completion that is still arriving.
 #[derive(Default)]
 pub struct CompletionParser {
-    form: Form,
+    /// Known as soon as more than white space has arrived.
+    form: Option<Form>,
     /// With the line that is not complete yet, or the whole body.
     lines: Lines,
     /// The first bytes, in case it is no completion at all.
@@ -121,11 +115,8 @@ pub struct CompletionParser {
     done: bool,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Form {
-    /// Only white space has arrived.
-    #[default]
-    Unknown,
     Lines,
     /// One JSON value.
     Whole,
@@ -140,17 +131,12 @@ impl CompletionParser {
         }
         let room = (limits::MODEL_OPENING_CHARS_MAX * 4).saturating_sub(self.opening.len());
         self.opening.extend(bytes.iter().take(room));
-        if self.form == Form::Unknown {
-            self.form = match bytes.trim_ascii_start().first() {
-                None => Form::Unknown,
-                Some(b'{') => Form::Whole,
-                Some(_) => Form::Lines,
-            };
-        }
+        let form_of = |first: &u8| if *first == b'{' { Form::Whole } else { Form::Lines };
+        self.form = self.form.or(bytes.trim_ascii_start().first().map(form_of));
         match self.form {
-            Form::Whole => self.lines.push(bytes),
-            Form::Lines if !self.done => self.feed_lines(bytes)?,
-            Form::Lines | Form::Unknown => {}
+            Some(Form::Whole) => self.lines.push(bytes),
+            Some(Form::Lines) if !self.done => self.feed_lines(bytes)?,
+            _ => {}
         }
         if self.lines.pending().len() > limits::MODEL_LINE_BYTES_MAX {
             return Err(CompletionError::TooLarge("a line that is too long"));
@@ -162,8 +148,8 @@ impl CompletionParser {
     pub fn end(&mut self) -> Result<(), CompletionError> {
         let lines = std::mem::take(&mut self.lines);
         let ended = match self.form {
-            Form::Whole => self.end_whole(lines.pending()),
-            Form::Lines | Form::Unknown => self.end_lines(lines.pending()),
+            Some(Form::Whole) => self.end_whole(lines.pending()),
+            _ => self.end_lines(lines.pending()),
         };
         self.flush();
         self.done |= ended.is_ok();
@@ -186,7 +172,7 @@ impl CompletionParser {
         }
         if self.done || self.finish.is_some() {
             Ok(())
-        } else if self.begun || self.form == Form::Unknown {
+        } else if self.begun || self.form.is_none() {
             Err(CompletionError::Truncated)
         } else {
             Err(self.unexpected())
@@ -223,16 +209,13 @@ impl CompletionParser {
     pub fn finish(mut self, took: Duration) -> Completion {
         let finish = match self.finish.as_deref() {
             // Some servers send "stop" with calls, and some send nothing.
-            None | Some("stop" | "tool_calls" | "function_call") => match self.calls.is_empty() {
-                true => FinishReason::Stop,
-                false => FinishReason::ToolCalls,
-            },
+            None | Some("stop" | "tool_calls" | "function_call") => FinishReason::Stop,
             Some("length" | "max_tokens") => FinishReason::Length,
             Some(other) => {
                 FinishReason::Other(text::prefix(other, limits::MODEL_WORD_CHARS_MAX).to_owned())
             }
         };
-        if finish.is_the_models_own() {
+        if finish == FinishReason::Stop {
             self.completion.calls = self.calls.finish();
         }
         Completion { finish, took, ..self.completion }
@@ -309,20 +292,17 @@ impl CompletionParser {
         let text = |value: Option<Lenient>| value.and_then(Lenient::text).filter(|s| !s.is_empty());
         // Newer servers use the second name, and some send both.
         let thinking = text(message.reasoning_content).or_else(|| text(message.reasoning));
-        self.feed_text(DeltaKind::Thinking, thinking.unwrap_or_default())?;
-        self.feed_text(DeltaKind::Text, message.content.map(content_text).unwrap_or_default())?;
+        let content = message.content.map(content_text);
+        for (kind, text) in [(DeltaKind::Thinking, thinking), (DeltaKind::Text, content)] {
+            let (text, has_surrogates) = (text.unwrap_or_default(), self.has_surrogates);
+            self.count(text.len())?;
+            let text = self.joiner(kind).join(text, has_surrogates);
+            self.push(kind, &text);
+        }
         for fragment in message.tool_calls.unwrap_or_default() {
             let bytes = self.calls.add(fragment, is_whole, self.has_surrogates)?;
             self.count(bytes)?;
         }
-        Ok(())
-    }
-
-    fn feed_text(&mut self, kind: DeltaKind, text: String) -> Result<(), CompletionError> {
-        self.count(text.len())?;
-        let has_surrogates = self.has_surrogates;
-        let text = self.joiner(kind).join(text, has_surrogates);
-        self.push(kind, &text);
         Ok(())
     }
 

@@ -121,11 +121,6 @@ impl ToolCallAssembler {
         Ok(bytes)
     }
 
-    /// Returns whether no call was begun.
-    pub fn is_empty(&self) -> bool {
-        self.calls.is_empty()
-    }
-
     /// Returns the calls, each with an id of its own and with arguments.
     pub fn finish(mut self) -> Vec<ToolCall> {
         for call in &mut self.calls {
