@@ -51,24 +51,16 @@ impl RunCommand {
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
         let left = context.deadline.saturating_duration_since(Instant::now());
         let limit = limit(self.timeout_ms.map(|MaybeQuoted(millis)| millis))?.min(left);
-        let deadline = Instant::now() + limit;
         let failed =
             |error: io::Error| format!("the command cannot be started: {}", reason(&error));
         let workspace = context.workspace().map_err(io::Error::other).map_err(failed)?;
         let group = CommandGroup::start(&self.command, workspace.root(), context.environment);
-        let ended = group.and_then(|group| group.wait(context.cancel, deadline));
+        let ended = group.and_then(|group| group.wait(context.cancel, limit));
         let (status, watcher) = ended.map_err(failed)?;
         let succeeded = status.success() && watcher.interruption.is_none();
-        let text = watcher.text(status, limit);
+        let text = watcher.text(status);
         if succeeded { Ok(text) } else { Err(text) }
     }
-}
-
-/// Why a command was made to end.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Interruption {
-    Timeout,
-    Cancelled,
 }
 
 /// Returns how long a command may run if the call asks for this many milliseconds.
@@ -128,7 +120,7 @@ impl CommandGroup {
 
     /// Reads what the command writes to its standard output and standard error until it has ended,
     /// or was made to end.
-    fn wait(mut self, cancel: &Cancel, deadline: Instant) -> io::Result<(ExitStatus, Watcher)> {
+    fn wait(mut self, cancel: &Cancel, limit: Duration) -> io::Result<(ExitStatus, Watcher)> {
         let group = self.leader.id();
         let stdout = self.command.stdout.take().map(OwnedFd::from);
         let stderr = self.command.stderr.take().map(OwnedFd::from);
@@ -138,7 +130,8 @@ impl CommandGroup {
             exited: Some(exited),
             stdout: Output::new(stdout),
             stderr: Output::new(stderr),
-            deadline,
+            limit,
+            deadline: Instant::now() + limit,
             interruption: None,
         };
         let command = &mut self.command;
@@ -201,8 +194,10 @@ struct Watcher {
     exited: Option<PipeReader>,
     stdout: Output,
     stderr: Output,
+    limit: Duration,
     deadline: Instant,
-    interruption: Option<Interruption>,
+    /// Why the command was made to end, for the result.
+    interruption: Option<String>,
 }
 
 impl Watcher {
@@ -213,7 +208,8 @@ impl Watcher {
                 if self.exited.is_none() || self.interruption.is_some() {
                     return Ok(());
                 }
-                self.interrupt(Interruption::Timeout);
+                let millis = self.limit.as_millis();
+                self.interrupt(format!("[ended after {millis} ms: out of time]"));
             }
             // After the exit, only what was written is still read: what runs on in the background
             // would keep the streams open forever. After an interruption it has time to end.
@@ -224,7 +220,7 @@ impl Watcher {
             let ready = self.wait(cancel, left)?;
             let [cancelled, exited, stdout, stderr] = ready;
             if cancelled {
-                self.interrupt(Interruption::Cancelled);
+                self.interrupt("[cancelled]".to_owned());
             }
             if exited {
                 self.exited = None;
@@ -258,25 +254,18 @@ impl Watcher {
     }
 
     /// Asks the group to end, within the grace period.
-    fn interrupt(&mut self, interruption: Interruption) {
+    fn interrupt(&mut self, interruption: String) {
         self.interruption = Some(interruption);
         self.deadline = Instant::now() + limits::COMMAND_GRACE;
         child::signal_group(self.group, Termination::Ask);
     }
 
     /// Returns what the command wrote, and then how it ended.
-    fn text(self, status: ExitStatus, limit: Duration) -> String {
+    fn text(self, status: ExitStatus) -> String {
         let errors = self.stderr.clip.text();
         let errors = if errors.is_empty() { errors } else { format!("[stderr] {errors}") };
-        let interrupted = match self.interruption {
-            Some(Interruption::Timeout) => {
-                format!("[ended after {} ms: out of time]", limit.as_millis())
-            }
-            Some(Interruption::Cancelled) => "[cancelled]".to_owned(),
-            None => String::new(),
-        };
         let mut text = String::new();
-        for part in [self.stdout.clip.text(), errors, interrupted] {
+        for part in [self.stdout.clip.text(), errors, self.interruption.unwrap_or_default()] {
             text.push_str(&part);
             if !text.is_empty() && !text.ends_with('\n') {
                 text.push('\n');
