@@ -12,6 +12,7 @@ use crate::protocol::Endpoint;
 #[derive(Default)]
 pub struct ServerMemory(Mutex<Vec<Entry>>);
 
+#[derive(Clone, Default)]
 struct Entry {
     url: String,
     model: Option<String>,
@@ -27,7 +28,7 @@ struct Entry {
 impl ServerMemory {
     /// Returns the fields that the server is known to reject.
     pub fn rejected(&self, endpoint: &Endpoint) -> Vec<&'static str> {
-        self.read(endpoint, |entry| Some(entry.rejected.clone())).unwrap_or_default()
+        self.known(endpoint).rejected
     }
 
     /// Remembers the fields without which the server has answered.
@@ -39,7 +40,7 @@ impl ServerMemory {
 
     /// Returns the server's first model, if it was learned recently.
     pub fn first_model(&self, endpoint: &Endpoint) -> Option<String> {
-        let (model, learned) = self.read(endpoint, |entry| entry.first_model.clone())?;
+        let (model, learned) = self.known(endpoint).first_model?;
         (learned.elapsed() < limits::MODEL_LIST_KEPT).then_some(model)
     }
 
@@ -51,7 +52,7 @@ impl ServerMemory {
 
     /// Returns the bytes of messages that are too many for the model, if that was learned recently.
     pub fn too_long(&self, endpoint: &Endpoint, now: Instant) -> Option<usize> {
-        let (bytes, learned) = self.read(endpoint, |entry| entry.too_long)?;
+        let (bytes, learned) = self.known(endpoint).too_long?;
         (now - learned < limits::CONTEXT_KEPT).then_some(bytes)
     }
 
@@ -64,20 +65,22 @@ impl ServerMemory {
         refused: Option<usize>,
         now: Instant,
     ) {
-        let known = self.read(endpoint, |entry| entry.too_long);
+        let known = self.known(endpoint).too_long;
         if refused.is_some() || known.is_some_and(|(too_long, _)| sent >= too_long) {
             self.update(endpoint, |entry| entry.too_long = refused.map(|bytes| (bytes, now)));
         }
     }
 
-    fn read<T>(&self, endpoint: &Endpoint, field: impl FnOnce(&Entry) -> Option<T>) -> Option<T> {
-        lock(&self.0).iter().find(|entry| entry.is_for(endpoint)).and_then(field)
+    fn known(&self, endpoint: &Endpoint) -> Entry {
+        lock(&self.0).iter().find(|entry| entry.is_for(endpoint)).cloned().unwrap_or_default()
     }
 
     fn update(&self, endpoint: &Endpoint, change: impl FnOnce(&mut Entry)) {
         let mut entries = lock(&self.0);
         let known = entries.iter().position(|entry| entry.is_for(endpoint));
-        let mut entry = known.map_or_else(|| Entry::new(endpoint), |at| entries.remove(at));
+        let mut entry = known.map(|at| entries.remove(at)).unwrap_or_default();
+        entry.url.clone_from(&endpoint.url);
+        entry.model.clone_from(&endpoint.model);
         change(&mut entry);
         if entries.len() >= limits::MODEL_SERVERS_KEPT {
             entries.remove(0);
@@ -87,11 +90,6 @@ impl ServerMemory {
 }
 
 impl Entry {
-    fn new(endpoint: &Endpoint) -> Entry {
-        let (url, model) = (endpoint.url.clone(), endpoint.model.clone());
-        Entry { url, model, rejected: Vec::new(), first_model: None, too_long: None }
-    }
-
     fn is_for(&self, endpoint: &Endpoint) -> bool {
         self.url == endpoint.url && self.model == endpoint.model
     }

@@ -51,13 +51,10 @@ pub fn rejected_field(error: &str, omitted: &[&str]) -> Option<&'static str> {
 
 /// Returns the body of a request for a streamed completion. Without a model, the server chooses.
 pub fn request_body(request: &ChatRequest<'_>, model: Option<&str>, omitted: &[&str]) -> String {
-    let mut body = String::with_capacity(request.messages.len() + request.tools.len() + 256);
+    let mut fields = Vec::new();
     let mut add = |name: &str, value: &str| {
         if !omitted.contains(&name) {
-            body.push(if body.is_empty() { '{' } else { ',' });
-            json::quote(name, &mut body);
-            body.push(':');
-            body.push_str(value);
+            fields.push(format!("\"{name}\":{value}"));
         }
     };
     if let Some(model) = model {
@@ -77,8 +74,7 @@ pub fn request_body(request: &ChatRequest<'_>, model: Option<&str>, omitted: &[&
     add("temperature", TEMPERATURE);
     add("stream", "true");
     add("stream_options", "{\"include_usage\":true}");
-    body.push('}');
-    body
+    format!("{{{}}}", fields.join(","))
 }
 
 fn quoted(text: &str) -> String {
@@ -93,27 +89,19 @@ fn quoted(text: &str) -> String {
 /// Arguments are valid JSON, `{}` where they were not. Every call is followed by exactly one
 /// result, in the order of the calls; results of no call are omitted.
 pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
-    let mut out = String::from("[");
-    if let Some(system) = system {
-        out.push_str(&format!("{{\"role\":\"system\",\"content\":{}}}", quoted(system)));
-    }
+    let prompt = |text| format!("{{\"role\":\"system\",\"content\":{}}}", quoted(text));
+    let mut out = Vec::from_iter(system.map(prompt).map(Message::Given));
     let mut rest = conversation;
     while let Some((message, following)) = rest.split_first() {
         rest = following;
         match message {
-            Message::Assistant { text, calls } => {
-                let is_result = |message: &&Message| matches!(message, Message::Tool { .. });
-                let count = rest.iter().take_while(is_result).count();
-                let (results, following) = rest.split_at(count);
-                rest = following;
-                if !text.is_empty() || !calls.is_empty() {
-                    append_assistant(text, calls, results, &mut out);
-                }
+            Message::Assistant { text, calls } if !text.is_empty() || !calls.is_empty() => {
+                append_assistant(text, calls, following, &mut out);
             }
-            Message::Tool { .. } => {}
-            Message::Given(_) => append(message, &mut out),
+            Message::Assistant { .. } | Message::Tool { .. } => {}
+            Message::Given(_) => out.push(message.clone()),
             Message::User(_) => {
-                append(message, &mut out);
+                out.push(message.clone());
                 // Some models reject two user messages in a row.
                 if matches!(rest.first(), Some(Message::User(_))) {
                     append_assistant(NO_ANSWER, &[], &[], &mut out);
@@ -121,24 +109,19 @@ pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
             }
         }
     }
-    out.push(']');
-    out
+    json::text(&out)
 }
 
-fn append(message: &Message, out: &mut String) {
-    if !out.ends_with('[') {
-        out.push(',');
-    }
-    message.json(out);
-}
-
-fn append_assistant(text: &str, calls: &[ToolCall], results: &[Message], out: &mut String) {
+/// Appends an answer, with the results of its calls, which are first among what follows it.
+fn append_assistant(text: &str, calls: &[ToolCall], following: &[Message], out: &mut Vec<Message>) {
     let valid = calls.iter().map(with_valid_arguments).collect();
-    append(&Message::Assistant { text: text.to_owned(), calls: valid }, out);
+    out.push(Message::Assistant { text: text.to_owned(), calls: valid });
+    let is_result = |message: &&Message| matches!(message, Message::Tool { .. });
     for ToolCall { id, .. } in calls {
+        let mut results = following.iter().take_while(is_result);
         let is_its = |one: &&Message| matches!(one, Message::Tool { call_id, .. } if call_id == id);
-        let none = Message::Tool { call_id: id.clone(), result: INTERRUPTED.to_owned() };
-        append(results.iter().find(is_its).unwrap_or(&none), out);
+        let none = || Message::Tool { call_id: id.clone(), result: INTERRUPTED.to_owned() };
+        out.push(results.find(is_its).cloned().unwrap_or_else(none));
     }
 }
 
