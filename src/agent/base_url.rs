@@ -34,10 +34,7 @@ impl BaseUrl {
         if rest.contains(['?', '#']) {
             return Err("it has a query or a fragment, which a base URL cannot have");
         }
-        let (authority, path) = match rest.find('/') {
-            Some(at) => rest.split_at(at),
-            None => (rest, ""),
-        };
+        let (authority, path) = split_path(rest);
         if authority.contains('@') {
             return Err("it has a user name or a password; a key belongs in OPTA_API_KEY");
         }
@@ -63,7 +60,7 @@ impl BaseUrl {
         } else if text.parse::<Ipv6Addr>().is_ok() {
             BaseUrl::parse(&format!("[{text}]:11434"))?
         } else {
-            let (authority, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));
+            let (authority, path) = split_path(text);
             let (host, port) = split_port(authority);
             let host = if host.is_empty() { "127.0.0.1" } else { host };
             BaseUrl::parse(&format!("{host}:{}{path}", port.unwrap_or("11434")))?
@@ -90,6 +87,11 @@ impl BaseUrl {
     pub fn url(&self) -> String {
         format!("http://{}{}", self.authority(), self.path)
     }
+}
+
+/// Splits before the first slash.
+fn split_path(text: &str) -> (&str, &str) {
+    text.split_at(text.find('/').unwrap_or(text.len()))
 }
 
 /// Splits at the last colon, unless that belongs to an address in brackets.

@@ -97,12 +97,13 @@ fn resolve_among(
     let tool_choice = settings.tool_choice.clone();
     if let Some((url, source)) = url_set(choice, settings) {
         let parse = if source == OLLAMA { BaseUrl::parse_ollama } else { BaseUrl::parse };
+        // `OLLAMA_HOST` implies nothing about OpenAI: people set both, each for a program of its
+        // own, and the key would be sent in clear text.
+        let openai_key = settings.openai_key.as_ref().filter(|_| source != OLLAMA);
+        let key = settings.key.as_ref().or(openai_key).cloned().map(Key);
         let (base, source) = (parse(url), source.to_owned());
-        return match base {
-            Ok(base) => {
-                let (url, key) = (base.url(), key_for(&source, settings).map(Key));
-                Ok(Endpoint { url, source, key, model, tool_choice })
-            }
+        return match base.map(|base| base.url()) {
+            Ok(url) => Ok(Endpoint { url, source, key, model, tool_choice }),
             Err(because) => Err(EndpointError::InvalidSetting { source, because }),
         };
     }
@@ -133,13 +134,6 @@ fn url_set<'a>(
         settings.ollama_host.as_deref().map(|host| (host, OLLAMA)),
     ];
     candidates.into_iter().flatten().next()
-}
-
-/// Returns the key for a base URL that `source` sets. `OLLAMA_HOST` implies nothing about OpenAI:
-/// people set both, each for a program of its own, and the key would be sent in clear text.
-fn key_for(source: &str, settings: &ModelSettings) -> Option<String> {
-    let openai = settings.openai_key.as_ref().filter(|_| source != OLLAMA);
-    settings.key.as_ref().or(openai).cloned()
 }
 
 /// Probes all ports at once. Returns the first one with a model that chats, and the model; else

@@ -107,14 +107,11 @@ impl History {
     /// Clips each result of the last calls.
     fn clip_last_results(&mut self, bytes_max: usize) -> bool {
         let last = self.last_calls();
-        let mut clipped = false;
-        for entry in self.entries.iter_mut().skip(last) {
-            if entry.has_result_over(bytes_max) {
-                entry.bytes_max = bytes_max;
-                clipped = true;
-            }
-        }
-        clipped
+        let results = self.entries.iter_mut().skip(last);
+        results.filter(|entry| entry.has_result_over(bytes_max)).fold(false, |_, entry| {
+            entry.bytes_max = bytes_max;
+            true
+        })
     }
 
     /// Omits the older half of the turns before this one.
@@ -152,9 +149,9 @@ impl History {
 
     /// Returns the position of the last calls, which their results follow.
     fn last_calls(&self) -> usize {
-        let has_calls = |entry: &Entry| match &entry.message {
-            Message::Assistant { calls, .. } => !calls.is_empty(),
-            _ => false,
+        let has_calls = |entry: &Entry| {
+            let Message::Assistant { calls, .. } = &entry.message else { return false };
+            !calls.is_empty()
         };
         self.entries.iter().rposition(has_calls).unwrap_or(self.entries.len())
     }

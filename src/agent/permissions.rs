@@ -15,11 +15,7 @@ pub fn rule(tool: &Tool, settings: &ToolSettings, grant: Grant, mode: &str) -> R
     }
     let named = [tool.name, tool.alias];
     let set = named.iter().filter_map(|name| settings.permissions.get(*name)).max().copied();
-    let granted = match grant {
-        Grant::Settings => false,
-        Grant::Edits => tool.effect == Effect::Edits,
-        Grant::All => true,
-    };
+    let granted = grant == Grant::All || (grant == Grant::Edits && tool.effect == Effect::Edits);
     match set {
         Some(Rule::Deny) => Rule::Deny,
         _ if granted => Rule::Allow,

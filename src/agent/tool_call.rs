@@ -42,12 +42,10 @@ impl Call {
 
     /// Returns the name and the arguments, without differences that do not matter.
     pub fn canonical(&self) -> (String, String) {
-        let arguments = Raw::parse(&self.request.arguments);
-        let arguments = arguments.map_or_else(
-            |_| self.request.arguments.clone(),
-            |arguments| arguments.as_str().to_owned(),
-        );
-        (self.request.name.clone(), arguments)
+        let ToolCall { name, arguments, .. } = &self.request;
+        let parsed = Raw::parse(arguments);
+        let arguments = parsed.as_ref().map_or(arguments.as_str(), Raw::as_str);
+        (name.clone(), arguments.to_owned())
     }
 
     /// Returns the arguments as a JSON object, an empty one if they are none.
@@ -68,10 +66,8 @@ pub fn from_text(text: &str) -> Option<ToolCall> {
     let tagged = text
         .strip_prefix("<tool_call>")
         .map(|rest| rest.strip_suffix("</tool_call>").unwrap_or(rest));
-    let fenced = text.strip_prefix("```").and_then(|rest| {
-        let rest = rest.strip_suffix("```")?;
-        Some(rest.strip_prefix("json").unwrap_or(rest))
-    });
+    let fenced = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```"));
+    let fenced = fenced.map(|inner| inner.strip_prefix("json").unwrap_or(inner));
     let bare = tagged.or(fenced).unwrap_or(text).trim();
     let written: Written = json::parse(bare.as_bytes()).ok()?;
     let name = Tool::named(&written.name)?.name.to_owned();

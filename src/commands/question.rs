@@ -135,7 +135,7 @@ impl Question {
     fn new(request: PermissionRequest, own: bool) -> Question {
         let PermissionRequest { request_id, tool_name: tool, args, .. } = request;
         let (subject, change) = match agent::preview(&tool, args.as_str()) {
-            Some(shown) => (quoted(&shown.subject), shown.change),
+            Some((subject, change)) => (quoted(&subject), change),
             // A tool that this program does not know.
             None => (args.as_str().to_owned(), Vec::new()),
         };

@@ -135,7 +135,7 @@ impl Screen {
         self.end_line()?;
         if self.output == TaskOutput::Full {
             let shown = agent::preview(&name, &args);
-            let subject = shown.map_or_else(|| args.clone(), |shown| shown.subject);
+            let subject = shown.map_or_else(|| args.clone(), |(subject, _)| subject);
             let line = escaped(&format!("{name} {subject}"));
             let line = truncated(&line, limits::CALL_CHARS_MAX);
             let line = self.style.paint("2", &format!("> {line}"));

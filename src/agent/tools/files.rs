@@ -105,7 +105,6 @@ impl ReadFile {
 impl ListDir {
     /// Returns the names, one per line: `/` follows a directory, `@` a link.
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
-        let workspace = context.workspace()?;
         let path = self.path.as_deref().filter(|path| !path.is_empty()).unwrap_or(".");
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
         let mut add = |name: &str, kind: FileType| {
@@ -123,7 +122,7 @@ impl ListDir {
                 ControlFlow::Continue(())
             })?;
         } else {
-            let directory = workspace.directory(path)?;
+            let directory = context.workspace()?.directory(path)?;
             let entries = openat::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX + 1);
             let mut entries =
                 entries.map_err(|error| format!("{}: {}", escaped(path), reason(&error)))?;

@@ -205,16 +205,10 @@ pub fn truncated(name: &str) -> &str {
     prefix(name, limits::MODEL_WORD_CHARS_MAX)
 }
 
-/// A call for people to read, parsed in the same way as for running it.
-pub struct Preview {
-    /// The command, the pattern or the path.
-    pub subject: String,
-    /// The lines that it would remove from a file, after `-`, and add to it, after `+`.
-    pub change: Vec<String>,
-}
-
-/// Returns the preview of a call; `None` if it would not run.
-pub fn preview(name: &str, arguments: &str) -> Option<Preview> {
+/// Returns a call for people to read, parsed in the same way as for running it: the command, the
+/// pattern or the path, and the lines that it would remove from a file, after `-`, and add to it,
+/// after `+`. `None` if it would not run.
+pub fn preview(name: &str, arguments: &str) -> Option<(String, Vec<String>)> {
     let Subjects { path, pattern, command, content, old_text, new_text } =
         Tool::named(name)?.parse(arguments).ok()?.subjects;
     let mut change = diff_lines(&old_text.unwrap_or_default(), '-');
@@ -222,19 +216,15 @@ pub fn preview(name: &str, arguments: &str) -> Option<Preview> {
         change.push("+ (nothing: the file will be empty)".to_owned());
     }
     change.extend(diff_lines(&content.or(new_text).unwrap_or_default(), '+'));
-    let subject = command.or(pattern).or(path).unwrap_or_else(|| ".".to_owned());
-    Some(Preview { subject, change })
+    Some((command.or(pattern).or(path).unwrap_or_else(|| ".".to_owned()), change))
 }
 
 /// Returns all lines of a text after a mark, as `diff` prints them.
 fn diff_lines(text: &str, mark: char) -> Vec<String> {
-    let whole = text.strip_suffix('\n');
-    let each = whole.unwrap_or(text).split('\n');
+    let each = text.split_inclusive('\n').map(|line| line.strip_suffix('\n').unwrap_or(line));
     let mut lines: Vec<String> = each.map(|line| format!("{mark} {line}")).collect();
-    match (text, whole) {
-        ("", _) => lines.clear(),
-        (_, None) => lines.push("\\ no line end".to_owned()),
-        (_, Some(_)) => {}
+    if !text.is_empty() && !text.ends_with('\n') {
+        lines.push("\\ no line end".to_owned());
     }
     lines
 }
@@ -339,14 +329,11 @@ mod tests {
 
     #[test]
     fn a_preview_shows_what_would_run() {
-        let shown = |name: &str, arguments: &str| {
-            preview(name, arguments).map(|preview| (preview.subject, preview.change))
-        };
         let plain = |subject: &str| Some((subject.to_owned(), Vec::new()));
-        assert_eq!(shown("shell", r#"{"command":"make\ntest"}"#), plain("make\ntest"));
-        assert_eq!(shown("search_files", r#"{"pattern":"x","path":"a"}"#), plain("x"));
-        assert_eq!(shown("list_dir", "{}"), plain("."));
-        let change = |name: &str, arguments: &str| shown(name, arguments).unwrap().1.join("|");
+        assert_eq!(preview("shell", r#"{"command":"make\ntest"}"#), plain("make\ntest"));
+        assert_eq!(preview("search_files", r#"{"pattern":"x","path":"a"}"#), plain("x"));
+        assert_eq!(preview("list_dir", "{}"), plain("."));
+        let change = |name: &str, arguments: &str| preview(name, arguments).unwrap().1.join("|");
         let written = change("write_file", r#"{"path":"a","content":"one\n\ntwo\r\n"}"#);
         assert_eq!(written, "+ one|+ |+ two\r");
         let emptied = change("write_file", r#"{"path":"a","content":""}"#);
@@ -357,7 +344,7 @@ mod tests {
         assert_eq!(change("edit_file", cut), "- x");
         // A call with a field that the tool does not have would not run.
         let odd = r#"{"path":"Makefile","content":"x","command":"make test"}"#;
-        assert_eq!(shown("write_file", odd), None);
+        assert_eq!(preview("write_file", odd), None);
         let refused = Tool::named("write_file").unwrap().parse(odd).err().unwrap();
         assert!(refused.ends_with("; there is no \"command\""), "{refused}");
     }
