@@ -21,74 +21,60 @@ pub struct Error {
     io_kind: Option<io::ErrorKind>,
 }
 
-/// What callers and scripts distinguish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    AlreadyRunning,
-    AmbiguousId,
-    BadReply,
-    Busy,
-    CrashLoop,
-    ForeignFile,
-    HeldElsewhere,
-    InvalidConfig,
-    NoHome,
-    NotRunning,
-    /// The result could not be written to standard output.
-    Output,
-    PortInUse,
-    SessionDamaged,
-    SessionNotFound,
-    SessionsUnlisted,
-    ServiceManager,
-    /// The service manager read the unit or job and cannot use it.
-    ServiceRefused,
-    StartFailed,
-    /// Other starters held the start lock for too long.
-    StartLocked,
-    StartTimedOut,
-    StillRunning,
-    StoppedMeanwhile,
-    /// A system call failed.
-    System,
-    Unresponsive,
-    UnservablePath,
-    UntrustedPath,
-    Usage,
-    VersionSkew,
+/// Declares the kinds of errors, with the code in `--json` and the exit status of each. The manual
+/// pages list both.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident => ($code:literal, $status:literal),)+) => {
+        /// What callers and scripts distinguish.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)+
+        }
+
+        impl Kind {
+            /// Returns the code and the exit status.
+            fn row(self) -> (&'static str, u8) {
+                match self {
+                    $(Kind::$kind => ($code, $status),)+
+                }
+            }
+        }
+    };
 }
 
-impl Kind {
-    /// Returns the code in `--json` and the exit status. The manual pages list both.
-    fn row(self) -> (&'static str, u8) {
-        match self {
-            Kind::AlreadyRunning => ("ALREADY_RUNNING", 1),
-            Kind::AmbiguousId => ("AMBIGUOUS_ID", 1),
-            Kind::BadReply => ("BAD_REPLY", 1),
-            Kind::Busy => ("BUSY", 1),
-            Kind::CrashLoop => ("CRASH_LOOP", 1),
-            Kind::ForeignFile => ("FOREIGN_FILE", 1),
-            Kind::HeldElsewhere => ("HELD_ELSEWHERE", 4),
-            Kind::InvalidConfig => ("INVALID_CONFIG", 1),
-            Kind::NoHome => ("NO_HOME", 1),
-            Kind::NotRunning => ("NOT_RUNNING", 3),
-            Kind::Output | Kind::System => ("SYSTEM", 1),
-            Kind::PortInUse => ("PORT_IN_USE", 1),
-            Kind::SessionDamaged => ("SESSION_DAMAGED", 1),
-            Kind::SessionNotFound => ("SESSION_NOT_FOUND", 1),
-            Kind::SessionsUnlisted => ("SESSIONS_UNLISTED", 1),
-            Kind::ServiceManager | Kind::ServiceRefused => ("SERVICE_MANAGER", 1),
-            Kind::StartFailed => ("START_FAILED", 1),
-            Kind::StartLocked | Kind::StartTimedOut => ("TIMEOUT", 1),
-            Kind::StillRunning => ("STILL_RUNNING", 1),
-            Kind::StoppedMeanwhile => ("STOPPED_MEANWHILE", 1),
-            Kind::Unresponsive => ("UNRESPONSIVE", 4),
-            Kind::UnservablePath => ("UNSERVABLE_PATH", 1),
-            Kind::UntrustedPath => ("UNTRUSTED_PATH", 1),
-            Kind::Usage => ("USAGE", 2),
-            Kind::VersionSkew => ("VERSION_SKEW", 1),
-        }
-    }
+kinds! {
+    AlreadyRunning => ("ALREADY_RUNNING", 1),
+    AmbiguousId => ("AMBIGUOUS_ID", 1),
+    BadReply => ("BAD_REPLY", 1),
+    Busy => ("BUSY", 1),
+    CrashLoop => ("CRASH_LOOP", 1),
+    ForeignFile => ("FOREIGN_FILE", 1),
+    HeldElsewhere => ("HELD_ELSEWHERE", 4),
+    InvalidConfig => ("INVALID_CONFIG", 1),
+    NoHome => ("NO_HOME", 1),
+    NotRunning => ("NOT_RUNNING", 3),
+    /// The result could not be written to standard output.
+    Output => ("SYSTEM", 1),
+    PortInUse => ("PORT_IN_USE", 1),
+    SessionDamaged => ("SESSION_DAMAGED", 1),
+    SessionNotFound => ("SESSION_NOT_FOUND", 1),
+    SessionsUnlisted => ("SESSIONS_UNLISTED", 1),
+    ServiceManager => ("SERVICE_MANAGER", 1),
+    /// The service manager read the unit or job and cannot use it.
+    ServiceRefused => ("SERVICE_MANAGER", 1),
+    StartFailed => ("START_FAILED", 1),
+    /// Other starters held the start lock for too long.
+    StartLocked => ("TIMEOUT", 1),
+    StartTimedOut => ("TIMEOUT", 1),
+    StillRunning => ("STILL_RUNNING", 1),
+    StoppedMeanwhile => ("STOPPED_MEANWHILE", 1),
+    /// A system call failed.
+    System => ("SYSTEM", 1),
+    Unresponsive => ("UNRESPONSIVE", 4),
+    UnservablePath => ("UNSERVABLE_PATH", 1),
+    UntrustedPath => ("UNTRUSTED_PATH", 1),
+    Usage => ("USAGE", 2),
+    VersionSkew => ("VERSION_SKEW", 1),
 }
 
 impl Error {

@@ -260,7 +260,7 @@ fn pages_and_readme_list_the_exit_statuses_of_the_program() {
         let body = source.split(function).nth(1).unwrap().split("\n    }").next().unwrap();
         numbers(body).into_iter().map(str::to_owned).collect::<BTreeSet<_>>()
     };
-    let mut used = from_source("src/error.rs", "fn row(self) -> (&'static str, u8) {");
+    let mut used = from_source("src/error.rs", "\nkinds! {");
     used.extend(from_source("src/commands/daemon.rs", "fn for_systemd"));
     used.extend(from_source("src/commands/daemon.rs", "Ok(ExitCode::from(match status {"));
     used.extend(from_source("src/sys/signal.rs", "pub fn status(self) -> u8 {"));
@@ -410,7 +410,7 @@ fn fields(path: &str, begin: &str) -> Vec<String> {
 #[test]
 fn pages_list_the_codes_of_errors() {
     let source = document("src/error.rs");
-    let body = source.split("fn row(self)").nth(1).unwrap().split("\n    }\n").next().unwrap();
+    let body = source.split("\nkinds! {").nth(1).unwrap().split("\n}\n").next().unwrap();
     let groups = GROUPS.iter().filter(|(name, _)| !SINGLE.contains(name));
     let pages = groups.map(|(name, _)| Page::read(name).section("DIAGNOSTICS"));
     let described = set(pages.flat_map(|section| section.marked("Er")));
