@@ -49,8 +49,7 @@ impl History {
     /// Makes the history of a conversation. `prompt` is for a session without a system prompt of
     /// its own.
     pub fn new(conversation: Conversation, prompt: &str) -> History {
-        let own = conversation.system_prompt().map(str::to_owned);
-        let messages = conversation.messages();
+        let Conversation { system_prompt: own, messages, .. } = conversation;
         let has_system = messages.first().is_some_and(|first| is_given_as(first, "system"));
         let system = if has_system { own } else { own.or_else(|| Some(prompt.to_owned())) };
         History::of(system, messages)

@@ -119,7 +119,7 @@ pub fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
 }
 
 pub fn show(session: &Session) -> Result<Reply, Reply> {
-    let messages = Some(session.conversation()?.messages().iter().map(Raw::of).collect());
+    let messages = Some(session.conversation()?.messages.iter().map(Raw::of).collect());
     Ok(Reply::json(200, &SessionSummary { messages, ..session.summary() }))
 }
 

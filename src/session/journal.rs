@@ -6,7 +6,7 @@
 //! recovery cuts off is copied to another file first.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -191,7 +191,9 @@ impl Journal {
         self.end = start;
         let only_unpublished = self.synced == start;
         let error = self.cut_off(start, cause);
-        if !(only_unpublished && is_full(&error)) {
+        let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        // A full disk may have room again later.
+        if !(only_unpublished && is_full) {
             // The kernel may have dropped what it could not write, and report the next sync as a
             // success.
             self.failure = Some(reason(&error));
@@ -220,11 +222,6 @@ impl Journal {
         };
         Ok(self.file.insert(file))
     }
-}
-
-/// Returns whether an append failed because the disk is full: it may succeed later.
-pub fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Makes the names of a session's directory and of the files in it durable.
@@ -259,7 +256,7 @@ fn create_torn_file(directory: &Path) -> Result<(File, PathBuf), Error> {
     loop {
         let path = directory.join(format!("journal.torn-{number}"));
         match File::options().write(true).create_new(true).mode(0o600).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
             result => return Ok((result.at("create", &path)?, path)),
         }
     }

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{At, Error, Kind};
-use crate::limits;
 use crate::lines::Forwards;
 use crate::mutex::lock;
 use crate::protocol::SessionId;
 use crate::protocol::event::Event;
+use crate::{disk, limits};
 
 use super::record::Record;
 
@@ -113,11 +113,10 @@ impl Reader {
         }
         let file = match &self.file {
             Some(file) => file,
-            None => match File::open(&self.path) {
-                Ok(file) => self.file.insert(file),
+            None => match disk::if_exists(File::open(&self.path))? {
+                Some(file) => self.file.insert(file),
                 // The session was deleted.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(error) => return Err(error),
+                None => return Ok(()),
             },
         };
         let mut lines = Forwards::new(start, end, usize::MAX);

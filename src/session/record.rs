@@ -110,23 +110,18 @@ const fn tables() -> [[u32; 256]; 8] {
     let mut byte = 0;
     while byte < 256 {
         let mut crc = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
-            bit += 1;
+        let mut table = 0;
+        // Table `n` is for a byte that `n` more bytes follow.
+        while table < 8 {
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
+                bit += 1;
+            }
+            tables[table][byte] = crc;
+            table += 1;
         }
-        tables[0][byte] = crc;
         byte += 1;
-    }
-    let mut table = 1;
-    while table < 8 {
-        let mut byte = 0;
-        while byte < 256 {
-            let before = tables[table - 1][byte];
-            tables[table][byte] = (before >> 8) ^ tables[0][(before & 0xff) as usize];
-            byte += 1;
-        }
-        table += 1;
     }
     tables
 }

@@ -15,14 +15,6 @@ use crate::{json, limits, text};
 
 use super::record::Record;
 
-/// The progress of a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TurnStatus {
-    Queued,
-    Active,
-    Ended,
-}
-
 /// The state of a session after its events up to `seq`.
 #[derive(Clone, Debug, Default)]
 pub struct JournalState {
@@ -57,19 +49,12 @@ impl JournalState {
     /// Applies the event in a record. An event that this version does not know changes `seq` only.
     pub fn apply_record(&mut self, record: &Record<'_>) {
         self.seq = record.seq;
-        // Most events are tokens: they are not worth decoding.
-        let changes = matches!(
+        // Most bytes are text that changes nothing here: it is not worth decoding.
+        let is_text = matches!(
             record.kind,
-            Some(
-                EventKind::SessionSnapshot
-                    | EventKind::TurnQueued
-                    | EventKind::TurnStart
-                    | EventKind::TurnDone
-                    | EventKind::TurnError
-                    | EventKind::ToolStart
-            )
+            Some(EventKind::TurnToken | EventKind::TurnThinking | EventKind::ToolEnd)
         );
-        if changes && let Some(event) = record.event() {
+        if !is_text && let Some(event) = record.event() {
             self.apply(&event, record.seq, record.ts);
         }
     }
@@ -102,19 +87,10 @@ impl JournalState {
         }
     }
 
-    /// Returns the status of a turn and the number of its `turn.queued` event. `None` if it was
-    /// never submitted, or too long ago to be remembered.
-    pub fn turn_status(&self, turn_id: &str) -> Option<(TurnStatus, u64)> {
-        let (_, seq) = self.submitted.iter().rev().find(|(id, _)| id == turn_id)?;
-        let is_it = |turn: &TurnHead| turn.turn_id == turn_id;
-        let status = if self.active.as_ref().is_some_and(is_it) {
-            TurnStatus::Active
-        } else if self.queue.iter().any(is_it) {
-            TurnStatus::Queued
-        } else {
-            TurnStatus::Ended
-        };
-        Some((status, *seq))
+    /// Returns the number of a turn's `turn.queued` event. `None` if it was never submitted, or too
+    /// long ago to be remembered.
+    pub fn queued_at(&self, turn_id: &str) -> Option<u64> {
+        self.submitted.iter().rev().find(|(id, _)| id == turn_id).map(|(_, seq)| *seq)
     }
 
     /// Returns the turns that have not ended, the active one first.
@@ -217,8 +193,9 @@ pub struct ToolCall {
 /// The conversation of a session.
 #[derive(Default)]
 pub struct Conversation {
-    system_prompt: Option<String>,
-    messages: Vec<Message>,
+    /// The session's own.
+    pub system_prompt: Option<String>,
+    pub messages: Vec<Message>,
     /// The inputs of queued turns by their ids: each becomes a message when its turn starts.
     queued: HashMap<String, String>,
 }
@@ -261,21 +238,6 @@ impl Conversation {
             }
             _ => {}
         }
-    }
-
-    /// Returns the session's own system prompt.
-    pub fn system_prompt(&self) -> Option<&str> {
-        self.system_prompt.as_deref()
-    }
-
-    /// Returns the messages so far.
-    pub fn messages(self) -> Vec<Message> {
-        self.messages
-    }
-
-    /// Takes the messages so far out.
-    pub fn take_messages(&mut self) -> Vec<Message> {
-        std::mem::take(&mut self.messages)
     }
 
     /// Takes out the input of a turn that has ended without starting.

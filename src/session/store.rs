@@ -259,10 +259,7 @@ impl Store {
     }
 
     fn entries(&self) -> Result<impl Iterator<Item = io::Result<DirEntry>>, Error> {
-        let entries = match std::fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            entries => Some(entries.at("read", &self.root)?),
-        };
+        let entries = disk::if_exists(std::fs::read_dir(&self.root)).at("read", &self.root)?;
         Ok(entries.into_iter().flatten())
     }
 
@@ -342,10 +339,7 @@ impl Store {
 }
 
 fn remove_all(directory: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.at("remove", directory),
-    }
+    disk::if_exists(std::fs::remove_dir_all(directory)).at("remove", directory).map(drop)
 }
 
 /// Returns the failure to find a session whose id begins with `typed`.

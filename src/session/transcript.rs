@@ -48,13 +48,13 @@ impl Transcript {
             if record.kind == Some(EventKind::TurnError)
                 && let Some(Event::TurnError(error)) = record.event()
             {
-                parts.extend(conversation.take_messages().into_iter().map(Part::Message));
+                parts.extend(conversation.messages.drain(..).map(Part::Message));
                 parts.extend(conversation.take_queued(&error.turn_id).map(Part::NotStarted));
                 parts.push(Part::Failed { code: error.code, message: error.message });
             }
         })?;
         let report = report.require_records(id)?;
-        parts.extend(conversation.messages().into_iter().map(Part::Message));
+        parts.extend(conversation.messages.into_iter().map(Part::Message));
         Ok(Transcript { summary: state.summary(id), parts, report })
     }
 

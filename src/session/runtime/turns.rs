@@ -17,7 +17,6 @@ use crate::mutex::lock;
 use crate::protocol::event::{Event, SessionCancelled, TurnHead, TurnQueued, TurnStats};
 use crate::protocol::{CancelTurns, SubmitTurn, TurnAccepted, TurnsCancelled};
 use crate::session::journal::Durability;
-use crate::session::replay::TurnStatus;
 use crate::session::session::{Session, SessionError, SessionState, new_id};
 use crate::session::turn::{Fault, Turn, cancelled, end_event};
 use crate::session::wake::Cancel;
@@ -46,7 +45,7 @@ impl Runtime {
             seq,
         };
         let queued = state.journal.state().queue.len() as u64;
-        if let Some((_, seq)) = state.journal.state().turn_status(&turn_id) {
+        if let Some(seq) = state.journal.state().queued_at(&turn_id) {
             return Ok(accepted(turn_id, queued, seq));
         }
         session.flush_pending(&mut state)?;
@@ -299,7 +298,7 @@ fn read_content(state: &SessionState, turn_id: &str) -> Result<String, SessionEr
         let message = format!("the turn cannot be read: {reason}");
         Err(SessionError::Storage(message))
     };
-    let Some((TurnStatus::Queued, seq)) = state.journal.state().turn_status(turn_id) else {
+    let Some(seq) = state.journal.state().queued_at(turn_id) else {
         return unreadable("it is not in the queue");
     };
     match state.journal.reader().event(seq) {

@@ -3,7 +3,7 @@
 use crate::limits;
 use crate::protocol::SessionId;
 use crate::session::record::{self, Record};
-use crate::session::replay::{JournalState, TurnStatus};
+use crate::session::replay::JournalState;
 
 fn apply(state: &mut JournalState, event: &str, payload: &str) {
     let ts = "2026-03-01T10:00:00.000Z";
@@ -57,15 +57,13 @@ fn any_sequence_of_events_yields_the_queue_and_the_active_turn_of_a_model() {
             let queue: Vec<String> = state.queue.iter().map(|turn| names(&turn.turn_id)).collect();
             assert_eq!(queue, waiting);
             assert_eq!(state.active.as_ref().map(|turn| names(&turn.turn_id)), active);
-            for (turns, status) in [(&waiting, TurnStatus::Queued), (&ended, TurnStatus::Ended)] {
-                for turn_id in turns {
-                    assert_eq!(state.turn_status(turn_id).unwrap().0, status);
-                }
+            for turn_id in waiting.iter().chain(&ended).chain(&active) {
+                assert!(state.queued_at(turn_id).is_some());
             }
         }
         let turns = waiting.len() + ended.len() + usize::from(active.is_some());
         assert_eq!(state.turns, turns as u64);
-        assert_eq!(state.turn_status("never"), None);
+        assert_eq!(state.queued_at("never"), None);
     }
 }
 
@@ -97,9 +95,9 @@ fn the_oldest_turn_ids_are_forgotten_beyond_the_limit() {
         apply(&mut state, "turn.queued", &queued(&turn_id, "x"));
         apply(&mut state, "turn.error", &of(&turn_id));
     }
-    assert_eq!(state.turn_status("t0"), None);
-    assert!(state.turn_status("t1").is_some());
-    assert!(state.turn_status(&format!("t{}", limits::TURN_IDS_MAX)).is_some());
+    assert_eq!(state.queued_at("t0"), None);
+    assert!(state.queued_at("t1").is_some());
+    assert!(state.queued_at(&format!("t{}", limits::TURN_IDS_MAX)).is_some());
 }
 
 #[test]

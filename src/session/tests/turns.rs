@@ -307,7 +307,7 @@ fn what_an_agent_appends_is_in_the_conversation_in_order() {
         runtime.submit(&session, &turn(name)).unwrap();
     }
     wait_for(&session, "turn.done b");
-    let conversation = session.conversation().unwrap().messages();
+    let conversation = session.conversation().unwrap().messages;
     let answer = (0..300).map(|number| format!("{number} \t\n")).collect::<String>();
     let mut text = String::new();
     for message in &conversation {
