@@ -1,9 +1,9 @@
-//! The endpoint of a model: the one that is set, else the first model server that answers on this
+//! The endpoint of a model: the configured one, else the first model server that answers on this
 //! machine.
 //!
 //! A setting that cannot be used is an error, because the next one is not what the user meant. A
-//! key is sent to a server that is set, never to one that was found; the key for OpenAI not even to
-//! one that is set for Ollama.
+//! key is sent to a configured server, never to one that was found; the key for OpenAI is not even
+//! sent to one that is configured for Ollama.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -33,7 +33,7 @@ const PORTS: [(u16, &str); 4] = [
 /// Names a server that is set for another program, and implies no key.
 const OLLAMA: &str = "OLLAMA_HOST";
 
-/// What a command or a session says about the model; it overrides the settings.
+/// The choice of a command or a session, which overrides the settings.
 #[derive(Default)]
 pub struct ModelChoice<'a> {
     /// `--model-url`
@@ -42,7 +42,7 @@ pub struct ModelChoice<'a> {
     pub model: Option<&'a str>,
 }
 
-/// Why there is no endpoint.
+/// The reason why there is no endpoint.
 #[derive(Debug)]
 pub enum EndpointError {
     /// A setting names no usable server.
@@ -136,7 +136,7 @@ fn url_set<'a>(
     candidates.into_iter().flatten().next()
 }
 
-/// Probes all ports at once. Returns the first one with a model that chats, and the model; else
+/// Probes all ports in parallel. Returns the first one with a model that chats, and the model; else
 /// what was found at each port, and whether one of them has a server without a model.
 fn find(ports: &[(u16, &str)], limit: Duration) -> Result<(u16, String), (Vec<String>, bool)> {
     // Ends the other probes when the first one is found.

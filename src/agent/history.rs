@@ -9,7 +9,7 @@ use crate::{json, limits};
 use super::clip::clip;
 use super::model;
 
-/// Replaces a result that there is no room for.
+/// Replaces a result that does not fit.
 const RESULT_OMITTED: &str = "[this result is left out: the conversation has become too long]";
 /// Precedes the rest of the conversation.
 const TURNS_OMITTED: &str =
@@ -46,8 +46,8 @@ struct Entry {
 }
 
 impl History {
-    /// Makes the history of a conversation. `prompt` is for a session without a system prompt of
-    /// its own.
+    /// Creates the history of a conversation. `prompt` is for a session without its own system
+    /// prompt.
     pub fn new(conversation: Conversation, prompt: &str) -> History {
         let Conversation { system_prompt: own, messages, .. } = conversation;
         let has_system = messages.first().is_some_and(|first| is_given_as(first, "system"));
@@ -68,8 +68,8 @@ impl History {
         self.fit();
     }
 
-    /// Makes it shorter by one step; `false` if nothing more can be omitted. The system prompt and
-    /// the user's message of this turn always stay.
+    /// Shortens it by one step; `false` if nothing more can be omitted. The system prompt and the
+    /// user's message of this turn always stay.
     pub fn shorten(&mut self) -> bool {
         STEPS.iter().any(|step| step(self))
     }
@@ -164,7 +164,7 @@ impl History {
         while self.bytes() > limits::HISTORY_BYTES_MAX && self.shorten() {}
     }
 
-    /// Returns the bytes of what may be omitted: a long task leaves as much room for the rest.
+    /// Returns the bytes of what may be omitted. The task does not count, however long it is.
     fn bytes(&self) -> usize {
         let task = self.task();
         let all = self.entries.iter().enumerate();

@@ -1,4 +1,4 @@
-//! A tool call that a model wants to make, as far as it can be parsed. Pure.
+//! A tool call that a model requested, as far as it can be parsed. Pure.
 
 use nanoserde::DeJson;
 
@@ -48,7 +48,7 @@ impl Call {
         (name.clone(), arguments.to_owned())
     }
 
-    /// Returns the arguments as a JSON object, an empty one if they are none.
+    /// Returns the arguments as a JSON object, which is empty if they are not an object.
     pub fn input(&self) -> Raw {
         Raw::object(&self.request.arguments).unwrap_or_else(Raw::empty)
     }

@@ -57,7 +57,7 @@ impl ToolRunner<'_> {
             let start = |operation| {
                 let thread = thread::Builder::new().name("tool".to_owned());
                 let started = thread.spawn_scoped(scope, move || run(operation));
-                // Without another thread this one does it.
+                // If no thread can be started, this one runs it.
                 started.map_err(|_no_thread| run(operation))
             };
             let panicked = |_| (Outcome::error("the tool has failed"), Duration::ZERO);

@@ -1,7 +1,7 @@
 //! One turn: asks the model, runs the tools that it calls, and asks again with their results, until
 //! it answers without a call.
 //!
-//! Every call that the session has recorded gets a result, whatever happens. A call is on the disk
+//! Every call that the session recorded gets a result, whatever happens. A call is on the disk
 //! before it runs, and its result before the model receives it.
 
 use std::collections::HashSet;
@@ -46,7 +46,7 @@ impl Assistant {
     /// Makes an assistant. The user's `config.json` need not exist.
     pub fn new(paths: &Paths, log: Log) -> Assistant {
         let (config, model) = (paths.config(), Box::new(ServedModel::default()));
-        // The settings may be a link to another directory.
+        // The settings file may be a link to another directory.
         let protected = vec![paths.root().to_owned(), config.clone()];
         Assistant { config, protected, log, model, memory: ServerMemory::default() }
     }
@@ -82,16 +82,16 @@ struct TurnLoop<'a> {
     /// The tools that the model may call.
     tools: Vec<&'static Tool>,
     runner: ToolRunner<'a>,
-    /// Ids of calls. Those of one turn differ, whatever the model calls them.
+    /// The ids of the calls so far, which are unique within a turn even if the model repeats one.
     ids: HashSet<String>,
-    /// The last call and how often it came in a row.
+    /// The last call, and how often it was repeated in succession.
     last: Option<((String, String), u64)>,
-    /// The model failed to make its first call, and is now required to make one.
+    /// Whether the model failed to make its first call, and is now required to make one.
     requires_call: bool,
     progress: Progress,
 }
 
-/// What the statistics are computed from.
+/// The data from which the statistics are computed.
 struct Progress {
     began: Instant,
     first: Option<Instant>,
@@ -152,8 +152,8 @@ impl<'a> TurnLoop<'a> {
         }
     }
 
-    /// Asks the model. Asks again with less if the request was too long, and once more if the model
-    /// failed to make its first call and sent nothing else.
+    /// Sends a request to the model. Sends a shorter one if that was too long, and repeats it once
+    /// if the model failed to make its first call and sent nothing else.
     fn complete(&mut self) -> Result<Completion, Fault> {
         let mut refused = None;
         loop {
@@ -179,7 +179,7 @@ impl<'a> TurnLoop<'a> {
         }
     }
 
-    /// Returns the messages for the model, shorter than what is known to be too long, if possible.
+    /// Returns the messages for the model, if possible shorter than those known to be too long.
     fn messages(&mut self) -> String {
         let too_long = self.assistant.memory.too_long(&self.endpoint, Instant::now());
         loop {
@@ -249,7 +249,7 @@ impl<'a> TurnLoop<'a> {
         Ok(completion)
     }
 
-    /// Returns the calls that the model wants to make, no more than it may.
+    /// Returns the calls that the model requested, up to the number that it may still make.
     fn calls_of(&mut self, completion: &Completion) -> Result<Vec<Call>, Fault> {
         let left = self.calls_left();
         let mut requests = completion.calls.clone();
@@ -335,7 +335,7 @@ impl Progress {
     }
 
     fn add(&mut self, completion: &Completion) {
-        // If the server does not count: a token has about four characters.
+        // For a server that does not count: a token has about four characters.
         let estimate = (completion.text.len() as u64).div_ceil(4);
         let tokens = completion.completion_tokens.unwrap_or(estimate);
         self.stats.add_tokens(completion.prompt_tokens.unwrap_or(0), tokens);
@@ -347,8 +347,7 @@ impl Progress {
         let seconds = self.generating.as_secs_f64();
         let tokens = self.stats.completion_tokens;
         self.stats.tokens = tokens;
-        // Tokens that arrive all at once have no speed. The cast is exact for any number of tokens
-        // that anybody would wait for.
+        // Tokens that arrive at the same time have no speed. The cast is exact up to 2^53 tokens.
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let speed = if seconds >= 0.001 { tokens as f64 / seconds } else { 0.0 };
         self.stats.speed = (speed * 10.0).round() / 10.0;
@@ -363,7 +362,7 @@ impl Progress {
     }
 }
 
-/// Returns whether there is no result: a call that was cut off is none.
+/// Returns whether there is no result: a call that was cut off does not count.
 fn is_cut_off(completion: &Completion) -> bool {
     completion.text.is_empty() && completion.finish != FinishReason::Stop
 }

@@ -1,5 +1,5 @@
-//! What can go wrong with a model server: the codes of faults, what its own words mean, and why a
-//! completion cannot be used. Pure.
+//! The faults of a model server: their codes, the meaning of the server's own messages, and the
+//! reasons why a completion cannot be used. Pure.
 //!
 //! Other parts act on some of the codes: a turn asks again, `opta doctor` names a fix.
 
@@ -22,7 +22,7 @@ pub const DISCONNECTED: &str = "model-disconnected";
 /// The request does not fit into the model's context. A turn tries again with less.
 pub const TOO_LONG: &str = "context-too-long";
 
-/// Why a completion cannot be used.
+/// The reason why a completion cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CompletionError {
     /// The connection ended before the completion did.

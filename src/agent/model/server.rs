@@ -1,4 +1,4 @@
-//! A client of one model server: requests with timeouts and retries, and the words for each
+//! A client of one model server: requests with timeouts and retries, and the message for each
 //! failure.
 //!
 //! A key is sent in one header and nowhere else; it is removed from every message.
@@ -25,7 +25,7 @@ use super::fault;
 /// Parts of the names of models that do not chat.
 const OTHER_MODELS: [&str; 7] = ["embed", "rerank", "whisper", "bge-", "minilm", "e5-", "tts"];
 
-/// How long each step may take, and how often it is tried.
+/// The limits of each step, and how often it is tried.
 #[derive(Clone, Copy)]
 pub struct Timeouts {
     /// Until the first chunk.
@@ -40,7 +40,7 @@ pub struct Timeouts {
     pub pause: Duration,
     /// All pauses together for a server that loads its model.
     pub loading: Duration,
-    /// The end of everything.
+    /// The deadline for everything.
     pub deadline: Option<Instant>,
 }
 
@@ -161,7 +161,7 @@ impl<'a> ModelServer<'a> {
         let deadline = Instant::now() + self.within(limits::MODEL_ERROR_MAX);
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut body = Vec::new();
-        // Whatever has arrived has to do.
+        // A part of the body is enough.
         drop(connection.read_body(&mut body, limits::MODEL_ERROR_BYTES_MAX, left));
         let parsed = json::parse::<ErrorBody>(&body).ok();
         let text = parsed.and_then(|parsed| match parsed.error {

@@ -1,5 +1,5 @@
-//! What was learned about model servers. In memory, for the servers and models that were used last,
-//! and not forever: a model may be loaded again with more room.
+//! Facts about model servers. They are kept in memory, for the most recently used servers and
+//! models, and not forever: a model may be loaded again with a larger context.
 
 use std::sync::Mutex;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use crate::limits;
 use crate::mutex::lock;
 use crate::protocol::Endpoint;
 
-/// What is known of the model at each endpoint, the latest last.
+/// The facts about the model at each endpoint, the latest last.
 #[derive(Default)]
 pub struct ServerMemory(Mutex<Vec<Entry>>);
 
@@ -21,7 +21,7 @@ struct Entry {
     /// The server's first model, and when it was learned.
     first_model: Option<(String, Instant)>,
     /// The bytes of messages that are too many for the context, and when that was learned. Bytes
-    /// are not the unit of a context, so that may become untrue as well.
+    /// are not the unit of a context, so the number may become wrong as well.
     too_long: Option<(usize, Instant)>,
 }
 

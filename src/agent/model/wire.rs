@@ -8,7 +8,7 @@ use crate::session::replay::{Message, ToolCall};
 
 use super::fault::is_about_context;
 
-/// Low, because small models call tools more reliably with less randomness.
+/// A low temperature, because small models call tools more reliably with less randomness.
 const TEMPERATURE: &str = "0.2";
 /// The result of a call that has none in the history. Every call that a session knows was begun:
 /// the daemon ended while this one ran.
@@ -31,20 +31,20 @@ pub struct ChatRequest<'a> {
 
 /// The limit for the answer, in its older form, which some servers reject.
 const OLDER_TOKEN_LIMIT: &str = "max_tokens";
-/// The limit for the answer. If it is omitted, so is the older form. Servers that reserve room for
-/// all of it refuse what would fit without; then the end of the context is limit enough.
+/// The limit for the answer. If it is omitted, so is the older form. Servers that reserve space
+/// for all of it refuse what would otherwise fit; then the context itself is the limit.
 pub const TOKEN_LIMIT: &str = "max_completion_tokens";
 /// Fields that some servers reject and that can be omitted.
 const OPTIONAL_FIELDS: [&str; 5] =
     ["stream_options", "tool_choice", "temperature", OLDER_TOKEN_LIMIT, TOKEN_LIMIT];
 
 /// Returns the field that an error complains about, if it can be omitted and was not yet. An error
-/// about the length of the context may mean the room for the answer.
+/// about the length of the context may mean the space for the answer.
 pub fn rejected_field(error: &str, omitted: &[&str]) -> Option<&'static str> {
     // llama.cpp says this of messages that are too long by themselves.
     let no_room = is_about_context(error) && !error.contains("exceed_context_size_error");
     let named = OPTIONAL_FIELDS.into_iter().filter(|field| error.contains(field));
-    // Another name for the limit makes no room.
+    // Another name for the limit does not save space.
     let named = named.filter(|field| !(no_room && *field == OLDER_TOKEN_LIMIT));
     named.chain(no_room.then_some(TOKEN_LIMIT)).find(|field| !omitted.contains(field))
 }

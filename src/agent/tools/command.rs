@@ -1,11 +1,11 @@
-//! `run_command`: a shell command in the workspace, with the caller's environment and nothing of
-//! the daemon's.
+//! `run_command`: a shell command in the workspace, with the caller's environment instead of the
+//! daemon's.
 //!
 //! Each command has a process group with a leader of its own: a shell that reads from a pipe, the
 //! lifeline, whose other end only the daemon has. While the leader has not been waited for, no
 //! other group has its number; and when the daemon ends, however it ends, the pipe ends, and the
-//! leader kills the group. What a command leaves running in its group ends with it; what it moves
-//! to another group, with setsid(1) or a shell's job control, is out of reach and stays.
+//! leader kills the group. Processes that a command leaves in its group end with it; those that
+//! it moves to another group, with setsid(1) or a shell's job control, continue.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
@@ -36,7 +36,7 @@ const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sb
 
 const SHELL: &str = "/bin/sh";
 /// Kills the whole group at the end of the pipe. Other signals are for the rest of the group: the
-/// leader starts with all of them ignored, and a shell leaves that as it is.
+/// leader starts with all of them ignored, and a shell does not change that.
 const LEADER: &str = "read -r _; kill -KILL 0";
 
 /// The arguments of `run_command`.
@@ -143,7 +143,7 @@ impl CommandGroup {
             };
             let waiter = thread::Builder::new().name("command".into()).spawn_scoped(scope, wait)?;
             let watched = watcher.watch(cancel);
-            // Ends whatever is left of the group, and with it the wait.
+            // Ends the rest of the group, and thus the wait.
             child::signal_group(group, Termination::Force);
             let status = waiter.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed")));
             watched.and(status)
@@ -211,8 +211,8 @@ impl Watcher {
                 let millis = self.limit.as_millis();
                 self.interrupt(format!("[ended after {millis} ms: out of time]"));
             }
-            // After the exit, only what was written is still read: what runs on in the background
-            // would keep the streams open forever. After an interruption it has time to end.
+            // After the exit, only what was already written is read: background processes would
+            // keep the streams open forever. After an interruption it has time to end.
             let left = match self.exited.is_none() && self.interruption.is_none() {
                 true => Duration::ZERO,
                 false => self.deadline.saturating_duration_since(now),

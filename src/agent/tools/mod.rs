@@ -1,6 +1,7 @@
 //! What a model can do besides talking: seven tools that work in one directory.
 //!
-//! The text of a result is for the model: `Ok` is the result of a tool, `Err` why there is none.
+//! The text of a result is for the model: `Ok` is the result of a tool, `Err` the
+//! reason why there is none.
 
 mod command;
 mod files;
@@ -21,7 +22,7 @@ use crate::text::prefix;
 
 pub use workspace::ToolContext;
 
-/// A tool, and what a model is told about it.
+/// A tool, and its description for the model.
 pub struct Tool {
     /// The name for the model.
     pub name: &'static str,
@@ -229,7 +230,7 @@ fn diff_lines(text: &str, mark: char) -> Vec<String> {
     lines
 }
 
-/// Does what a call asks for. The text is its result, or why there is none.
+/// An operation that carries out a call. The text is its result, or the reason why there is none.
 type Attempt = Box<dyn Fn(&ToolContext<'_>) -> Result<String, String> + Send + Sync>;
 
 /// Parses the arguments for `run`.
@@ -280,7 +281,7 @@ impl Operation {
     pub fn run(&self, context: &ToolContext<'_>) -> Outcome {
         let (text, success) = match (self.attempt)(context) {
             Ok(text) => (text, true),
-            // The output of a command is no message of ours.
+            // The output of a command is not a message of opta.
             Err(text) if self.effect == Effect::Runs => (text, false),
             Err(because) => return Outcome::error(&because),
         };

@@ -9,7 +9,8 @@ use crate::limits;
 
 use super::syntax::{self, Class, Node, WORD};
 
-/// What matching may cost: a number of steps per line, and time until the search is cancelled.
+/// A limit on the cost of matching: a number of steps per line, and time until the search is
+/// cancelled.
 ///
 /// One budget serves a whole search, so that many short lines are interrupted like one long line.
 pub struct Budget<'a> {
@@ -147,7 +148,7 @@ struct States {
     seen: Vec<bool>,
     pending: Vec<usize>,
     matched: bool,
-    /// What finding and leaving them costs.
+    /// The cost of finding and leaving them.
     steps: u64,
 }
 

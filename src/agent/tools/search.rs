@@ -52,7 +52,7 @@ impl NameGlob {
     fn matches(&self, path: &str, budget: &mut Budget<'_>) -> bool {
         let mut matches = |text: &str| self.pattern.matches(text, budget).unwrap_or(false);
         if self.whole_path {
-            // A path from the workspace is as clear.
+            // A path relative to the workspace is just as clear.
             path.get(self.base..).is_some_and(&mut matches) || matches(path)
         } else {
             matches(path.rsplit('/').next().unwrap_or(path))
@@ -137,7 +137,7 @@ fn open(entry: &Entry<'_>) -> Option<File> {
     (found.is_file() && found.len() <= limits::SEARCH_BYTES_MAX).then_some(file)
 }
 
-/// A search for lines, with what it has found.
+/// A search for lines, with its results.
 struct LineSearch<'a> {
     pattern: Pattern,
     budget: Budget<'a>,

@@ -27,7 +27,7 @@ pub struct Entry<'a> {
 /// How a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalkEnd {
-    /// Everything was visited, or as much as the visitor wanted.
+    /// Everything was visited, or the visitor ended the walk.
     Done,
     /// There are more than [`limits::WALK_ENTRIES_MAX`] entries.
     TooMany,
@@ -57,7 +57,7 @@ struct Walk<'a, V> {
     visited: usize,
 }
 
-/// Visits everything below the directory `given`, until the visitor has seen enough. Fails if the
+/// Visits everything below the directory `given`, until the visitor ends the walk. Fails if the
 /// directory cannot be opened, or the turn is over.
 pub fn walk(
     context: &ToolContext<'_>,
@@ -68,7 +68,7 @@ pub fn walk(
     let top = workspace.directory(given)?;
     let mut ignores = Vec::new();
     let mut path = String::new();
-    // The rules of the directories above hold here as well.
+    // The rules of the directories above apply here as well.
     ignores.extend(Ignore::read(context, workspace.root(), 0));
     for component in workspace.relative(given)?.components() {
         if component == Component::CurDir {
@@ -78,7 +78,7 @@ pub fn walk(
             path.push_str(&name.to_string_lossy());
             path.push('/');
         } else {
-            // The path leads through a parent: it is unknown which rules hold.
+            // The path leads through a parent: it is unknown which rules apply.
             path = format!("{}/", given.trim_end_matches('/'));
             ignores.clear();
             break;

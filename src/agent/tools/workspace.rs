@@ -1,5 +1,5 @@
-//! The directory that a session works in, and the only way from a model's words to a file: nothing
-//! outside is opened, whatever the words, the links and other processes do.
+//! The directory that a session works in. Models reach files only through it: nothing outside is
+//! opened, whatever the paths and links are and whatever other processes do.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
@@ -14,23 +14,23 @@ use crate::protocol::Variable;
 use crate::session::wake::Cancel;
 use crate::sys::openat;
 
-/// How many links in a row are followed at the end of a path.
+/// How many links in succession are followed at the end of a path.
 const LINKS_MAX: usize = 8;
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// What tools work with: the same for all calls of a turn.
+/// The context that tools work in: the same for all calls of a turn.
 pub struct ToolContext<'a> {
     workspace: Result<Workspace, String>,
-    /// For commands.
+    /// The variables for commands.
     pub environment: &'a [Variable],
     pub cancel: &'a Cancel,
     pub deadline: Instant,
 }
 
 impl<'a> ToolContext<'a> {
-    /// Opens the workspace. If that fails, each tool returns the error. File tools touch nothing
-    /// that is `protected`.
+    /// Opens the workspace. If that fails, each tool returns the error. File tools access
+    /// nothing that is `protected`.
     pub fn new(
         workspace: Option<&str>,
         protected: &[PathBuf],
@@ -43,7 +43,7 @@ impl<'a> ToolContext<'a> {
         ToolContext { workspace, environment, cancel, deadline }
     }
 
-    /// Returns the workspace, or why it cannot be used.
+    /// Returns the workspace, or the reason why it cannot be used.
     pub fn workspace(&self) -> Result<&Workspace, String> {
         self.workspace.as_ref().map_err(String::clone)
     }
@@ -66,11 +66,11 @@ impl<'a> ToolContext<'a> {
 /// An open directory. It remains the same directory if it is moved.
 pub struct Workspace {
     root: File,
-    /// As the session has it.
+    /// The path as the session has it.
     given: PathBuf,
-    /// Without links.
+    /// The same path without links.
     path: PathBuf,
-    /// Paths inside that must not be touched, without links.
+    /// The paths inside that must not be accessed, without links.
     protected: Vec<PathBuf>,
 }
 
@@ -89,8 +89,8 @@ impl FileVersion {
 }
 
 impl Workspace {
-    /// Opens the directory at `path`, except for those of the `protected` paths that are in it:
-    /// directories, and files that links among them lead to. Errors are for the model.
+    /// Opens the directory at `path` without the `protected` paths in it. If one of those is a
+    /// link, its target is protected. Errors are for the model.
     pub fn open(path: &str, protected: &[PathBuf]) -> Result<Workspace, String> {
         let given = PathBuf::from(path);
         let failed =
@@ -175,9 +175,9 @@ impl Workspace {
         directory.map_err(|error| self.failure(given, &error))
     }
 
-    /// Replaces a file's content in one step, or makes the file: readers see the old content or the
-    /// new one. Makes missing directories. Follows a link, which stays. Fails if the file is not in
-    /// the `expected` version, if there is one. Returns whether there was a file before.
+    /// Replaces a file's content atomically, or creates the file: readers see the old content or
+    /// the new one. Creates missing directories. A link is followed and kept. Fails if the file is
+    /// not in the `expected` version, if one is given. Returns whether there was a file before.
     pub fn replace(
         &self,
         given: &str,
@@ -204,7 +204,8 @@ impl Workspace {
             }
             mode = found.mode() & 0o777;
         }
-        // In the same directory, so that it can be renamed; hidden, and no name of a user's.
+        // In the same directory, so that it can be renamed; hidden, and not a name that a user
+        // chooses.
         let temporary = OsString::from(format!(".opta-{:016x}", fastrand::u64(..)));
         let is_current = |expected| {
             let now = openat::open_entry(directory, &name).and_then(|file| FileVersion::of(&file));
@@ -224,7 +225,8 @@ impl Workspace {
         Ok(old.is_some())
     }
 
-    /// Returns the directory of a file to be written, made if need be, and the file's name in it.
+    /// Returns the directory of a file to be written, which is created if missing, and the file's
+    /// name in it.
     fn target(&self, given: &str) -> Result<(File, OsString), String> {
         let failed = |error: io::Error| self.failure(given, &error);
         let mut path = self.relative(given)?;
@@ -246,7 +248,7 @@ impl Workspace {
         Err(format!("{given} is a link to a link to a link"))
     }
 
-    /// Opens a directory, and makes what is missing of its path.
+    /// Opens a directory, and creates the missing part of its path.
     fn make_directory(&self, path: &Path) -> io::Result<File> {
         let opened = self.open_beneath(path, openat::open_directory);
         let is_missing = opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
@@ -262,8 +264,8 @@ impl Workspace {
         Ok(new)
     }
 
-    /// Opens a path beneath the workspace. The kernel refuses every absolute link; one that leads
-    /// back in is resolved here, and its target opened with the same checks.
+    /// Opens a path beneath the workspace. The kernel refuses every absolute link; a link to a path
+    /// in the workspace is resolved here, and its target opened with the same checks.
     fn open_beneath(
         &self,
         path: &Path,
