@@ -41,8 +41,10 @@ fn own_paths() -> io::Result<Vec<CString>> {
     if !name.is_null() {
         // SAFETY: the kernel has put a NUL-terminated string there, and nothing changes it.
         let name = unsafe { CStr::from_ptr(name) };
-        let path = std::path::absolute(OsStr::from_bytes(name.to_bytes()))?;
-        paths.push(CString::new(path.into_os_string().into_vec())?);
+        // It may be relative to a directory that is removed by now.
+        if let Ok(path) = std::path::absolute(OsStr::from_bytes(name.to_bytes())) {
+            paths.push(CString::new(path.into_os_string().into_vec())?);
+        }
     }
     Ok(paths)
 }

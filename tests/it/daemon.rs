@@ -262,6 +262,16 @@ fn the_daemon_is_called_opta_and_shows_no_other_argument() {
 }
 
 #[test]
+fn a_daemon_starts_from_a_directory_that_was_removed() {
+    need!("/proc");
+    let home = Home::new();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_opta"), home.beside("another-name")).unwrap();
+    let script = "mkdir gone; cd gone; rmdir ../gone; exec ../another-name daemon start";
+    let pid = home.sh(script).stdout(STARTED).run().pid();
+    assert_eq!(home.owner(), Some(pid));
+}
+
+#[test]
 fn a_starter_with_several_threads_starts_a_daemon() {
     need!("/proc", "cc");
     let home = Home::new();
