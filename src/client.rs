@@ -17,7 +17,7 @@ use crate::session::store::no_session;
 use crate::state::DaemonInfo;
 use crate::{http, json, limits};
 
-/// Why a daemon does not report its health.
+/// The reason why a daemon does not report its health.
 pub enum NoHealth {
     /// Nothing listens on its port.
     Unreachable,
@@ -26,9 +26,9 @@ pub enum NoHealth {
     NotOurDaemon,
 }
 
-/// Why a request failed.
+/// The reason why a request failed.
 pub enum Failure {
-    /// The daemon has died, is stopping or was replaced: the next one may be asked.
+    /// The daemon died, is stopping or was replaced: the request may be sent to the next one.
     Lost(Error),
     Final(Error),
 }
@@ -52,7 +52,7 @@ pub fn health(info: &DaemonInfo, limit: Duration) -> Result<Health, NoHealth> {
 /// Asks a daemon to stop if it is idle. It decides and acts in one step.
 ///
 /// # Errors
-/// [`Kind::Busy`] if it is not idle; nothing has changed then.
+/// [`Kind::Busy`] if it is not idle; nothing is changed then.
 pub fn shutdown_if_idle(info: &DaemonInfo) -> Result<(), Error> {
     const ACTION: &str = "ask the daemon to stop";
     let body = json::text(&Shutdown { if_idle: Some(true) });
@@ -204,8 +204,7 @@ pub fn unresponsive(pid: Option<i32>, waited: Duration) -> Error {
         .with_next_step("to end it and start afresh: opta daemon restart --force")
 }
 
-/// Returns the failure to reach a daemon that runs and whose state file, which names its port, is
-/// lost.
+/// Returns the failure to reach a running daemon whose state file, which names its port, is lost.
 pub fn state_lost(pid: Option<i32>) -> Error {
     unreachable(pid, "it runs, and its state.json is lost")
         .with_next_step("to have it written again: opta daemon start")

@@ -181,8 +181,8 @@ impl ToolSettings {
     }
 }
 
-/// The variables, beside `LC_*`, that commands of a turn inherit from the caller: where things are,
-/// and what the user prefers. None that may hold a secret.
+/// The variables, besides `LC_*`, that commands of a turn inherit from the caller: locations and
+/// the user's preferences. None may hold a secret.
 const TURN_VARIABLES: [&str; 23] = [
     "CARGO_HOME",
     "COLORTERM",
@@ -217,12 +217,13 @@ pub fn turn_environment() -> Vec<(String, String)> {
         .collect()
 }
 
-/// The variables, beside `LC_*`, `XDG_*` and `OPTA_*`, that a daemon in the background inherits
-/// from its starter: where things are, and the model server for clients that name none.
+/// The variables, besides `LC_*`, `XDG_*` and `OPTA_*`, that a daemon in the background inherits
+/// from its starter: locations, and the model server for clients that name none.
 const DAEMON_VARIABLES: [&str; 8] =
     ["HOME", "LANG", "LANGUAGE", "OLLAMA_HOST", "OPENAI_BASE_URL", "PATH", "TMPDIR", "TZ"];
 
-/// Parts of the names of variables that may hold a secret. A turn brings the key that it needs.
+/// Parts of the names of variables that may hold a secret. A turn is submitted with the key that it
+/// needs.
 const SECRET: [&str; 5] = ["CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN"];
 
 /// Returns the names and values of the variables that a daemon in the background inherits. The
@@ -247,7 +248,7 @@ pub fn color_allowed() -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// What a service manager passes to a process that it starts.
+/// The variables that a service manager sets for a process that it starts.
 pub struct ManagerVariables {
     /// The process that systemd started as the service (`SYSTEMD_EXEC_PID`, systemd.exec(5)).
     pub service_pid: Option<String>,

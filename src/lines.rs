@@ -1,4 +1,4 @@
-//! Lines out of bytes: as they arrive in pieces, and in a file from any place to its end or to its
+//! Lines from bytes: as they arrive in pieces, and in a file from any place to its end or to its
 //! beginning. The memory in use does not depend on how many lines there are.
 //!
 //! A line feed ends a line and is not part of it.
@@ -18,7 +18,7 @@ pub struct Lines {
     start: usize,
     searched: usize,
     bytes_max: usize,
-    /// What is in the buffer, up to the next line feed, belongs to a line that was too long.
+    /// Whether the buffer, up to the next line feed, belongs to a line that was too long.
     skips: bool,
 }
 
@@ -35,14 +35,14 @@ impl Lines {
         Lines { buffer: Vec::new(), start: 0, searched: 0, bytes_max, skips: false }
     }
 
-    /// Takes in what has arrived.
+    /// Adds bytes that arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.compact();
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Takes in up to `count` bytes, which `read` puts into the slice that it is given. Returns
-    /// what `read` returns, the number of these bytes.
+    /// Adds up to `count` bytes, which `read` puts into the slice that it is given. Returns what
+    /// `read` returns, the number of these bytes.
     pub fn fill(
         &mut self,
         count: usize,
@@ -61,7 +61,7 @@ impl Lines {
         self.next_that(|_| true)
     }
 
-    /// Returns the next such line that is `wanted`; the others before it are passed over.
+    /// Returns the next such line that is `wanted`, and skips the others before it.
     pub fn next_that(&mut self, wanted: impl Fn(&[u8]) -> bool) -> Option<&[u8]> {
         loop {
             let range = self.find()?;
@@ -71,12 +71,12 @@ impl Lines {
         }
     }
 
-    /// Returns what has arrived of the next line, after [`Lines::next`] has returned `None`.
+    /// Returns the part of the next line that has arrived, after [`Lines::next`] returned `None`.
     pub fn pending(&self) -> &[u8] {
         self.buffer.get(self.start..).unwrap_or_default()
     }
 
-    /// Returns what has arrived of the next line, unless it is empty, as if it had ended.
+    /// Returns the part of the next line that has arrived, unless it is empty, as if it had ended.
     pub fn take_pending(&mut self) -> Option<&[u8]> {
         let range = self.start..self.buffer.len();
         (self.start, self.searched, self.skips) = (range.end, range.end, false);
@@ -114,8 +114,8 @@ impl Lines {
     }
 }
 
-/// Returns the index of the first line feed. It looks at strides, of which `contains` looks at many
-/// bytes at once: long journals are read through.
+/// Returns the index of the first line feed. It searches in strides, for which `contains` compares
+/// many bytes at a time: long journals are read completely.
 fn line_feed(bytes: &[u8]) -> Option<usize> {
     const STRIDE_BYTES: usize = 64;
     let (index, stride) =
@@ -187,7 +187,7 @@ impl Forwards {
 
 /// The lines of a file, from the last to the first.
 pub struct Backwards {
-    /// Where what is left of the file ends.
+    /// The end of the rest of the file.
     end: u64,
     block: Vec<u8>,
     block_start: u64,

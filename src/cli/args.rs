@@ -1,4 +1,4 @@
-//! What the table says of a command, and the arguments that were typed for it.
+//! The entry of a command in the table, and the arguments that were typed for it.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
@@ -18,9 +18,9 @@ pub struct Subcommand {
     pub options: &'static [OptionSpec],
     /// One line, in the imperative, for lists of commands.
     pub summary: &'static str,
-    /// What the help says between usage and options.
+    /// The text of the help between usage and options.
     pub about: &'static str,
-    /// Makes the command of its arguments, or says what is wrong with them.
+    /// Creates the command from its arguments, or reports what is wrong with them.
     pub build: fn(&ParsedArgs) -> Result<Command, String>,
 }
 
@@ -34,7 +34,7 @@ pub struct OptionSpec {
     pub help: &'static str,
 }
 
-/// Whether an option takes a value, and the value's name in the help.
+/// The value of an option, if it takes one, and its name in the help.
 pub enum OptionValue {
     None,
     Required(&'static str),
@@ -51,7 +51,7 @@ pub struct Operand {
     pub choices: &'static [&'static str],
 }
 
-/// How many words an operand takes.
+/// The number of words that an operand takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Arity {
     One,

@@ -14,7 +14,7 @@ pub use args::{OptionSpec, OptionValue, Subcommand};
 pub use parse::{parse, requested_mode};
 pub use table::{SUBCOMMANDS, next_words};
 
-/// How a command prints its results and its errors.
+/// The form in which a command prints its results and its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputMode {
     /// For people.
@@ -62,7 +62,7 @@ pub struct StartArgs {
 /// The arguments of `opta daemon status`.
 #[derive(Debug, PartialEq)]
 pub struct StatusArgs {
-    /// How long to wait until a daemon is running.
+    /// The time to wait for a running daemon.
     pub wait: Option<Duration>,
     pub quiet: bool,
 }
@@ -86,14 +86,14 @@ pub struct RestartArgs {
 pub struct InstallArgs {
     /// Also start the service.
     pub now: bool,
-    /// Replace a file that opta has not written.
+    /// Replace a file that opta did not write.
     pub force: bool,
 }
 
 /// The arguments of `opta daemon uninstall`.
 #[derive(Debug, PartialEq)]
 pub struct UninstallArgs {
-    /// Remove a file that opta has not written.
+    /// Remove a file that opta did not write.
     pub force: bool,
 }
 
@@ -119,7 +119,7 @@ pub struct DoArgs {
     pub resume: Option<String>,
 }
 
-/// What `opta do` prints.
+/// The output of `opta do`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskOutput {
     /// The answer, and a line per tool call.

@@ -14,7 +14,7 @@ use super::{Command, OutputMode};
 /// Parses the arguments, without the program's name.
 ///
 /// # Errors
-/// `Kind::Usage` names the argument, says what would be right and suggests what was meant.
+/// `Kind::Usage`: the message names the argument, describes valid ones and suggests what was meant.
 pub fn parse(arguments: Vec<OsString>) -> Result<(Command, OutputMode), Error> {
     let mut usage_line =
         "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)".to_owned();

@@ -51,7 +51,7 @@ const MODEL_URL: OptionSpec = valued(
 const RESUME: OptionSpec =
     valued("resume", "ID", "resume this session; a unique prefix of its id is enough");
 
-/// The greatest number of lines or sessions that can be asked for.
+/// The greatest number of lines or sessions that can be requested.
 const COUNT_MAX: usize = 0xffff_ffff;
 
 const ID: Operand = Operand { name: "ID", arity: Arity::One, choices: &[] };

@@ -1,5 +1,5 @@
-//! A session and its turns, each from its submission to its end, even if the daemon restarts
-//! meanwhile: the events to the screen, cancellation and the user's decisions to the daemon.
+//! A session and its turns, each from its submission to its end, even if the daemon restarts in the
+//! meantime. Events go to the screen; cancellation and the user's decisions go to the daemon.
 //!
 //! The ids of sessions and turns are chosen here, so that a request that is sent again because its
 //! response was lost is about the same session and turn.
@@ -90,7 +90,7 @@ impl<'a> ClientSession<'a> {
     /// Runs one turn to its end.
     ///
     /// # Errors
-    /// Why it cannot be submitted or followed.
+    /// The reason why it cannot be submitted or followed.
     pub fn run_turn(&mut self, content: &str, console: &mut Console) -> Result<TurnEnd, Error> {
         console.begin_turn();
         self.questions.clear();
@@ -161,8 +161,8 @@ impl<'a> ClientSession<'a> {
         submitted
     }
 
-    /// Calls the daemon. Prints a note if it is another one than before. While it is being started,
-    /// a signal ends this process, unless signals are blocked; afterwards they are.
+    /// Calls the daemon. Prints a note if it is not the same as before. While it is being started,
+    /// a signal ends this process, unless signals are already blocked; afterward they are blocked.
     fn reach<T>(
         &mut self,
         console: &mut Console,
@@ -234,7 +234,7 @@ struct RunningTurn {
     id: String,
     /// The sequence number of the last event that was seen.
     seq: u64,
-    /// How many times the connection was lost since then.
+    /// The number of times that the connection was lost since then.
     losses: u32,
     cancelled: bool,
 }
@@ -363,7 +363,7 @@ fn new_session(model: &ModelArgs) -> Result<(SessionId, Option<CreateSession>), 
     let id = format!("sess_{}", random_name(12)?);
     let workspace = std::env::current_dir().doing("find the working directory")?;
     let workspace = workspace.into_os_string().into_string().map_err(|name| {
-        // With its invalid bytes replaced it could be the name of another directory.
+        // With its invalid bytes replaced, it could be the name of another directory.
         io::Error::other(format!("its name is not UTF-8: {name:?}"))
     });
     let workspace = workspace.doing("work in the current directory")?;

@@ -57,7 +57,7 @@ pub struct Console {
     interrupts: Rc<Interrupts>,
     /// Whether Ctrl-C was pressed during this turn.
     pub interrupted: bool,
-    /// The signal that ends the command, and until when it may wait for the end of its turn.
+    /// The signal that ends the command, and the deadline for the end of its turn.
     exit: Option<(Signal, Instant)>,
 }
 

@@ -87,7 +87,7 @@ fn for_systemd(error: Error) -> Error {
     }
 }
 
-/// Returns whether another daemon, or a process that is about to become one, is in the way.
+/// Returns whether another daemon, or a process that is about to become one, holds the lock.
 fn is_lock_held(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -104,7 +104,7 @@ pub fn serve_in_background(handed_over: HandedOver) -> ExitCode {
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Serves in the foreground. If another daemon serves already, reports it; under launchd, waits
+/// Serves in the foreground. If another daemon is already serving, reports it; under launchd, waits
 /// until it has exited.
 fn serve(
     paths: &Paths,
@@ -260,7 +260,7 @@ fn print_json(
         ("logsPath", &info.map(|info| info.logs_path.clone())),
         ("managedBy", &serving.and_then(|info| info.managed_by.clone())),
         ("staleBinary", &serving.and_then(|info| is_program_replaced(info))),
-        // Why the service's manager does not start it again.
+        // The reason why the service manager does not start it again.
         ("trouble", &failure.map(|failure| failure.message.clone())),
     ]))
 }
@@ -288,7 +288,7 @@ fn on_timeout(asked: &StopArgs) -> OnTimeout {
 
 /// Runs `opta daemon restart`.
 pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<ExitCode, Error> {
-    // What can fail is to fail before the daemon is stopped.
+    // Anything that can fail must fail before the daemon is stopped.
     let config = Config::load(&paths.config())?;
     paths.prepare()?;
     if config.port.reaches_service() {
@@ -341,7 +341,7 @@ fn stop_previous(
             stop::wait_for_end(paths, info.pid, limit)?;
             Some(info.pid)
         }
-        // Whether it is idle cannot be asked.
+        // It cannot report whether it is idle.
         (Status::Unresponsive { pid, state_lost, .. }, _) if asked.if_idle => {
             return Err(status::unresponsive(*pid, *state_lost));
         }

@@ -61,7 +61,7 @@ fn pass(message: impl Into<String>) -> Finding {
     Finding { check: "", status: PASS, message: message.into(), fix: None }
 }
 
-/// Returns a finding that needs no action at once.
+/// Returns a finding that needs no immediate action.
 fn warn(message: impl Into<String>) -> Finding {
     Finding { status: WARN, ..pass(message) }
 }
@@ -158,7 +158,8 @@ fn edit(config: &Path) -> String {
     format!("${{EDITOR:-vi}} {}", quoted(config))
 }
 
-/// Checks that what may hold secrets belongs to this user and is closed to all others.
+/// Checks that files that may hold secrets belong to this user and that no other user can access
+/// them.
 fn files(paths: &Paths) -> Check {
     // The home itself may be a link.
     let root = paths.root().canonicalize().unwrap_or_else(|_| paths.root().to_owned());
@@ -209,7 +210,7 @@ fn take_ownership(paths: &Paths, path: &Path, owner: u32) -> String {
     let of_root = |path: &Path| path.metadata().is_ok_and(|found| found.uid() == 0);
     let roots_own = of_root(paths.root()) || paths.root().parent().is_some_and(of_root);
     match sys::effective_user() {
-        // Root would take it away from its owner.
+        // Root would take it from its owner.
         0 if !roots_own => format!("sudo -u '#{owner}' opta doctor"),
         0 => format!("chown -R 0 {}", quoted(path)),
         _ => format!("sudo chown -R \"$(id -u)\" {}", quoted(path)),
@@ -306,7 +307,7 @@ fn service(paths: &Paths) -> Check {
         Drift::Foreign => {
             warn(format!("opta did not write {file}")).with_fix(format!("{INSTALL} --force"))
         }
-        // To install it here would take it away from there.
+        // Installing it here would remove it there.
         Drift::OtherHome(home) => {
             warn(format!("{file} serves another home, {}", paths.display(&home)))
         }

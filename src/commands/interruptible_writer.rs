@@ -1,9 +1,9 @@
-//! Standard output or standard error, written so that a signal is noticed while no one reads: a
+//! Standard output or standard error, written so that a signal is noticed while no one reads. A
 //! plain write to a full pipe or a stopped terminal blocks, and defers the signal.
 //!
-//! What cannot be written at once is kept, and written before anything later. The descriptor may be
-//! shared with other processes, so its flags stay as they are. A signal is only noticed here; the
-//! caller takes it.
+//! Output that cannot be written immediately is kept, and written before anything later. The
+//! descriptor may be shared with other processes, so its flags stay as they are. A signal is only
+//! noticed here; the caller takes it.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::sys::signal::Interrupts;
 use crate::sys::{self, Interest};
 
-/// How long writes may still wait for a reader, in total; without a limit before a signal.
+/// The remaining time that writes may wait for a reader; without a limit before a signal.
 pub type WriteDeadline = Rc<Cell<Option<Duration>>>;
 
 /// A descriptor whose writes return when a signal is pending.

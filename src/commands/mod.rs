@@ -1,5 +1,5 @@
-//! The commands: each calls modules in lower layers, prints, and chooses the exit status. There
-//! is a file per noun; `opta do` and `opta chat` share `client_session` and what it uses.
+//! The commands: each calls modules in lower layers, prints, and chooses the exit status. There is
+//! a file for each noun; `opta do` and `opta chat` share `client_session` and what it uses.
 
 pub mod chat;
 mod client_session;
@@ -26,8 +26,8 @@ use crate::{config, json, protocol};
 
 /// The printer of results to standard output and of notes to standard error.
 ///
-/// If no one reads standard output any more, `main` ends the command quietly. Failures to write to
-/// standard error are ignored: there is no other place to report them.
+/// If standard output is closed, `main` ends the command quietly. Failures to write to standard
+/// error are ignored: there is no other place to report them.
 pub struct Output {
     pub mode: OutputMode,
     /// Why a [`Output::step`] could not be written.
@@ -35,7 +35,7 @@ pub struct Output {
     captured: Option<RefCell<Captured>>,
 }
 
-/// What a command printed.
+/// The output of a command.
 #[derive(Default)]
 pub struct Captured {
     pub stdout: String,
@@ -58,8 +58,8 @@ impl Output {
         self.captured.map(RefCell::into_inner).unwrap_or_default()
     }
 
-    /// Prints a line of the result before the command is done. A failure to write does not stop it
-    /// half-way: [`Output::finish`] reports it.
+    /// Prints a line of the result before the command is done. A failure to write does not end the
+    /// command early: [`Output::finish`] reports it.
     pub fn step(&self, text: &str) {
         if let Err(error) = self.line(text) {
             // The first failure is reported.
@@ -120,7 +120,7 @@ impl Output {
         }
     }
 
-    /// Asks a question on the terminal; whether the answer is yes.
+    /// Asks a question on the terminal. Returns whether the answer is yes.
     pub fn confirm(&self, question: &str) -> Result<bool, Error> {
         drop(write!(io::stderr(), "{question}"));
         let mut answer = String::new();

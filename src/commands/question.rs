@@ -1,4 +1,4 @@
-//! The questions whether a tool may do what the model wants, and the user's answers.
+//! The questions whether a tool call is allowed, and the user's answers.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use crate::limits;
 use crate::protocol::event::{PermissionRequest, PermissionResolved};
 use crate::text::{escaped, quoted};
 
-/// The questions that wait for an answer, the first of them on the screen.
+/// The unanswered questions, the first of them on the screen.
 #[derive(Default)]
 pub struct Questions {
     waiting: VecDeque<Question>,
@@ -23,7 +23,7 @@ struct Question {
     /// Whether it is about a turn of this process.
     own: bool,
     text: String,
-    /// The lines that the call would change, as far as they are not on the screen.
+    /// The lines that the call would change and that are not on the screen.
     change: Vec<String>,
     asked: bool,
 }

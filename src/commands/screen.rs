@@ -49,7 +49,7 @@ pub struct Screen {
     /// The answer so far ends with a carriage return, which is not printed to a terminal before
     /// the next character is known.
     pending_return: bool,
-    /// Since when the turn has produced nothing; `None` if that is not to be shown.
+    /// The time since which the turn has produced nothing; `None` if that is not shown.
     waiting_since: Option<Instant>,
     /// The width of the progress message on the screen.
     progress_width: usize,
@@ -160,7 +160,7 @@ impl Screen {
         }
     }
 
-    /// Ends the turn: whatever is printed next starts on a line of its own.
+    /// Ends the turn: the next output starts on a new line.
     pub fn end_turn(&mut self) -> Result<(), Error> {
         self.waiting_since = None;
         self.end_line()
@@ -174,7 +174,7 @@ impl Screen {
         }
     }
 
-    /// Shows what the turn is waiting for, if it is time to. Returns the time until the next call.
+    /// Shows what the turn is waiting for, if it is time. Returns the time until the next call.
     pub fn update_progress(&mut self) -> Option<Duration> {
         let waited = self.waiting_since?.elapsed();
         if !self.has_progress || self.output != TaskOutput::Full {

@@ -197,7 +197,7 @@ fn examine_again<'i>(
 ) -> Result<Vec<(&'i SessionId, JournalReport)>, Error> {
     if let Some((last, _)) = torn.last() {
         let directory = store.directory(last);
-        // Without a watch, they are examined again at once.
+        // Without a watch, they are examined again immediately.
         if let Ok(watch) = Watch::on(&directory) {
             watch.wait(Some(limits::TORN_WAIT_MAX)).at("watch", &directory)?;
         }

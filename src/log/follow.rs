@@ -5,8 +5,8 @@
 //! are deleted. It sleeps until something changes; there is no polling.
 //!
 //! The files that were found stay open, so the system cannot give their identities to new files.
-//! The one that is being read is left only when a newer one has lines: the daemon never returns to
-//! an older file, so what is in this one then is all there will be.
+//! The reader moves on from a file only when a newer one has lines: the daemon never returns to an
+//! older file, so this one is complete then.
 
 use std::fs::Metadata;
 use std::io::{self, Write};
@@ -25,9 +25,9 @@ use crate::sys;
 use crate::sys::watch::Watch;
 
 impl Tail {
-    /// Writes the last lines that the query shows to `out`, then every new one as it comes; works
-    /// also if there is no log yet. A line without an end is held back until it has one, or until
-    /// the daemon writes to another file.
+    /// Writes the last lines that the query shows to `out`, then every new one as it arrives. The
+    /// log need not exist yet. A line without an end is held back until it has one, or until the
+    /// daemon writes to another file.
     ///
     /// Returns when the reader of `out` has gone, with the error if that was noticed in writing.
     pub fn follow(self, query: &Query, out: &mut (impl Write + AsFd)) -> Result<(), Error> {
@@ -57,7 +57,7 @@ impl<'a, W: Write> Follower<'a, W> {
         })
     }
 
-    /// Prints what comes, as long as it has a reader.
+    /// Prints new lines as long as the output has a reader.
     fn run(&mut self) -> Result<(), Error>
     where
         W: AsFd,
@@ -66,7 +66,7 @@ impl<'a, W: Write> Follower<'a, W> {
         // All further lines are new, whatever their time.
         self.printer.query.since = None;
         loop {
-            // First the watch, then the look: what changes after the look ends the wait.
+            // The watch begins before the look, so that a change after the look ends the wait.
             let watch = LogWatch::new(&self.directory, self.unfinished())?;
             while watch.is_current(&self.directory)? {
                 self.catch_up()?;
@@ -195,7 +195,7 @@ impl LogWatch {
     fn wait(&self, out: &impl AsFd) -> Result<sys::Woken, Error> {
         let woken =
             sys::wait_while_read(self.watch.as_fd(), out.as_fd()).doing("wait for lines")?;
-        // Consumes what has ended the wait.
+        // Consumes the events that ended the wait.
         self.watch.wait(Some(Duration::ZERO)).at("watch", &self.place)?;
         Ok(woken)
     }

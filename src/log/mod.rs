@@ -139,7 +139,7 @@ impl Log {
         self.writer().capture_stdio()
     }
 
-    /// Also shows every line on standard error from now on, formatted for people. For the
+    /// Shows every line on standard error, too, from now on, formatted for people. For the
     /// foreground.
     pub fn mirror(&self, style: Style) {
         self.writer().mirror(style);
@@ -151,12 +151,12 @@ impl Log {
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        // A thread that panicked while it logged has left half a line at worst, which is repaired.
+        // A thread that panics while it logs leaves at most half a line, which is repaired.
         mutex::lock(&self.writer)
     }
 }
 
-/// Which lines of the log to show, and how.
+/// A selection of the lines to show, and how to show them.
 #[derive(Clone, Copy)]
 pub struct Query {
     /// The last lines that fit the rest of the query: at most this many.

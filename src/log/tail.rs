@@ -89,11 +89,11 @@ impl LogFile {
     }
 }
 
-/// Attempts to look at something that may change at the same time. A change at just that moment is
-/// rare; this many in a row do not occur.
+/// Attempts to read something that may change at the same time. A change at that moment is rare;
+/// this many in succession do not occur.
 pub(super) const ATTEMPTS_MAX: usize = 100;
 
-/// After this many names in a row without a file, there are no older files. A rotation that is in
+/// After this many successive names without a file, there are no older files. A rotation that is in
 /// progress or was interrupted leaves one such name.
 const GAP_MAX: u32 = 8;
 

@@ -15,13 +15,13 @@ use crate::limits::LOG_FILES_MAX;
 use crate::text::Style;
 use crate::{disk, sys};
 
-/// What standard output and error of the process have to do with the log.
+/// How the log is connected to standard output and error of the process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StdStreams {
     Unrelated,
-    /// They are written to it.
+    /// They are written to the log.
     Redirected,
-    /// Its lines are shown on standard error.
+    /// The lines of the log are shown on standard error, too.
     Mirror(Style),
 }
 
@@ -29,8 +29,8 @@ pub(super) struct Writer {
     directory: PathBuf,
     rotation: Rotation,
     file: Appender<File>,
-    /// A line that would make the file larger causes a rotation. Raised while rotations fail, so
-    /// that one is tried every `rotation.bytes` and not at every line.
+    /// A line that would make the file larger than this causes a rotation. Raised while rotations
+    /// fail, so that one is tried every `rotation.bytes` and not at every line.
     bytes_max: u64,
     streams: StdStreams,
 }
@@ -48,7 +48,7 @@ impl Writer {
 
     /// Stores one line with the current time, and mirrors it if requested.
     pub fn write(&mut self, body: &str) {
-        // The time is accepted under the lock, so lines are stored in its order.
+        // The time is read while the lock is held, so lines are stored in order of time.
         let line = with_time(body);
         self.rotate_for(line.len());
         self.file.append(&line);
@@ -63,8 +63,8 @@ impl Writer {
             return;
         };
         if found.nlink() == 0 {
-            // Deleted: nobody could read what is written there. If this fails, it is tried again at
-            // the next line.
+            // Deleted: no one could read what is written there. If this fails, the next line tries
+            // again.
             drop(self.reopen());
             return;
         }
@@ -83,11 +83,11 @@ impl Writer {
         }
     }
 
-    /// Replaces the log by a new file. On failure, writing continues in the old one.
+    /// Replaces the log with a new file. On failure, writing continues in the old one.
     fn rotate(&mut self) -> Result<(), Error> {
         let log = path_of(&self.directory, 0);
         let prepared = self.directory.join("daemon.log.new");
-        // One may be left from a crash. If it cannot be removed, the next line says why.
+        // A crash may have left one. If it cannot be removed, creating the file fails.
         drop(std::fs::remove_file(&prepared));
         let file = disk::open_for_append(&prepared, File::options().create_new(true))?;
         let rotated =
@@ -104,12 +104,12 @@ impl Writer {
     fn shift(&self) -> Result<(), Error> {
         let kept = self.rotation.files;
         for age in kept + 1..=LOG_FILES_MAX {
-            // Left from a time when more were kept.
+            // From a time when more files were kept.
             if std::fs::remove_file(path_of(&self.directory, age)).is_err() {
                 break;
             }
         }
-        // A rotation that was interrupted has left a gap; filling it costs no old lines.
+        // A rotation that was interrupted leaves a gap; filling it drops no old lines.
         let is_gap = |age: &u32| path_of(&self.directory, *age).symlink_metadata().is_err();
         let last = (1..kept).find(is_gap).unwrap_or(kept);
         for age in (0..last).rev() {
@@ -145,7 +145,7 @@ impl Writer {
         self.file = Appender { lost: self.file.lost, ..file };
         self.bytes_max = self.rotation.bytes;
         if self.streams == StdStreams::Redirected {
-            // On failure output still goes to the old file, which loses nothing yet.
+            // On failure, output still goes to the old file, so nothing is lost yet.
             drop(sys::redirect_output(&self.file.file));
         }
     }
@@ -154,14 +154,14 @@ impl Writer {
 /// A file to which lines are appended, and what failed writes did not complete.
 struct Appender<W> {
     file: W,
-    /// The last line has no end; the next one must not be joined to it.
+    /// Whether the last line has no end, so that the next one must not be joined to it.
     torn: bool,
     /// Lines that could not be written since the last one that was.
     lost: u64,
 }
 
 impl Appender<File> {
-    /// Opens the log for appending, after what a crash may have cut off in the middle of a line.
+    /// Opens the log for appending. A crash may have cut off its last line.
     fn open(directory: &Path) -> Result<Appender<File>, Error> {
         let file = disk::open_for_append(&path_of(directory, 0), File::options().create(true))?;
         let length = file.metadata().doing("inspect the log")?.len();
