@@ -506,7 +506,7 @@ const STATED: [Stated; 5] = [
         &[
             ("PORT_DEFAULT", "The default is {} or,"),
             ("PORTS_FALLBACK", "the first free port from {}."),
-            ("START_MAX", "not ready after {} seconds has failed"),
+            ("START_MAX", "not ready after {} seconds counts as failed"),
             ("START_MAX", "The default is {} seconds."),
             ("UNRESPONSIVE_MAX", "waits {} seconds for an answer"),
             ("START_LOCK_MAX", "others wait for it, up to {} seconds"),
