@@ -72,7 +72,7 @@ fn text(words: &[String]) -> String {
     words.collect::<String>() + &event("{}", "\"stop\"") + "data: [DONE]\n\n"
 }
 
-/// A session on a daemon, with a workspace of its own.
+/// A session on a daemon, with its own workspace.
 struct Session {
     port: u16,
     token: String,
@@ -139,7 +139,7 @@ impl Session {
     }
 }
 
-/// Waits in a shell, also if a signal ends a sleep, but for ten minutes at most.
+/// Waits in a shell for at most ten minutes, even if a signal ends a sleep.
 const WAIT: &str = "for one in 1 2 3 4 5 6 7 8 9 10; do sleep 60; done";
 
 /// Runs a command that writes the pids of its processes to a pipe: its own, and that of a child
@@ -201,7 +201,7 @@ fn commands_inherit_no_descriptor_of_the_daemon() {
         assert!(!end.contains(other), "{other}: {end}");
     }
     assert!(end.contains("SigBlk: 0000000000000000"), "{end}");
-    // Nothing is left of the environment in which the daemon was started.
+    // The command gets no variable of the environment in which the daemon was started.
     assert!(!end.contains("HOME=") && end.contains("PATH=/"), "{end}");
     home.opta("daemon stop").stdout("{*}").run();
 }
@@ -267,7 +267,7 @@ fn a_group_that_is_stopped_still_ends_with_a_daemon_that_is_killed() {
     home.start();
     let session = Session::new(&home);
     // The process that starts last stops them all: a shell that is stopped while it forks does not
-    // look stopped.
+    // appear as stopped.
     let command = format!("sh -c 'trap : HUP; echo $PPID $$ > pipe; kill -STOP 0; {WAIT}'; :");
     let pids = run_until_piped(&home, &session, &command);
     eventually("the group is stopped", || pids.iter().all(|pid| state_of(*pid) == Some('T')));

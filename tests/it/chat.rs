@@ -119,7 +119,7 @@ fn a_daemon_killed_during_an_answer_interrupts_only_that_turn() {
     let mut question = model.question();
     question.say("so far");
     eventually("the answer begins", || running.output() == "so far");
-    // Its end is not awaited: the next daemon may take the lock at once.
+    // Its end is not awaited: the next daemon may take the lock immediately.
     signal(home.owner().unwrap(), "KILL");
     writeln!(typed, "two").unwrap();
     let second = model.question();

@@ -1,9 +1,9 @@
-//! What was acknowledged is not lost: not by a kill at any moment, by a disk that fails or is full,
-//! or by a power cut.
+//! Acknowledged data is not lost: not by a kill at any moment, by a disk that fails or is full, or
+//! by a power cut.
 //!
-//! A kill does not empty the kernel's caches, so it proves the order of writes and their repair;
-//! that acknowledged means synced is proved by the order of system calls, and by cutting the power
-//! of a file system, beside a writer that does not sync and must lose.
+//! A kill does not drop the kernel's caches, so it tests the order of writes and their repair. The
+//! order of system calls proves that acknowledged data is synced, and so does a simulated power cut
+//! of a file system, next to a control writer that does not sync and must lose data.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -38,7 +38,7 @@ fn assert_whole(events: &[Event]) {
     }
 }
 
-/// One client: its turns are numbered, one waits for the answer to the one before.
+/// A client with numbered turns. It submits each turn after the response to the previous one.
 struct Client {
     session: String,
     name: String,
@@ -47,8 +47,8 @@ struct Client {
 }
 
 impl Client {
-    /// Submits turns until the daemon has gone. One that got no answer is sent again the next time,
-    /// under its old name.
+    /// Submits turns until the daemon ends. A turn without a response is submitted again the next
+    /// time, with the same id.
     fn run(&mut self, api: &Api, answers: &AtomicUsize) {
         loop {
             self.sent = self.acknowledged + 1;
@@ -258,8 +258,8 @@ fn an_append_that_fails_is_refused_and_leaves_no_trace() {
             .collect();
         assert_eq!(turns, ["before", "after"], "{faults:?}");
         assert_eq!(events_after[..events.len()], events);
-        // A record that could neither be synced nor cut off may come back; it was never denied for
-        // good.
+        // A record that could neither be synced nor cut off may reappear: its request got no final
+        // refusal.
         let came_back = events_after.iter().any(|event| event.turn_id.starts_with("refused"));
         assert!(!came_back || faults[0].starts_with("fdatasync"), "{faults:?}");
         assert!(fs::read(&path).unwrap().starts_with(&bytes), "{faults:?}");
@@ -291,7 +291,7 @@ fn nothing_is_acknowledged_before_it_is_synced() {
         let is_it = |line: &String| line.contains(&format!("\"HTTP/1.1 {status}"));
         let lines = threads.iter().find(|lines| lines.iter().any(is_it)).unwrap();
         let end = lines.iter().position(is_it).unwrap();
-        // A thread may have answered something else before.
+        // A thread may have answered another request before.
         let before = lines[..end].iter().rposition(|line| line.contains("\"HTTP/1.1 "));
         lines[before.map_or(0, |before| before + 1)..end].to_vec()
     };
@@ -427,7 +427,7 @@ fn a_full_disk_refuses_new_turns_keeps_the_old_and_goes_on_when_there_is_room() 
             named.map(|event| event.turn_id.as_str()).collect()
         };
         assert_eq!(of("turn.queued"), accepted);
-        // Each has one end, and none has begun twice.
+        // Each turn has one end, and none began twice.
         for (name, exactly) in [("turn.error", true), ("turn.start", false)] {
             let mut turns = of(name);
             turns.sort_unstable();
@@ -436,7 +436,7 @@ fn a_full_disk_refuses_new_turns_keeps_the_old_and_goes_on_when_there_is_room() 
             assert_eq!(turns.len(), all, "{name} is there twice");
             assert!(!exactly || all == accepted.len());
         }
-        // Make room for the next round.
+        // Free space for the next round.
         api.ask("DELETE", "/v3/sessions/s", "").expect(204);
         api.create("s");
         accepted.clear();
@@ -460,17 +460,17 @@ fn lost<'a>(acknowledged: &'a [String], recovered: &str) -> Vec<&'a String> {
 
 /// EXT4_IOC_SHUTDOWN with NOLOGFLUSH: from now on nothing reaches the disk, as after a power cut.
 ///
-/// First it leaves a mark. What is acknowledged after that does not count: a machine without power
-/// answers nothing, but here a sync that the cut has caught in the act may be called a success
-/// (when the aborted transaction was committed for another thread, jbd2_complete_transaction finds
-/// nothing to wait for).
+/// First it leaves a mark. Acknowledgments after that do not count: a machine without power sends
+/// no responses, but here a sync that is in progress at the cut may report success (when the
+/// aborted transaction was committed for another thread, jbd2_complete_transaction finds nothing to
+/// wait for).
 const CUT: &str = "import fcntl, os, struct, sys
 fd = os.open(sys.argv[1], os.O_RDONLY)
 open(sys.argv[2], 'w').close()
 fcntl.ioctl(fd, 0x8004587d, struct.pack('I', 2))
 ";
 
-/// Acknowledges lines that it has only written, until it is killed.
+/// Acknowledges lines that it wrote and did not sync, until it is killed.
 const CARELESS: &str = "import os, sys
 file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 for n in range(100):
@@ -503,7 +503,8 @@ fn after_a_power_cut_what_was_acknowledged_is_there() {
         let disk = home.beside("disk after the cut");
         assert!(Command::new("cp").arg(&image).arg(&disk).status().unwrap().success());
         let _mount = mounted(&disk).unwrap();
-        // The same question to both; who has not synced has lost, or the cut was none.
+        // The same check for both: unless the writer that does not sync lost data, there was no
+        // cut.
         let careless: Vec<String> = (0..100).map(|n| format!("careless_{n}")).collect();
         let left = fs::read(place.join("careless")).unwrap_or_default();
         let lost_by_careless = lost(&careless, &String::from_utf8_lossy(&left));
@@ -523,8 +524,8 @@ fn after_a_power_cut_what_was_acknowledged_is_there() {
     }
 }
 
-/// Submits turns to three sessions at once until the power is cut: what was acknowledged in each
-/// before. `None` if the power cannot be cut.
+/// Submits turns to three sessions in parallel until the power is cut. Returns what was
+/// acknowledged in each before that; `None` if the power cannot be cut.
 fn until_the_cut(home: &Home, place: &Path) -> Option<Vec<(String, Vec<String>)>> {
     let api = Api::of(home);
     let mark = home.beside("cut");

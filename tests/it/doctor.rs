@@ -167,8 +167,8 @@ fn greet(home: &Home, model: &Model) {
     running.finish();
 }
 
-/// `found CHECK` prints the line of a check, `amiss` all checks that do not pass, `mend CHECK` runs
-/// the fix of a check.
+/// `found CHECK` prints the line of a check, `amiss` all checks that do not pass, and `mend CHECK`
+/// runs the fix of a check.
 const CARE: &str = r#"
     found() { opta doctor | tr -s ' ' | grep "^[a-z]* $1 "; }
     amiss() { opta doctor | tr -s ' ' | grep -v ^pass | cut -d ' ' -f 1,2 | paste -s -d , -; }

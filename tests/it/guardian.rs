@@ -1,4 +1,5 @@
-//! Whatever state the daemon was left in, one command later there is one daemon, and never two.
+//! Whatever state the daemon was left in, the next command makes sure that there is one daemon,
+//! never two.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -14,10 +15,10 @@ const CRASHED: &str = "opta: the daemon had crashed (pid {old})\n";
 const LOOP: &str = "opta: the daemon had crashed (pid {old})\n\
                     opta: it crashed several times within a minute; see: opta daemon logs\n";
 
-/// The number of starts at once.
+/// The number of parallel starts.
 const AT_ONCE: usize = 40;
 
-/// Starts many at once, and checks that they all report the same daemon.
+/// Starts many daemons in parallel, and checks that all starts report the same one.
 fn start_together(home: &Home) -> Daemon {
     let either = "Daemon {how} (pid {pid}, port {port}){*}";
     let start = || home.opta("daemon start").stdout(either).stderr(ANYTHING).spawn();
@@ -280,7 +281,7 @@ fn a_daemon_that_is_killed_while_it_writes_its_state_file_leaves_none() {
 #[test]
 fn a_daemon_that_hangs_while_it_starts_is_killed_wherever_it_hangs() {
     need!("/proc", "strace");
-    // strace has something to say as well.
+    // strace prints something as well.
     let late = "{*}opta: cannot start the daemon: it was not ready after 10s\n\
                 see the log: {home}/.config/opta/daemon/daemon.log\n";
     let mut starts = Vec::new();
@@ -386,7 +387,7 @@ fn the_daemon_reads_signals_after_a_wait_for_one_has_failed() {
     home.assert_nothing_left();
 }
 
-/// A program that says that it is of another version, notes its pid, and stays.
+/// A program that reports another version, writes its pid to a file, and keeps running.
 const ANOTHER: &str =
     "#!/bin/sh\necho $$ >\"$HOME/another\"; echo 'opta 9.9.9' >&5; exec sleep 1000\n";
 

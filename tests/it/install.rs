@@ -1,4 +1,5 @@
-//! `make install` and `make uninstall`: every file in its place, none left, no daemon disturbed.
+//! `make install` and `make uninstall`: every file is installed, none is left, and no daemon is
+//! affected.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -28,8 +29,7 @@ impl Stage {
         Stage { path }
     }
 
-    /// Runs make with an environment of its own, since another make may run the tests, and without
-    /// cargo.
+    /// Runs make with its own environment, since another make may run the tests, and without cargo.
     fn make(&self, target: &str, more: &[&str]) -> Output {
         let mut make = Command::new("make");
         make.current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -1,5 +1,5 @@
-//! System calls that fail, and resources that run out: a clear error or no effect, and nothing in
-//! between.
+//! System calls that fail, and resources that run out: a clear error or no effect, never
+//! anything else.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,5 +1,5 @@
-//! Guarantees for scripts, pipes and terminals: the command returns, and the daemon keeps
-//! nothing of theirs.
+//! Guarantees for scripts, pipes and terminals: the command returns, and the daemon inherits
+//! nothing from them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -49,7 +49,7 @@ fn session<'h>(home: &'h Home, tools: &Path, script: &str) -> Run<'h> {
         .unset("OPTA_DAEMON_PORT")
 }
 
-/// Runs a script beside a private systemd of `user`. No test may use that of the machine.
+/// Runs a script with a private systemd of `user`. No test may use the machine's own.
 pub fn under_systemd<'h>(home: &'h Home, user: &str, script: &str) -> Run<'h> {
     let tool = tools().join("with-user-systemd");
     // Without the tools of the tests in PATH: systemctl is the real one.
@@ -57,7 +57,7 @@ pub fn under_systemd<'h>(home: &'h Home, user: &str, script: &str) -> Run<'h> {
     run.within([tool.as_os_str(), "--as".as_ref(), user.as_ref()])
 }
 
-/// Returns why no private systemd can run here, if it cannot.
+/// Returns the reason why no private systemd can run here, if any.
 pub fn no_systemd() -> Option<String> {
     let output = Command::new(tools().join("with-user-systemd")).arg("true").output().unwrap();
     match output.status.code() {

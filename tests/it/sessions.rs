@@ -209,7 +209,7 @@ fn invalid_requests_are_refused_with_their_codes() {
     let cancelled = api.post("/v3/sessions/s/cancel", "").expect(200).body;
     let number = nothing.replace("false", "0");
     assert!([nothing, &number].contains(&cancelled.as_str()), "{cancelled}");
-    // None of these requests has changed anything.
+    // None of these requests changed anything.
     assert_eq!(api.events("s", 0).len(), 1);
     assert_eq!(api.get("/v3/metrics").number("sessionCount"), 1);
 }
@@ -240,7 +240,7 @@ fn a_poll_waits_for_the_next_event_up_to_its_timeout() {
     api.create("s");
     let all = api.get("/v3/sessions/s/events").expect(200);
     assert_eq!((all.events().len(), all.number("lastSeq")), (1, 1));
-    // Without a timeout the response comes at once.
+    // Without a timeout, the response is immediate.
     let none = api.get("/v3/sessions/s/events?afterSeq=1").expect(200);
     assert_eq!(none.body, r#"{"events":[],"lastSeq":1}"#);
     let begun = Instant::now();
@@ -333,7 +333,7 @@ fn a_stream_that_is_not_read_is_closed_and_can_be_resumed() {
     eventually("the stalled one is closed", || {
         api.get("/v3/metrics").number("subscriberCount") == 1
     });
-    // It has received the first events, and can ask for the rest.
+    // It received the first events, and can request the rest.
     let mut bytes = Vec::new();
     drop((&stalled).take(64 << 20).read_to_end(&mut bytes));
     let text = String::from_utf8_lossy(&bytes);

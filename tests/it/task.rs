@@ -178,7 +178,7 @@ fn ctrl_c_cancels_a_turn_whose_connection_was_lost() {
 /// A relay between a home's commands and its daemon, in which a test can cut connections.
 #[derive(Clone)]
 struct Relay {
-    /// All connections there have been, from both sides.
+    /// Both ends of all connections so far.
     known: Arc<Mutex<Vec<TcpStream>>>,
     holds: Arc<AtomicBool>,
 }
@@ -356,7 +356,7 @@ fn a_daemon_that_is_killed_interrupts_the_turn_and_nothing_runs_twice() {
     let mut question = model.question();
     question.say("so far");
     eventually("the answer begins", || running.output() == "so far");
-    // No wait for its end: the next daemon may have the lock at once.
+    // Its end is not awaited: the next daemon may take the lock immediately.
     signal(home.owner().unwrap(), "KILL");
     running.finish();
     question.assert_dropped();

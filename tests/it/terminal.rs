@@ -94,7 +94,7 @@ fn the_log_is_shown_without_a_character_that_controls_a_terminal() {
     let line = |text: &str| {
         format!(r#"{{"ts":"2026-03-01T10:00:00.000Z","level":"INFO","msg":"{text}","k":"{text}"}}"#)
     };
-    // Ours, ours as another program would write it, and a foreign line.
+    // A line of opta, one in the spelling of another program, and a line of something else.
     let as_it_is = HOSTILE.replace('\u{1b}', "");
     let lines = format!("{}\n{}\nat {HOSTILE}\n", line(IN_JSON), line(&as_it_is));
     home.write(&home.file("daemon.log"), lines);

@@ -178,7 +178,7 @@ fn a_signal_reaches_a_command_whose_terminal_is_not_read() {
     }
 }
 
-/// Makes a pipe that is full, and is not read as long as the file is held.
+/// Creates a full pipe, which is not read as long as the file is held.
 fn full_pipe(home: &Home) -> (PathBuf, File) {
     let pipe = home.beside("pipe");
     fifo(&pipe);

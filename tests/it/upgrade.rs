@@ -1,7 +1,7 @@
 //! Sessions that an earlier version wrote: read the same, and continued.
 //!
 //! `tests/data/sessions-0.1.0` holds what the daemon of that version left on disk after a crash,
-//! with every kind of event, and what its commands and its API answered about it.
+//! with every kind of event, and the output of its commands and its API about it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

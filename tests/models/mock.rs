@@ -1,5 +1,5 @@
 //! The twelve fixtures of the mock, each with `opta do`. The mock parses requests as strictly as a
-//! server does, and lists them afterwards.
+//! server does, and lists them afterward.
 
 use crate::server::Server;
 use crate::support::{ANYTHING, Finished, Home, Run};
@@ -31,7 +31,7 @@ impl Fixture {
         run.stderr(ANYTHING).status(status).run()
     }
 
-    /// Asserts that a session works in which a task has failed.
+    /// Asserts that a session works after a failed task.
     #[track_caller]
     fn assert_works_after(&self, failed: &Finished) {
         let words = format!("do -q --resume {} say hello", failed.get("id"));

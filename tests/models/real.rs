@@ -1,6 +1,6 @@
 //! A small real model. It is fluent and often wrong, so nothing depends on its words, and an answer
-//! may continue until the model's context is full. Turns run one test at a time: two at once are
-//! slower than one after the other.
+//! may continue until the model's context is full. Turns run one test at a time: two in parallel
+//! are slower than two in sequence.
 
 use std::fs;
 use std::sync::{LazyLock, Mutex, MutexGuard};
