@@ -58,6 +58,8 @@ impl Lock {
     pub fn release(self) {
         // A pid that remains does no harm: it does not count without the lock.
         drop(self.file.set_len(0));
+        // A starter that hangs may still have the descriptor.
+        drop(self.file.unlock());
     }
 
     /// Returns whether the locked file still has its name. If not, the file was removed, and

@@ -54,9 +54,10 @@ pub fn stop(
     }
     let deadline = Instant::now() + limit;
     // It excludes other starters: a daemon that one of them starts is not the one to be stopped. If
-    // it cannot be acquired, because a starter hangs or the disk is full, the stop continues.
+    // it cannot be acquired, because a starter hangs or the disk is full, the stop continues, and
+    // half of the time is left for the daemon to exit.
     let _start_lock =
-        if start_lock.is_none() { StartLock::acquire(paths, limit).ok() } else { None };
+        if start_lock.is_none() { StartLock::acquire(paths, limit / 2).ok() } else { None };
     let mut stopped = None;
     let mut found = |pid| {
         if stopped.replace(pid).is_none() {

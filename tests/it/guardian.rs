@@ -148,6 +148,19 @@ fn stop_ends_a_daemon_whose_starter_was_killed() {
 }
 
 #[test]
+fn stop_ends_a_daemon_whose_starter_hangs() {
+    need!("/proc", "strace");
+    let home = Home::new();
+    // The first poll is that of the runtime; the next ones wait for the daemon.
+    let slow = "inject=poll:delay_enter=600s:when=2+";
+    let words = ["strace", "-qq", "-o", "/dev/null", "-e", slow];
+    let _starter = home.opta("daemon start").within(words).spawn();
+    home.opta("daemon status --wait=60").stdout(RUNNING).run();
+    home.opta("daemon stop --timeout 2").stdout(STOPPED).run();
+    home.opta("daemon status").stdout(NONE).status(3).run();
+}
+
+#[test]
 fn a_starter_that_waited_for_the_lock_starts_the_daemon_itself() {
     need!("/proc");
     for _ in 0..rounds(20, 200) {
