@@ -212,7 +212,7 @@ fn check_executed(report: &[u8], paths: &Paths) -> Result<(), Error> {
     let Some((step, cause)) = spawn::failure(report) else { return Ok(()) };
     match step {
         Step::Detach => Err(cause).doing("start a background process"),
-        Step::Sign => Err(cause).at("write", &paths.pid()),
+        Step::WritePid => Err(cause).at("write", &paths.pid()),
         Step::HandOver => Err(cause).doing("hand descriptors over to the daemon"),
         Step::Execute => Err(cause).doing("execute the program of opta"),
     }

@@ -27,7 +27,7 @@ const PIPE: RawFd = 5;
 const FIRST_CLOSED: RawFd = 6;
 
 /// Returns the paths of the program. The link in /proc leads to the file that this process runs,
-/// even if another file has its name by now. Without /proc, only the name is known. proc(5),
+/// even if another file now has its name. Without /proc, only the name is known. proc(5),
 /// getauxval(3).
 #[cfg(target_os = "linux")]
 fn own_paths() -> io::Result<Vec<CString>> {
@@ -41,7 +41,7 @@ fn own_paths() -> io::Result<Vec<CString>> {
     if !name.is_null() {
         // SAFETY: the kernel has put a NUL-terminated string there, and nothing changes it.
         let name = unsafe { CStr::from_ptr(name) };
-        // It may be relative to a directory that is removed by now.
+        // It may be relative to a directory that was since removed.
         if let Ok(path) = std::path::absolute(OsStr::from_bytes(name.to_bytes())) {
             paths.push(CString::new(path.into_os_string().into_vec())?);
         }
@@ -55,7 +55,7 @@ fn own_paths() -> io::Result<Vec<CString>> {
     Ok(vec![CString::new(std::env::current_exe()?.into_os_string().into_vec())?])
 }
 
-/// What the new process gets from its starter.
+/// The descriptors that the new process gets from its starter.
 pub struct Descriptors<'a> {
     pub input: BorrowedFd<'a>,
     /// Standard output and error.
@@ -73,13 +73,13 @@ pub enum Step {
     /// setsid(2) and the second fork.
     Detach,
     /// Signals are blocked, and the pid is written to the lock's file.
-    Sign,
+    WritePid,
     /// The descriptors get their numbers.
     HandOver,
     Execute,
 }
 
-const STEPS: [Step; 4] = [Step::Detach, Step::Sign, Step::HandOver, Step::Execute];
+const STEPS: [Step; 4] = [Step::Detach, Step::WritePid, Step::HandOver, Step::Execute];
 
 /// A step that failed, and why.
 type Failure = (Step, io::Error);
@@ -224,13 +224,13 @@ impl Child<'_> {
             // SAFETY: as in `in_background`.
             unsafe { libc::_exit(0) };
         }
-        self.sign().map_err(|error| (Step::Sign, error))?;
+        self.write_pid().map_err(|error| (Step::WritePid, error))?;
         self.hand_over().map_err(|error| (Step::HandOver, error))?;
         Err((Step::Execute, self.execute()))
     }
 
     /// Writes the pid to the lock file. From now on other commands may signal this process.
-    fn sign(&self) -> io::Result<()> {
+    fn write_pid(&self) -> io::Result<()> {
         signal::block_for_exec()?;
         let mut line = [0_u8; 16];
         let mut rest = line.as_mut_slice();
@@ -289,7 +289,7 @@ pub struct HandedOver {
 }
 
 /// Takes the descriptors that were handed over, if they are open. The caller checks what they are.
-/// To be called once, and before any descriptor is opened.
+/// Must be called once, before any descriptor is opened.
 pub fn take_over() -> io::Result<HandedOver> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
