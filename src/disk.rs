@@ -1,5 +1,5 @@
 //! Private directories and files: only the user can read them, from the first byte on; they are not
-//! opened through links; they are replaced atomically. What they contain is up to the callers.
+//! opened through links; they are replaced atomically. The callers decide on their content.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -100,7 +100,7 @@ pub fn read_up_to(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option
 /// Replaces the file at `path` atomically: a reader sees the old file or the new one.
 ///
 /// For one writer at a time: the new file is prepared under a fixed name in the same directory, so
-/// that a crash leaves at most one behind. It is not synced: it describes a running process.
+/// that a crash leaves at most one. It is not synced: it describes a running process.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     replace_with(path, |mut file, prepared| file.write_all(bytes).at("write", prepared))
 }
@@ -193,7 +193,7 @@ fn check_owner(path: &Path, found: &Metadata) -> Result<(), Error> {
     let me = sys::effective_user();
     if found.uid() != me {
         let next_step = match me {
-            // Root would take it away from its owner.
+            // Root would take it from its owner.
             0 => format!("run opta as that user (uid {}), without sudo", found.uid()),
             _ => format!("give it to yourself: sudo chown {me} '{}'", path.display()),
         };

@@ -17,7 +17,7 @@ pub struct Error {
     next_step: Option<String>,
     /// Replaces the exit status of the kind.
     status: Option<u8>,
-    /// Why a system call failed.
+    /// The kind of the failure of a system call.
     io_kind: Option<io::ErrorKind>,
 }
 
@@ -25,7 +25,7 @@ pub struct Error {
 /// pages list both.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident => ($code:literal, $status:literal),)+) => {
-        /// What callers and scripts distinguish.
+        /// The kind of an error, which callers and scripts distinguish.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Kind {
             $($(#[$doc])* $kind,)+
@@ -99,7 +99,7 @@ impl Error {
         Error { io_kind: Some(cause.kind()), ..Error::cannot(kind, action, reason(cause)) }
     }
 
-    /// Adds the obvious next step, a line of its own.
+    /// Adds the obvious next step, which is printed on its own line.
     #[must_use]
     pub fn with_next_step(self, next_step: impl Into<String>) -> Error {
         Error { next_step: Some(next_step.into()), ..self }
@@ -134,7 +134,7 @@ impl Error {
         self.next_step.as_deref()
     }
 
-    /// Returns why a system call failed.
+    /// Returns the kind of the failure of a system call.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         self.io_kind
     }

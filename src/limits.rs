@@ -259,7 +259,7 @@ pub const MODEL_SEND_MAX: Duration = Duration::from_secs(30);
 pub const MODEL_FIRST_MAX: Duration = Duration::from_secs(600);
 /// Silence within an answer. Comments end it, because servers send them as a heartbeat.
 pub const MODEL_IDLE_MAX: Duration = Duration::from_secs(120);
-/// What may follow the end of an answer, its usage, arrives at once or never.
+/// The usage, which may follow the end of an answer, arrives immediately or never.
 pub const MODEL_TAIL_MAX: Duration = Duration::from_secs(1);
 /// How often a request is repeated to a busy server.
 pub const MODEL_RETRIES_MAX: u32 = 2;

@@ -89,7 +89,7 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
 /// there is one. Returns the exit status.
 fn report(error: &Error, mode: OutputMode) -> ExitCode {
     if error.kind() == Kind::Output && error.io_kind() == Some(io::ErrorKind::BrokenPipe) {
-        // The reader has seen enough.
+        // The reader needs no more.
         return ExitCode::SUCCESS;
     }
     let message = escaped(&error.to_string());

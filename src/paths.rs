@@ -14,7 +14,7 @@ use crate::{disk, sys};
 /// The file below the root to which launchd writes the daemon's standard output. Usually empty: the
 /// daemon writes its own log.
 pub const LAUNCHD_OUTPUT: &str = "daemon/daemon.out.log";
-/// The same for standard error: why the daemon could not start.
+/// The same for standard error, which has the reason if the daemon could not start.
 pub const LAUNCHD_ERRORS: &str = "daemon/daemon.err.log";
 
 /// A service manager: the program that starts, supervises and stops services.
@@ -73,7 +73,7 @@ impl Paths {
         Ok(Paths { root, home, config_home })
     }
 
-    /// Returns the path of the directory that contains everything else.
+    /// Returns the root: the path of the directory that contains everything else.
     pub fn root(&self) -> &Path {
         &self.root
     }

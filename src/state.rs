@@ -1,7 +1,7 @@
 //! `state.json`: where the daemon listens, and the token that authorizes requests to it.
 //!
 //! The daemon writes it when it serves and removes it when it exits. The file proves nothing: only
-//! the lock shows whether the daemon that it describes still runs.
+//! the lock shows whether the daemon that it describes is still running.
 
 use nanoserde::{DeJson, SerJson};
 
@@ -33,7 +33,7 @@ pub struct DaemonInfo {
     pub hostname: Option<String>,
     /// The program that it runs.
     pub executable: Option<String>,
-    /// Tells that program from another one in the same file.
+    /// Distinguishes that program from another one in the same file.
     #[nserde(rename = "executableId")]
     pub executable_id: Option<String>,
     /// The service manager that started it.

@@ -1,12 +1,12 @@
 //! Text from elsewhere, made safe and short for people.
 //!
-//! Models, tools, files and users can put any character into what a terminal shows. Every way to a
-//! terminal goes through this module, so there is one set of characters that are escaped and one
-//! spelling of the escapes. Escaping a text twice is the same as escaping it once.
+//! Models, tools, files and users can put any character into the output. Everything that is printed
+//! to a terminal passes through this module, so there is one set of characters that are escaped and
+//! one spelling of the escapes. Escaping a text twice is the same as escaping it once.
 
 use std::borrow::Cow;
 
-/// Whether text may have colors.
+/// The style of text: with or without colors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     Plain,

@@ -13,7 +13,7 @@ use crate::sys;
 
 const PREFIX: &str = "opta_dk_";
 
-/// `opta_dk_` and 64 hexadecimal digits.
+/// A token: `opta_dk_` and 64 hexadecimal digits.
 #[derive(Clone)]
 pub struct Token(String);
 

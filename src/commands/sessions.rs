@@ -161,7 +161,7 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
                 print_damage(id, &found, output)?;
             }
             Ok(_) => {}
-            // It was deleted meanwhile.
+            // It was deleted in the meantime.
             Err(error) if is_deleted(&error) => continue,
             Err(error) => {
                 output.error(&error)?;

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_need_no_resolver_and_a_slow_resolver_delays_nobody() {
+    fn addresses_need_no_resolver_and_a_slow_resolver_delays_no_request() {
         let found = |host: &str| addresses(host, 7, LONG, None).unwrap();
         assert_eq!(found("127.0.0.1"), ["127.0.0.1:7".parse().unwrap()]);
         assert_eq!(found("[::1]"), ["[::1]:7".parse().unwrap()]);

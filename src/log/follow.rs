@@ -29,7 +29,7 @@ impl Tail {
     /// log need not exist yet. A line without an end is held back until it has one, or until the
     /// daemon writes to another file.
     ///
-    /// Returns when the reader of `out` has gone, with the error if that was noticed in writing.
+    /// Returns when the reader of `out` is closed, with the error if a write noticed it.
     pub fn follow(self, query: &Query, out: &mut (impl Write + AsFd)) -> Result<(), Error> {
         Follower::new(self, query, out)?.run()
     }
@@ -191,7 +191,7 @@ impl LogWatch {
         files.iter().map(|file| file.id).eq(self.files.iter().copied())
     }
 
-    /// Sleeps until something changes or the reader of `out` has gone.
+    /// Sleeps until something changes or the reader of `out` is closed.
     fn wait(&self, out: &impl AsFd) -> Result<sys::Woken, Error> {
         let woken =
             sys::wait_while_read(self.watch.as_fd(), out.as_fd()).doing("wait for lines")?;

@@ -16,7 +16,7 @@ use crate::lines::READ_BYTES;
 use crate::text::{Style, escaped, escaped_json, quoted, sanitized};
 use crate::{clock, sys};
 
-/// A line that the daemon has written: a JSON object with `ts`, `level` and `msg`, in any order.
+/// A line that the daemon wrote: a JSON object with `ts`, `level` and `msg`, in any order.
 pub struct Line<'a> {
     /// Milliseconds since 1970.
     pub ts: i64,

@@ -133,7 +133,7 @@ pub struct SessionSnapshot {
     pub model: String,
     pub status: String,
     pub turns: u64,
-    /// All that the daemon needs to know; the rest is for other clients.
+    /// The part that the daemon needs; the rest is for other clients.
     #[nserde(rename = "founding")]
     pub config: SessionConfig,
 }
@@ -247,7 +247,7 @@ impl ToolStart {
     }
 }
 
-/// A tool call has ended.
+/// A tool call ended.
 #[derive(Clone, Debug, DeJson, SerJson)]
 pub struct ToolEnd {
     #[nserde(rename = "turnId")]
@@ -324,7 +324,7 @@ pub struct PermissionResolved {
     pub decided_by: String,
 }
 
-/// A turn has ended with an answer.
+/// A turn ended with an answer.
 #[derive(Clone, Debug, DeJson, SerJson)]
 pub struct TurnDone {
     #[nserde(rename = "turnId")]
@@ -369,7 +369,7 @@ impl TurnStats {
     }
 }
 
-/// A turn has ended without an answer.
+/// A turn ended without an answer.
 #[derive(Clone, Debug, DeJson, SerJson)]
 pub struct TurnError {
     #[nserde(rename = "turnId")]
@@ -382,7 +382,7 @@ pub struct TurnError {
     pub message: String,
 }
 
-/// A client has cancelled turns.
+/// A client cancelled turns.
 #[derive(Clone, Debug, DeJson, SerJson)]
 pub struct SessionCancelled {
     pub cancelled: u64,

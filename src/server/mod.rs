@@ -186,8 +186,8 @@ fn send_last(mut stream: &TcpStream, reply: Reply) -> io::Result<()> {
 /// The threads that serve connections: one for each, and a few spare ones, because starting a
 /// thread takes longer than answering a request.
 ///
-/// A spare thread has a channel of its own and is removed from the list before it is given a
-/// connection, so no connection waits for a thread that is busy.
+/// A spare thread has its own channel and is removed from the list before it is given a connection,
+/// so no connection waits for a thread that is busy.
 struct Workers {
     app: Arc<App>,
     deadlines: Deadlines,

@@ -240,7 +240,7 @@ impl Conversation {
         }
     }
 
-    /// Takes out the input of a turn that has ended without starting.
+    /// Removes the input of a turn that ended without starting.
     pub fn take_queued(&mut self, turn_id: &str) -> Option<String> {
         self.queued.remove(turn_id)
     }

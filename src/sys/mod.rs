@@ -1,4 +1,4 @@
-//! What the operating system offers and `std` does not. The only unsafe code of the project.
+//! Functions of the operating system that `std` does not have. The only unsafe code of the project.
 //!
 //! Every function here is safe to call, does one thing, and turns -1 into an [`io::Error`] by
 //! [`check`]. The differences between Linux and macOS are hidden here. No function decides
@@ -26,8 +26,8 @@ use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-// The unwinder is linked statically: to find and map `libgcc_s.so.1` would take a sixth of the time
-// of `opta daemon status`.
+// The unwinder is linked statically: finding and mapping `libgcc_s.so.1` would take a sixth of the
+// time of `opta daemon status`.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[link(name = "gcc_eh", kind = "static")]
 // SAFETY: no item is declared; the block only names a library.
@@ -49,8 +49,8 @@ pub fn wait_readable<const N: usize>(
     Ok(polled.map(|one| one.revents != 0))
 }
 
-/// The number of bytes that can be written to a pipe at once, without blocking, when [`wait_any`]
-/// reports it as writable. pipe(7).
+/// The number of bytes that can be written to a pipe in one call, without blocking, when
+/// [`wait_any`] reports it as writable. pipe(7).
 pub const PIPE_BYTES: usize = libc::PIPE_BUF;
 
 /// Opens a terminal or a pipe again for writing, so that a write fails with
@@ -77,7 +77,7 @@ pub fn reopen_for_writing(_file: &File) -> Option<File> {
     None
 }
 
-/// What to wait for.
+/// The event to wait for.
 #[derive(Clone, Copy)]
 pub enum Interest {
     Read,
@@ -100,7 +100,7 @@ pub fn wait_any(
     Ok(polled.iter().map(|one| one.revents != 0).collect())
 }
 
-/// Why [`wait_while_read`] returned.
+/// The reason why [`wait_while_read`] returned.
 pub enum Woken {
     Readable,
     /// The other end of the output is closed.
@@ -350,7 +350,7 @@ pub fn resident_bytes() -> u64 {
     }
 }
 
-/// Discards what was typed on a terminal and not read yet. tcflush(3).
+/// Discards input that was typed on a terminal and is not read yet. tcflush(3).
 pub fn discard_input(input: BorrowedFd<'_>) {
     // SAFETY: the call takes a descriptor that lives, and a constant.
     unsafe { libc::tcflush(input.as_raw_fd(), libc::TCIFLUSH) };

@@ -345,7 +345,7 @@ mod tests {
 
     type Way = fn(BorrowedFd<'_>, &Path, libc::c_int) -> io::Result<File>;
 
-    /// Every promise holds for the kernel's way and for ours.
+    /// Checks every guarantee, both for the kernel's resolution and for [`walk`].
     const WAYS: [Way; 2] = [open, walk];
 
     fn read(way: Way, root: &File, path: &str) -> Result<String, i32> {

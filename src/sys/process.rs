@@ -1,4 +1,5 @@
-//! Processes: whether one exists or has a file open, and a handle that a reused pid cannot deceive.
+//! Processes: whether one exists or has a file open, and a handle that never means a
+//! process that reuses the pid.
 
 use std::fs::Metadata;
 use std::io;

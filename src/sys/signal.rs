@@ -176,8 +176,8 @@ fn sigaction(number: libc::c_int, disposition: libc::sighandler_t) -> io::Result
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Ctrl-C and the other signals that ask a command to end, turned into events that can be waited
-/// for, until this is dropped.
+/// A descriptor that is readable when Ctrl-C or another signal asks a command to end, until this is
+/// dropped.
 ///
 /// A signal that the process ignores stays ignored. signalfd(2), kqueue(2).
 pub struct Interrupts {
@@ -229,7 +229,7 @@ impl AsFd for Interrupts {
 
 impl Drop for Interrupts {
     fn drop(&mut self) {
-        // Discarded: they would end the process now, for something that is over.
+        // Discarded: they would end the process now, although what they were meant for has ended.
         while let Ok(Some(_)) = self.pending() {}
         drop(release(&self.taken));
     }
@@ -314,7 +314,7 @@ fn dequeue(queue: &OwnedFd) -> io::Result<Option<libc::c_int>> {
 }
 
 /// Ignores the signals: a kqueue reports ignored ones, too. Blocked ones would still be pending
-/// afterwards.
+/// afterward.
 #[cfg(not(target_os = "linux"))]
 fn hold(signals: &[libc::c_int]) -> io::Result<()> {
     signals.iter().try_for_each(|signal| set_disposition(*signal, libc::SIG_IGN))

@@ -1,6 +1,6 @@
 //! Watches of directories: inotify(7) on Linux, kqueue(2) on other systems.
 //!
-//! A watch only reports that something may have changed. The caller looks for itself, so that a
+//! A watch only reports that something may have changed. The caller then checks what did, so that a
 //! lost detail, an overflow or a spurious event does no harm.
 
 #[cfg(target_os = "linux")]

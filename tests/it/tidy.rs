@@ -169,7 +169,7 @@ fn sources_state_their_purpose() {
 
 #[test]
 fn sources_can_be_read_in_one_sitting() {
-    // Tests in a folder of their own are read one by one.
+    // Tests in a separate folder are read one by one.
     let program = |(file, _): &(String, String)| !file.contains("/tests/");
     for (file, text) in sources("src").into_iter().filter(program) {
         let program = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();

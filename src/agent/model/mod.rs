@@ -1,8 +1,8 @@
 //! A client for OpenAI's chat completions API: one request, and its streamed completion.
 //!
-//! Always streamed, because a server stops at once when the connection of a stream is closed; that
-//! is how a completion is cancelled. No request is sent again once a part of its completion has
-//! arrived.
+//! Completions are always streamed, because a server stops immediately when the connection of a
+//! stream is closed, which is how a completion is cancelled. No request is sent again once a part
+//! of its completion has arrived.
 
 mod completion;
 pub mod fault;

@@ -121,7 +121,7 @@ impl ToolCallAssembler {
         Ok(bytes)
     }
 
-    /// Returns the calls, each with an id of its own and with arguments.
+    /// Returns the calls, each with a unique id and with arguments.
     pub fn finish(mut self) -> Vec<ToolCall> {
         for call in &mut self.calls {
             call.arguments.push_str(call.joiner.end());

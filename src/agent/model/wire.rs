@@ -10,7 +10,7 @@ use super::fault::is_about_context;
 
 /// A low temperature, because small models call tools more reliably with less randomness.
 const TEMPERATURE: &str = "0.2";
-/// The result of a call that has none in the history. Every call that a session knows was begun:
+/// The result of a call that has none in the history. Every call in a session was begun:
 /// the daemon ended while this one ran.
 const INTERRUPTED: &str = "error: this call was started and then interrupted; it may have done all \
     of its work, a part of it or nothing: check which before you repeat it";
@@ -102,7 +102,7 @@ pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
             Message::Given(_) => out.push(message.clone()),
             Message::User(_) => {
                 out.push(message.clone());
-                // Some models reject two user messages in a row.
+                // Some models reject two successive user messages.
                 if matches!(rest.first(), Some(Message::User(_))) {
                     append_assistant(NO_ANSWER, &[], &[], &mut out);
                 }

@@ -1,4 +1,4 @@
-//! A cancel ends a turn at once in every phase.
+//! A cancel ends a turn immediately in every phase.
 
 use std::fs::File;
 use std::io::Read;

@@ -5,7 +5,7 @@ use crate::json::Raw;
 use crate::session::session::Decision;
 
 #[test]
-fn a_call_that_needs_permission_is_denied_at_once_if_nobody_can_answer() {
+fn a_call_that_needs_permission_is_denied_immediately_if_no_one_can_answer() {
     let fixture = Fixture::new(|round| match round {
         0 => call("write_file", r#"{"path":"new","content":"x"}"#),
         1 => call("run_command", r#"{"command":"touch ran"}"#),

@@ -134,7 +134,7 @@ fn bootstrap(file: &Path) -> Result<ManagerReply, Error> {
     run(&["bootstrap", &domain(), &file.to_string_lossy()], limits::MANAGER_MAX)
 }
 
-/// Starts it, and returns at once.
+/// Starts it, and returns immediately.
 pub fn start(file: &Path) -> Result<(), Error> {
     if let ServiceState::Inactive = state()? {
         register(file)?;

@@ -211,7 +211,8 @@ impl Service {
         Ok(true)
     }
 
-    /// Makes the manager start it. systemd returns once the daemon serves, launchd at once.
+    /// Makes the manager start it. systemd returns once the daemon serves, launchd
+    /// immediately.
     pub fn start(&self) -> Result<(), Error> {
         match self.manager {
             Manager::Systemd => systemd::start(),

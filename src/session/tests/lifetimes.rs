@@ -1,4 +1,4 @@
-//! Sessions that are created and deleted, and daemons that stop, from many threads at once.
+//! Sessions that are created and deleted, and daemons that stop, from many threads in parallel.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;

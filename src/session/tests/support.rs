@@ -58,7 +58,7 @@ impl HeldAgent {
             let deadline = Instant::now() + PATIENCE;
             while !*open && !turn.cancel.is_cancelled() {
                 assert!(Instant::now() < deadline);
-                // A cancelled turn notifies nobody: its flag is set.
+                // A cancelled turn sends no notification: its flag is set.
                 open = gate.1.wait_timeout(open, Duration::from_millis(1)).unwrap().0;
             }
             done()

@@ -1,4 +1,4 @@
-//! Turns that are submitted, run, asked about and cancelled, from many threads at once.
+//! Turns that are submitted, run, asked about and cancelled, from many threads in parallel.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
