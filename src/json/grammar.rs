@@ -8,6 +8,8 @@ use std::borrow::Cow;
 
 use crate::limits::JSON_DEPTH_MAX;
 
+use super::DecodeError;
+
 /// The kind of a token, which its first byte determines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
@@ -126,15 +128,6 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// The place where a text stops being JSON, in bytes, and why it does.
-///
-/// At the end of the text, `what` is what was expected there.
-#[derive(Debug)]
-pub struct SyntaxError {
-    pub at: usize,
-    pub what: &'static str,
-}
-
 /// The next tokens that the grammar allows.
 #[derive(Clone, Copy)]
 enum Expected {
@@ -155,7 +148,7 @@ const FLOAT_MARK: &str = "e0";
 /// A respelled text has the same tokens in the same order. Numbers that are infinite as `f64`, lone
 /// surrogates and nesting beyond [`JSON_DEPTH_MAX`] are errors, as RFC 8259 (sections 6, 8.2 and 9)
 /// permits.
-pub fn strict(text: &str) -> Result<Cow<'_, str>, SyntaxError> {
+pub fn strict(text: &str) -> Result<Cow<'_, str>, DecodeError> {
     use Expected::{Colon, Name, NameOrClose, Next, Value, ValueOrClose};
     let mut check = Check::new(text);
     let mut expected = Value;
@@ -221,15 +214,16 @@ impl<'t> Check<'t> {
         Check { text, tokens, closing: Vec::new(), respelled: String::new(), copied: 0 }
     }
 
-    fn error(&self, at: usize, what: &'static str) -> SyntaxError {
+    fn error(&self, at: usize, what: &'static str) -> DecodeError {
         let marked = at == 0 && self.text.starts_with('\u{feff}');
         let what =
             if marked { "the text begins with a byte order mark; it must not" } else { what };
-        SyntaxError { at, what }
+        let end = if at < self.text.len() { "" } else { ", but the text ends" };
+        DecodeError::at(self.text, at, format!("{what}{end}"))
     }
 
     /// Returns the error for a next token that the grammar does not allow.
-    fn unexpected(&self, expected: Expected) -> SyntaxError {
+    fn unexpected(&self, expected: Expected) -> DecodeError {
         let what = match (expected, self.closing.last()) {
             (Expected::Value, _) => "expected a value",
             (Expected::ValueOrClose, _) => "expected a value or ']'",
@@ -252,7 +246,7 @@ impl<'t> Check<'t> {
         then
     }
 
-    fn open(&mut self, closing: u8, then: Expected) -> Result<Expected, SyntaxError> {
+    fn open(&mut self, closing: u8, then: Expected) -> Result<Expected, DecodeError> {
         if self.closing.len() == JSON_DEPTH_MAX {
             return Err(self.error(self.tokens.at, "nested too deeply"));
         }
@@ -270,18 +264,14 @@ impl<'t> Check<'t> {
         self.pass(if in_object { Expected::Name } else { Expected::Value })
     }
 
-    fn word(&mut self) -> Result<Expected, SyntaxError> {
+    fn word(&mut self) -> Result<Expected, DecodeError> {
         let rest = self.text.get(self.tokens.at..).unwrap_or_default();
-        match ["true", "false", "null"].into_iter().find(|word| rest.starts_with(word)) {
-            Some(word) => {
-                self.tokens.at += word.len();
-                Ok(Expected::Next)
-            }
-            None => Err(self.unexpected(Expected::Value)),
-        }
+        let word = ["true", "false", "null"].into_iter().find(|word| rest.starts_with(word));
+        self.tokens.at += word.ok_or_else(|| self.unexpected(Expected::Value))?.len();
+        Ok(Expected::Next)
     }
 
-    fn string(&mut self, then: Expected) -> Result<Expected, SyntaxError> {
+    fn string(&mut self, then: Expected) -> Result<Expected, DecodeError> {
         let start = self.tokens.at;
         let mut tokens = Tokenizer { at: start + 1, unclosed: None };
         let is_closed = tokens.string(self.text.as_bytes(), |at| self.special(at))?;
@@ -294,7 +284,7 @@ impl<'t> Check<'t> {
     }
 
     /// Returns where the escape at `at` ends; a control character there is an error.
-    fn special(&self, at: usize) -> Result<usize, SyntaxError> {
+    fn special(&self, at: usize) -> Result<usize, DecodeError> {
         let bytes = self.text.as_bytes();
         if bytes.get(at) != Some(&b'\\') {
             return Err(self.error(at, "control characters in a string must be escaped"));
@@ -314,7 +304,7 @@ impl<'t> Check<'t> {
         }
     }
 
-    fn number(&mut self) -> Result<Expected, SyntaxError> {
+    fn number(&mut self) -> Result<Expected, DecodeError> {
         let start = self.tokens.at;
         if self.peek() == Some(b'-') {
             self.tokens.at += 1;
@@ -350,7 +340,7 @@ impl<'t> Check<'t> {
     }
 
     /// Skips one or more digits. Returns how many.
-    fn digits(&mut self) -> Result<usize, SyntaxError> {
+    fn digits(&mut self) -> Result<usize, DecodeError> {
         let start = self.tokens.at;
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.tokens.at += 1;

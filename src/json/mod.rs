@@ -14,7 +14,6 @@ mod fuzz;
 mod grammar;
 mod surrogates;
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::{Chars, FromStr};
 
@@ -61,7 +60,7 @@ impl fmt::Display for DecodeError {
 /// are rejected anywhere in the text. RFC 8259.
 pub fn parse<T: DeJson>(bytes: &[u8]) -> Result<T, DecodeError> {
     let text = utf8(bytes)?;
-    let readable = strict(text)?;
+    let readable = grammar::strict(text)?;
     let mut rest = readable.chars();
     let mut state = DeJsonState::default();
     state.next(&mut rest);
@@ -73,17 +72,7 @@ pub fn parse<T: DeJson>(bytes: &[u8]) -> Result<T, DecodeError> {
 
 /// Checks that `text` is exactly one JSON value that [`parse`] would decode.
 pub fn check(text: &str) -> Result<(), DecodeError> {
-    strict(text).map(drop)
-}
-
-fn strict(text: &str) -> Result<Cow<'_, str>, DecodeError> {
-    grammar::strict(text).map_err(|error| {
-        let what = match error.at < text.len() {
-            true => error.what.to_owned(),
-            false => format!("{}, but the text ends", error.what),
-        };
-        DecodeError::at(text, error.at, what)
-    })
+    grammar::strict(text).map(drop)
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
