@@ -6,14 +6,13 @@
 //! sent to one that is configured for Ollama.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::ModelSettings;
 use crate::error::reason;
-use crate::http::{ClientConnection, Request};
+use crate::http::{self, Request};
 use crate::limits;
 use crate::protocol::{Endpoint, Key};
 use crate::session::turn::Fault;
@@ -189,14 +188,11 @@ fn models_at(port: u16, limit: Duration, wake: Option<BorrowedFd<'_>>) -> io::Re
     };
     let deadline = Instant::now() + limit;
     let left = || deadline.saturating_duration_since(Instant::now());
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut connection = ClientConnection::connect(&[address], limit, wake)?;
-    connection.send(&request, left())?;
-    let status = connection.head(left())?.status;
+    let (mut connection, head) = http::send(port, &request, deadline, wake)?;
     let mut body = Vec::new();
     connection.read_body(&mut body, limits::MODEL_LIST_BYTES_MAX, left)?;
-    let names = if status == 200 { model_names(&body) } else { None };
-    names.ok_or_else(|| io::Error::other(format!("no model server (it answered {status})")))
+    let names = if head.status == 200 { model_names(&body) } else { None };
+    names.ok_or_else(|| io::Error::other(format!("no model server (it answered {})", head.status)))
 }
 
 #[cfg(test)]

@@ -230,28 +230,27 @@ impl ResponseParser {
 
 /// Returns the length of the head, with the empty line, once it is complete.
 fn head_length(bytes: &[u8]) -> io::Result<Option<usize>> {
-    let near = bytes.get(..limits::HEAD_BYTES_MAX).unwrap_or(bytes);
-    let length = near.windows(4).position(|window| window == b"\r\n\r\n").map(|start| start + 4);
-    if length.is_none() && bytes.len() >= limits::HEAD_BYTES_MAX {
-        return Err(invalid("the head of the response is too long"));
-    }
+    let end = find(bytes, b"\r\n\r\n", "the head of the response is too long")?;
     // Rejected immediately: text that is not HTTP may never contain an empty line.
     let begin = b"HTTP/1.";
     if !bytes.iter().zip(begin).all(|(found, expected)| found == expected) {
         return Err(invalid("the response does not begin with a status line"));
     }
-    Ok(length)
+    Ok(end.map(|end| end + 4))
 }
 
 /// Returns the next line of the framing, without its end, once it is complete.
 fn line(bytes: &[u8]) -> io::Result<Option<&[u8]>> {
+    let end = find(bytes, b"\r\n", "the size of a chunk is too long")?;
+    Ok(end.and_then(|end| bytes.get(..end)))
+}
+
+/// Returns where `mark` begins, once it has arrived. It is within the size limit of a head.
+fn find(bytes: &[u8], mark: &[u8], too_long: &'static str) -> io::Result<Option<usize>> {
     let near = bytes.get(..limits::HEAD_BYTES_MAX).unwrap_or(bytes);
-    match near.windows(2).position(|window| window == b"\r\n") {
-        Some(end) => Ok(near.get(..end)),
-        None if bytes.len() >= limits::HEAD_BYTES_MAX => {
-            Err(invalid("the size of a chunk is too long"))
-        }
-        None => Ok(None),
+    match near.windows(mark.len()).position(|window| window == mark) {
+        None if bytes.len() >= limits::HEAD_BYTES_MAX => Err(invalid(too_long)),
+        found => Ok(found),
     }
 }
 

@@ -31,7 +31,25 @@ pub enum StreamResponse {
 
 /// Returns whether a server listens on 127.0.0.1:`port`. Sends nothing.
 pub fn is_listening(port: u16, limit: Duration) -> bool {
-    connect(port, limit).is_ok()
+    ClientConnection::connect(&[loopback(port)], limit, None).is_ok()
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Sends `request` to 127.0.0.1:`port` and reads the head of the response, before `deadline`.
+pub fn send<'w>(
+    port: u16,
+    request: &Request<'_>,
+    deadline: Instant,
+    wake: Option<BorrowedFd<'w>>,
+) -> io::Result<(ClientConnection<'w>, ResponseHead)> {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let mut connection = ClientConnection::connect(&[loopback(port)], left(), wake)?;
+    connection.send(request, left())?;
+    let head = connection.head(left())?;
+    Ok((connection, head))
 }
 
 /// Sends `request` to 127.0.0.1:`port` and reads the whole response, within `limit` in all.
@@ -47,7 +65,7 @@ pub fn call(
     bytes_max: usize,
 ) -> io::Result<Response> {
     let deadline = Instant::now() + limit;
-    let (connection, head) = begin(port, request, deadline)?;
+    let (connection, head) = send(port, request, deadline, None)?;
     finish(connection, &head, deadline, bytes_max)
 }
 
@@ -63,7 +81,7 @@ pub fn open_stream(
     bytes_max: usize,
 ) -> io::Result<StreamResponse> {
     let deadline = Instant::now() + limit;
-    let (mut connection, head) = begin(port, request, deadline)?;
+    let (mut connection, head) = send(port, request, deadline, None)?;
     if head.status == 200 {
         // Events may have arrived with the head.
         let mut lines = Lines::default();
@@ -72,22 +90,6 @@ pub fn open_stream(
         return Ok(StreamResponse::Stream(stream));
     }
     finish(connection, &head, deadline, bytes_max).map(StreamResponse::Refused)
-}
-
-fn connect(port: u16, limit: Duration) -> io::Result<ClientConnection<'static>> {
-    ClientConnection::connect(&[SocketAddr::from((Ipv4Addr::LOCALHOST, port))], limit, None)
-}
-
-fn begin(
-    port: u16,
-    request: &Request<'_>,
-    deadline: Instant,
-) -> io::Result<(ClientConnection<'static>, ResponseHead)> {
-    let left = || deadline.saturating_duration_since(Instant::now());
-    let mut connection = connect(port, left())?;
-    connection.send(request, left())?;
-    let head = connection.head(left())?;
-    Ok((connection, head))
 }
 
 fn finish(
