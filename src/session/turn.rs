@@ -41,9 +41,6 @@ impl From<SessionError> for Fault {
 pub struct Turn<'a> {
     pub session: &'a Session,
     pub head: TurnHead,
-    /// Its input, which is also the last message of the session's conversation.
-    #[cfg_attr(not(test), expect(dead_code, reason = "an agent reads the conversation"))]
-    pub content: String,
     pub options: TurnOptions,
     /// Whether the turn should end as soon as it can.
     pub cancel: Arc<Cancel>,

@@ -282,18 +282,19 @@ fn start_turn(session: &Session) -> Result<Option<Turn<'_>>, SessionError> {
     // Pending ends come before the next start: a daemon that reads the journal after a crash looks
     // for one turn without an end, no more.
     session.flush_pending(&mut state)?;
-    let content = read_content(&state, &head.turn_id)?;
+    check_input(&state, &head.turn_id)?;
     let cancel = Arc::new(Cancel::new().doing("prepare a turn")?);
     session.append(&mut state, &[Event::TurnStart(head.clone())], Durability::Buffered)?;
     state.cancel = Some(Arc::clone(&cancel));
     let options = state.options.remove(&head.turn_id).unwrap_or_default();
     let turns = state.journal.state();
     let number = turns.turns - turns.queue.len() as u64;
-    Ok(Some(Turn { session, head, content, options, cancel, number }))
+    Ok(Some(Turn { session, head, options, cancel, number }))
 }
 
-/// Reads the input of a queued turn, which is on the disk only.
-fn read_content(state: &SessionState, turn_id: &str) -> Result<String, SessionError> {
+/// Checks that the input of a queued turn, which is only on the disk, can be read. The agent reads
+/// it with the conversation.
+fn check_input(state: &SessionState, turn_id: &str) -> Result<(), SessionError> {
     let unreadable = |reason: &str| {
         let message = format!("the turn cannot be read: {reason}");
         Err(SessionError::Storage(message))
@@ -302,7 +303,7 @@ fn read_content(state: &SessionState, turn_id: &str) -> Result<String, SessionEr
         return unreadable("it is not in the queue");
     };
     match state.journal.reader().event(seq) {
-        Ok(Some(Event::TurnQueued(queued))) => Ok(queued.content),
+        Ok(Some(Event::TurnQueued(_))) => Ok(()),
         Ok(_) => unreadable("its record is damaged"),
         Err(error) => unreadable(&reason(&error)),
     }

@@ -93,7 +93,7 @@ fn turns_that_the_end_of_the_daemon_cuts_off_are_interrupted_and_never_run_again
         ["turn.error t0 interrupted", "turn.error t1 interrupted", "turn.error t2 interrupted",]
     );
     let summary = format!("{:?}", session.summary());
-    let again = runtime(&scratch, |turn| panic!("{} is run again", turn.content));
+    let again = runtime(&scratch, |turn| panic!("{} is run again", turn.head.turn_id));
     let listed = format!("{:?}", again.summary(&id("s")).unwrap());
     assert_eq!(listed, summary);
     let session = again.session(&id("s")).unwrap();
@@ -118,7 +118,7 @@ fn after_a_crash_active_and_queued_turns_are_interrupted_once() {
     let after = Scratch::new();
     after.session("sessions/s", &journal);
     for _ in 0..3 {
-        let runtime = runtime(&after, |turn| panic!("{} is run again", turn.content));
+        let runtime = runtime(&after, |turn| panic!("{} is run again", turn.head.turn_id));
         let session = runtime.session(&id("s")).unwrap();
         let events = events(&session);
         let expected = ["turn.error t0 interrupted", "turn.error t1 interrupted"];

@@ -53,7 +53,7 @@ impl HeldAgent {
         let released: Arc<(Mutex<bool>, Condvar)> = Arc::default();
         let gate = Arc::clone(&released);
         let agent = move |turn: &Turn<'_>| {
-            start.send(turn.content.clone()).unwrap();
+            start.send(turn.head.turn_id.clone()).unwrap();
             let mut open = gate.0.lock().unwrap();
             let deadline = Instant::now() + PATIENCE;
             while !*open && !turn.cancel.is_cancelled() {

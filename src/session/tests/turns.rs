@@ -216,7 +216,7 @@ fn a_permission_is_denied_when_the_time_is_up_or_the_turn_is_cancelled() {
     let (told, allowed) = channel();
     let runtime = runtime(&scratch, move |turn| {
         let short = Duration::from_millis(20);
-        let limits = match turn.content.as_str() {
+        let limits = match turn.head.turn_id.as_str() {
             "short" => WaitLimits { total: short, ..LONG },
             "alone" => WaitLimits { unattended: short, ..LONG },
             _ => LONG,
@@ -252,7 +252,7 @@ fn a_permission_is_denied_when_the_time_is_up_or_the_turn_is_cancelled() {
 #[test]
 fn a_panic_of_the_agent_fails_its_turn_only() {
     let scratch = Scratch::new();
-    let runtime = runtime(&scratch, |turn| match turn.content.as_str() {
+    let runtime = runtime(&scratch, |turn| match turn.head.turn_id.as_str() {
         "bad" => panic!("as scripted"),
         _ => done(),
     });
