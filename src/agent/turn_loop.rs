@@ -18,14 +18,14 @@ use crate::protocol::event::{Event, TurnStats, TurnText};
 use crate::session::journal::Durability;
 use crate::session::replay::{Message, ToolCall};
 use crate::session::session::SessionError;
-use crate::session::turn::Turn;
-use crate::session::turn::{Agent, Fault, cancelled};
+use crate::session::turn::{Agent, Fault, Turn, cancelled};
 
 use super::endpoint::{self, ModelChoice};
 use super::history::History;
 use super::model::fault::{MALFORMED, TOO_LONG};
 use super::model::{
     ChatModel, ChatRequest, Completion, Delta, DeltaKind, FinishReason, ServedModel, ServerMemory,
+    Timeouts,
 };
 use super::tool_call::{self, Call};
 use super::tool_runner::ToolRunner;
@@ -45,7 +45,7 @@ pub struct Assistant {
 impl Assistant {
     /// Makes an assistant. The user's `config.json` need not exist.
     pub fn new(paths: &Paths, log: Log) -> Assistant {
-        let (config, model) = (paths.config(), Box::new(ServedModel::default()));
+        let (config, model) = (paths.config(), Box::new(ServedModel(Timeouts::TURN)));
         // The settings file may be a link to another directory.
         let protected = vec![paths.root().to_owned(), config.clone()];
         Assistant { config, protected, log, model, memory: ServerMemory::default() }
@@ -396,12 +396,12 @@ fn system_prompt(workspace: Option<&str>) -> String {
         "linux" => "Linux",
         other => other,
     };
-    match workspace {
-        Some(path) => format!(
-            "You are opta, an assistant on {system}. You work in the directory {path}. Use the tools to \
-             look at it and to change it; paths are relative to it. When the task is done, answer \
-             without a tool call."
-        ),
-        None => format!("You are opta, an assistant on {system}."),
+    let mut prompt = format!("You are opta, an assistant on {system}.");
+    if let Some(path) = workspace {
+        prompt.push_str(&format!(
+            " You work in the directory {path}. Use the tools to look at it and to change it; \
+             paths are relative to it. When the task is done, answer without a tool call."
+        ));
     }
+    prompt
 }

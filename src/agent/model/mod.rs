@@ -14,7 +14,7 @@ mod tool_calls;
 mod wire;
 
 pub use completion::{Completion, Delta, DeltaKind, FinishReason};
-pub use server::{first_chat_model, invalid_setting, model_names};
+pub use server::{Timeouts, first_chat_model, invalid_setting, model_names};
 pub use server_memory::ServerMemory;
 pub use wire::{ChatRequest, messages};
 
@@ -28,7 +28,7 @@ use crate::session::wake::Cancel;
 
 use completion::CompletionParser;
 use fault::CompletionError;
-use server::{ModelServer, Timeouts};
+use server::ModelServer;
 
 /// What the server did if its completion is truncated.
 const TRUNCATED: &str = "stopped in the middle of its answer";
@@ -56,15 +56,7 @@ pub trait ChatModel: Send + Sync {
 }
 
 /// The model at the endpoint of each request.
-pub struct ServedModel {
-    timeouts: Timeouts,
-}
-
-impl Default for ServedModel {
-    fn default() -> ServedModel {
-        ServedModel { timeouts: Timeouts::TURN }
-    }
-}
+pub struct ServedModel(pub Timeouts);
 
 impl ChatModel for ServedModel {
     fn complete(
@@ -75,19 +67,17 @@ impl ChatModel for ServedModel {
         on_delta: &mut OnDelta<'_>,
     ) -> Result<Completion, Fault> {
         let endpoint = request.endpoint;
-        let server = ModelServer::new(endpoint, Some(cancel), self.timeouts)?;
+        let server = ModelServer::new(endpoint, Some(cancel), self.0)?;
         let model = match &endpoint.model {
             Some(model) => Some(model.clone()),
-            None => first_model(&server, endpoint, memory)?,
+            None => first_model(&server, memory)?,
         };
         let mut omitted = memory.rejected(endpoint);
         loop {
             let body = wire::request_body(request, model.as_deref(), &omitted);
-            let accept = "text/event-stream, application/json";
-            let (mut connection, head) =
-                server.send("/chat/completions", accept, &body, self.timeouts.first)?;
+            let (mut connection, head) = server.send("/chat/completions", &body, self.0.first)?;
             if head.status == 200 {
-                let completion = receive(&server, &mut connection, cancel, on_delta)?;
+                let completion = receive(&server, &mut connection, on_delta)?;
                 // The limit did not fit into this conversation; it may fit into the next one.
                 omitted.retain(|field| *field != wire::TOKEN_LIMIT);
                 memory.learn_rejected(endpoint, omitted);
@@ -96,7 +86,7 @@ impl ChatModel for ServedModel {
             let error = server.read_error(&mut connection);
             match wire::rejected_field(&error, &omitted) {
                 Some(field) if matches!(head.status, 400 | 422) => omitted.push(field),
-                _ if cancel.is_cancelled() => return Err(turn::cancelled()),
+                _ if server.is_cancelled() => return Err(turn::cancelled()),
                 _ => return Err(server.status_fault(&head, &error)),
             }
         }
@@ -115,12 +105,8 @@ pub fn models(endpoint: &Endpoint, limit: Duration) -> Result<Option<Vec<String>
 }
 
 /// Returns the model to use when none is named; `None` leaves the choice to the server.
-fn first_model(
-    server: &ModelServer<'_>,
-    endpoint: &Endpoint,
-    memory: &ServerMemory,
-) -> Result<Option<String>, Fault> {
-    if let Some(model) = memory.first_model(endpoint) {
+fn first_model(server: &ModelServer<'_>, memory: &ServerMemory) -> Result<Option<String>, Fault> {
+    if let Some(model) = memory.first_model(server.endpoint) {
         return Ok(Some(model));
     }
     let Some(names) = server.models(limits::MODEL_LIST_MAX)? else {
@@ -130,7 +116,7 @@ fn first_model(
         let what = if names.is_empty() { "has no model" } else { "has no model that chats" };
         return Err(server.fault(fault::ERROR, format_args!("{what}: load one, or name one")));
     };
-    memory.learn_first_model(endpoint, model);
+    memory.learn_first_model(server.endpoint, model);
     Ok(Some(model.clone()))
 }
 
@@ -138,7 +124,6 @@ fn first_model(
 fn receive(
     server: &ModelServer<'_>,
     connection: &mut ClientConnection<'_>,
-    cancel: &Cancel,
     on_delta: &mut OnDelta<'_>,
 ) -> Result<Completion, Fault> {
     let mut parser = CompletionParser::default();
@@ -159,7 +144,7 @@ fn receive(
             }
             Ok(None) => parser.end(),
             // What happens to the connection after the last chunk does not matter.
-            Err(_) if parser.is_finished() && !cancel.is_cancelled() => break,
+            Err(_) if parser.is_finished() && !server.is_cancelled() => break,
             Err(error) => return Err(server.connection_fault(&error, TRUNCATED)),
         };
         for delta in parser.take_deltas() {

@@ -60,8 +60,8 @@ impl Timeouts {
 /// A model server, as seen by its client.
 pub struct ModelServer<'a> {
     pub timeouts: Timeouts,
+    pub endpoint: &'a Endpoint,
     base: BaseUrl,
-    endpoint: &'a Endpoint,
     cancel: Option<&'a Cancel>,
 }
 
@@ -77,20 +77,23 @@ impl<'a> ModelServer<'a> {
         Ok(ModelServer { timeouts, base, endpoint, cancel })
     }
 
-    /// Sends a request for a path of the API, with GET if it has no body, and waits for the head of
-    /// the response within `head_limit`.
+    /// Sends a request for a path of the API, and waits for the head of the response within
+    /// `head_limit`. Without a body it is a GET; the response to a body may be a stream.
     ///
     /// A connection that ends before the first byte of the response is tried once more, a busy
     /// server as often as the timeouts say, one that loads its model as long as they say.
     pub fn send(
         &self,
         path: &str,
-        accept: &'static str,
         body: &str,
         head_limit: Duration,
     ) -> Result<(ClientConnection<'a>, ResponseHead), Fault> {
+        let (method, accept) = match body {
+            "" => ("GET", "application/json"),
+            _ => ("POST", "text/event-stream, application/json"),
+        };
         let request = Request {
-            method: if body.is_empty() { "GET" } else { "POST" },
+            method,
             authority: self.base.authority(),
             target: &self.base.target(path),
             bearer: self.endpoint.key.as_ref().map(|key| key.0.as_str()),
@@ -135,7 +138,7 @@ impl<'a> ModelServer<'a> {
     /// Returns the names of its models; `None` if it has no such list. The response must begin
     /// within `limit`.
     pub fn models(&self, limit: Duration) -> Result<Option<Vec<String>>, Fault> {
-        let (mut connection, head) = self.send("/models", "application/json", "", limit)?;
+        let (mut connection, head) = self.send("/models", "", limit)?;
         match head.status {
             200 => {}
             404 | 405 | 501 => return Ok(None),
@@ -286,7 +289,8 @@ impl<'a> ModelServer<'a> {
         }
     }
 
-    fn is_cancelled(&self) -> bool {
+    /// Returns whether the turn was cancelled.
+    pub fn is_cancelled(&self) -> bool {
         self.cancel.is_some_and(Cancel::is_cancelled)
     }
 

@@ -91,9 +91,8 @@ fn quoted(text: &str) -> String {
 pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
     let prompt = |text| format!("{{\"role\":\"system\",\"content\":{}}}", quoted(text));
     let mut out = Vec::from_iter(system.map(prompt).map(Message::Given));
-    let mut rest = conversation;
-    while let Some((message, following)) = rest.split_first() {
-        rest = following;
+    for (position, message) in conversation.iter().enumerate() {
+        let following = conversation.get(position + 1..).unwrap_or_default();
         match message {
             Message::Assistant { text, calls } if !text.is_empty() || !calls.is_empty() => {
                 append_assistant(text, calls, following, &mut out);
@@ -103,8 +102,9 @@ pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
             Message::User(_) => {
                 out.push(message.clone());
                 // Some models reject two successive user messages.
-                if matches!(rest.first(), Some(Message::User(_))) {
-                    append_assistant(NO_ANSWER, &[], &[], &mut out);
+                if matches!(following.first(), Some(Message::User(_))) {
+                    let (text, calls) = (NO_ANSWER.to_owned(), Vec::new());
+                    out.push(Message::Assistant { text, calls });
                 }
             }
         }
@@ -114,6 +114,10 @@ pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
 
 /// Appends an answer, with the results of its calls, which are first among what follows it.
 fn append_assistant(text: &str, calls: &[ToolCall], following: &[Message], out: &mut Vec<Message>) {
+    let with_valid_arguments = |call: &ToolCall| {
+        let arguments = Raw::object(&call.arguments).unwrap_or_else(Raw::empty);
+        ToolCall { arguments: arguments.as_str().to_owned(), ..call.clone() }
+    };
     let valid = calls.iter().map(with_valid_arguments).collect();
     out.push(Message::Assistant { text: text.to_owned(), calls: valid });
     let is_result = |message: &&Message| matches!(message, Message::Tool { .. });
@@ -123,11 +127,6 @@ fn append_assistant(text: &str, calls: &[ToolCall], following: &[Message], out: 
         let none = || Message::Tool { call_id: id.clone(), result: INTERRUPTED.to_owned() };
         out.push(results.find(is_its).cloned().unwrap_or_else(none));
     }
-}
-
-fn with_valid_arguments(call: &ToolCall) -> ToolCall {
-    let arguments = Raw::object(&call.arguments).unwrap_or_else(Raw::empty).as_str().to_owned();
-    ToolCall { id: call.id.clone(), name: call.name.clone(), arguments }
 }
 
 #[cfg(test)]

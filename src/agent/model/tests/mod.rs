@@ -137,7 +137,7 @@ fn ask(
         tools: "[{\"type\":\"function\"}]",
         tool_choice: "auto",
     };
-    ServedModel { timeouts }.complete(&request, memory, cancel, &mut |delta| {
+    ServedModel(timeouts).complete(&request, memory, cancel, &mut |delta| {
         if delta.kind == DeltaKind::Text {
             on_text(&delta.text);
         }
@@ -344,8 +344,9 @@ fn a_fault_of_the_receiver_ends_the_completion() {
     };
     let full = Fault { code: "storage", message: "the disk is full".to_owned() };
     let cancel = Cancel::new().unwrap();
-    let answer = ServedModel::default()
-        .complete(&request, &server.memory, &cancel, &mut |_| Err(full.clone()));
+    let answer =
+        ServedModel(Timeouts::TURN)
+            .complete(&request, &server.memory, &cancel, &mut |_| Err(full.clone()));
     assert_eq!(fault(answer), full);
     server.requests();
 }
