@@ -9,8 +9,7 @@ use crate::log::Log;
 use crate::protocol::event::{Event, ToolEnd, ToolStart};
 use crate::session::journal::Durability;
 use crate::session::replay::ToolCall;
-use crate::session::turn::{Fault, cancelled};
-use crate::session::turn::{Turn, WaitLimits};
+use crate::session::turn::{Fault, Turn, WaitLimits, cancelled};
 
 use super::permissions;
 use super::tool_call::Call;
@@ -135,7 +134,9 @@ impl ToolRunner<'_> {
         }
         let ToolCall { id, name, arguments } = &call.request;
         let turn_id = &self.turn.head.turn_id;
-        self.append(&Event::ToolStart(ToolStart::new(turn_id, id, name, arguments, call.input())))
+        let event = ToolStart::new(turn_id, id, name, arguments, call.input());
+        self.turn.append(&Event::ToolStart(event), Durability::Synced)?;
+        Ok(())
     }
 
     fn record_end(&self, call: &Call, outcome: &Outcome, elapsed: Duration) -> Result<(), Fault> {
@@ -145,11 +146,8 @@ impl ToolRunner<'_> {
         let ToolCall { id, name, .. } = &call.request;
         let turn_id = &self.turn.head.turn_id;
         let Outcome { text, success } = outcome;
-        self.append(&Event::ToolEnd(ToolEnd::new(turn_id, id, name, text, millis, *success)))
-    }
-
-    fn append(&self, event: &Event) -> Result<(), Fault> {
-        self.turn.append(event, Durability::Synced)?;
+        let event = ToolEnd::new(turn_id, id, name, text, millis, *success);
+        self.turn.append(&Event::ToolEnd(event), Durability::Synced)?;
         Ok(())
     }
 }

@@ -29,7 +29,7 @@ use super::model::{
 };
 use super::tool_call::{self, Call};
 use super::tool_runner::ToolRunner;
-use super::tools::{self, TOOLS, Tool, ToolContext};
+use super::tools::{self, TOOLS, Tool, ToolContext, Workspace};
 
 /// An agent that answers turns with a model and its tools.
 pub struct Assistant {
@@ -111,13 +111,13 @@ impl<'a> TurnLoop<'a> {
         let workspace = turn.session.summary().workspace;
         let conversation = turn.session.conversation().map_err(SessionError::Failed)?;
         let history = History::new(conversation, &system_prompt(workspace.as_deref()));
-        let context = ToolContext::new(
-            workspace.as_deref(),
-            &assistant.protected,
-            turn.options.environment.as_deref().unwrap_or_default(),
-            &turn.cancel,
-            began + limits::TURN_MAX,
-        );
+        let path = workspace.as_deref().ok_or_else(|| "the session has no workspace".to_owned());
+        let context = ToolContext {
+            workspace: path.and_then(|path| Workspace::open(path, &assistant.protected)),
+            environment: turn.options.environment.as_deref().unwrap_or_default(),
+            cancel: &turn.cancel,
+            deadline: began + limits::TURN_MAX,
+        };
         let runner = ToolRunner { turn, context, settings, log: &assistant.log };
         let may_use = |tool: &&'static Tool| workspace.is_some() && runner.rule(tool) != Rule::Deny;
         let tools = TOOLS.iter().filter(may_use).collect();

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::agent::tools::{Tool, ToolContext};
+use crate::agent::tools::{Tool, ToolContext, Workspace};
 use crate::protocol::Variable;
 use crate::session::wake::Cancel;
 
@@ -43,8 +43,9 @@ impl Scratch {
         cancel: &Cancel,
         act: impl FnOnce(&ToolContext<'_>) -> T,
     ) -> T {
+        let workspace = Workspace::open(self.0.to_str().unwrap(), &[]);
         let deadline = Instant::now() + Duration::from_secs(120);
-        act(&ToolContext::new(self.0.to_str(), &[], environment, cancel, deadline))
+        act(&ToolContext { workspace, environment, cancel, deadline })
     }
 
     /// Runs a tool. Gives its result as the tool returns it.

@@ -217,8 +217,7 @@ impl Watcher {
                 true => Duration::ZERO,
                 false => self.deadline.saturating_duration_since(now),
             };
-            let ready = self.wait(cancel, left)?;
-            let [cancelled, exited, stdout, stderr] = ready;
+            let ready @ [cancelled, exited, stdout, stderr] = self.wait(cancel, left)?;
             if cancelled {
                 self.interrupt("[cancelled]".to_owned());
             }
@@ -283,7 +282,7 @@ impl Watcher {
 mod tests {
     use super::*;
     use crate::agent::tests::scratch::Scratch;
-    use crate::agent::tools::{Operation, Tool};
+    use crate::agent::tools::{Operation, Tool, Workspace};
     use crate::json;
     use std::io::{BufRead, BufReader};
     use std::path::Path;
@@ -372,14 +371,9 @@ mod tests {
         let operation = operation("sleep 600");
         let cancel = Cancel::new().unwrap();
         let deadline = Instant::now() + Duration::from_millis(300);
-        let result = (operation.attempt)(&ToolContext::new(
-            scratch.path().to_str(),
-            &[],
-            &[],
-            &cancel,
-            deadline,
-        ));
-        let result = result.unwrap_err();
+        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]);
+        let context = ToolContext { workspace, environment: &[], cancel: &cancel, deadline };
+        let result = (operation.attempt)(&context).unwrap_err();
         let millis = result.strip_prefix("[ended after ").unwrap().split(' ').next().unwrap();
         assert!(millis.parse::<u64>().unwrap() <= 300, "{result}");
     }
@@ -526,7 +520,8 @@ mod tests {
         if let Ok(place) = place {
             let cancel = Cancel::new().unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
-            let context = ToolContext::new(Some(&place), &[], &[], &cancel, deadline);
+            let workspace = Workspace::open(&place, &[]);
+            let context = ToolContext { workspace, environment: &[], cancel: &cancel, deadline };
             drop((operation(STUBBORN).attempt)(&context));
             return;
         }

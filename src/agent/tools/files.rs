@@ -178,15 +178,14 @@ impl EditFile {
         let text = String::from_utf8(bytes)
             .map_err(|_odd| format!("{path} is not UTF-8 text and cannot be edited"))?;
         let places: Vec<usize> = occurrences(&text, &self.old_text).take(1_000).collect();
-        let at = match places.as_slice() {
-            [at] => *at,
-            [] => return Err(format!("old_text does not occur in {path}; read it first")),
-            _ => {
-                return Err(format!(
-                    "old_text occurs {} times in {path}, not once; add more of the lines around it",
-                    places.len()
-                ));
-            }
+        let [at] = *places.as_slice() else {
+            return Err(match places.len() {
+                0 => format!("old_text does not occur in {path}; read it first"),
+                count => format!(
+                    "old_text occurs {count} times in {path}, not once; add more of the lines \
+                     around it"
+                ),
+            });
         };
         let new = text.replacen(&self.old_text, &self.new_text, 1);
         workspace.replace(&self.path, new.as_bytes(), Some(version))?;

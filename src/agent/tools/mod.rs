@@ -20,7 +20,7 @@ use crate::json::{self, Raw};
 use crate::limits;
 use crate::text::prefix;
 
-pub use workspace::ToolContext;
+pub use workspace::{ToolContext, Workspace};
 
 /// A tool, and its description for the model.
 pub struct Tool {

@@ -21,28 +21,15 @@ const DIRECTORY_MODE: u32 = 0o755;
 
 /// The context that tools work in: the same for all calls of a turn.
 pub struct ToolContext<'a> {
-    workspace: Result<Workspace, String>,
+    /// If it cannot be opened, each tool returns the error.
+    pub workspace: Result<Workspace, String>,
     /// The variables for commands.
     pub environment: &'a [Variable],
     pub cancel: &'a Cancel,
     pub deadline: Instant,
 }
 
-impl<'a> ToolContext<'a> {
-    /// Opens the workspace. If that fails, each tool returns the error. File tools access
-    /// nothing that is `protected`.
-    pub fn new(
-        workspace: Option<&str>,
-        protected: &[PathBuf],
-        environment: &'a [Variable],
-        cancel: &'a Cancel,
-        deadline: Instant,
-    ) -> ToolContext<'a> {
-        let workspace = workspace.ok_or_else(|| "the session has no workspace".to_owned());
-        let workspace = workspace.and_then(|path| Workspace::open(path, protected));
-        ToolContext { workspace, environment, cancel, deadline }
-    }
-
+impl ToolContext<'_> {
     /// Returns the workspace, or the reason why it cannot be used.
     pub fn workspace(&self) -> Result<&Workspace, String> {
         self.workspace.as_ref().map_err(String::clone)
@@ -189,20 +176,16 @@ impl Workspace {
         let directory = directory.as_fd();
         self.check(directory, Some(&name)).map_err(failed)?;
         let old = match openat::open_entry(directory, &name) {
-            Ok(file) => Some(file),
+            Ok(file) => Some(file.metadata().map_err(failed)?),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
-        let mut mode = FILE_MODE;
-        if let Some(old) = &old {
-            let found = old.metadata().map_err(failed)?;
-            if !found.is_file() {
-                return Err(format!("{given} is not a regular file"));
-            }
-            if found.mode() & 0o222 == 0 {
-                return Err(format!("{given} is read-only"));
-            }
-            mode = found.mode() & 0o777;
+        if old.as_ref().is_some_and(|old| !old.is_file()) {
+            return Err(format!("{given} is not a regular file"));
+        }
+        let mode = old.as_ref().map_or(FILE_MODE, |old| old.mode() & 0o777);
+        if mode & 0o222 == 0 {
+            return Err(format!("{given} is read-only"));
         }
         // In the same directory, so that it can be renamed; hidden, and not a name that a user
         // chooses.
