@@ -34,7 +34,8 @@ impl<'w> ClientConnection<'w> {
         for address in addresses {
             match connect_to(address, limit, wake) {
                 Ok(socket) => {
-                    return Ok(ClientConnection { socket, wake, response: ResponseParser::new() });
+                    let response = ResponseParser::default();
+                    return Ok(ClientConnection { socket, wake, response });
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
                 Err(error) => failed = error,

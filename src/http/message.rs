@@ -76,8 +76,9 @@ impl ResponseHead {
 }
 
 /// What the parser expects next.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 enum State {
+    #[default]
     Head,
     /// This many bytes of the body, or of a chunk of it.
     Body {
@@ -93,6 +94,7 @@ enum State {
 }
 
 /// The parser of one response.
+#[derive(Default)]
 pub struct ResponseParser {
     state: State,
     head: Option<ResponseHead>,
@@ -104,11 +106,6 @@ pub struct ResponseParser {
 }
 
 impl ResponseParser {
-    pub fn new() -> ResponseParser {
-        let (raw, body) = (Vec::new(), Vec::new());
-        ResponseParser { state: State::Head, head: None, raw, body, begun: false, trailer_bytes: 0 }
-    }
-
     /// Parses the next bytes of the connection. Bytes after the end of the response are ignored.
     ///
     /// # Errors
@@ -127,13 +124,11 @@ impl ResponseParser {
     /// # Errors
     /// `UnexpectedEof` unless the response may end here.
     pub fn end(&mut self) -> io::Result<()> {
-        match self.state {
-            State::UntilClose | State::Complete => {
-                self.state = State::Complete;
-                Ok(())
-            }
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        if !matches!(self.state, State::UntilClose | State::Complete) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        self.state = State::Complete;
+        Ok(())
     }
 
     /// Returns the head once it is complete.
@@ -360,7 +355,7 @@ mod tests {
     /// Parses a response that arrives in pieces of `size` bytes before the connection ends; returns
     /// its status and body.
     fn read(text: &str, size: usize) -> io::Result<(u16, String)> {
-        let mut response = ResponseParser::new();
+        let mut response = ResponseParser::default();
         let mut body = Vec::new();
         for piece in text.as_bytes().chunks(size) {
             response.feed(piece)?;

@@ -150,7 +150,7 @@ const FLOAT_MARK: &str = "e0";
 /// permits.
 pub fn strict(text: &str) -> Result<Cow<'_, str>, DecodeError> {
     use Expected::{Colon, Name, NameOrClose, Next, Value, ValueOrClose};
-    let mut check = Check::new(text);
+    let mut check = Check { text, ..Check::default() };
     let mut expected = Value;
     while let Some(first) = check.tokens.first(text.as_bytes()) {
         expected = match (expected, first) {
@@ -197,6 +197,7 @@ pub fn code_unit(text: &str, at: usize) -> Option<u16> {
 }
 
 /// The state of [`strict`].
+#[derive(Default)]
 struct Check<'t> {
     text: &'t str,
     tokens: Tokenizer,
@@ -209,11 +210,6 @@ struct Check<'t> {
 }
 
 impl<'t> Check<'t> {
-    fn new(text: &'t str) -> Check<'t> {
-        let tokens = Tokenizer::default();
-        Check { text, tokens, closing: Vec::new(), respelled: String::new(), copied: 0 }
-    }
-
     fn error(&self, at: usize, what: &'static str) -> DecodeError {
         let marked = at == 0 && self.text.starts_with('\u{feff}');
         let what =
