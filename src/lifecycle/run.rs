@@ -19,7 +19,7 @@ use crate::lifecycle::service::supervision::Supervision;
 use crate::lock::Lock;
 use crate::log::Log;
 use crate::paths::Paths;
-use crate::server::{App, Server};
+use crate::server::{App, Deadlines, Server};
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
 use crate::state::{self, DaemonInfo};
@@ -149,6 +149,7 @@ fn app(info: &DaemonInfo, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Ev
         port: info.port,
         started: sys::boot_clock(),
         log: log.clone(),
+        deadlines: Deadlines::default(),
         sessions: Arc::clone(sessions),
         streams: Arc::default(),
         // The receiver lives as long as the daemon.

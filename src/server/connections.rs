@@ -13,6 +13,7 @@ use crate::limits::{ACCEPT_PAUSE, CONNECTIONS_MAX};
 use crate::{mutex, sys};
 
 /// The open connections of one server.
+#[derive(Default)]
 pub struct Connections {
     open: Mutex<Open>,
     one_closed: Condvar,
@@ -44,11 +45,6 @@ struct Entry {
 }
 
 impl Connections {
-    pub fn new() -> Connections {
-        let (open, one_closed) = (Mutex::default(), Condvar::new());
-        Connections { open, one_closed, closing: AtomicBool::new(false) }
-    }
-
     /// Adds a connection. Returns `stream` if there are too many.
     pub fn add(self: &Arc<Connections>, stream: TcpStream) -> Result<ConnectionGuard, TcpStream> {
         let mut open = mutex::lock(&self.open);
@@ -188,7 +184,7 @@ mod tests {
     #[test]
     fn the_longest_idle_connection_is_closed_first_and_a_busy_one_never() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let all = Arc::new(Connections::new());
+        let all = Arc::<Connections>::default();
         let (busy, _a) = connect(&all, &listener);
         let (asked_again, _b) = connect(&all, &listener);
         let (idle, _c) = connect(&all, &listener);

@@ -35,8 +35,7 @@ use crate::{mutex, sys};
 
 use connections::{ConnectionGuard, Connections};
 use reply::Reply;
-use request_loop::Deadlines;
-pub use routes::App;
+pub use routes::{App, Deadlines};
 
 /// A server that accepts connections.
 pub struct Server {
@@ -53,19 +52,11 @@ pub struct Stopping(Arc<Connections>);
 impl Server {
     /// Serves `app` on `listener`. Fails if the system has no descriptor or thread to spare.
     pub fn start(listener: TcpListener, app: Arc<App>) -> Result<Server, Error> {
-        Server::start_with(listener, app, Deadlines::default())
-    }
-
-    fn start_with(
-        listener: TcpListener,
-        app: Arc<App>,
-        deadlines: Deadlines,
-    ) -> Result<Server, Error> {
         const DOING: &str = "start the server";
         listener.set_nonblocking(true).doing(DOING)?;
         let (stop, wake) = UnixStream::pair().doing(DOING)?;
-        let connections = Arc::new(Connections::new());
-        let workers = Arc::new(Workers { app, deadlines, spare: Mutex::new(Some(Vec::new())) });
+        let connections = Arc::<Connections>::default();
+        let workers = Arc::new(Workers { app, spare: Mutex::new(Some(Vec::new())) });
         let acceptor = Acceptor {
             listener,
             wake,
@@ -190,7 +181,6 @@ fn send_last(mut stream: &TcpStream, reply: Reply) -> io::Result<()> {
 /// so no connection waits for a thread that is busy.
 struct Workers {
     app: Arc<App>,
-    deadlines: Deadlines,
     /// The spare threads; `None` after [`Workers::dismiss`].
     spare: Mutex<Option<Vec<Sender<ConnectionGuard>>>>,
 }
@@ -222,7 +212,7 @@ impl Workers {
     fn work(&self, first: ConnectionGuard) {
         let mut next = Some(first);
         while let Some(guard) = next {
-            request_loop::serve(&guard, &self.app, self.deadlines);
+            request_loop::serve(&guard, &self.app);
             drop(guard);
             next = self.wait();
         }

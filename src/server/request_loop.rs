@@ -23,31 +23,9 @@ use super::reply::Reply;
 use super::request::{self, RequestHead};
 use super::routes::{Answer, App, Authorized};
 
-/// How long a client may take; see [`limits`].
-#[derive(Clone, Copy)]
-pub struct Deadlines {
-    pub idle: Duration,
-    pub head: Duration,
-    pub body: Duration,
-    pub write: Duration,
-    pub drain: Duration,
-}
-
-impl Default for Deadlines {
-    fn default() -> Deadlines {
-        Deadlines {
-            idle: limits::IDLE_MAX,
-            head: limits::HEAD_MAX,
-            body: limits::BODY_MAX,
-            write: limits::WRITE_MAX,
-            drain: limits::DRAIN_MAX,
-        }
-    }
-}
-
 /// Serves a connection until it ends.
-pub fn serve(guard: &ConnectionGuard, app: &App, deadlines: Deadlines) {
-    if let Ok(mut requests) = RequestLoop::new(guard, app, deadlines) {
+pub fn serve(guard: &ConnectionGuard, app: &App) {
+    if let Ok(mut requests) = RequestLoop::new(guard, app) {
         requests.run();
     }
 }
@@ -59,7 +37,6 @@ struct RequestLoop<'a> {
     guard: &'a ConnectionGuard,
     stream: &'a TcpStream,
     app: &'a App,
-    deadlines: Deadlines,
     /// Bytes that arrived and are not parsed yet.
     unread: Vec<u8>,
     /// The reply that is being written; kept for its memory.
@@ -91,12 +68,8 @@ impl From<io::Error> for End {
 }
 
 impl<'a> RequestLoop<'a> {
-    fn new(
-        guard: &'a ConnectionGuard,
-        app: &'a App,
-        deadlines: Deadlines,
-    ) -> io::Result<RequestLoop<'a>> {
-        let stream = &guard.connection.stream;
+    fn new(guard: &'a ConnectionGuard, app: &'a App) -> io::Result<RequestLoop<'a>> {
+        let (stream, deadlines) = (&guard.connection.stream, &app.deadlines);
         // On BSDs, the socket inherits the listener's mode.
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
@@ -106,7 +79,6 @@ impl<'a> RequestLoop<'a> {
             guard,
             stream,
             app,
-            deadlines,
             unread: Vec::new(),
             output: Vec::new(),
             chunk: [0; CHUNK_BYTES],
@@ -208,7 +180,7 @@ impl<'a> RequestLoop<'a> {
             scanned = self.unread.len();
             let count = match begun {
                 Some(begun) => {
-                    let deadline = begun + self.deadlines.head;
+                    let deadline = begun + self.app.deadlines.head;
                     self.read_before(deadline, CHUNK_BYTES, "the head of the request")?
                 }
                 None => self.read_first()?,
@@ -227,7 +199,7 @@ impl<'a> RequestLoop<'a> {
         if self.guard.is_closing() {
             connection.close_if_idle();
         }
-        match self.read(self.deadlines.idle, CHUNK_BYTES)? {
+        match self.read(self.app.deadlines.idle, CHUNK_BYTES)? {
             0 => Err(End::Close),
             count => {
                 connection.set_busy();
@@ -247,7 +219,7 @@ impl<'a> RequestLoop<'a> {
         if body.len() == length {
             return Ok(body);
         }
-        let deadline = Instant::now() + self.deadlines.body;
+        let deadline = Instant::now() + self.app.deadlines.body;
         if head.expects_continue && body.is_empty() {
             self.output.clear();
             self.output.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -306,9 +278,9 @@ impl<'a> RequestLoop<'a> {
 
     /// Writes the output before its deadline, or fails.
     fn flush(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + self.deadlines.write;
+        let deadline = Instant::now() + self.app.deadlines.write;
         let mut rest = self.output.as_slice();
-        let mut left = self.deadlines.write;
+        let mut left = self.app.deadlines.write;
         while !rest.is_empty() {
             if left.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
@@ -333,7 +305,7 @@ impl<'a> RequestLoop<'a> {
         if self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        let deadline = Instant::now() + self.deadlines.drain;
+        let deadline = Instant::now() + self.app.deadlines.drain;
         let mut drained = 0;
         while drained < limits::DRAIN_BYTES_MAX {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -32,6 +32,7 @@ pub struct App {
     /// The [`sys::boot_clock`] at the start of the daemon.
     pub started: Duration,
     pub log: Log,
+    pub deadlines: Deadlines,
     pub sessions: Arc<Runtime>,
     /// The number of open event streams.
     pub streams: Arc<AtomicUsize>,
@@ -39,6 +40,27 @@ pub struct App {
     pub on_shutdown: Box<dyn Fn() + Send + Sync>,
     /// Called for each authorized request; must be fast.
     pub on_activity: Box<dyn Fn() + Send + Sync>,
+}
+
+/// How long a client may take; see [`limits`].
+pub struct Deadlines {
+    pub idle: Duration,
+    pub head: Duration,
+    pub body: Duration,
+    pub write: Duration,
+    pub drain: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        Deadlines {
+            idle: limits::IDLE_MAX,
+            head: limits::HEAD_MAX,
+            body: limits::BODY_MAX,
+            write: limits::WRITE_MAX,
+            drain: limits::DRAIN_MAX,
+        }
+    }
 }
 
 /// An authorized request.
@@ -101,16 +123,6 @@ impl Route<'_> {
             Route::Shutdown | Route::Turns(_) | Route::Cancel(_) | Route::Permission(..) => "POST",
         }
     }
-
-    /// Returns whether it answers requests without a token.
-    fn is_public(&self) -> bool {
-        *self == Route::Health
-    }
-
-    /// Returns whether it accepts the token in the URL, which histories and logs keep.
-    fn accepts_token_in_query(&self) -> bool {
-        matches!(self, Route::Health | Route::Sse)
-    }
 }
 
 impl App {
@@ -121,12 +133,13 @@ impl App {
         auth::check_origin(head, self.port)?;
         let route = Route::find(&head.path);
         let presented = auth::bearer(head).or_else(|| {
-            let in_query = route.as_ref().is_some_and(Route::accepts_token_in_query);
+            // Accepted on these routes alone, because histories and logs keep URLs.
+            let in_query = matches!(route, Some(Route::Health | Route::Sse));
             in_query.then(|| auth::token_in_query(head)).flatten()
         });
         let has_token = match presented {
             Some(token) if self.token.matches(token.as_bytes()) => true,
-            None if route.as_ref().is_some_and(Route::is_public) => false,
+            None if route == Some(Route::Health) => false,
             _ => return Err(auth::unauthorized()),
         };
         let Some(route) = route else {

@@ -80,11 +80,12 @@ impl Daemon {
             port,
             started: sys::boot_clock(),
             log,
+            deadlines,
             on_shutdown: Box::new(move || shutdown.send(()).unwrap()),
             on_activity: Box::new(activity),
         };
         Daemon {
-            server: Some(Server::start_with(listener, Arc::new(app), deadlines).unwrap()),
+            server: Some(Server::start(listener, Arc::new(app)).unwrap()),
             port,
             token,
             shutdowns,
