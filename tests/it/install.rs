@@ -157,11 +157,176 @@ fn install_without_a_build_fails_and_builds_nothing() {
     let output = stage.make("install", &["OPTA=no/such/program"]);
     assert!(!output.status.success());
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        errors.starts_with("nothing to install, no no/such/program: run make first\n"),
-        "{errors}"
-    );
+    assert!(errors.contains("there is no no/such/program; run make first\n"), "{errors}");
     assert!(!stage.root().exists());
+}
+
+/// Expects that `make install` fails with this message, and changes nothing.
+fn assert_nothing_installed(stage: &Stage, more: &[&str], message: &str) {
+    let before = stage.installed();
+    let output = stage.make("install", more);
+    assert!(!output.status.success());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains(message), "{errors}");
+    assert_eq!(stage.installed(), before);
+}
+
+#[test]
+fn install_changes_nothing_if_a_directory_is_in_the_place_of_a_file() {
+    need!("make");
+    let stage = Stage::new("directory");
+    let places = ["pre fix/bin/opta", "pre fix/share/fish/vendor_completions.d/opta.fish"];
+    for place in places.map(|place| stage.root().join(place)) {
+        fs::create_dir_all(&place).unwrap();
+        assert_nothing_installed(
+            &stage,
+            &[],
+            &format!("cannot install {}: a directory is in its place\n", place.display()),
+        );
+        fs::remove_dir(place).unwrap();
+    }
+}
+
+#[test]
+fn install_changes_nothing_if_the_disk_is_full() {
+    need!("make", "root", "private mounts");
+    let stage = Stage::new("full");
+    stage.make_successfully("install", &[]);
+    let disk = stage.root().join("pre fix/share/fish");
+    let script = r#"
+        mount -t tmpfs -o size=4k none "$DISK" && mkdir "$DISK/vendor_completions.d"
+        echo old >"$DISK/vendor_completions.d/opta.fish"
+        make install CARGO=false "$@" && exit 99
+        cat "$DISK/vendor_completions.d/opta.fish"; ls "$DISK/vendor_completions.d"
+    "#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("DISK", &disk);
+    command.arg(format!("OPTA={}/built/program", stage.path.display()));
+    command.arg(format!("COMPLETIONS={}/built", stage.path.display()));
+    command.arg(format!("DESTDIR={}", stage.root().display())).arg("PREFIX=/pre fix");
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("opta.fish"), "{errors}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "old\nopta.fish\n", "{errors}");
+    assert!(stage.installed().iter().all(|file| !file.ends_with(".new")), "a file is left");
+}
+
+#[test]
+fn install_refuses_a_tilde_that_no_shell_expanded() {
+    need!("make");
+    let stage = Stage::new("tilde");
+    fs::create_dir(stage.root()).unwrap();
+    let message = "no shell expanded the ~ in ~/.local: write $HOME\n";
+    assert_nothing_installed(&stage, &["PREFIX=~/.local"], message);
+}
+
+#[test]
+fn uninstall_removes_the_other_files_if_one_cannot_be_removed() {
+    need!("make");
+    let stage = Stage::new("stubborn");
+    stage.make_successfully("install", &[]);
+    let program = stage.root().join("pre fix/bin/opta");
+    fs::remove_file(&program).unwrap();
+    fs::create_dir(&program).unwrap();
+    let output = stage.make("uninstall", &[]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("pre fix/bin/opta"));
+    assert_eq!(stage.installed(), Vec::<String>::new());
+}
+
+/// Runs `make build` with commands in the place of cargo, rustc and rustup. Returns the arguments
+/// of each call of cargo and rustup, and what make wrote to standard error.
+fn build(
+    stage: &Stage,
+    setting: Option<&str>,
+    has_library: bool,
+    more: &[&str],
+) -> (String, String) {
+    let bin = stage.path.join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let here = stage.path.display();
+    let program = |name: &str, script: String| {
+        let path = bin.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let library = stage.path.join("sysroot/lib/rustlib/riscv64gc-unknown-linux-musl/lib");
+    drop(fs::remove_dir_all(&library));
+    if has_library {
+        fs::create_dir_all(&library).unwrap();
+    }
+    program("uname", "echo Linux\n".to_owned());
+    program(
+        "rustc",
+        format!(
+            "case $1 in -vV) echo 'host: riscv64gc-unknown-linux-gnu';; *) echo '{here}/sysroot';; esac\n"
+        ),
+    );
+    program(
+        "rustup",
+        format!(
+            "echo \"rustup $*\" >>'{here}/calls'; test ! -e '{here}/offline' && mkdir -p '{}'\n",
+            library.display()
+        ),
+    );
+    let found = setting.map_or("exit 1".to_owned(), |target| format!("echo '\"{target}\"'"));
+    // Where the program is, only the messages tell.
+    let message = format!(
+        r#"{{"target":{{"kind":["bin"]}},"executable":"{here}/else where/opta","fresh":true}}"#
+    );
+    let script = format!(
+        "case $1 in -Z*) {found}; exit;; esac\necho \"cargo $*\" >>'{here}/calls'\necho '{message}'\n"
+    );
+    program("cargo", script);
+    fs::create_dir_all(stage.path.join("else where")).unwrap();
+    fs::copy(OPTA, stage.path.join("else where/opta")).unwrap();
+    drop(fs::remove_file(stage.path.join("calls")));
+    let mut make = Command::new("make");
+    make.current_dir(env!("CARGO_MANIFEST_DIR")).env_clear();
+    make.env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+    make.arg("build").arg(format!("BUILT={here}/made")).args(more);
+    let output = make.output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{errors}");
+    let made = fs::read(stage.path.join("made/opta")).unwrap();
+    assert!(made == fs::read(OPTA).unwrap(), "the program is not the one that cargo built");
+    (fs::read_to_string(stage.path.join("calls")).unwrap(), errors)
+}
+
+#[test]
+fn make_builds_the_static_program_where_that_is_possible() {
+    need!("make");
+    let stage = Stage::new("static");
+    let cargo = |target: &str| {
+        format!("cargo build --release --locked{target} --message-format=json-render-diagnostics\n")
+    };
+    let musl = cargo(" --target riscv64gc-unknown-linux-musl");
+    assert_eq!(build(&stage, None, true, &[]), (musl.clone(), String::new()));
+    let (calls, errors) = build(&stage, None, false, &[]);
+    assert_eq!(calls, format!("rustup target add riscv64gc-unknown-linux-musl\n{musl}"));
+    assert!(errors.contains("adding riscv64gc-unknown-linux-musl, once"), "{errors}");
+    assert_eq!(build(&stage, None, true, &["STATIC=0"]), (cargo(""), String::new()));
+    fs::write(stage.path.join("offline"), "").unwrap();
+    let (calls, errors) = build(&stage, None, false, &[]);
+    assert_eq!(calls, format!("rustup target add riscv64gc-unknown-linux-musl\n{}", cargo("")));
+    assert!(errors.contains("no static program"), "{errors}");
+    // A target in cargo's own settings is the user's choice.
+    let own = Some("wasm32-unknown-unknown");
+    assert_eq!(build(&stage, own, true, &[]), (cargo(""), String::new()));
+}
+
+#[test]
+fn make_replaces_what_it_built_before_or_leaves_nothing_to_install() {
+    need!("make");
+    let stage = Stage::new("stale");
+    let built = stage.path.join("built");
+    fs::write(built.join("opta"), "old").unwrap();
+    let mut make = Command::new("make");
+    make.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "CARGO=false", "STATIC=0"]);
+    let output = make.arg(format!("BUILT={}", built.display())).output().unwrap();
+    assert!(!output.status.success());
+    assert!(!built.join("opta").exists(), "an older program could be installed");
 }
 
 #[test]
