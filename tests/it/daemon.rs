@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use crate::support::{
-    ALREADY, ANYTHING, Daemon, Home, NONE, NOT_RUNNING, RESTARTED, RESTARTED_AFRESH, RUNNING,
-    STARTED, STOPPED, eventually, freeze, http, is_locked, is_refused, mode, namespace, need,
-    signal, skip, state_of,
+    ADDRESS_IN_USE, ALREADY, ANYTHING, Daemon, Home, NONE, NOT_RUNNING, RESTARTED,
+    RESTARTED_AFRESH, RUNNING, STARTED, STOPPED, eventually, freeze, http, is_locked, is_refused,
+    mode, namespace, need, signal, skip, state_of,
 };
 
 const FROZEN: &str = "◐ unresponsive  pid={pid}  port={port}  (no answer in 1s)\n";
@@ -426,10 +426,10 @@ fn the_user_of_a_taken_port_is_named_and_nothing_is_left() {
     let (first, second) = (Home::new(), Home::new());
     let owner = first.start();
     let taken = "opta: cannot start the daemon: cannot listen on 127.0.0.1:{port}: \
-                 Address already in use (opta, pid {pid}, uid {uid})\n\
+                 {inuse} (opta, pid {pid}, uid {uid})\n\
                  choose another port (--port N), or leave it out to try 9999 and others\n";
     let start = second.opta("daemon start").arg("--port").arg(owner.port.to_string());
-    start.stderr(taken).of(owner).status(1).run();
+    start.stderr(taken).of(owner).with("inuse", ADDRESS_IN_USE).status(1).run();
     second.assert_nothing_left();
     second.opta("daemon status").stdout(NONE).status(3).run();
     second.start();
@@ -485,9 +485,10 @@ fn each_daemon_uses_the_next_port_until_all_are_in_use() {
     expected.push_str("Daemon started (pid {again}, port 10001)\nToken rotated.\n");
     expected.push_str("Daemon started (pid {more}, port 10020)\n");
     let none = "opta: cannot start the daemon: cannot listen on 127.0.0.1:9999, \
-                nor on 10000 to 10020: Address already in use\n\
+                nor on 10000 to 10020: {inuse}\n\
                 choose a free port: opta daemon start --port N\n";
-    home.sh(script).within(private).stdout(&expected).stderr(none).run();
+    let run = home.sh(script).within(private).with("inuse", ADDRESS_IN_USE);
+    run.stdout(&expected).stderr(none).run();
 }
 
 /// Returns a name for a pattern.

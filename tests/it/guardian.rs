@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{
-    ALREADY, ANYTHING, Daemon, Finished, Home, NONE, RESTARTED, RUNNING, Run, Running, STARTED,
-    STOPPED, eventually, http, is_locked, namespace, need, rounds, signal, skip, state_of,
+    ALREADY, ANYTHING, Daemon, Finished, Home, NONE, READS_BEFORE_MAIN, RESTARTED, RUNNING, Run,
+    Running, START_THREAD, STARTED, STOPPED, eventually, http, is_locked, namespace, need, rounds,
+    signal, skip, state_of,
 };
 
 const CRASHED: &str = "opta: the daemon had crashed (pid {old})\n";
@@ -250,8 +251,8 @@ const BEFORE_IT_SERVES: [(&str, u32); 17] = [
     ("getsockname", 1),
     ("rt_sigaction", 20),
     ("rt_sigaction", 50),
-    ("clone3", 1),
-    ("clone3", 2),
+    (START_THREAD, 1),
+    (START_THREAD, 2),
     ("getrandom", 3),
     ("uname", 1),
     ("socketpair", 1),
@@ -305,7 +306,7 @@ fn a_daemon_that_hangs_while_it_starts_is_killed_wherever_it_hangs() {
         ("close_range", 1),
         ("execve", 1),
         ("chdir", 1),
-        ("clone3", 2),
+        (START_THREAD, 2),
     ] {
         let home = Home::new();
         let hang = format!("inject={call}:delay_enter=11000000:when={number}");
@@ -355,8 +356,7 @@ fn a_starter_that_is_killed_leaves_a_daemon_that_serves_or_none() {
 fn a_start_does_not_fail_because_a_read_is_interrupted() {
     need!("/proc", "strace");
     let home = Home::new();
-    // The first reads are those of the dynamic linker and of the C library.
-    for number in 6.. {
+    for number in READS_BEFORE_MAIN + 1.. {
         let (interrupt, log) =
             (format!("inject=read:error=EINTR:when={number}"), home.beside("calls"));
         let words = ["strace", "-qq", "-o", log.to_str().unwrap(), "-e", "read", "-e", &interrupt];
@@ -364,7 +364,7 @@ fn a_start_does_not_fail_because_a_read_is_interrupted() {
         home.opta("daemon stop").stdout(STOPPED).run();
         let calls = fs::read_to_string(&log).unwrap();
         if !calls.contains("(INJECTED)") {
-            assert!(number > 8, "no read of a report was interrupted: {calls}");
+            assert!(number > READS_BEFORE_MAIN + 3, "no read of a report was interrupted: {calls}");
             return;
         }
     }
@@ -377,7 +377,7 @@ fn a_start_does_not_fail_because_the_state_file_cannot_be_read_afterwards() {
     let (log, state) = (home.beside("calls"), home.file("state.json"));
     let words = ["strace", "-qq", "-o", log.to_str().unwrap(), "-P", state.to_str().unwrap()];
     // Before the start, the file is looked for twice.
-    let words = words.into_iter().chain(["-e", "inject=openat:error=EMFILE:when=3+"]);
+    let words = words.into_iter().chain(["-e", "inject=?open,openat:error=EMFILE:when=3+"]);
     home.opta("daemon start").within(words).stdout(STARTED).run();
     let calls = fs::read_to_string(&log).unwrap();
     assert!(calls.contains("(INJECTED)"), "{calls}");

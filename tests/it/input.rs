@@ -10,7 +10,7 @@ use std::process::Command;
 
 use crate::support::{
     ALREADY, ANYTHING, Finished, Home, NONE, NOT_RUNNING, RUNNING, Run, STARTED, STOPPED,
-    namespace, need, skip,
+    TOO_MANY_FILES, namespace, need, skip,
 };
 
 /// A function that creates something where it does not belong.
@@ -405,7 +405,7 @@ fn a_start_with_few_descriptors_succeeds_or_says_why() {
             127 => {}
             _ => {
                 assert!(seen.stderr.starts_with("opta: cannot "), "{seen:?}");
-                assert!(seen.stderr.contains("Too many open files"), "{seen:?}");
+                assert!(seen.stderr.contains(TOO_MANY_FILES), "{seen:?}");
                 assert!(seen.stderr.lines().count() <= 2, "{seen:?}");
             }
         }

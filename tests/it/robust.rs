@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use crate::support::{
-    ALREADY, DEADLINE, Daemon, Home, NONE, RUNNING, STARTED, STOPPED, eventually, http, is_locked,
-    need, signal,
+    ADDRESS_IN_USE, ALREADY, DEADLINE, Daemon, Home, NONE, RUNNING, START_THREAD, STARTED, STOPPED,
+    TOO_MANY_FILES, eventually, http, is_locked, need, signal,
 };
 
 /// Starts a daemon while this system call fails. The start must report `why` and leave nothing.
@@ -37,13 +37,11 @@ fn a_start_reports_a_failed_system_call_of_its_own() {
     fails("mkdir:error=EROFS", "cannot create ");
     fails("flock:error=ENOLCK", "cannot lock ");
     fails("ftruncate:error=EIO", "cannot write ");
-    fails("socket:error=EMFILE", "cannot start the daemon: cannot listen on 127.0.0.1:0: Too many");
-    fails(
-        "bind:error=EADDRINUSE",
-        "cannot start the daemon: cannot listen on 127.0.0.1:0: Address",
-    );
-    fails("listen:error=EADDRINUSE", "cannot start the daemon: cannot listen on 127.0.0.1:0: Addr");
-    fails("pipe2:error=EMFILE", "cannot make a pipe: Too many open files");
+    let listen = "cannot start the daemon: cannot listen on 127.0.0.1:0:";
+    fails("socket:error=EMFILE", &format!("{listen} {TOO_MANY_FILES}"));
+    fails("bind:error=EADDRINUSE", &format!("{listen} {ADDRESS_IN_USE}"));
+    fails("listen:error=EADDRINUSE", &format!("{listen} {ADDRESS_IN_USE}"));
+    fails("pipe2:error=EMFILE", &format!("cannot make a pipe: {TOO_MANY_FILES}"));
     fails("clone,fork,vfork:error=EAGAIN", "cannot start a background process: Resource");
 }
 
@@ -59,8 +57,11 @@ fn a_start_reports_a_failed_system_call_of_the_daemon() {
     fails("getsockname:error=ENOBUFS", &format!("{start}tell the daemon's port: No buffer"));
     fails("getrandom:error=ENOSYS", &format!("{start}get random bytes"));
     fails("getrandom:error=ENOSYS:when=2+", &format!("{start}get random bytes"));
-    fails("clone3:error=EAGAIN:when=1", &format!("{start}start a thread: Resource temporarily"));
-    fails("clone3:error=EAGAIN:when=2", start);
+    fails(
+        &format!("{START_THREAD}:error=EAGAIN:when=1"),
+        &format!("{start}start a thread: Resource temporarily"),
+    );
+    fails(&format!("{START_THREAD}:error=EAGAIN:when=2"), start);
     fails("socketpair:error=EMFILE", start);
     fails("rename:error=EIO", &format!("{start}write "));
     fails("rename:error=ENOSPC", &format!("{start}write "));

@@ -38,6 +38,19 @@ fn reset_signals() {
     });
 }
 
+/// Whether the program has the static C library, musl, which makes some system calls by other names
+/// and has words of its own for errors.
+const IS_STATIC: bool = cfg!(target_env = "musl");
+/// The system call that starts a thread.
+pub const START_THREAD: &str = if IS_STATIC { "clone" } else { "clone3" };
+/// How many files the C library itself reads before the program begins.
+pub const READS_BEFORE_MAIN: usize = if IS_STATIC { 0 } else { 5 };
+/// EADDRINUSE in the words of the C library.
+pub const ADDRESS_IN_USE: &str =
+    if IS_STATIC { "Address in use" } else { "Address already in use" };
+/// EMFILE in the words of the C library.
+pub const TOO_MANY_FILES: &str =
+    if IS_STATIC { "No file descriptors available" } else { "Too many open files" };
 /// A model server at a port where nothing listens.
 pub const REFUSED: &str = "http://127.0.0.1:1";
 
