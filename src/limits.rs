@@ -250,6 +250,8 @@ pub const MODEL_PORT_DEFAULT: u16 = 1234;
 pub const ADDRESSES_MAX: usize = 4;
 /// Resolving a host name: what a resolver needs to skip one server that does not answer.
 pub const RESOLVE_MAX: Duration = Duration::from_secs(6);
+/// What getent(1) prints about one host name.
+pub const GETENT_BYTES_MAX: usize = 64 * 1024;
 /// Connecting to one address. If the first packet is lost, TCP sends it again after a second.
 pub const MODEL_CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long a server may read nothing of a request.

@@ -1,14 +1,10 @@
 //! One connection for one request. Every wait has a deadline and can be interrupted.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::limits;
 use crate::sys::{self, Interest};
 
 use super::message::{Request, ResponseHead, ResponseParser, invalid};
@@ -168,7 +164,7 @@ fn connect_to(
 }
 
 /// Waits for `file`; fails with `Interrupted` if `wake` is readable.
-fn wait(
+pub(super) fn wait(
     file: &impl AsFd,
     interest: Interest,
     limit: Duration,
@@ -186,43 +182,13 @@ fn wait(
     }
 }
 
-/// Resolves a host: a name, or an address with or without brackets.
-///
-/// `localhost` is always this machine, without the resolver. Any other name is resolved on a thread
-/// of its own, because the system's resolver can neither be interrupted nor take a deadline; after
-/// a timeout the thread ends with its lookup.
-pub fn addresses(
-    host: &str,
-    port: u16,
-    limit: Duration,
-    wake: Option<BorrowedFd<'_>>,
-) -> io::Result<Vec<SocketAddr>> {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, port)]);
-    }
-    if host.eq_ignore_ascii_case("localhost") {
-        let here: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-        return Ok(here.map(|address| SocketAddr::new(address, port)).to_vec());
-    }
-    let (done, ended) = UnixStream::pair()?;
-    let (sender, found) = mpsc::channel();
-    let host = host.to_owned();
-    thread::Builder::new().name("resolve".to_owned()).spawn(move || {
-        let looked_up = (host.as_str(), port).to_socket_addrs();
-        let first = |all: std::vec::IntoIter<SocketAddr>| all.take(limits::ADDRESSES_MAX).collect();
-        // The receiver is gone after a timeout.
-        drop(sender.send(looked_up.map(first)));
-        drop(done);
-    })?;
-    wait(&ended, Interest::Read, limit, wake)?;
-    found.try_recv().unwrap_or_else(|_gone| Err(io::ErrorKind::NotFound.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::thread;
     use std::thread::JoinHandle;
 
     const LONG: Duration = Duration::from_secs(10);
@@ -316,22 +282,5 @@ mod tests {
         let refused = ClientConnection::connect(&[closed], LONG, None).err().unwrap();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         assert!(ClientConnection::connect(&[], LONG, None).is_err());
-    }
-
-    #[test]
-    fn addresses_need_no_resolver_and_a_slow_resolver_delays_no_request() {
-        let found = |host: &str| addresses(host, 7, LONG, None).unwrap();
-        assert_eq!(found("127.0.0.1"), ["127.0.0.1:7".parse().unwrap()]);
-        assert_eq!(found("[::1]"), ["[::1]:7".parse().unwrap()]);
-        let here: [SocketAddr; 2] = ["127.0.0.1:7".parse().unwrap(), "[::1]:7".parse().unwrap()];
-        assert_eq!(found("LOCALHOST"), here);
-        let begun = Instant::now();
-        let (wake, waker) = UnixStream::pair().unwrap();
-        drop(waker);
-        let name = "no.such.host.invalid";
-        let woken = addresses(name, 7, LONG, Some(wake.as_fd())).unwrap_err();
-        assert_eq!(woken.kind(), io::ErrorKind::Interrupted);
-        assert!(addresses(name, 7, Duration::from_millis(50), None).is_err());
-        assert!(begun.elapsed() < LONG / 2);
     }
 }

@@ -5,6 +5,7 @@
 
 mod connection;
 mod message;
+mod resolve;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use crate::lines::Lines;
 
-pub use connection::{ClientConnection, addresses};
+pub use connection::ClientConnection;
 use message::invalid;
 pub use message::{Request, ResponseHead};
+pub use resolve::addresses;
 
 /// A whole response.
 pub struct Response {

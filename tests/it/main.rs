@@ -42,6 +42,8 @@ mod install;
 mod liveness;
 /// The log, as the daemon writes it and as `opta daemon logs` shows it.
 mod logs;
+/// Names of model servers.
+mod names;
 /// Calls that fail, and resources that run out.
 mod robust;
 /// What scripts, pipes and terminals may rely on.
