@@ -184,7 +184,7 @@ impl App {
             (Route::Cancel(id), _) => sessions::cancel(runtime, &*session(id)?, body)?,
             (Route::Permission(id, request), _) => sessions::decide(&*session(id)?, request, body)?,
             (Route::Events(id), _) => {
-                return sessions::poll(session(id)?, query).map(Answer::Poll);
+                return sessions::poll(&session(id)?, query).map(Answer::Poll);
             }
             (Route::Sse, _) => {
                 let stream = sessions::stream(runtime, &self.streams, head)?;

@@ -159,7 +159,7 @@ fn answers(query: &str) -> Result<bool, Reply> {
     Ok(number(query, "answers", 0..=1)? != Some(0))
 }
 
-pub fn poll(session: Arc<Session>, query: &str) -> Result<Poll, Reply> {
+pub fn poll(session: &Arc<Session>, query: &str) -> Result<Poll, Reply> {
     let after = number(query, "afterSeq", 0..=u64::MAX)?.unwrap_or(0);
     let events_max = count(query, limits::EVENTS_MAX)?.unwrap_or(limits::EVENTS_MAX);
     let timeout_ms = number(query, "timeout", 0..=u64::MAX)?.unwrap_or(0);
@@ -185,7 +185,7 @@ pub fn stream(
     let full =
         || Reply::error(503, "BUSY", "too many event streams are open").with("Retry-After", "1");
     let slot = StreamSlot::take(streams).ok_or_else(full)?;
-    let follower = Follower::new(session, after, answers(&head.query)?)?;
+    let follower = Follower::new(&session, after, answers(&head.query)?)?;
     let headers = auth::cors_headers(head);
     Ok(Stream { follower, _slot: slot, headers })
 }

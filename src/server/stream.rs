@@ -41,9 +41,8 @@ impl Drop for StreamSlot {
 
 /// A session's events after a number, as a client follows them.
 pub struct Follower {
-    session: Arc<Session>,
+    subscription: Subscription,
     reader: Reader,
-    waker: Subscription,
     after: u64,
     /// The client sent its next request, which is read later: its socket stays readable, so a
     /// disconnect cannot be noticed.
@@ -61,11 +60,11 @@ enum Waited {
 
 impl Follower {
     /// Follows `session` after event number `after`. `answers`: this client can answer questions.
-    pub fn new(session: Arc<Session>, after: u64, answers: bool) -> Result<Follower, Error> {
+    pub fn new(session: &Arc<Session>, after: u64, answers: bool) -> Result<Follower, Error> {
         // Before the reader, so that no event falls in between.
-        let waker = session.subscribe(answers)?;
+        let subscription = session.subscribe(answers)?;
         let reader = session.reader();
-        Ok(Follower { session, reader, waker, after, has_next_request: false })
+        Ok(Follower { subscription, reader, after, has_next_request: false })
     }
 
     /// Reads the next events. Fails if there are some and none can be read; otherwise the caller
@@ -81,15 +80,15 @@ impl Follower {
     }
 
     fn wait(&mut self, client: &TcpStream, limit: Duration) -> io::Result<Waited> {
-        self.waker.arm();
-        if self.reader.last_seq() > self.after || self.session.is_closed() {
+        let Subscription { session, waker } = &self.subscription;
+        waker.arm();
+        if self.reader.last_seq() > self.after || session.is_closed() {
             return Ok(Waited::Woken);
         }
-        let (waker, client_fd) = (self.waker.as_fd(), client.as_fd());
-        let watched = if self.has_next_request { waker } else { client_fd };
-        let [readable, woken] = sys::wait_readable([watched, waker], Some(limit))?;
+        let watched = if self.has_next_request { waker.as_fd() } else { client.as_fd() };
+        let [readable, woken] = sys::wait_readable([watched, waker.as_fd()], Some(limit))?;
         if woken {
-            self.waker.drain();
+            waker.drain();
             return Ok(Waited::Woken);
         }
         if !readable {
@@ -128,7 +127,7 @@ impl Stream {
                 out.push_str(&format!("id: {seq}\ndata: {envelope}\n\n"));
                 self.follower.after = seq;
             }
-            if out.is_empty() && self.follower.session.is_closed() {
+            if out.is_empty() && self.follower.subscription.session.is_closed() {
                 client.write_all(LAST_EVENT.as_bytes())?;
                 return client.shutdown(Shutdown::Write);
             }
@@ -165,7 +164,8 @@ impl Poll {
         loop {
             let envelopes = self.follower.next(self.events_max)?;
             let left = deadline.saturating_duration_since(Instant::now());
-            if !envelopes.is_empty() || left.is_zero() || self.follower.session.is_closed() {
+            let is_closed = self.follower.subscription.session.is_closed();
+            if !envelopes.is_empty() || left.is_zero() || is_closed {
                 return Ok(Some(events(&envelopes, &self.follower.reader)));
             }
             match self.follower.wait(client, left) {

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -84,16 +83,8 @@ pub enum Decision {
 
 /// A follower of a session, until it is dropped.
 pub struct Subscription {
-    session: Arc<Session>,
-    waker: Arc<Waker>,
-}
-
-impl Deref for Subscription {
-    type Target = Waker;
-
-    fn deref(&self) -> &Waker {
-        &self.waker
-    }
+    pub session: Arc<Session>,
+    pub waker: Arc<Waker>,
 }
 
 impl Drop for Subscription {

@@ -216,7 +216,8 @@ impl Fixture {
 
     /// Waits until the events are as wanted.
     fn wait_until(&self, wanted: impl Fn(&[Event]) -> bool) -> Vec<Event> {
-        let waker = self.session.subscribe(false).unwrap();
+        let subscription = self.session.subscribe(false).unwrap();
+        let waker = &subscription.waker;
         let deadline = Instant::now() + DEADLINE;
         loop {
             waker.arm();

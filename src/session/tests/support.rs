@@ -118,7 +118,8 @@ pub fn events(session: &Session) -> Vec<String> {
 /// Waits for this event.
 #[track_caller]
 pub fn wait_for(session: &Arc<Session>, event: &str) {
-    let waker = session.subscribe(false).unwrap();
+    let subscription = session.subscribe(false).unwrap();
+    let waker = &subscription.waker;
     let deadline = Instant::now() + PATIENCE;
     loop {
         waker.arm();
@@ -128,7 +129,7 @@ pub fn wait_for(session: &Arc<Session>, event: &str) {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         assert!(!left.is_zero(), "there is no {event} in {events:?}");
-        sys::wait_readable([std::os::fd::AsFd::as_fd(&*waker)], Some(left)).unwrap();
+        sys::wait_readable([std::os::fd::AsFd::as_fd(waker)], Some(left)).unwrap();
         waker.drain();
     }
 }
