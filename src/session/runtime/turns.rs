@@ -295,16 +295,12 @@ fn start_turn(session: &Session) -> Result<Option<Turn<'_>>, SessionError> {
 /// Checks that the input of a queued turn, which is only on the disk, can be read. The agent reads
 /// it with the conversation.
 fn check_input(state: &SessionState, turn_id: &str) -> Result<(), SessionError> {
-    let unreadable = |reason: &str| {
-        let message = format!("the turn cannot be read: {reason}");
-        Err(SessionError::Storage(message))
+    let queued_at = state.journal.state().queued_at(turn_id);
+    let why = match queued_at.map(|seq| state.journal.reader().event(seq)) {
+        Some(Ok(Some(Event::TurnQueued(_)))) => return Ok(()),
+        Some(Ok(_)) => "its record is damaged".to_owned(),
+        Some(Err(error)) => reason(&error),
+        None => "it is not in the queue".to_owned(),
     };
-    let Some(seq) = state.journal.state().queued_at(turn_id) else {
-        return unreadable("it is not in the queue");
-    };
-    match state.journal.reader().event(seq) {
-        Ok(Some(Event::TurnQueued(_))) => Ok(()),
-        Ok(_) => unreadable("its record is damaged"),
-        Err(error) => unreadable(&reason(&error)),
-    }
+    Err(SessionError::Storage(format!("the turn cannot be read: {why}")))
 }
