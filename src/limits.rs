@@ -234,16 +234,25 @@ pub const WALK_ENTRIES_MAX: usize = 500_000;
 /// Nested directories; each takes an open descriptor.
 pub const WALK_DEPTH_MAX: usize = 48;
 /// A `.gitignore` is written by hand.
-pub const IGNORE_BYTES_MAX: u64 = 256 * 1024;
-/// A pattern to search for.
+pub const IGNORE_BYTES_MAX: usize = 256 * 1024;
+/// The rules of what git ignores that hold in one directory, in bytes of their files.
+pub const IGNORE_BYTES_ALL_MAX: usize = 1 << 20;
+/// A pattern or glob to search for.
 pub const PATTERN_BYTES_MAX: usize = 1_000;
-/// The same pattern with its repetitions expanded.
-pub const PATTERN_STEPS_MAX: usize = 5_000;
-/// Steps of matching between two checks whether the turn is cancelled: a few milliseconds.
-pub const PATTERN_STEPS_PER_CHECK: u64 = 1 << 18;
-/// Steps of matching one line, about a second. This is sixteen for each character of the longest
-/// line, which is enough for the patterns that people write.
-pub const PATTERN_LINE_STEPS_MAX: u64 = 1 << 28;
+/// A compiled pattern, and the states that each thread keeps while it matches.
+pub const REGEX_BYTES_MAX: usize = 1 << 20;
+/// The globs that one with alternatives in braces stands for.
+pub const GLOB_ALTERNATIVES_MAX: usize = 100;
+/// The threads of one search. Each holds a file in memory.
+pub const SEARCH_THREADS_MAX: usize = 8;
+/// Larger files are in memory one at a time.
+pub const SEARCH_LARGE_BYTES: u64 = 2 << 20;
+/// The bytes that are searched between two checks whether the turn is cancelled.
+pub const SEARCH_PIECE_BYTES: usize = 256 * 1024;
+/// The files that wait for a thread of a search.
+pub const SEARCH_QUEUE_MAX: usize = 256;
+/// A question to a program of the system for a tool's own use.
+pub const QUESTION_MAX: Duration = Duration::from_secs(2);
 /// The port of a model server that is configured without one: that of LM Studio and LMX.
 pub const MODEL_PORT_DEFAULT: u16 = 1234;
 /// Addresses of one host name that are tried in order.

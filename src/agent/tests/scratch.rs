@@ -48,6 +48,19 @@ impl Scratch {
         act(&ToolContext { workspace, environment, cancel, deadline })
     }
 
+    /// As [`Scratch::with_context`], with a workspace inside of it and an environment.
+    pub fn in_workspace<T>(
+        &self,
+        workspace: &Path,
+        environment: &[Variable],
+        act: impl FnOnce(&ToolContext<'_>) -> T,
+    ) -> T {
+        let workspace = Workspace::open(workspace.to_str().unwrap(), &[]);
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let cancel = &Cancel::new().unwrap();
+        act(&ToolContext { workspace, environment, cancel, deadline })
+    }
+
     /// Runs a tool. Gives its result as the tool returns it.
     pub fn run(&self, tool: &str, arguments: &str) -> Result<String, String> {
         let operation = Tool::named(tool).unwrap().parse(arguments).unwrap();

@@ -51,16 +51,28 @@ impl RunCommand {
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
         let left = context.deadline.saturating_duration_since(Instant::now());
         let limit = limit(self.timeout_ms.map(|MaybeQuoted(millis)| millis))?.min(left);
-        let failed =
-            |error: io::Error| format!("the command cannot be started: {}", reason(&error));
-        let workspace = context.workspace().map_err(io::Error::other).map_err(failed)?;
-        let group = CommandGroup::start(&self.command, workspace.root(), context.environment);
-        let ended = group.and_then(|group| group.wait(context.cancel, limit));
-        let (status, watcher) = ended.map_err(failed)?;
+        let (status, watcher) = run(&self.command, context, limit)
+            .map_err(|error| format!("the command cannot be started: {}", reason(&error)))?;
         let succeeded = status.success() && watcher.interruption.is_none();
         let text = watcher.text(status);
         if succeeded { Ok(text) } else { Err(text) }
     }
+}
+
+/// Returns what a command wrote to standard output, if it succeeded within
+/// [`limits::QUESTION_MAX`].
+pub fn output(command: &str, context: &ToolContext<'_>) -> Option<String> {
+    let (status, watcher) = run(command, context, limits::QUESTION_MAX).ok()?;
+    (status.success() && watcher.interruption.is_none()).then(|| watcher.stdout.clip.text())
+}
+
+fn run(
+    command: &str,
+    context: &ToolContext<'_>,
+    limit: Duration,
+) -> io::Result<(ExitStatus, Watcher)> {
+    let workspace = context.workspace().map_err(io::Error::other)?;
+    CommandGroup::start(command, workspace.root(), context.environment)?.wait(context.cancel, limit)
 }
 
 /// Returns how long a command may run if the call asks for this many milliseconds.

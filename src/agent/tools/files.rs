@@ -13,7 +13,7 @@ use crate::limits;
 use crate::sys::openat::{self, FileType};
 use crate::text::escaped;
 
-use super::walk::{self, WalkEnd};
+use super::walk;
 use super::workspace::{FileVersion, ToolContext};
 
 /// A file with a NUL in its first bytes is binary, as for grep and git.
@@ -115,28 +115,27 @@ impl ListDir {
                 FileType::File | FileType::Other => b"\n",
             });
         };
-        let mut end = WalkEnd::Done;
+        let too_many;
         if self.recursive == Some(MaybeQuoted(true)) {
-            end = walk::walk(context, path, |entry| {
-                add(entry.path, entry.kind);
+            let end = walk::walk(context, path, |entry| {
+                add(&String::from_utf8_lossy(entry.path), entry.kind);
                 ControlFlow::Continue(())
             })?;
+            too_many = end.too_many_entries;
         } else {
             let directory = context.workspace()?.directory(path)?;
             let entries = openat::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX + 1);
             let mut entries =
                 entries.map_err(|error| format!("{}: {}", escaped(path), reason(&error)))?;
-            if entries.len() > limits::DIRECTORY_ENTRIES_MAX {
-                end = WalkEnd::TooMany;
-            }
+            too_many = entries.len() > limits::DIRECTORY_ENTRIES_MAX;
             entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
             entries.iter().for_each(|(name, kind)| add(&name.to_string_lossy(), *kind));
         }
         let mut text = clip.text();
-        match end {
-            WalkEnd::TooMany => text.push_str("[there is more than can be listed]"),
-            WalkEnd::Done if text.is_empty() => text.push_str("[the directory is empty]"),
-            WalkEnd::Done => {}
+        if too_many {
+            text.push_str("[there is more than can be listed]");
+        } else if text.is_empty() {
+            text.push_str("[the directory is empty]");
         }
         Ok(text)
     }

@@ -5,9 +5,9 @@
 
 mod command;
 mod files;
-mod regex;
+mod glob;
+mod ignore;
 mod search;
-mod syntax;
 mod walk;
 mod workspace;
 

@@ -1,19 +1,30 @@
 //! Tools that find files by name, and lines by content.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
-use std::ops::ControlFlow;
+use std::io::{self, Read};
+use std::ops::{ControlFlow, Range};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
 
 use nanoserde::DeJson;
+use regex::bytes::{Regex, RegexBuilder};
 
 use crate::agent::clip::Clip;
-use crate::limits;
+use crate::error::reason;
+use crate::session::wake::Waker;
 use crate::sys::openat::{self, FileType};
-use crate::text::{escaped, truncated};
+use crate::sys::{self, Interest};
+use crate::text::{escaped, prefix, truncated};
+use crate::{limits, mutex};
 
 use super::files::is_binary;
-use super::regex::{Budget, Pattern};
-use super::walk::{self, Entry, WalkEnd};
+use super::glob;
+use super::walk::{self, WalkEnd};
 use super::workspace::ToolContext;
 
 /// The arguments of `find_files`.
@@ -31,32 +42,38 @@ pub struct SearchFiles {
     glob: Option<String>,
 }
 
-/// A glob. It is matched against the path from the start of the search if it has a slash, else
-/// against the name alone.
+/// A glob of a call. It is matched against the path from the start of the search if it has a slash,
+/// else against the name alone.
 struct NameGlob {
-    pattern: Pattern,
+    globs: Vec<String>,
     whole_path: bool,
     /// How many bytes of a path lead to the start of the search.
     base: usize,
 }
 
 impl NameGlob {
-    fn new(glob: &str, start: &str) -> Result<NameGlob, String> {
-        let glob = glob.strip_prefix("./").unwrap_or(glob);
+    fn new(given: &str, start: &str) -> Result<NameGlob, String> {
+        if given.len() > limits::PATTERN_BYTES_MAX {
+            return Err(too_long("glob"));
+        }
+        let inside = given.strip_prefix("./").unwrap_or(given);
         let start = start.trim_start_matches("./").trim_end_matches('/');
         let base = if matches!(start, "" | ".") { 0 } else { start.len() + 1 };
-        let pattern = Pattern::glob(glob.trim_start_matches('/'))?;
-        Ok(NameGlob { pattern, whole_path: glob.contains('/'), base })
+        let globs = glob::alternatives(inside.trim_start_matches('/'))?;
+        Ok(NameGlob { globs, whole_path: inside.contains('/'), base })
     }
 
-    fn matches(&self, path: &str, budget: &mut Budget<'_>) -> bool {
-        let mut matches = |text: &str| self.pattern.matches(text, budget).unwrap_or(false);
-        if self.whole_path {
-            // A path relative to the workspace is just as clear.
-            path.get(self.base..).is_some_and(&mut matches) || matches(path)
-        } else {
-            matches(path.rsplit('/').next().unwrap_or(path))
-        }
+    fn matches(&self, path: &[u8]) -> bool {
+        self.globs.iter().map(String::as_bytes).any(|glob| {
+            if self.whole_path {
+                // A path from the workspace is as clear.
+                let inside = path.get(self.base..).unwrap_or_default();
+                glob::matches_path(glob, inside) || glob::matches_path(glob, path)
+            } else {
+                let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+                glob::matches_name(glob, name)
+            }
+        })
     }
 }
 
@@ -67,11 +84,9 @@ impl FindFiles {
         let names = NameGlob::new(&self.pattern, start)?;
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
         let mut found = false;
-        let is_over = || context.is_over();
-        let mut budget = Budget::until(&is_over);
         let end = walk::walk(context, start, |entry| {
-            if entry.kind != FileType::Directory && names.matches(entry.path, &mut budget) {
-                clip.push(escaped(entry.path).as_bytes());
+            if entry.kind != FileType::Directory && names.matches(entry.path) {
+                clip.push(shown(entry.path).as_bytes());
                 clip.push(b"\n");
                 found = true;
             }
@@ -87,28 +102,30 @@ impl FindFiles {
 }
 
 impl SearchFiles {
-    /// Returns `file:line:text` of the lines that match.
+    /// Returns `file:line:text` of the lines that match, in the order of paths.
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
-        let pattern = Pattern::regex(&self.pattern)?;
+        let regex = compile(&self.pattern)?;
         let start = start(self.path.as_deref());
         let names = self.glob.as_deref().map(|glob| NameGlob::new(glob, start)).transpose()?;
-        let is_over = || context.is_over();
-        let mut search = LineSearch { pattern, budget: Budget::until(&is_over), found: Vec::new() };
-        let mut end = WalkEnd::Done;
-        if let Ok(file) = context.workspace()?.file(start) {
-            let _enough = search.read(&file, start);
+        let workspace = context.workspace()?;
+        let mut search = Search::start(regex)
+            .map_err(|error| format!("the search cannot be started: {}", reason(&error)))?;
+        let mut end = WalkEnd::default();
+        if let Ok(file) = workspace.file(start) {
+            let _enough = search.add(Source::Open(file), start.as_bytes(), context);
         } else {
             end = walk::walk(context, start, |entry| {
-                let mut matches = |names: &NameGlob| names.matches(entry.path, &mut search.budget);
-                if entry.kind != FileType::File || !names.as_ref().is_none_or(&mut matches) {
+                if entry.kind != FileType::File
+                    || !names.as_ref().is_none_or(|names| names.matches(entry.path))
+                {
                     return ControlFlow::Continue(());
                 }
-                let file = open(entry);
-                file.map_or(ControlFlow::Continue(()), |file| search.read(&file, entry.path))
+                let source = Source::In(Arc::clone(entry.directory), entry.name.to_owned());
+                search.add(source, entry.path, context)
             })?;
         }
+        let found = search.finish(context);
         context.check()?;
-        let found = search.found;
         let mut text = found.get(..limits::MATCHES_MAX).unwrap_or(&found).concat();
         if found.is_empty() {
             text.push_str("[no line matches]");
@@ -120,76 +137,321 @@ impl SearchFiles {
     }
 }
 
+/// Compiles a regular expression that is matched against lines.
+fn compile(pattern: &str) -> Result<Regex, String> {
+    if pattern.len() > limits::PATTERN_BYTES_MAX {
+        return Err(too_long("pattern"));
+    }
+    let mut builder = RegexBuilder::new(pattern);
+    builder.multi_line(true).crlf(true);
+    builder.size_limit(limits::REGEX_BYTES_MAX).dfa_size_limit(limits::REGEX_BYTES_MAX);
+    builder.build().map_err(|error| error.to_string())
+}
+
+fn too_long(what: &str) -> String {
+    format!("the {what} is longer than {} bytes", limits::PATTERN_BYTES_MAX)
+}
+
 fn start(path: Option<&str>) -> &str {
     path.filter(|path| !path.is_empty()).unwrap_or(".")
 }
 
+fn shown(path: &[u8]) -> String {
+    escaped(&String::from_utf8_lossy(path))
+}
+
 fn note(end: WalkEnd) -> &'static str {
-    match end {
-        WalkEnd::Done => "",
-        WalkEnd::TooMany => "\n[not all was looked through: there are too many files]",
+    if end.too_many_entries {
+        "\n[not all was looked through: there are too many files]"
+    } else if end.too_many_rules {
+        "\n[not all .gitignore rules were applied: there are too many]"
+    } else {
+        ""
     }
 }
 
-fn open(entry: &Entry<'_>) -> Option<File> {
-    let file = openat::open_entry(entry.directory, entry.name).ok()?;
-    let found = file.metadata().ok()?;
-    (found.is_file() && found.len() <= limits::SEARCH_BYTES_MAX).then_some(file)
+/// A file that is to be searched.
+enum Source {
+    Open(File),
+    /// The one of this name in a directory.
+    In(Arc<File>, OsString),
 }
 
-/// A search for lines, with its results.
-struct LineSearch<'a> {
-    pattern: Pattern,
-    budget: Budget<'a>,
-    found: Vec<String>,
+/// A source with its place in the order of paths.
+struct Job {
+    index: usize,
+    path: Vec<u8>,
+    source: Source,
 }
 
-impl LineSearch<'_> {
-    /// Adds the lines of a file that match. Breaks when there is one more than is shown, or when
-    /// the budget is over.
-    fn read(&mut self, file: &File, path: &str) -> ControlFlow<()> {
-        let mut bytes = Vec::new();
-        if file.take(limits::SEARCH_BYTES_MAX).read_to_end(&mut bytes).is_err() {
-            return ControlFlow::Continue(());
-        }
-        let binary = is_binary(&bytes);
-        let text = String::from_utf8_lossy(&bytes);
-        if !text.contains(self.pattern.needle()) {
-            return ControlFlow::Continue(());
-        }
-        let path = escaped(path);
-        for (line, number) in text.lines().zip(1..) {
-            let matches = self.pattern.matches(line, &mut self.budget);
-            if self.budget.is_over() {
-                return ControlFlow::Break(());
+/// A search that threads of its own do. They outlive a caller that does not wait for them, by the
+/// piece of a file that each of them is in.
+struct Search {
+    shared: Arc<Shared>,
+    added: usize,
+}
+
+/// What a search and its threads share.
+struct Shared {
+    regex: Regex,
+    progress: Mutex<Progress>,
+    /// There are more jobs, or none will come.
+    changed: Condvar,
+    /// Wakes the caller when a job is done.
+    waker: Waker,
+    /// Nothing more is wanted.
+    over: AtomicBool,
+    /// Held while a large file is in memory.
+    large: Mutex<()>,
+}
+
+/// The jobs that wait, and the lines that were found.
+#[derive(Default)]
+struct Progress {
+    jobs: VecDeque<Job>,
+    closed: bool,
+    /// By the index of the file.
+    found: BTreeMap<usize, Vec<String>>,
+    /// All files before this one are done, and have this many lines.
+    done: usize,
+    done_lines: usize,
+}
+
+impl Search {
+    fn start(regex: Regex) -> io::Result<Search> {
+        let shared = Arc::new(Shared {
+            regex,
+            progress: Mutex::default(),
+            changed: Condvar::new(),
+            waker: Waker::new()?,
+            over: AtomicBool::new(false),
+            large: Mutex::new(()),
+        });
+        let search = Search { shared, added: 0 };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        for count in 0..cores.min(limits::SEARCH_THREADS_MAX) {
+            let shared = Arc::clone(&search.shared);
+            match thread::Builder::new().name("search".into()).spawn(move || shared.work()) {
+                Err(error) if count == 0 => return Err(error),
+                // Fewer do as well.
+                Err(_) => break,
+                Ok(_) => {}
             }
-            self.found.push(match matches {
-                Some(false) => continue,
-                None => format!(
-                    "{path}:{number}: [given up: this line is too long for so costly a pattern]\n"
-                ),
-                Some(true) if binary => format!("{path}: the binary file matches\n"),
-                Some(true) => {
-                    format!("{path}:{number}:{}\n", truncated(line, limits::MATCH_CHARS_MAX))
-                }
-            });
-            if self.found.len() > limits::MATCHES_MAX {
-                return ControlFlow::Break(());
-            }
-            if binary {
-                break;
-            }
         }
-        ControlFlow::Continue(())
+        Ok(search)
     }
+
+    /// Adds a file. Breaks when enough was found or the turn is over.
+    fn add(&mut self, source: Source, path: &[u8], context: &ToolContext<'_>) -> ControlFlow<()> {
+        let job = Job { index: self.added, path: path.to_owned(), source };
+        self.added += 1;
+        mutex::lock(&self.shared.progress).jobs.push_back(job);
+        self.shared.changed.notify_one();
+        self.wait(context, |progress| progress.jobs.len() < limits::SEARCH_QUEUE_MAX);
+        if self.shared.is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Returns the lines that were found, once all files are done or the turn is over.
+    fn finish(self, context: &ToolContext<'_>) -> Vec<String> {
+        mutex::lock(&self.shared.progress).closed = true;
+        self.shared.changed.notify_all();
+        self.wait(context, |progress| progress.done == self.added);
+        let found = std::mem::take(&mut mutex::lock(&self.shared.progress).found);
+        found.into_values().flatten().collect()
+    }
+
+    /// Waits until `is_so`, or enough was found, or the turn is over.
+    fn wait(&self, context: &ToolContext<'_>, is_so: impl Fn(&Progress) -> bool) {
+        let shared = &self.shared;
+        let is_enough = || shared.is_over() || is_so(&mutex::lock(&shared.progress));
+        while !is_enough() {
+            shared.waker.arm();
+            if is_enough() {
+                return;
+            }
+            let files =
+                [(context.cancel.as_fd(), Interest::Read), (shared.waker.as_fd(), Interest::Read)];
+            let left = context.deadline.saturating_duration_since(Instant::now());
+            if sys::wait_any(&files, Some(left)).is_err() || context.is_over() {
+                return shared.end();
+            }
+            shared.waker.drain();
+        }
+    }
+}
+
+impl Drop for Search {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
+}
+
+impl Shared {
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        // Under the lock, so that no thread is between its look and its wait.
+        let progress = mutex::lock(&self.progress);
+        self.changed.notify_all();
+        drop(progress);
+    }
+
+    /// Does jobs until there are no more.
+    fn work(&self) {
+        let mut buffer = Vec::new();
+        while let Some(Job { index, path, source }) = self.next() {
+            let lines = self.search(source, &path, &mut buffer).unwrap_or_default();
+            let mut progress = mutex::lock(&self.progress);
+            progress.found.insert(index, lines);
+            while let Some(lines) = progress.found.get(&progress.done) {
+                progress.done_lines += lines.len();
+                progress.done += 1;
+            }
+            let enough = progress.done_lines > limits::MATCHES_MAX;
+            drop(progress);
+            if enough {
+                self.end();
+            }
+            self.waker.wake();
+        }
+    }
+
+    fn next(&self) -> Option<Job> {
+        let waits = |progress: &mut Progress| {
+            progress.jobs.is_empty() && !progress.closed && !self.is_over()
+        };
+        let progress = mutex::lock(&self.progress);
+        let progress = self.changed.wait_while(progress, waits);
+        let mut progress = progress.unwrap_or_else(PoisonError::into_inner);
+        if self.is_over() { None } else { progress.jobs.pop_front() }
+    }
+
+    /// Returns the lines of a file that match; one more than is shown, if there are as many.
+    fn search(&self, source: Source, path: &[u8], buffer: &mut Vec<u8>) -> io::Result<Vec<String>> {
+        let file = match source {
+            Source::Open(file) => file,
+            Source::In(directory, name) => openat::open_entry(directory.as_fd(), &name)?,
+        };
+        let metadata = file.metadata()?;
+        let mut lines = Vec::new();
+        if !metadata.is_file() || metadata.len() > limits::SEARCH_BYTES_MAX {
+            return Ok(lines);
+        }
+        let is_large = metadata.len() > limits::SEARCH_LARGE_BYTES;
+        let large = is_large.then(|| mutex::lock(&self.large));
+        buffer.clear();
+        // One byte more, so that a whole file is read at once.
+        buffer.reserve(usize::try_from(metadata.len()).unwrap_or(0) + 1);
+        file.take(limits::SEARCH_BYTES_MAX).read_to_end(buffer)?;
+        let is_binary = is_binary(buffer);
+        let path = shown(path);
+        self.visit_lines(buffer, |number, line, found| {
+            if is_binary {
+                lines.push(format!("{path}: the binary file matches\n"));
+                return ControlFlow::Break(());
+            }
+            lines.push(format!("{path}:{number}:{}\n", excerpt(line, found)));
+            match lines.len() {
+                count if count > limits::MATCHES_MAX => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        });
+        if is_large {
+            *buffer = Vec::new();
+        }
+        drop(large);
+        Ok(lines)
+    }
+
+    /// Calls `visit` with each line that matches, its number and the match in it.
+    fn visit_lines(
+        &self,
+        bytes: &[u8],
+        mut visit: impl FnMut(usize, &[u8], Range<usize>) -> ControlFlow<()>,
+    ) {
+        let mut number = 1;
+        let mut rest = bytes;
+        // In pieces of whole lines, between which a search ends that is no longer wanted.
+        while !rest.is_empty() && !self.is_over() {
+            let least = rest.len().min(limits::SEARCH_PIECE_BYTES);
+            let piece;
+            (piece, rest) = rest.split_at((line_end(rest, least) + 1).min(rest.len()));
+            if visit_piece(&self.regex, piece, &mut number, &mut visit).is_break() {
+                return;
+            }
+        }
+    }
+}
+
+fn visit_piece(
+    regex: &Regex,
+    piece: &[u8],
+    number: &mut usize,
+    visit: &mut impl FnMut(usize, &[u8], Range<usize>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let newlines = |bytes: Option<&[u8]>| {
+        bytes.unwrap_or_default().iter().filter(|byte| **byte == b'\n').count()
+    };
+    let (mut at, mut counted) = (0, 0);
+    let mut line_by_line = false;
+    while at < piece.len() {
+        let end = if line_by_line { line_end(piece, at) } else { piece.len() };
+        let Some(found) = regex.find_at(piece.get(..end).unwrap_or_default(), at) else {
+            at = end + 1;
+            continue;
+        };
+        let before = piece.get(at..found.start()).unwrap_or_default();
+        let start =
+            before.iter().rposition(|byte| *byte == b'\n').map_or(at, |place| at + place + 1);
+        let end = line_end(piece, found.start());
+        if start == piece.len() {
+            // After the last line.
+            break;
+        }
+        if found.end() > end {
+            // What matches across lines need not match in one, and could be found over and over.
+            (line_by_line, at) = (true, start);
+            continue;
+        }
+        *number += newlines(piece.get(counted..start));
+        counted = start;
+        let line = piece.get(start..end).unwrap_or_default();
+        visit(*number, line, found.start() - start..found.end() - start)?;
+        at = end + 1;
+    }
+    *number += newlines(piece.get(counted..));
+    ControlFlow::Continue(())
+}
+
+/// Returns where the line that holds byte `at` ends.
+fn line_end(bytes: &[u8], at: usize) -> usize {
+    let rest = bytes.get(at..).unwrap_or_default();
+    rest.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |place| at + place)
+}
+
+/// Returns a line, or as much of a long one as is shown, with the match in it.
+fn excerpt(line: &[u8], found: Range<usize>) -> String {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let text = String::from_utf8_lossy(line);
+    let before = String::from_utf8_lossy(line.get(..found.start).unwrap_or(line)).chars().count();
+    let skipped = if prefix(&text, limits::MATCH_CHARS_MAX).len() == text.len() {
+        0
+    } else {
+        before.saturating_sub(limits::MATCH_CHARS_MAX / 4)
+    };
+    let start = text.char_indices().nth(skipped).map_or(text.len(), |(start, _)| start);
+    let rest = text.get(start..).unwrap_or_default();
+    let more = if skipped > 0 { "…" } else { "" };
+    format!("{more}{}", truncated(rest, limits::MATCH_CHARS_MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::tests::scratch::Scratch;
-    use crate::session::wake::Cancel;
-    use std::cell::Cell;
 
     #[test]
     fn files_are_found_by_name_or_by_path() {
@@ -243,43 +505,7 @@ mod tests {
         assert_eq!(search(r#"{"pattern":"fn","path":"b/c.txt"}"#), "b/c.txt:3:fn four\n");
         assert_eq!(search(r#"{"pattern":"zzz"}"#), "[no line matches]");
         let problem = scratch.run("search_files", r#"{"pattern":"a("}"#).unwrap_err();
-        assert!(problem.contains("character 3"), "{problem}");
-    }
-
-    #[test]
-    fn a_search_can_be_cancelled_within_a_line() {
-        let scratch = Scratch::new();
-        scratch.put("line", &"a".repeat(15 << 20));
-        let cancel = Cancel::new().unwrap();
-        let calls = Cell::new(0);
-        // Cancels right after the third call.
-        let is_over = || {
-            let over = cancel.is_cancelled();
-            if calls.replace(calls.get() + 1) == 2 {
-                cancel.cancel();
-            }
-            over
-        };
-        let pattern = Pattern::regex("(a|b)(a|c)(a|d){300}[xyz]").unwrap();
-        let budget = Budget::until(&is_over);
-        let mut search = LineSearch { pattern, budget, found: Vec::new() };
-        let file = File::open(scratch.path().join("line")).unwrap();
-        assert!(search.read(&file, "line").is_break());
-        assert_eq!(calls.get(), 4, "the next call is the last");
-    }
-
-    #[test]
-    fn a_line_that_costs_too_much_is_reported_and_the_others_are_searched() {
-        let scratch = Scratch::new();
-        scratch.put("a", &format!("{}\n{}x\n", "a".repeat(40_000), "a".repeat(302)));
-        let pattern = Pattern::regex("(a|b)(a|c)(a|d){300}[xyz]").unwrap();
-        let budget = Budget::until(&|| false).with_steps(1 << 20);
-        let mut search = LineSearch { pattern, budget, found: Vec::new() };
-        let file = File::open(scratch.path().join("a")).unwrap();
-        assert!(search.read(&file, "a").is_continue());
-        let [given_up, rest] = search.found.as_slice() else { panic!("{:?}", search.found) };
-        assert_eq!(given_up, "a:1: [given up: this line is too long for so costly a pattern]\n");
-        assert!(rest.starts_with("a:2:aaa"), "{rest}");
+        assert!(problem.contains("unclosed group"), "{problem}");
     }
 
     #[test]

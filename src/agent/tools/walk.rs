@@ -1,63 +1,48 @@
-//! Visits everything below a directory in the order of names, except for what `.gitignore`
-//! excludes. Links are reported and never followed, so a walk neither leaves the workspace nor
-//! loops.
+//! Visits everything below a directory in the order of names, except for what git ignores. Links
+//! are reported and never followed, so a walk neither leaves the workspace nor loops.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Component, Path};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Component;
+use std::sync::Arc;
 
 use crate::limits;
 use crate::sys::openat::{self, FileType};
 
-use super::regex::{Budget, Pattern};
+use super::ignore::IgnoreRules;
 use super::workspace::{ToolContext, Workspace};
 
 /// An entry of a directory, as it is visited.
 pub struct Entry<'a> {
-    pub directory: BorrowedFd<'a>,
+    pub directory: &'a Arc<File>,
     pub name: &'a OsStr,
     /// From the workspace.
-    pub path: &'a str,
+    pub path: &'a [u8],
     pub kind: FileType,
 }
 
-/// How a walk ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WalkEnd {
-    /// Everything was visited, or the visitor ended the walk.
-    Done,
+/// What a walk left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WalkEnd {
     /// There are more than [`limits::WALK_ENTRIES_MAX`] entries.
-    TooMany,
-}
-
-/// A line of a `.gitignore`. <https://git-scm.com/docs/gitignore>
-struct Rule {
-    pattern: Pattern,
-    /// Matched against the path from the file's directory, not the name alone.
-    whole_path: bool,
-    directories_only: bool,
-    negated: bool,
-}
-
-/// A `.gitignore`, and how many bytes of a path are its directory's.
-struct Ignore {
-    base: usize,
-    rules: Vec<Rule>,
+    pub too_many_entries: bool,
+    /// There are more rules of what git ignores than [`limits::IGNORE_BYTES_ALL_MAX`].
+    pub too_many_rules: bool,
 }
 
 struct Walk<'a, V> {
     context: &'a ToolContext<'a>,
     workspace: &'a Workspace,
     visit: V,
-    ignores: Vec<Ignore>,
-    budget: Budget<'a>,
+    rules: IgnoreRules,
+    path: Vec<u8>,
     visited: usize,
 }
 
-/// Visits everything below the directory `given`, until the visitor ends the walk. Fails if the
+/// Visits everything below the directory `given`, until the visitor has seen enough. Fails if the
 /// directory cannot be opened, or the turn is over.
 pub fn walk(
     context: &ToolContext<'_>,
@@ -65,135 +50,71 @@ pub fn walk(
     visit: impl FnMut(&Entry<'_>) -> ControlFlow<()>,
 ) -> Result<WalkEnd, String> {
     let workspace = context.workspace()?;
-    let top = workspace.directory(given)?;
-    let mut ignores = Vec::new();
-    let mut path = String::new();
-    // The rules of the directories above apply here as well.
-    ignores.extend(Ignore::read(context, workspace.root(), 0));
+    let top = Arc::new(workspace.directory(given)?);
+    let mut rules = IgnoreRules::above(workspace.path(), context);
+    let mut path = Vec::new();
+    // The rules of the directories above hold here as well.
+    rules.enter(workspace.root(), &path);
     for component in workspace.relative(given)?.components() {
-        if component == Component::CurDir {
-            continue;
+        match component {
+            Component::CurDir => continue,
+            Component::Normal(name) => path.extend(name.as_bytes()),
+            // The path leads through a parent: it is unknown which rules hold.
+            _ => {
+                rules = IgnoreRules::default();
+                path = given.trim_end_matches('/').into();
+            }
         }
-        if let Component::Normal(name) = component {
-            path.push_str(&name.to_string_lossy());
-            path.push('/');
-        } else {
-            // The path leads through a parent: it is unknown which rules apply.
-            path = format!("{}/", given.trim_end_matches('/'));
-            ignores.clear();
-            break;
-        }
-        if let Ok(above) = workspace.directory(path.trim_end_matches('/')) {
-            ignores.extend(Ignore::read(context, above.as_fd(), path.len()));
+        path.push(b'/');
+        let above = OsStr::from_bytes(&path).to_str().map(|path| path.trim_end_matches('/'));
+        if let Some(Ok(above)) = above.map(|path| workspace.directory(path)) {
+            rules.enter(above.as_fd(), &path);
         }
     }
-    let is_over = || context.is_over();
-    let budget = Budget::until(&is_over);
-    let mut walk = Walk { context, workspace, visit, ignores, budget, visited: 0 };
-    let end = walk.visit_all(&top, &mut path, 0);
+    let mut walk = Walk { context, workspace, visit, rules, path, visited: 0 };
+    let end = walk.visit_all(&top, 0);
     context.check()?;
-    Ok(end.break_value().unwrap_or(WalkEnd::Done))
+    let too_many_entries = end.is_break() && walk.visited > limits::WALK_ENTRIES_MAX;
+    Ok(WalkEnd { too_many_entries, too_many_rules: walk.rules.are_cut })
 }
 
 impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
-    fn visit_all(
-        &mut self,
-        directory: &File,
-        path: &mut String,
-        depth: usize,
-    ) -> ControlFlow<WalkEnd> {
+    fn visit_all(&mut self, directory: &Arc<File>, depth: usize) -> ControlFlow<()> {
         let Ok(protected) = self.workspace.protected_in(directory.as_fd()) else {
             return ControlFlow::Continue(());
         };
         // A directory that may not be read has no entries.
         let entries = openat::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX);
-        let mut entries = entries.unwrap_or_default();
+        let mut entries: Vec<(OsString, FileType)> = entries.unwrap_or_default();
         entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-        let base = path.len();
+        let base = self.path.len();
         for (name, kind) in entries {
             if self.context.is_over() {
-                return ControlFlow::Break(WalkEnd::Done);
+                return ControlFlow::Break(());
             }
-            path.truncate(base);
-            path.push_str(&name.to_string_lossy());
+            self.path.truncate(base);
+            self.path.extend(name.as_bytes());
             let skipped = name == ".git" || protected.contains(&name.as_os_str());
-            if skipped || self.is_ignored(path, kind == FileType::Directory) {
+            if skipped || self.rules.exclude(&self.path, kind == FileType::Directory) {
                 continue;
             }
             self.visited += 1;
             if self.visited > limits::WALK_ENTRIES_MAX {
-                return ControlFlow::Break(WalkEnd::TooMany);
+                return ControlFlow::Break(());
             }
-            let entry = Entry { directory: directory.as_fd(), name: &name, path, kind };
-            if (self.visit)(&entry).is_break() {
-                return ControlFlow::Break(WalkEnd::Done);
-            }
+            (self.visit)(&Entry { directory, name: &name, path: &self.path, kind })?;
             if kind == FileType::Directory
                 && depth < limits::WALK_DEPTH_MAX
                 && let Ok(below) = openat::enter(directory.as_fd(), &name)
             {
-                path.push('/');
-                let above = self.ignores.len();
-                self.ignores.extend(Ignore::read(self.context, below.as_fd(), path.len()));
-                self.visit_all(&below, path, depth + 1)?;
-                self.ignores.truncate(above);
+                self.path.push(b'/');
+                let before = self.rules.enter(below.as_fd(), &self.path);
+                self.visit_all(&Arc::new(below), depth + 1)?;
+                self.rules.leave(before);
             }
         }
-        path.truncate(base);
+        self.path.truncate(base);
         ControlFlow::Continue(())
-    }
-
-    /// Returns whether the rules exclude a path. The last rule that matches decides, and the rules
-    /// of the innermost directory come last.
-    fn is_ignored(&mut self, path: &str, directory: bool) -> bool {
-        let budget = &mut self.budget;
-        let decision = self.ignores.iter().rev().find_map(|ignore| {
-            let rest = path.get(ignore.base..)?;
-            ignore.rules.iter().rev().find(|rule| rule.matches(rest, directory, budget))
-        });
-        decision.is_some_and(|rule| !rule.negated)
-    }
-}
-
-impl Ignore {
-    fn read(context: &ToolContext<'_>, directory: BorrowedFd<'_>, base: usize) -> Option<Ignore> {
-        let file = openat::open_entry(directory, OsStr::new(".gitignore")).ok()?;
-        file.metadata().ok().filter(|found| found.is_file())?;
-        let mut bytes = Vec::new();
-        file.take(limits::IGNORE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-        let text = String::from_utf8_lossy(&bytes);
-        let lines = text.lines().take_while(|_| !context.is_over());
-        Some(Ignore { base, rules: lines.filter_map(Rule::parse).collect() })
-    }
-}
-
-impl Rule {
-    fn parse(line: &str) -> Option<Rule> {
-        // Trailing spaces count only after a backslash.
-        let line = match line.trim_end() {
-            bare if bare.ends_with('\\') && bare.len() < line.len() => line,
-            bare => bare,
-        };
-        if line.is_empty() || line.starts_with('#') {
-            return None;
-        }
-        let (negated, line) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest));
-        let (directories_only, line) =
-            line.strip_suffix('/').map_or((false, line), |rest| (true, rest));
-        let whole_path = line.contains('/');
-        // Here a brace is a plain character.
-        let line = line.trim_start_matches('/').replace('{', "\\{").replace('}', "\\}");
-        let pattern = Pattern::glob(&line).ok()?;
-        Some(Rule { pattern, whole_path, directories_only, negated })
-    }
-
-    fn matches(&self, path: &str, directory: bool, budget: &mut Budget<'_>) -> bool {
-        if self.directories_only && !directory {
-            return false;
-        }
-        let name = Path::new(path).file_name().and_then(OsStr::to_str).unwrap_or(path);
-        let text = if self.whole_path { path } else { name };
-        self.pattern.matches(text, budget).unwrap_or(false)
     }
 }
 
@@ -201,18 +122,21 @@ impl Rule {
 mod tests {
     use super::*;
     use crate::agent::tests::scratch::Scratch;
+    use crate::protocol::Variable;
+    use std::fs;
     use std::os::unix::fs::symlink;
+    use std::process::Command;
 
     fn seen(scratch: &Scratch, given: &str) -> Vec<String> {
         scratch.with_context(|context| {
             let mut seen = Vec::new();
             let end = walk(context, given, |entry| {
                 if entry.kind != FileType::Directory {
-                    seen.push(entry.path.to_owned());
+                    seen.push(String::from_utf8(entry.path.to_owned()).unwrap());
                 }
                 ControlFlow::Continue(())
             });
-            assert_eq!(end, Ok(WalkEnd::Done));
+            assert_eq!(end, Ok(WalkEnd::default()));
             seen
         })
     }
@@ -260,6 +184,141 @@ mod tests {
         assert_eq!(seen(&scratch, "doc"), ["doc/deep/a.txt"]);
         assert_eq!(seen(&scratch, "sub/"), ["sub/.gitignore", "sub/sub.log"]);
         assert_eq!(seen(&scratch, "build"), ["build/f"]);
+    }
+
+    /// What git lists as neither tracked nor ignored below `below`; `None` where there is no git.
+    fn listed_by_git(scratch: &Scratch, below: &str) -> Option<Vec<String>> {
+        let git = |arguments: &[&str]| {
+            let mut command = Command::new("git");
+            command.arg("-C").arg(scratch.path().join(below)).args(arguments);
+            command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
+            let output = command.env("HOME", scratch.path().join("home")).output().ok()?;
+            assert!(output.status.success(), "{output:?}");
+            Some(String::from_utf8(output.stdout).unwrap())
+        };
+        if !scratch.path().join(".git").exists() {
+            git(&["init", "--quiet", "."])?;
+        }
+        let listed = git(&["ls-files", "--others", "--exclude-standard", "-z"])?;
+        let names = listed.split_terminator('\0').map(str::to_owned);
+        Some(names.filter(|name| !name.starts_with("home/")).collect())
+    }
+
+    fn random_rules(random: &mut fastrand::Rng) -> String {
+        const PARTS: [&str; 18] = [
+            "a",
+            "b",
+            "ab",
+            "*",
+            "**",
+            "?",
+            "a*",
+            "*b",
+            "[ab]",
+            "[!a]",
+            "[[:alpha:]]",
+            "a**b",
+            "\\a",
+            "c d",
+            "*.c",
+            "é",
+            "[a",
+            "b\\",
+        ];
+        let mut text =
+            String::from(*random.choice(["", "\u{feff}", "# a\n", "\n"].iter()).unwrap());
+        for _ in 0..random.usize(1..6) {
+            text.push_str(random.choice(["", "", "", "!", "\\!", "#"].iter()).unwrap());
+            text.push_str(random.choice(["", "", "/", "**/"].iter()).unwrap());
+            let parts: Vec<&str> =
+                (0..random.usize(1..4)).map(|_| *random.choice(PARTS.iter()).unwrap()).collect();
+            text.push_str(&parts.join(random.choice(["/", "/", ""].iter()).unwrap()));
+            text.push_str(
+                random.choice(["", "", "/", "/**", " ", "\\ ", "\t", "\r"].iter()).unwrap(),
+            );
+            text.push_str(random.choice(["\n", "\n", "\n\n"].iter()).unwrap());
+        }
+        text
+    }
+
+    #[test]
+    fn what_git_ignores_is_not_visited() {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        for round in 0..20 {
+            let scratch = Scratch::new();
+            let names = ["a", "b", "ab", "aab", "c d", "x.c", "é", "!a", "#a", "[a", "b ", "a\\"];
+            for _ in 0..40 {
+                let parts: Vec<&str> = (0..random.usize(1..4))
+                    .map(|_| *random.choice(names.iter()).unwrap())
+                    .collect();
+                // A file may be where another one needs a directory.
+                let path = scratch.path().join(parts.join("/"));
+                if fs::create_dir_all(path.parent().unwrap()).is_ok() && !path.exists() {
+                    drop(File::create(path));
+                }
+            }
+            scratch.put("home/global", &random_rules(&mut random));
+            scratch.put("home/.config/git/ignore", &random_rules(&mut random));
+            if random.bool() {
+                let file = scratch.path().join("home/global");
+                let setting = format!("[core]\n\texcludesFile = {}\n", file.display());
+                scratch.put("home/.gitconfig", &setting);
+            }
+            if listed_by_git(&scratch, ".").is_none() {
+                return eprintln!("skipped: what_git_ignores_is_not_visited: it needs git");
+            }
+            scratch.put(".git/info/exclude", &random_rules(&mut random));
+            scratch.put(".gitignore", &random_rules(&mut random));
+            for directory in ["a", "a/b", "ab"] {
+                if scratch.path().join(directory).is_dir() && random.bool() {
+                    scratch.put(&format!("{directory}/.gitignore"), &random_rules(&mut random));
+                }
+            }
+            for below in [".", "a", "a/b"] {
+                let workspace = scratch.path().join(below);
+                if !workspace.is_dir() {
+                    continue;
+                }
+                let mut wanted = listed_by_git(&scratch, below).unwrap();
+                let home = scratch.path().join("home").to_str().unwrap().to_owned();
+                let environment = [Variable { name: "HOME".to_owned(), value: home }];
+                let mut found = scratch.in_workspace(&workspace, &environment, |context| {
+                    let mut seen = Vec::new();
+                    let end = walk(context, ".", |entry| {
+                        if entry.kind != FileType::Directory && !entry.path.starts_with(b"home/") {
+                            seen.push(String::from_utf8(entry.path.to_owned()).unwrap());
+                        }
+                        ControlFlow::Continue(())
+                    });
+                    assert_eq!(end, Ok(WalkEnd::default()));
+                    seen
+                });
+                wanted.sort();
+                found.sort();
+                // A workspace that is ignored as a whole was chosen by the user.
+                if !wanted.is_empty() || below == "." {
+                    assert_eq!(found, wanted, "seed {seed}, round {round}, in {below}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rules_beyond_the_limit_are_left_out_and_reported() {
+        let scratch = Scratch::new();
+        let rule = |number: usize| format!("{number:0>1023}\n");
+        let most = limits::IGNORE_BYTES_MAX / 1024;
+        let text: String = (0..most).map(rule).collect();
+        scratch.put(".gitignore", &text);
+        let too_many = |scratch: &Scratch| {
+            scratch.with_context(|context| {
+                walk(context, ".", |_| ControlFlow::Continue(())).unwrap().too_many_rules
+            })
+        };
+        assert!(!too_many(&scratch));
+        scratch.put(".gitignore", &(text + "x"));
+        assert!(too_many(&scratch));
     }
 
     #[test]

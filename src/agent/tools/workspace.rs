@@ -98,6 +98,11 @@ impl Workspace {
         Ok(Workspace { root, given, path: real, protected })
     }
 
+    /// Returns where it was when it was opened, without links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Fails if an open file or directory, or `name` in it, is protected or in a protected
     /// directory.
     fn check(&self, file: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<()> {

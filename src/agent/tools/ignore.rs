@@ -1,0 +1,204 @@
+//! What git ignores: the rules of `.gitignore` files, of `.git/info/exclude` and of the user's
+//! global file, in the order in which git reads them. <https://git-scm.com/docs/gitignore>
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::limits;
+use crate::sys::openat;
+
+use super::workspace::ToolContext;
+use super::{command, glob};
+
+/// The rules that hold in a directory: those of the directories above it, then its own.
+#[derive(Default)]
+pub struct IgnoreRules {
+    /// The path of the workspace from the top of its repository, with a slash at its end.
+    prefix: Vec<u8>,
+    files: Vec<RuleFile>,
+    bytes: usize,
+    /// Whether rules were left out because there are too many.
+    pub are_cut: bool,
+}
+
+/// The rules of a file.
+struct RuleFile {
+    /// How many bytes of a path from the top of the repository lead to the file's directory.
+    base: usize,
+    text: Vec<u8>,
+    rules: Vec<Rule>,
+}
+
+/// A line of a file.
+struct Rule {
+    glob: Range<u32>,
+    /// Matched against the path from the file's directory, not the name alone.
+    whole_path: bool,
+    directories_only: bool,
+    negated: bool,
+}
+
+impl IgnoreRules {
+    /// Reads the rules that hold in the workspace at `root` from outside of it: the user's global
+    /// file, the repository's own exclusions, and the `.gitignore` files above the workspace.
+    pub fn above(root: &Path, context: &ToolContext<'_>) -> IgnoreRules {
+        let mut rules = IgnoreRules::default();
+        let Some(top) = root.ancestors().find(|path| path.join(".git").exists()) else {
+            return rules;
+        };
+        if let Some(file) = global_file(context) {
+            rules.read(File::open(file).ok(), 0);
+        }
+        rules.read(File::open(git_directory(&top.join(".git")).join("info/exclude")).ok(), 0);
+        let inside = root.strip_prefix(top).unwrap_or(Path::new(""));
+        let mut above = top.to_owned();
+        for name in inside {
+            if let Ok(directory) = File::open(&above) {
+                rules.enter(directory.as_fd(), b"");
+            }
+            above.push(name);
+            rules.prefix.extend(name.as_bytes());
+            rules.prefix.push(b'/');
+        }
+        rules
+    }
+
+    /// Adds the rules of `directory`, which lies at `path` in the workspace; a path ends with a
+    /// slash, or is empty. Returns what [`IgnoreRules::leave`] takes.
+    pub fn enter(&mut self, directory: BorrowedFd<'_>, path: &[u8]) -> usize {
+        let before = self.files.len();
+        // Like git, a link is not followed.
+        let file = openat::open_entry(directory, OsStr::new(".gitignore")).ok();
+        self.read(file, self.prefix.len() + path.len());
+        before
+    }
+
+    /// Removes the rules of the directory entered last.
+    pub fn leave(&mut self, before: usize) {
+        for file in self.files.drain(before..) {
+            self.bytes -= file.text.len();
+        }
+    }
+
+    /// Returns whether the rules exclude a path of the workspace. The last rule that matches
+    /// decides, and the rules of the innermost directory come last.
+    pub fn exclude(&self, path: &[u8], is_directory: bool) -> bool {
+        if self.files.is_empty() {
+            return false;
+        }
+        let path = [self.prefix.as_slice(), path].concat();
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let decision = self.files.iter().rev().find_map(|file| {
+            let rest = path.get(file.base..)?;
+            file.rules.iter().rev().find(|rule| rule.matches(&file.text, rest, name, is_directory))
+        });
+        decision.is_some_and(|rule| !rule.negated)
+    }
+
+    fn read(&mut self, file: Option<File>, base: usize) {
+        let Some(file) = file.filter(|file| file.metadata().is_ok_and(|found| found.is_file()))
+        else {
+            return;
+        };
+        let room = limits::IGNORE_BYTES_MAX.min(limits::IGNORE_BYTES_ALL_MAX - self.bytes);
+        let mut text = Vec::new();
+        if file.take(room as u64 + 1).read_to_end(&mut text).is_err() {
+            return;
+        }
+        if text.len() > room {
+            self.are_cut = true;
+            // Half a rule could exclude what the whole one does not.
+            text.truncate(room);
+            text.truncate(text.iter().rposition(|byte| *byte == b'\n').unwrap_or(0));
+        }
+        self.bytes += text.len();
+        let rules = rules(&text);
+        self.files.push(RuleFile { base, text, rules });
+    }
+}
+
+/// Returns the rules in a text.
+fn rules(text: &[u8]) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    let mut start = if text.starts_with("\u{feff}".as_bytes()) { 3 } else { 0 };
+    for line in text.get(start..).unwrap_or_default().split(|byte| *byte == b'\n') {
+        let end = start + line.len();
+        rules.extend(Rule::read(line, start));
+        start = end + 1;
+    }
+    rules
+}
+
+impl Rule {
+    /// Reads the line that begins at byte `start` of its text.
+    fn read(line: &[u8], start: usize) -> Option<Rule> {
+        if line.starts_with(b"#") {
+            return None;
+        }
+        let mut line = line.strip_suffix(b"\r").unwrap_or(line);
+        // Trailing spaces count only after a backslash.
+        while let [rest @ .., b' '] = line
+            && !glob::is_escaped(rest)
+        {
+            line = rest;
+        }
+        let mut begin = start;
+        let mut end = start + line.len();
+        let negated = line.starts_with(b"!");
+        begin += usize::from(negated);
+        let directories_only = line.ends_with(b"/");
+        end -= usize::from(directories_only);
+        let inside = line.get(begin - start..end.checked_sub(start)?)?;
+        let whole_path = inside.contains(&b'/');
+        begin += usize::from(inside.starts_with(b"/"));
+        if begin >= end {
+            return None;
+        }
+        let glob = u32::try_from(begin).ok()?..u32::try_from(end).ok()?;
+        Some(Rule { glob, whole_path, directories_only, negated })
+    }
+
+    fn matches(&self, text: &[u8], path: &[u8], name: &[u8], is_directory: bool) -> bool {
+        if self.directories_only && !is_directory {
+            return false;
+        }
+        let glob = text.get(self.glob.start as usize..self.glob.end as usize).unwrap_or_default();
+        if self.whole_path {
+            glob::matches_path(glob, path)
+        } else {
+            glob::matches_name(glob, name)
+        }
+    }
+}
+
+/// Returns the directory that all worktrees of a repository share. `.git` is that directory, or in
+/// a worktree or a submodule a file that names one. gitrepository-layout(5)
+fn git_directory(path: &Path) -> PathBuf {
+    let parent = path.parent().unwrap_or(path);
+    let named = |file: &Path, key: &str| {
+        let text = fs::read_to_string(file).ok()?;
+        Some(PathBuf::from(text.strip_prefix(key)?.trim_end()))
+    };
+    let own = named(path, "gitdir: ").map_or(path.to_owned(), |own| parent.join(own));
+    named(&own.join("commondir"), "").map_or(own.clone(), |common| own.join(common))
+}
+
+/// Returns the file of rules that hold in all repositories of the user: the one that git's
+/// configuration names, else the usual one. git-config(1), core.excludesFile
+fn global_file(context: &ToolContext<'_>) -> Option<PathBuf> {
+    if let Some(named) = command::output("git config --path --get core.excludesFile", context) {
+        return Some(PathBuf::from(named.trim_end_matches('\n')));
+    }
+    let variable = |name: &str| {
+        let found = context.environment.iter().find(|variable| variable.name == name)?;
+        (!found.value.is_empty()).then(|| PathBuf::from(&found.value))
+    };
+    let config = variable("XDG_CONFIG_HOME");
+    let config = config.or_else(|| variable("HOME").map(|home| home.join(".config")));
+    config.map(|config| config.join("git/ignore"))
+}
