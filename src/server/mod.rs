@@ -13,7 +13,7 @@ mod reply;
 mod request;
 mod request_loop;
 mod routes;
-mod sessions;
+mod session_handlers;
 mod stream;
 #[cfg(test)]
 mod tests;

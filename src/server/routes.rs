@@ -20,7 +20,7 @@ use crate::token::Token;
 use super::auth;
 use super::reply::Reply;
 use super::request::RequestHead;
-use super::sessions;
+use super::session_handlers;
 use super::stream::{Poll, Stream};
 
 /// What the server answers from.
@@ -168,7 +168,7 @@ impl App {
         body: &[u8],
     ) -> Result<Answer, Reply> {
         let (runtime, query) = (&self.sessions, head.query.as_str());
-        let session = |id| sessions::find(runtime, id);
+        let session = |id| session_handlers::find(runtime, id);
         if !matches!(authorized.route, Route::Health | Route::Metrics | Route::Shutdown) {
             runtime.sweep();
         }
@@ -176,18 +176,20 @@ impl App {
             (Route::Health, _) => self.health(authorized.has_token),
             (Route::Metrics, _) => self.metrics(),
             (Route::Shutdown, _) => self.shutdown(body)?,
-            (Route::Sessions, Method::Post) => sessions::create(runtime, body)?,
-            (Route::Sessions, _) => sessions::list(runtime, query)?,
-            (Route::Session(id), Method::Delete) => sessions::delete(runtime, id)?,
-            (Route::Session(id), _) => sessions::show(&*session(id)?)?,
-            (Route::Turns(id), _) => sessions::submit(runtime, &session(id)?, body)?,
-            (Route::Cancel(id), _) => sessions::cancel(runtime, &*session(id)?, body)?,
-            (Route::Permission(id, request), _) => sessions::decide(&*session(id)?, request, body)?,
+            (Route::Sessions, Method::Post) => session_handlers::create(runtime, body)?,
+            (Route::Sessions, _) => session_handlers::list(runtime, query)?,
+            (Route::Session(id), Method::Delete) => session_handlers::delete(runtime, id)?,
+            (Route::Session(id), _) => session_handlers::show(&*session(id)?)?,
+            (Route::Turns(id), _) => session_handlers::submit(runtime, &session(id)?, body)?,
+            (Route::Cancel(id), _) => session_handlers::cancel(runtime, &*session(id)?, body)?,
+            (Route::Permission(id, request), _) => {
+                session_handlers::decide(&*session(id)?, request, body)?
+            }
             (Route::Events(id), _) => {
-                return sessions::poll(&session(id)?, query).map(Answer::Poll);
+                return session_handlers::poll(&session(id)?, query).map(Answer::Poll);
             }
             (Route::Sse, _) => {
-                let stream = sessions::stream(runtime, &self.streams, head)?;
+                let stream = session_handlers::stream(runtime, &self.streams, head)?;
                 return Ok(Answer::Stream(Box::new(stream)));
             }
         };
@@ -231,7 +233,7 @@ impl App {
     /// Stops the daemon. With `ifIdle`, checks that in the same step, so that no turn can begin in
     /// between.
     fn shutdown(&self, body: &[u8]) -> Result<Reply, Reply> {
-        let asked: protocol::Shutdown = sessions::parse(body)?;
+        let asked: protocol::Shutdown = session_handlers::parse(body)?;
         if asked.if_idle == Some(true) {
             self.sessions.stop_if_idle()?;
         }

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::ops::{ControlFlow, Range};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -324,8 +324,7 @@ impl Shared {
             progress.jobs.is_empty() && !progress.closed && !self.is_over()
         };
         let progress = mutex::lock(&self.progress);
-        let progress = self.changed.wait_while(progress, waits);
-        let mut progress = progress.unwrap_or_else(PoisonError::into_inner);
+        let mut progress = mutex::wait_while(&self.changed, progress, waits);
         if self.is_over() { None } else { progress.jobs.pop_front() }
     }
 
