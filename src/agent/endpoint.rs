@@ -6,13 +6,13 @@
 //! sent to one that is configured for Ollama.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::ModelSettings;
 use crate::error::reason;
-use crate::http::{self, Request};
+use crate::http::{self, ClientConnection, Request};
 use crate::limits;
 use crate::protocol::{Endpoint, Key};
 use crate::session::turn::Fault;
@@ -141,11 +141,14 @@ fn find(ports: &[(u16, &str)], limit: Duration) -> Result<(u16, String), (Vec<St
     // Ends the other probes when the first one is found.
     let end = Cancel::new().ok();
     let wake = end.as_ref().map(AsFd::as_fd);
+    let deadline = Instant::now() + limit;
     thread::scope(|scope| {
         let probe = |(port, _): &(u16, &str)| {
             let port = *port;
+            // Most ports refuse, and need no thread.
+            let connection = http::connect(port, deadline, wake)?;
             let thread = thread::Builder::new().name("probe".to_owned());
-            thread.spawn_scoped(scope, move || models_at(port, limit, wake))
+            thread.spawn_scoped(scope, move || models_at(connection, port, deadline))
         };
         let probes: Vec<_> = ports.iter().map(probe).collect();
         let (mut tried, mut lacks_model) = (Vec::new(), false);
@@ -176,8 +179,13 @@ fn find(ports: &[(u16, &str)], limit: Duration) -> Result<(u16, String), (Vec<St
     })
 }
 
-/// Returns the names of the models of the server at a port of this machine.
-fn models_at(port: u16, limit: Duration, wake: Option<BorrowedFd<'_>>) -> io::Result<Vec<String>> {
+/// Returns the names of the models of the server to which `connection` leads, at a port of this
+/// machine.
+fn models_at(
+    mut connection: ClientConnection<'_>,
+    port: u16,
+    deadline: Instant,
+) -> io::Result<Vec<String>> {
     let request = Request {
         method: "GET",
         authority: format!("127.0.0.1:{port}"),
@@ -186,9 +194,9 @@ fn models_at(port: u16, limit: Duration, wake: Option<BorrowedFd<'_>>) -> io::Re
         accept: "application/json",
         body: "",
     };
-    let deadline = Instant::now() + limit;
     let left = || deadline.saturating_duration_since(Instant::now());
-    let (mut connection, head) = http::send(port, &request, deadline, wake)?;
+    connection.send(&request, left())?;
+    let head = connection.head(left())?;
     let mut body = Vec::new();
     connection.read_body(&mut body, limits::MODEL_LIST_BYTES_MAX, left)?;
     let names = if head.status == 200 { model_names(&body) } else { None };

@@ -40,15 +40,24 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
+/// Connects to 127.0.0.1:`port`, before `deadline`. A port that refuses does so immediately.
+pub fn connect(
+    port: u16,
+    deadline: Instant,
+    wake: Option<BorrowedFd<'_>>,
+) -> io::Result<ClientConnection<'_>> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    ClientConnection::connect(&[loopback(port)], left, wake)
+}
+
 /// Sends `request` to 127.0.0.1:`port` and reads the head of the response, before `deadline`.
-pub fn send<'w>(
+fn send(
     port: u16,
     request: &Request<'_>,
     deadline: Instant,
-    wake: Option<BorrowedFd<'w>>,
-) -> io::Result<(ClientConnection<'w>, ResponseHead)> {
+) -> io::Result<(ClientConnection<'static>, ResponseHead)> {
     let left = || deadline.saturating_duration_since(Instant::now());
-    let mut connection = ClientConnection::connect(&[loopback(port)], left(), wake)?;
+    let mut connection = connect(port, deadline, None)?;
     connection.send(request, left())?;
     let head = connection.head(left())?;
     Ok((connection, head))
@@ -67,7 +76,7 @@ pub fn call(
     bytes_max: usize,
 ) -> io::Result<Response> {
     let deadline = Instant::now() + limit;
-    let (connection, head) = send(port, request, deadline, None)?;
+    let (connection, head) = send(port, request, deadline)?;
     finish(connection, &head, deadline, bytes_max)
 }
 
@@ -83,7 +92,7 @@ pub fn open_stream(
     bytes_max: usize,
 ) -> io::Result<StreamResponse> {
     let deadline = Instant::now() + limit;
-    let (mut connection, head) = send(port, request, deadline, None)?;
+    let (mut connection, head) = send(port, request, deadline)?;
     if head.status == 200 {
         // Events may have arrived with the head.
         let mut lines = Lines::default();
