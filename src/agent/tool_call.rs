@@ -48,9 +48,13 @@ impl Call {
         (name.clone(), arguments.to_owned())
     }
 
-    /// Returns the arguments as a JSON object, which is empty if they are not an object.
+    /// Returns the arguments as a JSON object, which is empty if they are not an object, or nested
+    /// so deeply that an event with them could not be decoded. No tool has such arguments.
     pub fn input(&self) -> Raw {
-        Raw::object(&self.request.arguments).unwrap_or_else(Raw::empty)
+        // More levels than any message has around them.
+        let in_message = |raw: &Raw| json::check(&format!("[[[[[[{}]]]]]]", raw.as_str())).is_ok();
+        let input = Raw::object(&self.request.arguments).filter(in_message);
+        input.unwrap_or_else(Raw::empty)
     }
 }
 

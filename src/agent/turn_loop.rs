@@ -115,6 +115,7 @@ impl<'a> TurnLoop<'a> {
         let context = ToolContext {
             workspace: path.and_then(|path| Workspace::open(path, &assistant.protected)),
             environment: turn.options.environment.as_deref().unwrap_or_default(),
+            umask: turn.options.umask().unwrap_or(0o077),
             cancel: &turn.cancel,
             deadline: began + limits::TURN_MAX,
         };

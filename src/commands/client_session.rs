@@ -66,6 +66,7 @@ impl<'a> ClientSession<'a> {
         let options = TurnOptions {
             environment: Some(environment),
             grant: (grant != Grant::Settings).then(|| grant.name().to_owned()),
+            umask: Some(format!("{:04o}", sys::umask())),
             ..TurnOptions::default()
         };
         Ok(ClientSession {

@@ -237,6 +237,9 @@ pub struct SubmitTurn {
     pub options: Option<TurnOptions>,
 }
 
+/// The mask of a caller that sends none.
+const UMASK_DEFAULT: u32 = 0o022;
+
 /// Settings of one turn. They are held in memory only: they are never written to the journal or the
 /// log.
 #[derive(Clone, Default, DeJson, SerJson)]
@@ -249,12 +252,21 @@ pub struct TurnOptions {
     /// Whether the caller can answer permission requests. A caller that does not say can if it
     /// follows the session.
     pub attended: Option<bool>,
+    /// The caller's file mode creation mask in octal, for what the turn creates.
+    pub umask: Option<String>,
 }
 
 impl TurnOptions {
     /// Returns the grant, or `None` if there is none of this name.
     pub fn grant(&self) -> Option<Grant> {
         self.grant.as_deref().map_or(Some(Grant::default()), Grant::named)
+    }
+
+    /// Returns the mask, or `None` if the text is not one.
+    pub fn umask(&self) -> Option<u32> {
+        let Some(text) = &self.umask else { return Some(UMASK_DEFAULT) };
+        let is_octal = !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+        u32::from_str_radix(text, 8).ok().filter(|mask| is_octal && *mask <= 0o777)
     }
 }
 

@@ -369,6 +369,7 @@ fn requests_keep_their_bytes() {
         environment: Some(vec![Variable { name: "N".into(), value: "v".into() }]),
         grant: Some("edits".into()),
         attended: Some(true),
+        umask: Some("077".into()),
     };
     let submit = SubmitTurn {
         turn_id: Some("t".into()),
@@ -387,7 +388,7 @@ fn requests_keep_their_bytes() {
         (json::text(&create), r#"{"sessionId":"s","model":"m","metadata":{"workspace":"/w"}}"#),
         (
             json::text(&submit),
-            r#"{"turnId":"t","clientId":"c","writerId":"w","content":"hi","options":{"endpoint":{"url":"u","source":"o","key":"k","toolChoice":"auto"},"environment":[{"name":"N","value":"v"}],"grant":"edits","attended":true}}"#,
+            r#"{"turnId":"t","clientId":"c","writerId":"w","content":"hi","options":{"endpoint":{"url":"u","source":"o","key":"k","toolChoice":"auto"},"environment":[{"name":"N","value":"v"}],"grant":"edits","attended":true,"umask":"077"}}"#,
         ),
         (
             json::text(&CancelTurns { turn_id: Some("t".into()), writer_id: None }),
@@ -408,6 +409,16 @@ fn a_grant_has_one_name_and_other_names_are_none() {
         assert_eq!(options(&grant.name().to_uppercase()).grant(), None);
     }
     assert_eq!(TurnOptions::default().grant(), Some(Grant::Settings));
+}
+
+#[test]
+fn a_mask_is_octal() {
+    let mask = |text: &str| TurnOptions { umask: Some(text.into()), ..Default::default() }.umask();
+    assert_eq!([mask("0077"), mask("22"), mask("0")], [Some(0o077), Some(0o022), Some(0)]);
+    for text in ["", "8", "+7", "1000", "0x7", "777777777777"] {
+        assert_eq!(mask(text), None, "{text}");
+    }
+    assert_eq!(TurnOptions::default().umask(), Some(0o022));
 }
 
 #[test]

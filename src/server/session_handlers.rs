@@ -147,6 +147,9 @@ pub fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Re
     if turn.options.as_ref().is_some_and(|options| options.grant().is_none()) {
         return Err(Reply::invalid("grant is \"settings\", \"edits\" or \"all\""));
     }
+    if turn.options.as_ref().is_some_and(|options| options.umask().is_none()) {
+        return Err(Reply::invalid("umask is an octal number of at most 777, as text"));
+    }
     Ok(Reply::json(202, &runtime.submit(session, &turn)?))
 }
 

@@ -38,6 +38,29 @@ pub fn prepare_child(command: &mut Command, directory: File) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Makes `command` start with this umask and without a controlling terminal, so that no process of
+/// it can wait for a person. umask(2), tty(4).
+pub fn detach_from_terminal(command: &mut Command, umask: u32) {
+    let umask = libc::mode_t::try_from(umask & 0o777).unwrap_or(0o077);
+    let detach = move || {
+        // SAFETY: umask cannot fail and touches no memory.
+        unsafe { libc::umask(umask) };
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        // SAFETY: the name is NUL-terminated. Without a terminal it fails.
+        let terminal = unsafe { libc::open(c"/dev/tty".as_ptr(), flags) };
+        if terminal >= 0 {
+            // SAFETY: the descriptor is open. This process leads no session, so that no other
+            // process loses the terminal.
+            unsafe { libc::ioctl(terminal, libc::TIOCNOTTY) };
+            // SAFETY: nothing else owns the descriptor.
+            unsafe { libc::close(terminal) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls on values of its own, and no allocation.
+    unsafe { command.pre_exec(detach) };
+}
+
 /// Makes `command` start with all signals ignored, so that only SIGKILL ends it and only SIGSTOP
 /// stops it.
 pub fn ignore_signals(command: &mut Command) {

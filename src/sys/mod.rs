@@ -315,6 +315,17 @@ pub fn private_umask() {
     unsafe { libc::umask(0o077) };
 }
 
+/// Returns the file mode creation mask. umask(2) can only be read by setting it; for that moment it
+/// is the strictest one.
+pub fn umask() -> u32 {
+    // SAFETY: umask cannot fail and touches no memory.
+    let mask = unsafe { libc::umask(0o777) };
+    // SAFETY: as above.
+    unsafe { libc::umask(mask) };
+    #[cfg_attr(target_os = "linux", expect(clippy::useless_conversion, reason = "macOS has u16"))]
+    u32::from(mask)
+}
+
 /// Raises the limit on descriptors to `wanted`, or as far as that is permitted. setrlimit(2).
 pub fn allow_descriptors(wanted: u64) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

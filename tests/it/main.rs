@@ -60,6 +60,8 @@ mod task;
 mod terminal;
 /// The rules for the sources.
 mod tidy;
+/// What tools do with files and commands.
+mod tools;
 /// Output that no one reads.
 mod unread;
 /// Sessions that an earlier version wrote.

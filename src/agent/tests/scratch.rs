@@ -45,7 +45,7 @@ impl Scratch {
     ) -> T {
         let workspace = Workspace::open(self.0.to_str().unwrap(), &[]);
         let deadline = Instant::now() + Duration::from_secs(120);
-        act(&ToolContext { workspace, environment, cancel, deadline })
+        act(&ToolContext { workspace, environment, umask: 0o022, cancel, deadline })
     }
 
     /// As [`Scratch::with_context`], with a workspace inside of it and an environment.
@@ -58,7 +58,7 @@ impl Scratch {
         let workspace = Workspace::open(workspace.to_str().unwrap(), &[]);
         let deadline = Instant::now() + Duration::from_secs(120);
         let cancel = &Cancel::new().unwrap();
-        act(&ToolContext { workspace, environment, cancel, deadline })
+        act(&ToolContext { workspace, environment, umask: 0o022, cancel, deadline })
     }
 
     /// Runs a tool. Gives its result as the tool returns it.

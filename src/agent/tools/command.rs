@@ -4,14 +4,15 @@
 //! Each command has a process group with a leader of its own: a shell that reads from a pipe, the
 //! lifeline, whose other end only the daemon has. While the leader has not been waited for, no
 //! other group has its number; and when the daemon ends, however it ends, the pipe ends, and the
-//! leader kills the group. Processes that a command leaves in its group end with it; those that
-//! it moves to another group, with setsid(1) or a shell's job control, continue.
+//! leader kills the group. If a signal ends the leader first, the daemon kills the group at once.
+//! Processes that a command leaves in its group end with it; those that it moves to another group,
+//! with setsid(1) or a shell's job control, continue.
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,6 @@ use nanoserde::DeJson;
 use crate::agent::clip::Clip;
 use crate::error::reason;
 use crate::json::MaybeQuoted;
-use crate::protocol::Variable;
 use crate::session::wake::Cancel;
 use crate::sys::Interest;
 use crate::sys::child::{self, Termination};
@@ -30,6 +30,19 @@ use super::workspace::ToolContext;
 
 /// Keys of model servers are the caller's secret, not the model's.
 const SECRETS: [&str; 3] = ["OPTA_API_KEY", "OPTA_MODEL_KEY", "OPENAI_API_KEY"];
+
+/// What replaces the caller's variables: there is no person who could use an editor, a pager or a
+/// prompt, and no terminal.
+const UNATTENDED: [(&str, &str); 8] = [
+    ("EDITOR", "true"),
+    ("GIT_EDITOR", "true"),
+    ("GIT_PAGER", "cat"),
+    ("GIT_SEQUENCE_EDITOR", "true"),
+    ("GIT_TERMINAL_PROMPT", "0"),
+    ("PAGER", "cat"),
+    ("TERM", "dumb"),
+    ("VISUAL", "true"),
+];
 
 /// For a caller that sends none.
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
@@ -43,6 +56,8 @@ const LEADER: &str = "read -r _; kill -KILL 0";
 #[derive(DeJson)]
 pub struct RunCommand {
     command: String,
+    /// In seconds, as timeout(1) takes it.
+    timeout: Option<MaybeQuoted<u64>>,
     timeout_ms: Option<MaybeQuoted<u64>>,
 }
 
@@ -50,12 +65,29 @@ impl RunCommand {
     /// Returns what the command wrote and how it ended. `Err` if it failed, with the same text.
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
         let left = context.deadline.saturating_duration_since(Instant::now());
-        let limit = limit(self.timeout_ms.map(|MaybeQuoted(millis)| millis))?.min(left);
+        let limit = self.limit()?.min(left);
         let (status, watcher) = run(&self.command, context, limit)
             .map_err(|error| format!("the command cannot be started: {}", reason(&error)))?;
         let succeeded = status.success() && watcher.interruption.is_none();
         let text = watcher.text(status);
         if succeeded { Ok(text) } else { Err(text) }
+    }
+
+    /// Returns how long the command may run.
+    fn limit(&self) -> Result<Duration, String> {
+        let (name, asked) = match (self.timeout_ms, self.timeout) {
+            (Some(MaybeQuoted(millis)), _) => ("timeout_ms", Duration::from_millis(millis)),
+            (None, Some(MaybeQuoted(seconds))) => ("timeout", Duration::from_secs(seconds)),
+            (None, None) => return Ok(limits::COMMAND_DEFAULT),
+        };
+        if asked.is_zero() {
+            return Err(format!(
+                "{name} must be at least 1; without it a command has {} s, and never more than {} s",
+                limits::COMMAND_DEFAULT.as_secs(),
+                limits::COMMAND_MAX.as_secs()
+            ));
+        }
+        Ok(asked.min(limits::COMMAND_MAX))
     }
 }
 
@@ -72,20 +104,7 @@ fn run(
     limit: Duration,
 ) -> io::Result<(ExitStatus, Watcher)> {
     let workspace = context.workspace().map_err(io::Error::other)?;
-    CommandGroup::start(command, workspace.root(), context.environment)?.wait(context.cancel, limit)
-}
-
-/// Returns how long a command may run if the call asks for this many milliseconds.
-fn limit(asked: Option<u64>) -> Result<Duration, String> {
-    match asked {
-        None => Ok(limits::COMMAND_DEFAULT),
-        Some(0) => Err(format!(
-            "timeout_ms must be at least 1; without it a command has {} ms, and never more than {}",
-            limits::COMMAND_DEFAULT.as_millis(),
-            limits::COMMAND_MAX.as_millis()
-        )),
-        Some(millis) => Ok(Duration::from_millis(millis).min(limits::COMMAND_MAX)),
-    }
+    CommandGroup::start(command, workspace.root(), context)?.wait(context.cancel, limit)
 }
 
 /// Returns whether a command gets a variable. Some names would not even be accepted.
@@ -107,22 +126,25 @@ impl CommandGroup {
     fn start(
         text: &str,
         directory: BorrowedFd<'_>,
-        environment: &[Variable],
+        context: &ToolContext<'_>,
     ) -> io::Result<CommandGroup> {
         let directory = File::from(directory.try_clone_to_owned()?);
         let (end, lifeline) = io::pipe()?;
         let mut leader = Command::new(SHELL);
         leader.args(["-c", LEADER]).env_clear().current_dir("/").process_group(0);
-        leader.stdin(end).stdout(Stdio::null()).stderr(Stdio::null());
+        leader.stdin(end).stdout(Stdio::piped()).stderr(Stdio::null());
         child::ignore_signals(&mut leader);
         let mut leader = leader.spawn()?;
         let group = i32::try_from(leader.id()).unwrap_or(0);
         let mut command = Command::new(SHELL);
         command.args(["-c", text]).env_clear().env("PATH", PATH_DEFAULT).process_group(group);
-        let passed_on = environment.iter().filter(|variable| is_passed_on(&variable.name));
+        let passed_on = context.environment.iter();
+        let passed_on = passed_on.filter(|variable| is_passed_on(&variable.name));
         command.envs(passed_on.map(|variable| (&variable.name, &variable.value)));
+        command.envs(UNATTENDED);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         child::prepare_child(&mut command, directory);
+        child::detach_from_terminal(&mut command, context.umask);
         let command = command.spawn().inspect_err(|_| {
             drop(leader.kill());
             drop(leader.wait());
@@ -139,6 +161,7 @@ impl CommandGroup {
         let (exited, exit) = io::pipe()?;
         let mut watcher = Watcher {
             group,
+            leader: self.leader.stdout.take(),
             exited: Some(exited),
             stdout: Output::new(stdout),
             stderr: Output::new(stderr),
@@ -202,6 +225,8 @@ impl Output {
 /// A command that is waited for: what it wrote so far, and why it was made to end.
 struct Watcher {
     group: u32,
+    /// Readable when the leader has ended; `None` once it has.
+    leader: Option<ChildStdout>,
     /// Readable when the command itself has exited; `None` once it has.
     exited: Option<PipeReader>,
     stdout: Output,
@@ -229,7 +254,14 @@ impl Watcher {
                 true => Duration::ZERO,
                 false => self.deadline.saturating_duration_since(now),
             };
-            let ready @ [cancelled, exited, stdout, stderr] = self.wait(cancel, left)?;
+            let ready @ [unled, cancelled, exited, stdout, stderr] = self.wait(cancel, left)?;
+            if unled {
+                // Nothing else would end the group if the daemon were killed now.
+                self.leader = None;
+                let by_whom = "[ended: the process that guards the command was killed]";
+                self.interruption.get_or_insert(by_whom.to_owned());
+                child::signal_group(self.group, Termination::Force);
+            }
             if cancelled {
                 self.interrupt("[cancelled]".to_owned());
             }
@@ -244,16 +276,17 @@ impl Watcher {
                 self.stderr.read()?;
             }
             let closed = self.stdout.file.is_none() && self.stderr.file.is_none();
-            let drained = self.interruption.is_none() && ready == [false; 4];
+            let drained = self.interruption.is_none() && ready == [false; 5];
             if self.exited.is_none() && (closed || drained) {
                 return Ok(());
             }
         }
     }
 
-    /// Waits until something is ready: the cancel, the exit, the two streams.
-    fn wait(&self, cancel: &Cancel, limit: Duration) -> io::Result<[bool; 4]> {
+    /// Waits until something is ready: the leader's end, the cancel, the exit, the two streams.
+    fn wait(&self, cancel: &Cancel, limit: Duration) -> io::Result<[bool; 5]> {
         let files = [
+            self.leader.as_ref().map(AsFd::as_fd),
             self.interruption.is_none().then(|| cancel.as_fd()),
             self.exited.as_ref().map(AsFd::as_fd),
             self.stdout.file.as_ref().map(AsFd::as_fd),
@@ -296,6 +329,7 @@ mod tests {
     use crate::agent::tests::scratch::Scratch;
     use crate::agent::tools::{Operation, Tool, Workspace};
     use crate::json;
+    use crate::protocol::Variable;
     use std::io::{BufRead, BufReader};
     use std::path::Path;
 
@@ -348,6 +382,7 @@ mod tests {
         let environment = [
             pair("PATH", "/bin:/usr/bin"),
             pair("MINE", "ü\n"),
+            pair("TERM", "xterm"),
             pair("OPENAI_API_KEY", "sk"),
             pair("A=B", "x"),
             pair("", "x"),
@@ -362,21 +397,31 @@ mod tests {
             text.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
         let own = ["PWD", "OLDPWD", "SHLVL", "_"];
         let names: Vec<&str> = names.into_iter().filter(|name| !own.contains(name)).collect();
-        assert_eq!(names, ["MINE", "PATH"], "{text}");
+        let unattended = UNATTENDED.iter().map(|(name, _)| *name);
+        let mut wanted: Vec<&str> = unattended.chain(["MINE", "PATH"]).collect();
+        wanted.sort_unstable();
+        assert_eq!(names, wanted, "{text}");
+        assert!(text.contains("TERM=dumb\n") && !text.contains("xterm"), "{text}");
     }
 
     #[test]
     fn a_timeout_is_what_the_result_says() {
-        let most = u64::try_from(limits::COMMAND_MAX.as_millis()).unwrap();
-        assert_eq!(limit(None), Ok(limits::COMMAND_DEFAULT));
-        assert_eq!(limit(Some(1)), Ok(Duration::from_millis(1)));
-        for millis in [most, most + 1, 99_999_999, u64::MAX] {
-            assert_eq!(limit(Some(millis)), Ok(limits::COMMAND_MAX));
+        let limit = |timeout: &str| {
+            let text = format!(r#"{{"command":"true"{timeout}}}"#);
+            json::parse::<RunCommand>(text.as_bytes()).unwrap().limit()
+        };
+        assert_eq!(limit(""), Ok(limits::COMMAND_DEFAULT));
+        assert_eq!(limit(r#","timeout_ms":1"#), Ok(Duration::from_millis(1)));
+        assert_eq!(limit(r#","timeout":"2""#), Ok(Duration::from_secs(2)));
+        assert_eq!(limit(r#","timeout":2,"timeout_ms":1"#), Ok(Duration::from_millis(1)));
+        for most in [r#""timeout_ms":600000"#, r#""timeout_ms":600001"#, r#""timeout":601"#] {
+            assert_eq!(limit(&format!(",{most}")), Ok(limits::COMMAND_MAX));
         }
+        assert!(limit(r#","timeout":0"#).unwrap_err().starts_with("timeout must be at least 1;"));
         let scratch = Scratch::new();
         let refused = scratch.run("run_command", r#"{"command":"touch ran","timeout_ms":0}"#);
-        let because = "timeout_ms must be at least 1; without it a command has 30000 ms, and never \
-                       more than 600000";
+        let because = "timeout_ms must be at least 1; without it a command has 30 s, and never \
+                       more than 600 s";
         assert_eq!(refused.unwrap_err(), because);
         assert!(!scratch.path().join("ran").exists());
         // The time that is left for the turn, if that is less.
@@ -384,7 +429,8 @@ mod tests {
         let cancel = Cancel::new().unwrap();
         let deadline = Instant::now() + Duration::from_millis(300);
         let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]);
-        let context = ToolContext { workspace, environment: &[], cancel: &cancel, deadline };
+        let context =
+            ToolContext { workspace, environment: &[], umask: 0o022, cancel: &cancel, deadline };
         let result = (operation.attempt)(&context).unwrap_err();
         let millis = result.strip_prefix("[ended after ").unwrap().split(' ').next().unwrap();
         assert!(millis.parse::<u64>().unwrap() <= 300, "{result}");
@@ -533,7 +579,13 @@ mod tests {
             let cancel = Cancel::new().unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
             let workspace = Workspace::open(&place, &[]);
-            let context = ToolContext { workspace, environment: &[], cancel: &cancel, deadline };
+            let context = ToolContext {
+                workspace,
+                environment: &[],
+                umask: 0o022,
+                cancel: &cancel,
+                deadline,
+            };
             drop((operation(STUBBORN).attempt)(&context));
             return;
         }

@@ -25,6 +25,8 @@ pub struct ToolContext<'a> {
     pub workspace: Result<Workspace, String>,
     /// The variables for commands.
     pub environment: &'a [Variable],
+    /// The file mode creation mask for commands and new files.
+    pub umask: u32,
     pub cancel: &'a Cancel,
     pub deadline: Instant,
 }
