@@ -221,6 +221,10 @@ pub const COMMAND_GRACE: Duration = Duration::from_secs(2);
 pub const READ_BYTES_MAX: u64 = 256 << 20;
 /// A file that can be edited or written, because it is held in memory.
 pub const EDIT_BYTES_MAX: u64 = 8 << 20;
+/// Files of a session of which is remembered what its model has seen: more than it can edit.
+pub const FILES_SEEN_MAX: usize = 1_000;
+/// Sessions of which that is remembered.
+pub const SESSIONS_SEEN_MAX: usize = 100;
 /// Larger files are not searched.
 pub const SEARCH_BYTES_MAX: u64 = 16 << 20;
 /// Lines that a search returns.

@@ -78,6 +78,16 @@ impl Paths {
         &self.root
     }
 
+    /// Returns the paths of all files of opta that the environment names: those of this root, and
+    /// of those that commands with other variables use. The settings file may be a link to another
+    /// directory.
+    pub fn of_all_homes(&self) -> Vec<PathBuf> {
+        let usual = self.home.as_ref().map(|home| home.join(".config/opta"));
+        let config = self.config_home.as_ref().map(|config| config.join("opta"));
+        let roots = [Some(self.root.clone()), usual, config].into_iter().flatten();
+        roots.flat_map(|root| [root.join("config.json"), root]).collect()
+    }
+
     /// Returns the path of the user's service file: systemd.unit(5), launchd.plist(5).
     pub fn service(&self, manager: Manager) -> Result<PathBuf, Error> {
         let home = || home_directory(self.home.as_deref());

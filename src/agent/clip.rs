@@ -19,6 +19,16 @@ impl Clip {
         Clip { head: Vec::new(), head_max, tail: VecDeque::new(), tail_max, dropped: 0 }
     }
 
+    /// Returns how many more bytes belong to the beginning, which is kept.
+    pub fn room(&self) -> usize {
+        self.head_max - self.head.len()
+    }
+
+    /// Returns whether bytes were dropped.
+    pub fn is_clipped(&self) -> bool {
+        self.dropped > 0
+    }
+
     /// Appends bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         let room = self.head_max - self.head.len();

@@ -29,7 +29,7 @@ use super::model::{
 };
 use super::tool_call::{self, Call};
 use super::tool_runner::ToolRunner;
-use super::tools::{self, TOOLS, Tool, ToolContext, Workspace};
+use super::tools::{self, SeenBySession, TOOLS, Tool, ToolContext, Workspace};
 
 /// An agent that answers turns with a model and its tools.
 pub struct Assistant {
@@ -40,15 +40,16 @@ pub struct Assistant {
     pub(super) log: Log,
     pub(super) model: Box<dyn ChatModel>,
     pub(super) memory: ServerMemory,
+    pub(super) seen: SeenBySession,
 }
 
 impl Assistant {
     /// Makes an assistant. The user's `config.json` need not exist.
     pub fn new(paths: &Paths, log: Log) -> Assistant {
         let (config, model) = (paths.config(), Box::new(ServedModel(Timeouts::TURN)));
-        // The settings file may be a link to another directory.
-        let protected = vec![paths.root().to_owned(), config.clone()];
-        Assistant { config, protected, log, model, memory: ServerMemory::default() }
+        let protected = paths.of_all_homes();
+        let (memory, seen) = (ServerMemory::default(), SeenBySession::default());
+        Assistant { config, protected, log, model, memory, seen }
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
@@ -115,6 +116,7 @@ impl<'a> TurnLoop<'a> {
         let context = ToolContext {
             workspace: path.and_then(|path| Workspace::open(path, &assistant.protected)),
             environment: turn.options.environment.as_deref().unwrap_or_default(),
+            seen: assistant.seen.of(turn.session.id.as_str()),
             umask: turn.options.umask().unwrap_or(0o077),
             cancel: &turn.cancel,
             deadline: began + limits::TURN_MAX,

@@ -34,9 +34,22 @@ pub enum FileType {
     Other,
 }
 
-/// Opens a file for reading. Does not block on a pipe.
+/// The flags to open a file for reading. Without waiting: it may have become a pipe meanwhile.
+const READING: libc::c_int = libc::O_RDONLY | libc::O_NONBLOCK;
+
+/// Opens a file or a directory for reading. Fails with [`io::ErrorKind::Unsupported`] for anything
+/// else, without opening it: opening a device may already have an effect.
 pub fn open_file(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
-    open(root, path, libc::O_RDONLY | libc::O_NONBLOCK)
+    #[cfg(target_os = "linux")]
+    if let Ok(found) = kernel_open(root, path, libc::O_PATH) {
+        let kind = found.metadata()?.file_type();
+        refuse_special(if kind.is_file() || kind.is_dir() {
+            FileType::File
+        } else {
+            FileType::Other
+        })?;
+    }
+    open(root, path, READING)
 }
 
 /// Opens a directory.
@@ -50,10 +63,21 @@ pub fn enter(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
     open_at(directory, name, flags).map(File::from)
 }
 
-/// Opens the file `name` in `directory` for reading, unless it is a link.
+/// Opens `name` in `directory` as [`open_file`] does, unless it is a link.
 pub fn open_entry(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
-    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
-    open_at(directory, name, flags).map(File::from)
+    refuse_special(kind_of(directory, &c_string(name)?)?)?;
+    open_listed(directory, name)
+}
+
+/// Opens the file `name` in `directory`, which [`entries`] has just listed as a file.
+pub fn open_listed(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
+    open_at(directory, name, READING | libc::O_NOFOLLOW).map(File::from)
+}
+
+/// Opens the file `name` in `directory` for writing, unless it is a link. Its content stays.
+pub fn open_for_writing(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
+    refuse_special(kind_of(directory, &c_string(name)?)?)?;
+    open_at(directory, name, libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW).map(File::from)
 }
 
 /// Creates a private file, which must not exist, and opens it for writing.
@@ -82,6 +106,81 @@ pub fn remove(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let name = c_string(name)?;
     // SAFETY: `name` is a NUL-terminated string that lives through the call.
     check(unsafe { libc::unlinkat(directory.as_raw_fd(), name.as_ptr(), 0) }).map(drop)
+}
+
+/// Returns whether a directory has an entry of this name, of any type. fstatat(2).
+pub fn has_entry(directory: BorrowedFd<'_>, name: &OsStr) -> bool {
+    c_string(name).and_then(|name| kind_of(directory, &name)).is_ok()
+}
+
+/// Removes an empty directory. unlinkat(2).
+pub fn remove_directory(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let name = c_string(name)?;
+    let flags = libc::AT_REMOVEDIR;
+    // SAFETY: `name` is a NUL-terminated string that lives through the call.
+    check(unsafe { libc::unlinkat(directory.as_raw_fd(), name.as_ptr(), flags) }).map(drop)
+}
+
+/// Returns whether a file has an access control list, which another file in its place would not
+/// have. fgetxattr(2).
+pub fn has_access_list(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        let name = c"system.posix_acl_access".as_ptr();
+        // SAFETY: `name` is NUL-terminated; with a size of zero nothing is written.
+        let size = unsafe { libc::fgetxattr(file.as_raw_fd(), name, std::ptr::null_mut(), 0) };
+        size > 0
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        // There it belongs to the metadata that the caller copies as far as it can.
+        let _ = file;
+        false
+    }
+}
+
+/// The file systems in which files are the kernel's state, by their magic numbers: procfs, sysfs,
+/// cgroup (two versions), debugfs, tracefs, securityfs, selinuxfs, bpf, pstore, efivarfs, configfs,
+/// devpts, binfmt_misc, nsfs, fusectl. statfs(2).
+#[cfg(target_os = "linux")]
+const KERNEL_FILE_SYSTEMS: [u32; 16] = [
+    0x9fa0,
+    0x6265_6572,
+    0x0027_e0eb,
+    0x6367_7270,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0xf97c_ff8c,
+    0xcafe_4a11,
+    0x6165_676c,
+    0xde5e_81e4,
+    0x6265_6570,
+    0x1cd1,
+    0x4249_4e4d,
+    0x6e73_6673,
+    0x6573_5543,
+];
+
+/// Returns whether an open file or directory is the kernel's state in the form of a file, such as
+/// in /proc: reading it may reveal secrets of processes, writing it may change the system.
+pub fn is_kernel_state(file: BorrowedFd<'_>) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: statfs is a C struct of integers, for which all zeroes is a valid value.
+        let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+        // SAFETY: `found` is a live statfs.
+        check(unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut found) })?;
+        // The type of the field depends on the C library; the numbers have 32 bits.
+        let magic = u32::try_from(found.f_type & 0xffff_ffff).unwrap_or(0);
+        Ok(KERNEL_FILE_SYSTEMS.contains(&magic))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        // The others have no procfs.
+        let _ = file;
+        Ok(false)
+    }
 }
 
 /// Reads a link; `None` if it is not one. readlinkat(2).
@@ -151,7 +250,7 @@ pub fn entries(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(OsStri
                 libc::DT_REG => FileType::File,
                 libc::DT_DIR => FileType::Directory,
                 libc::DT_LNK => FileType::Link,
-                libc::DT_UNKNOWN => kind_of(directory, name),
+                libc::DT_UNKNOWN => kind_of(directory, name).unwrap_or(FileType::Other),
                 _ => FileType::Other,
             };
             found.push((OsStr::from_bytes(name.to_bytes()).to_owned(), kind));
@@ -171,22 +270,24 @@ impl Drop for Stream {
 }
 
 /// Returns the type of an entry, for file systems that do not return it with the name. fstatat(2).
-fn kind_of(directory: BorrowedFd<'_>, name: &CStr) -> FileType {
+fn kind_of(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<FileType> {
     let mut found = MaybeUninit::<libc::stat>::uninit();
     let (raw, flags) = (directory.as_raw_fd(), libc::AT_SYMLINK_NOFOLLOW);
     // SAFETY: `name` is NUL-terminated, `found` is writable.
-    let result = unsafe { libc::fstatat(raw, name.as_ptr(), found.as_mut_ptr(), flags) };
-    if result != 0 {
-        return FileType::Other;
-    }
+    check(unsafe { libc::fstatat(raw, name.as_ptr(), found.as_mut_ptr(), flags) })?;
     // SAFETY: the call has succeeded, so it has filled `found`.
     let mode = unsafe { found.assume_init() }.st_mode;
-    match mode & libc::S_IFMT {
+    Ok(match mode & libc::S_IFMT {
         libc::S_IFREG => FileType::File,
         libc::S_IFDIR => FileType::Directory,
         libc::S_IFLNK => FileType::Link,
         _ => FileType::Other,
-    }
+    })
+}
+
+/// Fails with [`io::ErrorKind::Unsupported`] for a pipe, a socket or a device.
+fn refuse_special(kind: FileType) -> io::Result<()> {
+    if kind == FileType::Other { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
 }
 
 fn clear_errno() {
@@ -216,7 +317,9 @@ fn kernel_open(root: BorrowedFd<'_>, path: &Path, flags: libc::c_int) -> io::Res
     let name = c_string(if path.as_os_str().is_empty() { OsStr::new(".") } else { path.as_ref() })?;
     // SAFETY: open_how is a struct of integers, for which all zeroes is a valid value.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = u64::from((flags | ALWAYS).unsigned_abs());
+    // The call rejects flags that have no effect together.
+    let always = if flags & libc::O_PATH == 0 { ALWAYS } else { libc::O_CLOEXEC };
+    how.flags = u64::from((flags | always).unsigned_abs());
     how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
     let (raw, how_at) = (root.as_raw_fd(), &raw const how);
     // SAFETY: `name` is NUL-terminated, `how` is live and of the size passed.
@@ -241,6 +344,9 @@ fn walk(root: BorrowedFd<'_>, path: &Path, flags: libc::c_int) -> io::Result<Fil
         }
         let here = entered.last().map_or(root, AsFd::as_fd);
         let last = pending.is_empty();
+        if last {
+            refuse_special(kind_of(here, &c_string(&name)?)?)?;
+        }
         let opened = open_at(here, &name, if last { flags | libc::O_NOFOLLOW } else { PASSING });
         match opened {
             Ok(opened) if last => return Ok(File::from(opened)),

@@ -1,10 +1,14 @@
 //! Files and commands as a model uses them, through `opta do`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, eventually, fifo, line_of, need, signal, state_of};
+use crate::support::{
+    ANYTHING, Home, eventually, fifo, line_of, mode, namespace, need, signal, skip, state_of,
+};
 
 /// A directory that tasks work in.
 struct Workspace {
@@ -150,8 +154,237 @@ fn processes_end_with_a_daemon_that_is_killed_after_the_leader_of_their_group() 
     let question = workspace.model.question();
     let ended = result(&question.body).unwrap();
     assert!(ended.contains("the process that guards the command was killed"), "{ended}");
-    workspace.home.crash();
+    // The client starts another daemon at once, so it is not the lock that shows the end.
+    let daemon = workspace.home.owner().unwrap();
+    signal(daemon, "KILL");
+    eventually("the daemon ends", || matches!(state_of(daemon), None | Some('Z' | 'X')));
     drop(question);
     running.finish();
     assert!(is_gone());
+}
+
+/// Returns the owner, the mode, and the number of names of a file.
+fn attributes(path: &Path) -> (u32, u32, u64) {
+    let found = fs::metadata(path).unwrap();
+    (found.uid(), found.mode() & 0o7777, found.nlink())
+}
+
+const EDIT: &str = r#"{"path":"a","old_text":"one","new_text":"two"}"#;
+
+#[test]
+fn new_files_have_the_umask_of_the_caller() {
+    let workspace = Workspace::new();
+    for (mask, file, directory) in [("077", 0o600, 0o700), ("002", 0o664, 0o775)] {
+        let arguments = format!(r#"{{"path":"{mask}/a","content":"x"}}"#);
+        workspace.run(&format!("umask {mask};"), &[("write_file", &arguments)]);
+        assert_eq!(mode(&workspace.path(mask).join("a")), file, "{mask}");
+        assert_eq!(mode(&workspace.path(mask)), directory, "{mask}");
+    }
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
+}
+
+#[test]
+fn an_edit_keeps_owner_mode_and_other_names() {
+    need!("root");
+    let workspace = Workspace::new();
+    let (file, other) = (workspace.path("a"), workspace.path("b"));
+    let content = || fs::read_to_string(&file).unwrap();
+    fs::write(&file, "one\n").unwrap();
+    std::os::unix::fs::chown(&file, Some(1000), Some(1001)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    workspace.run("", &[("edit_file", EDIT)]);
+    assert_eq!((content().as_str(), attributes(&file)), ("two\n", (1000, 0o640, 1)));
+    assert_eq!(fs::metadata(&file).unwrap().gid(), 1001);
+    fs::write(&file, "one or more\n").unwrap();
+    fs::hard_link(&file, &other).unwrap();
+    workspace.run("", &[("edit_file", EDIT)]);
+    assert_eq!((content().as_str(), attributes(&file)), ("two or more\n", (1000, 0o640, 2)));
+    assert_eq!(fs::read_to_string(&other).unwrap(), "two or more\n");
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
+}
+
+#[test]
+fn a_file_of_another_user_is_written_in_place() {
+    need!("root", "setpriv");
+    let home = Home::of_another_user();
+    let model = Model::new();
+    let user = home.user().unwrap();
+    let work = home.path().join("work");
+    home.write(&work.join("a"), "one, two, three\n");
+    std::os::unix::fs::chown(work.join("a"), Some(0), Some(user)).unwrap();
+    fs::set_permissions(work.join("a"), fs::Permissions::from_mode(0o660)).unwrap();
+    let running = home.sh("cd home/work; opta do --yolo x").env("OPTA_MODEL_URL", model.url());
+    let running = running.stdout("done\n").stderr(ANYTHING).spawn();
+    model.question().call("edit_file", &EDIT.replace("one", "one, two").replace('"', "\\\""));
+    let question = model.question();
+    assert_eq!(result(&question.body).unwrap(), "a was edited at line 1");
+    question.answer("done");
+    running.finish();
+    assert_eq!(fs::read_to_string(work.join("a")).unwrap(), "two, three\n");
+    assert_eq!(attributes(&work.join("a")), (0, 0o660, 1));
+    home.opta("daemon stop").stdout(ANYTHING).run();
+}
+
+#[test]
+fn a_file_that_something_is_mounted_on_is_written_in_place() {
+    need!("private mounts");
+    let workspace = Workspace::new();
+    fs::write(workspace.path("a"), "").unwrap();
+    fs::write(workspace.home.beside("mounted"), "one\n").unwrap();
+    let script = "mount --bind mounted work/a; cd work; opta do --yolo x; opta daemon stop";
+    let running = workspace.home.sh(script).within(namespace(&["--mount"]).unwrap());
+    let running = running.env("OPTA_MODEL_URL", workspace.model.url());
+    let running = running.stdout(ANYTHING).stderr(ANYTHING).spawn();
+    workspace.model.question().call("edit_file", &EDIT.replace('"', "\\\""));
+    let question = workspace.model.question();
+    assert_eq!(result(&question.body).unwrap(), "a was edited at line 1");
+    question.answer("done");
+    running.finish();
+    assert_eq!(fs::read_to_string(workspace.home.beside("mounted")).unwrap(), "two\n");
+}
+
+#[test]
+fn a_refused_write_leaves_nothing_behind() {
+    let workspace = Workspace::new();
+    let long = "x".repeat(300);
+    for path in ["made/../../x", "made/../x", &format!("made/deep/{long}"), "made/x/"] {
+        let arguments = format!(r#"{{"path":"{path}","content":"x"}}"#);
+        let refused = workspace.run("", &[("write_file", &arguments)]).remove(0);
+        assert!(refused.starts_with("error: "), "{path}: {refused}");
+        assert_eq!(fs::read_dir(workspace.path("")).unwrap().count(), 0, "{path}");
+    }
+    assert!(!workspace.home.beside("x").exists());
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
+}
+
+#[test]
+fn no_directory_of_opta_is_read_or_written() {
+    let workspace = Workspace::new();
+    // The daemon of the usual directory, and in the workspace one of another directory.
+    workspace.home.start();
+    let stray = workspace.path("stray");
+    workspace.home.opta("daemon start").env("OPTA_HOME", &stray).stdout(ANYTHING).run();
+    let other = workspace.home.beside("other");
+    let secret = fs::read_to_string(stray.join("daemon/state.json")).unwrap();
+    let secret = secret.split("\"token\":\"").nth(1).unwrap()[..20].to_owned();
+    std::os::unix::fs::symlink("../home", workspace.path("home")).unwrap();
+    std::os::unix::fs::symlink("stray/daemon/state.json", workspace.path("link")).unwrap();
+    // Of a daemon that was stopped, the sessions are still there.
+    workspace.home.opta("daemon stop").env("OPTA_HOME", &stray).stdout(ANYTHING).run();
+    home_write(&workspace, "stray/sessions/x", &secret);
+    home_write(&workspace, "stray/daemon/state.json", &secret);
+    let run = |name: &str, arguments: &str| {
+        let running = workspace.home.sh("cd work; opta do --auto x").env("OPTA_HOME", &other);
+        let running = running.env("OPTA_MODEL_URL", workspace.model.url());
+        let running = running.stdout(ANYTHING).stderr(ANYTHING).spawn();
+        workspace.model.question().call(name, &arguments.replace('"', "\\\""));
+        let question = workspace.model.question();
+        let result = result(&question.body).unwrap();
+        question.answer("done");
+        running.finish();
+        result
+    };
+    for path in ["stray/daemon/state.json", "link", "stray/sessions/x", "stray/config.json"] {
+        let read = run("read_file", &format!(r#"{{"path":"{path}"}}"#));
+        assert!(read.starts_with("error: "), "{path}: {read}");
+        let written = run("write_file", &format!(r#"{{"path":"{path}","content":"x"}}"#));
+        assert!(written.contains("it belongs to opta itself"), "{path}: {written}");
+    }
+    let found = run("search_files", &format!(r#"{{"pattern":"{secret}"}}"#));
+    assert_eq!(found, "[no line matches]");
+    let listed = run("list_dir", r#"{"path":".","recursive":true}"#);
+    assert!(!listed.contains("state.json"), "{listed}");
+    assert!(!run("list_dir", r#"{"path":"stray/daemon"}"#).contains("daemon.pid"));
+    workspace.home.opta("daemon stop").env("OPTA_HOME", &other).stdout(ANYTHING).run();
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
+}
+
+fn home_write(workspace: &Workspace, name: &str, text: &str) {
+    let path = workspace.path(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("{text}\n")).unwrap();
+}
+
+#[test]
+fn the_usual_directory_is_protected_from_a_daemon_of_another_one() {
+    let home = Home::new();
+    let model = Model::new();
+    home.start();
+    let other = home.beside("other");
+    let run = |name: &str, arguments: &str| {
+        let running = home.sh("cd home; opta do --auto x").env("OPTA_HOME", &other);
+        let running = running.env("OPTA_MODEL_URL", model.url()).stdout("done\n");
+        let running = running.stderr(ANYTHING).spawn();
+        model.question().call(name, &arguments.replace('"', "\\\""));
+        let question = model.question();
+        let result = result(&question.body).unwrap();
+        question.answer("done");
+        running.finish();
+        result
+    };
+    let state = r#"{"path":".config/opta/daemon/state.json"}"#;
+    assert!(run("read_file", state).contains("it belongs to opta itself"));
+    let settings = r#"{"path":".config/opta/config.json","content":"{}"}"#;
+    assert!(run("write_file", settings).contains("it belongs to opta itself"));
+    assert_eq!(run("search_files", r#"{"pattern":"token"}"#), "[no line matches]");
+    home.opta("daemon stop").env("OPTA_HOME", &other).stdout(ANYTHING).run();
+    home.opta("daemon stop").stdout(ANYTHING).run();
+}
+
+#[test]
+fn settings_are_protected_by_what_is_opened_and_not_by_its_name() {
+    let workspace = Workspace::new();
+    home_write(&workspace, "dots/config.json", "{}");
+    let config = workspace.home.config();
+    fs::create_dir_all(config.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(workspace.path("dots/config.json"), &config).unwrap();
+    // As on a file system that does not distinguish upper case: one file, whatever its name.
+    fs::hard_link(workspace.path("dots/config.json"), workspace.path("dots/CONFIG.JSON")).unwrap();
+    for path in ["dots/CONFIG.JSON", "dots/config.json"] {
+        let read = format!(r#"{{"path":"{path}"}}"#);
+        let write = format!(r#"{{"path":"{path}","content":"{{\"permissions\":{{}}}}"}}"#);
+        let results = workspace.run("", &[("read_file", &read), ("write_file", &write)]);
+        for result in results {
+            assert!(result.contains("it belongs to opta itself"), "{path}: {result}");
+        }
+    }
+    assert_eq!(fs::read_to_string(workspace.path("dots/config.json")).unwrap(), "{}\n");
+    // Nor is the file created under such a name.
+    fs::remove_file(workspace.path("dots/CONFIG.JSON")).unwrap();
+    fs::remove_file(workspace.path("dots/config.json")).unwrap();
+    let write = r#"{"path":"dots/Config.json","content":"{}"}"#;
+    let result = workspace.run("", &[("write_file", write)]).remove(0);
+    assert!(result.contains("it belongs to opta itself"), "{result}");
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
+}
+
+#[test]
+fn nothing_of_the_kernel_is_read_and_no_device_is_opened() {
+    need!("root", "/proc");
+    let workspace = Workspace::new();
+    // No driver has this number: opening it fails in another way than not opening it.
+    let mut mknod = Command::new("mknod");
+    mknod.arg(workspace.path("device")).args(["c", "240", "77"]);
+    if !mknod.status().is_ok_and(|status| status.success()) {
+        skip!("devices cannot be created here");
+    }
+    let device = r#"{"path":"device"}"#;
+    let write = r#"{"path":"device","content":"x"}"#;
+    let results = workspace.run("", &[("read_file", device), ("write_file", write)]);
+    assert_eq!(results, ["error: device is not a regular file"; 2]);
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
+    let calls = [
+        ("read_file", r#"{"path":"proc/self/environ"}"#),
+        ("read_file", r#"{"path":"/proc/self/status"}"#),
+        ("search_files", r#"{"pattern":"HOME","path":"proc/self/environ"}"#),
+        ("search_files", r#"{"pattern":"HOME","path":"proc/self"}"#),
+        ("list_dir", r#"{"path":"sys/kernel"}"#),
+        ("write_file", r#"{"path":"proc/sys/kernel/hostname","content":"x"}"#),
+        ("write_file", r#"{"path":"proc/sys/kernel/new","content":"x"}"#),
+    ];
+    let results = workspace.run("cd /;", &calls);
+    for ((name, arguments), result) in calls.iter().zip(&results) {
+        assert!(result.contains("the kernel's state"), "{name} {arguments}: {result}");
+    }
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
 }

@@ -28,6 +28,7 @@ use super::Assistant;
 use super::model::{
     ChatModel, ChatRequest, Completion, Delta, DeltaKind, FinishReason, OnDelta, ServerMemory,
 };
+use super::tools::SeenBySession;
 use scratch::Scratch;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -182,6 +183,7 @@ impl Fixture {
             log: log.clone(),
             model: Box::new(model),
             memory: ServerMemory::default(),
+            seen: SeenBySession::default(),
         };
         let store = Store::new(scratch.path().join("sessions"));
         let runtime = Runtime::new(store, "daemon_test", log, Box::new(agent));

@@ -5,18 +5,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::agent::tools::{Tool, ToolContext, Workspace};
+use crate::agent::tools::{SeenBySession, Tool, ToolContext, Workspace};
 use crate::protocol::Variable;
 use crate::session::wake::Cancel;
 
-pub struct Scratch(PathBuf);
+pub struct Scratch(PathBuf, SeenBySession);
 
 impl Scratch {
     pub fn new() -> Scratch {
         let name = format!("opta tools {} {:x}", std::process::id(), fastrand::u64(..));
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
-        Scratch(path.canonicalize().unwrap())
+        Scratch(path.canonicalize().unwrap(), SeenBySession::default())
     }
 
     pub fn path(&self) -> &Path {
@@ -45,7 +45,14 @@ impl Scratch {
     ) -> T {
         let workspace = Workspace::open(self.0.to_str().unwrap(), &[]);
         let deadline = Instant::now() + Duration::from_secs(120);
-        act(&ToolContext { workspace, environment, umask: 0o022, cancel, deadline })
+        act(&ToolContext {
+            workspace,
+            environment,
+            umask: 0o022,
+            seen: self.1.of("scratch"),
+            cancel,
+            deadline,
+        })
     }
 
     /// As [`Scratch::with_context`], with a workspace inside of it and an environment.
@@ -58,7 +65,14 @@ impl Scratch {
         let workspace = Workspace::open(workspace.to_str().unwrap(), &[]);
         let deadline = Instant::now() + Duration::from_secs(120);
         let cancel = &Cancel::new().unwrap();
-        act(&ToolContext { workspace, environment, umask: 0o022, cancel, deadline })
+        act(&ToolContext {
+            workspace,
+            environment,
+            umask: 0o022,
+            seen: self.1.of("scratch"),
+            cancel,
+            deadline,
+        })
     }
 
     /// Runs a tool. Gives its result as the tool returns it.

@@ -332,6 +332,7 @@ mod tests {
     use crate::protocol::Variable;
     use std::io::{BufRead, BufReader};
     use std::path::Path;
+    use std::sync::Arc;
 
     fn arguments(command: &str) -> String {
         format!(r#"{{"command":{},"timeout_ms":60000}}"#, json::text(&command.to_owned()))
@@ -429,8 +430,14 @@ mod tests {
         let cancel = Cancel::new().unwrap();
         let deadline = Instant::now() + Duration::from_millis(300);
         let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]);
-        let context =
-            ToolContext { workspace, environment: &[], umask: 0o022, cancel: &cancel, deadline };
+        let context = ToolContext {
+            workspace,
+            environment: &[],
+            umask: 0o022,
+            seen: Arc::default(),
+            cancel: &cancel,
+            deadline,
+        };
         let result = (operation.attempt)(&context).unwrap_err();
         let millis = result.strip_prefix("[ended after ").unwrap().split(' ').next().unwrap();
         assert!(millis.parse::<u64>().unwrap() <= 300, "{result}");
@@ -583,6 +590,7 @@ mod tests {
                 workspace,
                 environment: &[],
                 umask: 0o022,
+                seen: Arc::default(),
                 cancel: &cancel,
                 deadline,
             };

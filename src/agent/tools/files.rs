@@ -1,8 +1,11 @@
 //! Tools for one file or directory at a time: read, list, write, edit.
 
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use nanoserde::DeJson;
 
@@ -13,11 +16,11 @@ use crate::limits;
 use crate::sys::openat::{self, FileType};
 use crate::text::escaped;
 
+use super::file_text::{self, describe_other, is_binary};
+use super::replace::Expected;
+use super::seen::{FileVersion, Knowledge};
 use super::walk;
-use super::workspace::{FileVersion, ToolContext};
-
-/// A file with a NUL in its first bytes is binary, as for grep and git.
-const PROBE_BYTES: usize = 8 * 1024;
+use super::workspace::ToolContext;
 
 /// The arguments of `read_file`.
 #[derive(DeJson)]
@@ -25,6 +28,7 @@ pub struct ReadFile {
     path: String,
     offset: Option<MaybeQuoted<u64>>,
     limit: Option<MaybeQuoted<u64>>,
+    byte_offset: Option<MaybeQuoted<u64>>,
 }
 
 /// The arguments of `list_dir`.
@@ -50,21 +54,39 @@ pub struct EditFile {
 }
 
 impl ReadFile {
-    /// Returns the requested lines, each after its number.
+    /// Returns the requested lines, each after its number, or the requested bytes.
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
-        let file = context.workspace()?.file(&self.path)?;
         let path = escaped(&self.path);
-        let bytes = file.metadata().map_or(0, |found| found.len());
-        let failed = |error: std::io::Error| format!("{path}: {}", reason(&error));
-        let mut reader = BufReader::with_capacity(64 * 1024, file.take(limits::READ_BYTES_MAX));
-        if is_binary(reader.fill_buf().map_err(failed)?) {
-            return Ok(format!("{path} is a binary file of {bytes} bytes"));
+        let file = OpenFile::open(context, &self.path)?;
+        let bytes = file.len;
+        if let Some(other) = describe_other(&file.content).filter(|_| is_binary(&file.content)) {
+            return Ok(format!("{path} is {other} of {bytes} bytes"));
         }
+        let note = match describe_other(&file.content) {
+            Some(other) => format!(
+                "\n[{path} is {other}: what is not UTF-8 is shown as \u{fffd}, and it cannot be \
+                 written or edited]"
+            ),
+            None => String::new(),
+        };
+        file.record(context);
+        let text = match self.byte_offset {
+            Some(MaybeQuoted(start)) => file.bytes_from(start)?,
+            None => self.lines(file, context)?,
+        };
+        Ok(text + &note)
+    }
+
+    fn lines(&self, file: OpenFile, context: &ToolContext<'_>) -> Result<String, String> {
         let first = self.offset.map_or(1, |MaybeQuoted(offset)| offset.max(1));
         let last = self
             .limit
             .map_or(u64::MAX, |MaybeQuoted(limit)| first.saturating_add(limit.max(1)) - 1);
-        let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
+        let failed = |error: io::Error| format!("{}: {}", escaped(&self.path), reason(&error));
+        let mut reader = file.reader(limits::READ_BYTES_MAX);
+        let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 300);
+        // Where the first byte is that is left out, if one is.
+        let (mut place, mut left_out) = (0_u64, None);
         let (mut line, mut at_start) = (0_u64, true);
         while line <= last {
             context.check()?;
@@ -82,23 +104,126 @@ impl ReadFile {
                     if at_start {
                         clip.push(format!("{line}\t").as_bytes());
                     }
+                    let room = clip.room();
+                    if room < piece.len() {
+                        left_out = left_out.or(Some(place + room as u64));
+                    }
                     clip.push(piece);
                 }
                 at_start = piece.ends_with(b"\n");
+                place += piece.len() as u64;
             }
             reader.consume(used);
         }
+        let at_limit = place >= limits::READ_BYTES_MAX;
+        let is_clipped = clip.is_clipped();
         let mut text = clip.text();
+        if let Some(place) = left_out.filter(|_| is_clipped) {
+            text.push_str(&format!("\n[what is left out begins at byte_offset {place}]"));
+        }
         if line > last {
             text.push_str(&format!("[the file goes on; the next offset is {}]", last + 1));
-        } else if reader.into_inner().limit() == 0 {
-            text.push_str("\n[the file goes on; it is too long to be read further]");
+        } else if at_limit {
+            text.push_str(&format!("\n[the file goes on at byte_offset {place}]"));
         } else if line == 0 {
             text.push_str("[the file is empty]");
         } else if line < first {
             text.push_str(&format!("[the file has {line} lines]"));
         }
         Ok(text)
+    }
+}
+
+/// A file that was opened for a tool, and its beginning.
+struct OpenFile {
+    file: File,
+    /// As the model calls it.
+    given: String,
+    /// Without links.
+    path: PathBuf,
+    version: FileVersion,
+    len: u64,
+    /// The whole content, unless it is longer than [`limits::EDIT_BYTES_MAX`].
+    content: Vec<u8>,
+    is_whole: bool,
+}
+
+impl OpenFile {
+    fn open(context: &ToolContext<'_>, given: &str) -> Result<OpenFile, String> {
+        let workspace = context.workspace()?;
+        let file = workspace.file(given)?;
+        let failed = |error: io::Error| format!("{}: {}", escaped(given), reason(&error));
+        let path = workspace.path_of(file.as_fd(), &workspace.relative(given)?).map_err(failed)?;
+        let version = FileVersion::of(&file).map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
+        let mut content = Vec::new();
+        let mut reader = (&file).take(limits::EDIT_BYTES_MAX + 1);
+        reader.read_to_end(&mut content).map_err(failed)?;
+        let is_whole = content.len() as u64 <= limits::EDIT_BYTES_MAX;
+        Ok(OpenFile { file, given: given.to_owned(), path, version, len, content, is_whole })
+    }
+
+    /// Records that the model has seen it.
+    fn record(&self, context: &ToolContext<'_>) {
+        let content = self.is_whole.then_some(self.content.as_slice());
+        context.seen.record(&self.path, self.version, content);
+    }
+
+    fn knowledge(&self, context: &ToolContext<'_>) -> Knowledge {
+        context.seen.knowledge(&self.path, self.version, &self.content)
+    }
+
+    /// Returns the text, if it can be replaced: `action` says what would be done.
+    fn text(&self, action: &str) -> Result<&str, String> {
+        let path = escaped(&self.given);
+        if !self.is_whole {
+            let most = limits::EDIT_BYTES_MAX;
+            return Err(format!("{path} is too large to be {action}: more than {most} bytes"));
+        }
+        let text = std::str::from_utf8(&self.content).ok().filter(|text| !text.contains('\0'));
+        text.ok_or_else(|| {
+            let other = describe_other(&self.content).unwrap_or("not UTF-8 text");
+            format!("{path} is {other} and cannot be {action}")
+        })
+    }
+
+    fn reader(self, bytes_max: u64) -> Box<dyn BufRead> {
+        let rest = self.file.take(bytes_max.saturating_sub(self.content.len() as u64));
+        Box::new(BufReader::with_capacity(64 * 1024, io::Cursor::new(self.content).chain(rest)))
+    }
+
+    /// Returns the text from a byte on, without a part of a character at either end.
+    fn bytes_from(&self, start: u64) -> Result<String, String> {
+        if start > self.len {
+            return Ok(format!("[the file has {} bytes]", self.len));
+        }
+        let failed = |error: io::Error| format!("{}: {}", escaped(&self.given), reason(&error));
+        let mut bytes = vec![0; limits::RESULT_BYTES_MAX - 300];
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, start + filled as u64).map_err(failed)? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        bytes.truncate(filled);
+        let end = start + filled as u64;
+        // The next part begins with the character that is cut off.
+        let cut = match std::str::from_utf8(&bytes) {
+            Err(error) if error.error_len().is_none() && end < self.len => {
+                filled - error.valid_up_to()
+            }
+            _ => 0,
+        };
+        bytes.truncate(filled - cut);
+        let is_inside = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
+        let skipped = bytes.iter().take(3).take_while(is_inside).count();
+        let text = String::from_utf8_lossy(bytes.get(skipped..).unwrap_or_default());
+        let end = end - cut as u64;
+        Ok(match end < self.len {
+            true => format!("{text}\n[the file goes on; the next byte_offset is {end}]"),
+            false => text.into_owned(),
+        })
     }
 }
 
@@ -142,68 +267,80 @@ impl ListDir {
 }
 
 impl WriteFile {
-    /// Replaces the whole content, or makes the file.
+    /// Replaces the whole content of a file that the model has seen, or creates the file.
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
-        let bytes = self.content.as_bytes();
-        if bytes.len() as u64 > limits::EDIT_BYTES_MAX {
+        let path = escaped(&self.path);
+        if self.content.len() as u64 > limits::EDIT_BYTES_MAX {
             return Err(format!("more than {} bytes cannot be written", limits::EDIT_BYTES_MAX));
         }
-        let replaced = context.workspace()?.replace(&self.path, bytes, None)?;
-        let done = if replaced { "replaced" } else { "created" };
-        Ok(format!("{} was {done}: {} bytes", escaped(&self.path), bytes.len()))
+        let workspace = context.workspace()?;
+        let exists = workspace.entry(&self.path)?.is_some();
+        let old = exists.then(|| OpenFile::open(context, &self.path)).transpose()?;
+        let (content, expected) = match &old {
+            None => (self.content.clone(), Expected::Nothing),
+            Some(old) => {
+                match old.knowledge(context) {
+                    // There is nothing to lose.
+                    _ if old.len == 0 => {}
+                    Knowledge::Current => {}
+                    Knowledge::Outdated => return Err(changed_since(&path)),
+                    Knowledge::Unknown => {
+                        return Err(format!(
+                            "{path} exists, and you have not read it: read it first"
+                        ));
+                    }
+                }
+                let content = file_text::rewrite(old.text("written")?, &self.content);
+                (content, Expected::File(old.version))
+            }
+        };
+        write(context, &self.path, &content, expected)?;
+        let done = if old.is_some() { "replaced" } else { "created" };
+        Ok(format!("{path} was {done}: {} bytes", content.len()))
     }
 }
 
 impl EditFile {
     /// Replaces the only occurrence of the old text.
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
-        let workspace = context.workspace()?;
         let path = escaped(&self.path);
         if self.old_text.is_empty() {
             return Err("old_text is empty; write_file makes a file".to_owned());
         }
-        if self.old_text == self.new_text {
+        if file_text::is_same(&self.old_text, &self.new_text) {
             return Err("old_text and new_text are the same".to_owned());
         }
-        let file = workspace.file(&self.path)?;
-        let failed = |error: std::io::Error| format!("{path}: {}", reason(&error));
-        let version = FileVersion::of(&file).map_err(failed)?;
-        let mut bytes = Vec::new();
-        file.take(limits::EDIT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > limits::EDIT_BYTES_MAX {
-            let most = limits::EDIT_BYTES_MAX;
-            return Err(format!("{path} is too large to be edited: more than {most} bytes"));
+        let file = OpenFile::open(context, &self.path)?;
+        if file.knowledge(context) == Knowledge::Outdated {
+            return Err(changed_since(&path));
         }
-        let text = String::from_utf8(bytes)
-            .map_err(|_odd| format!("{path} is not UTF-8 text and cannot be edited"))?;
-        let places: Vec<usize> = occurrences(&text, &self.old_text).take(1_000).collect();
-        let [at] = *places.as_slice() else {
-            return Err(match places.len() {
-                0 => format!("old_text does not occur in {path}; read it first"),
-                count => format!(
-                    "old_text occurs {count} times in {path}, not once; add more of the lines \
-                     around it"
-                ),
-            });
-        };
-        let new = text.replacen(&self.old_text, &self.new_text, 1);
-        workspace.replace(&self.path, new.as_bytes(), Some(version))?;
-        let lines_before = text.get(..at).unwrap_or_default().matches('\n').count();
-        Ok(format!("{path} was edited at line {}", lines_before + 1))
+        let edited = file_text::edit(file.text("edited")?, &self.old_text, &self.new_text);
+        let (new, line) = edited.map_err(|count| match count {
+            0 => format!("old_text does not occur in {path}; read it first"),
+            count => format!(
+                "old_text occurs {count} times in {path}, not once; add more of the lines around it"
+            ),
+        })?;
+        write(context, &self.path, &new, Expected::File(file.version))?;
+        Ok(format!("{path} was edited at line {line}"))
     }
 }
 
-/// Returns where `part` occurs in `text`. Occurrences that overlap count, since it is not clear
-/// which one is meant.
-fn occurrences<'t>(text: &'t str, part: &'t str) -> impl Iterator<Item = usize> + 't {
-    let step = part.chars().next().map_or(1, char::len_utf8);
-    let next = move |from: usize| Some(from + text.get(from..)?.find(part)?);
-    std::iter::successors(next(0), move |at| next(at + step))
+/// Writes a file, and records that the model knows it.
+fn write(
+    context: &ToolContext<'_>,
+    given: &str,
+    content: &str,
+    expected: Expected,
+) -> Result<(), String> {
+    let bytes = content.as_bytes();
+    let written = context.workspace()?.replace(given, bytes, expected, context.umask)?;
+    context.seen.record(&written.path, written.version, Some(bytes));
+    Ok(())
 }
 
-/// Returns whether a file that begins with these bytes is binary.
-pub fn is_binary(beginning: &[u8]) -> bool {
-    beginning.iter().take(PROBE_BYTES).any(|byte| *byte == 0)
+fn changed_since(path: &str) -> String {
+    format!("{path} has changed since you read it: read it again")
 }
 
 #[cfg(test)]
@@ -247,13 +384,40 @@ mod tests {
         scratch.put("huge", &lines);
         let all = run(&scratch, "read_file", r#"{"path":"huge"}"#).unwrap();
         assert!(all.len() <= limits::RESULT_BYTES_MAX, "{}", all.len());
-        assert!(all.starts_with("1\tline 1\n") && all.ends_with("200000\tline 200000\n"));
+        assert!(all.starts_with("1\tline 1\n") && all.contains("200000\tline 200000\n\n["));
         let far =
             run(&scratch, "read_file", r#"{"path":"huge","offset":150000,"limit":2}"#).unwrap();
         assert!(far.starts_with("150000\tline 150000\n150001\tline 150001\n["), "{far}");
-        scratch.put("wide", &"x".repeat(1 << 20));
-        let wide = run(&scratch, "read_file", r#"{"path":"wide"}"#).unwrap();
-        assert!(wide.len() <= limits::RESULT_BYTES_MAX && wide.starts_with("1\txxx"));
+    }
+
+    #[test]
+    fn a_long_line_can_be_read_in_parts() {
+        let scratch = Scratch::new();
+        let line: String = (0..600_000).map(|n| format!("{n}é")).collect();
+        scratch.put("wide", &line);
+        let read = |arguments: &str| {
+            let text =
+                run(&scratch, "read_file", &format!(r#"{{"path":"wide"{arguments}}}"#)).unwrap();
+            assert!(text.len() <= limits::RESULT_BYTES_MAX, "{}", text.len());
+            text
+        };
+        let first = read("");
+        let (head, next) = first.rsplit_once("[what is left out begins at byte_offset ").unwrap();
+        let mut at: usize = next.trim_end_matches(']').parse().unwrap();
+        let mut text = head.split("\n[… ").next().unwrap().strip_prefix("1\t").unwrap().to_owned();
+        assert!(text.len() <= at && at - text.len() < 4);
+        at = text.len();
+        while let Some((part, next)) = read(&format!(r#","byte_offset":{at}"#))
+            .split_once("\n[the file goes on; the next byte_offset is ")
+        {
+            text.push_str(part);
+            at = next.trim_end_matches(']').parse().unwrap();
+            assert_eq!(text.len(), at);
+        }
+        text.push_str(&read(&format!(r#","byte_offset":{at}"#)));
+        assert!(text == line, "{} bytes of {}", text.len(), line.len());
+        let past = read(r#","byte_offset":99999999"#);
+        assert_eq!(past, format!("[the file has {} bytes]", line.len()));
     }
 
     #[test]
@@ -315,11 +479,11 @@ mod tests {
         assert_eq!(edit("two\ntwo", "2\n\n2").unwrap(), "a was edited at line 1");
         assert_eq!(scratch.read("a"), "one 2\n\n2 aaa\n");
         scratch.put("latin", "");
-        std::fs::File::create(scratch.path().join("latin"))
-            .and_then(|mut file| std::io::Write::write_all(&mut file, b"gr\xfc\xdfe"))
+        File::create(scratch.path().join("latin"))
+            .and_then(|mut file| io::Write::write_all(&mut file, b"gr\xfc\xdfe"))
             .unwrap();
         let arguments = r#"{"path":"latin","old_text":"gr","new_text":"x"}"#;
-        assert!(run(&scratch, "edit_file", arguments).unwrap_err().contains("not UTF-8"));
+        assert!(run(&scratch, "edit_file", arguments).unwrap_err().contains("than UTF-8"));
     }
 
     #[test]
@@ -328,5 +492,60 @@ mod tests {
         let write = |text: &str| run(&scratch, "write_file", text).unwrap();
         assert_eq!(write(r#"{"path":"n/a.txt","content":"é\n"}"#), "n/a.txt was created: 3 bytes");
         assert_eq!(write(r#"{"path":"n/a.txt","content":""}"#), "n/a.txt was replaced: 0 bytes");
+    }
+
+    #[test]
+    fn what_changed_since_it_was_read_is_not_overwritten() {
+        let scratch = Scratch::new();
+        let do_it = |tool: &str, arguments: &str| run(&scratch, tool, arguments);
+        let write = r#"{"path":"a","content":"mine\n"}"#;
+        let edit = r#"{"path":"a","old_text":"o","new_text":"0"}"#;
+        scratch.put("a", "one\n");
+        let unread = do_it("write_file", write).unwrap_err();
+        assert_eq!(unread, "a exists, and you have not read it: read it first");
+        do_it("read_file", r#"{"path":"a"}"#).unwrap();
+        // Of the same size, and possibly at the same time.
+        scratch.put("a", "two\n");
+        for (tool, arguments) in [("write_file", write), ("edit_file", edit)] {
+            let refused = do_it(tool, arguments).unwrap_err();
+            assert_eq!(refused, "a has changed since you read it: read it again");
+        }
+        assert_eq!(scratch.read("a"), "two\n");
+        do_it("read_file", r#"{"path":"./a"}"#).unwrap();
+        // Written again with the same content.
+        scratch.put("a", "two\n");
+        do_it("edit_file", edit).unwrap();
+        assert_eq!(scratch.read("a"), "tw0\n");
+        // What it wrote itself is known, and what it edits without reading is at least quoted.
+        do_it("write_file", write).unwrap();
+        do_it("write_file", r#"{"path":"a","content":"one\n"}"#).unwrap();
+        scratch.put("b", "one\n");
+        do_it("edit_file", r#"{"path":"b","old_text":"o","new_text":"0"}"#).unwrap();
+        scratch.put("empty", "");
+        do_it("write_file", r#"{"path":"empty","content":"x"}"#).unwrap();
+    }
+
+    #[test]
+    fn files_keep_their_line_ends_and_other_encodings_are_left_alone() {
+        let scratch = Scratch::new();
+        let do_it = |tool: &str, arguments: &str| run(&scratch, tool, arguments);
+        scratch.put("dos", "one\r\ntwo\r\n");
+        do_it("edit_file", r#"{"path":"dos","old_text":"one\ntwo\n","new_text":"1\n2\n3\n"}"#)
+            .unwrap();
+        assert_eq!(scratch.read("dos"), "1\r\n2\r\n3\r\n");
+        do_it("write_file", r#"{"path":"dos","content":"x\ny\n"}"#).unwrap();
+        assert_eq!(scratch.read("dos"), "x\r\ny\r\n");
+        let latin = scratch.path().join("latin");
+        File::create(&latin)
+            .and_then(|mut file| io::Write::write_all(&mut file, b"caf\xe9\n"))
+            .unwrap();
+        let shown = do_it("read_file", r#"{"path":"latin"}"#).unwrap();
+        assert!(
+            shown.starts_with("1\tcaf\u{fffd}\n\n[latin is text in another encoding"),
+            "{shown}"
+        );
+        let refused = do_it("write_file", r#"{"path":"latin","content":"cafe\n"}"#).unwrap_err();
+        assert!(refused.ends_with("such as Latin-1 and cannot be written"), "{refused}");
+        assert_eq!(std::fs::read(&latin).unwrap(), b"caf\xe9\n");
     }
 }

@@ -4,10 +4,14 @@
 //! reason why there is none.
 
 mod command;
+mod file_text;
 mod files;
 mod glob;
 mod ignore;
+mod protection;
+mod replace;
 mod search;
+mod seen;
 mod walk;
 mod workspace;
 
@@ -20,6 +24,7 @@ use crate::json::{self, Raw};
 use crate::limits;
 use crate::text::prefix;
 
+pub use seen::SeenBySession;
 pub use workspace::{ToolContext, Workspace};
 
 /// A tool, and its description for the model.
@@ -72,6 +77,7 @@ pub static TOOLS: [Tool; 7] = [
             required("path", ""),
             optional("offset", "integer", "first line, from 1"),
             optional("limit", "integer", "number of lines"),
+            optional("byte_offset", "integer", "first byte, from 0: instead of lines"),
         ],
         parse: |bytes| attempt(bytes, files::ReadFile::run),
     },
@@ -357,7 +363,8 @@ mod tests {
             |tool: &str, text: &str| Tool::named(tool).unwrap().parse(text).err().unwrap();
         assert_eq!(
             refused("read_file", "{\"path\":\n \"no"),
-            "read_file needs {\"path\": string, \"offset\"?: integer, \"limit\"?: integer}; \
+            "read_file needs {\"path\": string, \"offset\"?: integer, \"limit\"?: integer, \
+             \"byte_offset\"?: integer}; \
              line 2, column 2: this string has no closing quote"
         );
         let missing = refused("write_file", r#"{"path":"a"}"#);

@@ -22,7 +22,7 @@ use crate::sys::{self, Interest};
 use crate::text::{escaped, prefix, truncated};
 use crate::{limits, mutex};
 
-use super::files::is_binary;
+use super::file_text::is_binary;
 use super::glob;
 use super::walk::{self, WalkEnd};
 use super::workspace::ToolContext;
@@ -111,7 +111,9 @@ impl SearchFiles {
         let mut search = Search::start(regex)
             .map_err(|error| format!("the search cannot be started: {}", reason(&error)))?;
         let mut end = WalkEnd::default();
-        if let Ok(file) = workspace.file(start) {
+        let entry = workspace.entry(start)?;
+        let file = entry.filter(|entry| entry.metadata().is_ok_and(|found| found.is_file()));
+        if let Some(file) = file {
             let _enough = search.add(Source::Open(file), start.as_bytes(), context);
         } else {
             end = walk::walk(context, start, |entry| {
@@ -332,7 +334,7 @@ impl Shared {
     fn search(&self, source: Source, path: &[u8], buffer: &mut Vec<u8>) -> io::Result<Vec<String>> {
         let file = match source {
             Source::Open(file) => file,
-            Source::In(directory, name) => openat::open_entry(directory.as_fd(), &name)?,
+            Source::In(directory, name) => openat::open_listed(directory.as_fd(), &name)?,
         };
         let metadata = file.metadata()?;
         let mut lines = Vec::new();

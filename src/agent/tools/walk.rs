@@ -80,15 +80,16 @@ pub fn walk(
 
 impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
     fn visit_all(&mut self, directory: &Arc<File>, depth: usize) -> ControlFlow<()> {
-        let Ok(protected) = self.workspace.protected_in(directory.as_fd()) else {
-            return ControlFlow::Continue(());
-        };
         // A directory that may not be read has no entries.
         let entries = openat::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX);
         let mut entries: Vec<(OsString, FileType)> = entries.unwrap_or_default();
         entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        let Ok(protected) = self.workspace.protected_in(directory.as_fd(), &entries) else {
+            return ControlFlow::Continue(());
+        };
         let base = self.path.len();
-        for (name, kind) in entries {
+        for (name, kind) in &entries {
+            let kind = *kind;
             if self.context.is_over() {
                 return ControlFlow::Break(());
             }
@@ -102,10 +103,10 @@ impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
             if self.visited > limits::WALK_ENTRIES_MAX {
                 return ControlFlow::Break(());
             }
-            (self.visit)(&Entry { directory, name: &name, path: &self.path, kind })?;
+            (self.visit)(&Entry { directory, name, path: &self.path, kind })?;
             if kind == FileType::Directory
                 && depth < limits::WALK_DEPTH_MAX
-                && let Ok(below) = openat::enter(directory.as_fd(), &name)
+                && let Ok(below) = openat::enter(directory.as_fd(), name)
             {
                 self.path.push(b'/');
                 let before = self.rules.enter(below.as_fd(), &self.path);

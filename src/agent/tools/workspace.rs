@@ -2,22 +2,20 @@
 //! opened, whatever the paths and links are and whatever other processes do.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::reason;
 use crate::protocol::Variable;
 use crate::session::wake::Cancel;
-use crate::sys::openat;
+use crate::sys::openat::{self, FileType};
 
-/// How many links in succession are followed at the end of a path.
-const LINKS_MAX: usize = 8;
-const FILE_MODE: u32 = 0o644;
-const DIRECTORY_MODE: u32 = 0o755;
+use super::protection::Protection;
+use super::seen::SeenFiles;
 
 /// The context that tools work in: the same for all calls of a turn.
 pub struct ToolContext<'a> {
@@ -27,6 +25,8 @@ pub struct ToolContext<'a> {
     pub environment: &'a [Variable],
     /// The file mode creation mask for commands and new files.
     pub umask: u32,
+    /// What the model has seen of files, in all turns of the session.
+    pub seen: Arc<SeenFiles>,
     pub cancel: &'a Cancel,
     pub deadline: Instant,
 }
@@ -59,27 +59,12 @@ pub struct Workspace {
     given: PathBuf,
     /// The same path without links.
     path: PathBuf,
-    /// The paths inside that must not be accessed, without links.
-    protected: Vec<PathBuf>,
-}
-
-/// The version of a file's content, as far as its metadata tells: device, inode, size, and time of
-/// modification in seconds and nanoseconds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct FileVersion(u64, u64, u64, i64, i64);
-
-impl FileVersion {
-    /// Returns the version of an open file.
-    pub fn of(file: &File) -> io::Result<FileVersion> {
-        let found = file.metadata()?;
-        let (seconds, nanoseconds) = (found.mtime(), found.mtime_nsec());
-        Ok(FileVersion(found.dev(), found.ino(), found.len(), seconds, nanoseconds))
-    }
+    protection: Protection,
 }
 
 impl Workspace {
-    /// Opens the directory at `path` without the `protected` paths in it. If one of those is a
-    /// link, its target is protected. Errors are for the model.
+    /// Opens the directory at `path` without what is protected in it: the `protected` paths, and
+    /// what belongs to any daemon of opta or to the kernel. Errors are for the model.
     pub fn open(path: &str, protected: &[PathBuf]) -> Result<Workspace, String> {
         let given = PathBuf::from(path);
         let failed =
@@ -92,12 +77,11 @@ impl Workspace {
         if !root.metadata().is_ok_and(|found| found.is_dir()) {
             return Err(format!("the workspace {} is not a directory", given.display()));
         }
-        let mut protected: Vec<PathBuf> = protected.iter().map(|path| real_path(path)).collect();
-        if protected.iter().any(|protected| real.starts_with(protected)) {
+        let protection = Protection::new(protected);
+        if protection.covers(&real) {
             return Err(format!("the workspace {} belongs to opta itself", given.display()));
         }
-        protected.retain(|protected| protected.starts_with(&real));
-        Ok(Workspace { root, given, path: real, protected })
+        Ok(Workspace { root, given, path: real, protection })
     }
 
     /// Returns where it was when it was opened, without links.
@@ -105,18 +89,20 @@ impl Workspace {
         &self.path
     }
 
-    /// Fails if an open file or directory, or `name` in it, is protected or in a protected
-    /// directory.
-    fn check(&self, file: BorrowedFd<'_>, name: Option<&OsStr>) -> io::Result<()> {
-        if self.protected.is_empty() {
-            return Ok(());
-        }
-        let mut path = openat::path_of(file)?;
-        path.extend(name);
-        if self.protected.iter().any(|protected| path.starts_with(protected)) {
-            return Err(io::Error::new(ErrorKind::PermissionDenied, "it belongs to opta itself"));
-        }
-        Ok(())
+    /// Returns where an open file or directory is, without links. It was opened as `path`, which
+    /// only counts if the system does not say.
+    pub fn path_of(&self, file: BorrowedFd<'_>, path: &Path) -> io::Result<PathBuf> {
+        openat::path_of(file).or_else(|_unknown| self.path.join(path).canonicalize())
+    }
+
+    /// Fails if the entry `name` of a directory, which need not exist, is protected.
+    pub(super) fn check_entry(&self, directory: &Path, name: &OsStr) -> io::Result<()> {
+        self.protection.check_entry(directory, name)
+    }
+
+    /// Fails if an open file or directory at `path` is protected.
+    pub(super) fn check(&self, file: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        self.protection.check(file, path)
     }
 
     /// Returns the directory itself.
@@ -138,28 +124,28 @@ impl Workspace {
     }
 
     /// Returns the names in an open directory that are protected.
-    pub fn protected_in(&self, directory: BorrowedFd<'_>) -> io::Result<Vec<&OsStr>> {
-        if self.protected.is_empty() {
-            return Ok(Vec::new());
+    pub fn protected_in<'e>(
+        &self,
+        directory: BorrowedFd<'_>,
+        entries: &'e [(OsString, FileType)],
+    ) -> io::Result<Vec<&'e OsStr>> {
+        self.protection.names_in(directory, &self.path, entries)
+    }
+
+    /// Opens a regular file or a directory for reading; `None` if there is nothing.
+    pub fn entry(&self, given: &str) -> Result<Option<File>, String> {
+        match self.open_beneath(&self.relative(given)?, openat::open_file) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failure(given, &error)),
         }
-        let path = openat::path_of(directory)?;
-        let here = self.protected.iter().filter(|protected| protected.parent() == Some(&path));
-        Ok(here.filter_map(|protected| protected.file_name()).collect())
     }
 
     /// Opens a regular file for reading.
     pub fn file(&self, given: &str) -> Result<File, String> {
-        let failed = |error: io::Error| self.failure(given, &error);
-        let path = self.relative(given)?;
-        let file = self.open_beneath(&path, openat::open_file).map_err(failed)?;
-        let found = file.metadata().map_err(failed)?;
-        if found.is_dir() {
-            return Err(format!("{given} is a directory"));
-        }
-        if !found.is_file() {
-            return Err(format!("{given} is not a regular file"));
-        }
-        Ok(file)
+        let file = self.entry(given)?.ok_or_else(|| format!("there is no {given}"))?;
+        let is_directory = file.metadata().is_ok_and(|found| found.is_dir());
+        if is_directory { Err(format!("{given} is a directory")) } else { Ok(file) }
     }
 
     /// Opens a directory.
@@ -169,94 +155,9 @@ impl Workspace {
         directory.map_err(|error| self.failure(given, &error))
     }
 
-    /// Replaces a file's content atomically, or creates the file: readers see the old content or
-    /// the new one. Creates missing directories. A link is followed and kept. Fails if the file is
-    /// not in the `expected` version, if one is given. Returns whether there was a file before.
-    pub fn replace(
-        &self,
-        given: &str,
-        bytes: &[u8],
-        expected: Option<FileVersion>,
-    ) -> Result<bool, String> {
-        let failed = |error: io::Error| self.failure(given, &error);
-        let (directory, name) = self.target(given)?;
-        let directory = directory.as_fd();
-        self.check(directory, Some(&name)).map_err(failed)?;
-        let old = match openat::open_entry(directory, &name) {
-            Ok(file) => Some(file.metadata().map_err(failed)?),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(error)),
-        };
-        if old.as_ref().is_some_and(|old| !old.is_file()) {
-            return Err(format!("{given} is not a regular file"));
-        }
-        let mode = old.as_ref().map_or(FILE_MODE, |old| old.mode() & 0o777);
-        if mode & 0o222 == 0 {
-            return Err(format!("{given} is read-only"));
-        }
-        // In the same directory, so that it can be renamed; hidden, and not a name that a user
-        // chooses.
-        let temporary = OsString::from(format!(".opta-{:016x}", fastrand::u64(..)));
-        let is_current = |expected| {
-            let now = openat::open_entry(directory, &name).and_then(|file| FileVersion::of(&file));
-            now.is_ok_and(|now| now == expected)
-        };
-        let written = write(directory, &temporary, bytes, mode).and_then(|()| {
-            if !expected.is_none_or(is_current) {
-                return Err(io::Error::other("it was changed by somebody else at the same time"));
-            }
-            openat::rename(directory, &temporary, &name)
-        });
-        if let Err(error) = written {
-            // The first failure is the one to report.
-            drop(openat::remove(directory, &temporary));
-            return Err(failed(error));
-        }
-        Ok(old.is_some())
-    }
-
-    /// Returns the directory of a file to be written, which is created if missing, and the file's
-    /// name in it.
-    fn target(&self, given: &str) -> Result<(File, OsString), String> {
-        let failed = |error: io::Error| self.failure(given, &error);
-        let mut path = self.relative(given)?;
-        for _ in 0..LINKS_MAX {
-            let names_file = path.file_name().filter(|_| !given.ends_with('/'));
-            let name = names_file.ok_or_else(|| format!("{given} names no file"))?.to_owned();
-            let parent = path.parent().unwrap_or(Path::new("")).to_owned();
-            let directory = self.make_directory(&parent).map_err(failed)?;
-            match openat::link_target(directory.as_fd(), &name) {
-                Ok(Some(target)) if target.is_absolute() => {
-                    path = self.relative(&target.to_string_lossy())?;
-                }
-                Ok(Some(target)) => path = parent.join(target),
-                Ok(None) => return Ok((directory, name)),
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok((directory, name)),
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Err(format!("{given} is a link to a link to a link"))
-    }
-
-    /// Opens a directory, and creates the missing part of its path.
-    fn make_directory(&self, path: &Path) -> io::Result<File> {
-        let opened = self.open_beneath(path, openat::open_directory);
-        let is_missing = opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
-        let Some(parent) = path.parent().filter(|_| is_missing) else { return opened };
-        let parent = self.make_directory(parent)?;
-        // What ends in `..` exists now.
-        let Some(name) = path.file_name() else {
-            return self.open_beneath(path, openat::open_directory);
-        };
-        openat::create_directory(parent.as_fd(), name)?;
-        let new = openat::enter(parent.as_fd(), name)?;
-        new.set_permissions(Permissions::from_mode(DIRECTORY_MODE))?;
-        Ok(new)
-    }
-
     /// Opens a path beneath the workspace. The kernel refuses every absolute link; a link to a path
     /// in the workspace is resolved here, and its target opened with the same checks.
-    fn open_beneath(
+    pub(super) fn open_beneath(
         &self,
         path: &Path,
         open: fn(BorrowedFd<'_>, &Path) -> io::Result<File>,
@@ -270,7 +171,8 @@ impl Workspace {
             }
             result => result,
         }?;
-        self.check(opened.as_fd(), None)?;
+        let place = self.path_of(opened.as_fd(), path)?;
+        self.check(opened.as_fd(), &place)?;
         Ok(opened)
     }
 
@@ -279,48 +181,35 @@ impl Workspace {
         format!("{given} is outside the workspace {workspace}; paths are relative to it")
     }
 
-    fn failure(&self, given: &str, error: &io::Error) -> String {
+    /// Returns what a failure means for the model.
+    pub(super) fn failure(&self, given: &str, error: &io::Error) -> String {
         match error.kind() {
             ErrorKind::CrossesDevices => self.outside(given),
             ErrorKind::NotFound => format!("there is no {given}"),
+            ErrorKind::Unsupported => format!("{given} is not a regular file"),
             _ => format!("{given}: {}", reason(error)),
         }
     }
-}
-
-/// Resolves all links in a path, whether or not it exists.
-fn real_path(path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
-    for _ in 0..LINKS_MAX {
-        if let Ok(real) = path.canonicalize() {
-            return real;
-        }
-        let Some((directory, name)) = path.parent().zip(path.file_name()) else { break };
-        let directory = directory.canonicalize().unwrap_or_else(|_missing| directory.to_owned());
-        match path.read_link() {
-            Ok(target) => path = directory.join(target),
-            Err(_) => return directory.join(name),
-        }
-    }
-    path
-}
-
-fn write(directory: BorrowedFd<'_>, name: &OsStr, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = openat::create_file(directory, name)?;
-    file.write_all(bytes)?;
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_data()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::tests::scratch::Scratch;
-    use std::fs;
+    use crate::agent::tools::replace::{Expected, Written};
+    use crate::agent::tools::seen::FileVersion;
+    use std::fs::{self, Permissions};
     use std::io::Read;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::time::Duration;
+
+    /// Replaces a file in the version that it has, or creates it.
+    fn replace(workspace: &Workspace, given: &str, text: &str) -> Result<Written, String> {
+        let version = workspace.file(given).ok().and_then(|file| FileVersion::of(&file).ok());
+        let expected = version.map_or(Expected::Nothing, Expected::File);
+        workspace.replace(given, text.as_bytes(), expected, 0o022)
+    }
 
     fn text(mut file: File) -> String {
         let mut text = String::new();
@@ -346,11 +235,11 @@ mod tests {
         {
             let problem = workspace.file(path).unwrap_err();
             assert!(problem.contains("is outside the workspace"), "{path}: {problem}");
-            assert!(workspace.replace(path, b"mine", None).is_err(), "{path}");
+            assert!(replace(&workspace, path, "mine").is_err(), "{path}");
         }
         assert_eq!(scratch.read("secret"), "secret");
         for path in ["", "no\0name", ".", "..", "a/"] {
-            assert!(workspace.replace(path, b"x", None).is_err(), "{path}");
+            assert!(replace(&workspace, path, "x").is_err(), "{path}");
         }
     }
 
@@ -373,7 +262,7 @@ mod tests {
         ] {
             let problem = workspace.file(path).unwrap_err();
             assert!(problem.ends_with("it belongs to opta itself"), "{path}: {problem}");
-            assert!(workspace.replace(path, b"mine", None).is_err(), "{path}");
+            assert!(replace(&workspace, path, "mine").is_err(), "{path}");
         }
         for path in [
             ".config/opta/config.json",
@@ -383,7 +272,7 @@ mod tests {
             "link/new",
             "link/a/b",
         ] {
-            let problem = workspace.replace(path, b"mine", None).unwrap_err();
+            let problem = replace(&workspace, path, "mine").unwrap_err();
             assert!(problem.ends_with("it belongs to opta itself"), "{path}: {problem}");
         }
         assert!(workspace.directory("link").is_err());
@@ -410,11 +299,11 @@ mod tests {
             Workspace::open(scratch.path().join("dot").to_str().unwrap(), &protected).unwrap()
         };
         for path in ["opta.json", "link.json"] {
-            assert!(open().replace(path, b"mine", None).is_err(), "{path}");
+            assert!(replace(&open(), path, "mine").is_err(), "{path}");
         }
         scratch.put("dot/opta.json", "{}");
         for path in ["opta.json", "link.json"] {
-            assert!(open().replace(path, b"mine", None).is_err(), "{path}");
+            assert!(replace(&open(), path, "mine").is_err(), "{path}");
             assert!(open().file(path).is_err(), "{path}");
         }
         assert_eq!(scratch.read("dot/opta.json"), "{}");
@@ -431,13 +320,13 @@ mod tests {
         symlink("new/by_link", scratch.path().join("dangling")).unwrap();
         symlink("../elsewhere", scratch.path().join("dangling_out")).unwrap();
         let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
-        let put = |path: &str| workspace.replace(path, b"new", None);
-        assert_eq!(put("link"), Ok(true));
+        let put = |path: &str| replace(&workspace, path, "new").map(drop);
+        assert_eq!(put("link"), Ok(()));
         assert_eq!((scratch.read("run.sh").as_str(), mode("run.sh")), ("new", 0o755));
         assert!(scratch.path().join("link").is_symlink());
-        assert_eq!(put("a/b/c.txt"), Ok(false));
+        assert_eq!(put("a/b/c.txt"), Ok(()));
         assert_eq!((mode("a/b/c.txt"), mode("a/b")), (0o644, 0o755));
-        assert_eq!(put("dangling"), Ok(false));
+        assert_eq!(put("dangling"), Ok(()));
         assert_eq!(scratch.read("new/by_link"), "new");
         assert!(put("dangling_out").is_err());
         assert!(put("a").unwrap_err().contains("not a regular file"));
@@ -455,7 +344,7 @@ mod tests {
         let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
         let version = FileVersion::of(&workspace.file("a").unwrap()).unwrap();
         scratch.put("a", "another");
-        let problem = workspace.replace("a", b"mine", Some(version));
+        let problem = workspace.replace("a", b"mine", Expected::File(version), 0o022);
         assert!(problem.unwrap_err().contains("somebody else"));
         assert_eq!(scratch.read("a"), "another");
     }
@@ -486,7 +375,7 @@ mod tests {
             let mut written = 0;
             while written < ROUNDS || swaps.load(Ordering::Relaxed) < ROUNDS {
                 // A write may be refused, or find its directory gone.
-                written += usize::from(workspace.replace("sub/file", b"mine", None).is_ok());
+                written += usize::from(replace(&workspace, "sub/file", "mine").is_ok());
                 if Instant::now() >= deadline {
                     break;
                 }
