@@ -1,8 +1,8 @@
 //! The command line's requests to a running daemon: one request, one deadline; and the events of a
 //! session.
 //!
-//! The token is sent only to the port that a state file names, and callers hold a state file only
-//! while the lock says that its daemon lives.
+//! The token is sent only to the port that a state file names, in the network namespace that it
+//! names, and callers hold a state file only while the lock says that its daemon lives.
 
 use std::io;
 use std::time::Duration;
@@ -14,16 +14,64 @@ use crate::protocol::{
     SubmitTurn, TurnAccepted,
 };
 use crate::session::store::no_session;
-use crate::state::DaemonInfo;
+use crate::state::{DaemonInfo, Untrusted};
 use crate::{http, json, limits};
 
-/// The reason why a daemon does not report its health.
+/// The reason why a daemon that holds its lock does not report its health.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoHealth {
-    /// Nothing listens on its port.
+    /// The state file, which names its port, is missing, damaged or not its own. It writes the file
+    /// again if it is signaled.
+    StateLost,
+    /// Nothing listens on its port, or the connection was closed: it is starting or stopping.
     Unreachable,
+    /// The system refused to connect.
+    Refused(String),
+    /// It was not asked.
+    Untrusted(Untrusted),
     TimedOut,
+    /// It answered that it cannot answer now.
+    Busy(String),
     /// What answers is not the daemon of the state file.
     NotOurDaemon,
+}
+
+impl NoHealth {
+    /// Describes the reason: what follows "it is alive," or stands in the line of a status.
+    pub fn reason(&self, port: Option<u16>, waited: Duration) -> String {
+        let on = port.map_or("its port".to_owned(), |port| format!("127.0.0.1:{port}"));
+        match self {
+            NoHealth::StateLost => "its state.json is lost".to_owned(),
+            NoHealth::Unreachable => format!("nothing listens on {on}"),
+            NoHealth::Refused(cause) => format!("cannot connect to {on}: {cause}"),
+            NoHealth::Untrusted(untrusted) => match untrusted {
+                Untrusted::OtherMachine => "it runs on another machine".to_owned(),
+                Untrusted::OtherNetwork => "it listens in another network namespace".to_owned(),
+                Untrusted::OtherUser(uid) => format!("{on} is a socket of another user, {uid}"),
+                Untrusted::Unknown => format!("the system does not tell whose socket {on} is"),
+            },
+            NoHealth::TimedOut => format!("no answer in {}s", waited.as_secs()),
+            NoHealth::Busy(message) => format!("it answered: {message}"),
+            NoHealth::NotOurDaemon => format!("what answers on {on} is not this daemon"),
+        }
+    }
+
+    /// Returns the obvious next step.
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            NoHealth::StateLost | NoHealth::NotOurDaemon => {
+                "to have it written again: opta daemon start"
+            }
+            NoHealth::Untrusted(_) => {
+                "run opta where it runs, or give this place a home of its own: OPTA_HOME"
+            }
+            NoHealth::Refused(_) => "look at the loopback interface and at packet filters",
+            NoHealth::Busy(_) => "try again; if it stays busy: opta daemon restart",
+            NoHealth::Unreachable | NoHealth::TimedOut => {
+                "to end it and start afresh: opta daemon restart --force"
+            }
+        }
+    }
 }
 
 /// The reason why a request failed.
@@ -35,18 +83,46 @@ pub enum Failure {
 
 /// Asks a daemon for its health, within `limit`.
 pub fn health(info: &DaemonInfo, limit: Duration) -> Result<Health, NoHealth> {
+    info.check_network().map_err(NoHealth::Untrusted)?;
     let request = request(info, "GET", "/v3/health", "");
     let response = http::call(info.port, &request, limit, limits::REPLY_BYTES_MAX);
     let response = response.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => NoHealth::TimedOut,
         io::ErrorKind::InvalidData => NoHealth::NotOurDaemon,
-        // Refused, reset, cut short: it is starting or stopping.
-        _ => NoHealth::Unreachable,
+        _ if is_ending(&error) => NoHealth::Unreachable,
+        _ => NoHealth::Refused(reason(&error)),
     })?;
+    if response.status == 503
+        && let Ok(body) = json::parse::<ErrorBody>(&response.body)
+    {
+        return Err(NoHealth::Busy(body.error.message));
+    }
     let health = json::parse(&response.body).ok().filter(|health: &Health| {
         response.status == 200 && health.daemon_id.as_ref() == Some(&info.daemon_id)
     });
     health.ok_or(NoHealth::NotOurDaemon)
+}
+
+/// Returns whether a daemon that is starting or stopping causes this error.
+fn is_ending(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, NotConnected,
+        UnexpectedEof,
+    };
+    matches!(
+        error.kind(),
+        ConnectionRefused
+            | ConnectionReset
+            | ConnectionAborted
+            | BrokenPipe
+            | NotConnected
+            | UnexpectedEof
+    )
+}
+
+/// Asks a daemon to stop, whatever it does.
+pub fn shutdown(info: &DaemonInfo) -> Result<(), Error> {
+    request_shutdown(info, false)
 }
 
 /// Asks a daemon to stop if it is idle. It decides and acts in one step.
@@ -54,16 +130,19 @@ pub fn health(info: &DaemonInfo, limit: Duration) -> Result<Health, NoHealth> {
 /// # Errors
 /// [`Kind::Busy`] if it is not idle; nothing is changed then.
 pub fn shutdown_if_idle(info: &DaemonInfo) -> Result<(), Error> {
+    request_shutdown(info, true)
+}
+
+fn request_shutdown(info: &DaemonInfo, if_idle: bool) -> Result<(), Error> {
     const ACTION: &str = "ask the daemon to stop";
-    let body = json::text(&Shutdown { if_idle: Some(true) });
+    let body = json::text(&Shutdown { if_idle: if_idle.then_some(true) });
     let request = request(info, "POST", "/v3/shutdown", &body);
-    match http::call(info.port, &request, limits::CALL_MAX, limits::REPLY_BYTES_MAX) {
-        Ok(response) => match response.status {
-            202 => Ok(()),
-            409 => Err(Error::cannot(Kind::Busy, "stop the daemon", "a turn is in progress")),
-            status => Err(bad_reply(ACTION, format!("it answered {status}"))),
-        },
-        Err(cause) => Err(bad_reply(ACTION, reason(&cause))),
+    match call(info, ACTION, &request, &[202, 409]) {
+        Ok(response) if response.status == 409 => {
+            Err(Error::cannot(Kind::Busy, "stop the daemon", "a turn is in progress"))
+        }
+        Ok(_) => Ok(()),
+        Err(Failure::Lost(error) | Failure::Final(error)) => Err(error),
     }
 }
 
@@ -148,6 +227,7 @@ pub fn follow(
     let (id_text, answers) = (id.as_str(), u8::from(answers));
     let target = format!("/v3/sse/events?sessionId={id_text}&afterSeq={after}&answers={answers}");
     let request = Request { accept: "text/event-stream", ..request(info, "GET", &target, "") };
+    check_network(info)?;
     match http::open_stream(info.port, &request, limits::CALL_MAX, limits::EVENT_BYTES_MAX) {
         Ok(StreamResponse::Stream(stream)) => Ok(stream),
         Ok(StreamResponse::Refused(response)) => Err(match response.status {
@@ -166,6 +246,7 @@ fn call(
     request: &Request<'_>,
     expected: &[u16],
 ) -> Result<Response, Failure> {
+    check_network(info)?;
     match http::call(info.port, request, limits::CALL_MAX, limits::REPLY_BYTES_MAX) {
         Ok(response) if expected.contains(&response.status) => Ok(response),
         Ok(response) => Err(match response.status {
@@ -177,9 +258,20 @@ fn call(
     }
 }
 
+/// Refuses to send a request where the daemon is not known to listen.
+fn check_network(info: &DaemonInfo) -> Result<(), Failure> {
+    let (pid, port) = (Some(info.pid), Some(info.port));
+    info.check_network().map_err(|untrusted| {
+        Failure::Final(unreachable(pid, port, &NoHealth::Untrusted(untrusted), limits::CALL_MAX))
+    })
+}
+
 fn failure(info: &DaemonInfo, action: &str, error: &io::Error) -> Failure {
     match error.kind() {
-        io::ErrorKind::TimedOut => Failure::Final(unresponsive(Some(info.pid), limits::CALL_MAX)),
+        io::ErrorKind::TimedOut => {
+            let (pid, port) = (Some(info.pid), Some(info.port));
+            Failure::Final(unreachable(pid, port, &NoHealth::TimedOut, limits::CALL_MAX))
+        }
         io::ErrorKind::InvalidData => Failure::Final(bad_reply(action, reason(error))),
         // Refused, reset, cut short: it is starting or stopping.
         _ => Failure::Lost(bad_reply(action, reason(error))),
@@ -197,22 +289,21 @@ pub fn bad_reply(action: &str, reason: impl Into<String>) -> Error {
     Error::cannot(Kind::BadReply, action, reason)
 }
 
-/// Returns the failure to reach a daemon that holds the lock and does not answer.
-pub fn unresponsive(pid: Option<i32>, waited: Duration) -> Error {
-    let reason = format!("it is alive, no answer in {}s", waited.as_secs());
-    unreachable(pid, reason)
-        .with_next_step("to end it and start afresh: opta daemon restart --force")
-}
-
-/// Returns the failure to reach a running daemon whose state file, which names its port, is lost.
-pub fn state_lost(pid: Option<i32>) -> Error {
-    unreachable(pid, "it runs, and its state.json is lost")
-        .with_next_step("to have it written again: opta daemon start")
-}
-
-fn unreachable(pid: Option<i32>, reason: impl Into<String>) -> Error {
+/// Returns the failure to reach a daemon that holds the lock.
+pub fn unreachable(pid: Option<i32>, port: Option<u16>, why: &NoHealth, waited: Duration) -> Error {
     let pid = pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
-    Error::cannot(Kind::Unresponsive, format!("reach the daemon{pid}"), reason)
+    let reason = why.reason(port, waited);
+    let (kind, reason) = match why {
+        NoHealth::StateLost => (Kind::Unresponsive, format!("it runs, and {reason}")),
+        NoHealth::Unreachable | NoHealth::TimedOut => {
+            (Kind::Unresponsive, format!("it is alive, {reason}"))
+        }
+        NoHealth::Untrusted(Untrusted::OtherMachine | Untrusted::OtherNetwork) => {
+            (Kind::HeldElsewhere, reason)
+        }
+        _ => (Kind::Unresponsive, reason),
+    };
+    Error::cannot(kind, format!("reach the daemon{pid}"), reason).with_next_step(why.next_step())
 }
 
 fn request<'a>(

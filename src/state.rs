@@ -7,8 +7,9 @@ use nanoserde::{DeJson, SerJson};
 
 use crate::error::Error;
 use crate::paths::{Manager, Paths};
+use crate::sys::{namespace, socket};
 use crate::token::Token;
-use crate::{disk, json, limits};
+use crate::{disk, json, limits, sys};
 
 /// A daemon, as its state file describes it. Unknown fields of the file are ignored.
 #[derive(Clone, Debug, DeJson, SerJson)]
@@ -39,6 +40,32 @@ pub struct DaemonInfo {
     /// The service manager that started it.
     #[nserde(rename = "managedBy")]
     pub managed_by: Option<String>,
+    /// The boot of the machine on which it runs.
+    #[nserde(rename = "bootId")]
+    pub boot_id: Option<String>,
+    /// The network namespace in which it listens.
+    #[nserde(rename = "netNamespace")]
+    pub net_namespace: Option<u64>,
+    /// The same, as sockets tell it.
+    #[nserde(rename = "netCookie")]
+    pub net_cookie: Option<u64>,
+    /// The namespace in which its pid is counted.
+    #[nserde(rename = "pidNamespace")]
+    pub pid_namespace: Option<u64>,
+}
+
+/// The reason why a request must not be sent to 127.0.0.1: whoever listens there, it is not known
+/// to be the daemon, and the request would show the daemon's token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Untrusted {
+    /// The daemon listens on another machine, or before this boot.
+    OtherMachine,
+    /// The daemon listens in another network namespace.
+    OtherNetwork,
+    /// The listener is a socket of this user.
+    OtherUser(u32),
+    /// The system does not tell whose socket it is.
+    Unknown,
 }
 
 impl DaemonInfo {
@@ -49,10 +76,55 @@ impl DaemonInfo {
         (info.pid > 0 && info.port != 0).then_some(info)
     }
 
+    /// Checks, without sending anything, that 127.0.0.1 is where the daemon listens: in the same
+    /// network namespace, nobody else can have its port while it lives. Where that cannot be
+    /// compared, the listener must be a socket of this user. The caller knows that the lock is
+    /// held.
+    pub fn check_network(&self) -> Result<(), Untrusted> {
+        if self.is_of_another_boot() {
+            return Err(Untrusted::OtherMachine);
+        }
+        let same = is_same(self.net_namespace, namespace::network)
+            .or_else(|| is_same(self.net_cookie, namespace::network_cookie));
+        match same {
+            Some(true) => Ok(()),
+            Some(false) => Err(Untrusted::OtherNetwork),
+            None => self.check_listener(),
+        }
+    }
+
+    fn check_listener(&self) -> Result<(), Untrusted> {
+        match socket::listening_on(self.port) {
+            Ok(Some(found)) if found.uid != sys::effective_user() => {
+                Err(Untrusted::OtherUser(found.uid))
+            }
+            // The daemon listens on 127.0.0.1 alone; if nothing does, the connection is refused.
+            Ok(Some(found)) if found.on_all_addresses => Err(Untrusted::Unknown),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Untrusted::Unknown),
+        }
+    }
+
+    /// Returns whether its pid is counted as here, as far as that can be told.
+    pub fn has_pid_of_here(&self) -> bool {
+        is_same(self.pid_namespace, namespace::processes) != Some(false)
+            && !self.is_of_another_boot()
+    }
+
+    fn is_of_another_boot(&self) -> bool {
+        is_same(self.boot_id.as_deref(), namespace::boot_id) == Some(false)
+    }
+
     /// Returns the contents of the state file: one line.
     pub fn line(&self) -> String {
         json::text(self) + "\n"
     }
+}
+
+/// Compares an identity with that of this process; `None` if either is unknown.
+fn is_same<T, U: PartialEq<T>>(theirs: Option<T>, ours: impl Fn() -> Option<U>) -> Option<bool> {
+    let theirs = theirs?;
+    Some(ours()? == theirs)
 }
 
 /// The result of [`read`].

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cli::{LogsArgs, OutputMode, RestartArgs, StartArgs, StopArgs};
+use crate::client::{self, NoHealth};
 use crate::commands::Output;
 use crate::config::{Config, Port};
 use crate::error::{Error, Kind};
@@ -22,7 +23,7 @@ use crate::paths::{Manager, Paths};
 use crate::state::DaemonInfo;
 use crate::sys::spawn::HandedOver;
 use crate::text::Style;
-use crate::{cli, client, clock, config, limits};
+use crate::{cli, clock, config, limits};
 
 /// Runs `opta daemon start`.
 pub fn start(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCode, Error> {
@@ -215,14 +216,15 @@ fn status_line(status: &Status, output: &Output) -> String {
         Status::Stopped | Status::Crashed { .. } => {
             ("2", "○", "stopped  (no daemon process found)".to_owned())
         }
-        Status::Unresponsive { pid, port, state_lost } => {
+        Status::Unresponsive { pid, port, why } => {
+            let reason = why.reason(*port, limits::HEALTH_MAX);
+            let next = match why {
+                NoHealth::StateLost => format!("; {}", why.next_step()),
+                _ => String::new(),
+            };
             let pid = pid.map_or(String::new(), |pid| format!("  pid={pid}"));
             let port = port.map_or(String::new(), |port| format!("  port={port}"));
-            let why = match state_lost {
-                true => "its state.json is lost; to have it written again: opta daemon start",
-                false => "no answer in 1s",
-            };
-            ("33", "◐", format!("unresponsive{pid}{port}  ({why})"))
+            ("33", "◐", format!("unresponsive{pid}{port}  ({reason}{next})"))
         }
     };
     format!("{} {text}", output.style().paint(color, symbol))
@@ -342,8 +344,8 @@ fn stop_previous(
             Some(info.pid)
         }
         // It cannot report whether it is idle.
-        (Status::Unresponsive { pid, state_lost, .. }, _) if asked.if_idle => {
-            return Err(status::unresponsive(*pid, *state_lost));
+        (Status::Unresponsive { pid, port, why }, _) if asked.if_idle => {
+            return Err(status::unresponsive(*pid, *port, why));
         }
         // Not `kickstart -k`, which kills: launchd starts the next one as soon as this one exits.
         (_, Some(Manager::Launchd)) => stop::stop_process(paths, limit, on_timeout, announce)?,

@@ -12,6 +12,7 @@ use crate::agent;
 use crate::agent::endpoint::{self, EndpointError, ModelChoice};
 use crate::agent::model::{self, fault};
 use crate::cli::OutputMode;
+use crate::client::NoHealth;
 use crate::commands::Output;
 use crate::commands::daemon::is_program_replaced;
 use crate::commands::sessions::as_argument;
@@ -232,12 +233,20 @@ fn daemon(status: &Result<Status, Error>, by_hand: bool) -> Finding {
                 false => format!("crashed{pid}; commands that need it restart it"),
             })
         }
-        Ok(Status::Unresponsive { pid, state_lost, .. }) => {
+        Ok(Status::Unresponsive { pid, port, why }) => {
             let holds = format!("holds its lock{}", with_pid(*pid));
-            match state_lost {
+            match why {
                 // The daemon writes it again when it is started.
-                true => fail(format!("{holds}, but its state.json is lost or not its own"), START),
-                false => fail(format!("{holds}, but does not answer"), FORCE_RESTART),
+                NoHealth::StateLost | NoHealth::NotOurDaemon => {
+                    fail(format!("{holds}, but its state.json is lost or not its own"), START)
+                }
+                NoHealth::TimedOut | NoHealth::Unreachable => {
+                    fail(format!("{holds}, but does not answer"), FORCE_RESTART)
+                }
+                _ => {
+                    let reason = why.reason(*port, limits::HEALTH_MAX);
+                    fail(format!("{holds}, but {reason}"), why.next_step())
+                }
             }
         }
         Err(error) => failed(error, FORCE_RESTART),

@@ -6,16 +6,18 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::time::Instant;
 
+use crate::client::{self, NoHealth};
 use crate::config::{Config, Port};
 use crate::error::{At, Error, Kind, reason};
 use crate::lifecycle::crashes;
-use crate::lifecycle::status::{self, Status};
+use crate::lifecycle::status::{self, Observer, Status};
 use crate::lock::{self, Lock, Owner, StartLock};
 use crate::log::Log;
 use crate::paths::Paths;
 use crate::state::{self, DaemonInfo, Found};
 use crate::sys::signal::Signal;
-use crate::{client, disk, limits};
+use crate::sys::socket::{self, Listening};
+use crate::{disk, limits};
 
 /// What a process needs to be the daemon.
 pub struct Claim {
@@ -112,25 +114,26 @@ enum Waited {
 /// its state file is lost, it is signaled to write the file again.
 fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
     let deadline = Instant::now() + limits::UNRESPONSIVE_MAX;
-    let mut owner_pid = None;
+    let mut observer = Observer::new(paths);
+    let mut seen = (None, None, NoHealth::TimedOut);
     let mut elsewhere = false;
     let mut signaled = false;
     let waited = status::watched(paths, deadline, limits::LOCK_POLL_INTERVAL, || {
-        let state_lost = match status::look_once(paths)? {
+        match observer.look()? {
             Status::Running { info, .. } => return Ok(Some(Waited::Running(info))),
-            Status::Unresponsive { pid, state_lost, .. } => {
-                owner_pid = pid;
-                state_lost
+            Status::Unresponsive { pid, port, why: why @ NoHealth::Untrusted(_) } => {
+                return Err(status::unresponsive(pid, port, &why));
             }
-            Status::Stopped | Status::Crashed { .. } => false,
-        };
-        if let Some(lock) = Lock::take(paths)? {
-            return Ok(Some(Waited::Gone(lock)));
+            Status::Unresponsive { pid, port, why } => seen = (pid, port, why),
+            // Only a free lock is worth a try, which the watch would notice.
+            Status::Stopped | Status::Crashed { .. } => {
+                return Ok(Lock::take(paths)?.map(Waited::Gone));
+            }
         }
         let owner = lock::owner(paths)?;
         elsewhere = matches!(owner, Owner::Elsewhere);
         if let Owner::Process(process) = owner
-            && state_lost
+            && matches!(seen.2, NoHealth::StateLost | NoHealth::NotOurDaemon)
             && !signaled
         {
             process.signal(Signal::Hangup).at("signal the owner of", &paths.pid())?;
@@ -138,9 +141,10 @@ fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
         }
         Ok(None)
     })?;
-    waited.ok_or_else(|| match elsewhere {
-        true => held_elsewhere(paths),
-        false => client::unresponsive(owner_pid, limits::UNRESPONSIVE_MAX),
+    let (pid, port, why) = seen;
+    waited.ok_or_else(|| match why {
+        NoHealth::StateLost if elsewhere => held_elsewhere(paths),
+        why => client::unreachable(pid, port, &why, limits::UNRESPONSIVE_MAX),
     })
 }
 
@@ -202,16 +206,7 @@ fn bind(port: u16) -> io::Result<TcpListener> {
 /// Describes the process that listens on `port`, for example `nginx, pid 812, uid 33`. Linux only:
 /// proc(5).
 pub fn port_user(port: u16) -> Option<String> {
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let (uid, inode) = table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (address, local_port) = fields.get(1)?.split_once(':')?;
-        // 127.0.0.1 or 0.0.0.0, in state LISTEN.
-        let is_listening = matches!(address, "0100007F" | "00000000") && *fields.get(3)? == "0A";
-        let is_port = u16::from_str_radix(local_port, 16).ok()? == port;
-        (is_listening && is_port).then_some(())?;
-        Some(((*fields.get(7)?).to_owned(), (*fields.get(9)?).to_owned()))
-    })?;
+    let Listening { uid, inode, .. } = socket::listening_on(port).ok()??;
     let process = process_with(&format!("socket:[{inode}]"));
     Some(match process {
         Some((name, pid)) => format!("{name}, pid {pid}, uid {uid}"),

@@ -130,8 +130,8 @@ fn start_service(
         (Ok(()), Status::Running { info, .. }) => Ok(Ensured { info, start }),
         // It was started by hand in the meantime.
         (Err(_), Status::Running { info, .. }) => Ok(Ensured { info, start: None }),
-        (_, Status::Unresponsive { pid, .. }) => {
-            Err(client::unresponsive(pid, limits::UNRESPONSIVE_MAX))
+        (_, Status::Unresponsive { pid, port, why }) => {
+            Err(client::unreachable(pid, port, &why, limits::UNRESPONSIVE_MAX))
         }
         (Err(error), _) => Err(error),
         (Ok(()), _) => Err(handover::start_timed_out(paths)),

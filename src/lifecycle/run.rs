@@ -23,6 +23,7 @@ use crate::server::{App, Deadlines, Server};
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
 use crate::state::{self, DaemonInfo};
+use crate::sys::namespace;
 use crate::sys::signal::{self, Signal};
 use crate::token::{Token, random_name};
 use crate::{clock, limits, sys};
@@ -137,6 +138,10 @@ fn prepare(
         executable: executable.map(|path| path.to_string_lossy().into_owned()),
         executable_id,
         managed_by: None,
+        boot_id: namespace::boot_id(),
+        net_namespace: namespace::network(),
+        net_cookie: namespace::network_cookie(),
+        pid_namespace: namespace::processes(),
     })
 }
 

@@ -21,13 +21,7 @@ pub enum Status {
     /// There is no daemon, but a state file: the daemon ended without removing it.
     Crashed { info: Option<Box<DaemonInfo>> },
     /// The lock is held, and its owner did not answer in time.
-    Unresponsive {
-        pid: Option<i32>,
-        port: Option<u16>,
-        /// The state file is missing, damaged or not the owner's. The owner writes it again if it
-        /// is signaled.
-        state_lost: bool,
-    },
+    Unresponsive { pid: Option<i32>, port: Option<u16>, why: NoHealth },
 }
 
 /// Returns the status. Takes at most [`limits::HEALTH_MAX`], and usually well under a millisecond.
@@ -35,16 +29,17 @@ pub enum Status {
 /// If the daemon is starting or exiting, waits until it is ready or has exited.
 pub fn look(paths: &Paths) -> Result<Status, Error> {
     let deadline = Instant::now() + limits::HEALTH_MAX;
+    let mut observer = Observer::new(paths);
     let settled = watched(paths, deadline, limits::LOCK_POLL_INTERVAL, || {
-        let Look { status, is_settled } = look_until(paths, deadline)?;
+        let Look { status, is_settled } = observer.look_until(deadline)?;
         Ok(is_settled.then_some(status))
     })?;
-    settled.map_or_else(|| look_once(paths), Ok)
+    settled.map_or_else(|| observer.look(), Ok)
 }
 
 /// Returns the status at this moment, even if the daemon is starting or exiting.
 pub fn look_once(paths: &Paths) -> Result<Status, Error> {
-    look_until(paths, Instant::now() + limits::HEALTH_MAX).map(|look| look.status)
+    Observer::new(paths).look()
 }
 
 /// Adds the reason why the service manager does not run the daemon. A failed service counts as
@@ -68,7 +63,7 @@ pub fn running(paths: &Paths) -> Result<Box<DaemonInfo>, Error> {
     match look(paths)? {
         Status::Running { info, .. } => Ok(info),
         Status::Stopped | Status::Crashed { .. } => Err(not_running()),
-        Status::Unresponsive { pid, state_lost, .. } => Err(unresponsive(pid, state_lost)),
+        Status::Unresponsive { pid, port, why } => Err(unresponsive(pid, port, &why)),
     }
 }
 
@@ -78,18 +73,16 @@ fn not_running() -> Error {
 }
 
 /// Returns the error for a daemon that holds its lock and does not answer.
-pub fn unresponsive(pid: Option<i32>, state_lost: bool) -> Error {
-    match state_lost {
-        true => client::state_lost(pid),
-        false => client::unresponsive(pid, limits::HEALTH_MAX),
-    }
+pub fn unresponsive(pid: Option<i32>, port: Option<u16>, why: &NoHealth) -> Error {
+    client::unreachable(pid, port, why, limits::HEALTH_MAX)
 }
 
 /// Waits until the daemon is running, at most for `limit`, and returns its status.
 pub fn wait_until_running(paths: &Paths, limit: Duration) -> Result<Status, Error> {
     let deadline = Instant::now() + limit;
+    let mut observer = Observer::new(paths);
     let running = watched(paths, deadline, limits::HEALTH_MAX, || {
-        let status = look_once(paths)?;
+        let status = observer.look()?;
         Ok(matches!(status, Status::Running { .. }).then_some(status))
     })?;
     running.map_or_else(|| look(paths), Ok)
@@ -145,40 +138,70 @@ impl Look {
     }
 }
 
-fn look_until(paths: &Paths, deadline: Instant) -> Result<Look, Error> {
-    let found = state::read(paths)?;
-    // Signal zero comes first, but does not decide: the pid may now be that of another process, of
-    // a thread or of a zombie.
-    let answers = match &found {
-        Found::Info(info) => process::probe(info.pid),
-        Found::Damaged | Found::Nothing => false,
-    };
-    let (held, owner) = lock::look(paths)?;
-    let info = match (held, found) {
-        (false, Found::Nothing) => return Look::settled(Status::Stopped),
-        (false, found) => return look_without_lock(paths, found),
-        (true, Found::Info(info)) if answers && owner == Some(info.pid) => info,
-        (true, found) => {
-            let port = match found {
-                Found::Info(info) => Some(info.port),
-                Found::Damaged | Found::Nothing => None,
-            };
-            return Look::changing(Status::Unresponsive { pid: owner, port, state_lost: true });
+/// A command that looks at the status, perhaps several times.
+pub struct Observer<'p> {
+    paths: &'p Paths,
+    /// The contents of a state file that led to another program. Nothing more is sent there.
+    misled_by: Option<String>,
+}
+
+impl Observer<'_> {
+    pub fn new(paths: &Paths) -> Observer<'_> {
+        Observer { paths, misled_by: None }
+    }
+
+    /// Returns the status at this moment, even if the daemon is starting or exiting.
+    pub fn look(&mut self) -> Result<Status, Error> {
+        self.look_until(Instant::now() + limits::HEALTH_MAX).map(|look| look.status)
+    }
+
+    fn look_until(&mut self, deadline: Instant) -> Result<Look, Error> {
+        let found = state::read(self.paths)?;
+        // Signal zero comes first, but does not decide: the pid may now be that of another process,
+        // of a thread or of a zombie. In another pid namespace it says nothing.
+        let is_dead = match &found {
+            Found::Info(info) => !process::probe(info.pid) && info.has_pid_of_here(),
+            Found::Damaged | Found::Nothing => true,
+        };
+        let (held, owner) = lock::look(self.paths)?;
+        let info = match (held, found) {
+            (false, Found::Nothing) => return Look::settled(Status::Stopped),
+            (false, found) => return look_without_lock(self.paths, found),
+            (true, Found::Info(info)) if !is_dead && owner == Some(info.pid) => info,
+            (true, found) => {
+                let port = match found {
+                    Found::Info(info) => Some(info.port),
+                    Found::Damaged | Found::Nothing => None,
+                };
+                let why = NoHealth::StateLost;
+                return Look::changing(Status::Unresponsive { pid: owner, port, why });
+            }
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (pid, port) = (Some(info.pid), Some(info.port));
+        match self.health(&info, left.max(Duration::from_millis(1))) {
+            Ok(health) => Look::settled(Status::Running { info, health: Box::new(health) }),
+            Err(why) => {
+                let is_settled = !matches!(
+                    why,
+                    NoHealth::Unreachable | NoHealth::Busy(_) | NoHealth::NotOurDaemon
+                );
+                Ok(Look { status: Status::Unresponsive { pid, port, why }, is_settled })
+            }
         }
-    };
-    let left = deadline.saturating_duration_since(Instant::now());
-    let (pid, port) = (Some(info.pid), Some(info.port));
-    match client::health(&info, left.max(Duration::from_millis(1))) {
-        Ok(health) => Look::settled(Status::Running { info, health: Box::new(health) }),
-        Err(NoHealth::TimedOut) => {
-            Look::settled(Status::Unresponsive { pid, port, state_lost: false })
+    }
+
+    /// Asks the daemon for its health, unless its state file has led to another program before.
+    fn health(&mut self, info: &DaemonInfo, limit: Duration) -> Result<Health, NoHealth> {
+        let line = info.line();
+        if self.misled_by.as_ref() == Some(&line) {
+            return Err(NoHealth::NotOurDaemon);
         }
-        Err(NoHealth::Unreachable) => {
-            Look::changing(Status::Unresponsive { pid, port, state_lost: false })
+        let health = client::health(info, limit);
+        if matches!(health, Err(NoHealth::NotOurDaemon)) {
+            self.misled_by = Some(line);
         }
-        Err(NoHealth::NotOurDaemon) => {
-            Look::changing(Status::Unresponsive { pid, port, state_lost: true })
-        }
+        health
     }
 }
 

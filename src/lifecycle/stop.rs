@@ -1,17 +1,19 @@
 //! Stopping the daemon: a signal to the process that is the daemon according to the lock, a wait
 //! until it has exited, and SIGKILL only if the user requests it.
 
+use std::io;
 use std::time::{Duration, Instant};
 
+use crate::client::{self, NoHealth};
 use crate::error::{Doing, Error, Kind};
 use crate::lifecycle::claim::{held_elsewhere, remove_stale};
 use crate::lifecycle::service::{self, Service, ServiceState};
-use crate::lifecycle::status;
+use crate::lifecycle::status::{self, Status};
 use crate::lock::{self, Lock, Owner, StartLock};
 use crate::paths::{Manager, Paths};
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
-use crate::{client, disk, limits};
+use crate::{disk, limits};
 
 /// What to do if the daemon has not exited in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +86,7 @@ pub fn stop(
         Some(remaining) => {
             let pid = remaining.map_or(stopped, |process| Some(process.pid()));
             return Err(pid.map_or_else(
-                || client::unresponsive(None, limit),
+                || client::unreachable(None, None, &NoHealth::TimedOut, limit),
                 |pid| still_running(pid, limit),
             ));
         }
@@ -102,10 +104,16 @@ fn terminate(
 ) -> Result<Option<Option<Process>>, Error> {
     let begun = Instant::now();
     let mut elsewhere = false;
+    let mut requested = false;
     let mut remaining = None;
     let free = status::watched(paths, deadline, limits::LOCK_POLL_INTERVAL, || {
         match lock::owner(paths)? {
             Owner::None => return Ok(Some(())),
+            Owner::Elsewhere if requested => {}
+            Owner::Elsewhere if let Some(pid) = request(paths)? => {
+                requested = true;
+                found(pid);
+            }
             // A daemon that is being started has the lock under the pid of its starter for a
             // moment.
             Owner::Elsewhere if begun.elapsed() < limits::HEALTH_MAX => elsewhere = true,
@@ -114,7 +122,7 @@ fn terminate(
             Owner::Process(process) => {
                 elsewhere = false;
                 found(process.pid());
-                let has_exited = ask(&process, deadline)?;
+                let has_exited = ask(&process, deadline, paths)?;
                 remaining = (!has_exited).then_some(process);
             }
         }
@@ -122,7 +130,7 @@ fn terminate(
     })?;
     match (free, remaining) {
         (Some(()), _) => Ok(None),
-        (None, None) if elsewhere => Err(held_elsewhere(paths)),
+        (None, None) if elsewhere && !requested => Err(held_elsewhere(paths)),
         (None, remaining) => Ok(Some(remaining)),
     }
 }
@@ -155,7 +163,7 @@ pub fn stop_process(
     };
     let pid = process.pid();
     announce(pid);
-    if !ask(&process, Instant::now() + limit)? {
+    if !ask(&process, Instant::now() + limit, paths)? {
         if on_timeout == OnTimeout::Report {
             return Err(still_running(pid, limit));
         }
@@ -164,20 +172,42 @@ pub fn stop_process(
     Ok(Some(pid))
 }
 
-/// Sends SIGTERM and waits; returns false if the process has not exited by the deadline.
-fn ask(process: &Process, deadline: Instant) -> Result<bool, Error> {
-    if !process.signal(Signal::Terminate).doing("signal the daemon")? {
-        return Ok(true);
+/// Sends SIGTERM, or if that is forbidden a request, and waits; returns false if the process has
+/// not exited by the deadline.
+fn ask(process: &Process, deadline: Instant, paths: &Paths) -> Result<bool, Error> {
+    match process.signal(Signal::Terminate) {
+        Ok(false) => return Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            if request(paths)?.is_none() {
+                return Err(error).doing("signal the daemon");
+            }
+        }
+        sent => drop(sent.doing("signal the daemon")?),
     }
     let left = deadline.saturating_duration_since(Instant::now());
-    process.wait(left).doing("wait for the daemon's end")
+    process.wait(left, limits::EXIT_POLL_INTERVAL).doing("wait for the daemon's end")
+}
+
+/// Requests a daemon to exit that cannot be signaled from here. Returns its pid, as it is counted
+/// where it runs; `None` if no daemon answers.
+fn request(paths: &Paths) -> Result<Option<i32>, Error> {
+    match status::look_once(paths)? {
+        Status::Running { info, .. } => {
+            client::shutdown(&info)?;
+            Ok(Some(info.pid))
+        }
+        Status::Unresponsive { pid, port, why: why @ NoHealth::Untrusted(_) } => {
+            Err(status::unresponsive(pid, port, &why))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Kills the daemon. The user requested that, so it does not count as a crash.
 fn kill(process: &Process, paths: &Paths) -> Result<(), Error> {
     process.kill().doing("kill the daemon")?;
     let waited = limits::STOP_WAIT_FORCED;
-    if !process.wait(waited).doing("wait for the daemon's end")? {
+    if !process.wait(waited, limits::EXIT_POLL_INTERVAL).doing("wait for the daemon's end")? {
         return Err(still_running(process.pid(), waited));
     }
     discard_state(paths)
@@ -219,7 +249,9 @@ pub fn wait_for_end(paths: &Paths, pid: i32, limit: Duration) -> Result<(), Erro
             match lock::owner(paths)? {
                 Owner::Process(process) if process.pid() == pid => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    process.wait(left).doing("wait for the daemon's end")?;
+                    process
+                        .wait(left, limits::EXIT_POLL_INTERVAL)
+                        .doing("wait for the daemon's end")?;
                     Ok(None)
                 }
                 Owner::None | Owner::Process(_) => Ok(Some(())),

@@ -131,11 +131,11 @@ impl Acceptor {
         });
         let guard = match added {
             Ok(guard) => guard,
-            Err(stream) => return refuse(&stream),
+            Err(stream) => return refuse(&stream, "too many connections are open"),
         };
         let connection = Arc::clone(&guard.connection);
         if let Err(error) = self.workers.serve(guard) {
-            refuse(&connection.stream);
+            refuse(&connection.stream, "no thread can be started for the connection");
             drop(connection);
             self.back_off("cannot start a thread for a connection", &error);
         }
@@ -155,11 +155,9 @@ impl Acceptor {
     }
 }
 
-/// Tells a client that there are too many connections, without waiting for it.
-fn refuse(stream: &TcpStream) {
-    let reply = Reply::error(503, "BUSY", "too many connections are open")
-        .with("Retry-After", "1")
-        .closing();
+/// Tells a client why it is not served, without waiting for it.
+fn refuse(stream: &TcpStream, reason: &str) {
+    let reply = Reply::error(503, "BUSY", reason).with("Retry-After", "1").closing();
     // An error means that the client left.
     drop(send_last(stream, reply));
 }

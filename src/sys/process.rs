@@ -7,25 +7,29 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
+#[cfg(target_os = "linux")]
+use std::time::Instant;
 
 use super::check;
 use super::signal::Signal;
 
-/// Sends signal zero: returns whether a process of this user has this pid, or a thread or a zombie.
-/// It may be any program, since pids are reused. kill(2).
+/// Sends signal zero: returns whether a process has this pid, or a thread or a zombie. It may be
+/// any program, since pids are reused. kill(2).
 pub fn probe(pid: i32) -> bool {
     // SAFETY: kill touches no memory; signal 0 is not delivered.
-    pid > 0 && check(unsafe { libc::kill(pid, 0) }).is_ok()
+    let result = check(unsafe { libc::kill(pid, 0) });
+    // The kernel may refuse the signal, but not to a process that does not exist.
+    pid > 0 && result.map_or_else(|error| error.raw_os_error() != Some(libc::ESRCH), |_| true)
 }
 
 /// A handle of a process. A signal cannot reach a later process with the same pid.
 ///
-/// On Linux this is a pidfd (pidfd_open(2), Linux 5.3). On other systems it is only the pid, and
-/// the caller checks it just before it sends a signal.
+/// On Linux this is a pidfd (pidfd_open(2), Linux 5.3). Where there is none, it is only the pid,
+/// and the caller checks that the process holds the lock just before it sends a signal.
 pub struct Process {
     pid: i32,
     #[cfg(target_os = "linux")]
-    handle: OwnedFd,
+    handle: Option<OwnedFd>,
 }
 
 impl Process {
@@ -36,7 +40,7 @@ impl Process {
     pub fn open(pid: i32) -> io::Result<Option<Process>> {
         // SAFETY: getppid takes nothing and cannot fail.
         let parent = unsafe { libc::getppid() };
-        if pid <= 1 || pid == parent || u32::try_from(pid) == Ok(std::process::id()) {
+        if pid <= 0 || pid == parent || u32::try_from(pid) == Ok(std::process::id()) {
             return Ok(None);
         }
         #[cfg(target_os = "linux")]
@@ -46,12 +50,16 @@ impl Process {
             match check(libc::c_int::try_from(result).unwrap_or(-1)) {
                 Ok(raw) => {
                     // SAFETY: the descriptor is new, so nothing else owns it.
-                    let handle = unsafe { OwnedFd::from_raw_fd(raw) };
+                    let handle = Some(unsafe { OwnedFd::from_raw_fd(raw) });
                     Ok(Some(Process { pid, handle }))
                 }
                 Err(error) => match error.raw_os_error() {
                     // EINVAL: it is the number of a thread.
                     Some(libc::ESRCH | libc::EINVAL | libc::ENOENT) => Ok(None),
+                    // An older kernel, or a filter of system calls: seccomp(2).
+                    Some(libc::ENOSYS | libc::EPERM) => {
+                        Ok(probe(pid).then_some(Process { pid, handle: None }))
+                    }
                     _ => Err(error),
                 },
             }
@@ -109,36 +117,82 @@ impl Process {
     }
 
     fn send(&self, number: libc::c_int) -> io::Result<bool> {
-        #[cfg(target_os = "linux")]
-        let result = {
-            let none = std::ptr::null::<libc::siginfo_t>();
-            // SAFETY: the descriptor is a live pidfd; no siginfo is passed.
-            let result = unsafe {
-                libc::syscall(libc::SYS_pidfd_send_signal, self.handle.as_raw_fd(), number, none, 0)
-            };
-            check(libc::c_int::try_from(result).unwrap_or(-1))
-        };
-        #[cfg(not(target_os = "linux"))]
-        // SAFETY: the number is positive and was verified by the caller.
-        let result = check(unsafe { libc::kill(self.pid, number) });
-        match result {
-            Ok(_) => Ok(true),
+        match self.send_by_handle(number).unwrap_or_else(|| self.send_by_pid(number)) {
+            Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Waits until the process has ended; returns false after `timeout`.
-    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
+    /// Returns `None` if there is no handle, or if the system forbids its use.
+    #[cfg(target_os = "linux")]
+    fn send_by_handle(&self, number: libc::c_int) -> Option<io::Result<()>> {
+        let raw = self.handle.as_ref()?.as_raw_fd();
+        let none = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: the descriptor is a live pidfd; no siginfo is passed.
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, raw, number, none, 0) };
+        match check(libc::c_int::try_from(result).unwrap_or(-1)) {
+            // The pid is still its own, since the handle shows that it runs.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+                    && self.running() =>
+            {
+                None
+            }
+            result => Some(result.map(drop)),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn send_by_handle(&self, _number: libc::c_int) -> Option<io::Result<()>> {
+        None
+    }
+
+    fn send_by_pid(&self, number: libc::c_int) -> io::Result<()> {
+        // SAFETY: the number is positive and was verified by the caller.
+        check(unsafe { libc::kill(self.pid, number) }).map(drop)
+    }
+
+    /// Waits until the process has ended; returns false after `timeout`. Where the system has no
+    /// notification, looks again after each `interval`.
+    #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "kqueue notifies"))]
+    pub fn wait(&self, timeout: Duration, interval: Duration) -> io::Result<bool> {
         #[cfg(target_os = "linux")]
         {
-            let [ended] = super::wait_readable([self.handle.as_fd()], Some(timeout))?;
+            let Some(handle) = &self.handle else {
+                return self.wait_without_handle(timeout, interval);
+            };
+            let [ended] = super::wait_readable([handle.as_fd()], Some(timeout))?;
             Ok(ended)
         }
         #[cfg(not(target_os = "linux"))]
         {
             super::watch::wait_for_exit(self.pid, timeout)
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn wait_without_handle(&self, timeout: Duration, interval: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if !probe(self.pid) || self.is_zombie() {
+                return Ok(true);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            super::wait_readable([], Some(left.min(interval)))?;
+        }
+    }
+
+    /// Returns whether the process has ended and was not reaped. proc(5).
+    #[cfg(target_os = "linux")]
+    fn is_zombie(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        // The name, field 2, may contain anything.
+        let state = stat.ok().and_then(|text| text.rsplit_once(") ")?.1.chars().next());
+        matches!(state, Some('Z' | 'X'))
     }
 
     /// Returns whether the process is this user's and started before the file was last written: one
@@ -163,7 +217,7 @@ impl Process {
     }
 
     fn running(&self) -> bool {
-        self.wait(Duration::ZERO).is_ok_and(|ended| !ended)
+        self.wait(Duration::ZERO, Duration::ZERO).is_ok_and(|ended| !ended)
     }
 }
 

@@ -46,6 +46,51 @@ fn is_in_progress(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR))
 }
 
+/// Returns a TCP socket without an address. socket(2).
+#[cfg(target_os = "linux")]
+pub(super) fn unconnected() -> io::Result<OwnedFd> {
+    socket(libc::AF_INET)
+}
+
+/// A socket that listens on 127.0.0.1.
+pub struct Listening {
+    pub uid: u32,
+    /// Its number among the open files of its process.
+    pub inode: u64,
+    /// It listens on every address, and not on 127.0.0.1 alone.
+    pub on_all_addresses: bool,
+}
+
+/// Returns the socket that gets the connections to 127.0.0.1:`port`; `None` if there is none, and
+/// on systems that do not tell. proc(5).
+///
+/// # Errors
+/// The system's table of sockets cannot be read.
+#[cfg(target_os = "linux")]
+pub fn listening_on(port: u16) -> io::Result<Option<Listening>> {
+    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    let listening = table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, local_port) = fields.get(1)?.split_once(':')?;
+        // 127.0.0.1 or 0.0.0.0, in state LISTEN.
+        let is_listening = matches!(address, "0100007F" | "00000000") && *fields.get(3)? == "0A";
+        let is_port = u16::from_str_radix(local_port, 16).ok()? == port;
+        (is_listening && is_port).then_some(())?;
+        Some(Listening {
+            uid: fields.get(7)?.parse().ok()?,
+            inode: fields.get(9)?.parse().ok()?,
+            on_all_addresses: address == "00000000",
+        })
+    });
+    // The kernel prefers the more specific address.
+    Ok(listening.min_by_key(|one| one.on_all_addresses))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn listening_on(_port: u16) -> io::Result<Option<Listening>> {
+    Ok(None)
+}
+
 /// Returns whether the socket is listening. socket(7).
 pub fn is_listening(socket: &TcpListener) -> bool {
     let mut value: libc::c_int = 0;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::support::{
     ALREADY, ANYTHING, Bystander, Home, NONE, NOT_RUNNING, RESTARTED_AFRESH, RUNNING, Run, Running,
-    STARTED, STOPPED, eventually, fifo, http, line_of, namespace, need, signal, skip, state_of,
+    STARTED, STOPPED, eventually, fifo, line_of, namespace, need, signal, skip, state_of,
 };
 
 /// A function that replaces a file with something else.
@@ -362,7 +362,7 @@ fn a_lock_held_on_another_machine_is_reported_as_such() {
 }
 
 #[test]
-fn a_daemon_in_a_container_is_reported_as_unreachable_and_not_signaled() {
+fn a_daemon_in_a_container_is_used_and_stopped_from_outside() {
     need!("root");
     let Some(private) = namespace(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
         skip!("it needs private processes");
@@ -374,12 +374,9 @@ fn a_daemon_in_a_container_is_reported_as_unreachable_and_not_signaled() {
     let container = home.sh(script).env("WORD", &word).within(private).status(-9).spawn();
     assert_eq!(line_of(&word), "up");
     // Its number means another process out here, or none.
-    let far = "opta: cannot reach the daemon: a process on {host} that cannot be seen from here has \
-               locked {*}";
-    home.opta("daemon stop --force --timeout 1").stderr(far).status(4).run();
-    let inside = home.daemon_info();
-    let answer = http(inside.port(), "GET", "/v3/health", None);
-    assert_eq!(answer.0, 200, "it is still there");
+    let (pid, port) = (home.daemon_info().pid(), home.daemon_info().port());
+    home.opta("daemon status").stdout(RUNNING).with("pid", pid).with("port", port).run();
+    home.opta("daemon stop").stdout(STOPPED).with("pid", pid).run();
     signal(container.pid(), "KILL");
     container.finish();
     home.wait_for_end();

@@ -44,6 +44,7 @@ mod liveness;
 mod logs;
 /// Names of model servers.
 mod names;
+mod namespaces;
 /// Calls that fail, and resources that run out.
 mod robust;
 /// What scripts, pipes and terminals may rely on.

@@ -510,7 +510,10 @@ mod tests {
         let Some(process) = sys::process::Process::open(pid).unwrap() else {
             return;
         };
-        assert!(process.wait(Duration::from_secs(30)).unwrap(), "{pid} still exists");
+        assert!(
+            process.wait(Duration::from_secs(30), Duration::from_millis(10)).unwrap(),
+            "{pid} still exists"
+        );
     }
 
     /// A command that writes its own pid and that of a child that ignores TERM to a pipe, then

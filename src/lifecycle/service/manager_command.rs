@@ -60,7 +60,7 @@ pub fn run(
     let pid = i32::try_from(child.id()).unwrap_or(0);
     let left = deadline.saturating_duration_since(Instant::now());
     let exited = match Process::open(pid).doing(DOING)? {
-        Some(process) => process.wait(left).doing(DOING)?,
+        Some(process) => process.wait(left, limits::EXIT_POLL_INTERVAL).doing(DOING)?,
         None => true,
     };
     if !exited {

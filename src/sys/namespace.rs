@@ -1,0 +1,57 @@
+//! Where this process runs: its network, its numbering of processes, and this boot of the machine.
+//! Each identity is `None` where the system cannot tell it.
+
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
+
+/// Returns the network namespace: within this boot, a process with another one has another
+/// 127.0.0.1. namespaces(7).
+pub fn network() -> Option<u64> {
+    inode_of("/proc/self/ns/net")
+}
+
+/// Returns the pid namespace: in another one, the same number is another process.
+/// pid_namespaces(7).
+pub fn processes() -> Option<u64> {
+    inode_of("/proc/self/ns/pid")
+}
+
+#[cfg(target_os = "linux")]
+fn inode_of(link: &str) -> Option<u64> {
+    // This follows the link to the namespace.
+    std::fs::metadata(link).ok().map(|found| std::os::unix::fs::MetadataExt::ino(&found))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn inode_of(_link: &str) -> Option<u64> {
+    None
+}
+
+/// Returns the cookie of the network namespace, which can be told without /proc: Linux 5.14,
+/// SO_NETNS_COOKIE.
+pub fn network_cookie() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        const SO_NETNS_COOKIE: libc::c_int = 71;
+        let socket = super::socket::unconnected().ok()?;
+        let mut cookie = 0_u64;
+        let mut length = libc::socklen_t::try_from(size_of_val(&cookie)).ok()?;
+        let (raw, place) = (socket.as_raw_fd(), (&raw mut cookie).cast());
+        // SAFETY: `place` is writable for `length` bytes.
+        let result = unsafe {
+            libc::getsockopt(raw, libc::SOL_SOCKET, SO_NETNS_COOKIE, place, &raw mut length)
+        };
+        (result == 0 && cookie != 0).then_some(cookie)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        None
+    }
+}
+
+/// Returns the id of this boot: another machine, or this one after a restart, has another.
+/// random(4).
+pub fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim_end().to_owned()).filter(|id| !id.is_empty())
+}
