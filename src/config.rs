@@ -13,8 +13,13 @@ use std::path::Path;
 use nanoserde::DeJson;
 
 use crate::error::{Error, Kind};
+use crate::json::Lenient;
 use crate::log::{Level, Rotation};
 use crate::{disk, json, limits};
+
+mod permissions;
+
+pub use permissions::{Permissions, Rule};
 
 /// The port on which the daemon listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,21 +151,9 @@ impl ModelSettings {
     }
 }
 
-/// The permission of a tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, DeJson)]
-pub enum Rule {
-    #[nserde(rename = "allow")]
-    Allow,
-    #[nserde(rename = "ask")]
-    Ask,
-    #[nserde(rename = "deny")]
-    Deny,
-}
-
 /// The limits of what turns may do.
 pub struct ToolSettings {
-    /// By tool name. Names of unknown tools are possible.
-    pub permissions: HashMap<String, Rule>,
+    pub permissions: Permissions,
     /// The tool calls that a turn may make: `safety.maxToolCalls`.
     pub calls_max: u64,
 }
@@ -177,13 +170,16 @@ impl ToolSettings {
                 in_range(at("safety.maxToolCalls"), calls, 1..=max, &needed)?
             }
         };
-        Ok(ToolSettings { permissions: file.permissions.unwrap_or_default(), calls_max })
+        let permissions = Permissions::read(file.permissions.unwrap_or_default());
+        let permissions = permissions
+            .map_err(|(name, reason)| refused(at(&format!("permissions.{name}")), reason))?;
+        Ok(ToolSettings { permissions, calls_max })
     }
 }
 
 /// The variables, besides `LC_*`, that commands of a turn inherit from the caller: locations and
 /// the user's preferences. None may hold a secret.
-const TURN_VARIABLES: [&str; 23] = [
+const TURN_VARIABLES: [&str; 24] = [
     "CARGO_HOME",
     "COLORTERM",
     "CONDA_PREFIX",
@@ -200,6 +196,7 @@ const TURN_VARIABLES: [&str; 23] = [
     "PYENV_ROOT",
     "RUSTUP_HOME",
     "SHELL",
+    "SSH_AUTH_SOCK",
     "TERM",
     "TMPDIR",
     "TZ",
@@ -209,12 +206,23 @@ const TURN_VARIABLES: [&str; 23] = [
     "XDG_RUNTIME_DIR",
 ];
 
-/// Returns the names and values of the variables that commands of a turn inherit.
-pub fn turn_environment() -> Vec<(String, String)> {
-    let inherited = variables(|name| TURN_VARIABLES.contains(&name) || name.starts_with("LC_"));
-    inherited
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+/// Returns the names and values of the variables that commands of a turn inherit: the usual ones,
+/// and those that `environment` names in the settings in `path`.
+pub fn turn_environment(path: &Path) -> Result<Vec<(String, String)>, Error> {
+    let (file, at) = read(path)?;
+    let named = file.environment.unwrap_or_default();
+    if let Some(name) = named.iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        return Err(invalid(at("environment"), "it is a list of names of variables", name));
+    }
+    let inherited = variables(|name| {
+        TURN_VARIABLES.contains(&name)
+            || name.starts_with("LC_")
+            || named.iter().any(|named| named == name)
+    });
+    let pair = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    Ok(inherited.filter_map(pair).collect())
 }
 
 /// The variables, besides `LC_*`, `XDG_*` and `OPTA_*`, that a daemon in the background inherits
@@ -278,7 +286,8 @@ struct ConfigFile {
     log: Option<LogKeys>,
     connection: Option<ConnectionKeys>,
     model: Option<ModelKeys>,
-    permissions: Option<HashMap<String, Rule>>,
+    permissions: Option<HashMap<String, Lenient>>,
+    environment: Option<Vec<String>>,
     safety: Option<SafetyKeys>,
 }
 

@@ -14,7 +14,7 @@ pub fn rule(tool: &Tool, settings: &ToolSettings, grant: Grant, mode: &str) -> R
         return Rule::Deny;
     }
     let named = [tool.name, tool.alias];
-    let set = named.iter().filter_map(|name| settings.permissions.get(*name)).max().copied();
+    let set = named.iter().filter_map(|name| settings.permissions.rule(name)).max();
     let granted = grant == Grant::All || (grant == Grant::Edits && tool.effect == Effect::Edits);
     match set {
         Some(Rule::Deny) => Rule::Deny,
@@ -23,6 +23,13 @@ pub fn rule(tool: &Tool, settings: &ToolSettings, grant: Grant, mode: &str) -> R
         None if tool.effect == Effect::Reads => Rule::Allow,
         None => Rule::Ask,
     }
+}
+
+/// Returns whether the settings allow this command without a question.
+pub fn allow_command(tool: &Tool, settings: &ToolSettings, command: &str) -> bool {
+    let named = [tool.name, tool.alias];
+    tool.effect == Effect::Runs
+        && named.iter().any(|name| settings.permissions.allow_command(name, command))
 }
 
 /// Returns whether a mode allows the effect of a tool: `chat` and `do` allow all, `research` no
@@ -38,10 +45,11 @@ pub fn fits(tool: &Tool, mode: &str) -> bool {
 mod tests {
     use super::*;
     use crate::agent::tools::TOOLS;
+    use crate::config::Permissions;
     use crate::limits;
 
     fn settings(pairs: &[(&str, Rule)]) -> ToolSettings {
-        let permissions = pairs.iter().map(|(name, rule)| ((*name).to_owned(), *rule)).collect();
+        let permissions = Permissions::of(pairs);
         ToolSettings { permissions, calls_max: limits::TOOL_CALLS_DEFAULT }
     }
 

@@ -30,6 +30,15 @@ impl ToolRunner<'_> {
         permissions::rule(tool, &self.settings, grant, mode)
     }
 
+    /// Returns the rule for a call: the settings may allow its command.
+    fn rule_of_call(&self, tool: &Tool, operation: &Operation) -> Rule {
+        let command = operation.subjects.command.as_deref().unwrap_or_default();
+        match self.rule(tool) {
+            Rule::Ask if permissions::allow_command(tool, &self.settings, command) => Rule::Allow,
+            rule => rule,
+        }
+    }
+
     /// Returns whether a call may run in parallel with others: it only reads, and needs no answer.
     pub fn is_parallel(&self, call: &Call) -> bool {
         let reads = |tool: &Tool| tool.effect == Effect::Reads && self.rule(tool) == Rule::Allow;
@@ -83,7 +92,7 @@ impl ToolRunner<'_> {
         let (Some(tool), Ok(operation)) = (call.tool, &call.operation) else {
             return Ok(call.operation.as_ref().map_err(String::clone));
         };
-        let (by, because) = match self.rule(tool) {
+        let (by, because) = match self.rule_of_call(tool, operation) {
             Rule::Allow if !call.is_text || tool.effect == Effect::Reads => {
                 return Ok(Ok(operation));
             }

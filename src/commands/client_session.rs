@@ -61,7 +61,7 @@ impl<'a> ClientSession<'a> {
             Some(id) => (id, None),
             None => new_session(model)?,
         };
-        let environment = config::turn_environment().into_iter();
+        let environment = config::turn_environment(&paths.config())?.into_iter();
         let environment = environment.map(|(name, value)| Variable { name, value }).collect();
         let options = TurnOptions {
             environment: Some(environment),

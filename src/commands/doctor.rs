@@ -135,7 +135,7 @@ fn settings(paths: &Paths) -> Check {
     Config::load(&path).map_err(invalid)?;
     ModelSettings::load(&path).map_err(invalid)?;
     let tools = ToolSettings::load(&path).map_err(invalid)?;
-    let unknown = tools.permissions.keys().filter(|name| !agent::has_tool(name));
+    let unknown = tools.permissions.names().filter(|name| !agent::has_tool(name));
     let mut unknown: Vec<&str> = unknown.map(String::as_str).collect();
     if !unknown.is_empty() {
         // A misspelled name restricts nothing.

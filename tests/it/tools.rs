@@ -388,3 +388,43 @@ fn nothing_of_the_kernel_is_read_and_no_device_is_opened() {
     }
     workspace.home.opta("daemon stop").stdout(ANYTHING).run();
 }
+
+#[test]
+fn commands_get_the_variables_that_the_settings_name() {
+    let workspace = Workspace::new();
+    workspace.home.write(&workspace.home.config(), r#"{"environment":["MINE","OPTA_API_KEY"]}"#);
+    let variables = "MINE=a OTHER=b OPTA_API_KEY=c SSH_AUTH_SOCK=/d";
+    let seen = workspace.command(variables, "echo $MINE,$OTHER,$OPTA_API_KEY,$SSH_AUTH_SOCK");
+    assert_eq!(seen, r"a,,,/d\n[exit code: 0]");
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
+    workspace.home.write(&workspace.home.config(), r#"{"environment":["A=B"]}"#);
+    let refused = "opta: cannot use the settings: {*}: environment: it is a list of names of \
+                   variables, not 'A=B'\n";
+    workspace.home.opta("do x").stderr(refused).status(1).run();
+}
+
+#[test]
+fn commands_are_allowed_by_their_first_words() {
+    let workspace = Workspace::new();
+    let settings = r#"{"permissions":{"run_command":{"allow":["echo one","touch"]}}}"#;
+    workspace.home.write(&workspace.home.config(), settings);
+    let running = workspace.home.sh("cd work; opta do x").stdout("done\n").stderr(ANYTHING);
+    let running = running.env("OPTA_MODEL_URL", workspace.model.url()).spawn();
+    for (command, result_of_it) in [
+        ("echo one two", r"one two\n[exit code: 0]"),
+        ("echo two", "error: permission denied: "),
+        ("echo one; touch made", "error: permission denied: "),
+        ("echo one > made", "error: permission denied: "),
+    ] {
+        let question = workspace.model.question();
+        question.call("run_command", &format!(r#"{{\"command\":\"{command}\"}}"#));
+        let question = workspace.model.question();
+        let found = result(&question.body).unwrap();
+        assert!(found.starts_with(result_of_it), "{command}: {found}");
+        question.call("list_dir", "{}");
+    }
+    workspace.model.question().answer("done");
+    running.finish();
+    assert!(!workspace.path("made").exists());
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
+}

@@ -261,7 +261,7 @@ pub struct Operation {
 pub struct Subjects {
     pub path: Option<String>,
     pattern: Option<String>,
-    command: Option<String>,
+    pub command: Option<String>,
     content: Option<String>,
     old_text: Option<String>,
     new_text: Option<String>,

@@ -1,0 +1,180 @@
+//! The permissions of tools in `config.json`: a rule for a tool, or the commands that it may run.
+//! Pure.
+
+use std::collections::HashMap;
+
+use nanoserde::DeJson;
+
+use crate::json::{self, Lenient};
+
+/// The permission of a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    Allow,
+    Ask,
+    Deny,
+}
+
+/// The permissions by tool name. Names of unknown tools are possible.
+#[derive(Clone, Debug, Default)]
+pub struct Permissions {
+    rules: HashMap<String, Rule>,
+    /// The first words of the commands that are allowed.
+    commands: HashMap<String, Vec<Vec<String>>>,
+}
+
+/// A value of `permissions` that is not a rule.
+#[derive(DeJson)]
+struct Commands {
+    allow: Option<Vec<String>>,
+}
+
+impl Permissions {
+    /// Returns permissions with these rules.
+    #[cfg(test)]
+    pub fn of(rules: &[(&str, Rule)]) -> Permissions {
+        let rules = rules.iter().map(|(name, rule)| ((*name).to_owned(), *rule)).collect();
+        Permissions { rules, ..Permissions::default() }
+    }
+
+    /// Reads the value of `permissions`. The error has the key below it, and a reason.
+    pub fn read(keys: HashMap<String, Lenient>) -> Result<Permissions, (String, String)> {
+        let mut permissions = Permissions::default();
+        for (name, value) in keys {
+            match value {
+                Lenient::Text(word) => {
+                    let rule = rule_named(&word).map_err(|reason| (name.clone(), reason))?;
+                    permissions.rules.insert(name, rule);
+                }
+                Lenient::Other(value) => {
+                    let commands = read_commands(value.as_str());
+                    let commands = commands.map_err(|reason| (name.clone(), reason))?;
+                    permissions.commands.insert(name, commands);
+                }
+            }
+        }
+        Ok(permissions)
+    }
+
+    /// Returns the names of the tools.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.rules.keys().chain(self.commands.keys())
+    }
+
+    /// Returns the rule for a tool of this name.
+    pub fn rule(&self, name: &str) -> Option<Rule> {
+        self.rules.get(name).copied()
+    }
+
+    /// Returns whether a shell command is allowed for a tool of this name: it begins with the words
+    /// of an allowed one, and nothing in it begins another command or opens a file.
+    pub fn allow_command(&self, name: &str, command: &str) -> bool {
+        let words: Vec<&str> = command.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
+        let begins = |allowed: &Vec<String>| {
+            let first = words.get(..allowed.len());
+            first.is_some_and(|first| first.iter().eq(allowed.iter()))
+        };
+        is_one_command(command)
+            && self.commands.get(name).is_some_and(|allowed| allowed.iter().any(begins))
+    }
+}
+
+fn rule_named(word: &str) -> Result<Rule, String> {
+    match word {
+        "allow" => Ok(Rule::Allow),
+        "ask" => Ok(Rule::Ask),
+        "deny" => Ok(Rule::Deny),
+        _ => Err(format!("a permission is allow, ask or deny, not '{}'", word.escape_debug())),
+    }
+}
+
+fn read_commands(value: &str) -> Result<Vec<Vec<String>>, String> {
+    let form = "a permission is allow, ask or deny, or has the commands that are allowed, such as \
+                {\"allow\":[\"git status\"]}";
+    let keys: HashMap<String, json::Raw> =
+        json::parse(value.as_bytes()).map_err(|_other| form.to_owned())?;
+    // A key that had no effect could be one that the user relies on.
+    if let Some(other) = keys.keys().find(|key| *key != "allow") {
+        return Err(format!("{form}; it has no '{}'", other.escape_debug()));
+    }
+    let commands: Commands = json::parse(value.as_bytes()).map_err(|_other| form.to_owned())?;
+    let words = |command: String| {
+        let words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+        if !words.is_empty() && is_one_command(&command) && !command.contains(['\'', '"', '\\']) {
+            return Ok(words);
+        }
+        Err(format!("'{}' is not the beginning of one plain command", command.escape_debug()))
+    };
+    commands.allow.unwrap_or_default().into_iter().map(words).collect()
+}
+
+/// Returns whether a shell would run a text as one command, and open no file for it. Quotes do not
+/// count: what they contain may be harmless, but is asked about.
+fn is_one_command(command: &str) -> bool {
+    !command.contains([';', '|', '&', '`', '<', '>', '\n', '\r', '\0']) && !command.contains("$(")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Permissions, (String, String)> {
+        Permissions::read(json::parse(text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_command_is_allowed_by_its_first_words() {
+        let text = r#"{"run_command":{"allow":["cargo test","git  status"]},"edit_file":"deny"}"#;
+        let permissions = read(text).unwrap();
+        for command in
+            ["cargo test", "cargo  test --all", " git status\t-s", "cargo test $HOME 'a b'"]
+        {
+            assert!(permissions.allow_command("run_command", command), "{command}");
+            assert!(!permissions.allow_command("shell", command), "{command}");
+        }
+        for command in [
+            "",
+            "cargo",
+            "cargo tests",
+            "cargo build",
+            "cargo\u{a0}test",
+            "'cargo' test",
+            "X=1 cargo test",
+            "cargo test; rm a",
+            "cargo test|sh",
+            "cargo test && rm a",
+            "cargo test & rm a",
+            "cargo test $(rm a)",
+            "cargo test \"$(rm a)\"",
+            "cargo test `rm a`",
+            "cargo test > a",
+            "cargo test < a",
+            "cargo test\nrm a",
+            "cargo test\r\nrm a",
+            "cargo test ';'",
+        ] {
+            assert!(!permissions.allow_command("run_command", command), "{command:?}");
+        }
+        assert_eq!(permissions.rule("edit_file"), Some(Rule::Deny));
+        assert_eq!(permissions.rule("run_command"), None);
+        assert_eq!(permissions.names().count(), 2);
+    }
+
+    #[test]
+    fn what_is_no_permission_is_refused_with_its_key() {
+        for (value, reason) in [
+            (r#""never""#, "not 'never'"),
+            ("true", "allow, ask or deny"),
+            (r#"["cargo test"]"#, "allow, ask or deny"),
+            (r#"{"deny":["rm"]}"#, "it has no 'deny'"),
+            (r#"{"allow":"cargo"}"#, "allow, ask or deny"),
+            (r#"{"allow":[""]}"#, "'' is not the beginning of one plain command"),
+            (r#"{"allow":["a; b"]}"#, "'a; b' is not"),
+            (r#"{"allow":["a 'b c'"]}"#, "is not the beginning"),
+        ] {
+            let (key, found) = read(&format!(r#"{{"shell":{value}}}"#)).unwrap_err();
+            assert!(key == "shell" && found.contains(reason), "{value}: {found}");
+        }
+        assert!(read(r#"{"shell":{"allow":[]}}"#).is_ok());
+    }
+}
