@@ -68,15 +68,20 @@ pub const REPORT_BYTES_MAX: usize = 16 * 1024;
 /// Nesting of JSON from outside. The recursion must fit on a small stack.
 pub const JSON_DEPTH_MAX: usize = 32;
 
-/// Open connections. Each takes a thread, a descriptor and about 25 KiB.
-pub const CONNECTIONS_MAX: usize = 256;
+/// Open connections: twice as many as there can be streams. Each takes a descriptor, and one that
+/// has shown the token a thread and at most 24 KiB.
+pub const CONNECTIONS_MAX: usize = 1_024;
+/// Connections that wait to be accepted. More are tried again by their system after a second.
+pub const BACKLOG: i32 = 4_096;
+/// Connections that are accepted before those that are open are looked at again.
+pub const ACCEPT_BATCH: usize = 64;
 /// Threads that wait for a connection, for commands that follow one another.
 pub const SPARE_THREADS_MAX: usize = 4;
 /// Descriptors that the daemon asks the system for. A connection that waits for events takes four
 /// (its socket, both ends of its waker, the journal), an active turn one.
-pub const DESCRIPTORS_WANTED: u64 = 2_048;
+pub const DESCRIPTORS_WANTED: u64 = 4_096;
 /// The stack of a connection's thread. Only touched pages take memory.
-pub const CONNECTION_STACK_BYTES: usize = 1 << 20;
+pub const CONNECTION_STACK_BYTES: usize = 256 * 1024;
 /// The request line and the headers together, and the same of a response.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Headers of a request.
@@ -151,8 +156,8 @@ pub const TORN_WAIT_MAX: Duration = Duration::from_millis(200);
 pub const SESSIONS_PAGE_MAX: usize = 250;
 /// Sessions on a page, unless `limit` is given.
 pub const SESSIONS_PAGE_DEFAULT: usize = 50;
-/// Connections that are event streams.
-pub const STREAMS_MAX: usize = 64;
+/// Connections that are event streams. A client opens one for each of the sessions on its page.
+pub const STREAMS_MAX: usize = 512;
 /// A stream without events sends a heartbeat this often.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// A stream without a byte for this time, three heartbeats, is dead.

@@ -14,12 +14,12 @@ const HEADERS: &str = "Authorization, Content-Type, If-None-Match";
 
 /// Checks that the request names this daemon as its host and comes from no page, or from one of
 /// this machine. `Err` is the reply: a refusal, or the reply to a preflight request of CORS.
-pub fn check_origin(head: &RequestHead, port: u16) -> Result<(), Reply> {
-    if !is_our_host(&head.host, port) {
+pub fn check_origin(head: &RequestHead<'_>, port: u16) -> Result<(), Reply> {
+    if !is_our_host(head.host, port) {
         let message = "the Host is not this daemon's address";
         return Err(Reply::error(421, "FORBIDDEN", message));
     }
-    match &head.origin {
+    match head.origin {
         Some(origin) if !is_local_origin(origin) => {
             let message = "pages of this origin may not talk to the daemon";
             Err(Reply::error(403, "FORBIDDEN", message))
@@ -32,7 +32,7 @@ pub fn check_origin(head: &RequestHead, port: u16) -> Result<(), Reply> {
 }
 
 /// Adds the headers that let a page of this machine read the reply.
-pub fn with_cors_headers(reply: Reply, head: &RequestHead) -> Reply {
+pub fn with_cors_headers(reply: Reply, head: &RequestHead<'_>) -> Reply {
     match local_origin(head) {
         Some(origin) => reply.with("Access-Control-Allow-Origin", origin).with("Vary", "Origin"),
         None => reply,
@@ -40,20 +40,20 @@ pub fn with_cors_headers(reply: Reply, head: &RequestHead) -> Reply {
 }
 
 /// Returns the same headers as text, each with its line end.
-pub fn cors_headers(head: &RequestHead) -> String {
+pub fn cors_headers(head: &RequestHead<'_>) -> String {
     local_origin(head).map_or_else(String::new, |origin| {
         format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
     })
 }
 
-fn local_origin(head: &RequestHead) -> Option<&str> {
-    head.origin.as_deref().filter(|origin| is_local_origin(origin))
+fn local_origin<'b>(head: &RequestHead<'b>) -> Option<&'b str> {
+    head.origin.filter(|origin| is_local_origin(origin))
 }
 
 /// Returns the token in the `Authorization` header. Credentials of another scheme count as an empty
 /// token, which no daemon has.
-pub fn bearer(head: &RequestHead) -> Option<&str> {
-    let credentials = head.authorization.as_deref()?;
+pub fn bearer<'b>(head: &RequestHead<'b>) -> Option<&'b str> {
+    let credentials = head.authorization?;
     let token = credentials
         .split_once(' ')
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"))
@@ -62,7 +62,7 @@ pub fn bearer(head: &RequestHead) -> Option<&str> {
 }
 
 /// Returns the token in the query: for routes that a browser opens without setting headers.
-pub fn token_in_query(head: &RequestHead) -> Option<&str> {
+pub fn token_in_query<'b>(head: &RequestHead<'b>) -> Option<&'b str> {
     head.query.split('&').find_map(|pair| pair.strip_prefix("token="))
 }
 
@@ -74,8 +74,8 @@ pub fn unauthorized() -> Reply {
 
 /// Checks that the body, if any, is labeled as JSON. A page can send other types to any server
 /// without a preflight request.
-pub fn check_body_type(head: &RequestHead) -> Result<(), Reply> {
-    let media_type = head.content_type.as_deref().unwrap_or_default();
+pub fn check_body_type(head: &RequestHead<'_>) -> Result<(), Reply> {
+    let media_type = head.content_type.unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
     if head.content_length == 0 || media_type.eq_ignore_ascii_case("application/json") {
         return Ok(());
@@ -85,8 +85,7 @@ pub fn check_body_type(head: &RequestHead) -> Result<(), Reply> {
 }
 
 fn is_our_host(host: &str, port: u16) -> bool {
-    let host = host.to_ascii_lowercase();
-    after_local_name(&host).is_some_and(|rest| rest.is_empty() || parse_port(rest) == Some(port))
+    after_local_name(host).is_some_and(|rest| rest.is_empty() || parse_port(rest) == Some(port))
 }
 
 /// Compares it as browsers write it: in lowercase, without a path.
@@ -96,13 +95,17 @@ fn is_local_origin(origin: &str) -> bool {
         return true;
     }
     let address = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-    let rest = address.and_then(after_local_name);
-    rest.is_some_and(|rest| rest.is_empty() || parse_port(rest).is_some())
+    let rest = address.filter(|address| !address.bytes().any(|byte| byte.is_ascii_uppercase()));
+    rest.and_then(after_local_name)
+        .is_some_and(|rest| rest.is_empty() || parse_port(rest).is_some())
 }
 
-/// Returns what follows a name of this machine at the start of `address`.
+/// Returns what follows a name of this machine, in any case, at the start of `address`.
 fn after_local_name(address: &str) -> Option<&str> {
-    ["127.0.0.1", "localhost", "[::1]"].iter().find_map(|name| address.strip_prefix(name))
+    ["127.0.0.1", "localhost", "[::1]"].iter().find_map(|name| {
+        let (first, rest) = address.split_at_checked(name.len())?;
+        first.eq_ignore_ascii_case(name).then_some(rest)
+    })
 }
 
 /// Parses a colon and a port without a sign or leading zeros.
@@ -116,12 +119,12 @@ fn parse_port(text: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
-    fn head() -> RequestHead {
+    fn head() -> RequestHead<'static> {
         RequestHead {
             method: Method::Get,
-            path: "/".into(),
-            query: String::new(),
-            host: "127.0.0.1:9999".into(),
+            path: "/",
+            query: "",
+            host: "127.0.0.1:9999",
             origin: None,
             authorization: None,
             content_type: None,
@@ -226,24 +229,24 @@ mod tests {
     #[test]
     fn the_host_is_checked_before_the_origin_and_the_origin_before_a_preflight() {
         let status =
-            |head: &RequestHead| check_origin(head, 9999).err().map(|reply| reply.status());
+            |head: &RequestHead<'_>| check_origin(head, 9999).err().map(|reply| reply.status());
         let mut request = head();
         assert_eq!(status(&request), None);
         request.method = Method::Options;
         assert_eq!(status(&request), None);
-        request.origin = Some("http://localhost:5173".into());
+        request.origin = Some("http://localhost:5173");
         assert_eq!(status(&request), Some(204));
-        request.origin = Some("null".into());
+        request.origin = Some("null");
         assert_eq!(status(&request), Some(403));
-        request.host = "evil.com".into();
+        request.host = "evil.com";
         assert_eq!(status(&request), Some(421));
     }
 
     #[test]
     fn only_a_local_page_may_read_replies() {
-        let text = |origin: Option<&str>| {
+        let text = |origin: Option<&'static str>| {
             let mut request = head();
-            request.origin = origin.map(str::to_owned);
+            request.origin = origin;
             let mut out = Vec::new();
             with_cors_headers(unauthorized(), &request).print(&mut out).unwrap();
             String::from_utf8(out).unwrap()
@@ -269,7 +272,7 @@ mod tests {
             ("Bearerabc", ""),
         ] {
             let mut request = head();
-            request.authorization = Some(authorization.into());
+            request.authorization = Some(authorization);
             assert_eq!(bearer(&request), Some(token), "{authorization:?}");
         }
         assert_eq!(bearer(&head()), None);
@@ -282,7 +285,7 @@ mod tests {
             ("xtoken=abc", None),
         ] {
             let mut request = head();
-            request.query = query.into();
+            request.query = query;
             assert_eq!(token_in_query(&request), token, "{query:?}");
         }
     }
@@ -302,7 +305,7 @@ mod tests {
         ] {
             let mut request = head();
             request.content_length = length;
-            request.content_type = content_type.map(str::to_owned);
+            request.content_type = content_type;
             assert_eq!(check_body_type(&request).is_ok(), fits, "{content_type:?}");
         }
     }

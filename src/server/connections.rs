@@ -1,28 +1,28 @@
-//! The open connections: how many there are, and which of them are idle.
+//! The connections that have a thread: how many there are, and which of them are idle.
 //!
-//! A connection belongs to the thread that serves it. The server keeps it in its list until
-//! the socket is closed. Only [`Connections::abort`] ends a request that has begun.
+//! Each belongs to the thread that serves it. The server keeps it in its list until the socket is
+//! closed. Only [`Connections::abort`] ends a request that has begun.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use crate::limits::{ACCEPT_PAUSE, CONNECTIONS_MAX};
 use crate::{mutex, sys};
 
-/// The open connections of one server.
+/// The connections of one server that have a thread.
 #[derive(Default)]
 pub struct Connections {
     open: Mutex<Open>,
-    one_closed: Condvar,
     closing: AtomicBool,
 }
 
 #[derive(Default)]
 struct Open {
     connections: Vec<Weak<Connection>>,
+    /// Whether the event loop runs, which may add connections.
+    growing: bool,
     when_empty: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -30,12 +30,16 @@ impl Open {
     fn connections(&self) -> impl Iterator<Item = Arc<Connection>> {
         self.connections.iter().filter_map(Weak::upgrade)
     }
+
+    fn is_empty(&self) -> bool {
+        self.connections.is_empty() && !self.growing
+    }
 }
 
 /// An open connection. Dropping this closes its socket and removes it from the [`Connections`].
 pub struct ConnectionGuard {
     pub connection: Arc<Connection>,
-    // Dropped second: a thread that waits for room must find the descriptor free.
+    // Dropped second: one that is no longer counted has no descriptor.
     entry: Entry,
 }
 
@@ -44,48 +48,40 @@ struct Entry {
     connection: Weak<Connection>,
 }
 
+/// The right to add connections. Dropping it allows the server to end.
+pub struct Growing(Arc<Connections>);
+
 impl Connections {
-    /// Adds a connection. Returns `stream` if there are too many.
-    pub fn add(self: &Arc<Connections>, stream: TcpStream) -> Result<ConnectionGuard, TcpStream> {
-        let mut open = mutex::lock(&self.open);
-        if open.connections.len() >= CONNECTIONS_MAX {
-            return Err(stream);
-        }
-        let idle_since = Mutex::new(Some(Instant::now()));
-        let connection = Arc::new(Connection { stream, idle_since });
-        let weak = Arc::downgrade(&connection);
-        open.connections.push(Weak::clone(&weak));
-        let entry = Entry { connections: Arc::clone(self), connection: weak };
-        Ok(ConnectionGuard { connection, entry })
+    /// Allows connections to be added.
+    pub fn grow(self: &Arc<Connections>) -> Growing {
+        mutex::lock(&self.open).growing = true;
+        Growing(Arc::clone(self))
     }
 
-    /// Closes the connection that has been idle for the longest time and waits until it is gone.
-    /// Returns `false` if no connection is idle.
-    pub fn make_room(&self) -> bool {
+    /// Returns how many there are.
+    pub fn count(&self) -> usize {
+        mutex::lock(&self.open).connections.len()
+    }
+
+    /// Closes the connection that has been idle for the longest time; its thread ends soon. Returns
+    /// `false` if no connection is idle.
+    pub fn close_idle(&self) -> bool {
         let open = mutex::lock(&self.open);
-        let before = open.connections.len();
         let mut idle: Vec<_> = open
             .connections()
             .filter_map(|connection| Some((connection.idle_since()?, connection)))
             .collect();
+        drop(open);
         idle.sort_by_key(|(since, _)| *since);
-        let closed = idle.iter().any(|(_, connection)| connection.close_if_idle());
-        drop(idle);
-        if !closed {
-            return false;
-        }
-        let (open, _) = mutex::wait_timeout_while(&self.one_closed, open, ACCEPT_PAUSE, |open| {
-            open.connections.len() >= before
-        });
-        open.connections.len() < before
+        idle.iter().any(|(_, connection)| connection.close_if_idle())
     }
 
     /// Closes the idle connections now, and each other one after its request. Calls `when_empty`
-    /// when no connection remains. No connection may be added after this.
+    /// when no connection remains and none can be added.
     pub fn close(&self, when_empty: Box<dyn FnOnce() + Send>) {
         self.closing.store(true, Ordering::SeqCst);
         let mut open = mutex::lock(&self.open);
-        if open.connections.is_empty() {
+        if open.is_empty() {
             drop(open);
             return when_empty();
         }
@@ -102,6 +98,37 @@ impl Connections {
             drop(connection.stream.shutdown(Shutdown::Both));
         }
     }
+
+    fn remove(&self, change: impl FnOnce(&mut Open)) {
+        let mut open = mutex::lock(&self.open);
+        change(&mut open);
+        let when_empty = if open.is_empty() { open.when_empty.take() } else { None };
+        drop(open);
+        if let Some(when_empty) = when_empty {
+            when_empty();
+        }
+    }
+}
+
+impl Growing {
+    /// Adds a connection.
+    pub fn add(&self, stream: TcpStream) -> ConnectionGuard {
+        let connection = Arc::new(Connection { stream, idle_since: Mutex::new(None) });
+        let weak = Arc::downgrade(&connection);
+        mutex::lock(&self.0.open).connections.push(Weak::clone(&weak));
+        let entry = Entry { connections: Arc::clone(&self.0), connection: weak };
+        ConnectionGuard { connection, entry }
+    }
+
+    pub fn connections(&self) -> &Connections {
+        &self.0
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        self.0.remove(|open| open.growing = false);
+    }
 }
 
 impl ConnectionGuard {
@@ -113,14 +140,9 @@ impl ConnectionGuard {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let mut open = mutex::lock(&self.connections.open);
-        open.connections.retain(|one| !Weak::ptr_eq(one, &self.connection));
-        let when_empty = if open.connections.is_empty() { open.when_empty.take() } else { None };
-        drop(open);
-        self.connections.one_closed.notify_all();
-        if let Some(when_empty) = when_empty {
-            when_empty();
-        }
+        let connection = &self.connection;
+        self.connections
+            .remove(|open| open.connections.retain(|one| !Weak::ptr_eq(one, connection)));
     }
 }
 
@@ -173,7 +195,7 @@ mod tests {
     fn connect(all: &Arc<Connections>, listener: &TcpListener) -> (ConnectionGuard, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
-        (all.add(stream).ok().unwrap(), client)
+        (all.grow().add(stream), client)
     }
 
     fn is_closed(guard: &ConnectionGuard) -> bool {
@@ -189,16 +211,15 @@ mod tests {
         let (asked_again, _b) = connect(&all, &listener);
         let (idle, _c) = connect(&all, &listener);
         let (asking, mut client) = connect(&all, &listener);
-        busy.connection.set_busy();
-        asked_again.connection.set_busy();
+        idle.connection.set_idle();
         asked_again.connection.set_idle();
+        asking.connection.set_idle();
         client.write_all(b"G").unwrap();
-        // No thread serves these connections, so none of them ends.
-        assert!(!all.make_room());
+        assert!(all.close_idle());
         assert!(is_closed(&idle) && !is_closed(&asked_again));
-        assert!(!all.make_room());
+        assert!(all.close_idle());
         assert!(is_closed(&asked_again) && !is_closed(&busy));
-        assert!(!all.make_room());
+        assert!(!all.close_idle());
         assert_eq!((&asking.connection.stream).read(&mut [0; 2]).unwrap(), 1);
         assert!(!is_closed(&asking) && !is_closed(&busy));
     }

@@ -12,18 +12,18 @@ use super::reply::Reply;
 
 /// The request line, and the header fields that this server uses. It has no `Debug`: it may hold
 /// the token.
-pub struct RequestHead {
+pub struct RequestHead<'b> {
     pub method: Method,
     /// As it was sent, not percent-decoded.
-    pub path: String,
+    pub path: &'b str,
     /// What follows the first `?`; empty without one.
-    pub query: String,
-    pub host: String,
-    pub origin: Option<String>,
-    pub authorization: Option<String>,
-    pub content_type: Option<String>,
+    pub query: &'b str,
+    pub host: &'b str,
+    pub origin: Option<&'b str>,
+    pub authorization: Option<&'b str>,
+    pub content_type: Option<&'b str>,
     /// The last event before a stream broke off (Server-Sent Events).
-    pub last_event_id: Option<String>,
+    pub last_event_id: Option<&'b str>,
     /// The length of the body; 0 if none was announced. May exceed every limit.
     pub content_length: u64,
     /// The client waits for an interim response before it sends the body.
@@ -75,7 +75,7 @@ fn too_large(message: std::fmt::Arguments<'_>) -> Reply {
 }
 
 /// Parses a head whose end [`head_end`] found.
-pub fn parse(head: &[u8]) -> Result<RequestHead, Reply> {
+pub fn parse(head: &[u8]) -> Result<RequestHead<'_>, Reply> {
     let mut lines = head
         .strip_suffix(b"\r\n\r\n")
         .unwrap_or(head)
@@ -91,8 +91,8 @@ pub fn parse(head: &[u8]) -> Result<RequestHead, Reply> {
     }
     Ok(RequestHead {
         method,
-        path: path.to_owned(),
-        query: query.to_owned(),
+        path,
+        query,
         host: fields.host.ok_or_else(|| Reply::invalid("there is no Host"))?,
         origin: fields.origin,
         authorization: fields.authorization,
@@ -109,9 +109,10 @@ pub fn parse(head: &[u8]) -> Result<RequestHead, Reply> {
 fn parse_request_line(line: &[u8]) -> Result<(Method, &str, bool), Reply> {
     let malformed = || Reply::invalid("the request line is not METHOD /PATH HTTP/1.1");
     let line = std::str::from_utf8(line).map_err(|_bad| malformed())?;
-    let words: Vec<&str> = line.split(' ').collect();
-    let [method, target, version] = words.as_slice() else { return Err(malformed()) };
-    let is_1_1 = match *version {
+    let mut words = line.split(' ');
+    let words = (words.next(), words.next(), words.next(), words.next());
+    let (Some(method), Some(target), Some(version), None) = words else { return Err(malformed()) };
+    let is_1_1 = match version {
         "HTTP/1.1" => true,
         "HTTP/1.0" => false,
         other if other.starts_with("HTTP/") => {
@@ -135,20 +136,20 @@ fn is_token(word: &[u8]) -> bool {
 }
 
 #[derive(Default)]
-struct Fields {
-    host: Option<String>,
-    origin: Option<String>,
-    authorization: Option<String>,
-    content_type: Option<String>,
-    last_event_id: Option<String>,
+struct Fields<'b> {
+    host: Option<&'b str>,
+    origin: Option<&'b str>,
+    authorization: Option<&'b str>,
+    content_type: Option<&'b str>,
+    last_event_id: Option<&'b str>,
     content_length: Option<u64>,
     transfer_encoding: bool,
     expects_continue: bool,
     close: bool,
 }
 
-impl Fields {
-    fn read<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Fields, Reply> {
+impl<'b> Fields<'b> {
+    fn read(lines: impl Iterator<Item = &'b [u8]>) -> Result<Fields<'b>, Reply> {
         let mut fields = Fields::default();
         for (index, line) in lines.enumerate() {
             if index == HEADERS_MAX {
@@ -166,7 +167,7 @@ impl Fields {
         Ok(fields)
     }
 
-    fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Reply> {
+    fn add(&mut self, name: &[u8], value: &'b [u8]) -> Result<(), Reply> {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         let texts = [
             ("Host", &mut self.host),
@@ -176,7 +177,7 @@ impl Fields {
             ("Last-Event-ID", &mut self.last_event_id),
         ];
         if let Some((name, field)) = texts.into_iter().find(|(known, _)| is(known)) {
-            return set_once(field, name, text(name, value)?.to_owned());
+            return set_once(field, name, text(name, value)?);
         }
         if is("Content-Length") {
             let length = parse_length(text("Content-Length", value)?)?;
@@ -226,7 +227,7 @@ fn parse_length(digits: &str) -> Result<u64, Reply> {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Option<RequestHead>, u16> {
+    fn read(bytes: &[u8]) -> Result<Option<RequestHead<'_>>, u16> {
         match head_end(bytes, 0) {
             Ok(Some(end)) => parse(&bytes[..end]).map(Some).map_err(|reply| reply.status()),
             Ok(None) => Ok(None),
@@ -243,12 +244,12 @@ mod tests {
         );
         let head = head.ok().unwrap().unwrap();
         assert_eq!(head.method, Method::Post);
-        assert_eq!((head.path.as_str(), head.query.as_str()), ("/v3/a%2Fb", "x=1?y"));
+        assert_eq!((head.path, head.query), ("/v3/a%2Fb", "x=1?y"));
         assert_eq!(head.host, "localhost:1");
-        assert_eq!(head.origin.as_deref(), Some("null"));
-        assert_eq!(head.authorization.as_deref(), Some("Bearer t"));
+        assert_eq!(head.origin, Some("null"));
+        assert_eq!(head.authorization, Some("Bearer t"));
         assert_eq!(head.content_length, 7);
-        assert_eq!(head.content_type.as_deref(), Some("application/json"));
+        assert_eq!(head.content_type, Some("application/json"));
         assert!(head.expects_continue && head.last);
     }
 

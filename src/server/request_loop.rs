@@ -1,11 +1,12 @@
-//! The loop that serves one connection, on its own thread: reads a request, authorizes it, answers
-//! it.
+//! The loop that serves one connection that has shown the token, on its own thread: reads a
+//! request, authorizes it, answers it.
 //!
 //! All deadlines are absolute. The socket's timeouts enforce them; they are changed only when a
 //! request arrives in pieces, so that one that arrives whole costs one read and one write.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -23,15 +24,15 @@ use super::reply::Reply;
 use super::request::{self, RequestHead};
 use super::routes::{Answer, App, Authorized};
 
-/// Serves a connection until it ends.
-pub fn serve(guard: &ConnectionGuard, app: &App) {
-    if let Ok(mut requests) = RequestLoop::new(guard, app) {
+/// Serves a connection until it ends. The client has sent `unread`, and has not taken `output` yet.
+pub fn serve(guard: &ConnectionGuard, app: &App, unread: Vec<u8>, output: Vec<u8>) {
+    if let Ok(mut requests) = RequestLoop::new(guard, app, unread, output) {
         requests.run();
     }
 }
 
 /// The most that one read takes; most requests are smaller.
-const CHUNK_BYTES: usize = 4096;
+pub const CHUNK_BYTES: usize = 4096;
 
 struct RequestLoop<'a> {
     guard: &'a ConnectionGuard,
@@ -39,9 +40,10 @@ struct RequestLoop<'a> {
     app: &'a App,
     /// Bytes that arrived and are not parsed yet.
     unread: Vec<u8>,
+    /// Whether a request had the token.
+    has_token: bool,
     /// The reply that is being written; kept for its memory.
     output: Vec<u8>,
-    chunk: [u8; CHUNK_BYTES],
     /// The timeouts that are set on the socket.
     read_timeout: Duration,
     write_timeout: Duration,
@@ -68,26 +70,32 @@ impl From<io::Error> for End {
 }
 
 impl<'a> RequestLoop<'a> {
-    fn new(guard: &'a ConnectionGuard, app: &'a App) -> io::Result<RequestLoop<'a>> {
+    fn new(
+        guard: &'a ConnectionGuard,
+        app: &'a App,
+        unread: Vec<u8>,
+        output: Vec<u8>,
+    ) -> io::Result<RequestLoop<'a>> {
         let (stream, deadlines) = (&guard.connection.stream, &app.deadlines);
-        // On BSDs, the socket inherits the listener's mode.
         stream.set_nonblocking(false)?;
-        stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(deadlines.idle))?;
         stream.set_write_timeout(Some(deadlines.write))?;
         Ok(RequestLoop {
             guard,
             stream,
             app,
-            unread: Vec::new(),
-            output: Vec::new(),
-            chunk: [0; CHUNK_BYTES],
+            unread,
+            has_token: false,
+            output,
             read_timeout: deadlines.idle,
             write_timeout: deadlines.write,
         })
     }
 
     fn run(&mut self) {
+        if self.flush().is_err() {
+            return;
+        }
         loop {
             match self.exchange() {
                 Ok(()) => {}
@@ -106,19 +114,16 @@ impl<'a> RequestLoop<'a> {
 
     /// Handles one request.
     fn exchange(&mut self) -> Result<(), End> {
-        let head = self.read_head()?;
+        let bytes = self.read_head()?;
+        let head = request::parse(&bytes)?;
         let reply = match self.reply(&head) {
             Ok(reply) => complete(reply, &head),
             Err(End::Refuse(reply)) => return Err(End::Refuse(complete(reply, &head))),
             Err(End::Close) => return Err(End::Close),
         };
-        // Checked first, so that a line that is not written costs nothing.
-        if self.app.log.enabled(Level::Debug) {
-            let fields: [(&str, &dyn Display); 3] =
-                [("method", &head.method), ("path", &head.path), ("status", &reply.status())];
-            self.app.log.debug("request", &fields);
-        }
-        if head.last || self.guard.is_closing() {
+        log_request(self.app, &head, &reply);
+        // A connection without the token is held by the event loop, or ends.
+        if head.last || !self.has_token || self.guard.is_closing() {
             self.send(reply.closing())?;
             return Err(End::Close);
         }
@@ -129,15 +134,16 @@ impl<'a> RequestLoop<'a> {
         Ok(())
     }
 
-    fn reply(&mut self, head: &RequestHead) -> Result<Reply, End> {
+    fn reply(&mut self, head: &RequestHead<'_>) -> Result<Reply, End> {
         let authorized = match self.app.authorize(head) {
             Ok(authorized) => authorized,
             // The body lies between this request and the next.
             Err(reply) if head.content_length > 0 => return Err(End::Refuse(reply)),
             Err(reply) => return Ok(reply),
         };
+        self.has_token |= authorized.has_token;
         let body = self.read_body(head, authorized.body_bytes_max())?;
-        match self.answer(head, &authorized, &body) {
+        match answer(self.app, head, &authorized, &body) {
             Answer::Now(reply) => Ok(reply),
             Answer::Poll(poll) => match poll.run(self.stream) {
                 Ok(reply) => reply.ok_or(End::Close),
@@ -151,64 +157,48 @@ impl<'a> RequestLoop<'a> {
         }
     }
 
-    /// Answers a request. A panic is an error of this request and of no other.
-    fn answer(&self, head: &RequestHead, authorized: &Authorized<'_>, body: &[u8]) -> Answer {
-        let answered = catch_unwind(AssertUnwindSafe(|| self.app.answer(authorized, head, body)));
-        answered.unwrap_or_else(|panic| {
-            let cause = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("unknown");
-            let fields: [(&str, &dyn Display); 3] =
-                [("method", &head.method), ("path", &head.path), ("cause", &cause)];
-            self.app.log.error("a request panicked", &fields);
-            let message = "the daemon has failed at this request; its log says more";
-            Answer::Now(Reply::error(500, "INTERNAL_ERROR", message))
-        })
-    }
-
-    fn read_head(&mut self) -> Result<RequestHead, End> {
+    /// Reads the bytes of a whole head.
+    fn read_head(&mut self) -> Result<Vec<u8>, End> {
         let mut scanned = 0;
         let mut begun = (!self.unread.is_empty()).then(Instant::now);
         loop {
             if let Some(end) = request::head_end(&self.unread, scanned)? {
-                let head = request::parse(self.unread.get(..end).unwrap_or_default())?;
-                self.unread.drain(..end);
-                return Ok(head);
+                return Ok(self.unread.drain(..end).collect());
             }
             scanned = self.unread.len();
-            let count = match begun {
+            let mut unread = mem::take(&mut self.unread);
+            match begun {
                 Some(begun) => {
                     let deadline = begun + self.app.deadlines.head;
-                    self.read_before(deadline, CHUNK_BYTES, "the head of the request")?
+                    let what = "the head of the request";
+                    self.read_before(deadline, CHUNK_BYTES, what, &mut unread)?;
                 }
-                None => self.read_first()?,
-            };
+                None => self.read_first(&mut unread)?,
+            }
             begun.get_or_insert_with(Instant::now);
-            self.unread.extend(self.chunk.iter().take(count));
+            self.unread = unread;
         }
     }
 
     /// Waits for the first bytes of a request. A client may be silent, or disconnect, between two
     /// requests.
-    fn read_first(&mut self) -> Result<usize, End> {
+    fn read_first(&mut self, bytes: &mut Vec<u8>) -> Result<(), End> {
         let connection = &self.guard.connection;
         connection.set_idle();
         // Checked after `set_idle`: a server that is closing skips the connections that are busy.
         if self.guard.is_closing() {
             connection.close_if_idle();
         }
-        match self.read(self.app.deadlines.idle, CHUNK_BYTES)? {
+        match self.read(self.app.deadlines.idle, CHUNK_BYTES, bytes)? {
             0 => Err(End::Close),
-            count => {
+            _ => {
                 connection.set_busy();
-                Ok(count)
+                Ok(())
             }
         }
     }
 
-    fn read_body(&mut self, head: &RequestHead, bytes_max: usize) -> Result<Vec<u8>, End> {
+    fn read_body(&mut self, head: &RequestHead<'_>, bytes_max: usize) -> Result<Vec<u8>, End> {
         let length = usize::try_from(head.content_length).unwrap_or(usize::MAX);
         if length > bytes_max {
             let message = format_args!("the body is longer than {bytes_max} bytes");
@@ -227,18 +217,23 @@ impl<'a> RequestLoop<'a> {
         }
         while body.len() < length {
             let most = length - body.len();
-            let count = self.read_before(deadline, most, "the body of the request")?;
-            body.extend(self.chunk.iter().take(count));
+            self.read_before(deadline, most, "the body of the request", &mut body)?;
         }
         Ok(body)
     }
 
-    /// Reads at least one byte of `what` into the chunk, and at most `most`.
-    fn read_before(&mut self, deadline: Instant, most: usize, what: &str) -> Result<usize, End> {
+    /// Appends at least one byte of `what` to `bytes`, and at most `most`.
+    fn read_before(
+        &mut self,
+        deadline: Instant,
+        most: usize,
+        what: &str,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), End> {
         let left = deadline.saturating_duration_since(Instant::now());
-        match self.read(left, most) {
+        match self.read(left, most, bytes) {
             Ok(0) => Err(Reply::invalid(format_args!("{what} is cut off")).into()),
-            Ok(count) => Ok(count),
+            Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 let message = format_args!("{what} took too long");
                 Err(Reply::error(408, "INVALID_REQUEST", message).into())
@@ -247,8 +242,8 @@ impl<'a> RequestLoop<'a> {
         }
     }
 
-    /// Reads at most `most` bytes into the chunk; fails with `TimedOut` after `timeout`.
-    fn read(&mut self, timeout: Duration, most: usize) -> io::Result<usize> {
+    /// Appends at most `most` bytes to `bytes`; fails with `TimedOut` after `timeout`.
+    fn read(&mut self, timeout: Duration, most: usize, bytes: &mut Vec<u8>) -> io::Result<usize> {
         if timeout.is_zero() {
             return Err(ErrorKind::TimedOut.into());
         }
@@ -256,16 +251,21 @@ impl<'a> RequestLoop<'a> {
             self.stream.set_read_timeout(Some(timeout))?;
             self.read_timeout = timeout;
         }
-        let room = self.chunk.len().min(most);
-        let room = self.chunk.get_mut(..room).unwrap_or_default();
+        // Not a part of `self`: a connection that waits keeps no memory for it.
+        let mut chunk = [0; CHUNK_BYTES];
+        let room = chunk.get_mut(..most.min(CHUNK_BYTES)).unwrap_or_default();
         loop {
             match self.stream.read(room) {
+                Ok(count) => {
+                    bytes.extend(room.iter().take(count));
+                    return Ok(count);
+                }
                 // No signal has a handler, so this does not extend a deadline.
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return Err(ErrorKind::TimedOut.into());
                 }
-                outcome => return outcome,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -309,7 +309,8 @@ impl<'a> RequestLoop<'a> {
         let mut drained = 0;
         while drained < limits::DRAIN_BYTES_MAX {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.read(left, CHUNK_BYTES) {
+            let mut discarded = Vec::new();
+            match self.read(left, CHUNK_BYTES, &mut discarded) {
                 Ok(0) | Err(_) => return,
                 Ok(count) => drained += count,
             }
@@ -318,7 +319,39 @@ impl<'a> RequestLoop<'a> {
 }
 
 /// Completes a reply with what depends on the request and not on its route.
-fn complete(reply: Reply, head: &RequestHead) -> Reply {
+pub fn complete(reply: Reply, head: &RequestHead<'_>) -> Reply {
     let reply = auth::with_cors_headers(reply, head);
     if head.method == Method::Head { reply.bodiless() } else { reply }
+}
+
+/// Logs a request and the status of its reply, at the level for debugging.
+pub fn log_request(app: &App, head: &RequestHead<'_>, reply: &Reply) {
+    // Checked first, so that a line that is not written costs nothing.
+    if app.log.enabled(Level::Debug) {
+        let fields: [(&str, &dyn Display); 3] =
+            [("method", &head.method), ("path", &head.path), ("status", &reply.status())];
+        app.log.debug("request", &fields);
+    }
+}
+
+/// Answers a request. A panic is an error of this request and of no other.
+pub fn answer(
+    app: &App,
+    head: &RequestHead<'_>,
+    authorized: &Authorized<'_>,
+    body: &[u8],
+) -> Answer {
+    let answered = catch_unwind(AssertUnwindSafe(|| app.answer(authorized, head, body)));
+    answered.unwrap_or_else(|panic| {
+        let cause = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("unknown");
+        let fields: [(&str, &dyn Display); 3] =
+            [("method", &head.method), ("path", &head.path), ("cause", &cause)];
+        app.log.error("a request panicked", &fields);
+        let message = "the daemon has failed at this request; its log says more";
+        Answer::Now(Reply::error(500, "INTERNAL_ERROR", message))
+    })
 }

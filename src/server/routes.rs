@@ -66,7 +66,7 @@ impl Default for Deadlines {
 /// An authorized request.
 pub struct Authorized<'h> {
     route: Route<'h>,
-    has_token: bool,
+    pub has_token: bool,
 }
 
 /// An answer, or something that answers later.
@@ -96,9 +96,12 @@ enum Route<'h> {
 
 impl Route<'_> {
     fn find(path: &str) -> Option<Route<'_>> {
+        // The only one that strangers may ask for, as often as they like.
+        if path == "/v3/health" {
+            return Some(Route::Health);
+        }
         let segments: Vec<&str> = path.strip_prefix("/v3/")?.split('/').collect();
         Some(match *segments.as_slice() {
-            ["health"] => Route::Health,
             ["metrics"] => Route::Metrics,
             ["shutdown"] => Route::Shutdown,
             ["sessions"] => Route::Sessions,
@@ -129,9 +132,9 @@ impl App {
     /// Decides from its head whether a request is answered; `Err` is the refusal.
     ///
     /// Without the token, a route that does not exist looks like one that does.
-    pub fn authorize<'h>(&self, head: &'h RequestHead) -> Result<Authorized<'h>, Reply> {
+    pub fn authorize<'h>(&self, head: &RequestHead<'h>) -> Result<Authorized<'h>, Reply> {
         auth::check_origin(head, self.port)?;
-        let route = Route::find(&head.path);
+        let route = Route::find(head.path);
         let presented = auth::bearer(head).or_else(|| {
             // Accepted on these routes alone, because histories and logs keep URLs.
             let in_query = matches!(route, Some(Route::Health | Route::Sse));
@@ -156,7 +159,12 @@ impl App {
     }
 
     /// Answers an authorized request.
-    pub fn answer(&self, authorized: &Authorized<'_>, head: &RequestHead, body: &[u8]) -> Answer {
+    pub fn answer(
+        &self,
+        authorized: &Authorized<'_>,
+        head: &RequestHead<'_>,
+        body: &[u8],
+    ) -> Answer {
         (self.on_activity)();
         self.dispatch(authorized, head, body).unwrap_or_else(Answer::Now)
     }
@@ -164,10 +172,10 @@ impl App {
     fn dispatch(
         &self,
         authorized: &Authorized<'_>,
-        head: &RequestHead,
+        head: &RequestHead<'_>,
         body: &[u8],
     ) -> Result<Answer, Reply> {
-        let (runtime, query) = (&self.sessions, head.query.as_str());
+        let (runtime, query) = (&self.sessions, head.query);
         let session = |id| session_handlers::find(runtime, id);
         if !matches!(authorized.route, Route::Health | Route::Metrics | Route::Shutdown) {
             runtime.sweep();
@@ -243,6 +251,11 @@ impl App {
 }
 
 impl Authorized<'_> {
+    /// Returns whether it is answered without a body, and without waiting for the disk.
+    pub fn is_immediate(&self) -> bool {
+        self.route == Route::Health
+    }
+
     /// Returns the size limit of the body.
     pub fn body_bytes_max(&self) -> usize {
         match self.route {

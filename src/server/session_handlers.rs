@@ -174,21 +174,21 @@ pub fn poll(session: &Arc<Session>, query: &str) -> Result<Poll, Reply> {
 pub fn stream(
     runtime: &Runtime,
     streams: &Arc<AtomicUsize>,
-    head: &RequestHead,
+    head: &RequestHead<'_>,
 ) -> Result<Stream, Reply> {
-    let id = value(&head.query, "sessionId")?;
+    let id = value(head.query, "sessionId")?;
     let id = id.ok_or_else(|| Reply::invalid("sessionId is missing in the query"))?;
     let session = find(runtime, &id)?;
     // A browser that reconnects names the last event in a header; its URL is still the old one.
-    let last_event = head.last_event_id.as_deref().and_then(|id| id.trim().parse().ok());
+    let last_event = head.last_event_id.and_then(|id| id.trim().parse().ok());
     let after = match last_event {
         Some(after) => after,
-        None => number(&head.query, "afterSeq", 0..=u64::MAX)?.unwrap_or(0),
+        None => number(head.query, "afterSeq", 0..=u64::MAX)?.unwrap_or(0),
     };
     let full =
         || Reply::error(503, "BUSY", "too many event streams are open").with("Retry-After", "1");
     let slot = StreamSlot::take(streams).ok_or_else(full)?;
-    let follower = Follower::new(&session, after, answers(&head.query)?)?;
+    let follower = Follower::new(&session, after, answers(head.query)?)?;
     let headers = auth::cors_headers(head);
     Ok(Stream { follower, _slot: slot, headers })
 }

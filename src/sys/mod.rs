@@ -9,6 +9,7 @@
 pub mod child;
 pub mod namespace;
 pub mod openat;
+pub mod poll;
 pub mod process;
 pub mod signal;
 pub mod socket;
@@ -91,11 +92,7 @@ pub fn wait_any(
     files: &[(BorrowedFd<'_>, Interest)],
     timeout: Option<Duration>,
 ) -> io::Result<Vec<bool>> {
-    let polled = files.iter().map(|(file, interest)| match interest {
-        Interest::Read => polled(*file, libc::POLLIN),
-        Interest::Write => polled(*file, libc::POLLOUT),
-        Interest::Either => polled(*file, libc::POLLIN | libc::POLLOUT),
-    });
+    let polled = files.iter().map(|(file, event)| polled(*file, interest(*event)));
     let mut polled: Vec<libc::pollfd> = polled.collect();
     poll(&mut polled, timeout)?;
     Ok(polled.iter().map(|one| one.revents != 0).collect())
@@ -126,6 +123,14 @@ pub fn wait_while_read(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Res
     poll(&mut polled, None)?;
     let [_, output] = polled;
     Ok(if output.revents != 0 { Woken::Hangup } else { Woken::Readable })
+}
+
+fn interest(event: Interest) -> libc::c_short {
+    match event {
+        Interest::Read => libc::POLLIN,
+        Interest::Write => libc::POLLOUT,
+        Interest::Either => libc::POLLIN | libc::POLLOUT,
+    }
 }
 
 fn polled(file: BorrowedFd<'_>, events: libc::c_short) -> libc::pollfd {

@@ -1,4 +1,4 @@
-//! Sockets: connecting without blocking. socket(2), connect(2).
+//! Sockets: connecting without blocking, and the queue of a listener. socket(2), connect(2).
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -89,6 +89,12 @@ pub fn listening_on(port: u16) -> io::Result<Option<Listening>> {
 #[cfg(not(target_os = "linux"))]
 pub fn listening_on(_port: u16) -> io::Result<Option<Listening>> {
     Ok(None)
+}
+
+/// Lets this many connections wait to be accepted, or as many as the system permits. listen(2).
+pub fn set_backlog(listener: &TcpListener, connections: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open; the call takes integers.
+    check(unsafe { libc::listen(listener.as_raw_fd(), connections) }).map(drop)
 }
 
 /// Returns whether the socket is listening. socket(7).

@@ -45,6 +45,8 @@ mod logs;
 /// Names of model servers.
 mod names;
 mod namespaces;
+/// Many clients, slow clients, and memory that runs out.
+mod overload;
 /// Calls that fail, and resources that run out.
 mod robust;
 /// What scripts, pipes and terminals may rely on.

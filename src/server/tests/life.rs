@@ -42,7 +42,7 @@ fn a_server_without_connections_stops_at_once() {
 fn a_request_in_progress_is_answered_before_the_server_ends() {
     let (mut daemon, has_begun, resume) = slow_daemon();
     let mut client = daemon.connect();
-    client.send(HEALTH);
+    client.send(&daemon.request("GET", "/v3/metrics", ""));
     has_begun.recv_timeout(TIMEOUT).unwrap();
     let (_stopping, all_ended) = daemon.stop();
     assert!(all_ended.try_recv().is_err());

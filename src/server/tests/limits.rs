@@ -181,9 +181,13 @@ impl Barrier {
     }
 }
 
+/// Descriptors of the tests with as many connections as there can be, which have both ends.
+const DESCRIPTORS: u32 = 4096;
+
 #[test]
-fn the_257th_connection_replaces_the_longest_idle_one() {
-    if !is_alone("limits::the_257th_connection_replaces_the_longest_idle_one", 1024) {
+fn one_more_connection_replaces_the_longest_waiting_stranger() {
+    let name = "limits::one_more_connection_replaces_the_longest_waiting_stranger";
+    if !is_alone(name, DESCRIPTORS) {
         return;
     }
     let daemon = Daemon::start();
@@ -192,25 +196,24 @@ fn the_257th_connection_replaces_the_longest_idle_one() {
         client.send(HEALTH);
         assert_eq!(client.reply().status, 200);
     }
-    // One has begun a request, one has just had a reply; any other connection may be closed.
-    clients[0].send("GET /v3/hea");
-    clients[1].send(HEALTH);
-    assert_eq!(clients[1].reply().status, 200);
-    assert!(daemon.is_healthy());
-    clients[0].send("lth HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    // One has shown the token; one has begun a request, and one has just had a reply.
+    clients[0].send(&daemon.request("GET", "/v3/metrics", ""));
     assert_eq!(clients[0].reply().status, 200);
-    let mut served = 0;
-    for client in clients.iter_mut().skip(1) {
-        // Fails if the server closed the connection.
-        drop(client.stream.write_all(HEALTH.as_bytes()));
-        served += usize::from(client.try_reply().is_ok());
+    clients[1].send("GET /v3/hea");
+    clients[2].send(HEALTH);
+    assert_eq!(clients[2].reply().status, 200);
+    assert!(daemon.is_healthy());
+    assert!(clients[1].is_ended());
+    for (index, client) in clients.iter_mut().enumerate().filter(|(index, _)| *index != 1) {
+        client.send(HEALTH);
+        assert_eq!(client.reply().status, 200, "{index}");
     }
-    assert_eq!(served, CONNECTIONS_MAX - 2);
 }
 
 #[test]
-fn the_257th_connection_is_refused_while_all_are_busy() {
-    if !is_alone("limits::the_257th_connection_is_refused_while_all_are_busy", 1024) {
+fn one_more_connection_is_refused_while_all_with_the_token_are_busy() {
+    let name = "limits::one_more_connection_is_refused_while_all_with_the_token_are_busy";
+    if !is_alone(name, DESCRIPTORS) {
         return;
     }
     let barrier = Arc::new(Barrier::default());
@@ -219,7 +222,7 @@ fn the_257th_connection_is_refused_while_all_are_busy() {
     let before = Resources::count();
     let mut clients: Vec<Client> = (0..CONNECTIONS_MAX).map(|_| daemon.connect()).collect();
     for client in &mut clients {
-        client.send(HEALTH);
+        client.send(&daemon.request("GET", "/v3/metrics", ""));
     }
     barrier.wait_for(CONNECTIONS_MAX);
     for _ in 0..3 {
@@ -235,6 +238,22 @@ fn the_257th_connection_is_refused_while_all_are_busy() {
     drop(clients);
     before.wait_until_released();
     assert!(daemon.is_healthy());
+}
+
+#[test]
+fn an_idle_connection_with_the_token_is_closed_if_there_is_no_stranger() {
+    let name = "limits::an_idle_connection_with_the_token_is_closed_if_there_is_no_stranger";
+    if !is_alone(name, DESCRIPTORS) {
+        return;
+    }
+    let daemon = Daemon::start();
+    let mut clients: Vec<Client> = (0..CONNECTIONS_MAX).map(|_| daemon.connect()).collect();
+    for client in &mut clients {
+        client.send(&daemon.request("GET", "/v3/metrics", ""));
+        assert_eq!(client.reply().status, 200);
+    }
+    assert!(daemon.is_healthy());
+    assert!(clients[0].is_ended());
 }
 
 #[test]

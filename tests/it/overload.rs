@@ -1,0 +1,146 @@
+//! Many clients, slow clients, and little memory: the owner's commands are answered.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::api::{Api, field};
+use crate::support::{DEADLINE, Daemon, Home, RUNNING, STARTED, http, need};
+
+/// Allows this process to open many sockets.
+fn allow_descriptors() {
+    let pid = std::process::id().to_string();
+    let allowed = Command::new("prlimit").args(["--pid", &pid, "--nofile=4096:"]).status();
+    assert!(allowed.unwrap().success());
+}
+
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+fn resident_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn ten_thousand_slow_strangers_do_not_keep_the_owner_out() {
+    need!("/proc", "prlimit");
+    allow_descriptors();
+    let home = Home::new();
+    let daemon = home.start();
+    let api = Api::of(&home);
+    // The last ones; the daemon has closed those before them.
+    let mut strangers = VecDeque::new();
+    let mut took = Vec::new();
+    for count in 1..=10_000 {
+        let mut stranger = connect(daemon.port);
+        drop(stranger.write_all(b"GET /v3/health HT"));
+        strangers.push_back(stranger);
+        if strangers.len() > 1_100 {
+            strangers.pop_front();
+        }
+        if count % 200 == 0 {
+            let begun = Instant::now();
+            api.get("/v3/sessions").expect(200);
+            took.push(begun.elapsed());
+        }
+        if count % 2_000 == 0 {
+            home.opta("daemon status").stdout(RUNNING).of(daemon).run();
+        }
+    }
+    took.sort();
+    let median = took[took.len() / 2];
+    assert!(median < Duration::from_millis(100), "{median:?}");
+    let resident = resident_kib(daemon.pid);
+    assert!(resident < 50 * 1024, "{resident} KiB");
+}
+
+#[test]
+fn a_connection_that_has_shown_the_token_is_not_closed_for_strangers() {
+    need!("prlimit");
+    allow_descriptors();
+    let home = Home::new();
+    let daemon = home.start();
+    let api = Api::of(&home);
+    api.create("one");
+    let stream = api.follow("one", 0, "").unwrap();
+    stream.event();
+    let mut owner = connect(daemon.port);
+    let request = format!(
+        "GET /v3/metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n",
+        api.token
+    );
+    let mut ask = || {
+        owner.write_all(request.as_bytes()).unwrap();
+        let mut reply = [0; 4096];
+        let count = owner.read(&mut reply).unwrap();
+        assert!(reply[..count].starts_with(b"HTTP/1.1 200 "));
+    };
+    ask();
+    let strangers: Vec<TcpStream> = (0..1_500).map(|_| connect(daemon.port)).collect();
+    assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200);
+    ask();
+    drop(strangers);
+    api.submit("one", "t1");
+    assert_eq!(stream.event().name, "turn.queued");
+}
+
+#[test]
+fn each_of_512_streams_takes_at_most_24_kib() {
+    need!("/proc", "prlimit");
+    allow_descriptors();
+    let home = Home::new();
+    let daemon = home.start();
+    let api = Api::of(&home);
+    api.create("one");
+    let open = || {
+        let path = "/v3/sse/events?sessionId=one";
+        let mut stream = api.send("GET", path, "", b"").unwrap();
+        let mut begun = Vec::new();
+        while !begun.ends_with(b"}\n\n") {
+            let mut byte = [0];
+            assert_eq!(stream.read(&mut byte).unwrap(), 1);
+            begun.extend(byte);
+        }
+        assert!(begun.starts_with(b"HTTP/1.1 200 "));
+        stream
+    };
+    let mut streams = vec![open()];
+    let before = resident_kib(daemon.pid);
+    streams.extend((1..512).map(|_| open()));
+    let each = (resident_kib(daemon.pid) - before) / 511;
+    // The frames of a debug build are larger.
+    let limit = if cfg!(debug_assertions) { 40 } else { 24 };
+    assert!(each <= limit, "{each} KiB");
+    let late = api.get("/v3/sse/events?sessionId=one").expect(503);
+    assert_eq!(field(&late.body, "code"), Some("BUSY"));
+}
+
+#[test]
+fn in_256_mib_of_address_space_260_connections_are_answered() {
+    let home = Home::new();
+    let limited = ["sh", "-c", "ulimit -v 262144 && exec \"$0\" \"$@\""];
+    let seen = home.opta("daemon start").within(limited).stdout(STARTED).run();
+    let daemon = Daemon { pid: seen.pid(), port: seen.port() };
+    let api = Api::of(&home);
+    let line = format!("Authorization: Bearer {}\r\n", api.token);
+    for (path, header) in [("health", ""), ("health", line.as_str()), ("metrics", line.as_str())] {
+        let mut clients: Vec<TcpStream> = (0..260).map(|_| connect(daemon.port)).collect();
+        for client in &mut clients {
+            write!(client, "GET /v3/{path} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n").unwrap();
+        }
+        for client in &mut clients {
+            let mut reply = [0; 16];
+            client.read_exact(&mut reply).unwrap();
+            assert!(reply.starts_with(b"HTTP/1.1 200 "), "{path}");
+        }
+    }
+    home.opta("daemon status").stdout(RUNNING).of(daemon).run();
+}
