@@ -82,6 +82,9 @@ pub const SPARE_THREADS_MAX: usize = 4;
 pub const DESCRIPTORS_WANTED: u64 = 4_096;
 /// The stack of a connection's thread. Only touched pages take memory.
 pub const CONNECTION_STACK_BYTES: usize = 256 * 1024;
+/// Address space that is kept free for requests in progress when memory runs out: four of the
+/// longest bodies. New ones are refused until it is free again.
+pub const MEMORY_RESERVE_BYTES: usize = 16 << 20;
 /// The request line and the headers together, and the same of a response.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Headers of a request.

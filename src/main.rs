@@ -46,6 +46,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
+    signal::restore_faults();
     signal::ignore_file_size_limit();
     if arguments == handover::ARGUMENTS
         && let Some(handed_over) = handover::take_over()

@@ -15,9 +15,10 @@ use std::time::Instant;
 use crate::error::reason;
 use crate::limits::{
     ACCEPT_BATCH, ACCEPT_PAUSE, CONNECTIONS_MAX, HEAD_BYTES_MAX, LOG_REPEAT_EVERY,
+    MEMORY_RESERVE_BYTES,
 };
 use crate::sys::poll::PollSet;
-use crate::sys::{self, Interest};
+use crate::sys::{self, Interest, memory};
 
 use super::connections::{Connections, Growing};
 use super::held::{HeldConnection, Next, Responder};
@@ -142,11 +143,13 @@ impl EventLoop {
         let (stream, unread, output) = held.into_parts();
         let guard = connections.add(stream);
         let connection = Arc::clone(&guard.connection);
-        if let Err(error) = self.workers.serve(Job { guard, unread, output }) {
+        let started = memory::reserve(MEMORY_RESERVE_BYTES)
+            .and_then(|()| self.workers.serve(Job { guard, unread, output }));
+        if let Err(error) = started {
             refuse(&connection.stream, "no thread can be started for the connection");
             drop(connection);
             self.close_idle();
-            self.log("cannot start a thread for a connection", &error);
+            self.log("cannot serve a connection", &error);
         }
     }
 

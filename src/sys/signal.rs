@@ -98,6 +98,19 @@ pub fn ignore_file_size_limit() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// The signals that report a stack overflow.
+pub(super) const FAULTS: [libc::c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+
+/// Gives SIGSEGV and SIGBUS their default disposition if `memory` has them ignored, so that no
+/// child inherits that.
+pub fn restore_faults() {
+    #[cfg(target_os = "linux")]
+    for signal in FAULTS {
+        // SAFETY: a standard disposition runs none of our code.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// Gives every signal its default disposition, except that SIGPIPE and SIGXFSZ are ignored: a
 /// closed pipe and a file size limit make a write fail and do not end the process. sigaction(2).
 pub fn reset() -> io::Result<()> {
@@ -107,8 +120,8 @@ pub fn reset() -> io::Result<()> {
     #[cfg(not(target_os = "linux"))]
     let reserved = 0..0;
     for number in NUMBERS {
-        // `std` has handlers for SIGSEGV and SIGBUS, which report a stack overflow.
-        if number == libc::SIGSEGV || number == libc::SIGBUS || reserved.contains(&number) {
+        // `std` may have handlers for those, which report a stack overflow.
+        if FAULTS.contains(&number) || reserved.contains(&number) {
             continue;
         }
         let ignored = number == libc::SIGPIPE || number == libc::SIGXFSZ;

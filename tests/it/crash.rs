@@ -135,14 +135,14 @@ fn whatever_the_moment_of_the_kill_what_was_acknowledged_is_there() {
 }
 
 /// An strace that is attached to a running daemon. Dropping it detaches it.
-struct Strace {
+pub struct Strace {
     child: Child,
     output: PathBuf,
 }
 
 impl Strace {
     /// Attaches strace with these arguments, and `-P` if only one file is to be traced.
-    fn attach(home: &Home, words: &[&str], only: Option<&Path>) -> Strace {
+    pub fn attach(home: &Home, words: &[&str], only: Option<&Path>) -> Strace {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let output = home.beside(&format!("strace{number}"));

@@ -47,6 +47,20 @@ impl Model {
         self.questions.recv_timeout(DEADLINE).expect("the model gets no request")
     }
 
+    /// Answers each request from now on: with this tool call, and with text after its result.
+    pub fn answer_all(self, name: &'static str, arguments: &'static str) {
+        let answering = move || {
+            for question in self.questions {
+                if question.body.contains(r#""role":"tool""#) {
+                    question.answer("done");
+                } else {
+                    question.call(name, arguments);
+                }
+            }
+        };
+        drop(thread::Builder::new().name("model answers".into()).spawn(answering).unwrap());
+    }
+
     /// Asserts that there is no further request.
     #[track_caller]
     pub fn assert_not_asked(&self) {

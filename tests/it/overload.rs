@@ -1,4 +1,5 @@
-//! Many clients, slow clients, and little memory: the owner's commands are answered.
+//! Many clients, slow clients, and memory that runs out: they cost their own connections, and the
+//! owner's commands are answered.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -8,7 +9,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::api::{Api, field};
-use crate::support::{DEADLINE, Daemon, Home, RUNNING, STARTED, http, need};
+use crate::crash::Strace;
+use crate::model::Model;
+use crate::support::{ANYTHING, DEADLINE, Daemon, Home, RUNNING, STARTED, eventually, http, need};
 
 /// Allows this process to open many sockets.
 fn allow_descriptors() {
@@ -143,4 +146,52 @@ fn in_256_mib_of_address_space_260_connections_are_answered() {
         }
     }
     home.opta("daemon status").stdout(RUNNING).of(daemon).run();
+}
+
+/// Calls `act` while the `number`th call of each thread of the daemon that maps memory fails, for
+/// each number up to `last`. The daemon must survive.
+fn survives_failed_mappings(home: &Home, last: usize, act: impl Fn()) {
+    let daemon = home.start();
+    for call in ["mmap", "mprotect"] {
+        for number in 1..=last {
+            let inject = format!("inject={call}:error=ENOMEM:when={number}");
+            let strace = Strace::attach(home, &["-e", "trace=mmap,mprotect", "-e", &inject], None);
+            act();
+            drop(strace);
+            assert_eq!(http(daemon.port, "GET", "/v3/health", None).0, 200, "{inject}");
+            assert_eq!(home.owner(), Some(daemon.pid), "{inject}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_mapping_costs_at_most_a_connection() {
+    need!("/proc", "strace");
+    let home = Home::new();
+    survives_failed_mappings(&home, 5, || {
+        let api = Api::of(&home);
+        // The first may be refused; then the same calls succeed.
+        assert!([200, 503].contains(&api.get("/v3/metrics").status));
+        api.get("/v3/metrics").expect(200);
+        api.get("/v3/sessions").expect(200);
+    });
+}
+
+#[test]
+fn a_failed_mapping_costs_at_most_a_turn() {
+    need!("/proc", "strace");
+    let (home, model) = (Home::new(), Model::new());
+    let url = model.url();
+    model.answer_all("run_command", r#"{\"command\":\"true\"}"#);
+    survives_failed_mappings(&home, 8, || {
+        let stranded = || {
+            let log = fs::read_to_string(home.file("daemon.log")).unwrap();
+            log.matches("turns cannot run").count()
+        };
+        let before = stranded();
+        let run = home.opta("do --yolo x").env("OPTA_MODEL_URL", &url);
+        let mut running = run.stdout(ANYTHING).stderr(ANYTHING).status_in(&[0, 1]).spawn();
+        // Without a thread, the turn waits for the next one of its session.
+        eventually("it ends", || running.has_ended() || stranded() > before);
+    });
 }
