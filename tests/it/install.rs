@@ -1,5 +1,5 @@
-//! `make install` and `make uninstall`: every file is installed, none is left, and no daemon is
-//! affected.
+//! `make install`, `make uninstall` and `make dist`: every file is installed, none is left, and no
+//! daemon is affected.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,13 +19,10 @@ impl Stage {
     fn new(name: &str) -> Stage {
         let unique = format!("opta install {} {name}", std::process::id());
         let path = std::env::temp_dir().join(unique);
-        let completions = path.join("built");
-        fs::create_dir_all(&completions).unwrap();
-        for (shell, file) in [("bash", "opta"), ("zsh", "_opta"), ("fish", "opta.fish")] {
-            let script = Command::new(OPTA).args(["completions", shell]).output().unwrap().stdout;
-            fs::write(completions.join(file), script).unwrap();
-        }
-        fs::copy(OPTA, completions.join("program")).unwrap();
+        fs::create_dir(&path).unwrap();
+        let mut tree = Command::new("dist/tree");
+        tree.current_dir(env!("CARGO_MANIFEST_DIR")).args([OPTA, OPTA]).arg(path.join("built"));
+        assert!(tree.status().unwrap().success());
         Stage { path }
     }
 
@@ -37,11 +34,10 @@ impl Stage {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .arg(target)
             .arg("CARGO=false")
-            .arg(format!("COMPLETIONS={}/built", self.path.display()))
             .arg(format!("DESTDIR={}/root dir", self.path.display()))
             .arg("PREFIX=/pre fix");
-        if !more.iter().any(|variable| variable.starts_with("OPTA=")) {
-            make.arg(format!("OPTA={}/built/program", self.path.display()));
+        if !more.iter().any(|variable| variable.starts_with("BUILT=")) {
+            make.arg(format!("BUILT={}/built", self.path.display()));
         }
         make.args(more).output().unwrap()
     }
@@ -59,21 +55,7 @@ impl Stage {
 
     /// Returns the installed files, relative to the root.
     fn installed(&self) -> Vec<String> {
-        let mut files = Vec::new();
-        let mut folders = vec![self.root()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    let inside = path.strip_prefix(self.root()).unwrap();
-                    files.push(inside.to_str().unwrap().to_owned());
-                }
-            }
-        }
-        files.sort();
-        files
+        files_in(&self.root())
     }
 
     fn opta(&self, program: &Path, arguments: &[&str]) -> Output {
@@ -86,6 +68,25 @@ impl Stage {
             .output()
             .unwrap()
     }
+}
+
+/// Returns all files in a directory, relative to it.
+fn files_in(directory: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![directory.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let inside = path.strip_prefix(directory).unwrap();
+                files.push(inside.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    files.sort();
+    files
 }
 
 impl Drop for Stage {
@@ -154,10 +155,10 @@ fn bindir_and_mandir_decide_where_programs_and_pages_are_installed() {
 fn install_without_a_build_fails_and_builds_nothing() {
     need!("make");
     let stage = Stage::new("unbuilt");
-    let output = stage.make("install", &["OPTA=no/such/program"]);
+    let output = stage.make("install", &["BUILT=no/such/tree"]);
     assert!(!output.status.success());
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(errors.contains("there is no no/such/program; run make first\n"), "{errors}");
+    assert!(errors.contains("there is no no/such/tree/bin/opta; run make first\n"), "{errors}");
     assert!(!stage.root().exists());
 }
 
@@ -202,8 +203,7 @@ fn install_changes_nothing_if_the_disk_is_full() {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script, "sh"]).current_dir(env!("CARGO_MANIFEST_DIR"));
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("DISK", &disk);
-    command.arg(format!("OPTA={}/built/program", stage.path.display()));
-    command.arg(format!("COMPLETIONS={}/built", stage.path.display()));
+    command.arg(format!("BUILT={}/built", stage.path.display()));
     command.arg(format!("DESTDIR={}", stage.root().display())).arg("PREFIX=/pre fix");
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -289,7 +289,7 @@ fn build(
     let output = make.output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{errors}");
-    let made = fs::read(stage.path.join("made/opta")).unwrap();
+    let made = fs::read(stage.path.join("made/bin/opta")).unwrap();
     assert!(made == fs::read(OPTA).unwrap(), "the program is not the one that cargo built");
     (fs::read_to_string(stage.path.join("calls")).unwrap(), errors)
 }
@@ -321,12 +321,12 @@ fn make_replaces_what_it_built_before_or_leaves_nothing_to_install() {
     need!("make");
     let stage = Stage::new("stale");
     let built = stage.path.join("built");
-    fs::write(built.join("opta"), "old").unwrap();
+    fs::write(built.join("bin/opta"), "old").unwrap();
     let mut make = Command::new("make");
     make.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "CARGO=false", "STATIC=0"]);
     let output = make.arg(format!("BUILT={}", built.display())).output().unwrap();
     assert!(!output.status.success());
-    assert!(!built.join("opta").exists(), "an older program could be installed");
+    assert!(!built.join("bin/opta").exists(), "an older program could be installed");
 }
 
 #[test]
@@ -346,4 +346,107 @@ fn install_replaces_the_program_of_a_running_daemon() {
     assert!(stale(), "the daemon runs from the file that was replaced");
     assert!(stage.opta(&program, &["daemon", "restart"]).status.success());
     assert!(!stale());
+}
+
+/// A cargo that builds nothing: in the place of the program, it puts a script that runs it.
+const CARGO: &str = r#"#!/bin/sh
+case $CARGO_ENCODED_RUSTFLAGS in --remap-path-prefix=*) ;; *) exit 1 ;; esac
+while [ $# -gt 1 ]; do
+    case $1 in --target) target=$2 ;; --target-dir) directory=$2 ;; esac
+    shift
+done
+linker=$CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER
+case $target in aarch64-*) test "$linker" = rust-lld || exit 1 ;; esac
+mkdir -p "$directory/$target/release"
+printf '#!/bin/sh\nexec "%s" "$@"\n' "$PROGRAM" >"$directory/$target/release/opta"
+chmod +x "$directory/$target/release/opta"
+"#;
+const RUSTC: &str = r#"#!/bin/sh
+case $1 in -vV) echo "host: x86_64-unknown-linux-gnu" ;; *) echo sysroot ;; esac
+"#;
+
+/// Runs `make dist` in a copy of the sources. Returns the directory with the packages.
+fn package(stage: &Stage, name: &str, umask: &str) -> PathBuf {
+    let copy = stage.path.join(name);
+    fs::create_dir_all(&copy).unwrap();
+    for (name, script) in [("cargo", CARGO), ("rustc", RUSTC)] {
+        fs::write(copy.join(name), script).unwrap();
+        fs::set_permissions(copy.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for machine in ["x86_64", "aarch64"] {
+        let library = format!("sysroot/lib/rustlib/{machine}-unknown-linux-musl/lib");
+        fs::create_dir_all(copy.join(library)).unwrap();
+    }
+    let script = r#"umask "$UMASK"
+        cp -R Makefile Cargo.toml CHANGELOG.md LICENSE dist man "$COPY"
+        cd "$COPY" && make dist CARGO=./cargo RUSTC=./rustc"#;
+    let mut command = Command::new("sh");
+    command.args(["-euc", script]).current_dir(env!("CARGO_MANIFEST_DIR")).env_clear();
+    command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", &stage.path);
+    command.env("PROGRAM", OPTA).env("COPY", &copy).env("UMASK", umask);
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    copy.join("target/dist")
+}
+
+#[test]
+fn packages_are_the_same_bytes_wherever_they_are_made() {
+    need!("make", "dpkg-deb");
+    let stage = Stage::new("packages");
+    let first = package(&stage, "one", "022");
+    let second = package(&stage, "somewhere else/two", "077");
+    let names = [
+        concat!("opta-", env!("CARGO_PKG_VERSION"), "-linux-aarch64.tar.gz"),
+        concat!("opta-", env!("CARGO_PKG_VERSION"), "-linux-x86_64.tar.gz"),
+        concat!("opta_", env!("CARGO_PKG_VERSION"), "_amd64.deb"),
+        concat!("opta_", env!("CARGO_PKG_VERSION"), "_arm64.deb"),
+    ];
+    let mut made = files_in(&first);
+    made.retain(|file| !file.starts_with("build/"));
+    assert_eq!(made, names);
+    for name in names {
+        let read = |directory: &Path| fs::read(directory.join(name)).unwrap();
+        assert!(read(&first) == read(&second), "{name} differs");
+    }
+    let package = first.join(names[2]);
+    let contents = Command::new("dpkg-deb").arg("-c").arg(package).output().unwrap();
+    let contents = String::from_utf8(contents.stdout).unwrap();
+    for line in contents.lines() {
+        let is_program = line.ends_with('/') || line.ends_with("/bin/opta");
+        let mode = if is_program { "rwxr-xr-x" } else { "rw-r--r--" };
+        assert!(line[1..].starts_with(mode) && line.contains(" root/root "), "{line}");
+    }
+    assert!(contents.contains(" ./usr/share/man/man1/opta-daemon.1.gz\n"), "{contents}");
+}
+
+#[test]
+fn the_archive_installs_what_make_installs() {
+    need!("make", "tar");
+    let stage = Stage::new("archive");
+    stage.make_successfully("install", &[]);
+    let expected = stage.installed();
+    stage.make_successfully("uninstall", &[]);
+    let name = concat!("opta-", env!("CARGO_PKG_VERSION"), "-linux-x86_64");
+    let archive = package(&stage, "sources", "022").join(format!("{name}.tar.gz"));
+    let mut unpack = Command::new("tar");
+    unpack.arg("-xzf").arg(archive).arg("-C").arg(&stage.path);
+    assert!(unpack.status().unwrap().success());
+    let tree = stage.path.join(name);
+    let installer = |arguments: &[&str]| {
+        let mut command = Command::new(tree.join("install.sh"));
+        command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+        command.env("DESTDIR", stage.root()).env("PREFIX", "/pre fix");
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(installer(&[]), Some(0));
+    assert_eq!(stage.installed(), expected);
+    // Nothing that is in the archive is left out.
+    let mut packed: Vec<&str> = expected.iter().map(|file| &file["pre fix/".len()..]).collect();
+    packed.extend(["LICENSE", "install.sh"]);
+    packed.sort_unstable();
+    assert_eq!(files_in(&tree), packed);
+    assert_eq!(installer(&["remove"]), Some(2));
+    assert_eq!(installer(&["uninstall"]), Some(0));
+    assert_eq!(stage.installed(), Vec::<String>::new());
 }
