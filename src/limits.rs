@@ -208,6 +208,9 @@ pub const PARALLEL_TOOLS_MAX: usize = 8;
 pub const ANSWER_TOKENS_MAX: u32 = 4_096;
 /// The part of a conversation that a model is sent besides its task. Older parts are omitted.
 pub const HISTORY_BYTES_MAX: usize = 1 << 20;
+/// The part of a journal in which a turn looks for that. A token of four bytes takes about 200 in a
+/// journal, so that less of it would often hold less of the conversation than the limit above.
+pub const HISTORY_JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// The result of a tool. Of a longer one, the beginning and the end are kept.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024;
 /// The same of a result that does not fit into the context of a model: about 4,000 tokens.

@@ -1,10 +1,9 @@
 //! The conversation as a model gets it, shortened to fit.
 //!
-//! Nothing is lost: the session keeps everything, and each turn starts with all of it again.
+//! Nothing is lost: the session keeps everything, and each turn starts with its end again.
 
-use crate::protocol::ChatMessage;
+use crate::limits;
 use crate::session::replay::{Conversation, Message};
-use crate::{json, limits};
 
 use super::clip::clip;
 use super::model;
@@ -49,15 +48,15 @@ impl History {
     /// Creates the history of a conversation. `prompt` is for a session without its own system
     /// prompt.
     pub fn new(conversation: Conversation, prompt: &str) -> History {
-        let Conversation { system_prompt: own, messages, .. } = conversation;
-        let has_system = messages.first().is_some_and(|first| is_given_as(first, "system"));
+        let Conversation { system_prompt: own, messages, omitted, .. } = conversation;
+        let has_system = messages.first().is_some_and(|first| first.is_given_as("system"));
         let system = if has_system { own } else { own.or_else(|| Some(prompt.to_owned())) };
-        History::of(system, messages)
+        History::of(system, messages, omitted)
     }
 
-    fn of(system: Option<String>, messages: Vec<Message>) -> History {
+    fn of(system: Option<String>, messages: Vec<Message>, turns_omitted: bool) -> History {
         let entries = messages.into_iter().map(Entry::new).collect();
-        let mut history = History { system, entries, turns_omitted: false, calls_omitted: false };
+        let mut history = History { system, entries, turns_omitted, calls_omitted: false };
         history.fit();
         history
     }
@@ -78,12 +77,12 @@ impl History {
     pub fn json(&self) -> String {
         let mut messages: Vec<Message> = self.entries.iter().map(Entry::clipped).collect();
         if self.calls_omitted
-            && let Some(Message::User(task)) = messages.iter_mut().rfind(|one| is_user(one))
+            && let Some(Message::User(task)) = messages.iter_mut().rfind(|one| one.is_user())
         {
             task.push_str(CALLS_OMITTED);
         }
         if self.turns_omitted {
-            let first = messages.iter().take_while(|one| is_given_as(one, "system")).count();
+            let first = messages.iter().take_while(|one| one.is_given_as("system")).count();
             match messages.get_mut(first) {
                 // Some models expect the user and the assistant to alternate.
                 Some(Message::User(text)) => text.insert_str(0, TURNS_OMITTED),
@@ -115,14 +114,14 @@ impl History {
 
     /// Omits the older half of the turns before this one.
     fn omit_turns(&mut self) -> bool {
-        let begins = self.positions(0, is_user);
+        let begins = self.positions(0, Message::is_user);
         let count = begins.len().saturating_sub(1).div_ceil(2);
         let Some(end) = begins.get(count) else { return false };
         let all = self.entries.len();
         let mut position = 0;
         self.entries.retain(|entry| {
             position += 1;
-            position > *end || is_given_as(&entry.message, "system")
+            position > *end || entry.message.is_given_as("system")
         });
         let omitted = self.entries.len() < all;
         self.turns_omitted |= omitted;
@@ -157,7 +156,7 @@ impl History {
 
     /// Returns the position of the user's message of this turn.
     fn task(&self) -> Option<usize> {
-        self.entries.iter().rposition(|entry| is_user(&entry.message))
+        self.entries.iter().rposition(|entry| entry.message.is_user())
     }
 
     fn fit(&mut self) {
@@ -178,13 +177,8 @@ impl Entry {
     }
 
     fn bytes(&self) -> usize {
-        match &self.message {
-            Message::Given(text) | Message::User(text) => text.len(),
-            Message::Assistant { text, calls } => {
-                text.len() + calls.iter().map(|call| call.arguments.len()).sum::<usize>()
-            }
-            Message::Tool { result, .. } => result.len().min(self.bytes_max),
-        }
+        let is_result = matches!(self.message, Message::Tool { .. });
+        if is_result { self.message.len().min(self.bytes_max) } else { self.message.len() }
     }
 
     /// Returns whether it is a result of which more than `bytes_max` bytes are sent. A result that
@@ -206,20 +200,10 @@ impl Entry {
     }
 }
 
-/// Returns whether a message begins a turn.
-fn is_user(message: &Message) -> bool {
-    matches!(message, Message::User(_)) || is_given_as(message, "user")
-}
-
-/// Returns whether a message was given by the client that created the session, with this role.
-fn is_given_as(message: &Message, role: &str) -> bool {
-    let Message::Given(text) = message else { return false };
-    json::parse::<ChatMessage>(text.as_bytes()).is_ok_and(|given| given.role == role)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json;
     use crate::protocol::SessionSummary;
     use crate::protocol::event::{Event, SessionSnapshot};
     use crate::session::replay::ToolCall;
@@ -233,7 +217,7 @@ mod tests {
     }
 
     fn history(messages: Vec<Message>) -> History {
-        History::of(None, messages)
+        History::of(None, messages, false)
     }
 
     #[test]

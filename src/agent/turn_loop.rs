@@ -110,7 +110,7 @@ impl<'a> TurnLoop<'a> {
     ) -> Result<TurnLoop<'a>, Fault> {
         let began = Instant::now();
         let workspace = turn.session.summary().workspace;
-        let conversation = turn.session.conversation().map_err(SessionError::Failed)?;
+        let conversation = turn.session.recent_conversation().map_err(SessionError::Failed)?;
         let history = History::new(conversation, &system_prompt(workspace.as_deref()));
         let path = workspace.as_deref().ok_or_else(|| "the session has no workspace".to_owned());
         let context = ToolContext {

@@ -8,6 +8,7 @@ pub mod runtime;
 #[expect(clippy::module_inception, reason = "the module is about sessions, the file about one")]
 pub mod session;
 pub mod store;
+mod tail;
 pub mod transcript;
 pub mod turn;
 pub mod wake;

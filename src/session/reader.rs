@@ -51,6 +51,14 @@ pub struct Reader {
     position: (u64, u64),
 }
 
+/// A part of a journal that begins with a record.
+pub(super) struct Stretch {
+    /// A number below that of the first event, and not below that of the event before it.
+    after: u64,
+    pub(super) start: u64,
+    end: u64,
+}
+
 /// The envelopes of consecutive events, each with its number.
 pub type Envelopes = Vec<(u64, String)>;
 
@@ -93,6 +101,19 @@ impl Reader {
         Ok(event)
     }
 
+    /// Returns the end of the published part of the file.
+    pub(super) fn end(&self) -> u64 {
+        lock(&self.published).end
+    }
+
+    /// Passes the first event to `visit`.
+    pub(super) fn first(&mut self, mut visit: impl FnMut(&Record<'_>)) -> io::Result<()> {
+        self.visit_after(0, |record| {
+            visit(record);
+            false
+        })
+    }
+
     /// Passes every published event to `visit`.
     pub fn all(&mut self, mut visit: impl FnMut(&Record<'_>)) -> io::Result<()> {
         self.visit_after(0, |record| {
@@ -108,6 +129,26 @@ impl Reader {
         mut visit: impl FnMut(&Record<'_>) -> bool,
     ) -> io::Result<()> {
         let (start, end) = self.range_after(after);
+        self.visit(&Stretch { after, start, end }, |record, _| visit(record))
+    }
+
+    /// Returns the stretch of the journal that ends where the one that starts at `before` does: the
+    /// last one, if `before` is beyond the end.
+    pub(super) fn stretch_before(&self, before: u64) -> Option<Stretch> {
+        let published = lock(&self.published);
+        let later = published.index.partition_point(|(_, at)| *at < before);
+        let (seq, start) = *published.index.get(later.checked_sub(1)?)?;
+        Some(Stretch { after: seq - 1, start, end: before.min(published.end) })
+    }
+
+    /// Passes the events in a stretch, each with the offset of its record, to `visit` until it
+    /// returns `false`.
+    pub(super) fn visit(
+        &mut self,
+        stretch: &Stretch,
+        mut visit: impl FnMut(&Record<'_>, u64) -> bool,
+    ) -> io::Result<()> {
+        let Stretch { after, start, end } = *stretch;
         if start == end {
             return Ok(());
         }
@@ -127,7 +168,7 @@ impl Reader {
             };
             last = record.seq;
             self.position = (last, offset + line.len() as u64 + 1);
-            if !visit(&record) {
+            if !visit(&record, offset) {
                 break;
             }
         }

@@ -10,7 +10,7 @@ use nanoserde::{SerJson, SerJsonState};
 use crate::protocol::event::{
     Event, EventKind, SessionConfig, ToolEnd, ToolStart, TurnDone, TurnError, TurnHead, TurnQueued,
 };
-use crate::protocol::{SessionId, SessionSummary};
+use crate::protocol::{ChatMessage, SessionId, SessionSummary};
 use crate::{json, limits, text};
 
 use super::record::Record;
@@ -196,6 +196,8 @@ pub struct Conversation {
     /// The session's own.
     pub system_prompt: Option<String>,
     pub messages: Vec<Message>,
+    /// Whether there were more messages before these, which are not here.
+    pub omitted: bool,
     /// The inputs of queued turns by their ids: each becomes a message when its turn starts.
     queued: HashMap<String, String>,
 }
@@ -204,10 +206,13 @@ impl Conversation {
     /// Applies the event in a record.
     pub fn apply_record(&mut self, record: &Record<'_>) {
         // Thinking is no part of the conversation, and there is much of it.
-        if record.kind != Some(EventKind::TurnThinking)
-            && let Some(event) = record.event()
-        {
-            self.apply(event);
+        if record.kind == Some(EventKind::TurnThinking) {
+            return;
+        }
+        let is_token = record.kind == Some(EventKind::TurnToken);
+        match plain_text(record.payload).filter(|_| is_token) {
+            Some(token) => self.assistant(|text, _| text.push_str(token)),
+            None => record.event().into_iter().for_each(|event| self.apply(event)),
         }
     }
 
@@ -225,8 +230,8 @@ impl Conversation {
                 self.queued.insert(queued.turn_id, queued.content);
             }
             Event::TurnStart(head) => {
-                let content = self.queued.remove(&head.turn_id);
-                self.messages.extend(content.map(Message::User));
+                let input = self.take_queued(&head.turn_id);
+                self.start(input);
             }
             Event::TurnToken(token) => self.assistant(|text, _| text.push_str(&token.text)),
             Event::ToolStart(ToolStart { id, name, args, .. }) => {
@@ -240,7 +245,12 @@ impl Conversation {
         }
     }
 
-    /// Removes the input of a turn that ended without starting.
+    /// Starts a turn whose input was queued before the first event that was applied.
+    pub fn start(&mut self, input: Option<String>) {
+        self.messages.extend(input.map(Message::User));
+    }
+
+    /// Removes the input of a queued turn: of one that ended without starting.
     pub fn take_queued(&mut self, turn_id: &str) -> Option<String> {
         self.queued.remove(turn_id)
     }
@@ -256,7 +266,38 @@ impl Conversation {
     }
 }
 
+/// Returns the text in a payload of `turn.token` that has nothing else and no escapes. Most bytes
+/// of a journal are in such records, and most of the time would go to decoding them.
+fn plain_text(payload: &str) -> Option<&str> {
+    let (id, text) = payload.strip_prefix("{\"turnId\":\"")?.split_once("\",\"text\":\"")?;
+    let text = text.strip_suffix("\"}")?;
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    (id.bytes().all(is_plain) && text.bytes().all(is_plain)).then_some(text)
+}
+
 impl Message {
+    /// Returns the length of what it says: not of the names and the syntax around it.
+    pub fn len(&self) -> usize {
+        match self {
+            Message::Given(text) | Message::User(text) => text.len(),
+            Message::Assistant { text, calls } => {
+                text.len() + calls.iter().map(|call| call.arguments.len()).sum::<usize>()
+            }
+            Message::Tool { result, .. } => result.len(),
+        }
+    }
+
+    /// Returns whether it was given by the client that created the session, with this role.
+    pub fn is_given_as(&self, role: &str) -> bool {
+        let Message::Given(text) = self else { return false };
+        json::parse::<ChatMessage>(text.as_bytes()).is_ok_and(|given| given.role == role)
+    }
+
+    /// Returns whether it begins a turn.
+    pub fn is_user(&self) -> bool {
+        matches!(self, Message::User(_)) || self.is_given_as("user")
+    }
+
     /// Appends the message as JSON.
     pub fn json(&self, out: &mut String) {
         match self {

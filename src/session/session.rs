@@ -20,6 +20,7 @@ use crate::{limits, sys, token};
 use super::journal::{Durability, Journal};
 use super::reader::Reader;
 use super::replay::Conversation;
+use super::tail::{self, Bounds};
 use super::wake::{Cancel, Waker};
 
 /// One session in memory.
@@ -125,7 +126,15 @@ impl Session {
         lock(&self.state).journal.reader()
     }
 
-    /// Reads its conversation from the journal.
+    /// Reads the end of its conversation, as much as a model is sent, from the journal's end: the
+    /// cost does not depend on the length of the journal.
+    pub fn recent_conversation(&self) -> Result<Conversation, Error> {
+        let queued_at = |turn_id: &str| lock(&self.state).journal.state().queued_at(turn_id);
+        let read = tail::read(self.reader(), self.reader(), queued_at, Bounds::HISTORY);
+        read.doing("read a session")
+    }
+
+    /// Reads its whole conversation from the journal.
     pub fn conversation(&self) -> Result<Conversation, Error> {
         let mut conversation = Conversation::default();
         let mut reader = self.reader();

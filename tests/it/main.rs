@@ -34,6 +34,8 @@ mod doctor;
 /// Crash recovery: whatever state the daemon was left in, the next command starts one daemon, never
 /// two.
 mod guardian;
+/// Turns in long sessions.
+mod history;
 /// Invalid input: what is refused, and how.
 mod input;
 /// What `make install` installs, and what `make uninstall` leaves.

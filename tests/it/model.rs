@@ -85,16 +85,23 @@ fn serve(mut stream: TcpStream, questions: &Sender<Question>) {
 
 fn request(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
+    let mut chunk = [0; 64 * 1024];
+    let mut end = None;
     loop {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+        if end.is_none()
+            && let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n")
+        {
+            let head = String::from_utf8_lossy(&bytes[..at]).into_owned();
             let mut lines = head.lines().filter_map(|line| line.split_once(": "));
             let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-            let length = length.map_or(0, |(_, length)| length.parse().unwrap());
-            if body.len() >= length {
-                return Some((head.to_owned(), body.to_owned()));
-            }
+            let length: usize = length.map_or(0, |(_, length)| length.parse().unwrap());
+            end = Some((head, at + 4, length));
+        }
+        if let Some((head, start, length)) = &end
+            && bytes.len() >= start + length
+        {
+            let body = String::from_utf8_lossy(&bytes[*start..]).into_owned();
+            return Some((head.clone(), body));
         }
         match stream.read(&mut chunk) {
             Ok(count) if count > 0 => bytes.extend(&chunk[..count]),

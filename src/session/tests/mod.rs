@@ -7,6 +7,7 @@ mod lifetimes;
 mod replay;
 mod store;
 mod support;
+mod tail;
 mod turns;
 
 use std::fs::{self, DirBuilder};

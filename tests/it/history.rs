@@ -1,0 +1,89 @@
+//! What a turn costs in a long session.
+
+use std::fs;
+
+use crate::api::Api;
+use crate::model::Model;
+use crate::support::{Home, eventually, need};
+
+/// A long message of a user.
+const MESSAGE_BYTES: usize = 300_000;
+
+/// A session on a daemon.
+struct Session<'h> {
+    home: &'h Home,
+    model: &'h Model,
+    api: Api,
+}
+
+impl<'h> Session<'h> {
+    fn new(home: &'h Home, model: &'h Model) -> Session<'h> {
+        home.start();
+        let api = Api::of(home);
+        api.post("/v3/sessions", r#"{"sessionId":"s"}"#).expect(201);
+        Session { home, model, api }
+    }
+
+    fn submit(&self, content: &str) {
+        let url = self.model.url();
+        let endpoint = format!(r#"{{"url":"{url}/v1","source":"a test","model":"m"}}"#);
+        let body = format!(r#"{{"content":"{content}","options":{{"endpoint":{endpoint}}}}}"#);
+        self.api.post("/v3/sessions/s/turns", &body).expect(202);
+    }
+
+    /// Runs a turn. Returns the length of what the model was sent.
+    fn turn(&self, content: &str) -> usize {
+        self.submit(content);
+        let question = self.model.question();
+        let length = question.body.len();
+        question.answer("well");
+        let status = || self.api.get("/v3/sessions?limit=1").field("status") == "idle";
+        eventually("the end of the turn", status);
+        length
+    }
+
+    /// Returns a number from a file about the daemon's process.
+    fn number(&self, file: &str, name: &str) -> u64 {
+        let pid = self.home.owner().unwrap();
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        value.split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
+
+#[test]
+fn a_turn_reads_as_much_of_a_long_journal_as_of_a_short_one() {
+    need!("/proc");
+    let (home, model) = (Home::new(), Model::new());
+    let session = Session::new(&home, &model);
+    let long = "x".repeat(MESSAGE_BYTES);
+    let mut read = Vec::new();
+    for _ in 0..9 {
+        let before = session.number("io", "rchar:");
+        let sent = session.turn(&long);
+        assert!(sent > MESSAGE_BYTES);
+        read.push(session.number("io", "rchar:") - before);
+    }
+    let (first, last) = (read[4..6].iter().max().unwrap(), read[7..].iter().max().unwrap());
+    assert!(last - last / 4 < *first, "{read:?}");
+}
+
+#[test]
+fn turns_that_wait_take_no_memory_of_the_one_that_runs() {
+    need!("/proc");
+    let (home, model) = (Home::new(), Model::new());
+    let session = Session::new(&home, &model);
+    let long = "x".repeat(3_300_000);
+    session.submit("first");
+    let mut question = model.question();
+    (0..6).for_each(|_| session.submit(&long));
+    let peak = || session.number("status", "VmHWM:") * 1024;
+    let before = peak();
+    for _ in 0..6 {
+        question.answer("well");
+        question = model.question();
+        assert!(question.body.len() > long.len());
+    }
+    let grown = peak() - before;
+    assert!(grown < 16 << 20, "{grown} bytes");
+}
