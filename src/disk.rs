@@ -1,10 +1,11 @@
 //! Private directories and files: only the user can read them, from the first byte on; they are not
 //! opened through links; they are replaced atomically. The callers decide on their content.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{At, Error, Kind};
 use crate::sys;
@@ -55,7 +56,8 @@ fn check_directory(path: &Path, found: &Metadata) -> Result<(), Error> {
     if !found.is_dir() {
         return Err(untrusted(path, "it is not a directory", "move it away"));
     }
-    check_owner(path, found)
+    check_owner(path, found)?;
+    check_writers(path, found)
 }
 
 /// Opens a private file for reading and writing, and creates it if it does not exist.
@@ -78,16 +80,22 @@ pub fn open_if_exists(path: &Path) -> Result<Option<File>, Error> {
 }
 
 /// Opens a file of the user's own for reading, also through links; returns `None` if it does not
-/// exist. Refuses what is not a regular file: it may be endless, or block the reader.
+/// exist. Refuses what is not a regular file: it may be endless, or block the reader. Refuses one
+/// that another user, except root, owns or can write to.
 pub fn open_user_file(path: &Path) -> Result<Option<File>, Error> {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let Some(file) = if_exists(opened).at("read", path)? else {
         return Ok(None);
     };
-    match file.metadata().at("inspect", path)?.is_file() {
-        true => Ok(Some(file)),
-        false => Err(untrusted(path, "it is not a regular file", "move it away")),
+    let found = file.metadata().at("inspect", path)?;
+    if !found.is_file() {
+        return Err(untrusted(path, "it is not a regular file", "move it away"));
     }
+    if found.uid() != 0 {
+        check_owner(path, &found)?;
+    }
+    check_writers(path, &found)?;
+    Ok(Some(file))
 }
 
 /// Reads a whole file; returns `None` if it has more than `bytes_max` bytes.
@@ -185,10 +193,11 @@ fn open(path: &Path, options: &OpenOptions) -> Result<File, Error> {
         return Err(untrusted(path, "it has a second hard link", "move it away"));
     }
     check_owner(path, &found)?;
+    check_writers(path, &found)?;
     Ok(file)
 }
 
-/// Checks that only this user can write to a file or directory.
+/// Checks that a file or directory belongs to this user.
 fn check_owner(path: &Path, found: &Metadata) -> Result<(), Error> {
     let me = sys::effective_user();
     if found.uid() != me {
@@ -199,11 +208,70 @@ fn check_owner(path: &Path, found: &Metadata) -> Result<(), Error> {
         };
         return Err(untrusted(path, "it belongs to another user", next_step));
     }
+    Ok(())
+}
+
+/// Checks that only its owner can write to a file or directory.
+fn check_writers(path: &Path, found: &Metadata) -> Result<(), Error> {
     if found.mode() & OTHERS_WRITE != 0 {
+        let mode = found.mode() & 0o7777;
         let next_step = format!("look at its contents, then: chmod go-w '{}'", path.display());
-        return Err(untrusted(path, "other users can write to it", next_step));
+        let reason = format!("other users can write to it (mode {mode:04o})");
+        return Err(untrusted(path, &reason, next_step));
     }
     Ok(())
+}
+
+/// Refuses a path that leads through a symbolic link which another user made in a directory where
+/// all users can make some, such as /tmp: that user decides where it leads. Linux does the same if
+/// `fs.protected_symlinks` is set, proc_sys_fs(5).
+pub fn refuse_links_of_others(path: &Path) -> Result<(), Error> {
+    const LINKS_MAX: usize = 40;
+    const STICKY: u32 = 0o1000;
+    const ALL_WRITE: u32 = 0o002;
+    let mut links = 0;
+    let mut reached = PathBuf::from("/");
+    let mut rest: Vec<OsString> = parts(path);
+    while let Some(part) = rest.pop() {
+        if part == ".." {
+            reached.pop();
+            continue;
+        }
+        let next = reached.join(&part);
+        let Some(found) = if_exists(next.symlink_metadata()).at("inspect", &next)? else {
+            return Ok(());
+        };
+        if !found.is_symlink() {
+            reached = next;
+            continue;
+        }
+        let parent = reached.metadata().at("inspect", &reached)?;
+        let is_shared = parent.mode() & (STICKY | ALL_WRITE) == STICKY | ALL_WRITE;
+        if is_shared && found.uid() != sys::effective_user() && found.uid() != parent.uid() {
+            let reason = "it leads through a symbolic link of another user";
+            return Err(untrusted(&next, reason, "use the path of a directory of yours"));
+        }
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(untrusted(path, "it has too many symbolic links", "use a shorter path"));
+        }
+        let target = fs::read_link(&next).at("read", &next)?;
+        if target.is_absolute() {
+            reached = PathBuf::from("/");
+        }
+        rest.extend(parts(&target));
+    }
+    Ok(())
+}
+
+/// Returns the names in a path, the last one first.
+fn parts(path: &Path) -> Vec<OsString> {
+    let named = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        _ => None,
+    });
+    named.rev().collect()
 }
 
 /// Returns the error for a file or directory that must not be trusted with secrets.

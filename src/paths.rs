@@ -64,7 +64,10 @@ impl Paths {
         let config_home = variable("XDG_CONFIG_HOME").map(PathBuf::from);
         let config_home = config_home.filter(|path| path.is_absolute());
         let root = match variable("OPTA_HOME").map(PathBuf::from) {
-            Some(root) => absolute("OPTA_HOME", &root)?.to_owned(),
+            Some(root) => {
+                disk::refuse_links_of_others(absolute("OPTA_HOME", &root)?)?;
+                root
+            }
             None => match config_home.as_ref().filter(|_| cfg!(target_os = "linux")) {
                 Some(config_home) => config_home.join("opta"),
                 None => home_directory(home.as_deref())?.join(".config/opta"),

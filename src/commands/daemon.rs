@@ -67,7 +67,7 @@ fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitC
     match (served, manager) {
         (Ok(()), _) => Ok(ExitCode::SUCCESS),
         (Err(error), Some(Manager::Systemd)) => Err(for_systemd(error)),
-        (Err(error), Some(Manager::Launchd)) if error.kind() == Kind::InvalidConfig => {
+        (Err(error), Some(Manager::Launchd)) if is_permanent(&error) => {
             // Logged, since the log is rotated; launchd's own files grow with every try.
             paths.prepare()?;
             let log = Log::open(&paths.daemon(), Config::DEFAULT.rotation, Level::Error)?;
@@ -82,10 +82,15 @@ fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitC
 /// sysexits.h.
 fn for_systemd(error: Error) -> Error {
     match error.kind() {
-        Kind::InvalidConfig => error.with_status(78),
+        _ if is_permanent(&error) => error.with_status(78),
         _ if is_lock_held(&error) => error.with_status(75),
         _ => error,
     }
+}
+
+/// Returns whether only the user can change what the error is about.
+fn is_permanent(error: &Error) -> bool {
+    matches!(error.kind(), Kind::InvalidConfig | Kind::UntrustedPath)
 }
 
 /// Returns whether another daemon, or a process that is about to become one, holds the lock.

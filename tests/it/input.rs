@@ -169,13 +169,15 @@ fn another_directory_can_be_chosen() {
 fn a_path_that_cannot_be_the_daemons_directory_is_refused_and_kept() {
     let directory = ".config/opta/daemon";
     // What `start` finds first, when it reads the state file, and the reason of the others.
-    let (link, open) = ("it is a symbolic link", "other users can write to it");
+    let link = "it is a symbolic link";
+    let (open, group) =
+        ("other users can write to it (mode 0777)", "other users can write to it (mode 0720)");
     let plants: [(&str, &str, Plant); 5] = [
         ("Not a directory", "it is not a directory", |path| drop(File::create(path).unwrap())),
         (link, link, |path| symlink("/tmp", path).unwrap()),
         (link, link, |path| symlink("nowhere", path).unwrap()),
         (open, open, |path| world_writable(path, 0o777)),
-        (open, open, |path| world_writable(path, 0o720)),
+        (group, group, |path| world_writable(path, 0o720)),
     ];
     for (first, because, plant) in plants {
         let home = Home::new();
@@ -188,6 +190,83 @@ fn a_path_that_cannot_be_the_daemons_directory_is_refused_and_kept() {
             home.opta(words).stderr(why).with("because", because).status(1).run();
         }
         assert_eq!(home.snapshot(), before);
+    }
+}
+
+#[test]
+fn settings_that_another_user_can_change_are_refused() {
+    let home = Home::new();
+    home.write(&home.config(), r#"{"daemon":{"port":0},"permissions":{"shell":"allow"}}"#);
+    let real = home.path().join("settings.json");
+    let set = |mode| fs::set_permissions(home.config(), Permissions::from_mode(mode)).unwrap();
+    for (mode, shown) in [(0o666, "0666"), (0o620, "0620"), (0o602, "0602"), (0o777, "0777")] {
+        set(mode);
+        let why = "opta: cannot use {home}/.config/opta/config.json: other users can write to it \
+                   (mode {mode})\nlook at its contents, then: chmod go-w \
+                   '{home}/.config/opta/config.json'\n";
+        for words in ["daemon start", "daemon restart", "daemon start --foreground", "do hi"] {
+            home.opta(words).stderr(why).with("mode", shown).status(1).run();
+        }
+        let finding = "fail  settings  cannot use {home}/.config/opta/config.json: other users can \
+                       write to it (mode {mode}); fix: {*}";
+        home.opta("doctor").stdout(finding).with("mode", shown).status(1).run();
+        home.assert_nothing_left();
+    }
+    for mode in [0o600, 0o644, 0o440] {
+        set(mode);
+        home.start();
+        home.opta("daemon stop").stdout(STOPPED).run();
+    }
+    // The file itself counts, not the link to it.
+    fs::rename(home.config(), &real).unwrap();
+    symlink(&real, home.config()).unwrap();
+    home.start();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    fs::set_permissions(&real, Permissions::from_mode(0o666)).unwrap();
+    home.opta("daemon start").stderr("opta: cannot use {*}(mode 0666)\n{*}").status(1).run();
+}
+
+#[test]
+fn settings_of_another_user_are_refused_and_those_of_root_are_not() {
+    need!("root", "setpriv");
+    let home = Home::of_another_user();
+    home.write(&home.config(), "{}");
+    let give = |user| std::os::unix::fs::chown(home.config(), Some(user), Some(user)).unwrap();
+    fs::set_permissions(home.config(), Permissions::from_mode(0o644)).unwrap();
+    give(0);
+    home.start();
+    home.opta("daemon stop").stdout(STOPPED).run();
+    give(65_534);
+    let why = "opta: cannot use {home}/.config/opta/config.json: it belongs to another user\n{*}";
+    home.opta("daemon start").stderr(why).status(1).run();
+}
+
+#[test]
+fn a_home_behind_a_link_of_another_user_in_a_shared_directory_is_refused() {
+    need!("root", "setpriv");
+    let home = Home::of_another_user();
+    let user = home.user().unwrap();
+    // What the kernel itself forbids where fs.protected_symlinks is set.
+    let shared = home.beside("shared");
+    DirBuilder::new().create(&shared).unwrap();
+    fs::set_permissions(&shared, Permissions::from_mode(0o1777)).unwrap();
+    let place = home.path().join("place");
+    home.write(&place.join("file"), "");
+    let link = shared.join("link");
+    symlink(&place, &link).unwrap();
+    let give = |user| std::os::unix::fs::lchown(&link, Some(user), Some(user)).unwrap();
+    let opta = |words: &str| home.opta(words).env("OPTA_HOME", link.join("opta"));
+    give(user);
+    opta("daemon start").stdout(ANYTHING).run();
+    opta("daemon stop").stdout(STOPPED).run();
+    give(65_534);
+    let outer = home.beside("outer");
+    symlink(&link, &outer).unwrap();
+    let why = "opta: cannot use {*}shared/link: it leads through a symbolic link of another user\n\
+               use the path of a directory of yours\n";
+    for words in ["daemon start", "daemon status", "daemon token", "do hi"] {
+        opta(words).stderr(why).status(1).run();
+        home.opta(words).env("OPTA_HOME", outer.join("opta")).stderr(why).status(1).run();
     }
 }
 
