@@ -125,6 +125,9 @@ fn prepare(
     let executable = std::env::current_exe().ok();
     let executable_id = executable.as_ref().and_then(|path| file_id(path));
     let executable = executable.filter(|_| executable_id.is_some());
+    if let Err(error) = sys::forbid_core_files() {
+        log.warn("core files cannot be forbidden", &[("cause", &error)]);
+    }
     Ok(DaemonInfo {
         pid: i32::try_from(std::process::id()).unwrap_or(0),
         port,

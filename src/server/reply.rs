@@ -75,7 +75,11 @@ impl Reply {
     /// character is dropped.
     pub fn print(self, out: &mut Vec<u8>) -> io::Result<()> {
         let begin = out.len();
-        let common = [("Server", "opta"), ("Cache-Control", "no-store")];
+        let common = [
+            ("Server", "opta"),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+        ];
         let own = self.headers.iter().map(|(name, value)| (*name, value.as_str()));
         let headers = common.into_iter().chain(own).filter_map(|(name, value)| {
             let plain = !value.bytes().any(|byte| byte.is_ascii_control());
@@ -119,6 +123,7 @@ mod tests {
         );
         assert!(text.contains("\r\nServer: opta\r\n"), "{text}");
         assert!(text.contains("\r\nCache-Control: no-store\r\n"), "{text}");
+        assert!(text.contains("\r\nX-Content-Type-Options: nosniff\r\n"), "{text}");
         assert!(!text.contains("Connection"), "{text}");
     }
 

@@ -118,6 +118,7 @@ impl Stream {
         client.set_write_timeout(Some(limits::WRITE_MAX))?;
         let mut out = format!(
             "HTTP/1.1 200 OK\r\nServer: opta\r\nContent-Type: text/event-stream\r\n\
+             X-Content-Type-Options: nosniff\r\n\
              Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
              Connection: close\r\n{}\r\n: connected\n\n",
             self.headers

@@ -346,6 +346,17 @@ pub fn allow_descriptors(wanted: u64) -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
 }
 
+/// Forbids core files: they would contain the token and the conversations. A program that this
+/// process starts may allow them again. setrlimit(2).
+pub fn forbid_core_files() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit writes to the struct that it is given, which lives for the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_CORE, &raw mut limit) })?;
+    limit.rlim_cur = 0;
+    // SAFETY: setrlimit reads the struct that it is given, which lives for the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) }).map(drop)
+}
+
 /// Returns the resident set size; 0 if it is unknown.
 pub fn resident_bytes() -> u64 {
     #[cfg(target_os = "linux")]

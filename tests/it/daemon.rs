@@ -249,6 +249,19 @@ fn a_user_who_may_not_raise_a_priority_gets_a_daemon() {
 }
 
 #[test]
+fn the_daemon_leaves_no_core_file_and_its_commands_may() {
+    need!("/proc", "prlimit");
+    let home = Home::new();
+    let start = home.opta("daemon start").within(["prlimit", "--core=4096:8192"]);
+    let pid = start.stdout(STARTED).run().pid();
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let values: Vec<&str> = core.split_whitespace().collect();
+    assert_eq!(values[4..6], ["0", "8192"], "{core}");
+    home.opta("daemon stop").stdout(STOPPED).run();
+}
+
+#[test]
 fn the_daemon_is_called_opta_and_shows_no_other_argument() {
     need!("/proc");
     let home = Home::new();
