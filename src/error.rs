@@ -52,6 +52,7 @@ kinds! {
     HeldElsewhere => ("HELD_ELSEWHERE", 4),
     InvalidConfig => ("INVALID_CONFIG", 1),
     NoHome => ("NO_HOME", 1),
+    NoLoopback => ("NO_LOOPBACK", 1),
     NotRunning => ("NOT_RUNNING", 3),
     /// The result could not be written to standard output.
     Output => ("SYSTEM", 1),

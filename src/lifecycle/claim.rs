@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::client::{self, NoHealth};
 use crate::config::{Config, Port};
-use crate::error::{At, Error, Kind, reason};
+use crate::error::{At, Doing, Error, Kind, reason};
 use crate::lifecycle::crashes;
 use crate::lifecycle::status::{self, Observer, Status};
 use crate::lock::{self, Lock, Owner, StartLock};
@@ -17,7 +17,7 @@ use crate::paths::Paths;
 use crate::state::{self, DaemonInfo, Found};
 use crate::sys::signal::Signal;
 use crate::sys::socket::{self, Listening};
-use crate::{disk, limits};
+use crate::{disk, http, limits};
 
 /// What a process needs to be the daemon.
 pub struct Claim {
@@ -86,12 +86,13 @@ fn prepare(
     // A starter that was killed may have left it.
     disk::remove(&disk::unfinished(&paths.crashes()))?;
     let listener = listen(wanted)?;
+    check_reachable(&listener)?;
     let log = Log::open(&paths.daemon(), config.rotation, config.level)?;
     Ok((listener, log, crashed))
 }
 
 /// Removes the state file of a daemon that crashed, and counts the crash. The caller has the lock,
-/// which proves that the daemon has ended.
+/// which proves that the daemon has ended. That a machine or a container ended is no crash.
 pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
     let pid = match state::read(paths)? {
         Found::Nothing => return Ok(None),
@@ -166,37 +167,60 @@ pub fn held_elsewhere(paths: &Paths) -> Error {
 /// that has just exited do not block it, and does not set SO_REUSEPORT.
 ///
 /// # Errors
-/// [`Kind::PortInUse`] names the port and, if it is known, the process that uses it.
+/// [`Kind::NoLoopback`]; [`Kind::PortInUse`] names the port and, if it is known, the process that
+/// uses it.
 fn listen(wanted: Port) -> Result<TcpListener, Error> {
     match wanted {
         Port::Exactly { port, by } => bind(port).map_err(|cause| {
             let taken = cause.kind() == io::ErrorKind::AddrInUse;
             let owner = if taken { port_user(port) } else { None };
             let owner = owner.map_or(String::new(), |owner| format!(" ({owner})"));
-            let reason = reason(&cause);
-            cannot_listen(&format!("{port}: {reason}{owner}")).with_next_step(format!(
-                "choose another port ({by}), or leave it out to try 9999 and others"
-            ))
+            let on = format!("{port}: {}{owner}", reason(&cause));
+            cannot_listen(&cause, &on, || {
+                format!("choose another port ({by}), or leave it out to try 9999 and others")
+            })
         }),
         Port::Preferred(port) => bind(port).or_else(|_taken| listen(Port::Default)),
         Port::Default => {
-            let first = bind(limits::PORT_DEFAULT);
+            let (port, others) = (limits::PORT_DEFAULT, limits::PORTS_FALLBACK);
             let fallback = || limits::PORTS_FALLBACK.map(bind).find_map(Result::ok);
-            first.or_else(|cause| {
+            bind(port).or_else(|cause| {
                 fallback().ok_or_else(|| {
-                    let (port, others) = (limits::PORT_DEFAULT, limits::PORTS_FALLBACK);
                     let (first, last, reason) = (others.start(), others.end(), reason(&cause));
-                    cannot_listen(&format!("{port}, nor on {first} to {last}: {reason}"))
-                        .with_next_step("choose a free port: opta daemon start --port N")
+                    let on = format!("{port}, nor on {first} to {last}: {reason}");
+                    let next = "choose a free port: opta daemon start --port N";
+                    cannot_listen(&cause, &on, || next.to_owned())
                 })
             })
         }
     }
 }
 
-fn cannot_listen(on: &str) -> Error {
+fn cannot_listen(cause: &io::Error, on: &str, next_step: impl Fn() -> String) -> Error {
     let reason = format!("cannot listen on 127.0.0.1:{on}");
-    Error::cannot(Kind::PortInUse, "start the daemon", reason)
+    match cause.kind() {
+        io::ErrorKind::AddrNotAvailable => no_loopback(reason),
+        _ => Error::cannot(Kind::PortInUse, "start the daemon", reason).with_next_step(next_step()),
+    }
+}
+
+/// Checks that the listener can be reached: the loopback interface may be down, and a packet filter
+/// may forbid it.
+fn check_reachable(listener: &TcpListener) -> Result<(), Error> {
+    let port = listener.local_addr().doing("tell the daemon's port")?.port();
+    let connected = http::connect(port, Instant::now() + limits::HEALTH_MAX, None);
+    let _open = connected.map_err(|cause| {
+        let reason = format!("cannot connect to 127.0.0.1:{port}: {}", reason(&cause));
+        no_loopback(format!("{reason}, so no command could reach it"))
+    })?;
+    // The daemon would take it for a client.
+    drop(listener.accept().doing("accept a connection")?);
+    Ok(())
+}
+
+fn no_loopback(reason: String) -> Error {
+    Error::cannot(Kind::NoLoopback, "start the daemon", reason)
+        .with_next_step("bring up the loopback interface with 127.0.0.1: ip link set lo up")
 }
 
 fn bind(port: u16) -> io::Result<TcpListener> {

@@ -152,8 +152,9 @@ fn stop_ends_a_daemon_whose_starter_was_killed() {
 fn stop_ends_a_daemon_whose_starter_hangs() {
     need!("/proc", "strace");
     let home = Home::new();
-    // The first poll is that of the runtime; the next ones wait for the daemon.
-    let slow = "inject=poll:delay_enter=600s:when=2+";
+    // The first poll is that of the runtime, the second that of the connection to the listener; the
+    // next ones wait for the daemon.
+    let slow = "inject=poll:delay_enter=600s:when=3+";
     let words = ["strace", "-qq", "-o", "/dev/null", "-e", slow];
     let _starter = home.opta("daemon start").within(words).spawn();
     home.opta("daemon status --wait=60").stdout(RUNNING).run();
@@ -245,10 +246,10 @@ const BEFORE_IT_SERVES: [(&str, u32); 17] = [
     ("dup2", 6),
     ("close_range", 1),
     ("execve", 1),
-    ("getsockopt", 1),
+    ("getsockopt", 2),
     ("setpriority", 1),
     ("chdir", 1),
-    ("getsockname", 1),
+    ("getsockname", 2),
     ("rt_sigaction", 20),
     ("rt_sigaction", 50),
     (START_THREAD, 1),

@@ -352,3 +352,40 @@ fn a_daemon_without_a_thread_for_the_connection_says_so() {
     home.opta("daemon status").stdout(RUNNING).of(daemon).run();
     home.opta("daemon stop").stdout(STOPPED).of(daemon).run();
 }
+
+#[test]
+fn a_start_without_a_usable_loopback_says_why_and_leaves_nothing() {
+    need!("root", "a private network", "ip");
+    let home = Home::new();
+    let next = "bring up the loopback interface with 127.0.0.1: ip link set lo up\n";
+    let down = format!(
+        "opta: cannot start the daemon: cannot connect to 127.0.0.1:{{port}}: Network {{*}}, so no \
+         command could reach it\n{next}"
+    );
+    let gone = format!(
+        "opta: cannot start the daemon: cannot listen on 127.0.0.1:{{ports}}: {{why}}\n{next}"
+    );
+    for (set_up, why) in
+        [("true", &down), ("ip link set lo up; ip addr del 127.0.0.1/8 dev lo", &gone)]
+    {
+        in_another_network(set_up, || {
+            for words in ["daemon start", "daemon start --foreground", "do hi", "daemon restart"] {
+                home.opta(words).stderr(why).status(1).run();
+                home.opta(words).unset("OPTA_DAEMON_PORT").stderr(why).status(1).run();
+                home.assert_nothing_left();
+            }
+            let code = r#"{"error":{"code":"NO_LOOPBACK",{*}}}"#;
+            home.opta("daemon start --json").stdout(&format!("{code}\n")).status(1).run();
+        });
+    }
+}
+
+#[test]
+fn a_start_whose_connection_is_refused_by_the_kernel_says_so() {
+    need!("strace");
+    let home = Home::new();
+    let why = "opta: cannot start the daemon: cannot connect to 127.0.0.1:{port}: Operation not \
+               permitted, so no command could reach it\n{next}\n";
+    without(&home, "connect", "EPERM", "daemon start").stderr(why).status(1).run();
+    home.assert_nothing_left();
+}

@@ -54,7 +54,7 @@ fn a_start_reports_a_failed_system_call_of_the_daemon() {
     fails("execve:error=ENOEXEC", "cannot execute the program of opta: Exec format");
     fails("dup2:error=EBADF:when=7", &format!("{start}redirect output to the log"));
     fails("chdir:error=EACCES", &format!("{start}change to /: Permission denied"));
-    fails("getsockname:error=ENOBUFS", &format!("{start}tell the daemon's port: No buffer"));
+    fails("getsockname:error=ENOBUFS:when=2", &format!("{start}tell the daemon's port: No buffer"));
     fails("getrandom:error=ENOSYS", &format!("{start}get random bytes"));
     fails("getrandom:error=ENOSYS:when=2+", &format!("{start}get random bytes"));
     fails(
