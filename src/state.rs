@@ -52,6 +52,9 @@ pub struct DaemonInfo {
     /// The namespace in which its pid is counted.
     #[nserde(rename = "pidNamespace")]
     pub pid_namespace: Option<u64>,
+    /// When process 1 of that namespace started, in clock ticks.
+    #[nserde(rename = "pidNamespaceBegan")]
+    pub pid_namespace_began: Option<u64>,
 }
 
 /// The reason why a request must not be sent to 127.0.0.1: whoever listens there, it is not known
@@ -109,6 +112,12 @@ impl DaemonInfo {
     pub fn has_pid_of_here(&self) -> bool {
         is_same(self.pid_namespace, namespace::processes) != Some(false)
             && !self.is_of_another_boot()
+    }
+
+    /// Returns whether it ended with its machine or its container: everything there did.
+    pub fn ended_with_its_machine(&self) -> bool {
+        !self.has_pid_of_here()
+            || is_same(self.pid_namespace_began, namespace::processes_began) == Some(false)
     }
 
     fn is_of_another_boot(&self) -> bool {

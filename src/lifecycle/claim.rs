@@ -97,6 +97,11 @@ pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
     let pid = match state::read(paths)? {
         Found::Nothing => return Ok(None),
         Found::Damaged => None,
+        Found::Info(info) if info.ended_with_its_machine() => {
+            disk::remove(&paths.state())?;
+            crashes::clear(paths)?;
+            return Ok(None);
+        }
         Found::Info(info) => Some(info.pid),
     };
     disk::remove(&paths.state())?;

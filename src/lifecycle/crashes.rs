@@ -21,6 +21,11 @@ pub fn add(paths: &Paths) -> Result<(), Error> {
     disk::replace(&paths.crashes(), json::text(&Crashes { crashes }).as_bytes())
 }
 
+/// Forgets the crashes. The caller has the lock or the start lock.
+pub fn clear(paths: &Paths) -> Result<(), Error> {
+    disk::remove(&paths.crashes()).map(drop)
+}
+
 /// Returns the number of crashes within [`limits::CRASHES_WINDOW`], at most
 /// [`limits::CRASHES_MAX`].
 pub fn recent(paths: &Paths) -> Result<usize, Error> {

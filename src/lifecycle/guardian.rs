@@ -89,7 +89,7 @@ pub fn start(
         Claimed::Ours(claim, crashed) => (claim, crashed),
         Claimed::Taken(info) => return Ok(Ensured { info, start: None }),
     };
-    let start = Some(Start { crashed, crash_loop: is_crash_loop(paths)? });
+    let start = Some(circumstances(paths, crashed, caller)?);
     if let Some(crashed) = crashed {
         crashed.log(&claim.log);
     }
@@ -101,6 +101,15 @@ pub fn start(
         return Err(Error::cannot(Kind::StoppedMeanwhile, "start the daemon", reason));
     }
     Ok(Ensured { info, start })
+}
+
+/// Returns the circumstances of a start. One by the user begins the count of crashes anew.
+fn circumstances(paths: &Paths, crashed: Option<Crashed>, caller: Caller) -> Result<Start, Error> {
+    let crash_loop = is_crash_loop(paths)?;
+    if caller == Caller::User {
+        crashes::clear(paths)?;
+    }
+    Ok(Start { crashed, crash_loop })
 }
 
 fn start_service(
@@ -125,7 +134,7 @@ fn start_service(
         Ok(()) => status::wait_until_running(paths, limits::START_MAX)?,
         Err(_) => status::look(paths)?,
     };
-    let start = Some(Start { crashed, crash_loop: is_crash_loop(paths)? });
+    let start = Some(circumstances(paths, crashed, caller)?);
     match (started, status) {
         (Ok(()), Status::Running { info, .. }) => Ok(Ensured { info, start }),
         // It was started by hand in the meantime.

@@ -14,6 +14,7 @@ use std::time::Instant;
 use crate::agent::Assistant;
 use crate::error::{Doing, Error};
 use crate::lifecycle::claim::Claim;
+use crate::lifecycle::crashes;
 use crate::lifecycle::handover::Ready;
 use crate::lifecycle::service::supervision::Supervision;
 use crate::lock::Lock;
@@ -93,6 +94,9 @@ pub fn serve(
     if let Err(error) = state::withdraw(paths, &info.daemon_id) {
         log.warn("state.json cannot be removed", &[("cause", &error)]);
     }
+    if let Err(error) = crashes::clear(paths) {
+        log.warn("crashes.json cannot be removed", &[("cause", &error)]);
+    }
     log.info("daemon stopped", &[]);
     lock.release();
     Ok(())
@@ -121,13 +125,13 @@ fn prepare(
     if let Err(error) = sys::allow_descriptors(limits::DESCRIPTORS_WANTED) {
         log.warn("few descriptors", &[("cause", &error)]);
     }
+    if let Err(error) = sys::forbid_core_files() {
+        log.warn("core files cannot be forbidden", &[("cause", &error)]);
+    }
     listen_for_signals(events.clone(), log.clone())?;
     let executable = std::env::current_exe().ok();
     let executable_id = executable.as_ref().and_then(|path| file_id(path));
     let executable = executable.filter(|_| executable_id.is_some());
-    if let Err(error) = sys::forbid_core_files() {
-        log.warn("core files cannot be forbidden", &[("cause", &error)]);
-    }
     Ok(DaemonInfo {
         pid: i32::try_from(std::process::id()).unwrap_or(0),
         port,
@@ -145,6 +149,7 @@ fn prepare(
         net_namespace: namespace::network(),
         net_cookie: namespace::network_cookie(),
         pid_namespace: namespace::processes(),
+        pid_namespace_began: namespace::processes_began(),
     })
 }
 

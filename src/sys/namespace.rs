@@ -27,6 +27,14 @@ fn inode_of(_link: &str) -> Option<u64> {
     None
 }
 
+/// Returns when process 1 of the pid namespace started, in clock ticks. The number of a namespace
+/// that has ended is used again; this is not. proc(5).
+pub fn processes_began() -> Option<u64> {
+    // Field 22. The name, field 2, may contain anything.
+    let text = std::fs::read_to_string("/proc/1/stat").ok()?;
+    text.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
 /// Returns the cookie of the network namespace, which can be told without /proc: Linux 5.14,
 /// SO_NETNS_COOKIE.
 pub fn network_cookie() -> Option<u64> {

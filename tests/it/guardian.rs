@@ -215,12 +215,87 @@ fn restart_after_a_crash_starts_a_new_daemon() {
 }
 
 #[test]
-fn three_crashes_within_a_minute_are_reported_as_a_loop() {
+fn three_crashes_within_a_minute_end_automatic_starts_until_the_user_starts_the_daemon() {
     let home = Home::new();
+    let task = || home.opta("do hi").status(1);
+    let refused = "opta: cannot start the daemon: it has crashed 3 times within a minute{*}";
     home.start();
-    for notes in [CRASHED, CRASHED, LOOP, LOOP] {
-        let old = home.crash();
-        home.opta("daemon start").stdout(STARTED).stderr(notes).with("old", old).run();
+    home.crash();
+    for _ in 0..2 {
+        for _ in 0..3 {
+            task().stderr("opta: daemon had crashed{*}model-unreachable{*}").run();
+            home.crash();
+        }
+        // A crash is counted by the start that finds it.
+        task().stderr(refused).run();
+        home.opta("daemon start").stdout(STARTED).stderr(ANYTHING).run();
+        home.crash();
+    }
+}
+
+#[test]
+fn a_start_reports_a_crash_loop() {
+    let home = Home::new();
+    home.write(&home.file("state.json"), "");
+    for _ in 0..3 {
+        home.opta("do hi").stderr("opta: {*}crashed{*}").status(1).run();
+        home.crash();
+    }
+    let pid = home.daemon_info().pid();
+    home.opta("daemon start").stdout(STARTED).stderr(LOOP).with("old", pid).run();
+    let old = home.crash();
+    home.opta("daemon start").stdout(STARTED).stderr(CRASHED).with("old", old).run();
+}
+
+#[test]
+fn a_clean_stop_begins_the_count_of_crashes_anew() {
+    let home = Home::new();
+    for _ in 0..4 {
+        home.opta("do hi").stderr("{*}model-unreachable{*}").status(1).run();
+        home.crash();
+        home.opta("do hi")
+            .stderr("opta: daemon had crashed{*}model-unreachable{*}")
+            .status(1)
+            .run();
+        home.opta("daemon stop").stdout(STOPPED).run();
+        assert!(!home.file("crashes.json").exists());
+    }
+}
+
+#[test]
+fn the_end_of_a_container_is_no_crash() {
+    need!("root");
+    let Some(private) = namespace(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
+        skip!("it needs private processes");
+    };
+    let home = Home::new();
+    // Everything in it ends with the shell.
+    let script = r#"opta do hi || echo "status $?""#;
+    for _ in 0..5 {
+        let task = home.sh(script).within(&private).stdout("status 1\n");
+        let seen = task.stderr("opta: {*}model-unreachable{*}\n").run();
+        assert!(!seen.stderr.contains("crashed"), "{seen:?}");
+        home.wait_for_end();
+        assert!(home.file("state.json").exists(), "it was killed");
+    }
+    // The container's end is none here, either.
+    home.start();
+    home.opta("daemon stop").stdout(STOPPED).run();
+}
+
+#[test]
+fn the_end_of_the_machine_is_no_crash() {
+    need!("/proc");
+    let home = Home::new();
+    for _ in 0..5 {
+        home.start();
+        home.crash();
+        let path = home.file("state.json");
+        let text = fs::read_to_string(&path).unwrap();
+        let (before, after) = text.split_once(r#""bootId":""#).unwrap();
+        home.write(&path, format!(r#"{before}"bootId":"0{}"#, &after[1..]));
+        home.opta("do hi").stderr("opta: cannot {*}model-unreachable{*}").status(1).run();
+        home.opta("daemon stop").stdout(STOPPED).run();
     }
 }
 

@@ -491,16 +491,16 @@ fn rm_starts_no_daemon_with_opta_no_autostart() {
 
 #[test]
 fn commands_do_not_restart_a_daemon_that_crashes_repeatedly() {
-    let home = with_sessions(&["one", "two"]);
-    for _ in 0..3 {
-        home.opta("daemon start").stdout(ANYTHING).stderr(ANYTHING).run();
+    let home = with_sessions(&["one", "two", "three", "four"]);
+    home.start();
+    home.crash();
+    // Each start counts the crash before it; the one after the third is refused.
+    let crashed = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n";
+    for id in ["one", "three", "four"] {
+        let rm = home.opta(&format!("sessions rm --force {id}"));
+        rm.stdout(&format!("Session {id} deleted.\n")).stderr(crashed).run();
         home.crash();
     }
-    // This start counts the third crash; the next one is refused.
-    let crashed = "opta: daemon had crashed (pid {old}), restarted (pid {pid})\n";
-    let rm = home.opta("sessions rm --force one").stdout("Session one deleted.\n");
-    rm.stderr(crashed).run();
-    home.crash();
     let refused = "opta: cannot start the daemon: it has crashed 3 times within a minute{*}\n\
                    see why: opta daemon logs --level warn; then: opta daemon start\n";
     home.opta("sessions rm --force two").stderr(refused).status(1).run();
