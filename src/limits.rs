@@ -195,6 +195,8 @@ pub const PATH_BYTES_MAX: usize = 4096;
 
 /// One turn, from its first model call to its last. A turn that takes longer makes no progress.
 pub const TURN_MAX: Duration = Duration::from_secs(60 * 60);
+/// Instructions from `AGENTS.md` files in a system prompt: about 8,000 tokens.
+pub const INSTRUCTIONS_BYTES_MAX: usize = 32 * 1024;
 /// Tool calls of one turn, unless `safety.maxToolCalls` is set.
 pub const TOOL_CALLS_DEFAULT: u64 = 30;
 /// The largest `safety.maxToolCalls`.

@@ -6,6 +6,7 @@ pub mod endpoint;
 mod history;
 pub mod model;
 mod permissions;
+mod prompt;
 mod tool_call;
 mod tool_runner;
 mod tools;

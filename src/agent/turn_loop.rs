@@ -27,6 +27,7 @@ use super::model::{
     ChatModel, ChatRequest, Completion, Delta, DeltaKind, FinishReason, ServedModel, ServerMemory,
     Timeouts,
 };
+use super::prompt::{Surroundings, SystemPrompt};
 use super::tool_call::{self, Call};
 use super::tool_runner::ToolRunner;
 use super::tools::{self, SeenBySession, TOOLS, Tool, ToolContext, Workspace};
@@ -111,7 +112,6 @@ impl<'a> TurnLoop<'a> {
         let began = Instant::now();
         let workspace = turn.session.summary().workspace;
         let conversation = turn.session.recent_conversation().map_err(SessionError::Failed)?;
-        let history = History::new(conversation, &system_prompt(workspace.as_deref()));
         let path = workspace.as_deref().ok_or_else(|| "the session has no workspace".to_owned());
         let context = ToolContext {
             workspace: path.and_then(|path| Workspace::open(path, &assistant.protected)),
@@ -123,7 +123,18 @@ impl<'a> TurnLoop<'a> {
         };
         let runner = ToolRunner { turn, context, settings, log: &assistant.log };
         let may_use = |tool: &&'static Tool| workspace.is_some() && runner.rule(tool) != Rule::Deny;
-        let tools = TOOLS.iter().filter(may_use).collect();
+        let tools: Vec<&'static Tool> = TOOLS.iter().filter(may_use).collect();
+        let surroundings = Surroundings {
+            workspace: workspace.as_deref(),
+            tools: &tools,
+            home: assistant.config.parent().unwrap_or(&assistant.config),
+            protected: &assistant.protected,
+        };
+        let SystemPrompt { text: prompt, instructions } = surroundings.prompt();
+        if !instructions.is_empty() {
+            assistant.log.info("instructions", &[("files", &instructions.join(", "))]);
+        }
+        let history = History::new(conversation, &prompt);
         let (generating, stats) = (Duration::ZERO, TurnStats::default());
         Ok(TurnLoop {
             assistant,
@@ -391,20 +402,4 @@ fn repeated_call(name: &str) -> Fault {
         "the model repeated the same call: {name} with the same arguments {times} times in a row"
     );
     Fault { code: "tool-loop", message }
-}
-
-fn system_prompt(workspace: Option<&str>) -> String {
-    let system = match std::env::consts::OS {
-        "macos" => "macOS",
-        "linux" => "Linux",
-        other => other,
-    };
-    let mut prompt = format!("You are opta, an assistant on {system}.");
-    if let Some(path) = workspace {
-        prompt.push_str(&format!(
-            " You work in the directory {path}. Use the tools to look at it and to change it; \
-             paths are relative to it. When the task is done, answer without a tool call."
-        ));
-    }
-    prompt
 }

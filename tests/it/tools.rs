@@ -428,3 +428,24 @@ fn commands_are_allowed_by_their_first_words() {
     assert!(!workspace.path("made").exists());
     workspace.home.opta("daemon stop").stdout(ANYTHING).run();
 }
+
+#[test]
+fn instructions_and_the_state_of_the_repository_are_in_the_prompt() {
+    let workspace = Workspace::new();
+    home_write(&workspace, ".git/HEAD", "ref: refs/heads/topic");
+    home_write(&workspace, "AGENTS.md", "Say it in verse.");
+    home_write(&workspace, "deep/er/CLAUDE.md", "Be brief.");
+    workspace.home.write(&workspace.home.config().with_file_name("AGENTS.md"), "Use SI units.");
+    let running = workspace.home.sh("cd work/deep/er; opta do x").stdout("done\n");
+    let running = running.env("OPTA_MODEL_URL", workspace.model.url()).stderr(ANYTHING).spawn();
+    let question = workspace.model.question();
+    let (_, prompt) = question.body.split_once(r#"{"role":"system","content":""#).unwrap();
+    let prompt = prompt.split(r#""},{"role":"user""#).next().unwrap();
+    let parts =
+        ["You are opta", "/work/deep/er", "branch topic", "Use SI", "in verse", "Be brief."];
+    let places = parts.map(|part| prompt.find(part).unwrap_or_else(|| panic!("{part}: {prompt}")));
+    assert!(places.is_sorted(), "{prompt}");
+    question.answer("done");
+    running.finish();
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
+}

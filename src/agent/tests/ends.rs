@@ -6,7 +6,8 @@ use super::*;
 fn invalid_settings_fail_the_turn_with_their_position_until_they_are_repaired() {
     let fixture = Fixture::new(|_| Answer::Text("done"));
     for (text, at) in [
-        ("{\n \"permissions\": {\"shell\": \"perhaps\"}}", "config.json:2:"),
+        ("{\n \"permissions\": {\"shell\": \"perhaps\"}}", "config.json: permissions.shell: "),
+        ("{\n \"permissions\": {\"shell\": perhaps}}", "config.json:2:"),
         ("{\n", "config.json:"),
         (r#"{"safety":{"maxToolCalls":0}}"#, "safety.maxToolCalls"),
         (r#"{"safety":{"maxToolCalls":1001}}"#, "safety.maxToolCalls"),

@@ -2,7 +2,7 @@
 //! global file, in the order in which git reads them. <https://git-scm.com/docs/gitignore>
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::limits;
 use crate::sys::openat;
 
+use super::git::Repository;
 use super::workspace::ToolContext;
 use super::{command, glob};
 
@@ -48,13 +49,12 @@ impl IgnoreRules {
     /// file, the repository's own exclusions, and the `.gitignore` files above the workspace.
     pub fn above(root: &Path, context: &ToolContext<'_>) -> IgnoreRules {
         let mut rules = IgnoreRules::default();
-        let Some(top) = root.ancestors().find(|path| path.join(".git").exists()) else {
-            return rules;
-        };
+        let Some(repository) = Repository::of(root) else { return rules };
+        let top = repository.top.as_path();
         if let Some(file) = global_file(context) {
             rules.read(File::open(file).ok(), 0);
         }
-        rules.read(File::open(git_directory(&top.join(".git")).join("info/exclude")).ok(), 0);
+        rules.read(File::open(repository.common().join("info/exclude")).ok(), 0);
         let inside = root.strip_prefix(top).unwrap_or(Path::new(""));
         let mut above = top.to_owned();
         for name in inside {
@@ -174,18 +174,6 @@ impl Rule {
             glob::matches_name(glob, name)
         }
     }
-}
-
-/// Returns the directory that all worktrees of a repository share. `.git` is that directory, or in
-/// a worktree or a submodule a file that names one. gitrepository-layout(5)
-fn git_directory(path: &Path) -> PathBuf {
-    let parent = path.parent().unwrap_or(path);
-    let named = |file: &Path, key: &str| {
-        let text = fs::read_to_string(file).ok()?;
-        Some(PathBuf::from(text.strip_prefix(key)?.trim_end()))
-    };
-    let own = named(path, "gitdir: ").map_or(path.to_owned(), |own| parent.join(own));
-    named(&own.join("commondir"), "").map_or(own.clone(), |common| own.join(common))
 }
 
 /// Returns the file of rules that hold in all repositories of the user: the one that git's

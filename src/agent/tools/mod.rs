@@ -6,6 +6,7 @@
 mod command;
 mod file_text;
 mod files;
+mod git;
 mod glob;
 mod ignore;
 mod protection;
@@ -24,6 +25,7 @@ use crate::json::{self, Raw};
 use crate::limits;
 use crate::text::prefix;
 
+pub use git::Repository;
 pub use seen::SeenBySession;
 pub use workspace::{ToolContext, Workspace};
 
