@@ -165,6 +165,25 @@ pub const STREAMS_MAX: usize = 512;
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// A stream without a byte for this time, three heartbeats, is dead.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(45);
+/// A message of a WebSocket's client, in one frame or many.
+pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// The time from the first byte of such a message to its last.
+pub const WEBSOCKET_MESSAGE_MAX: Duration = Duration::from_secs(10);
+/// A frame that the daemon sends; a longer message is sent in fragments. While a slow client takes
+/// one, it can be sent nothing else.
+pub const WEBSOCKET_FRAME_BYTES_MAX: usize = 32 * 1024;
+/// What is held for a WebSocket's client that does not take it. More waits in the journal.
+pub const WEBSOCKET_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// The same in the system: a slow client must not take its memory either. Some is left for a last
+/// message.
+pub const WEBSOCKET_SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// A WebSocket without a byte for this time is sent a ping.
+pub const WEBSOCKET_PING_EVERY: Duration = Duration::from_secs(25);
+/// How long a client of a WebSocket may take nothing of what it is sent.
+pub const WEBSOCKET_STALL_MAX: Duration = Duration::from_secs(10);
+/// The end of a turn is sent to a WebSocket no sooner than this after its beginning. Clients that
+/// submit over HTTP note the beginning when they have the reply, and the end may overtake it.
+pub const TURN_END_HELD: Duration = Duration::from_millis(150);
 /// An event in a stream: the content of a turn with every byte escaped.
 pub const EVENT_BYTES_MAX: usize = 32 << 20;
 /// How often a command reconnects to a stream in succession without receiving an event.

@@ -5,6 +5,7 @@
 //! is `None` is left out. Nothing here makes decisions.
 
 pub mod event;
+pub mod socket;
 
 use nanoserde::{DeJson, SerJson};
 

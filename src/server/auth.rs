@@ -118,6 +118,7 @@ fn parse_port(text: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::request::Upgrade;
 
     fn head() -> RequestHead<'static> {
         RequestHead {
@@ -130,6 +131,7 @@ mod tests {
             content_type: None,
             last_event_id: None,
             content_length: 0,
+            upgrade: Upgrade::default(),
             expects_continue: false,
             last: false,
         }

@@ -259,8 +259,8 @@ impl Responder {
         };
         let reply = complete(reply, head);
         log_request(&self.app, head, &reply);
-        let then = if head.content_length > 0 {
-            // The body lies between this request and the next. It is not read.
+        let then = if head.content_length > 0 || reply.is_last() {
+            // A body lies between this request and the next. It is not read.
             Then::Drain
         } else if head.last || self.stopping {
             Then::Close

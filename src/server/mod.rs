@@ -20,6 +20,7 @@ mod session_handlers;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod websocket;
 mod workers;
 
 use std::io::Write;

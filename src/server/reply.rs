@@ -18,6 +18,8 @@ pub struct Reply {
     body: Vec<u8>,
     closing: bool,
     bodiless: bool,
+    /// All bytes, instead of the rest.
+    verbatim: Option<Vec<u8>>,
 }
 
 impl Reply {
@@ -36,7 +38,7 @@ impl Reply {
     /// Makes a reply without a body.
     pub fn empty(status: u16) -> Reply {
         let (headers, body) = (Vec::new(), Vec::new());
-        Reply { status, headers, body, closing: false, bodiless: false }
+        Reply { status, headers, body, closing: false, bodiless: false, verbatim: None }
     }
 
     /// Makes a reply `{"error":{"code":…,"message":…}}`.
@@ -47,6 +49,16 @@ impl Reply {
     /// Makes the reply to a request that is wrong in itself.
     pub fn invalid(message: impl Display) -> Reply {
         Reply::error(400, "INVALID_REQUEST", message)
+    }
+
+    /// Makes the last reply of a connection, which is no longer HTTP after the head in `bytes`.
+    pub fn switching(bytes: Vec<u8>) -> Reply {
+        Reply { verbatim: Some(bytes), ..Reply::empty(101).closing() }
+    }
+
+    /// Returns whether it is the last reply of its connection, whatever the request says.
+    pub fn is_last(&self) -> bool {
+        self.closing
     }
 
     /// Adds a header.
@@ -74,6 +86,10 @@ impl Reply {
     /// Appends the reply to `out` as it goes over the wire. A header whose value has a control
     /// character is dropped.
     pub fn print(self, out: &mut Vec<u8>) -> io::Result<()> {
+        if let Some(bytes) = self.verbatim {
+            out.extend(bytes);
+            return Ok(());
+        }
         let begin = out.len();
         let common = [
             ("Server", "opta"),

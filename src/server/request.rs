@@ -26,10 +26,24 @@ pub struct RequestHead<'b> {
     pub last_event_id: Option<&'b str>,
     /// The length of the body; 0 if none was announced. May exceed every limit.
     pub content_length: u64,
+    pub upgrade: Upgrade<'b>,
     /// The client waits for an interim response before it sends the body.
     pub expects_continue: bool,
     /// This is the last request on its connection.
     pub last: bool,
+}
+
+/// The fields that ask for another protocol. RFC 9110, 7.8; RFC 6455, 4.2.1.
+#[derive(Default)]
+pub struct Upgrade<'b> {
+    /// Whether `Connection` has the option `upgrade`, which HTTP/1.0 does not know.
+    pub is_requested: bool,
+    /// `Upgrade`
+    pub protocol: Option<&'b str>,
+    /// `Sec-WebSocket-Key`
+    pub key: Option<&'b str>,
+    /// `Sec-WebSocket-Version`
+    pub version: Option<&'b str>,
 }
 
 /// Returns the end of the head at the start of `bytes`; `None` if it is incomplete. An earlier call
@@ -99,6 +113,7 @@ pub fn parse(head: &[u8]) -> Result<RequestHead<'_>, Reply> {
         content_type: fields.content_type,
         last_event_id: fields.last_event_id,
         content_length: fields.content_length.unwrap_or(0),
+        upgrade: Upgrade { is_requested: fields.upgrade.is_requested && is_1_1, ..fields.upgrade },
         // A client of HTTP/1.0 takes the interim response for the final one (RFC 9110, 10.1.1).
         expects_continue: fields.expects_continue && is_1_1,
         last: fields.close || !is_1_1,
@@ -143,6 +158,7 @@ struct Fields<'b> {
     content_type: Option<&'b str>,
     last_event_id: Option<&'b str>,
     content_length: Option<u64>,
+    upgrade: Upgrade<'b>,
     transfer_encoding: bool,
     expects_continue: bool,
     close: bool,
@@ -175,6 +191,9 @@ impl<'b> Fields<'b> {
             ("Authorization", &mut self.authorization),
             ("Content-Type", &mut self.content_type),
             ("Last-Event-ID", &mut self.last_event_id),
+            ("Upgrade", &mut self.upgrade.protocol),
+            ("Sec-WebSocket-Key", &mut self.upgrade.key),
+            ("Sec-WebSocket-Version", &mut self.upgrade.version),
         ];
         if let Some((name, field)) = texts.into_iter().find(|(known, _)| is(known)) {
             return set_once(field, name, text(name, value)?);
@@ -186,8 +205,10 @@ impl<'b> Fields<'b> {
         if is("Transfer-Encoding") {
             self.transfer_encoding = true;
         } else if is("Connection") {
-            let mut options = text("Connection", value)?.split(',');
-            self.close |= options.any(|option| option.trim().eq_ignore_ascii_case("close"));
+            for option in text("Connection", value)?.split(',').map(str::trim) {
+                self.close |= option.eq_ignore_ascii_case("close");
+                self.upgrade.is_requested |= option.eq_ignore_ascii_case("upgrade");
+            }
         } else if is("Expect") {
             self.expects_continue = true;
             if !text("Expect", value)?.eq_ignore_ascii_case("100-continue") {

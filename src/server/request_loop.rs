@@ -138,7 +138,9 @@ impl<'a> RequestLoop<'a> {
         let authorized = match self.app.authorize(head) {
             Ok(authorized) => authorized,
             // The body lies between this request and the next.
-            Err(reply) if head.content_length > 0 => return Err(End::Refuse(reply)),
+            Err(reply) if head.content_length > 0 || reply.is_last() => {
+                return Err(End::Refuse(reply));
+            }
             Err(reply) => return Ok(reply),
         };
         self.has_token |= authorized.has_token;
@@ -152,6 +154,11 @@ impl<'a> RequestLoop<'a> {
             Answer::Stream(stream) => {
                 // Nothing follows a stream, whether it failed or not.
                 drop(stream.run(self.stream));
+                Err(End::Close)
+            }
+            Answer::WebSocket(socket) => {
+                let early = mem::take(&mut self.unread);
+                drop(socket.run(self.stream, &early, &*self.app.on_activity));
                 Err(End::Close)
             }
         }

@@ -21,7 +21,8 @@ use super::auth;
 use super::reply::Reply;
 use super::request::RequestHead;
 use super::session_handlers;
-use super::stream::{Poll, Stream};
+use super::stream::{Poll, Stream, StreamSlot};
+use super::websocket::{self, WebSocket};
 
 /// What the server answers from.
 pub struct App {
@@ -74,6 +75,7 @@ pub enum Answer {
     Now(Reply),
     Poll(Poll),
     Stream(Box<Stream>),
+    WebSocket(Box<WebSocket>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,7 @@ enum Route<'h> {
     Permission(&'h str, Option<&'h str>),
     /// `/v3/sse/events`
     Sse,
+    WebSocket,
 }
 
 impl Route<'_> {
@@ -112,6 +115,7 @@ impl Route<'_> {
             ["sessions", id, "permissions"] => Route::Permission(id, None),
             ["sessions", id, "permissions", request] => Route::Permission(id, Some(request)),
             ["sse", "events"] => Route::Sse,
+            ["ws"] => Route::WebSocket,
             _ => return None,
         })
     }
@@ -122,7 +126,7 @@ impl Route<'_> {
             Route::Health | Route::Metrics => "GET, HEAD",
             Route::Sessions => "GET, HEAD, POST",
             Route::Session(_) => "GET, HEAD, DELETE",
-            Route::Events(_) | Route::Sse => "GET",
+            Route::Events(_) | Route::Sse | Route::WebSocket => "GET",
             Route::Shutdown | Route::Turns(_) | Route::Cancel(_) | Route::Permission(..) => "POST",
         }
     }
@@ -137,12 +141,15 @@ impl App {
         let route = Route::find(head.path);
         let presented = auth::bearer(head).or_else(|| {
             // Accepted on these routes alone, because histories and logs keep URLs.
-            let in_query = matches!(route, Some(Route::Health | Route::Sse));
+            let in_query = matches!(route, Some(Route::Health | Route::Sse | Route::WebSocket));
             in_query.then(|| auth::token_in_query(head)).flatten()
         });
         let has_token = match presented {
             Some(token) if self.token.matches(token.as_bytes()) => true,
             None if route == Some(Route::Health) => false,
+            _ if route == Some(Route::WebSocket) && head.upgrade.is_requested => {
+                return Err(websocket::unauthorized(head));
+            }
             _ => return Err(auth::unauthorized()),
         };
         let Some(route) = route else {
@@ -199,6 +206,12 @@ impl App {
             (Route::Sse, _) => {
                 let stream = session_handlers::stream(runtime, &self.streams, head)?;
                 return Ok(Answer::Stream(Box::new(stream)));
+            }
+            (Route::WebSocket, _) => {
+                let slot = StreamSlot::take(&self.streams);
+                let open = || session_handlers::feed(runtime, query);
+                let socket = WebSocket::accept(head, runtime, slot, open)?;
+                return Ok(Answer::WebSocket(Box::new(socket)));
             }
         };
         Ok(Answer::Now(reply))

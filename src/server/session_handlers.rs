@@ -1,5 +1,6 @@
 //! The requests about sessions: checked, then passed to the runtime.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -13,8 +14,9 @@ use crate::limits;
 use crate::protocol::event::SessionConfig;
 use crate::protocol::{
     ChatMessage, CreateSession, ErrorDetail, Metadata, PermissionReply, ResolvePermission,
-    SessionId, SessionPage, SessionSummary, SubmitTurn,
+    SessionId, SessionPage, SessionSummary, SubmitTurn, TurnAccepted,
 };
+use crate::session::feed::{Feed, SessionFeed, WideFeed};
 use crate::session::runtime::Runtime;
 use crate::session::session::{Decision, Session, SessionError};
 
@@ -23,17 +25,22 @@ use super::reply::Reply;
 use super::request::RequestHead;
 use super::stream::{Follower, Poll, Stream, StreamSlot};
 
+/// Returns the status of the reply that reports an error, and the code of the error.
+pub fn error_code(error: &SessionError) -> (u16, &'static str) {
+    match error {
+        SessionError::NotFound(_) => (404, "SESSION_NOT_FOUND"),
+        SessionError::Invalid(_) => (400, "INVALID_REQUEST"),
+        SessionError::Conflict(_) => (409, "CONFLICT"),
+        SessionError::Busy(_) => (409, "BUSY"),
+        SessionError::Stopping => (503, "BUSY"),
+        SessionError::Storage(_) => (507, "STORAGE_FULL"),
+        SessionError::Failed(_) => (500, "INTERNAL_ERROR"),
+    }
+}
+
 impl From<SessionError> for Reply {
     fn from(error: SessionError) -> Reply {
-        let (status, code) = match &error {
-            SessionError::NotFound(_) => (404, "SESSION_NOT_FOUND"),
-            SessionError::Invalid(_) => (400, "INVALID_REQUEST"),
-            SessionError::Conflict(_) => (409, "CONFLICT"),
-            SessionError::Busy(_) => (409, "BUSY"),
-            SessionError::Stopping => (503, "BUSY"),
-            SessionError::Storage(_) => (507, "STORAGE_FULL"),
-            SessionError::Failed(_) => (500, "INTERNAL_ERROR"),
-        };
+        let (status, code) = error_code(&error);
         Reply::error(status, code, error)
     }
 }
@@ -45,13 +52,17 @@ impl From<Error> for Reply {
 }
 
 /// Returns the session of this id.
-pub fn find(runtime: &Runtime, id: &str) -> Result<Arc<Session>, Reply> {
-    Ok(runtime.session(&parse_id(id)?)?)
+pub fn find(runtime: &Runtime, id: &str) -> Result<Arc<Session>, SessionError> {
+    runtime.session(&parse_id(id)?)
 }
 
-fn parse_id(id: &str) -> Result<SessionId, Reply> {
+fn parse_id(id: &str) -> Result<SessionId, SessionError> {
     let message = "a session's id is 1 to 64 letters, digits, '-' and '_'";
-    SessionId::parse(id).ok_or_else(|| Reply::invalid(message))
+    SessionId::parse(id).ok_or_else(|| invalid(message))
+}
+
+fn invalid(message: impl Display) -> SessionError {
+    SessionError::Invalid(message.to_string())
 }
 
 /// Decodes a body that may be empty.
@@ -63,10 +74,10 @@ pub fn parse<T: DeJson + Default>(body: &[u8]) -> Result<T, Reply> {
 }
 
 /// Refuses a text that is longer than `bytes_max`.
-fn check_length(name: &str, text: Option<&str>, bytes_max: usize) -> Result<(), Reply> {
+fn check_length(name: &str, text: Option<&str>, bytes_max: usize) -> Result<(), SessionError> {
     match text {
         Some(text) if text.len() > bytes_max => {
-            Err(Reply::invalid(format_args!("{name} is longer than {bytes_max} bytes")))
+            Err(invalid(format_args!("{name} is longer than {bytes_max} bytes")))
         }
         _ => Ok(()),
     }
@@ -74,10 +85,10 @@ fn check_length(name: &str, text: Option<&str>, bytes_max: usize) -> Result<(), 
 
 /// Refuses an unknown mode. A mode restricts what tools may do: a misspelled one must not restrict
 /// nothing.
-fn check_mode(mode: Option<&str>) -> Result<(), Reply> {
+fn check_mode(mode: Option<&str>) -> Result<(), SessionError> {
     match mode {
         None | Some("chat" | "do" | "plan" | "review" | "research") => Ok(()),
-        Some(_) => Err(Reply::invalid("mode is chat, do, plan, review or research")),
+        Some(_) => Err(invalid("mode is chat, do, plan, review or research")),
     }
 }
 
@@ -130,27 +141,36 @@ pub fn delete(runtime: &Runtime, id: &str) -> Result<Reply, Reply> {
 
 pub fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
     let turn: SubmitTurn = json::parse(body).map_err(Reply::invalid)?;
+    Ok(Reply::json(202, &submit_turn(runtime, session, &turn)?))
+}
+
+/// Checks a turn, then submits it.
+pub fn submit_turn(
+    runtime: &Arc<Runtime>,
+    session: &Arc<Session>,
+    turn: &SubmitTurn,
+) -> Result<TurnAccepted, SessionError> {
     if turn.content.is_empty() {
-        return Err(Reply::invalid("content is empty"));
+        return Err(invalid("content is empty"));
     }
     if turn.turn_id.as_deref().is_some_and(|id| SessionId::parse(id).is_none()) {
-        return Err(Reply::invalid("a turn's id is 1 to 64 letters, digits, '-' and '_'"));
+        return Err(invalid("a turn's id is 1 to 64 letters, digits, '-' and '_'"));
     }
     check_mode(turn.mode.as_deref())?;
     for (what, name) in [("clientId", &turn.client_id), ("writerId", &turn.writer_id)] {
         let length = name.as_ref().map_or(1, String::len);
         if !(1..=limits::NAME_BYTES_MAX).contains(&length) {
             let message = format_args!("{what} is 1 to {} bytes long", limits::NAME_BYTES_MAX);
-            return Err(Reply::invalid(message));
+            return Err(invalid(message));
         }
     }
     if turn.options.as_ref().is_some_and(|options| options.grant().is_none()) {
-        return Err(Reply::invalid("grant is \"settings\", \"edits\" or \"all\""));
+        return Err(invalid("grant is \"settings\", \"edits\" or \"all\""));
     }
     if turn.options.as_ref().is_some_and(|options| options.umask().is_none()) {
-        return Err(Reply::invalid("umask is an octal number of at most 777, as text"));
+        return Err(invalid("umask is an octal number of at most 777, as text"));
     }
-    Ok(Reply::json(202, &runtime.submit(session, &turn)?))
+    runtime.submit(session, turn)
 }
 
 pub fn cancel(runtime: &Runtime, session: &Session, body: &[u8]) -> Result<Reply, Reply> {
@@ -158,7 +178,7 @@ pub fn cancel(runtime: &Runtime, session: &Session, body: &[u8]) -> Result<Reply
 }
 
 /// Returns whether the client can answer permission requests: it can unless it says otherwise.
-fn answers(query: &str) -> Result<bool, Reply> {
+fn answers(query: &str) -> Result<bool, SessionError> {
     Ok(number(query, "answers", 0..=1)? != Some(0))
 }
 
@@ -167,7 +187,7 @@ pub fn poll(session: &Arc<Session>, query: &str) -> Result<Poll, Reply> {
     let events_max = count(query, limits::EVENTS_MAX)?.unwrap_or(limits::EVENTS_MAX);
     let timeout_ms = number(query, "timeout", 0..=u64::MAX)?.unwrap_or(0);
     let limit = Duration::from_millis(timeout_ms).min(limits::POLL_MAX);
-    let follower = Follower::new(session, after, answers(query)?)?;
+    let follower = Follower::new(SessionFeed::new(session, after, answers(query)?)?);
     Ok(Poll { follower, events_max, limit })
 }
 
@@ -188,39 +208,78 @@ pub fn stream(
     let full =
         || Reply::error(503, "BUSY", "too many event streams are open").with("Retry-After", "1");
     let slot = StreamSlot::take(streams).ok_or_else(full)?;
-    let follower = Follower::new(&session, after, answers(head.query)?)?;
+    let feed = SessionFeed::new(&session, after, answers(head.query)?)?;
+    let follower = Follower::new(feed);
     let headers = auth::cors_headers(head);
     Ok(Stream { follower, _slot: slot, headers })
 }
 
-pub fn decide(session: &Session, in_path: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
-    let request: ResolvePermission = parse(body)?;
-    let request_id = match (in_path, request.request_id.as_deref()) {
-        (Some(path), Some(body)) if path != body => {
-            return Err(Reply::invalid("the requestId in the body is not the one in the path"));
+/// Returns the session that the query of a WebSocket names, and its events; without one, those of
+/// all sessions.
+pub fn feed(
+    runtime: &Arc<Runtime>,
+    query: &str,
+) -> Result<(Option<SessionId>, Feed), SessionError> {
+    let after = number(query, "afterSeq", 0..=u64::MAX)?;
+    let answers = answers(query)?;
+    match value(query, "sessionId")? {
+        Some(id) => {
+            let id = parse_id(&id)?;
+            let feed = Feed::of_id(runtime, &id, after.unwrap_or(0), answers)?;
+            Ok((Some(id), feed))
         }
-        (path, body) => path.or(body).ok_or_else(|| Reply::invalid("requestId is missing"))?,
-    };
-    let allow = match (request.decision.as_deref(), request.approved) {
-        (Some("allow"), None | Some(true)) | (None, Some(true)) => true,
-        (Some("deny"), None | Some(false)) | (None, Some(false)) => false,
-        _ => return Err(Reply::invalid("decision is \"allow\" or \"deny\"")),
-    };
-    check_length("decidedBy", request.decided_by.as_deref(), limits::NAME_BYTES_MAX)?;
-    let by = request.decided_by.as_deref().unwrap_or("anonymous");
-    let (status, error) = match session.decide(request_id, allow, by)? {
-        Decision::Won => (200, None),
-        Decision::TooLate => (409, Some(("CONFLICT", "it has been decided already"))),
-        Decision::Unknown => (404, Some(("NOT_FOUND", "nothing waits for this decision"))),
-    };
+        None => Ok((None, Feed::Wide(Box::new(WideFeed::of_all(runtime, after, answers)?)))),
+    }
+}
+
+pub fn decide(session: &Session, in_path: Option<&str>, body: &[u8]) -> Result<Reply, Reply> {
+    let decision = decide_permission(session, in_path, &parse(body)?)?;
+    let error = decision_error(decision);
     let reply = PermissionReply {
         ok: error.is_none(),
-        conflict: status == 409,
+        conflict: decision == Decision::TooLate,
         resolved: error.is_none(),
         message: error.map(|(_, message)| message.to_owned()),
         error: error.map(|(code, message)| ErrorDetail::new(code, message)),
     };
+    let status = match decision {
+        Decision::Won => 200,
+        Decision::TooLate => 409,
+        Decision::Unknown => 404,
+    };
     Ok(Reply::json(status, &reply))
+}
+
+/// Checks a decision about a permission, then makes it. `in_path`: the id of the permission request
+/// if it is not only in `request`.
+pub fn decide_permission(
+    session: &Session,
+    in_path: Option<&str>,
+    request: &ResolvePermission,
+) -> Result<Decision, SessionError> {
+    let request_id = match (in_path, request.request_id.as_deref()) {
+        (Some(path), Some(body)) if path != body => {
+            return Err(invalid("the requestId in the body is not the one in the path"));
+        }
+        (path, body) => path.or(body).ok_or_else(|| invalid("requestId is missing"))?,
+    };
+    let allow = match (request.decision.as_deref(), request.approved) {
+        (Some("allow"), None | Some(true)) | (None, Some(true)) => true,
+        (Some("deny"), None | Some(false)) | (None, Some(false)) => false,
+        _ => return Err(invalid("decision is \"allow\" or \"deny\"")),
+    };
+    check_length("decidedBy", request.decided_by.as_deref(), limits::NAME_BYTES_MAX)?;
+    let by = request.decided_by.as_deref().unwrap_or("anonymous");
+    session.decide(request_id, allow, by)
+}
+
+/// Returns why a decision has no effect: a code and a message.
+pub fn decision_error(decision: Decision) -> Option<(&'static str, &'static str)> {
+    match decision {
+        Decision::Won => None,
+        Decision::TooLate => Some(("CONFLICT", "it has been decided already")),
+        Decision::Unknown => Some(("NOT_FOUND", "nothing waits for this decision")),
+    }
 }
 
 /// Returns how many items the query asks for.
@@ -230,7 +289,11 @@ fn count(query: &str, max: usize) -> Result<Option<usize>, Reply> {
 }
 
 /// Returns a number in the query, if it is there.
-fn number(query: &str, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Reply> {
+fn number(
+    query: &str,
+    name: &str,
+    range: RangeInclusive<u64>,
+) -> Result<Option<u64>, SessionError> {
     let Some(text) = value(query, name)? else {
         return Ok(None);
     };
@@ -239,18 +302,18 @@ fn number(query: &str, name: &str, range: RangeInclusive<u64>) -> Result<Option<
     number.map(Some).ok_or_else(|| {
         let (min, max) = range.into_inner();
         let to = if max == u64::MAX { String::new() } else { format!(" to {max}") };
-        Reply::invalid(format_args!("{name} is a whole number from {min}{to}"))
+        invalid(format_args!("{name} is a whole number from {min}{to}"))
     })
 }
 
 /// Returns a value in the query, decoded once, if it is there. RFC 3986, 2.1.
-fn value(query: &str, name: &str) -> Result<Option<String>, Reply> {
+fn value(query: &str, name: &str) -> Result<Option<String>, SessionError> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let Some((_, value)) = pairs.into_iter().find(|(key, _)| *key == name) else {
         return Ok(None);
     };
     let decoded = decode(value);
-    decoded.map(Some).ok_or_else(|| Reply::invalid(format_args!("{name} is not well encoded")))
+    decoded.map(Some).ok_or_else(|| invalid(format_args!("{name} is not well encoded")))
 }
 
 fn decode(text: &str) -> Option<String> {

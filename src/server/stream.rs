@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
-use crate::session::reader::{Envelopes, Reader};
-use crate::session::session::{Session, Subscription};
+use crate::session::feed::SessionFeed;
+use crate::session::reader::Envelopes;
 use crate::{limits, sys};
 
 use super::reply::Reply;
@@ -39,11 +38,9 @@ impl Drop for StreamSlot {
     }
 }
 
-/// A session's events after a number, as a client follows them.
+/// A feed whose client is watched for its disconnect.
 pub struct Follower {
-    subscription: Subscription,
-    reader: Reader,
-    after: u64,
+    feed: SessionFeed,
     /// The client sent its next request, which is read later: its socket stays readable, so a
     /// disconnect cannot be noticed.
     has_next_request: bool,
@@ -59,32 +56,20 @@ enum Waited {
 }
 
 impl Follower {
-    /// Follows `session` after event number `after`. `answers`: this client can answer questions.
-    pub fn new(session: &Arc<Session>, after: u64, answers: bool) -> Result<Follower, Error> {
-        // Before the reader, so that no event falls in between.
-        let subscription = session.subscribe(answers)?;
-        let reader = session.reader();
-        Ok(Follower { subscription, reader, after, has_next_request: false })
+    /// Follows a feed.
+    pub fn new(feed: SessionFeed) -> Follower {
+        Follower { feed, has_next_request: false }
     }
 
-    /// Reads the next events. Fails if there are some and none can be read; otherwise the caller
-    /// would try again forever.
     fn next(&mut self, events_max: usize) -> io::Result<Envelopes> {
-        let last = self.reader.last_seq();
-        let envelopes = self.reader.after(self.after, events_max)?;
-        if envelopes.is_empty() && last > self.after {
-            let message = format!("events after number {} cannot be read", self.after);
-            return Err(io::Error::new(ErrorKind::InvalidData, message));
-        }
-        Ok(envelopes)
+        self.feed.next(events_max, limits::EVENTS_BYTES_MAX)
     }
 
     fn wait(&mut self, client: &TcpStream, limit: Duration) -> io::Result<Waited> {
-        let Subscription { session, waker } = &self.subscription;
-        waker.arm();
-        if self.reader.last_seq() > self.after || session.is_closed() {
+        if self.feed.arm() {
             return Ok(Waited::Woken);
         }
+        let waker = self.feed.waker();
         let watched = if self.has_next_request { waker.as_fd() } else { client.as_fd() };
         let [readable, woken] = sys::wait_readable([watched, waker.as_fd()], Some(limit))?;
         if woken {
@@ -124,11 +109,11 @@ impl Stream {
             self.headers
         );
         loop {
-            for (seq, envelope) in self.follower.next(limits::EVENTS_MAX)? {
-                out.push_str(&format!("id: {seq}\ndata: {envelope}\n\n"));
-                self.follower.after = seq;
+            let is_closed = self.follower.feed.close_reason().is_some();
+            for event in self.follower.next(limits::EVENTS_MAX)? {
+                out.push_str(&format!("id: {}\ndata: {}\n\n", event.seq, event.text));
             }
-            if out.is_empty() && self.follower.subscription.session.is_closed() {
+            if out.is_empty() && is_closed {
                 client.write_all(LAST_EVENT.as_bytes())?;
                 return client.shutdown(Shutdown::Write);
             }
@@ -163,11 +148,11 @@ impl Poll {
     pub fn run(mut self, client: &TcpStream) -> io::Result<Option<Reply>> {
         let deadline = Instant::now() + self.limit;
         loop {
+            let is_closed = self.follower.feed.close_reason().is_some();
             let envelopes = self.follower.next(self.events_max)?;
             let left = deadline.saturating_duration_since(Instant::now());
-            let is_closed = self.follower.subscription.session.is_closed();
             if !envelopes.is_empty() || left.is_zero() || is_closed {
-                return Ok(Some(events(&envelopes, &self.follower.reader)));
+                return Ok(Some(events(&envelopes, self.follower.feed.last_seq())));
             }
             match self.follower.wait(client, left) {
                 Ok(Waited::Disconnected) => return Ok(None),
@@ -180,8 +165,8 @@ impl Poll {
 }
 
 /// Returns `{"events":[…],"lastSeq":N}`: the last number of the session, not of these events.
-fn events(envelopes: &Envelopes, reader: &Reader) -> Reply {
-    let events: Vec<&str> = envelopes.iter().map(|(_, envelope)| envelope.as_str()).collect();
-    let (events, last_seq) = (events.join(","), reader.last_seq());
+fn events(envelopes: &Envelopes, last_seq: u64) -> Reply {
+    let events: Vec<&str> = envelopes.iter().map(|event| event.text.as_str()).collect();
+    let events = events.join(",");
     Reply::json_text(200, format!("{{\"events\":[{events}],\"lastSeq\":{last_seq}}}"))
 }

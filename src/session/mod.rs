@@ -1,5 +1,6 @@
 //! Sessions: their journals, what is derived from these, and the turns that write to them.
 
+pub mod feed;
 pub mod journal;
 pub mod reader;
 pub mod record;
@@ -12,6 +13,7 @@ mod tail;
 pub mod transcript;
 pub mod turn;
 pub mod wake;
+pub mod watchers;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use crate::error::{At, Error, Kind};
 use crate::lines::Forwards;
 use crate::mutex::lock;
 use crate::protocol::SessionId;
-use crate::protocol::event::Event;
+use crate::protocol::event::{Event, EventKind};
 use crate::{disk, limits};
 
 use super::record::Record;
@@ -59,8 +59,25 @@ pub(super) struct Stretch {
     end: u64,
 }
 
-/// The envelopes of consecutive events, each with its number.
-pub type Envelopes = Vec<(u64, String)>;
+/// The envelope of an event.
+#[derive(Debug)]
+pub struct EventText {
+    pub seq: u64,
+    /// `None`: this version does not know the event.
+    pub kind: Option<EventKind>,
+    pub text: String,
+}
+
+impl EventText {
+    /// Returns when the event was written.
+    pub fn ts(&self) -> Option<&str> {
+        let (_, rest) = self.text.split_once(",\"ts\":\"")?;
+        rest.split_once('"').map(|(ts, _)| ts)
+    }
+}
+
+/// The envelopes of consecutive events.
+pub type Envelopes = Vec<EventText>;
 
 impl Reader {
     pub(super) fn new(path: PathBuf, id: SessionId, published: Arc<Mutex<Published>>) -> Reader {
@@ -72,20 +89,25 @@ impl Reader {
         lock(&self.published).seq
     }
 
-    /// Returns the events after number `after`: at most `events_max` of them and about
-    /// [`limits::EVENTS_BYTES_MAX`], at least one if there is one. Reads no more of the file than
+    /// Returns the events after number `after`: at most `events_max` of them and about `bytes_max`
+    /// bytes, at least one if there is one. Reads no more of the file than
     /// these and part of one stretch of the index; not even that if it continues where it was.
-    pub fn after(&mut self, after: u64, events_max: usize) -> io::Result<Envelopes> {
+    pub fn after(
+        &mut self,
+        after: u64,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> io::Result<Envelopes> {
         let (mut envelopes, mut bytes) = (Vec::new(), 0);
         if events_max == 0 {
             return Ok(envelopes);
         }
         let id = self.id.clone();
         self.visit_after(after, |record| {
-            let envelope = record.envelope(id.as_str());
-            bytes += envelope.len();
-            envelopes.push((record.seq, envelope));
-            envelopes.len() < events_max && bytes < limits::EVENTS_BYTES_MAX
+            let text = record.envelope(id.as_str());
+            bytes += text.len();
+            envelopes.push(EventText { seq: record.seq, kind: record.kind, text });
+            envelopes.len() < events_max && bytes < bytes_max
         })?;
         Ok(envelopes)
     }

@@ -6,6 +6,7 @@ mod turns;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -23,6 +24,7 @@ use super::session::{
 };
 use super::store::Store;
 use super::turn::{Agent, Fault, end_event};
+use super::watchers::{Watcher, Watchers};
 
 /// All sessions of the daemon.
 pub struct Runtime {
@@ -31,6 +33,8 @@ pub struct Runtime {
     log: Log,
     agent: Box<dyn Agent>,
     slots: Mutex<HashMap<SessionId, Arc<Slot>>>,
+    /// The followers of all sessions.
+    watchers: Arc<Watchers>,
     scheduler: Mutex<Scheduler>,
     /// The number of turns submitted since the daemon started.
     submitted: AtomicU64,
@@ -67,6 +71,7 @@ impl Runtime {
             log,
             agent,
             slots: Mutex::default(),
+            watchers: Arc::default(),
             scheduler: Mutex::default(),
             submitted: AtomicU64::new(0),
             swept_at: AtomicU64::new(sys::boot_clock().as_secs()),
@@ -112,7 +117,8 @@ impl Runtime {
         let journal = Journal::create(&directory, id, &self.daemon_id, &first, &created_at)?;
         self.save_summary(id, &journal);
         self.log.info("session created", &[("id", &id.as_str())]);
-        Ok(Arc::new(Session::new(id.clone(), journal)))
+        self.watchers.notify(id, 0, journal.state().seq, || journal.reader());
+        Ok(Arc::new(Session::new(id.clone(), journal, Arc::clone(&self.watchers))))
     }
 
     /// Returns the session with this id, and opens it if it is not in memory.
@@ -167,7 +173,8 @@ impl Runtime {
         // this must not.
         let sessions = self.slots().into_iter().filter_map(|slot| slot.try_lock().ok()?.clone());
         let sessions: Vec<Arc<Session>> = sessions.collect();
-        let subscribers: usize = sessions.iter().map(|session| session.subscribers()).sum();
+        let followers: usize = sessions.iter().map(|session| session.subscribers()).sum();
+        let subscribers = followers + self.watchers.count();
         let scheduler = lock(&self.scheduler);
         let active = scheduler.workers as u64;
         RuntimeCounts {
@@ -224,6 +231,31 @@ impl Runtime {
             session.close(&mut state, CloseReason::Stopping);
             session.changed.notify_all();
         }
+        self.watchers.close();
+    }
+
+    /// Follows all sessions, or `only` the one of this id, which need not exist.
+    pub(super) fn watch(&self, only: Option<SessionId>, answers: bool) -> io::Result<Arc<Watcher>> {
+        let watcher = self.watchers.add(only, answers)?;
+        self.followers_changed();
+        Ok(watcher)
+    }
+
+    /// Ends what [`watch`](Self::watch) began.
+    pub(super) fn unwatch(&self, watcher: &Arc<Watcher>) {
+        self.watchers.remove(watcher);
+        self.followers_changed();
+    }
+
+    /// Wakes the turns that wait for permissions. None waits in a session that is being opened.
+    fn followers_changed(&self) {
+        let sessions = self.slots().into_iter().filter_map(|slot| slot.try_lock().ok()?.clone());
+        sessions.for_each(|session| session.followers_changed());
+    }
+
+    /// Returns whether there will be no more events.
+    pub fn is_closed(&self) -> bool {
+        self.watchers.is_closed()
     }
 
     /// Drops sessions from memory that were not used for [`limits::SESSION_IDLE_MAX`]. Cheap if
@@ -315,7 +347,8 @@ impl Runtime {
             // So that what was cut off does not count as missing next time.
             self.save_summary(id, &journal);
         }
-        let session = Arc::new(Session::new(id.clone(), journal));
+        let watchers = Arc::clone(&self.watchers);
+        let session = Arc::new(Session::new(id.clone(), journal, watchers));
         let mut state = lock(&session.state);
         let message = "the daemon ended while the turn was in progress";
         self.interrupt_turns(&session, &mut state, message);

@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::error::{Doing, Error, reason};
@@ -22,6 +23,7 @@ use super::reader::Reader;
 use super::replay::Conversation;
 use super::tail::{self, Bounds};
 use super::wake::{Cancel, Waker};
+use super::watchers::Watchers;
 
 /// One session in memory.
 pub struct Session {
@@ -32,8 +34,10 @@ pub struct Session {
     pub(super) changed: Condvar,
     /// The waker of each follower, and whether it answers permission requests.
     wakers: Mutex<Vec<(Arc<Waker>, bool)>>,
-    /// Whether its streams must end.
-    closed: AtomicBool,
+    /// The followers of all sessions.
+    watchers: Arc<Watchers>,
+    /// Why its streams must end.
+    closed: OnceLock<CloseReason>,
     /// When it was last used, in seconds of the boot clock.
     pub(super) used_at: AtomicU64,
 }
@@ -64,7 +68,7 @@ pub(super) struct Permission {
 
 /// The reason why nothing more is appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CloseReason {
+pub enum CloseReason {
     /// The session was deleted.
     Deleted,
     /// The daemon is stopping.
@@ -96,7 +100,7 @@ impl Drop for Subscription {
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, journal: Journal) -> Session {
+    pub(super) fn new(id: SessionId, journal: Journal, watchers: Arc<Watchers>) -> Session {
         Session {
             id,
             state: Mutex::new(SessionState {
@@ -111,7 +115,8 @@ impl Session {
             }),
             changed: Condvar::new(),
             wakers: Mutex::default(),
-            closed: AtomicBool::new(false),
+            watchers,
+            closed: OnceLock::new(),
             used_at: AtomicU64::new(sys::boot_clock().as_secs()),
         }
     }
@@ -124,6 +129,13 @@ impl Session {
     /// Returns a reader of its events.
     pub fn reader(&self) -> Reader {
         lock(&self.state).journal.reader()
+    }
+
+    /// Returns a reader of its events, and the number of the last event. The followers of all
+    /// sessions know about these events.
+    pub(super) fn position(&self) -> (Reader, u64) {
+        let state = lock(&self.state);
+        (state.journal.reader(), state.journal.state().seq)
     }
 
     /// Reads the end of its conversation, as much as a model is sent, from the journal's end: the
@@ -178,7 +190,7 @@ impl Session {
     }
 
     /// Wakes a turn that waits for a permission: who can answer it has changed.
-    fn followers_changed(&self) {
+    pub(super) fn followers_changed(&self) {
         // A turn between its check and its wait has the lock.
         drop(lock(&self.state));
         self.changed.notify_all();
@@ -187,11 +199,17 @@ impl Session {
     /// Returns whether a follower can answer permission requests.
     pub fn has_responder(&self) -> bool {
         lock(&self.wakers).iter().any(|(_, answers)| *answers)
+            || self.watchers.has_responder(&self.id)
     }
 
     /// Returns whether there will be no more events.
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.closed.get().is_some()
+    }
+
+    /// Returns why there will be no more events.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.closed.get().copied()
     }
 
     /// Appends events, all or none. Returns the number of the last.
@@ -202,8 +220,10 @@ impl Session {
         durability: Durability,
     ) -> Result<u64, SessionError> {
         self.check_open(state)?;
+        let before = state.journal.state().seq;
         let seq = state.journal.append(events, durability).map_err(|cause| not_written(&cause))?;
         self.wake();
+        self.watchers.notify(&self.id, before, seq, || state.journal.reader());
         Ok(seq)
     }
 
@@ -250,7 +270,7 @@ impl Session {
     /// Ends the streams, and makes further appends fail.
     pub(super) fn close(&self, state: &mut SessionState, reason: CloseReason) {
         state.closed = Some(reason);
-        self.closed.store(true, Ordering::SeqCst);
+        self.closed.get_or_init(|| reason);
         self.wake();
     }
 

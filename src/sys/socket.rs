@@ -108,6 +108,17 @@ pub fn is_listening(socket: &TcpListener) -> bool {
         .is_ok_and(|_| value != 0)
 }
 
+/// Sets how much the system holds of what was written and not sent, or as much as is permitted.
+/// Linux doubles it, for its own records. socket(7).
+pub fn set_send_buffer(socket: &TcpStream, bytes: usize) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let length = libc::socklen_t::try_from(size_of_val(&bytes)).unwrap_or(0);
+    let (option, raw) = (libc::SO_SNDBUF, socket.as_raw_fd());
+    let place = (&raw const bytes).cast();
+    // SAFETY: `place` is readable for `length` bytes.
+    check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, option, place, length) }).map(drop)
+}
+
 #[cfg(target_os = "linux")]
 fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: the call takes integers.

@@ -544,6 +544,10 @@ const STATED: [Stated; 5] = [
             ("HEARTBEAT_EVERY", "a comment every {} seconds"),
             ("TURN_BODY_BYTES_MAX", "{} in that of a session or a turn"),
             ("STREAMS_MAX", "and {} streams"),
+            ("WEBSOCKET_MESSAGE_BYTES_MAX", "as one text of at most {} bytes, with"),
+            ("WEBSOCKET_MESSAGE_MAX", "not complete {} seconds after its first byte"),
+            ("WEBSOCKET_STALL_MAX", "took nothing for {} seconds"),
+            ("WEBSOCKET_PING_EVERY", "After {} seconds without a byte"),
         ],
     ),
     (

@@ -17,6 +17,7 @@
 mod api;
 mod model;
 mod page;
+mod socket;
 mod support;
 
 /// Turns: a model, its tools, and how what they started ends.
@@ -71,3 +72,5 @@ mod tools;
 mod unread;
 /// Sessions that an earlier version wrote.
 mod upgrade;
+/// The WebSocket: events, messages, and how it ends.
+mod websocket;

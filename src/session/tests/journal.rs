@@ -214,16 +214,16 @@ fn the_index_finds_what_a_full_scan_finds() {
     let afters = [0, 1, 1498, 1499, 1500, 1501, u64::MAX - 1, u64::MAX];
     for after in afters.into_iter().chain((0..300).map(|_| fastrand::u64(0..1500))) {
         let most = fastrand::usize(1..100);
-        let batch = reader.after(after, most).unwrap();
+        let batch = reader.after(after, most, limits::EVENTS_BYTES_MAX).unwrap();
         let expected = records.iter().filter(|record| record.seq > after).take(most);
         let mut count = 0;
-        for ((seq, envelope), record) in batch.iter().zip(expected.clone()) {
-            assert_eq!((*seq, envelope), (record.seq, &record.envelope("s")));
+        for (event, record) in batch.iter().zip(expected.clone()) {
+            assert_eq!((event.seq, &event.text), (record.seq, &record.envelope("s")));
             count += 1;
         }
         assert_eq!((count, batch.len()), (expected.count(), count), "after {after}");
     }
-    assert!(reader.after(0, 0).unwrap().is_empty());
+    assert!(reader.after(0, 0, limits::EVENTS_BYTES_MAX).unwrap().is_empty());
 }
 
 #[test]
@@ -233,8 +233,8 @@ fn a_batch_is_bounded_in_bytes_but_never_empty() {
     let directory = scratch.session("big", &bytes);
     let (journal, _) = open(&directory);
     let mut reader = journal.reader();
-    assert_eq!(reader.after(0, 9).unwrap().len(), 1);
-    assert_eq!(reader.after(1, 9).unwrap().len(), 3);
+    assert_eq!(reader.after(0, 9, limits::EVENTS_BYTES_MAX).unwrap().len(), 1);
+    assert_eq!(reader.after(1, 9, limits::EVENTS_BYTES_MAX).unwrap().len(), 3);
     assert_eq!(seen(&journal, 0, 9), [1, 2, 3, 4]);
 }
 
@@ -252,10 +252,10 @@ fn a_concurrent_reader_sees_every_event_once() {
                 let mut after = 0;
                 loop {
                     let finished = written.load(Ordering::SeqCst);
-                    let batch = reader.after(after, most).unwrap();
-                    for (seq, _) in &batch {
-                        assert_eq!(*seq, after + 1);
-                        after = *seq;
+                    let batch = reader.after(after, most, limits::EVENTS_BYTES_MAX).unwrap();
+                    for event in &batch {
+                        assert_eq!(event.seq, after + 1);
+                        after = event.seq;
                     }
                     if finished && batch.is_empty() {
                         return assert_eq!(after, EVENTS);

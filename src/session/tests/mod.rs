@@ -15,6 +15,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::limits;
 use crate::protocol::SessionId;
 use crate::protocol::event::{Event, TurnText};
 
@@ -85,11 +86,11 @@ fn seen(journal: &Journal, after: u64, most: usize) -> Vec<u64> {
     let mut reader = journal.reader();
     let (mut seen, mut after) = (Vec::new(), after);
     loop {
-        let batch = reader.after(after, most).unwrap();
-        let Some((last, _)) = batch.last() else {
+        let batch = reader.after(after, most, limits::EVENTS_BYTES_MAX).unwrap();
+        let Some(last) = batch.last() else {
             return seen;
         };
-        after = *last;
-        seen.extend(batch.iter().map(|(seq, _)| *seq));
+        after = last.seq;
+        seen.extend(batch.iter().map(|event| event.seq));
     }
 }

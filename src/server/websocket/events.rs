@@ -1,0 +1,129 @@
+//! The events that a WebSocket sends, and when.
+//!
+//! The end of a fast turn is held here for a moment. A client that submits a turn over HTTP, and
+//! marks its session as busy when it has the reply, must not get the end before that.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use crate::error::reason;
+use crate::protocol::event::{Envelope, EventKind};
+use crate::protocol::socket::StreamEnd;
+use crate::session::feed::Feed;
+use crate::session::reader::EventText;
+use crate::session::session::CloseReason;
+use crate::{clock, json, limits};
+
+use super::codec::{CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_NORMAL};
+use super::socket::{End, Ending, Socket};
+
+/// The events of a feed on their way to a client.
+pub struct Events<'a> {
+    feed: &'a mut Feed,
+    /// What was read and not sent.
+    batch: VecDeque<EventText>,
+    /// The turns that began a moment ago, and until when their ends are held.
+    fresh: Vec<(String, Instant)>,
+    /// Until when the first event in the batch is held.
+    held: Option<Instant>,
+}
+
+impl<'a> Events<'a> {
+    /// Returns the events of `feed`.
+    pub fn new(feed: &'a mut Feed) -> Events<'a> {
+        Events { feed, batch: VecDeque::new(), fresh: Vec::new(), held: None }
+    }
+
+    /// Sends the events that there is room for.
+    pub fn send(&mut self, socket: &mut Socket<'_>) -> Result<(), End> {
+        self.held = None;
+        while socket.has_room() {
+            let Some(event) = self.batch.front() else {
+                if self.read()? { continue } else { break }
+            };
+            self.held = self.held_until(event).filter(|until| Instant::now() < *until);
+            if self.held.is_some() {
+                break;
+            }
+            socket.send_text(&event.text);
+            if let Some(event) = self.batch.pop_front() {
+                self.remember(&event);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads more events; returns whether there are some.
+    fn read(&mut self) -> Result<bool, End> {
+        let close_reason = self.feed.close_reason();
+        let events = self.feed.next(limits::EVENTS_MAX, limits::WEBSOCKET_OUTPUT_BYTES_MAX);
+        self.batch = match events {
+            Ok(events) => events.into(),
+            // The file of a session that was deleted is gone.
+            Err(error) if error.kind() == ErrorKind::InvalidData && close_reason.is_some() => {
+                VecDeque::new()
+            }
+            Err(error) => return Err(End::Ours(Ending::new(CLOSE_INTERNAL, &reason(&error)))),
+        };
+        match close_reason {
+            Some(close_reason) if self.batch.is_empty() => Err(End::Ours(ending(close_reason))),
+            _ => Ok(!self.batch.is_empty()),
+        }
+    }
+
+    /// Waits for the client, for more events, or until the next event is no longer held.
+    pub fn wait(&mut self, socket: &mut Socket<'_>) -> Result<(), End> {
+        let can_read = self.batch.is_empty() && socket.has_room();
+        if can_read && self.feed.arm() {
+            return Ok(());
+        }
+        let waker = can_read.then(|| self.feed.as_fd());
+        if socket.wait(waker, self.held)? {
+            self.feed.drain();
+        }
+        Ok(())
+    }
+
+    /// Returns until when an event is held, if it ends a turn that began a moment ago.
+    fn held_until(&self, event: &EventText) -> Option<Instant> {
+        let is_end = matches!(
+            event.kind,
+            Some(EventKind::TurnDone | EventKind::TurnError | EventKind::SessionCancelled)
+        );
+        if self.fresh.is_empty() || !is_end {
+            return None;
+        }
+        let ended = Envelope::read(&event.text)?.event?;
+        // Without an id, it may be about any turn.
+        let is_meant = |id: &str| ended.turn_id().is_none_or(|ended| ended == id);
+        self.fresh.iter().filter(|(id, _)| is_meant(id)).map(|(_, until)| *until).max()
+    }
+
+    /// Remembers a turn that began a moment ago, but none of long ago that is only sent now.
+    fn remember(&mut self, event: &EventText) {
+        if event.kind != Some(EventKind::TurnQueued) {
+            return;
+        }
+        let now = Instant::now();
+        self.fresh.retain(|(_, until)| now < *until);
+        let age_ms = event.ts().and_then(clock::parse_rfc3339).map(|ts| clock::now_millis() - ts);
+        let held_ms = i64::try_from(limits::TURN_END_HELD.as_millis()).unwrap_or(0);
+        if age_ms.is_some_and(|age| (0..held_ms).contains(&age))
+            && let Some(queued) = Envelope::read(&event.text).and_then(|envelope| envelope.event)
+            && let Some(id) = queued.turn_id()
+        {
+            self.fresh.push((id.to_owned(), now + limits::TURN_END_HELD));
+        }
+    }
+}
+
+fn ending(close_reason: CloseReason) -> Ending {
+    let (code, reason, why) = match close_reason {
+        CloseReason::Deleted => (CLOSE_NORMAL, "deleted", "the session was deleted"),
+        CloseReason::Stopping => (CLOSE_GOING_AWAY, "stopping", "the daemon is stopping"),
+    };
+    let end = StreamEnd { event: "stream.end".to_owned(), reason: reason.to_owned() };
+    Ending { message: Some(json::text(&end)), code, reason: why.to_owned() }
+}

@@ -1,0 +1,260 @@
+//! The bytes of a WebSocket: what is read, what is written, and the deadlines of both.
+//!
+//! Reads and writes do not block; the only wait is [`Socket::wait`].
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use crate::sys::Interest;
+use crate::{limits, sys};
+
+use super::codec::{self, CLOSE_POLICY, CLOSE_TRY_LATER, Decoder, Incoming, Violation};
+
+/// Why a WebSocket is no longer served.
+pub enum End {
+    /// The client disconnected.
+    Gone,
+    /// The client closed it, with this status code.
+    Theirs(Option<u16>),
+    /// The client takes nothing.
+    Stalled,
+    Ours(Ending),
+}
+
+/// How the server closes a WebSocket.
+pub struct Ending {
+    /// A last message.
+    pub message: Option<String>,
+    pub code: u16,
+    pub reason: String,
+}
+
+impl Ending {
+    /// Returns one without a last message.
+    pub fn new(code: u16, reason: &str) -> Ending {
+        Ending { message: None, code, reason: reason.to_owned() }
+    }
+}
+
+impl From<Violation> for End {
+    fn from(violation: Violation) -> End {
+        End::Ours(Ending::new(violation.code, violation.reason))
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> End {
+        End::Gone
+    }
+}
+
+/// The connection of a WebSocket.
+pub struct Socket<'a> {
+    client: &'a TcpStream,
+    decoder: Decoder,
+    output: Vec<u8>,
+    /// How much of the output the system has.
+    written: usize,
+    /// When the last byte was read or written.
+    active_at: Instant,
+    /// Since when the client has taken nothing of the output.
+    stalled_at: Option<Instant>,
+    /// When the first byte of a message arrived that is not complete.
+    message_at: Option<Instant>,
+}
+
+impl<'a> Socket<'a> {
+    /// Sends the client `head`. Its `early` bytes were read before.
+    pub fn new(mut client: &'a TcpStream, head: &str, early: &[u8]) -> io::Result<Socket<'a>> {
+        client.set_nonblocking(true)?;
+        // It fits: nothing was sent before, or it was taken.
+        client.write_all(head.as_bytes())?;
+        sys::socket::set_send_buffer(client, limits::WEBSOCKET_SEND_BUFFER_BYTES)?;
+        let mut decoder = Decoder::default();
+        decoder.push(early);
+        Ok(Socket {
+            client,
+            decoder,
+            output: Vec::new(),
+            written: 0,
+            active_at: Instant::now(),
+            stalled_at: None,
+            message_at: None,
+        })
+    }
+
+    /// Returns whether more may be sent.
+    pub fn has_room(&self) -> bool {
+        self.output.len() - self.written < limits::WEBSOCKET_OUTPUT_BYTES_MAX
+    }
+
+    /// Takes the next message or control frame.
+    pub fn next(&mut self) -> Result<Option<Incoming>, Violation> {
+        let incoming = self.decoder.next()?;
+        if !self.decoder.is_incomplete() {
+            self.message_at = None;
+        } else if incoming.is_none() {
+            self.message_at.get_or_insert_with(Instant::now);
+        } else if !self.decoder.is_within_message() {
+            // What is left began after what is returned.
+            self.message_at = None;
+        }
+        Ok(incoming)
+    }
+
+    /// Sends a message.
+    pub fn send_text(&mut self, text: &str) {
+        codec::write_text(text, &mut self.output);
+    }
+
+    /// Answers a ping.
+    pub fn send_pong(&mut self, payload: &[u8]) {
+        codec::write_pong(payload, &mut self.output);
+    }
+
+    /// Writes as much as the system takes.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match self.client.write(rest) {
+                Ok(count) => {
+                    self.written += count;
+                    self.active_at = Instant::now();
+                    self.stalled_at = None;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.stalled_at.get_or_insert_with(Instant::now);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // An idle WebSocket holds no memory.
+        self.output = Vec::new();
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Waits until the client or `waker` is ready, or `until`, and reads what the client sent.
+    /// Returns whether `waker` is ready.
+    pub fn wait(
+        &mut self,
+        waker: Option<BorrowedFd<'_>>,
+        until: Option<Instant>,
+    ) -> Result<bool, End> {
+        let ping_at = self.active_at + limits::WEBSOCKET_PING_EVERY;
+        let stall_ends = self.stalled_at.map(|at| at + limits::WEBSOCKET_STALL_MAX);
+        let message_ends = self.message_at.map(|at| at + limits::WEBSOCKET_MESSAGE_MAX);
+        let now = Instant::now();
+        let is_over = |end: Option<Instant>| end.is_some_and(|end| end <= now);
+        if is_over(stall_ends) {
+            return Err(End::Stalled);
+        }
+        if is_over(message_ends) {
+            return Err(End::Ours(Ending::new(CLOSE_POLICY, "a message took too long")));
+        }
+        if ping_at <= now {
+            codec::write_ping(&mut self.output);
+            self.active_at = now;
+            return Ok(false);
+        }
+        let deadlines = [until, stall_ends, message_ends].into_iter().flatten();
+        let deadline = deadlines.fold(ping_at, Instant::min);
+        let interest = match (self.has_room(), self.output.is_empty()) {
+            (true, true) => Interest::Read,
+            (true, false) => Interest::Either,
+            (false, _) => Interest::Write,
+        };
+        let left = deadline.saturating_duration_since(now);
+        let mut files = vec![(self.client.as_fd(), interest)];
+        files.extend(waker.map(|waker| (waker, Interest::Read)));
+        let ready = sys::wait_any(&files, Some(left))?;
+        if ready.first() == Some(&true) && self.has_room() {
+            self.read()?;
+        }
+        Ok(ready.get(1) == Some(&true))
+    }
+
+    fn read(&mut self) -> Result<(), End> {
+        let mut chunk = [0; CHUNK_BYTES];
+        match self.client.read(&mut chunk) {
+            Ok(0) => Err(End::Gone),
+            Ok(count) => {
+                self.active_at = Instant::now();
+                self.decoder.push(chunk.get(..count).unwrap_or_default());
+                Ok(())
+            }
+            Err(error) if is_temporary(&error) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends the WebSocket, with a close frame if the client can take one.
+    pub fn finish(mut self, end: End) -> io::Result<()> {
+        match end {
+            End::Gone => return Ok(()),
+            End::Stalled => return self.let_go(),
+            End::Theirs(code) => codec::write_close(code, "", &mut self.output),
+            End::Ours(Ending { message, code, reason }) => {
+                if let Some(message) = message {
+                    self.send_text(&message);
+                }
+                codec::write_close(Some(code), &reason, &mut self.output);
+            }
+        }
+        let deadline = Instant::now() + limits::DRAIN_MAX;
+        loop {
+            self.flush()?;
+            if self.output.is_empty() {
+                break;
+            }
+            if !wait(self.client, Interest::Write, deadline)? {
+                return Ok(());
+            }
+        }
+        self.client.shutdown(Shutdown::Write)?;
+        self.drain(deadline)
+    }
+
+    /// Lets go of a client that takes nothing. It finds the reason where it stopped reading.
+    fn let_go(mut self) -> io::Result<()> {
+        self.output.truncate(codec::frame_end(&self.output, self.written));
+        codec::write_close(Some(CLOSE_TRY_LATER), "the client is too slow", &mut self.output);
+        // Its buffer is full, but for the system's rounding.
+        sys::socket::set_send_buffer(self.client, 2 * limits::WEBSOCKET_SEND_BUFFER_BYTES)?;
+        self.flush()?;
+        self.client.shutdown(Shutdown::Write)?;
+        self.drain(Instant::now())
+    }
+
+    /// Discards what the client still sends: closing with unread bytes would reset the connection,
+    /// and the reset can overtake the close frame.
+    fn drain(&mut self, deadline: Instant) -> io::Result<()> {
+        let (mut chunk, mut drained) = ([0; CHUNK_BYTES], 0);
+        while drained < limits::DRAIN_BYTES_MAX && wait(self.client, Interest::Read, deadline)? {
+            match self.client.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(count) => drained += count,
+                Err(error) if is_temporary(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The most that one read takes; most messages are smaller.
+const CHUNK_BYTES: usize = 2048;
+
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// Waits until `client` is ready; returns `false` at the deadline.
+fn wait(client: &TcpStream, interest: Interest, deadline: Instant) -> io::Result<bool> {
+    let left: Duration = deadline.saturating_duration_since(Instant::now());
+    let ready = sys::wait_any(&[(client.as_fd(), interest)], Some(left))?;
+    Ok(ready.first() == Some(&true))
+}

@@ -1,0 +1,427 @@
+//! The WebSocket: events, messages, and how it ends, byte by byte with a scripted client.
+
+use std::time::{Duration, Instant};
+
+use crate::api::{Api, Delivery, Event};
+use crate::model::Model;
+use crate::socket::{Frame, Socket, frame, handshake};
+use crate::support::{ANYTHING, Home, RESTARTED, eventually};
+
+/// Starts a daemon without a model: each turn fails at once.
+fn started() -> (Home, Api) {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    (home, api)
+}
+
+fn seqs(events: &[Event]) -> Vec<u64> {
+    events.iter().map(|event| event.seq).collect()
+}
+
+#[test]
+fn past_and_new_events_arrive_once_and_in_order() {
+    let (_home, api) = started();
+    api.create("s");
+    api.submit("s", "t1").expect(202);
+    api.wait_for("s", "turn.error", "t1");
+    let mut all = Socket::open(&api, "sessionId=s");
+    let mut later = Socket::open(&api, "sessionId=s&afterSeq=3");
+    let stream = api.follow("s", 0, "").unwrap();
+    assert_eq!(later.event().seq, 4);
+    api.submit("s", "t2").expect(202);
+    let events = all.events_to("turn.error", "t2");
+    assert_eq!(seqs(&events), (1..=events.len() as u64).collect::<Vec<_>>());
+    let streamed: Vec<Event> = events.iter().map(|_| stream.event()).collect();
+    assert_eq!(events, streamed);
+    let rest = later.events_to("turn.error", "t2");
+    assert_eq!(rest, events[4..]);
+    assert!(all.is_silent_for(Duration::from_millis(200)));
+}
+
+#[test]
+fn a_long_history_arrives_whole_at_every_reader() {
+    let (_home, api) = started();
+    api.create("s");
+    let long = "é".repeat(200_000);
+    for number in 0..5 {
+        let body = format!(r#"{{"turnId":"t{number}","content":"{long}"}}"#);
+        api.post("/v3/sessions/s/turns", &body).expect(202);
+        api.wait_for("s", "turn.error", &format!("t{number}"));
+    }
+    let mut sockets: Vec<Socket> = (0..5).map(|_| Socket::open(&api, "sessionId=s")).collect();
+    let events = api.events("s", 0);
+    for socket in &mut sockets {
+        assert_eq!(socket.events_to("turn.error", "t4"), events);
+    }
+}
+
+#[test]
+fn one_websocket_follows_all_sessions() {
+    let (_home, api) = started();
+    for id in ["a", "b"] {
+        api.create(id);
+        api.submit(id, "t1").expect(202);
+        api.wait_for(id, "turn.error", "t1");
+    }
+    let mut live = Socket::open(&api, "");
+    let mut all = Socket::open(&api, "afterSeq=0");
+    eventually("both follow", || api.get("/v3/metrics").number("subscriberCount") == 2);
+    api.create("c");
+    for id in ["a", "c"] {
+        api.submit(id, "t2").expect(202);
+        api.wait_for(id, "turn.error", "t2");
+    }
+    let read = |socket: &mut Socket, id: &str, after: u64| -> Vec<Event> {
+        let expected = api.events(id, after);
+        let count = expected.len();
+        let mut found = Vec::new();
+        while found.len() < count {
+            found.push(socket.event());
+        }
+        assert_eq!(found, expected, "{id}");
+        found
+    };
+    let mut all_events: Vec<Event> = Vec::new();
+    let mut live_events: Vec<Event> = Vec::new();
+    let total: usize = ["a", "b", "c"].iter().map(|id| api.events(id, 0).len()).sum();
+    while all_events.len() < total {
+        all_events.push(all.event());
+    }
+    let before_t2 = api.events("b", 0).len();
+    let new = total - 2 * before_t2;
+    while live_events.len() < new {
+        live_events.push(live.event());
+    }
+    for (id, after) in [("a", before_t2 as u64), ("b", before_t2 as u64), ("c", 0)] {
+        let of = |events: &[Event]| -> Vec<Event> {
+            let key = format!("\"sessionId\":\"{id}\",\"seq\"");
+            events.iter().filter(|event| event.text.contains(&key)).cloned().collect()
+        };
+        assert_eq!(of(&all_events), api.events(id, 0), "all of {id}");
+        assert_eq!(of(&live_events), api.events(id, after), "new ones of {id}");
+    }
+    // The next ones, too, and no more than these.
+    api.submit("b", "t2").expect(202);
+    api.wait_for("b", "turn.error", "t2");
+    read(&mut live, "b", before_t2 as u64);
+    read(&mut all, "b", before_t2 as u64);
+    assert!(live.is_silent_for(Duration::from_millis(200)));
+}
+
+#[test]
+fn a_session_that_does_not_exist_is_followed_from_its_creation() {
+    let (_home, api) = started();
+    let mut socket = Socket::open(&api, "sessionId=later&afterSeq=0");
+    assert!(socket.is_silent_for(Duration::from_millis(200)));
+    api.create("other");
+    api.create("later");
+    let event = socket.event();
+    assert_eq!((event.name.as_str(), event.seq), ("session.snapshot", 1));
+    assert!(event.text.contains("\"sessionId\":\"later\""));
+    api.submit("later", "t").expect(202);
+    let events = socket.events_to("turn.error", "t");
+    assert_eq!(seqs(&events), (2..=events.len() as u64 + 1).collect::<Vec<_>>());
+}
+
+#[test]
+fn each_message_has_its_answer() {
+    let (_home, api) = started();
+    api.create("s");
+    let mut socket = Socket::open(&api, "sessionId=s&afterSeq=1");
+    let pong = socket.ask_for(r#"{"type":"ping"}"#);
+    assert!(pong.starts_with(r#"{"type":"pong","event":"heartbeat","ts":1"#), "{pong}");
+    socket.send(r#"{"type":"hello","clientId":"c","sessionId":"s","afterSeq":0}"#);
+    for (message, answer) in [
+        (
+            r#"{"type":"turn.cancel","sessionId":"s","writerId":"nobody"}"#,
+            r#"{"type":"ack","action":"turn.cancel","cancelled":{"cancelledQueued":0,"cancelledActive":false}}"#,
+        ),
+        (
+            r#"{"type":"turn.cancel","sessionId":"none"}"#,
+            r#"{"type":"ack","action":"turn.cancel","cancelled":{"cancelledQueued":0,"cancelledActive":false}}"#,
+        ),
+        (
+            r#"{"type":"permission.resolve","sessionId":"s","requestId":"p","decision":"deny","decidedBy":"c"}"#,
+            r#"{"type":"ack","action":"permission.resolve","result":{"ok":false,"conflict":false,"message":"nothing waits for this decision"}}"#,
+        ),
+    ] {
+        assert_eq!(socket.ask_for(message), answer);
+    }
+    for (message, error) in [
+        ("{", "Invalid JSON payload: line 1, column 2"),
+        ("[]", "Invalid JSON payload: line 1, column 1"),
+        ("{}", "Invalid WS payload: type is missing"),
+        (r#"{"type":"turn.stop"}"#, "Invalid WS payload: type is hello, ping, turn.submit"),
+        (r#"{"type":"turn.submit","content":""}"#, "content is empty"),
+        (r#"{"type":"turn.submit","sessionId":"s"}"#, "Invalid JSON payload: "),
+        (r#"{"type":"turn.submit","sessionId":"s","content":"x","mode":"x"}"#, "mode is chat"),
+        (r#"{"type":"turn.submit","sessionId":"none","content":"x"}"#, "No session with id 'none'"),
+        (r#"{"type":"turn.submit","sessionId":"..","content":"x"}"#, "a session's id is 1 to 64"),
+        (r#"{"type":"permission.resolve","requestId":"p","decision":"maybe"}"#, "decision is"),
+    ] {
+        let answer = socket.ask_for(message);
+        assert!(answer.starts_with(&format!("{{\"error\":\"{error}")), "{message}: {answer}");
+        assert!(answer.contains("\"code\":\""), "{answer}");
+    }
+    let ack = socket.ask_for(
+        r#"{"type":"turn.submit","clientId":"c","writerId":"w","sessionId":"s","content":"hi"}"#,
+    );
+    let turn = crate::api::field(&ack, "turnId").unwrap();
+    assert_eq!(
+        ack,
+        format!(r#"{{"type":"ack","action":"turn.submit","turnId":"{turn}","queued":0}}"#)
+    );
+    let events = socket.events_to("turn.error", turn);
+    assert!(events[0].text.contains(r#""writerId":"w","clientId":"c""#), "{}", events[0].text);
+    let mut everything = Socket::open(&api, "");
+    let answer = everything.ask_for(r#"{"type":"turn.submit","content":"x"}"#);
+    assert!(answer.starts_with(r#"{"error":"sessionId is missing""#), "{answer}");
+}
+
+#[test]
+fn a_permission_is_granted_over_the_websocket() {
+    let model = Model::new();
+    let home = Home::new();
+    home.opta("daemon start").env("OPTA_MODEL_URL", model.url()).stdout(ANYTHING).run();
+    let api = Api::of(&home);
+    let workspace = home.beside("workspace");
+    std::fs::create_dir(&workspace).unwrap();
+    let metadata = format!(r#""metadata":{{"workspace":"{}"}}"#, workspace.display());
+    api.post("/v3/sessions", &format!(r#"{{"sessionId":"s",{metadata}}}"#)).expect(201);
+    let mut socket = Socket::open(&api, "sessionId=s");
+    api.submit("s", "t").expect(202);
+    model.question().call("run_command", r#"{\"command\":\"echo it-ran > ran\"}"#);
+    let request = socket.events_to("permission.request", "t").pop().unwrap();
+    let id = crate::api::field(&request.text, "requestId").unwrap();
+    let resolve = format!(
+        r#"{{"type":"permission.resolve","sessionId":"s","requestId":"{id}","decision":"allow","decidedBy":"me"}}"#
+    );
+    socket.send(&resolve);
+    let ack = loop {
+        let text = socket.text();
+        if text.contains("\"ack\"") {
+            break text;
+        }
+    };
+    assert!(ack.ends_with(r#""result":{"ok":true,"conflict":false}}"#), "{ack}");
+    model.question().answer("done");
+    socket.events_to("turn.done", "t");
+    assert!(workspace.join("ran").exists());
+}
+
+#[test]
+fn a_client_without_the_token_is_told_and_let_go() {
+    let (home, api) = started();
+    api.create("s");
+    let wrong = "0".repeat(api.token.len());
+    for (query, headers) in [
+        ("sessionId=s", String::new()),
+        ("sessionId=s&token=", String::new()),
+        (&*format!("sessionId=s&token={wrong}"), String::new()),
+        ("sessionId=s", format!("Authorization: Bearer {wrong}\r\n")),
+        (&*format!("sessionId=s&token={}", api.token), "Authorization: Bearer x\r\n".to_owned()),
+    ] {
+        let mut socket = Socket::raw(api.port, query, &headers);
+        assert_eq!(socket.text(), r#"{"error":"Unauthorized"}"#);
+        assert!(socket.assert_closed(4001).contains("unauthor"));
+    }
+    let bearer = format!("Authorization: Bearer {}\r\n", api.token);
+    let mut socket = Socket::raw(api.port, "sessionId=s", &bearer);
+    assert_eq!(socket.event().seq, 1);
+    // An upgrade is not covered by CORS.
+    let status = |lines: &str| {
+        let request = handshake(api.port, &format!("token={}", api.token)) + lines + "\r\n";
+        let (head, _) = Socket::ask(api.port, request.as_bytes());
+        head.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(status("Origin: http://localhost:5173\r\n"), "101");
+    assert_eq!(status("Origin: http://evil.example\r\n"), "403");
+    assert_eq!(status("Origin: null\r\n"), "403");
+    let foreign = handshake(api.port, "").replace("Host: 127.0.0.1", "Host: evil.example");
+    assert!(Socket::ask(api.port, (foreign + "\r\n").as_bytes()).0.contains(" 421 "));
+    let plain = |token: &str| api.ask("GET", &format!("/v3/ws{token}"), "").status;
+    assert_eq!(plain(""), 426);
+    drop(home);
+}
+
+#[test]
+fn clients_go_on_where_they_were_after_a_restart() {
+    let (home, api) = started();
+    api.create("s");
+    api.submit("s", "t1").expect(202);
+    let mut socket = Socket::open(&api, "sessionId=s");
+    let last = socket.events_to("turn.error", "t1").len() as u64;
+    home.opta("daemon restart").stdout(RESTARTED).run();
+    let new = Api::of(&home);
+    let old = Api { token: api.token, ..new.clone() };
+    let mut refused = Socket::open(&old, "sessionId=s");
+    assert_eq!(refused.text(), r#"{"error":"Unauthorized"}"#);
+    refused.assert_closed(4001);
+    assert_eq!(old.get("/v3/sessions").status, 401);
+    let mut socket = Socket::open(&new, &format!("sessionId=s&afterSeq={last}"));
+    new.submit("s", "t2").expect(202);
+    let events = socket.events_to("turn.error", "t2");
+    assert_eq!(events, new.events("s", last));
+}
+
+#[test]
+fn the_end_of_a_fast_turn_is_held_on_the_websocket_alone() {
+    let (_home, api) = started();
+    api.create("s");
+    let mut socket = Socket::open(&api, "sessionId=s&afterSeq=1");
+    let stream = api.follow("s", 1, "").unwrap();
+    for turn in ["t1", "t2"] {
+        api.submit("s", turn).expect(202);
+        let begun = socket.events_to("turn.queued", turn);
+        let at = Instant::now();
+        while !matches!(stream.next(), Delivery::Event(event) if event.name == "turn.error") {}
+        let streamed = at.elapsed();
+        socket.events_to("turn.error", turn);
+        let held = at.elapsed();
+        assert!(held >= Duration::from_millis(140), "{held:?} after {}", begun.len());
+        assert!(streamed < held, "{streamed:?}, {held:?}");
+    }
+    // What was long ago is not held.
+    let at = Instant::now();
+    Socket::open(&api, "sessionId=s").events_to("turn.error", "t2");
+    assert!(at.elapsed() < Duration::from_millis(140), "{:?}", at.elapsed());
+}
+
+#[test]
+fn a_breach_of_the_protocol_is_closed_with_its_code() {
+    let (_home, api) = started();
+    api.create("s");
+    for (what, bytes, code) in [
+        ("not masked", vec![0x81, 0x01, b'x'], 1002),
+        ("a reserved bit", frame(0xc1, b"x"), 1002),
+        ("an unknown opcode", frame(0x83, b"x"), 1002),
+        ("a fragment of nothing", frame(0x80, b"x"), 1002),
+        ("a long ping", frame(0x89, &[0; 126]), 1002),
+        ("binary", frame(0x82, b"{}"), 1003),
+        ("not UTF-8", frame(0x81, b"\xff"), 1007),
+        ("too long", frame(0x81, &vec![b' '; (1 << 20) + 1]), 1009),
+    ] {
+        let mut socket = Socket::open(&api, "sessionId=s&afterSeq=1");
+        drop(std::io::Write::write_all(&mut socket.stream, &bytes));
+        let Frame::Close(found, reason) = socket.frame() else { panic!("{what}") };
+        assert_eq!(found, code, "{what}: {reason}");
+    }
+    let mut socket = Socket::open(&api, "sessionId=s&afterSeq=1");
+    // The longest message is not too long.
+    let longest = format!("{{\"type\":\"ping\"{}}}", " ".repeat((1 << 20) - 15));
+    assert_eq!(longest.len(), 1 << 20);
+    assert!(socket.ask_for(&longest).contains("pong"));
+    // Fragments, byte by byte, with a ping between them.
+    let parts = [
+        frame(0x01, br#"{"type":"#),
+        frame(0x89, b"now"),
+        frame(0x00, br#""pi"#),
+        frame(0x80, br#"ng"}"#),
+    ];
+    for byte in parts.concat() {
+        socket.send_bytes(&[byte]);
+    }
+    assert_eq!(socket.frame(), Frame::Pong(b"now".to_vec()));
+    assert!(socket.text().contains("pong"));
+    socket.send_bytes(&frame(0x88, &[0x0b, 0xb8, b'b', b'y', b'e']));
+    assert_eq!(socket.frame(), Frame::Close(3000, String::new()));
+    assert_eq!(socket.frame(), Frame::End);
+}
+
+#[test]
+fn what_cannot_be_followed_is_explained() {
+    let (_home, api) = started();
+    for (query, error) in [
+        ("sessionId=..", "a session's id is 1 to 64 letters"),
+        ("sessionId=", "a session's id is 1 to 64 letters"),
+        ("sessionId=%zz", "sessionId is not well encoded"),
+        ("sessionId=s&afterSeq=x", "afterSeq is a whole number from 0"),
+        ("sessionId=s&answers=2", "answers is a whole number from 0 to 1"),
+    ] {
+        let mut socket = Socket::open(&api, query);
+        let text = socket.text();
+        assert!(text.starts_with(&format!("{{\"error\":\"{error}")), "{text}");
+        assert!(socket.assert_closed(4000).starts_with(error));
+    }
+}
+
+#[test]
+fn bytes_before_the_handshake_is_done_are_its_first_frames() {
+    let (_home, api) = started();
+    api.create("s");
+    let query = format!("sessionId=s&afterSeq=1&token={}", api.token);
+    let mut request = (handshake(api.port, &query) + "\r\n").into_bytes();
+    request.extend(frame(0x81, br#"{"type":"ping"}"#));
+    let (head, mut socket) = Socket::ask(api.port, &request);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(socket.text().contains("pong"));
+}
+
+#[test]
+fn a_deleted_session_ends_its_websockets() {
+    let (_home, api) = started();
+    api.create("s");
+    let mut socket = Socket::open(&api, "sessionId=s&afterSeq=1");
+    eventually("it follows", || api.get("/v3/metrics").number("subscriberCount") == 1);
+    api.ask("DELETE", "/v3/sessions/s", "").expect(204);
+    assert_eq!(socket.text(), r#"{"event":"stream.end","reason":"deleted"}"#);
+    assert_eq!(socket.assert_closed(1000), "the session was deleted");
+}
+
+#[test]
+fn a_stopping_daemon_closes_its_websockets_in_time() {
+    let (home, api) = started();
+    api.create("s");
+    let queries = ["sessionId=s&afterSeq=1", "", "sessionId=none"];
+    let mut sockets = queries.map(|query| Socket::open(&api, query));
+    // One that never answers.
+    let _silent = Socket::open(&api, "sessionId=s");
+    eventually("all follow", || api.get("/v3/metrics").number("subscriberCount") == 4);
+    let begun = Instant::now();
+    home.opta("daemon stop").stdout(ANYTHING).run();
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    for socket in &mut sockets {
+        assert_eq!(socket.text(), r#"{"event":"stream.end","reason":"stopping"}"#);
+        assert_eq!(socket.assert_closed(1001), "the daemon is stopping");
+    }
+}
+
+#[test]
+fn slow_clients_and_half_messages_are_let_go() {
+    let (_home, api) = started();
+    api.create("s");
+    let long = "x".repeat(1_000_000);
+    for number in 0..4 {
+        let body = format!(r#"{{"turnId":"t{number}","content":"{long}"}}"#);
+        api.post("/v3/sessions/s/turns", &body).expect(202);
+    }
+    api.wait_for("s", "turn.error", "t3");
+    let begun = Instant::now();
+    let mut slow = Socket::open(&api, "sessionId=s");
+    let mut half = Socket::open(&api, "sessionId=s&afterSeq=1000");
+    half.send_bytes(&[0x81, 0x85, 0]);
+    let mut unfinished = Socket::open(&api, "sessionId=s&afterSeq=1000");
+    unfinished.send_bytes(&frame(0x01, b"{"));
+    // The others are served meanwhile.
+    let mut fast = Socket::open(&api, "sessionId=s");
+    fast.events_to("turn.error", "t3");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    for socket in [&mut half, &mut unfinished] {
+        assert_eq!(socket.assert_closed(1008), "a message took too long");
+    }
+    eventually("only the fast one is left", || {
+        api.get("/v3/metrics").number("subscriberCount") == 1
+    });
+    assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());
+    // What it did not take ends with the reason.
+    let close = loop {
+        match slow.read_any() {
+            (0x88, payload) => break payload,
+            (0x81 | 0x01 | 0x00 | 0x80, _) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(close[..2], 1013_u16.to_be_bytes());
+    assert!(fast.ask_for(r#"{"type":"ping"}"#).contains("pong"));
+}
