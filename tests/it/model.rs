@@ -2,7 +2,7 @@
 //! a turn needs.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -10,7 +10,7 @@ use crate::support::DEADLINE;
 
 /// The server. It ends with the test.
 pub struct Model {
-    port: u16,
+    address: SocketAddr,
     questions: Receiver<Question>,
 }
 
@@ -23,8 +23,13 @@ pub struct Question {
 
 impl Model {
     pub fn new() -> Model {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        Model::at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Creates a server that listens at this address.
+    pub fn at(address: IpAddr) -> Model {
+        let listener = TcpListener::bind((address, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
         let (sender, questions) = channel();
         let accepting = move || {
             for stream in listener.incoming() {
@@ -34,11 +39,11 @@ impl Model {
             }
         };
         drop(thread::Builder::new().name("model server".into()).spawn(accepting).unwrap());
-        Model { port, questions }
+        Model { address, questions }
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address)
     }
 
     /// Waits for the next request.
