@@ -32,6 +32,8 @@ mod daemon;
 mod docs;
 /// What `opta doctor` finds.
 mod doctor;
+/// A root directory with nothing but the program.
+mod empty_root;
 /// Crash recovery: whatever state the daemon was left in, the next command starts one daemon, never
 /// two.
 mod guardian;
