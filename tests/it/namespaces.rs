@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::support::{
     ALREADY, ANYTHING, Home, NONE, NOT_RUNNING, RESTARTED, RUNNING, Run, STARTED, STOPPED, freeze,
-    has, namespace, need, signal, skip,
+    has, http, namespace, need, signal, skip,
 };
 
 /// Runs `act` in a thread with its own network, as root. Only the loopback interface is there, and
@@ -342,14 +342,14 @@ fn a_daemon_without_a_thread_for_the_connection_says_so() {
     let daemon = home.start();
     let limit = |of: &str| home.sh(&format!("prlimit --pid {} --nproc={of}", daemon.pid)).run();
     limit("1:");
-    let busy = "◐ unresponsive  pid={pid}  port={port}  \
-                (it answered: no thread can be started for the connection)\n";
-    home.opta("daemon status").stdout(busy).of(daemon).status(4).run();
-    let busy = "opta: cannot reach the daemon (pid {pid}): it answered: no thread can be started \
-                for the connection\ntry again; if it stays busy: opta daemon restart\n";
-    home.opta("daemon token").stderr(busy).of(daemon).status(4).run();
-    limit("1000:");
+    // Its state needs no thread.
     home.opta("daemon status").stdout(RUNNING).of(daemon).run();
+    let sessions = || http(daemon.port, "GET", "/v3/sessions", Some(home.daemon_info().token()));
+    let (status, reply) = sessions();
+    let message = "\"message\":\"no thread can be started for the connection\"";
+    assert!(status == 503 && reply.contains(message), "{status} {reply}");
+    limit("1000:");
+    assert_eq!(sessions().0, 200);
     home.opta("daemon stop").stdout(STOPPED).of(daemon).run();
 }
 
