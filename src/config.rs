@@ -119,6 +119,12 @@ pub struct ModelSettings {
     pub model: Option<String>,
     /// `OPTA_TOOL_CHOICE`, or `model.toolChoice`: `auto`, `required` or `required-first`.
     pub tool_choice: Option<String>,
+    /// `model.maxTokens`
+    pub max_tokens: Option<u64>,
+    /// `connection.firstWordSeconds`
+    pub first_word_seconds: Option<u64>,
+    /// `connection.silenceSeconds`
+    pub silence_seconds: Option<u64>,
 }
 
 /// A model server in `config.json`.
@@ -133,20 +139,33 @@ impl ModelSettings {
     /// as an empty one.
     pub fn load(path: &Path) -> Result<ModelSettings, Error> {
         let (file, at) = read(path)?;
-        let ModelKeys { default, tool_choice } = file.model.unwrap_or_default();
+        let ModelKeys { default, tool_choice, max_tokens } = file.model.unwrap_or_default();
+        let connection = file.connection.unwrap_or_default();
+        let up_to = |max: u64, at: String, number: Option<i64>| {
+            let needed = format!("a number from 1 to {max} is needed");
+            number.map(|number| in_range(at, number, 1..=max, &needed)).transpose()
+        };
+        let (first_word, silence) = (connection.first_word_seconds, connection.silence_seconds);
+        let max = limits::MODEL_SECONDS_MAX;
+        let first_word_seconds = up_to(max, at("connection.firstWordSeconds"), first_word)?;
+        let silence_seconds = up_to(max, at("connection.silenceSeconds"), silence)?;
+        let max_tokens = up_to(limits::ANSWER_TOKENS_MAX, at("model.maxTokens"), max_tokens)?;
         let in_file = |at: String, value| filled(value).map(|value| (at, value));
         let model = in_variable("OPTA_MODEL").or(in_file(at("model.default"), default));
         let choice =
             in_variable("OPTA_TOOL_CHOICE").or(in_file(at("model.toolChoice"), tool_choice));
         Ok(ModelSettings {
             url_variable: variable("OPTA_MODEL_URL"),
-            url_config: file.connection.map_or(Ok(None), |keys| keys.url(&at))?,
+            url_config: connection.url(&at)?,
             openai_url: variable("OPENAI_BASE_URL"),
             ollama_host: variable("OLLAMA_HOST"),
             key: variable("OPTA_API_KEY"),
             openai_key: variable("OPENAI_API_KEY"),
             model: model.map(checked_model).transpose()?,
             tool_choice: choice.map(checked_choice).transpose()?,
+            max_tokens,
+            first_word_seconds,
+            silence_seconds,
         })
     }
 }
@@ -297,11 +316,15 @@ struct SafetyKeys {
     calls_max: Option<i64>,
 }
 
-#[derive(DeJson)]
+#[derive(DeJson, Default)]
 struct ConnectionKeys {
     url: Option<String>,
     host: Option<String>,
     port: Option<i64>,
+    #[nserde(rename = "firstWordSeconds")]
+    first_word_seconds: Option<i64>,
+    #[nserde(rename = "silenceSeconds")]
+    silence_seconds: Option<i64>,
 }
 
 impl ConnectionKeys {
@@ -331,6 +354,8 @@ struct ModelKeys {
     default: Option<String>,
     #[nserde(rename = "toolChoice")]
     tool_choice: Option<String>,
+    #[nserde(rename = "maxTokens")]
+    max_tokens: Option<i64>,
 }
 
 #[derive(DeJson)]

@@ -190,6 +190,8 @@ pub const EVENT_BYTES_MAX: usize = 32 << 20;
 pub const FOLLOW_TRIES_MAX: u32 = 3;
 /// After this time without output, a command shows that it is waiting.
 pub const PROGRESS_AFTER: Duration = Duration::from_millis(400);
+/// The same within an answer, where a model may pause.
+pub const SILENCE_SHOWN_AFTER: Duration = Duration::from_secs(3);
 /// How long a command waits after a signal for the end of its turn, and for its output to be read.
 /// Most supervisors kill a command later than that.
 pub const AFTER_SIGNAL_MAX: Duration = Duration::from_secs(2);
@@ -217,16 +219,23 @@ pub const TURN_MAX: Duration = Duration::from_secs(60 * 60);
 /// Instructions from `AGENTS.md` files in a system prompt: about 8,000 tokens.
 pub const INSTRUCTIONS_BYTES_MAX: usize = 32 * 1024;
 /// Tool calls of one turn, unless `safety.maxToolCalls` is set.
-pub const TOOL_CALLS_DEFAULT: u64 = 30;
+pub const TOOL_CALLS_DEFAULT: u64 = 100;
 /// The largest `safety.maxToolCalls`.
 pub const TOOL_CALLS_MAX: u64 = 1_000;
-/// This many identical calls in succession end a turn: the model is in a loop.
-pub const SAME_CALLS_MAX: u64 = 3;
+/// This many identical calls in succession, with identical results, are a loop.
+pub const SAME_CALLS_MAX: usize = 3;
+/// Text that comes again this soon is repeated text.
+pub const SAME_TEXT_BYTES: usize = 200;
+/// This many repetitions of the same text are a loop, and this many bytes of them.
+pub const SAME_TEXTS_MAX: usize = 4;
+/// See [`SAME_TEXTS_MAX`]. A line across a page is shorter.
+pub const SAME_TEXT_BYTES_ALL: usize = 2_000;
+/// The text in which repetitions are searched: four long paragraphs.
+pub const SAME_TEXT_WINDOW: usize = 16 * 1024;
 /// Tool calls that run in parallel. They only read.
 pub const PARALLEL_TOOLS_MAX: usize = 8;
-/// The tokens of one answer: a file of about 16 KiB. They also end the answer of a model that
-/// repeats itself.
-pub const ANSWER_TOKENS_MAX: u32 = 4_096;
+/// The largest `model.maxTokens`: more than any model can write.
+pub const ANSWER_TOKENS_MAX: u64 = 10_000_000;
 /// The part of a conversation that a model is sent besides its task. Older parts are omitted.
 pub const HISTORY_BYTES_MAX: usize = 1 << 20;
 /// The part of a journal in which a turn looks for that. A token of four bytes takes about 200 in a
@@ -306,17 +315,23 @@ pub const MODEL_SEND_MAX: Duration = Duration::from_secs(30);
 /// The time to the first token. A busy server queues the request, loads a model and reads the
 /// prompt first.
 pub const MODEL_FIRST_MAX: Duration = Duration::from_secs(600);
-/// Silence within an answer. Comments end it, because servers send them as a heartbeat.
-pub const MODEL_IDLE_MAX: Duration = Duration::from_secs(120);
+/// Silence within an answer. Some servers are silent until a tool call is complete, so it is as
+/// long as the time to the first token. Comments end it: servers send them as a heartbeat.
+pub const MODEL_IDLE_MAX: Duration = Duration::from_secs(600);
+/// The largest `connection.firstWordSeconds` and `connection.silenceSeconds`: a whole turn.
+pub const MODEL_SECONDS_MAX: u64 = 60 * 60;
 /// The usage, which may follow the end of an answer, arrives immediately or never.
 pub const MODEL_TAIL_MAX: Duration = Duration::from_secs(1);
-/// How often a request is repeated to a busy server.
-pub const MODEL_RETRIES_MAX: u32 = 2;
-/// The pause before that, unless the server gives one.
-pub const MODEL_RETRY_WAIT: Duration = Duration::from_secs(1);
-/// The longest pause that a server can give, and all pauses together while it loads its model. A
+/// How often a request is repeated to a server that fails: a second time it may be the server's
+/// restart, more often it is the request.
+pub const MODEL_FAILURES_MAX: u32 = 6;
+/// The pause before the first retry, unless the server gives one; it doubles each time.
+pub const MODEL_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The longest of these pauses.
+pub const MODEL_RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// All pauses of a request together. A server that has to load a large model takes minutes; a
 /// person at a terminal waits no longer.
-pub const MODEL_RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
+pub const MODEL_RETRYING_MAX: Duration = Duration::from_secs(5 * 60);
 /// A line of a stream, or an answer that is not a stream. A tool call may contain a whole file.
 pub const MODEL_LINE_BYTES_MAX: usize = 8 << 20;
 /// The content of an answer: text, thinking and tool calls together.
@@ -339,6 +354,14 @@ pub const MODEL_OPENING_CHARS_MAX: usize = 200;
 pub const MODEL_LIST_BYTES_MAX: usize = 4 << 20;
 /// The time for that list when a turn needs it.
 pub const MODEL_LIST_MAX: Duration = Duration::from_secs(10);
+/// The time for each question to a server about the size of its context.
+pub const MODEL_CONTEXT_MAX: Duration = Duration::from_secs(2);
+/// A shorter request fits into every context.
+pub const SHORT_REQUEST_BYTES: usize = 8 * 1024;
+/// The bytes of a token of text that is hard to encode, such as code.
+pub const TOKEN_BYTES: u64 = 3;
+/// The part of a context that is kept for the answer, at most.
+pub const CONTEXT_ANSWER_TOKENS_MAX: u64 = 4_096;
 /// How long the first model of a server is remembered.
 pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
 /// How long a request that was too long for a model is remembered. The model may be loaded again

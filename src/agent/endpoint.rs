@@ -39,6 +39,8 @@ pub struct ModelChoice<'a> {
     pub url: Option<&'a str>,
     /// `--model`
     pub model: Option<&'a str>,
+    /// `--max-tokens`
+    pub max_tokens: Option<u64>,
 }
 
 /// The reason why there is no endpoint.
@@ -93,7 +95,14 @@ fn resolve_among(
     limit: Duration,
 ) -> Result<Endpoint, EndpointError> {
     let model = choice.model.or(settings.model.as_deref()).map(str::to_owned);
-    let tool_choice = settings.tool_choice.clone();
+    let set = Endpoint {
+        model,
+        tool_choice: settings.tool_choice.clone(),
+        max_tokens: choice.max_tokens.or(settings.max_tokens),
+        first_word_seconds: settings.first_word_seconds,
+        silence_seconds: settings.silence_seconds,
+        ..Endpoint::default()
+    };
     if let Some((url, source)) = url_set(choice, settings) {
         let parse = if source == OLLAMA { BaseUrl::parse_ollama } else { BaseUrl::parse };
         // `OLLAMA_HOST` implies nothing about OpenAI: people set both, each for a program of its
@@ -102,7 +111,7 @@ fn resolve_among(
         let key = settings.key.as_ref().or(openai_key).cloned().map(Key);
         let (base, source) = (parse(url), source.to_owned());
         return match base.map(|base| base.url()) {
-            Ok(url) => Ok(Endpoint { url, source, key, model, tool_choice }),
+            Ok(url) => Ok(Endpoint { url, source, key, ..set }),
             Err(because) => Err(EndpointError::InvalidSetting { source, because }),
         };
     }
@@ -113,9 +122,8 @@ fn resolve_among(
     Ok(Endpoint {
         url: format!("http://127.0.0.1:{port}/v1"),
         source: format!("found on port {port}"),
-        key: None,
-        model: model.or(Some(first)),
-        tool_choice,
+        model: set.model.or(Some(first)),
+        ..set
     })
 }
 
@@ -263,15 +271,16 @@ mod tests {
             openai_key: Some("s3cret".into()),
             model: Some("m".into()),
             tool_choice: Some("required".into()),
+            ..ModelSettings::default()
         };
         let found = |settings: &ModelSettings| resolve_by(settings, &[]);
-        let choice = ModelChoice { url: Some("flag:9"), model: Some("n") };
+        let choice = ModelChoice { url: Some("flag:9"), model: Some("n"), max_tokens: Some(7) };
         let endpoint = resolve_among(&choice, &settings, &[], LIMIT).unwrap();
         assert_eq!(
             (endpoint.url.as_str(), endpoint.source.as_str()),
             ("http://flag:9/v1", "--model-url")
         );
-        assert_eq!(endpoint.model.as_deref(), Some("n"));
+        assert_eq!((endpoint.model.as_deref(), endpoint.max_tokens), (Some("n"), Some(7)));
         let endpoint = found(&settings).unwrap();
         assert_eq!(endpoint.source, "OPTA_MODEL_URL");
         assert_eq!(endpoint.key.unwrap().0, "s3cret");

@@ -36,6 +36,8 @@ pub struct History {
     entries: Vec<Entry>,
     turns_omitted: bool,
     calls_omitted: bool,
+    /// Follow the user's message of this turn.
+    notes: Vec<&'static str>,
 }
 
 /// A message, and how much of it is sent if it is a result.
@@ -56,7 +58,8 @@ impl History {
 
     fn of(system: Option<String>, messages: Vec<Message>, turns_omitted: bool) -> History {
         let entries = messages.into_iter().map(Entry::new).collect();
-        let mut history = History { system, entries, turns_omitted, calls_omitted: false };
+        let (calls_omitted, notes) = (false, Vec::new());
+        let mut history = History { system, entries, turns_omitted, calls_omitted, notes };
         history.fit();
         history
     }
@@ -65,6 +68,20 @@ impl History {
     pub fn push(&mut self, message: Message) {
         self.entries.push(Entry::new(message));
         self.fit();
+    }
+
+    /// Tells the model something with the user's message of this turn.
+    pub fn note(&mut self, note: &'static str) {
+        self.notes.push(note);
+    }
+
+    /// Returns the ids of all calls.
+    pub fn call_ids(&self) -> impl Iterator<Item = &str> {
+        let calls = self.entries.iter().map(|entry| match &entry.message {
+            Message::Assistant { calls, .. } => calls.as_slice(),
+            _ => &[],
+        });
+        calls.flatten().map(|call| call.id.as_str())
     }
 
     /// Shortens it by one step; `false` if nothing more can be omitted. The system prompt and the
@@ -76,10 +93,14 @@ impl History {
     /// Returns the messages as a JSON array.
     pub fn json(&self) -> String {
         let mut messages: Vec<Message> = self.entries.iter().map(Entry::clipped).collect();
-        if self.calls_omitted
-            && let Some(Message::User(task)) = messages.iter_mut().rfind(|one| one.is_user())
-        {
-            task.push_str(CALLS_OMITTED);
+        if let Some(Message::User(task)) = messages.iter_mut().rfind(|one| one.is_user()) {
+            if self.calls_omitted {
+                task.push_str(CALLS_OMITTED);
+            }
+            for note in &self.notes {
+                task.push_str("\n\n");
+                task.push_str(note);
+            }
         }
         if self.turns_omitted {
             let first = messages.iter().take_while(|one| one.is_given_as("system")).count();
@@ -209,7 +230,16 @@ mod tests {
     use crate::session::replay::ToolCall;
 
     fn call(id: &str, arguments: &str) -> ToolCall {
-        ToolCall { id: id.into(), name: "t".into(), arguments: arguments.into() }
+        ToolCall {
+            id: id.into(),
+            name: "t".into(),
+            arguments: arguments.into(),
+            extra: String::new(),
+        }
+    }
+
+    fn answer(calls: Vec<ToolCall>) -> Message {
+        Message::Assistant { text: String::new(), calls, extra: String::new() }
     }
 
     fn tool(id: &str, result: &str) -> Message {
@@ -225,7 +255,7 @@ mod tests {
         let part = limits::HISTORY_BYTES_MAX / 4;
         let mut messages = Vec::new();
         for id in ["a", "b", "c", "d", "e"] {
-            messages.push(Message::Assistant { text: String::new(), calls: vec![call(id, "{}")] });
+            messages.push(answer(vec![call(id, "{}")]));
             messages.push(tool(id, &id.repeat(part)));
         }
         let text = history(messages).json();
@@ -236,13 +266,11 @@ mod tests {
     }
 
     fn turn(name: &str) -> [Message; 2] {
-        let (text, calls) = (format!("answer {name}"), Vec::new());
-        [Message::User(format!("question {name}")), Message::Assistant { text, calls }]
+        [Message::User(format!("question {name}")), Message::answer(format!("answer {name}"))]
     }
 
     fn called(id: &str, result: &str) -> [Message; 2] {
-        let calls = vec![call(id, "{}")];
-        [Message::Assistant { text: String::new(), calls }, tool(id, result)]
+        [answer(vec![call(id, "{}")]), tool(id, result)]
     }
 
     /// Shortens a conversation step by step. Gives all of its forms, the whole one first.
@@ -304,7 +332,7 @@ mod tests {
         let short = "y".repeat(limits::RESULT_CLIPPED_BYTES);
         let mut shorter = history(vec![
             Message::User("the task".into()),
-            Message::Assistant { text: String::new(), calls },
+            answer(calls),
             tool("1", &long),
             tool("2", &short),
         ]);

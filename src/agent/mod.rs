@@ -3,7 +3,9 @@
 mod base_url;
 mod clip;
 pub mod endpoint;
+mod flaw;
 mod history;
+mod loops;
 pub mod model;
 mod permissions;
 mod prompt;

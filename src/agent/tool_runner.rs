@@ -141,7 +141,7 @@ impl ToolRunner<'_> {
             Some(path) => self.log.info("tool.start", &[("tool", &name), ("path", &path)]),
             None => self.log.info("tool.start", &[("tool", &name)]),
         }
-        let ToolCall { id, name, arguments } = &call.request;
+        let ToolCall { id, name, arguments, .. } = &call.request;
         let turn_id = &self.turn.head.turn_id;
         let event = ToolStart::new(turn_id, id, name, arguments, call.input());
         self.turn.append(&Event::ToolStart(event), Durability::Synced)?;

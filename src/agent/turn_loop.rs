@@ -14,15 +14,17 @@ use crate::limits;
 use crate::log::Log;
 use crate::paths::Paths;
 use crate::protocol::Endpoint;
-use crate::protocol::event::{Event, TurnStats, TurnText};
+use crate::protocol::event::{Event, TurnNotice, TurnStats, TurnText};
 use crate::session::journal::Durability;
 use crate::session::replay::{Message, ToolCall};
 use crate::session::session::SessionError;
 use crate::session::turn::{Agent, Fault, Turn, cancelled};
 
 use super::endpoint::{self, ModelChoice};
+use super::flaw::Flaw;
 use super::history::History;
-use super::model::fault::{MALFORMED, TOO_LONG};
+use super::loops::{CallLoop, TextLoop};
+use super::model::fault::{ERROR, MALFORMED, REFUSED, TOO_LONG};
 use super::model::{
     ChatModel, ChatRequest, Completion, Delta, DeltaKind, FinishReason, ServedModel, ServerMemory,
     Timeouts,
@@ -31,6 +33,10 @@ use super::prompt::{Surroundings, SystemPrompt};
 use super::tool_call::{self, Call};
 use super::tool_runner::ToolRunner;
 use super::tools::{self, SeenBySession, TOOLS, Tool, ToolContext, Workspace};
+
+/// Follows the result of a call that the model has repeated too often.
+const SAME_RESULT: &str = "\n\n[you have made this call several times with the same result: do \
+    something else, or answer]";
 
 /// An agent that answers turns with a model and its tools.
 pub struct Assistant {
@@ -60,7 +66,7 @@ impl Assistant {
             return Ok(Endpoint { model, ..given.clone() });
         }
         let settings = load(ModelSettings::load, &self.config)?;
-        let choice = ModelChoice { url: None, model: session_model.as_deref() };
+        let choice = ModelChoice { model: session_model.as_deref(), ..ModelChoice::default() };
         Ok(endpoint::resolve(&choice, &settings)?)
     }
 }
@@ -84,12 +90,19 @@ struct TurnLoop<'a> {
     /// The tools that the model may call.
     tools: Vec<&'static Tool>,
     runner: ToolRunner<'a>,
-    /// The ids of the calls so far, which are unique within a turn even if the model repeats one.
+    /// The ids of the session's latest calls, which are unique even if the model repeats one.
     ids: HashSet<String>,
-    /// The last call, and how often it was repeated in succession.
-    last: Option<((String, String), u64)>,
+    /// The number of calls in the session.
+    call_count: u64,
+    call_loop: CallLoop,
+    /// Whether the model was told that it repeats a call.
+    was_nudged: bool,
+    /// The flaws of answers for which the model was asked once more.
+    flaws: Vec<Flaw>,
     /// Whether the model failed to make its first call, and is now required to make one.
     requires_call: bool,
+    /// The notices so far: each is given once.
+    notices: HashSet<String>,
     progress: Progress,
 }
 
@@ -135,6 +148,8 @@ impl<'a> TurnLoop<'a> {
             assistant.log.info("instructions", &[("files", &instructions.join(", "))]);
         }
         let history = History::new(conversation, &prompt);
+        let ids = history.call_ids().map(str::to_owned).collect();
+        let call_count = turn.session.summary().tool_call_count;
         let (generating, stats) = (Duration::ZERO, TurnStats::default());
         Ok(TurnLoop {
             assistant,
@@ -142,9 +157,13 @@ impl<'a> TurnLoop<'a> {
             history,
             tools,
             runner,
-            ids: HashSet::new(),
-            last: None,
+            ids,
+            call_count,
+            call_loop: CallLoop::default(),
+            was_nudged: false,
+            flaws: Vec::new(),
             requires_call: false,
+            notices: HashSet::new(),
             progress: Progress { began, first: None, generating, stats },
         })
     }
@@ -152,24 +171,49 @@ impl<'a> TurnLoop<'a> {
     /// Runs the loop until the model answers without a call.
     fn run(mut self) -> Result<TurnStats, Fault> {
         loop {
-            let completion = self.complete()?;
-            let calls = self.calls_of(&completion)?;
-            if calls.is_empty() {
-                if is_cut_off(&completion) {
-                    return Err(cut_off(&completion.finish));
+            let mut completion = match self.complete() {
+                Err(fault) if fault == self.repeats() => {
+                    self.ask_again(Flaw::Repeats)?;
+                    continue;
                 }
+                completion => completion?,
+            };
+            let calls = self.calls_of(&mut completion)?;
+            if !calls.is_empty() {
+                let Completion { text, extra, .. } = completion;
+                let calls_sent = calls.iter().map(|call| call.request.clone()).collect();
+                self.history.push(Message::Assistant { text, calls: calls_sent, extra });
+                self.run_calls(&calls)?;
+            } else if let Some(flaw) = Flaw::of(&completion) {
+                self.ask_again(flaw)?;
+            } else {
                 return Ok(self.progress.finish(completion.finish));
             }
-            let requests = calls.iter().map(|call| call.request.clone()).collect();
-            self.history.push(Message::Assistant { text: completion.text, calls: requests });
-            self.run_calls(&calls)?;
         }
+    }
+
+    /// Tells the model what is wrong with its answer; fails if it was told before, or that is of no
+    /// use.
+    fn ask_again(&mut self, flaw: Flaw) -> Result<(), Fault> {
+        let Some(note) = flaw.note().filter(|_| !self.flaws.contains(&flaw)) else {
+            return Err(flaw.fault(self.endpoint.max_tokens));
+        };
+        self.history.note(note);
+        self.notices.insert(flaw.notice().to_owned());
+        let notice = notice(self.runner.turn, flaw.notice(), None);
+        self.runner.turn.append(&notice, Durability::Buffered)?;
+        self.flaws.push(flaw);
+        Ok(())
+    }
+
+    fn repeats(&self) -> Fault {
+        Flaw::Repeats.fault(self.endpoint.max_tokens)
     }
 
     /// Sends a request to the model. Sends a shorter one if that was too long, and repeats it once
     /// if the model failed to make its first call and sent nothing else.
     fn complete(&mut self) -> Result<Completion, Fault> {
-        let mut refused = None;
+        let (mut refused, mut was_halved) = (None, false);
         loop {
             self.check()?;
             let messages = self.messages();
@@ -178,31 +222,63 @@ impl<'a> TurnLoop<'a> {
                 Err(fault) if fault.code == TOO_LONG && self.history.shorten() => {
                     refused = Some(messages.len());
                 }
+                // It may be too long, whatever the server says.
+                Err(fault) if fault.code == REFUSED && !was_halved && self.halve(&messages) => {
+                    (refused, was_halved) = (Some(messages.len()), true);
+                }
                 Err(fault) if fault.code == MALFORMED && !has_text && self.require_call() => {}
-                Ok(completion)
-                    if is_cut_off(&completion)
-                        && completion.finish == FinishReason::Length
-                        && self.require_call() => {}
+                Ok(completion) if is_babble(&completion) && self.require_call() => {}
                 Ok(completion) => {
                     let (memory, now) = (&self.assistant.memory, Instant::now());
                     memory.learn_context(&self.endpoint, messages.len(), refused, now);
                     return Ok(completion);
                 }
-                Err(fault) => return Err(fault),
+                Err(fault) => {
+                    self.check()?;
+                    let code = if fault.code == REFUSED { ERROR } else { fault.code };
+                    return Err(Fault { code, ..fault });
+                }
             }
         }
     }
 
+    /// Shortens a long history to half of what was sent; `false` if it is short, or nothing can be
+    /// omitted.
+    fn halve(&mut self, sent: &str) -> bool {
+        let mut shortened = false;
+        while sent.len() > limits::SHORT_REQUEST_BYTES
+            && self.history.json().len() > sent.len() / 2
+            && self.history.shorten()
+        {
+            shortened = true;
+        }
+        shortened
+    }
+
     /// Returns the messages for the model, if possible shorter than those known to be too long.
     fn messages(&mut self) -> String {
-        let too_long = self.assistant.memory.too_long(&self.endpoint, Instant::now());
-        loop {
-            let messages = self.history.json();
-            let fits = too_long.is_none_or(|too_long| messages.len() < too_long);
-            if fits || !self.history.shorten() {
-                return messages;
-            }
+        let mut messages = self.history.json();
+        let Assistant { model, memory, .. } = self.assistant;
+        if messages.len() > limits::SHORT_REQUEST_BYTES {
+            model.learn_context(&self.endpoint, memory, &self.runner.turn.cancel);
         }
+        let learned = memory.too_long(&self.endpoint, Instant::now());
+        let too_long = learned.into_iter().chain(self.context_bytes()).min();
+        while too_long.is_some_and(|too_long| messages.len() >= too_long) && self.history.shorten()
+        {
+            messages = self.history.json();
+        }
+        messages
+    }
+
+    /// Returns the bytes of messages that fill the context of the model, by an estimate, beside the
+    /// tools and an answer.
+    fn context_bytes(&self) -> Option<usize> {
+        let tokens = self.assistant.memory.context(&self.endpoint, Instant::now()).flatten()?;
+        let answer = (tokens / 4).min(limits::CONTEXT_ANSWER_TOKENS_MAX);
+        let bytes = tokens.saturating_sub(answer).saturating_mul(limits::TOKEN_BYTES);
+        let tools = tools::definitions(&self.tools).len();
+        Some(usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(tools))
     }
 
     /// Requires the first call of the turn, which makes servers enforce its syntax. Returns `false`
@@ -221,14 +297,10 @@ impl<'a> TurnLoop<'a> {
         self.runner.settings.calls_max.saturating_sub(self.progress.stats.tool_calls)
     }
 
-    /// Returns the tools for the next request: without tools the model has to finish.
-    fn tools(&self) -> &[&'static Tool] {
-        if self.calls_left() > 0 { &self.tools } else { &[] }
-    }
-
     fn tool_choice(&self) -> &'static str {
         match self.endpoint.tool_choice.as_deref() {
-            _ if self.tools().is_empty() => "none",
+            // Without a call, the model has to finish.
+            _ if self.tools.is_empty() || self.calls_left() == 0 => "none",
             Some("required") => "required",
             Some("required-first") if self.is_first() => "required",
             _ if self.is_first() && self.requires_call => "required",
@@ -241,21 +313,30 @@ impl<'a> TurnLoop<'a> {
         let request = ChatRequest {
             endpoint: &self.endpoint,
             messages,
-            tools: &tools::definitions(self.tools()),
+            tools: &tools::definitions(&self.tools),
             tool_choice: self.tool_choice(),
+            deadline: Some(self.progress.began + limits::TURN_MAX),
         };
-        let (turn, progress) = (self.runner.turn, &mut self.progress);
+        let repeats = self.repeats();
+        let (turn, progress, notices) = (self.runner.turn, &mut self.progress, &mut self.notices);
+        let mut text_loop = TextLoop::default();
         let mut on_delta = |delta: &Delta| {
-            progress.first.get_or_insert_with(Instant::now);
             progress.check()?;
+            if let DeltaKind::Notice(wait) = delta.kind {
+                if wait.is_some() || notices.insert(delta.text.clone()) {
+                    turn.append(&notice(turn, &delta.text, wait), Durability::Buffered)?;
+                }
+                return Ok(());
+            }
+            progress.first.get_or_insert_with(Instant::now);
             *has_text |= delta.kind == DeltaKind::Text;
             let text = TurnText { turn_id: turn.head.turn_id.clone(), text: delta.text.clone() };
             let event = match delta.kind {
                 DeltaKind::Text => Event::TurnToken(text),
-                DeltaKind::Thinking => Event::TurnThinking(text),
+                _ => Event::TurnThinking(text),
             };
             turn.append(&event, Durability::Buffered)?;
-            Ok(())
+            if text_loop.push(&delta.text) { Err(repeats.clone()) } else { Ok(()) }
         };
         let Assistant { model, memory, .. } = self.assistant;
         let completion = model.complete(&request, memory, &turn.cancel, &mut on_delta)?;
@@ -263,13 +344,26 @@ impl<'a> TurnLoop<'a> {
         Ok(completion)
     }
 
-    /// Returns the calls that the model requested, up to the number that it may still make.
-    fn calls_of(&mut self, completion: &Completion) -> Result<Vec<Call>, Fault> {
+    /// Returns the calls that the model requested, up to the number that it may still make. Those
+    /// that it wrote as text are no text anymore.
+    fn calls_of(&mut self, completion: &mut Completion) -> Result<Vec<Call>, Fault> {
         let left = self.calls_left();
-        let mut requests = completion.calls.clone();
-        let is_text = requests.is_empty();
-        if is_text && completion.finish == FinishReason::Stop && !self.tools.is_empty() {
+        let mut requests = std::mem::take(&mut completion.calls);
+        let written = std::mem::take(&mut completion.text_calls);
+        let mut is_text = false;
+        if requests.is_empty() && completion.finish == FinishReason::Stop && !self.tools.is_empty()
+        {
+            requests = tool_call::from_tags(&written);
+            is_text = requests.is_empty();
+        }
+        if is_text {
             requests.extend(tool_call::from_text(&completion.text));
+        }
+        if requests.is_empty() && !completion.has_cut_call && !written.is_empty() {
+            // No calls after all.
+            let text = TurnText { turn_id: self.turn_id(), text: written.clone() };
+            self.runner.turn.append(&Event::TurnToken(text), Durability::Buffered)?;
+            completion.text.push_str(&written);
         }
         if left == 0 && !requests.is_empty() {
             let message = format!(
@@ -279,20 +373,32 @@ impl<'a> TurnLoop<'a> {
             );
             return Err(Fault { code: "tool-limit", message });
         }
-        requests.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-        let calls = requests.into_iter().map(|call| Call::parse(self.with_own_id(call), is_text));
-        Ok(calls.collect())
+        let mut calls: Vec<Call> = Vec::new();
+        for request in requests {
+            let call = Call::parse(request, is_text);
+            // Equal calls side by side run once.
+            if !calls.iter().any(|other| other.canonical() == call.canonical()) {
+                calls.push(call);
+            }
+        }
+        calls.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        calls.iter_mut().for_each(|call| self.make_id_unique(&mut call.request));
+        Ok(calls)
+    }
+
+    fn turn_id(&self) -> String {
+        self.runner.turn.head.turn_id.clone()
     }
 
     /// Makes the id of a call unique: some models omit ids, and some use one for every call.
-    fn with_own_id(&mut self, mut call: ToolCall) -> ToolCall {
-        let mut number = self.ids.len() + 1;
+    fn make_id_unique(&mut self, call: &mut ToolCall) {
+        self.call_count += 1;
+        let mut number = self.call_count;
         while call.id.is_empty() || self.ids.contains(&call.id) {
             call.id = format!("call_{number}");
             number += 1;
         }
         self.ids.insert(call.id.clone());
-        call
     }
 
     /// Runs the calls, and adds their results to the history.
@@ -303,30 +409,22 @@ impl<'a> TurnLoop<'a> {
             let parallel = rest.iter().take(limits::PARALLEL_TOOLS_MAX);
             let parallel = parallel.take_while(|call| self.runner.is_parallel(call)).count();
             let (now, later) = rest.split_at(parallel.max(1));
-            // A repeated call does not run; the calls before it do.
-            let repeated = now.iter().position(|call| self.is_repeated(call));
-            let (now, repeated) = now.split_at(repeated.unwrap_or(now.len()));
             for (call, outcome) in now.iter().zip(self.runner.run(now)?) {
                 self.progress.stats.tool_calls += 1;
                 let call_id = call.request.id.clone();
-                self.history.push(Message::Tool { call_id, result: outcome.text });
-            }
-            if let Some(call) = repeated.first() {
-                return Err(repeated_call(&call.request.name));
+                let mut result = outcome.text;
+                if self.call_loop.push(&call.canonical(), &result) {
+                    if self.was_nudged {
+                        return Err(repeated_call(&call.request.name));
+                    }
+                    self.was_nudged = true;
+                    result.push_str(SAME_RESULT);
+                }
+                self.history.push(Message::Tool { call_id, result });
             }
             rest = later;
         }
         Ok(())
-    }
-
-    fn is_repeated(&mut self, call: &Call) -> bool {
-        let call = call.canonical();
-        let count = match self.last.take() {
-            Some((last, count)) if last == call => count + 1,
-            _ => 1,
-        };
-        self.last = Some((call, count));
-        count >= limits::SAME_CALLS_MAX
     }
 
     fn check(&self) -> Result<(), Fault> {
@@ -376,30 +474,23 @@ impl Progress {
     }
 }
 
-/// Returns whether there is no result: a call that was cut off does not count.
-fn is_cut_off(completion: &Completion) -> bool {
-    completion.text.is_empty() && completion.finish != FinishReason::Stop
+/// Returns whether the model wrote without an end instead of its first call.
+fn is_babble(completion: &Completion) -> bool {
+    let is_empty = completion.text.is_empty() && !completion.has_thinking;
+    completion.finish == FinishReason::Length && is_empty && !completion.has_cut_call
 }
 
-fn cut_off(finish: &FinishReason) -> Fault {
-    let message = match finish {
-        FinishReason::Other(word) => format!(
-            "the model server ended the answer before it had any text ({word}); tool calls of such an \
-             answer do not run"
-        ),
-        _ => format!(
-            "the model's answer was cut off before it had any text: it reached {} tokens, or the \
-             end of the model's context; a tool call that is cut off does not run",
-            limits::ANSWER_TOKENS_MAX
-        ),
-    };
-    Fault { code: "model-cut-off", message }
+fn notice(turn: &Turn<'_>, text: &str, wait: Option<Duration>) -> Event {
+    let millis = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    let (turn_id, text) = (turn.head.turn_id.clone(), text.to_owned());
+    Event::TurnNotice(TurnNotice { turn_id, text, wait_ms: wait.map(millis) })
 }
 
 fn repeated_call(name: &str) -> Fault {
     let times = limits::SAME_CALLS_MAX;
     let message = format!(
-        "the model repeated the same call: {name} with the same arguments {times} times in a row"
+        "the model repeated the same calls with the same results more than {times} times, the last \
+         one of {name}"
     );
     Fault { code: "tool-loop", message }
 }

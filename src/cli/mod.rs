@@ -137,6 +137,8 @@ pub enum TaskOutput {
 pub struct ModelArgs {
     pub name: Option<String>,
     pub url: Option<String>,
+    /// The limit of an answer.
+    pub max_tokens: Option<u64>,
 }
 
 /// The arguments of `opta chat`.

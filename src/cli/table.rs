@@ -48,6 +48,8 @@ const MODEL_URL: OptionSpec = valued(
     "URL",
     "the model server to use (default: as configured, else one on this machine)",
 );
+const MAX_TOKENS: OptionSpec =
+    valued("max-tokens", "N", "the limit of each answer, thinking included (default: none)");
 const RESUME: OptionSpec =
     valued("resume", "ID", "resume this session; a unique prefix of its id is enough");
 
@@ -69,6 +71,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
             switch("quiet", "print only the answer and errors").short('q'),
             MODEL,
             MODEL_URL,
+            MAX_TOKENS,
             RESUME,
         ],
         summary: "Run a task and print the answer",
@@ -83,6 +86,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
             switch("continue", "resume the most recently used session"),
             MODEL,
             MODEL_URL,
+            MAX_TOKENS,
             valued("once", "TEXT", "send this text, print the answer and exit"),
         ],
         summary: "Chat with a model",
@@ -318,7 +322,7 @@ fn task(args: &ParsedArgs) -> Result<Command, String> {
         task,
         grant,
         output,
-        model: model(args),
+        model: model(args)?,
         resume: args.value("resume"),
     }))
 }
@@ -334,11 +338,13 @@ fn chat(args: &ParsedArgs) -> Result<Command, String> {
     if once.as_ref().is_some_and(|text| text.trim().is_empty()) {
         return Err("--once requires a text".to_owned());
     }
-    Ok(Command::Chat(ChatArgs { session, model: model(args), once }))
+    Ok(Command::Chat(ChatArgs { session, model: model(args)?, once }))
 }
 
-fn model(args: &ParsedArgs) -> ModelArgs {
-    ModelArgs { name: args.value("model"), url: args.value("model-url") }
+fn model(args: &ParsedArgs) -> Result<ModelArgs, String> {
+    let max_tokens =
+        args.number("max-tokens", "a number of tokens", 1..=limits::ANSWER_TOKENS_MAX)?;
+    Ok(ModelArgs { name: args.value("model"), url: args.value("model-url"), max_tokens })
 }
 
 fn stop(args: &ParsedArgs) -> Result<StopArgs, String> {

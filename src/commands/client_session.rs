@@ -101,7 +101,9 @@ impl<'a> ClientSession<'a> {
             console.unblock_signals()?;
             self.reach(console, |_| Ok(()))?;
             let (url, model) = (self.model.url.as_deref(), self.model.name.as_deref());
-            let endpoint = endpoint::resolve(&ModelChoice { url, model }, &self.settings);
+            let max_tokens = self.model.max_tokens;
+            let choice = ModelChoice { url, model, max_tokens };
+            let endpoint = endpoint::resolve(&choice, &self.settings);
             // Once for all turns.
             match endpoint.map_err(Fault::from) {
                 Ok(endpoint) => self.options.endpoint = Some(endpoint),
@@ -321,6 +323,7 @@ impl RunningTurn {
             _ if !own => {}
             Event::TurnToken(token) => console.screen.answer_text(&token.text)?,
             Event::TurnThinking(_) => console.screen.thinking(),
+            Event::TurnNotice(notice) => console.screen.notice(&notice),
             Event::ToolStart(start) => console.screen.tool_started(start)?,
             Event::ToolEnd(end) => console.screen.tool_ended(&end),
             Event::TurnDone(done) => return Ok(Some(TurnEnd::Done(done.stats))),
@@ -382,10 +385,9 @@ fn new_session(model: &ModelArgs) -> Result<(SessionId, Option<CreateSession>), 
 fn note_incomplete(stats: &TurnStats, console: &mut Console) {
     match stats.finish_reason.as_deref() {
         None => {}
-        Some("length") => console.screen.note(&format!(
-            "the answer was cut off at {} tokens or at the end of the model's context",
-            limits::ANSWER_TOKENS_MAX
-        )),
+        Some("length") => console.screen.note(
+            "the answer was cut off at its limit of tokens or at the end of the model's context",
+        ),
         Some(reason) => {
             console.screen.note(&format!("the model server ended the answer: {reason}"));
         }

@@ -3,6 +3,7 @@
 //!
 //! The answer is printed byte for byte, except to a terminal, where control characters are escaped.
 
+use std::collections::HashSet;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use nanoserde::SerJson;
 use crate::cli::TaskOutput;
 use crate::commands::interruptible_writer::{InterruptibleWriter, WriteDeadline};
 use crate::error::{Doing, Error};
-use crate::protocol::event::{ToolEnd, ToolStart};
+use crate::protocol::event::{ToolEnd, ToolStart, TurnNotice};
 use crate::sys::signal::Interrupts;
 use crate::text::{Style, escaped, escaped_json, sanitized, truncated};
 use crate::{agent, config, limits};
@@ -51,9 +52,17 @@ pub struct Screen {
     pending_return: bool,
     /// The time since which the turn has produced nothing; `None` if that is not shown.
     waiting_since: Option<Instant>,
+    /// Whether it has produced text before, which the progress must not interrupt.
+    after_text: bool,
+    /// When the request to the model is sent again, if the turn waits for that.
+    retry_at: Option<Instant>,
     /// The width of the progress message on the screen.
     progress_width: usize,
+    /// Whether that is below the line with the text.
+    progress_below: bool,
     thinking: bool,
+    /// The notices so far: each is printed once.
+    notices: HashSet<String>,
     running_tools: usize,
 }
 
@@ -78,8 +87,12 @@ impl Screen {
             mid_line: false,
             pending_return: false,
             waiting_since: None,
+            after_text: false,
+            retry_at: None,
             progress_width: 0,
+            progress_below: false,
             thinking: false,
+            notices: HashSet::new(),
             running_tools: 0,
         })
     }
@@ -110,13 +123,35 @@ impl Screen {
         self.stop_progress();
         self.answer.push_str(text);
         self.mid_line = !self.answer.is_empty() && !self.answer.ends_with('\n');
-        if !self.prints_answer() {
-            Ok(())
-        } else if self.stdout_is_terminal {
-            let text = self.for_terminal(text);
-            self.print(&text)
-        } else {
-            self.print(text)
+        if self.prints_answer() {
+            let text = match self.stdout_is_terminal {
+                true => self.for_terminal(text),
+                false => text.to_owned(),
+            };
+            self.print(&text)?;
+        }
+        self.start_progress();
+        self.after_text = true;
+        Ok(())
+    }
+
+    /// Prints a notice about the turn, once. One that tells of a pause starts a countdown.
+    pub fn notice(&mut self, notice: &TurnNotice) {
+        if self.output != TaskOutput::Full {
+            return;
+        }
+        if self.notices.insert(notice.text.clone()) {
+            self.start_line();
+            self.note(&notice.text);
+        }
+        if let Some(wait_ms) = notice.wait_ms {
+            let wait = Duration::from_millis(wait_ms);
+            self.start_progress();
+            self.retry_at = Instant::now().checked_add(wait);
+            if !self.has_progress {
+                let seconds = wait.as_secs_f64().ceil();
+                self.note(&format!("trying again in {seconds}s"));
+            }
         }
     }
 
@@ -180,20 +215,23 @@ impl Screen {
         if !self.has_progress || self.output != TaskOutput::Full {
             return None;
         }
-        let Some(late) = waited.checked_sub(limits::PROGRESS_AFTER) else {
-            return Some(limits::PROGRESS_AFTER.saturating_sub(waited));
+        let begin =
+            if self.after_text { limits::SILENCE_SHOWN_AFTER } else { limits::PROGRESS_AFTER };
+        let Some(late) = waited.checked_sub(limits::PROGRESS_AFTER).filter(|_| waited >= begin)
+        else {
+            return Some(begin.saturating_sub(waited));
         };
         let activity = match (self.running_tools, self.thinking) {
             (0, false) => "waiting",
             (0, true) => "thinking",
             _ => "running",
         };
-        let message = format!("… {activity} {}s", waited.as_secs());
-        let width = message.chars().count();
-        let message = self.style.paint("2", &message);
-        let blanks = " ".repeat(self.progress_width.saturating_sub(width));
-        self.print_error(&format!("\r{message}{blanks}"));
-        self.progress_width = self.progress_width.max(width);
+        let left = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let message = match left.filter(|left| !left.is_zero()) {
+            Some(left) => format!("… trying again in {}s", left.as_secs() + 1),
+            None => format!("… {activity} {}s", waited.as_secs()),
+        };
+        self.draw_progress(&message);
         let next = Duration::from_secs(late.as_secs() + 1) + limits::PROGRESS_AFTER;
         Some(next.saturating_sub(waited))
     }
@@ -207,12 +245,30 @@ impl Screen {
     /// Starts showing progress: the turn waits for the model or a tool.
     pub fn start_progress(&mut self) {
         self.waiting_since = Some(Instant::now());
+        self.retry_at = None;
+        self.after_text = false;
         self.thinking = false;
+    }
+
+    fn draw_progress(&mut self, message: &str) {
+        let width = message.chars().count();
+        let message = self.style.paint("2", message);
+        self.progress_below = self.mid_line && self.prints_answer();
+        if self.progress_below {
+            // Makes room for a line below, and returns to the place in the text.
+            self.print_error(&format!("\x1bD\x1b[A\x1b7\r\n{message}\x1b[K\x1b8"));
+        } else {
+            let blanks = " ".repeat(self.progress_width.saturating_sub(width));
+            self.print_error(&format!("\r{message}{blanks}"));
+        }
+        self.progress_width = self.progress_width.max(width);
     }
 
     fn clear_progress(&mut self) {
         let width = std::mem::take(&mut self.progress_width);
-        if width > 0 {
+        if width > 0 && self.progress_below {
+            self.print_error("\x1b7\r\n\x1b[K\x1b8");
+        } else if width > 0 {
             self.print_error(&format!("\r{}\r", " ".repeat(width)));
         }
     }

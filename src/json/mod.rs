@@ -128,6 +128,18 @@ pub fn quote(text: &str, out: &mut String) {
     out.push('"');
 }
 
+/// Returns a member of an object after a comma: `,"name":value`.
+pub fn member(name: &str, value: &Lenient) -> String {
+    let mut out = String::from(",");
+    quote(name, &mut out);
+    out.push(':');
+    match value {
+        Lenient::Text(text) => quote(text, &mut out),
+        Lenient::Other(raw) => out.push_str(raw.as_str()),
+    }
+    out
+}
+
 /// Any JSON value, as text: one line, without white space between its tokens.
 ///
 /// The order of fields, repeated fields and the digits of numbers stay as they were; the `+` of an

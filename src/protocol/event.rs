@@ -70,6 +70,7 @@ events! {
     "turn.start" => TurnStart(TurnHead),
     "turn.token" => TurnToken(TurnText),
     "turn.thinking" => TurnThinking(TurnText),
+    "turn.notice" => TurnNotice(TurnNotice),
     "tool.start" => ToolStart(ToolStart),
     "tool.end" => ToolEnd(ToolEnd),
     "permission.request" => PermissionRequest(PermissionRequest),
@@ -89,6 +90,7 @@ impl Event {
             | Event::TurnStart(TurnHead { turn_id, .. })
             | Event::TurnToken(TurnText { turn_id, .. })
             | Event::TurnThinking(TurnText { turn_id, .. })
+            | Event::TurnNotice(TurnNotice { turn_id, .. })
             | Event::ToolStart(ToolStart { turn_id, .. })
             | Event::ToolEnd(ToolEnd { turn_id, .. })
             | Event::PermissionRequest(PermissionRequest { turn_id, .. })
@@ -208,6 +210,17 @@ pub struct TurnText {
     #[nserde(rename = "turnId")]
     pub turn_id: String,
     pub text: String,
+}
+
+/// Something about the turn that the user should know, such as a pause before a retry.
+#[derive(Clone, Debug, DeJson, SerJson)]
+pub struct TurnNotice {
+    #[nserde(rename = "turnId")]
+    pub turn_id: String,
+    pub text: String,
+    /// How long the turn waits now.
+    #[nserde(rename = "waitMs")]
+    pub wait_ms: Option<u64>,
 }
 
 /// A tool call was started. Clients differ in the names that they expect, so some fields are there

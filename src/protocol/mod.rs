@@ -272,7 +272,7 @@ impl TurnOptions {
 }
 
 /// The model server to ask.
-#[derive(Clone, DeJson, SerJson)]
+#[derive(Clone, Default, DeJson, SerJson)]
 pub struct Endpoint {
     /// `http://host:port`, with or without a path.
     pub url: String,
@@ -284,6 +284,15 @@ pub struct Endpoint {
     /// `auto`, `required` or `required-first`.
     #[nserde(rename = "toolChoice")]
     pub tool_choice: Option<String>,
+    /// The limit of an answer. If `None`, the server's.
+    #[nserde(rename = "maxTokens")]
+    pub max_tokens: Option<u64>,
+    /// The time until the first word of an answer.
+    #[nserde(rename = "firstWordSeconds")]
+    pub first_word_seconds: Option<u64>,
+    /// The time between two parts of an answer.
+    #[nserde(rename = "silenceSeconds")]
+    pub silence_seconds: Option<u64>,
 }
 
 /// A model server's API key. `Debug` does not show it.

@@ -363,6 +363,7 @@ fn requests_keep_their_bytes() {
         key: Some(Key("k".into())),
         model: None,
         tool_choice: Some("auto".into()),
+        ..Endpoint::default()
     };
     let options = TurnOptions {
         endpoint: Some(endpoint),

@@ -174,6 +174,9 @@ pub enum Message {
     Assistant {
         text: String,
         calls: Vec<ToolCall>,
+        /// Members for the model server alone, each after a comma: what it wants back in the same
+        /// turn. Not in the journal.
+        extra: String,
     },
     Tool {
         call_id: String,
@@ -188,6 +191,8 @@ pub struct ToolCall {
     pub name: String,
     /// JSON, as the model wrote it.
     pub arguments: String,
+    /// As [`Message::Assistant::extra`].
+    pub extra: String,
 }
 
 /// The conversation of a session.
@@ -235,7 +240,7 @@ impl Conversation {
             }
             Event::TurnToken(token) => self.assistant(|text, _| text.push_str(&token.text)),
             Event::ToolStart(ToolStart { id, name, args, .. }) => {
-                let call = ToolCall { id, name, arguments: args };
+                let call = ToolCall { id, name, arguments: args, extra: String::new() };
                 self.assistant(|_, calls| calls.push(call));
             }
             Event::ToolEnd(ToolEnd { id, result, .. }) => {
@@ -258,9 +263,9 @@ impl Conversation {
     /// Changes the last message if it is the assistant's, or a new one.
     fn assistant(&mut self, change: impl FnOnce(&mut String, &mut Vec<ToolCall>)) {
         if !matches!(self.messages.last(), Some(Message::Assistant { .. })) {
-            self.messages.push(Message::Assistant { text: String::new(), calls: Vec::new() });
+            self.messages.push(Message::answer(String::new()));
         }
-        if let Some(Message::Assistant { text, calls }) = self.messages.last_mut() {
+        if let Some(Message::Assistant { text, calls, .. }) = self.messages.last_mut() {
             change(text, calls);
         }
     }
@@ -276,12 +281,18 @@ fn plain_text(payload: &str) -> Option<&str> {
 }
 
 impl Message {
+    /// Returns an answer without calls.
+    pub fn answer(text: String) -> Message {
+        Message::Assistant { text, calls: Vec::new(), extra: String::new() }
+    }
+
     /// Returns the length of what it says: not of the names and the syntax around it.
     pub fn len(&self) -> usize {
         match self {
             Message::Given(text) | Message::User(text) => text.len(),
-            Message::Assistant { text, calls } => {
-                text.len() + calls.iter().map(|call| call.arguments.len()).sum::<usize>()
+            Message::Assistant { text, calls, extra } => {
+                let size = |call: &ToolCall| call.arguments.len() + call.extra.len();
+                text.len() + extra.len() + calls.iter().map(size).sum::<usize>()
             }
             Message::Tool { result, .. } => result.len(),
         }
@@ -306,14 +317,17 @@ impl Message {
                 quote_after("{\"role\":\"user\",\"content\":", text, out);
                 out.push('}');
             }
-            Message::Assistant { text, calls } => {
+            Message::Assistant { text, calls, extra } => {
                 quote_after("{\"role\":\"assistant\",\"content\":", text, out);
+                out.push_str(extra);
                 let mut before = ",\"tool_calls\":[{\"id\":";
                 for call in calls {
                     quote_after(before, &call.id, out);
                     quote_after(",\"type\":\"function\",\"function\":{\"name\":", &call.name, out);
                     quote_after(",\"arguments\":", &call.arguments, out);
-                    out.push_str("}}");
+                    out.push('}');
+                    out.push_str(&call.extra);
+                    out.push('}');
                     before = ",{\"id\":";
                 }
                 out.push_str(if calls.is_empty() { "}" } else { "]}" });

@@ -171,8 +171,8 @@ fn beginning(reader: &mut Reader) -> io::Result<Conversation> {
 fn merged(parts: Vec<Placed>) -> Vec<Placed> {
     let mut messages: Vec<Placed> = Vec::new();
     for mut next in parts.into_iter().rev() {
-        if let Message::Assistant { text, calls } = &mut next.message
-            && let Some(Message::Assistant { text: before, calls: calls_before }) =
+        if let Message::Assistant { text, calls, .. } = &mut next.message
+            && let Some(Message::Assistant { text: before, calls: calls_before, .. }) =
                 messages.last_mut().map(|last| &mut last.message)
         {
             before.push_str(text);

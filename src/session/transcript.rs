@@ -151,7 +151,7 @@ impl Part {
     fn content(&self) -> (String, String, &[ToolCall]) {
         let (role, text) = match self {
             Part::Message(Message::Given(message)) => given(message),
-            Part::Message(Message::Assistant { text, calls }) => {
+            Part::Message(Message::Assistant { text, calls, .. }) => {
                 return ("assistant".to_owned(), text.clone(), calls);
             }
             Part::Message(Message::User(text)) | Part::NotStarted(text) => {
@@ -212,7 +212,7 @@ mod tests {
 
     fn call(arguments: &str) -> ToolCall {
         let (id, name) = ("c1".to_owned(), "run_command".to_owned());
-        ToolCall { id, name, arguments: arguments.to_owned() }
+        ToolCall { id, name, arguments: arguments.to_owned(), extra: String::new() }
     }
 
     #[test]
@@ -223,9 +223,10 @@ mod tests {
             Part::Message(Message::Assistant {
                 text: "yes\r\u{9b}2J".to_owned(),
                 calls: vec![call("{\"command\":\"ls\n\"}")],
+                extra: String::new(),
             }),
             Part::Message(Message::Tool { call_id: "c1".to_owned(), result: "left out".into() }),
-            Part::Message(Message::Assistant { text: "done".to_owned(), calls: Vec::new() }),
+            Part::Message(Message::answer("done".to_owned())),
             Part::NotStarted("and?".to_owned()),
             Part::Failed { code: "cancelled".to_owned(), message: "no\x1b".to_owned() },
         ]);
@@ -254,7 +255,11 @@ mod tests {
     fn no_text_ends_its_block() {
         let result = "```\n# not a heading\n````\n".to_owned();
         let shown = transcript(vec![
-            Part::Message(Message::Assistant { text: String::new(), calls: vec![call("{}")] }),
+            Part::Message(Message::Assistant {
+                text: String::new(),
+                calls: vec![call("{}")],
+                extra: String::new(),
+            }),
             Part::Message(Message::Tool { call_id: "c1".to_owned(), result }),
         ]);
         let expected = concat!(

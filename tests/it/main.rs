@@ -56,6 +56,8 @@ mod overload;
 mod robust;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
+/// Model servers as they are: busy, silent, wrong.
+mod servers;
 /// The daemon as a service of systemd and launchd.
 mod service;
 /// Sessions over HTTP.

@@ -1,9 +1,11 @@
 //! A model server whose answers the test gives one by one: as much of OpenAI's chat completions as
 //! a turn needs.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::support::DEADLINE;
@@ -28,13 +30,24 @@ impl Model {
 
     /// Creates a server that listens at this address.
     pub fn at(address: IpAddr) -> Model {
+        Model::with(address, &[])
+    }
+
+    /// Creates a server that answers the first requests with these responses.
+    pub fn refusing(responses: &[&str]) -> Model {
+        Model::with(Ipv4Addr::LOCALHOST.into(), responses)
+    }
+
+    fn with(address: IpAddr, responses: &[&str]) -> Model {
+        let responses: VecDeque<String> = responses.iter().copied().map(String::from).collect();
+        let responses = Arc::new(Mutex::new(responses));
         let listener = TcpListener::bind((address, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, questions) = channel();
         let accepting = move || {
             for stream in listener.incoming() {
-                let sender = sender.clone();
-                let serving = move || serve(stream.unwrap(), &sender);
+                let (sender, responses) = (sender.clone(), Arc::clone(&responses));
+                let serving = move || serve(stream.unwrap(), &responses, &sender);
                 drop(thread::Builder::new().name("model".into()).spawn(serving).unwrap());
             }
         };
@@ -73,13 +86,17 @@ impl Model {
     }
 }
 
-fn serve(mut stream: TcpStream, questions: &Sender<Question>) {
+fn serve(mut stream: TcpStream, responses: &Mutex<VecDeque<String>>, questions: &Sender<Question>) {
     let Some((head, body)) = request(&mut stream) else { return };
     let json = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
     if head.starts_with("GET ") {
         let models = r#"{"object":"list","data":[{"id":"scripted","object":"model"}]}"#;
         let length = models.len();
         drop(write!(stream, "{json}Content-Length: {length}\r\n\r\n{models}"));
+        return;
+    }
+    if let Some(response) = responses.lock().unwrap().pop_front() {
+        stream.write_all(response.as_bytes()).unwrap();
         return;
     }
     let events = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
@@ -162,7 +179,8 @@ impl Question {
         self.stream.write_all(b"data: [DONE]\n\n").unwrap();
     }
 
-    fn send(&mut self, choice: &str) {
+    /// Sends a choice of a chunk.
+    pub fn send(&mut self, choice: &str) {
         let chunk = format!(
             r#"{{"id":"c","object":"chat.completion.chunk","model":"scripted","choices":[{choice}]}}"#
         );

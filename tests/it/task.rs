@@ -314,7 +314,10 @@ fn a_lost_connection_to_the_model_fails_the_task_and_keeps_the_text() {
 fn an_answer_that_was_cut_off_is_printed_with_a_note() {
     let (home, model) = (Home::new(), Model::new());
     for (reason, stderr) in [
-        ("length", "the answer was cut off at 4096 tokens or at the end of the model's context"),
+        (
+            "length",
+            "the answer was cut off at its limit of tokens or at the end of the model's context",
+        ),
         ("content_filter", "the model server ended the answer: content_filter"),
     ] {
         for (words, shown) in [

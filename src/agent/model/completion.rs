@@ -17,29 +17,24 @@ use crate::session::replay::ToolCall;
 use crate::{limits, text};
 
 use super::fault::CompletionError;
+use super::text_parts::{Delta, DeltaKind, TextParts};
 use super::tool_calls::{Fragment, ToolCallAssembler};
-
-/// A part of a completion, as it arrives.
-pub struct Delta {
-    pub kind: DeltaKind,
-    pub text: String,
-}
-
-/// What a delta is a part of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum DeltaKind {
-    Text,
-    Thinking,
-}
 
 /// A whole completion.
 #[derive(Default)]
 pub struct Completion {
-    /// All of its text, byte for byte as it was sent.
+    /// All of its text, byte for byte as it was sent, but for thinking and `text_calls`.
     pub text: String,
+    /// Text that was not passed on, because it begins like tool calls.
+    pub text_calls: String,
     /// The tool calls. Empty unless the model itself ended the completion: a call that was cut off
     /// or filtered is not the one that the model wanted to make.
     pub calls: Vec<ToolCall>,
+    /// Something else ended the completion, within or after a tool call.
+    pub has_cut_call: bool,
+    /// What the server wants back with the calls: see `Message::Assistant` in `session::replay`.
+    pub extra: String,
+    pub has_thinking: bool,
     pub finish: FinishReason,
     pub prompt_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
@@ -81,7 +76,7 @@ struct Message {
     content: Option<Lenient>,
     reasoning_content: Option<Lenient>,
     reasoning: Option<Lenient>,
-    tool_calls: Option<Vec<Fragment>>,
+    tool_calls: Option<Vec<Raw>>,
 }
 
 #[derive(DeJson)]
@@ -108,6 +103,9 @@ pub struct CompletionParser {
     thinking_joiner: Joiner,
     /// The latest chunk has lone surrogates.
     has_surrogates: bool,
+    parts: TextParts,
+    /// The name of the field in which thinking arrives, and all of it.
+    reasoning: Option<(&'static str, String)>,
     /// What is known of the completion, without its calls.
     completion: Completion,
     calls: ToolCallAssembler,
@@ -131,7 +129,10 @@ impl CompletionParser {
         }
         let room = (limits::MODEL_OPENING_CHARS_MAX * 4).saturating_sub(self.opening.len());
         self.opening.extend(bytes.iter().take(room));
-        let form_of = |first: &u8| if *first == b'{' { Form::Whole } else { Form::Lines };
+        let form_of = |first: &u8| match first {
+            b'{' | b'[' => Form::Whole,
+            _ => Form::Lines,
+        };
         self.form = self.form.or(bytes.trim_ascii_start().first().map(form_of));
         match self.form {
             Some(Form::Whole) => self.lines.push(bytes),
@@ -157,8 +158,17 @@ impl CompletionParser {
     }
 
     fn end_whole(&mut self, body: &[u8]) -> Result<(), CompletionError> {
-        let chunk = self.parse(body).map_err(|_problem| self.unexpected())?;
-        self.feed_chunk(chunk)?;
+        let chunk = self.parse(body).map_err(|_problem| match body_error(body) {
+            Some(text) => CompletionError::Reported { text, is_final: true },
+            None => self.unexpected(),
+        })?;
+        self.feed_chunk(chunk).map_err(|error| match error {
+            // A whole response is no stream that something has interrupted.
+            CompletionError::Reported { text, .. } => {
+                CompletionError::Reported { text, is_final: true }
+            }
+            error => error,
+        })?;
         if self.begun { Ok(()) } else { Err(self.unexpected()) }
     }
 
@@ -215,8 +225,15 @@ impl CompletionParser {
                 FinishReason::Other(text::prefix(other, limits::MODEL_WORD_CHARS_MAX).to_owned())
             }
         };
+        self.completion.text_calls.push_str(self.parts.calls());
         if finish == FinishReason::Stop {
             self.completion.calls = self.calls.finish();
+        } else {
+            let written = !self.completion.text_calls.is_empty();
+            self.completion.has_cut_call = written || self.calls.has_calls();
+        }
+        if let Some((name, reasoning)) = self.reasoning {
+            self.completion.extra = json::member(name, &Lenient::Text(reasoning));
         }
         Completion { finish, took, ..self.completion }
     }
@@ -245,7 +262,10 @@ impl CompletionParser {
             }
             Some(data) => {
                 let chunk = self.parse(data);
-                let chunk = chunk.map_err(|error| CompletionError::Malformed(error.to_string()))?;
+                let chunk = chunk.map_err(|error| match body_error(data) {
+                    Some(text) => CompletionError::Reported { text, is_final: false },
+                    None => CompletionError::Malformed(error.to_string()),
+                })?;
                 self.begun = true;
                 self.feed_chunk(chunk)
             }
@@ -260,8 +280,9 @@ impl CompletionParser {
 
     fn feed_chunk(&mut self, chunk: Chunk) -> Result<(), CompletionError> {
         if let Some(error) = chunk.error {
+            let is_final = is_final(&error);
             let text = Joiner::whole(error_text(error), self.has_surrogates);
-            return Err(CompletionError::Reported(text));
+            return Err(CompletionError::Reported { text, is_final });
         }
         // The usage may be anything, and nothing depends on it.
         let usage = chunk.usage.and_then(|raw| json::parse::<Usage>(raw.as_str().as_bytes()).ok());
@@ -289,9 +310,18 @@ impl CompletionParser {
     }
 
     fn feed_message(&mut self, message: Message, is_whole: bool) -> Result<(), CompletionError> {
+        // Some servers end with all that they have sent before.
+        if is_whole && (self.has_text() || self.calls.has_calls()) {
+            return Ok(());
+        }
         let text = |value: Option<Lenient>| value.and_then(Lenient::text).filter(|s| !s.is_empty());
         // Newer servers use the second name, and some send both.
-        let thinking = text(message.reasoning_content).or_else(|| text(message.reasoning));
+        let thinking = text(message.reasoning_content).map(|text| ("reasoning_content", text));
+        let thinking = thinking.or_else(|| text(message.reasoning).map(|text| ("reasoning", text)));
+        let thinking = thinking.map(|(name, text)| {
+            self.reasoning.get_or_insert_with(|| (name, String::new())).1.push_str(&text);
+            text
+        });
         let content = message.content.map(content_text);
         for (kind, text) in [(DeltaKind::Thinking, thinking), (DeltaKind::Text, content)] {
             let (text, has_surrogates) = (text.unwrap_or_default(), self.has_surrogates);
@@ -300,6 +330,9 @@ impl CompletionParser {
             self.push(kind, &text);
         }
         for fragment in message.tool_calls.unwrap_or_default() {
+            let fragment = Fragment::of(&fragment);
+            let fragment =
+                fragment.map_err(|error| CompletionError::Malformed(error.to_string()))?;
             let bytes = self.calls.add(fragment, is_whole, self.has_surrogates)?;
             self.count(bytes)?;
         }
@@ -312,25 +345,33 @@ impl CompletionParser {
             let rest = self.joiner(kind).end();
             self.push(kind, rest);
         }
+        let rest = self.parts.end();
+        rest.into_iter().for_each(|rest| self.pass(rest));
     }
 
     fn push(&mut self, kind: DeltaKind, text: &str) {
-        if text.is_empty() {
-            return;
+        match kind {
+            _ if text.is_empty() => {}
+            DeltaKind::Text => self.parts.push(text).into_iter().for_each(|part| self.pass(part)),
+            _ => self.pass(Delta { kind, text: text.to_owned() }),
         }
-        if kind == DeltaKind::Text {
-            self.completion.text.push_str(text);
+    }
+
+    fn pass(&mut self, delta: Delta) {
+        match delta.kind {
+            DeltaKind::Text => self.completion.text.push_str(&delta.text),
+            _ => self.completion.has_thinking = true,
         }
         match self.deltas.last_mut() {
-            Some(last) if last.kind == kind => last.text.push_str(text),
-            _ => self.deltas.push(Delta { kind, text: text.to_owned() }),
+            Some(last) if last.kind == delta.kind => last.text.push_str(&delta.text),
+            _ => self.deltas.push(delta),
         }
     }
 
     fn joiner(&mut self, kind: DeltaKind) -> &mut Joiner {
         match kind {
             DeltaKind::Text => &mut self.joiner,
-            DeltaKind::Thinking => &mut self.thinking_joiner,
+            _ => &mut self.thinking_joiner,
         }
     }
 
@@ -360,6 +401,35 @@ fn content_text(content: Lenient) -> String {
             parts.into_iter().filter_map(|part| part.text).collect()
         }
     }
+}
+
+/// Returns the error in a body: of an object, or of the first one in a list.
+pub fn body_error(body: &[u8]) -> Option<String> {
+    #[derive(DeJson)]
+    struct ErrorBody {
+        error: Option<Lenient>,
+        message: Option<Lenient>,
+        detail: Option<Lenient>,
+    }
+    let parsed = json::parse::<ErrorBody>(body).ok();
+    let parsed = parsed.or_else(|| json::parse::<Vec<ErrorBody>>(body).ok()?.into_iter().next());
+    let ErrorBody { error, message, detail } = parsed?;
+    error.map(error_text).or_else(|| message.or(detail).map(Lenient::into_text))
+}
+
+/// Returns whether an `error` says that the same request would fail again.
+fn is_final(error: &Lenient) -> bool {
+    #[derive(DeJson)]
+    struct ErrorCode {
+        code: Option<Lenient>,
+        #[nserde(rename = "type")]
+        kind: Option<Lenient>,
+    }
+    let Lenient::Other(raw) = error else { return false };
+    let Ok(ErrorCode { code, kind }) = json::parse(raw.as_str().as_bytes()) else { return false };
+    let is_invalid = kind.map(Lenient::into_text).is_some_and(|kind| kind.contains("invalid"));
+    let status = code.and_then(|code| code.into_text().parse().ok());
+    is_invalid || status.is_some_and(|status: u16| status < 500 && !matches!(status, 408 | 429))
 }
 
 /// Returns the message of an `error`, which is an object or a string, with its type if it has one.

@@ -2,22 +2,28 @@
 //!
 //! Completions are always streamed, because a server stops immediately when the connection of a
 //! stream is closed, which is how a completion is cancelled. No request is sent again once a part
-//! of its completion has arrived.
+//! of its completion was passed on.
 
 mod completion;
 pub mod fault;
+mod retry;
 mod server;
+mod server_facts;
 mod server_memory;
 #[cfg(test)]
 mod tests;
+mod text_parts;
 mod tool_calls;
 mod wire;
 
-pub use completion::{Completion, Delta, DeltaKind, FinishReason};
-pub use server::{Timeouts, first_chat_model, invalid_setting, model_names};
+pub use completion::{Completion, FinishReason};
+pub use server::{Timeouts, invalid_setting};
+pub use server_facts::{first_chat_model, model_names};
 pub use server_memory::ServerMemory;
+pub use text_parts::{Delta, DeltaKind, OnDelta};
 pub use wire::{ChatRequest, messages};
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use crate::http::ClientConnection;
@@ -27,14 +33,12 @@ use crate::session::turn::{self, Fault};
 use crate::session::wake::Cancel;
 
 use completion::CompletionParser;
-use fault::CompletionError;
+use fault::{CompletionError, RequestFailure, Retry};
+use retry::Pauses;
 use server::ModelServer;
 
 /// What the server did if its completion is truncated.
 const TRUNCATED: &str = "stopped in the middle of its answer";
-
-/// A receiver of a completion as it arrives. A fault ends the completion.
-pub type OnDelta<'a> = dyn FnMut(&Delta) -> Result<(), Fault> + 'a;
 
 /// A model, or a script in a test.
 pub trait ChatModel: Send + Sync {
@@ -53,6 +57,9 @@ pub trait ChatModel: Send + Sync {
         cancel: &Cancel,
         on_delta: &mut OnDelta<'_>,
     ) -> Result<Completion, Fault>;
+
+    /// Learns the size of the model's context, if that is not known and the server tells it.
+    fn learn_context(&self, _endpoint: &Endpoint, _memory: &ServerMemory, _cancel: &Cancel) {}
 }
 
 /// The model at the endpoint of each request.
@@ -67,28 +74,71 @@ impl ChatModel for ServedModel {
         on_delta: &mut OnDelta<'_>,
     ) -> Result<Completion, Fault> {
         let endpoint = request.endpoint;
-        let server = ModelServer::new(endpoint, Some(cancel), self.0)?;
-        let model = match &endpoint.model {
-            Some(model) => Some(model.clone()),
-            None => first_model(&server, memory)?,
-        };
+        let timeouts = Timeouts { deadline: request.deadline, ..self.0.set_by(endpoint) };
+        let server = ModelServer::new(endpoint, Some(cancel), timeouts)?;
+        let mut pauses = Pauses::new(&server);
         let mut omitted = memory.rejected(endpoint);
         loop {
-            let body = wire::request_body(request, model.as_deref(), &omitted);
-            let (mut connection, head) = server.send("/chat/completions", &body, self.0.first)?;
-            if head.status == 200 {
-                let completion = receive(&server, &mut connection, on_delta)?;
-                // The limit did not fit into this conversation; it may fit into the next one.
-                omitted.retain(|field| *field != wire::TOKEN_LIMIT);
-                memory.learn_rejected(endpoint, omitted);
-                return Ok(completion);
+            match attempt(&server, request, memory, &mut omitted, on_delta) {
+                Ok(completion) => {
+                    // The limit did not fit into this conversation; it may fit into the next one.
+                    omitted.retain(|field| *field != wire::TOKEN_LIMIT);
+                    memory.learn_rejected(endpoint, omitted);
+                    return Ok(completion);
+                }
+                // It was there a moment ago.
+                Err(RequestFailure { fault, .. })
+                    if fault.code == fault::UNREACHABLE && pauses.have_begun() =>
+                {
+                    let failure = RequestFailure { fault, retry: Retry::Failed };
+                    pauses.wait(failure, &server, on_delta)?;
+                }
+                Err(failure) => pauses.wait(failure, &server, on_delta)?,
             }
-            let error = server.read_error(&mut connection);
-            match wire::rejected_field(&error, &omitted) {
-                Some(field) if matches!(head.status, 400 | 422) => omitted.push(field),
-                _ if server.is_cancelled() => return Err(turn::cancelled()),
-                _ => return Err(server.status_fault(&head, &error)),
-            }
+        }
+    }
+
+    fn learn_context(&self, endpoint: &Endpoint, memory: &ServerMemory, cancel: &Cancel) {
+        let timeouts = Timeouts { retrying: Duration::ZERO, ..self.0.set_by(endpoint) };
+        if memory.context(endpoint, Instant::now()).is_none()
+            && let Ok(server) = ModelServer::new(endpoint, Some(cancel), timeouts)
+        {
+            let tokens = server.context(endpoint.model.as_deref());
+            memory.learn_context_size(endpoint, tokens, Instant::now());
+        }
+    }
+}
+
+/// Sends a request, without the fields that the server rejects, and receives its completion.
+fn attempt(
+    server: &ModelServer<'_>,
+    request: &ChatRequest<'_>,
+    memory: &ServerMemory,
+    omitted: &mut Vec<&'static str>,
+    on_delta: &mut OnDelta<'_>,
+) -> Result<Completion, RequestFailure> {
+    let model = match &server.endpoint.model {
+        Some(model) => Some(model.clone()),
+        None => first_model(server, memory)?,
+    };
+    loop {
+        if omitted.contains(&wire::TOOLS) && request.tools != "[]" {
+            let text = "the model has no tool calls: it answers without them".to_owned();
+            on_delta(&Delta { kind: DeltaKind::Notice(None), text })?;
+        }
+        let body = wire::request_body(request, model.as_deref(), omitted);
+        let first = server.timeouts.first;
+        let (mut connection, head) = server.send("/chat/completions", &body, first)?;
+        if head.status == 200 {
+            return receive(server, &mut connection, on_delta);
+        }
+        let error = server.read_error(&mut connection);
+        let has_tools = request.tools != "[]" && !omitted.contains(&wire::TOOLS);
+        match wire::rejected_field(&error, omitted, server.endpoint.max_tokens) {
+            Some(field) if matches!(head.status, 400 | 422) => omitted.push(field),
+            _ if server.is_cancelled() => return Err(turn::cancelled().into()),
+            _ if has_tools && fault::is_about_tools(&error) => omitted.push(wire::TOOLS),
+            _ => return Err(server.status_failure(&head, &error)),
         }
     }
 }
@@ -100,12 +150,16 @@ impl ChatModel for ServedModel {
 /// As for [`ChatModel::complete`].
 pub fn models(endpoint: &Endpoint, limit: Duration) -> Result<Option<Vec<String>>, Fault> {
     let deadline = Some(Instant::now() + limit);
-    let timeouts = Timeouts { retries: 0, loading: Duration::ZERO, deadline, ..Timeouts::TURN };
-    ModelServer::new(endpoint, None, timeouts)?.models(limit)
+    let timeouts = Timeouts { retrying: Duration::ZERO, deadline, ..Timeouts::TURN };
+    let names = ModelServer::new(endpoint, None, timeouts)?.models(limit);
+    names.map_err(|failure| failure.fault)
 }
 
 /// Returns the model to use when none is named; `None` leaves the choice to the server.
-fn first_model(server: &ModelServer<'_>, memory: &ServerMemory) -> Result<Option<String>, Fault> {
+fn first_model(
+    server: &ModelServer<'_>,
+    memory: &ServerMemory,
+) -> Result<Option<String>, RequestFailure> {
     if let Some(model) = memory.first_model(server.endpoint) {
         return Ok(Some(model));
     }
@@ -114,28 +168,45 @@ fn first_model(server: &ModelServer<'_>, memory: &ServerMemory) -> Result<Option
     };
     let Some(model) = first_chat_model(&names) else {
         let what = if names.is_empty() { "has no model" } else { "has no model that chats" };
-        return Err(server.fault(fault::ERROR, format_args!("{what}: load one, or name one")));
+        let fault = server.fault(fault::ERROR, format_args!("{what}: load one, or name one"));
+        return Err(fault.into());
     };
     memory.learn_first_model(server.endpoint, model);
     Ok(Some(model.clone()))
 }
 
-/// Receives a completion from its first chunk to its last.
+/// Receives a completion from its first chunk to its last. It may be requested again until a part
+/// of it was passed on.
 fn receive(
     server: &ModelServer<'_>,
     connection: &mut ClientConnection<'_>,
     on_delta: &mut OnDelta<'_>,
-) -> Result<Completion, Fault> {
+) -> Result<Completion, RequestFailure> {
     let mut parser = CompletionParser::default();
-    let mut begun = Instant::now();
+    let (mut begun, mut finished) = (Instant::now(), None);
+    let mut passed_on = false;
     while !parser.is_done() {
         let timeouts = &server.timeouts;
         let limit = match (parser.is_finished(), parser.has_begun()) {
-            (true, _) => timeouts.tail,
+            (true, _) => {
+                let finished = *finished.get_or_insert_with(Instant::now);
+                (finished + timeouts.tail).saturating_duration_since(Instant::now())
+            }
             (false, true) => timeouts.idle,
             (false, false) => timeouts.first,
         };
-        let parsed = match connection.body(limit) {
+        let is_over = finished.is_some() && limit.is_zero();
+        let may_retry = |failure: RequestFailure| match passed_on {
+            true => failure.fault.into(),
+            false => failure,
+        };
+        let parsed = match connection.body(server.within(limit)) {
+            // What follows the last chunk does not matter.
+            Ok(Some(_)) if is_over => break,
+            Ok(Some(_)) if server.is_late() => {
+                let error = io::ErrorKind::TimedOut.into();
+                return Err(server.connection_fault(&error, TRUNCATED).into());
+            }
             Ok(Some(bytes)) => {
                 if !parser.has_begun() {
                     begun = Instant::now();
@@ -143,27 +214,41 @@ fn receive(
                 parser.feed(&bytes)
             }
             Ok(None) => parser.end(),
-            // What happens to the connection after the last chunk does not matter.
             Err(_) if parser.is_finished() && !server.is_cancelled() => break,
-            Err(error) => return Err(server.connection_fault(&error, TRUNCATED)),
+            Err(error) => return Err(may_retry(server.lost(&error, TRUNCATED))),
         };
         for delta in parser.take_deltas() {
+            passed_on = true;
             on_delta(&delta)?;
         }
-        parsed.map_err(|error| completion_fault(server, error, parser.has_text()))?;
+        let has_text = parser.has_text();
+        let may_retry =
+            |failure: RequestFailure| if passed_on { failure.fault.into() } else { failure };
+        parsed.map_err(|error| may_retry(completion_failure(server, error, has_text)))?;
     }
     Ok(parser.finish(begun.elapsed()))
 }
 
-fn completion_fault(server: &ModelServer<'_>, error: CompletionError, has_text: bool) -> Fault {
-    match error {
-        CompletionError::Truncated => server.fault(fault::DISCONNECTED, TRUNCATED),
-        CompletionError::Reported(text) => {
+fn completion_failure(
+    server: &ModelServer<'_>,
+    error: CompletionError,
+    has_text: bool,
+) -> RequestFailure {
+    let mut retry = Retry::No;
+    let fault = match error {
+        CompletionError::Truncated => {
+            retry = Retry::Failed;
+            server.fault(fault::DISCONNECTED, TRUNCATED)
+        }
+        CompletionError::Reported { text, is_final } => {
             let code = match fault::code_of(&text) {
                 // A turn must not ask again for text that was passed on.
                 fault::TOO_LONG if has_text => fault::ERROR,
                 code => code,
             };
+            if code == fault::ERROR && !is_final {
+                retry = Retry::Failed;
+            }
             server.fault(code, format_args!("says: {}", server.quote(&text)))
         }
         CompletionError::Unexpected(opening) => server.unexpected(&opening),
@@ -171,5 +256,6 @@ fn completion_fault(server: &ModelServer<'_>, error: CompletionError, has_text: 
             server.fault(fault::ERROR, format_args!("sent what cannot be read: {problem}"))
         }
         CompletionError::TooLarge(what) => server.fault(fault::ERROR, format_args!("sent {what}")),
-    }
+    };
+    RequestFailure { fault, retry }
 }

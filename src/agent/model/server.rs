@@ -8,22 +8,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use nanoserde::DeJson;
-
 use crate::agent::base_url::BaseUrl;
 use crate::error::reason;
 use crate::http::{self, ClientConnection, Request, ResponseHead};
-use crate::json::{self, Lenient};
 use crate::protocol::Endpoint;
 use crate::session::turn::{self, Fault};
 use crate::session::wake::Cancel;
 use crate::{clock, limits, sys, text};
 
-use super::completion::error_text;
-use super::fault;
-
-/// Parts of the names of models that do not chat.
-const OTHER_MODELS: [&str; 7] = ["embed", "rerank", "whisper", "bge-", "minilm", "e5-", "tts"];
+use super::completion::body_error;
+use super::fault::{self, RequestFailure, Retry};
+use super::server_facts;
 
 /// The limits of each step, and how often it is tried.
 #[derive(Clone, Copy)]
@@ -34,12 +29,10 @@ pub struct Timeouts {
     pub idle: Duration,
     /// After the last, for what may still follow.
     pub tail: Duration,
-    /// Retries of a busy server.
-    pub retries: u32,
-    /// The pause before each, if the server asks for none.
+    /// The pause before the first retry, if the server asks for none; it doubles each time.
     pub pause: Duration,
-    /// All pauses together for a server that loads its model.
-    pub loading: Duration,
+    /// All pauses together.
+    pub retrying: Duration,
     /// The deadline for everything.
     pub deadline: Option<Instant>,
 }
@@ -50,11 +43,20 @@ impl Timeouts {
         first: limits::MODEL_FIRST_MAX,
         idle: limits::MODEL_IDLE_MAX,
         tail: limits::MODEL_TAIL_MAX,
-        retries: limits::MODEL_RETRIES_MAX,
-        pause: limits::MODEL_RETRY_WAIT,
-        loading: limits::MODEL_RETRY_WAIT_MAX,
+        pause: limits::MODEL_RETRY_PAUSE,
+        retrying: limits::MODEL_RETRYING_MAX,
         deadline: None,
     };
+
+    /// Returns these with the settings of an endpoint.
+    pub fn set_by(self, endpoint: &Endpoint) -> Timeouts {
+        let seconds = |set: Option<u64>, default| set.map_or(default, Duration::from_secs);
+        Timeouts {
+            first: seconds(endpoint.first_word_seconds, self.first),
+            idle: seconds(endpoint.silence_seconds, self.idle),
+            ..self
+        }
+    }
 }
 
 /// A model server, as seen by its client.
@@ -80,14 +82,22 @@ impl<'a> ModelServer<'a> {
     /// Sends a request for a path of the API, and waits for the head of the response within
     /// `head_limit`. Without a body it is a GET; the response to a body may be a stream.
     ///
-    /// A connection that ends before the first byte of the response is tried once more, a busy
-    /// server as often as the timeouts say, one that loads its model as long as they say.
+    /// A connection that ends before the first byte of the response is tried once more.
     pub fn send(
         &self,
         path: &str,
         body: &str,
         head_limit: Duration,
-    ) -> Result<(ClientConnection<'a>, ResponseHead), Fault> {
+    ) -> Result<(ClientConnection<'a>, ResponseHead), RequestFailure> {
+        self.send_to(&self.base.target(path), body, head_limit)
+    }
+
+    fn send_to(
+        &self,
+        target: &str,
+        body: &str,
+        head_limit: Duration,
+    ) -> Result<(ClientConnection<'a>, ResponseHead), RequestFailure> {
         let (method, accept) = match body {
             "" => ("GET", "application/json"),
             _ => ("POST", "text/event-stream, application/json"),
@@ -95,87 +105,90 @@ impl<'a> ModelServer<'a> {
         let request = Request {
             method,
             authority: self.base.authority(),
-            target: &self.base.target(path),
+            target,
             bearer: self.endpoint.key.as_ref().map(|key| key.0.as_str()),
             accept,
             body,
         };
         let mut reconnected = false;
-        let (mut retries, mut waited) = (0, Duration::ZERO);
         loop {
             let mut connection = self.connect()?;
             let sent = connection.send(&request, self.within(limits::MODEL_SEND_MAX));
             match sent.and_then(|()| connection.head(self.within(head_limit))) {
-                Ok(head) if matches!(head.status, 429 | 503) => {
-                    let error = self.read_error(&mut connection);
-                    drop(connection);
-                    let retry_after = retry_after(head.field("retry-after"), clock::now_millis());
-                    let mut pause = retry_after.unwrap_or(self.timeouts.pause);
-                    let again = if fault::is_loading(&error) {
-                        pause = pause.max(self.timeouts.pause);
-                        waited = waited.saturating_add(pause);
-                        waited <= self.timeouts.loading
-                    } else {
-                        retries += 1;
-                        retries <= self.timeouts.retries && pause <= limits::MODEL_RETRY_WAIT_MAX
-                    };
-                    if !again {
-                        return Err(self.busy(&error, head.status, pause));
-                    }
-                    self.pause(pause)?;
-                }
                 Ok(head) => return Ok((connection, head)),
                 Err(error)
                     if !reconnected && !connection.is_responding() && is_disconnect(&error) =>
                 {
                     reconnected = true;
                 }
-                Err(error) => return Err(self.connection_fault(&error, "did not answer")),
+                Err(error) => return Err(self.lost(&error, "did not answer")),
             }
         }
     }
 
     /// Returns the names of its models; `None` if it has no such list. The response must begin
     /// within `limit`.
-    pub fn models(&self, limit: Duration) -> Result<Option<Vec<String>>, Fault> {
-        let (mut connection, head) = self.send("/models", "", limit)?;
+    pub fn models(&self, limit: Duration) -> Result<Option<Vec<String>>, RequestFailure> {
+        let Some(body) = self.get(&self.base.target("/models"), limit)? else { return Ok(None) };
+        let names = server_facts::model_names(&body).map(Some);
+        names.ok_or_else(|| self.unexpected(&body).into())
+    }
+
+    /// Returns the body at `target`; `None` if there is none.
+    fn get(&self, target: &str, limit: Duration) -> Result<Option<Vec<u8>>, RequestFailure> {
+        let (mut connection, head) = self.send_to(target, "", limit)?;
         match head.status {
             200 => {}
             404 | 405 | 501 => return Ok(None),
-            _ => return Err(self.status_fault(&head, &self.read_error(&mut connection))),
+            _ => {
+                let error = self.read_error(&mut connection);
+                return Err(self.status_failure(&head, &error));
+            }
         }
         let mut body = Vec::new();
         let read = connection
             .read_body(&mut body, limits::MODEL_LIST_BYTES_MAX, || self.within(self.timeouts.idle));
-        read.map_err(|error| {
-            self.connection_fault(&error, "stopped in the middle of its list of models")
-        })?;
-        model_names(&body).map(Some).ok_or_else(|| self.unexpected(&body))
+        read.map_err(|error| self.lost(&error, "stopped in the middle of its list of models"))?;
+        Ok(Some(body))
+    }
+
+    /// Returns the size of the context of `model` in tokens, if the server tells it.
+    pub fn context(&self, model: Option<&str>) -> Option<u64> {
+        let get = |target: &str| self.get(target, limits::MODEL_CONTEXT_MAX).ok().flatten();
+        let listed = get(&self.base.target("/models"));
+        let listed = listed.and_then(|body| server_facts::listed_context(&body, model));
+        // llama.cpp, beside its API.
+        listed.or_else(|| server_facts::context_of_props(&get("/props")?))
     }
 
     /// Reads the error in the body of a response that is not 200; empty if there is none.
     pub fn read_error(&self, connection: &mut ClientConnection<'_>) -> String {
-        #[derive(DeJson)]
-        struct ErrorBody {
-            error: Option<Lenient>,
-            message: Option<Lenient>,
-            detail: Option<Lenient>,
-        }
         let deadline = Instant::now() + self.within(limits::MODEL_ERROR_MAX);
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut body = Vec::new();
         // A part of the body is enough.
         drop(connection.read_body(&mut body, limits::MODEL_ERROR_BYTES_MAX, left));
-        let parsed = json::parse::<ErrorBody>(&body).ok();
-        let text = parsed.and_then(|parsed| match parsed.error {
-            Some(error) => Some(error_text(error)),
-            None => parsed.message.or(parsed.detail).map(Lenient::into_text),
-        });
-        text.unwrap_or_else(|| self.opening(&body))
+        body_error(&body).unwrap_or_else(|| self.opening(&body))
     }
 
-    /// Returns the fault for a response that is not 200, with the error from its body.
-    pub fn status_fault(&self, head: &ResponseHead, error: &str) -> Fault {
+    /// Returns the failure of a response that is not 200, with the error from its body.
+    pub fn status_failure(&self, head: &ResponseHead, error: &str) -> RequestFailure {
+        let has_code = fault::code_of(error) != fault::ERROR || fault::is_about_tools(error);
+        let asked = retry_after(head.field("retry-after"), clock::now_millis());
+        let retry = match head.status {
+            _ if has_code => Retry::No,
+            429 | 503 | 529 => {
+                let fault = self.busy(error, head.status, asked.unwrap_or_default());
+                return RequestFailure { fault, retry: Retry::Busy(asked) };
+            }
+            408 | 502 | 504 => Retry::Busy(asked),
+            500 => Retry::Failed,
+            _ => Retry::No,
+        };
+        RequestFailure { fault: self.status_fault(head, error), retry }
+    }
+
+    fn status_fault(&self, head: &ResponseHead, error: &str) -> Fault {
         let quoted = match self.quote(error) {
             quoted if quoted.is_empty() => quoted,
             quoted => format!(": {quoted}"),
@@ -194,8 +207,23 @@ impl<'a> ModelServer<'a> {
                 let what = format_args!("redirects to {location}: set that URL instead");
                 self.fault(fault::CONFIG, what)
             }
-            _ => self.fault(fault::code_of(error), format_args!("answered {status}{quoted}")),
+            _ => {
+                let code = match (status, fault::code_of(error)) {
+                    (413, _) => fault::TOO_LONG,
+                    (400 | 422, fault::ERROR) => fault::REFUSED,
+                    (_, code) => code,
+                };
+                self.fault(code, format_args!("answered {status}{quoted}"))
+            }
         }
+    }
+
+    /// Returns the failure of a connection before anything of an answer was passed on; `what` the
+    /// server did if the connection is lost.
+    pub fn lost(&self, error: &io::Error, what: &str) -> RequestFailure {
+        let fault = self.connection_fault(error, what);
+        let retry = if fault.code == fault::DISCONNECTED { Retry::Failed } else { Retry::No };
+        RequestFailure { fault, retry }
     }
 
     /// Returns the fault for a body that no model server sends.
@@ -272,7 +300,7 @@ impl<'a> ModelServer<'a> {
     }
 
     fn busy(&self, error: &str, status: u16, pause: Duration) -> Fault {
-        let asked = match pause > limits::MODEL_RETRY_WAIT_MAX {
+        let asked = match pause > self.timeouts.retrying {
             true => format!(" for {}s", pause.as_secs()),
             false => String::new(),
         };
@@ -280,7 +308,8 @@ impl<'a> ModelServer<'a> {
         self.fault(fault::BUSY, what.trim_end_matches([':', ' ']))
     }
 
-    fn pause(&self, pause: Duration) -> Result<(), Fault> {
+    /// Waits, unless the turn is cancelled.
+    pub fn pause(&self, pause: Duration) -> Result<(), Fault> {
         let wake = self.wake().map(|wake| (wake, sys::Interest::Read));
         match sys::wait_any(wake.as_slice(), Some(self.within(pause))) {
             Ok(_) if self.is_cancelled() => Err(turn::cancelled()),
@@ -292,6 +321,11 @@ impl<'a> ModelServer<'a> {
     /// Returns whether the turn was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.is_some_and(Cancel::is_cancelled)
+    }
+
+    /// Returns whether the deadline has passed.
+    pub fn is_late(&self) -> bool {
+        self.timeouts.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     fn wake(&self) -> Option<BorrowedFd<'a>> {
@@ -320,34 +354,6 @@ impl<'a> ModelServer<'a> {
 /// Returns the fault for a setting that names no usable server. Its value is not quoted.
 pub fn invalid_setting(source: &str, because: &str) -> Fault {
     Fault { code: fault::CONFIG, message: format!("cannot use {source}: {because}") }
-}
-
-/// Returns the names in the body of `GET /v1/models`; `None` if it is no such body, as from a
-/// server of another kind that answers every request with 200.
-pub fn model_names(body: &[u8]) -> Option<Vec<String>> {
-    #[derive(DeJson)]
-    struct List {
-        object: Option<String>,
-        data: Option<Vec<Model>>,
-    }
-    #[derive(DeJson)]
-    struct Model {
-        id: String,
-    }
-    let list: List = json::parse(body).ok()?;
-    match list.data {
-        Some(models) => Some(models.into_iter().map(|model| model.id).collect()),
-        // An Ollama that has none.
-        None => list.object.is_some_and(|object| object == "list").then(Vec::new),
-    }
-}
-
-/// Returns the first model that chats, judging by its name.
-pub fn first_chat_model(names: &[String]) -> Option<&String> {
-    names.iter().find(|name| {
-        let name = name.to_ascii_lowercase();
-        !OTHER_MODELS.iter().any(|part| name.contains(part))
-    })
 }
 
 /// Returns the words of `text`, on one line and truncated.
@@ -409,34 +415,5 @@ mod tests {
         {
             assert_eq!(parsed(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn only_a_list_of_models_has_names() {
-        let names = |body: &str| model_names(body.as_bytes());
-        let two =
-            names(r#"{"object":"list","models":[1],"data":[{"id":"a","meta":null},{"id":"b"}]}"#);
-        assert_eq!(two, Some(vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!(names(r#"{"object":"list","data":null}"#), Some(Vec::new()));
-        assert_eq!(names(r#"{"data":[]}"#), Some(Vec::new()));
-        for body in [
-            "",
-            "<html>",
-            "{}",
-            "[]",
-            r#"{"error":"Unexpected endpoint"}"#,
-            r#"{"data":[{}]}"#,
-            r#"{"data":["a"]}"#,
-            r#"{"data":{"id":"a"}}"#,
-        ] {
-            assert_eq!(names(body), None, "{body}");
-        }
-    }
-
-    #[test]
-    fn models_that_do_not_chat_are_skipped() {
-        let names = ["nomic-embed-text", "BGE-m3", "Whisper-1", "qwen", "llama"].map(String::from);
-        assert_eq!(first_chat_model(&names).unwrap(), "qwen");
-        assert_eq!(first_chat_model(names.get(..3).unwrap()), None);
     }
 }

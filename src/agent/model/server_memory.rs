@@ -23,6 +23,8 @@ struct Entry {
     /// The bytes of messages that are too many for the context, and when that was learned. Bytes
     /// are not the unit of a context, so the number may become wrong as well.
     too_long: Option<(usize, Instant)>,
+    /// The size of the context in tokens, if the server tells it, and when it was asked.
+    context: Option<(Option<u64>, Instant)>,
 }
 
 impl ServerMemory {
@@ -71,6 +73,18 @@ impl ServerMemory {
         }
     }
 
+    /// Returns the size of the model's context in tokens, or `None` in it if the server does not
+    /// tell it; `None` if that was not asked recently.
+    pub fn context(&self, endpoint: &Endpoint, now: Instant) -> Option<Option<u64>> {
+        let (tokens, asked) = self.known(endpoint).context?;
+        (now - asked < limits::CONTEXT_KEPT).then_some(tokens)
+    }
+
+    /// Remembers what the server tells of the size of the model's context.
+    pub fn learn_context_size(&self, endpoint: &Endpoint, tokens: Option<u64>, now: Instant) {
+        self.update(endpoint, |entry| entry.context = Some((tokens, now)));
+    }
+
     fn known(&self, endpoint: &Endpoint) -> Entry {
         lock(&self.0).iter().find(|entry| entry.is_for(endpoint)).cloned().unwrap_or_default()
     }
@@ -102,7 +116,7 @@ mod tests {
 
     fn endpoint(model: usize) -> Endpoint {
         let (url, source) = ("http://h:1".to_owned(), "a test".to_owned());
-        Endpoint { url, source, key: None, model: Some(model.to_string()), tool_choice: None }
+        Endpoint { url, source, model: Some(model.to_string()), ..Endpoint::default() }
     }
 
     #[test]

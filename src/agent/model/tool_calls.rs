@@ -3,7 +3,7 @@
 
 use nanoserde::DeJson;
 
-use crate::json::{Joiner, Lenient, TokenKind, Tokenizer};
+use crate::json::{self, DecodeError, Joiner, Lenient, Members, Raw, TokenKind, Tokenizer};
 use crate::limits;
 use crate::session::replay::ToolCall;
 
@@ -15,6 +15,26 @@ pub struct Fragment {
     index: Option<Lenient>,
     id: Option<Lenient>,
     function: Option<Function>,
+    /// The members that are unknown here, each after a comma. Some servers need them back.
+    #[nserde(skip)]
+    extra: String,
+}
+
+/// The members of a call that are understood.
+const KNOWN_MEMBERS: [&str; 4] = ["index", "id", "type", "function"];
+
+impl Fragment {
+    /// Decodes a fragment.
+    pub fn of(raw: &Raw) -> Result<Fragment, DecodeError> {
+        let mut fragment: Fragment = json::parse(raw.as_str().as_bytes())?;
+        let Members(members) = json::parse(raw.as_str().as_bytes())?;
+        for (name, value) in members {
+            if !KNOWN_MEMBERS.contains(&name.as_str()) {
+                fragment.extra.push_str(&json::member(&name, &value));
+            }
+        }
+        Ok(fragment)
+    }
 }
 
 #[derive(DeJson)]
@@ -38,6 +58,7 @@ struct PartialCall {
     id: Option<String>,
     name: String,
     arguments: String,
+    extra: String,
     nesting: Nesting,
     joiner: Joiner,
 }
@@ -76,6 +97,7 @@ struct Part {
     arguments: String,
     /// The arguments are a JSON value, not a part of a text.
     is_value: bool,
+    extra: String,
 }
 
 impl Part {
@@ -90,6 +112,7 @@ impl Part {
             name: name.map(whole).unwrap_or_default(),
             is_value,
             arguments: arguments.map(text).unwrap_or_default(),
+            extra: fragment.extra,
         }
     }
 }
@@ -115,10 +138,18 @@ impl ToolCallAssembler {
         self.current = at;
         let bytes =
             part.name.len() + part.arguments.len() + part.id.as_ref().map_or(0, String::len);
-        if let Some(call) = self.calls.get_mut(at) {
-            call.append(part, has_surrogates);
+        match self.calls.get_mut(at) {
+            // Some servers end with the whole of a call that they sent in fragments before.
+            Some(call) if call.is_repeated_by(&part) => {}
+            Some(call) => call.append(part, has_surrogates),
+            None => {}
         }
         Ok(bytes)
+    }
+
+    /// Returns whether a call has begun.
+    pub fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
     }
 
     /// Returns the calls, each with a unique id and with arguments.
@@ -135,7 +166,7 @@ impl ToolCallAssembler {
             let id = call.id.filter(|id| !is_used(id)).unwrap_or_else(|| new_id(number, &given));
             let blank = call.arguments.trim().is_empty();
             let arguments = if blank { "{}".to_owned() } else { call.arguments };
-            finished.push(ToolCall { id, name: call.name, arguments });
+            finished.push(ToolCall { id, name: call.name, arguments, extra: call.extra });
         }
         finished
     }
@@ -143,9 +174,14 @@ impl ToolCallAssembler {
     /// Returns the position of the call that a part belongs to: one past the last for a new call.
     fn position_of(&self, part: &Part) -> usize {
         let new = self.calls.len();
-        let same_id = self.calls.iter().rposition(|call| call.id.is_some() && call.id == part.id);
-        if let Some(at) = same_id {
-            return at;
+        let has_id = |call: &PartialCall| call.id.is_some() && call.id == part.id;
+        let has_both = |call: &PartialCall| has_id(call) && call.index == part.index;
+        let same_id = self.calls.iter().rposition(has_both);
+        let same_id = same_id.or_else(|| self.calls.iter().rposition(has_id));
+        if let Some((at, call)) = same_id.and_then(|at| Some((at, self.calls.get(at)?))) {
+            // Some servers give every call the same id.
+            let is_other = call.has_other_index(part) || call.precedes(part);
+            return if is_other && !call.is_repeated_by(part) { new } else { at };
         }
         let at = match &part.index {
             Some(_) => self.calls.iter().rposition(|call| call.index == part.index),
@@ -174,7 +210,26 @@ impl PartialCall {
         } else {
             self.arguments.push_str(&self.joiner.join(part.arguments, has_surrogates));
         }
+        self.extra.push_str(&part.extra);
         self.nesting.read(&self.arguments);
+    }
+
+    /// Returns whether a part with the same id begins another call, with a name and an index.
+    fn has_other_index(&self, part: &Part) -> bool {
+        self.index.is_some()
+            && part.index.is_some()
+            && self.index != part.index
+            && !part.name.is_empty()
+    }
+
+    /// Returns whether a part is this whole call once more.
+    fn is_repeated_by(&self, part: &Part) -> bool {
+        self.id.is_some()
+            && self.id == part.id
+            && self.name == part.name
+            && !self.has_other_index(part)
+            && self.precedes(part)
+            && Raw::parse(&self.arguments).is_ok_and(|own| Raw::parse(&part.arguments) == Ok(own))
     }
 
     /// Returns whether a part begins the next call although its index and its id do not say so. A
@@ -248,6 +303,46 @@ mod tests {
             r#"{"id":"call_0","index":7,"function":{"name":"g"}}"#,
         ]);
         assert_eq!(found, ["call_1 f {}", "call_0 g {}"]);
+    }
+
+    #[test]
+    fn two_calls_with_one_id_stay_two() {
+        // With indexes of their own, in fragments.
+        let found = calls(&[
+            r#"{"index":0,"id":"c","function":{"name":"f","arguments":""}}"#,
+            r#"{"index":0,"function":{"arguments":"{\"x\":1}"}}"#,
+            r#"{"index":1,"id":"c","function":{"name":"f","arguments":"{\"x\""}}"#,
+            r#"{"index":1,"id":"c","function":{"arguments":":2}"}}"#,
+        ]);
+        assert_eq!(found, ["c f {\"x\":1}", "call_1 f {\"x\":2}"]);
+        // Whole, with one index.
+        let found = calls(&[
+            r#"{"index":0,"id":"c","function":{"name":"f","arguments":"{\"x\":1}"}}"#,
+            r#"{"index":0,"id":"c","function":{"name":"f","arguments":"{\"x\":2}"}}"#,
+        ]);
+        assert_eq!(found, ["c f {\"x\":1}", "call_1 f {\"x\":2}"]);
+    }
+
+    #[test]
+    fn a_call_that_is_repeated_whole_at_the_end_is_one() {
+        let found = calls(&[
+            r#"{"index":0,"id":"c","function":{"name":"f","arguments":""}}"#,
+            r#"{"index":0,"function":{"arguments":"{\"x\": "}}"#,
+            r#"{"index":0,"function":{"arguments":"1}"}}"#,
+            r#"{"index":0,"id":"c","function":{"name":"f","arguments":"{\"x\":1}"}}"#,
+        ]);
+        assert_eq!(found, ["c f {\"x\": 1}"]);
+    }
+
+    #[test]
+    fn unknown_members_of_a_call_are_kept() {
+        let raw = r#"{"id":"a","type":"function","extra_content":{"google": {"s":"x"}},
+            "function":{"name":"f","arguments":"{}"}}"#;
+        let fragment = Fragment::of(&Raw::parse(raw).unwrap()).unwrap();
+        let mut calls = ToolCallAssembler::default();
+        calls.add(fragment, false, false).unwrap();
+        let extra = calls.finish().pop().unwrap().extra;
+        assert_eq!(extra, r#","extra_content":{"google":{"s":"x"}}"#);
     }
 
     #[test]

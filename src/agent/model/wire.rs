@@ -1,8 +1,11 @@
 //! What is sent to a model server: the request body, and a conversation that every server accepts.
 //! Pure.
 
+use std::collections::HashSet;
+use std::iter;
+use std::time::Instant;
+
 use crate::json::{self, Raw};
-use crate::limits;
 use crate::protocol::Endpoint;
 use crate::session::replay::{Message, ToolCall};
 
@@ -27,6 +30,8 @@ pub struct ChatRequest<'a> {
     pub tools: &'a str,
     /// `auto`, `required` or `none`.
     pub tool_choice: &'a str,
+    /// When the completion must have ended.
+    pub deadline: Option<Instant>,
 }
 
 /// The limit for the answer, in its older form, which some servers reject.
@@ -34,15 +39,23 @@ const OLDER_TOKEN_LIMIT: &str = "max_tokens";
 /// The limit for the answer. If it is omitted, so is the older form. Servers that reserve space
 /// for all of it refuse what would otherwise fit; then the context itself is the limit.
 pub const TOKEN_LIMIT: &str = "max_completion_tokens";
+/// The tools, for servers and models that have no tool calls.
+pub const TOOLS: &str = "tools";
 /// Fields that some servers reject and that can be omitted.
 const OPTIONAL_FIELDS: [&str; 5] =
     ["stream_options", "tool_choice", "temperature", OLDER_TOKEN_LIMIT, TOKEN_LIMIT];
 
 /// Returns the field that an error complains about, if it can be omitted and was not yet. An error
 /// about the length of the context may mean the space for the answer.
-pub fn rejected_field(error: &str, omitted: &[&str]) -> Option<&'static str> {
+pub fn rejected_field(
+    error: &str,
+    omitted: &[&str],
+    max_tokens: Option<u64>,
+) -> Option<&'static str> {
     // llama.cpp says this of messages that are too long by themselves.
-    let no_room = is_about_context(error) && !error.contains("exceed_context_size_error");
+    let no_room = max_tokens.is_some()
+        && is_about_context(error)
+        && !error.contains("exceed_context_size_error");
     let named = OPTIONAL_FIELDS.into_iter().filter(|field| error.contains(field));
     // Another name for the limit does not save space.
     let named = named.filter(|field| !(no_room && *field == OLDER_TOKEN_LIMIT));
@@ -62,14 +75,17 @@ pub fn request_body(request: &ChatRequest<'_>, model: Option<&str>, omitted: &[&
     }
     add("messages", request.messages);
     // Some servers reject an empty list.
-    if request.tools.trim() != "[]" {
+    let says_none = request.tool_choice == "none" && omitted.contains(&"tool_choice");
+    if request.tools.trim() != "[]" && !omitted.contains(&TOOLS) && !says_none {
         add("tools", request.tools);
         add("tool_choice", &quoted(request.tool_choice));
     }
-    if !omitted.contains(&TOKEN_LIMIT) {
+    if let Some(tokens) = request.endpoint.max_tokens
+        && !omitted.contains(&TOKEN_LIMIT)
+    {
         let older = !omitted.contains(&OLDER_TOKEN_LIMIT);
         let name = if older { OLDER_TOKEN_LIMIT } else { TOKEN_LIMIT };
-        add(name, &limits::ANSWER_TOKENS_MAX.to_string());
+        add(name, &tokens.to_string());
     }
     add("temperature", TEMPERATURE);
     add("stream", "true");
@@ -91,11 +107,20 @@ fn quoted(text: &str) -> String {
 pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
     let prompt = |text| format!("{{\"role\":\"system\",\"content\":{}}}", quoted(text));
     let mut out = Vec::from_iter(system.map(prompt).map(Message::Given));
+    let mut ids = HashSet::new();
     for (position, message) in conversation.iter().enumerate() {
         let following = conversation.get(position + 1..).unwrap_or_default();
         match message {
-            Message::Assistant { text, calls } if !text.is_empty() || !calls.is_empty() => {
-                append_assistant(text, calls, following, &mut out);
+            Message::Assistant { text, calls, extra } if !text.is_empty() || !calls.is_empty() => {
+                let sent: Vec<ToolCall> = calls.iter().map(|call| valid(call, &mut ids)).collect();
+                let results: Vec<Message> = calls
+                    .iter()
+                    .zip(&sent)
+                    .map(|(call, sent)| result_of(call, &sent.id, following))
+                    .collect();
+                let (text, extra) = (text.clone(), extra.clone());
+                out.push(Message::Assistant { text, calls: sent, extra });
+                out.extend(results);
             }
             Message::Assistant { .. } | Message::Tool { .. } => {}
             Message::Given(_) => out.push(message.clone()),
@@ -103,8 +128,7 @@ pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
                 out.push(message.clone());
                 // Some models reject two successive user messages.
                 if matches!(following.first(), Some(Message::User(_))) {
-                    let (text, calls) = (NO_ANSWER.to_owned(), Vec::new());
-                    out.push(Message::Assistant { text, calls });
+                    out.push(Message::answer(NO_ANSWER.to_owned()));
                 }
             }
         }
@@ -112,21 +136,27 @@ pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
     json::text(&out)
 }
 
-/// Appends an answer, with the results of its calls, which are first among what follows it.
-fn append_assistant(text: &str, calls: &[ToolCall], following: &[Message], out: &mut Vec<Message>) {
-    let with_valid_arguments = |call: &ToolCall| {
-        let arguments = Raw::object(&call.arguments).unwrap_or_else(Raw::empty);
-        ToolCall { arguments: arguments.as_str().to_owned(), ..call.clone() }
-    };
-    let valid = calls.iter().map(with_valid_arguments).collect();
-    out.push(Message::Assistant { text: text.to_owned(), calls: valid });
-    let is_result = |message: &&Message| matches!(message, Message::Tool { .. });
-    for ToolCall { id, .. } in calls {
-        let mut results = following.iter().take_while(is_result);
-        let is_its = |one: &&Message| matches!(one, Message::Tool { call_id, .. } if call_id == id);
-        let none = || Message::Tool { call_id: id.clone(), result: INTERRUPTED.to_owned() };
-        out.push(results.find(is_its).cloned().unwrap_or_else(none));
-    }
+/// Returns a call with valid arguments and an id that no earlier one has: in some sessions, calls
+/// have the ids of a server that numbers them anew in each answer.
+fn valid(call: &ToolCall, ids: &mut HashSet<String>) -> ToolCall {
+    let arguments = Raw::object(&call.arguments).unwrap_or_else(Raw::empty);
+    let others = (2..).map(|number| format!("{}_{number}", call.id));
+    let mut candidates = iter::once(call.id.clone()).chain(others);
+    let id = candidates.find(|id| ids.insert(id.clone())).unwrap_or_default();
+    ToolCall { id, arguments: arguments.as_str().to_owned(), ..call.clone() }
+}
+
+/// Returns the result of a call, which is first among what follows its answer, for the id that is
+/// sent.
+fn result_of(call: &ToolCall, id: &str, following: &[Message]) -> Message {
+    let result = following.iter().map_while(|message| match message {
+        Message::Tool { call_id, result } => Some((call_id, result)),
+        _ => None,
+    });
+    let mut its =
+        result.filter(|(call_id, _)| **call_id == call.id).map(|(_, result)| result.clone());
+    let result = its.next().unwrap_or_else(|| INTERRUPTED.to_owned());
+    Message::Tool { call_id: id.to_owned(), result }
 }
 
 #[cfg(test)]
@@ -135,11 +165,16 @@ mod tests {
 
     fn endpoint() -> Endpoint {
         let (url, source) = ("http://h:1".to_owned(), "a test".to_owned());
-        Endpoint { url, source, key: None, model: None, tool_choice: None }
+        Endpoint { url, source, max_tokens: Some(4096), ..Endpoint::default() }
     }
 
     fn call(id: &str, arguments: &str) -> ToolCall {
-        ToolCall { id: id.into(), name: "f".into(), arguments: arguments.into() }
+        ToolCall {
+            id: id.into(),
+            name: "f".into(),
+            arguments: arguments.into(),
+            extra: String::new(),
+        }
     }
 
     fn result(id: &str, result: &str) -> Message {
@@ -154,6 +189,7 @@ mod tests {
             messages: "[{\"role\":\"user\",\"content\":\"hi\"}]",
             tools: "[]",
             tool_choice: "auto",
+            deadline: None,
         };
         assert_eq!(
             request_body(&chat, None, &[]),
@@ -178,25 +214,25 @@ mod tests {
     #[test]
     fn a_rejected_field_is_omitted_once() {
         let error = "Unsupported parameter: 'stream_options'";
-        assert_eq!(rejected_field(error, &[]), Some("stream_options"));
-        assert_eq!(rejected_field(error, &["stream_options"]), None);
-        assert_eq!(rejected_field("messages is missing", &[]), None);
+        assert_eq!(rejected_field(error, &[], Some(1)), Some("stream_options"));
+        assert_eq!(rejected_field(error, &["stream_options"], Some(1)), None);
+        assert_eq!(rejected_field("messages is missing", &[], Some(1)), None);
         let too_large = "'max_tokens' or 'max_completion_tokens' is too large: 4096";
-        assert_eq!(rejected_field(too_large, &[]), Some("max_tokens"));
-        assert_eq!(rejected_field(too_large, &["max_tokens"]), Some(TOKEN_LIMIT));
+        assert_eq!(rejected_field(too_large, &[], Some(1)), Some("max_tokens"));
+        assert_eq!(rejected_field(too_large, &["max_tokens"], Some(1)), Some(TOKEN_LIMIT));
         let no_room = "the maximum context length is 4096, you requested 4100";
-        assert_eq!(rejected_field(no_room, &[]), Some(TOKEN_LIMIT));
-        assert_eq!(rejected_field(no_room, &[TOKEN_LIMIT]), None);
+        assert_eq!(rejected_field(no_room, &[], Some(1)), Some(TOKEN_LIMIT));
+        assert_eq!(rejected_field(no_room, &[TOKEN_LIMIT], Some(1)), None);
         // vLLM says the same and names the field: another name for it would not help.
         let no_room =
             "'max_tokens' is too large: 4096. This model's maximum context length is 4096";
-        assert_eq!(rejected_field(no_room, &[]), Some(TOKEN_LIMIT));
+        assert_eq!(rejected_field(no_room, &[], Some(1)), Some(TOKEN_LIMIT));
         // llama.cpp counts the messages alone.
         let messages = "the request exceeds the available context (exceed_context_size_error)";
-        assert_eq!(rejected_field(messages, &[]), None);
+        assert_eq!(rejected_field(messages, &[], Some(1)), None);
         // Nor does a word that the server only repeats count.
         let echo = "content: field required, got 'in this context'";
-        assert_eq!(rejected_field(echo, &[]), None);
+        assert_eq!(rejected_field(echo, &[], Some(1)), None);
     }
 
     #[test]
@@ -207,13 +243,14 @@ mod tests {
             Message::Assistant {
                 text: String::new(),
                 calls: vec![call("a", "{\"p\": 1}"), call("b", "{\"p\": "), call("c", "[1]")],
+                extra: String::new(),
             },
             result("c", "three"),
             result("a", "one"),
             result("a", "one again"),
-            Message::Assistant { text: String::new(), calls: Vec::new() },
+            Message::answer(String::new()),
             Message::Given("{\"role\":\"user\",\"content\":\"x\"}".into()),
-            Message::Assistant { text: "cut off".into(), calls: Vec::new() },
+            Message::answer("cut off".into()),
         ];
         let text = messages(Some("be\tbrief"), &history);
         assert_eq!(json::check(&text), Ok(()));

@@ -138,7 +138,7 @@ fn errors_in_calls_are_returned_to_the_model_with_their_position() {
 }
 
 #[test]
-fn the_same_call_three_times_in_a_row_ends_the_turn() {
+fn the_same_call_with_the_same_result_is_pointed_out_once_and_then_ends_the_turn() {
     let fixture = Fixture::new(|round| {
         let blanks = " ".repeat(round);
         call("read_file", &format!(r#"{{{blanks}"path":"notes.txt"}}"#))
@@ -146,8 +146,21 @@ fn the_same_call_three_times_in_a_row_ends_the_turn() {
     let events = fixture.run(unattended(), "turn.error");
     let error = payloads(&events, "turn.error")[0];
     assert!(error.contains(r#""code":"tool-loop""#) && error.contains("read_file"), "{error}");
-    assert_eq!(payloads(&events, "tool.start").len(), 2);
-    assert_eq!(payloads(&events, "tool.end").len(), 2);
+    let (nudge, requests) = ("with the same result: do", fixture.requests());
+    let nudges: Vec<usize> =
+        requests.iter().map(|request| request.messages.matches(nudge).count()).collect();
+    assert_eq!(nudges, [0, 0, 0, 1]);
+    assert_eq!(payloads(&events, "tool.end").len(), 4);
+    assert!(!format!("{events:?}").contains(nudge));
+
+    // Polling: the same call with other results.
+    let fixture = Fixture::new(|round| match round {
+        9 => Answer::Text("done"),
+        _ => call("run_command", r#"{"command":"echo >>polls; wc -l polls"}"#),
+    });
+    let events = fixture.run(granted(Grant::All), "turn.done");
+    assert_eq!(payloads(&events, "tool.end").len(), 9);
+    assert!(!fixture.requests().iter().any(|request| request.messages.contains(nudge)));
 
     let fixture = Fixture::new(|round| match round {
         6 => Answer::Text("done"),
@@ -157,7 +170,7 @@ fn the_same_call_three_times_in_a_row_ends_the_turn() {
 }
 
 #[test]
-fn the_number_of_calls_is_limited_and_the_last_request_has_no_tools() {
+fn the_number_of_calls_is_limited_and_the_last_request_allows_none() {
     let next =
         |round: usize| call("list_dir", &format!(r#"{{"path":"{}"}}"#, "./".repeat(round + 1)));
     let fixture =
@@ -166,12 +179,15 @@ fn the_number_of_calls_is_limited_and_the_last_request_has_no_tools() {
     let events = fixture.run(unattended(), "turn.done");
     assert_eq!(payloads(&events, "tool.start").len(), 3);
     let requests = fixture.requests();
-    assert_ne!(requests[2].tools, "[]");
-    assert_eq!((requests[3].tools.as_str(), requests[3].tool_choice.as_str()), ("[]", "none"));
+    // Strict servers reject a conversation with calls and without tools.
+    assert!(requests.iter().all(|request| request.tools == requests[0].tools));
+    let choices: Vec<&str> = requests.iter().map(|one| one.tool_choice.as_str()).collect();
+    assert_eq!(choices, ["auto", "auto", "auto", "none"]);
 
     let fixture = Fixture::new(next);
+    fixture.scratch.put("config.json", r#"{"safety":{"maxToolCalls":3}}"#);
     let events = fixture.run(unattended(), "turn.error");
-    assert_eq!(payloads(&events, "tool.start").len(), 30);
+    assert_eq!(payloads(&events, "tool.start").len(), 3);
     assert!(payloads(&events, "turn.error")[0].contains(r#""code":"tool-limit""#));
 
     // Of a completion with too many calls, the first ones run.
@@ -181,10 +197,10 @@ fn the_number_of_calls_is_limited_and_the_last_request_has_no_tools() {
             .collect()
     };
     let fixture = Fixture::new(move |round| match round {
-        0 => Answer::Calls(many(31)),
+        0 => Answer::Calls(many(101)),
         _ => Answer::Text("done"),
     });
-    assert_eq!(payloads(&fixture.run(unattended(), "turn.done"), "tool.start").len(), 30);
+    assert_eq!(payloads(&fixture.run(unattended(), "turn.done"), "tool.start").len(), 100);
 }
 
 #[test]
@@ -205,4 +221,37 @@ fn a_call_is_required_as_often_as_the_endpoint_says() {
             fixture.requests().into_iter().map(|request| request.tool_choice).collect();
         assert_eq!(requests, wanted, "{choice:?}");
     }
+}
+
+#[test]
+fn equal_calls_side_by_side_run_once() {
+    let command = r#"{"command":"echo x >>runs"}"#;
+    let fixture = Fixture::new(move |round| match round {
+        0 => Answer::Calls(vec![
+            ("run_command", command.into()),
+            ("run_command", format!(" {command}")),
+            ("list_dir", "{}".into()),
+        ]),
+        _ => Answer::Text("done"),
+    });
+    let events = fixture.run(granted(Grant::All), "turn.done");
+    assert_eq!(payloads(&events, "tool.start").len(), 2);
+    assert_eq!(fixture.scratch.read("work/runs"), "x\n");
+    assert_eq!(fixture.requests()[1].messages.matches("tool_call_id").count(), 2);
+}
+
+#[test]
+fn ids_of_calls_are_unique_within_a_session() {
+    // The scripted model gives every call the same id.
+    let fixture = Fixture::new(|round| match round % 2 {
+        0 => call("read_file", r#"{"path":"notes.txt"}"#),
+        _ => Answer::Text("done"),
+    });
+    fixture.run(unattended(), "turn.done");
+    let events = fixture.run(unattended(), "turn.done");
+    let ends = payloads(&events, "tool.end");
+    assert!(ends[0].contains(r#""id":"same""#) && ends[1].contains(r#""id":"call_2""#), "{ends:?}");
+    let messages = &fixture.requests()[3].messages;
+    assert_eq!(messages.matches(r#""tool_call_id":"same""#).count(), 1);
+    assert_eq!(messages.matches(r#""tool_call_id":"call_2""#).count(), 1);
 }

@@ -4,6 +4,7 @@
 mod cancel;
 mod ends;
 mod events;
+mod flaws;
 mod permissions;
 pub mod scratch;
 
@@ -51,6 +52,8 @@ enum Answer {
     /// Cut off by a filter.
     Filtered(&'static str),
     Fault(&'static str),
+    /// With its text as deltas.
+    Whole(Completion),
     /// A delta, then nothing more.
     Hangs,
 }
@@ -61,6 +64,8 @@ struct ScriptedModel {
     count: AtomicUsize,
     /// More bytes of messages do not fit into its context.
     context: Arc<AtomicUsize>,
+    /// The size of the context that its server tells.
+    context_tokens: Arc<Mutex<Option<u64>>>,
 }
 
 impl ChatModel for ScriptedModel {
@@ -82,12 +87,10 @@ impl ChatModel for ScriptedModel {
             return Err(Fault { code: "context-too-long", message: "as measured".into() });
         }
         let mut completion = Completion {
-            text: String::new(),
-            calls: Vec::new(),
-            finish: FinishReason::Stop,
             prompt_tokens: Some(10),
             completion_tokens: Some(5),
             took: Duration::from_secs(1),
+            ..Completion::default()
         };
         match (self.script)(self.count.fetch_add(1, Ordering::SeqCst)) {
             Answer::Text(text) => {
@@ -102,6 +105,7 @@ impl ChatModel for ScriptedModel {
                     id: "same".into(),
                     name: name.into(),
                     arguments,
+                    extra: String::new(),
                 };
                 completion.calls = calls.into_iter().map(call).collect();
             }
@@ -114,6 +118,12 @@ impl ChatModel for ScriptedModel {
                 completion.finish = FinishReason::Other("content_filter".into());
             }
             Answer::Fault(code) => return Err(Fault { code, message: "as scripted".into() }),
+            Answer::Whole(whole) => {
+                for word in whole.text.split_inclusive(' ') {
+                    on_delta(&delta(DeltaKind::Text, word))?;
+                }
+                completion = whole;
+            }
             Answer::Hangs => {
                 on_delta(&delta(DeltaKind::Text, "wait "))?;
                 sys::wait_readable([cancel.as_fd()], Some(DEADLINE)).unwrap();
@@ -121,6 +131,11 @@ impl ChatModel for ScriptedModel {
             }
         }
         Ok(completion)
+    }
+
+    fn learn_context(&self, endpoint: &Endpoint, memory: &ServerMemory, _cancel: &Cancel) {
+        let tokens = *self.context_tokens.lock().unwrap();
+        memory.learn_context_size(endpoint, tokens, Instant::now());
     }
 }
 
@@ -131,6 +146,7 @@ fn endpoint(tool_choice: Option<&str>) -> Endpoint {
         key: Some(Key("sk-very-secret".into())),
         model: None,
         tool_choice: tool_choice.map(str::to_owned),
+        ..Endpoint::default()
     }
 }
 
@@ -150,6 +166,8 @@ struct Fixture {
     requests: Arc<Mutex<Vec<Request>>>,
     /// See [`ScriptedModel::context`].
     context: Arc<AtomicUsize>,
+    /// See [`ScriptedModel::context_tokens`].
+    context_tokens: Arc<Mutex<Option<u64>>>,
 }
 
 /// An event: its name and its payload.
@@ -171,11 +189,13 @@ impl Fixture {
         let log = Log::open(scratch.path(), rotation, Level::Debug).unwrap();
         let requests = Arc::default();
         let context = Arc::new(AtomicUsize::new(usize::MAX));
+        let context_tokens: Arc<Mutex<Option<u64>>> = Arc::default();
         let model = ScriptedModel {
             script: Box::new(script),
             requests: Arc::clone(&requests),
             count: AtomicUsize::new(0),
             context: Arc::clone(&context),
+            context_tokens: Arc::clone(&context_tokens),
         };
         let agent = Assistant {
             config: scratch.path().join("config.json"),
@@ -191,7 +211,7 @@ impl Fixture {
         let (workspace, mode) = (has_workspace.then_some(work), mode.map(str::to_owned));
         let config = SessionConfig { workspace, mode, ..SessionConfig::default() };
         let session = runtime.create(None, &config).unwrap();
-        Fixture { scratch, runtime, session, requests, context }
+        Fixture { scratch, runtime, session, requests, context, context_tokens }
     }
 
     fn submit(&self, content: &str, options: TurnOptions) {

@@ -10,7 +10,7 @@ fn parse(bytes: &[u8], size: usize) -> (String, Result<Completion, CompletionErr
         for Delta { kind, text } in parser.take_deltas() {
             deltas += &match kind {
                 DeltaKind::Text => text,
-                DeltaKind::Thinking => format!("<{text}>"),
+                _ => format!("<{text}>"),
             };
         }
     };
@@ -116,7 +116,10 @@ fn a_character_that_the_server_splits_is_joined_and_a_lone_surrogate_is_replaced
     let whole = br#"{"choices":[{"message":{"content":"a\ud83d"},"finish_reason":"stop"}]}"#;
     assert_eq!(parse(whole, 7).0, "a\u{fffd}");
     let error = answer("data: {\"error\":\"a\\ud83d\"}\n").err();
-    assert_eq!(error, Some(CompletionError::Reported("a\u{fffd}".into())));
+    assert_eq!(
+        error,
+        Some(CompletionError::Reported { text: "a\u{fffd}".into(), is_final: false })
+    );
 }
 
 #[test]
@@ -214,28 +217,31 @@ fn calls_of_a_completion_that_was_cut_off_or_filtered_are_dropped() {
 #[test]
 fn an_error_ends_the_completion_in_the_words_of_the_server() {
     let begun = delta("{\"content\":\"a\"}");
-    for (error, text) in [
+    for (error, text, is_final) in [
         (
             "{\"code\":500,\"message\":\"bad format\",\"type\":\"server_error\"}",
             "bad format (server_error)",
+            false,
         ),
         (
             "{\"code\":null,\"message\":\"a server_error\",\"type\":\"server_error\"}",
             "a server_error",
+            false,
         ),
-        ("{\"message\":{\"x\":1},\"type\":7}", "{\"x\":1}"),
-        ("{\"reason\":\"odd\"}", "{\"reason\":\"odd\"}"),
-        ("\"plain\"", "plain"),
+        ("{\"message\":{\"x\":1},\"type\":7}", "{\"x\":1}", false),
+        ("{\"message\":\"x\",\"code\":\"404\"}", "x", true),
+        ("{\"message\":\"x\",\"code\":429}", "x", false),
+        ("{\"message\":\"x\",\"type\":\"invalid_request\"}", "x (invalid_request)", true),
+        ("{\"reason\":\"odd\"}", "{\"reason\":\"odd\"}", false),
+        ("\"plain\"", "plain", false),
     ] {
         let stream = format!("{begun}data: {{\"error\":{error}}}\n\n");
         let (deltas, answer) = parse(stream.as_bytes(), 1000);
-        assert_eq!(answer.err(), Some(CompletionError::Reported(text.to_owned())));
+        let reported = |is_final| CompletionError::Reported { text: text.to_owned(), is_final };
+        assert_eq!(answer.err(), Some(reported(is_final)));
         assert_eq!(deltas, "a");
         let whole = format!("{{\"error\":{error}}}");
-        assert_eq!(
-            parse(whole.as_bytes(), 7).1.err(),
-            Some(CompletionError::Reported(text.to_owned()))
-        );
+        assert_eq!(parse(whole.as_bytes(), 7).1.err(), Some(reported(true)));
     }
 }
 
@@ -293,4 +299,44 @@ fn lines_completions_and_streams_are_limited() {
     };
     parser.feed(b":\n").unwrap();
     assert!(matches!(parser.feed(b"\n"), Err(CompletionError::TooLarge(_))));
+}
+
+#[test]
+fn an_error_in_a_list_is_its_message() {
+    let list = "[{\"error\":{\"code\":400,\"message\":\"bad\",\"status\":\"INVALID\"}}]";
+    assert_eq!(body_error(list.as_bytes()).unwrap(), "bad");
+    let reported = |is_final| Some(CompletionError::Reported { text: "bad".into(), is_final });
+    assert_eq!(parse(list.as_bytes(), 7).1.err(), reported(true));
+    assert_eq!(answer(&format!("data: {list}\n\n")).err(), reported(false));
+}
+
+#[test]
+fn thinking_and_calls_in_tags_are_no_text() {
+    let words = ["<th", "ink>h", "m</think>\\n", "<tool_call>{}", "</tool_call>"];
+    let stream: String = words.map(|word| delta(&format!("{{\"content\":\"{word}\"}}"))).concat();
+    let (deltas, answer) = parse((stream.clone() + &finish("stop")).as_bytes(), 9);
+    let answer = answer.unwrap();
+    assert_eq!((deltas.as_str(), answer.text.as_str()), ("<h><m>", ""));
+    assert_eq!(answer.text_calls, "<tool_call>{}</tool_call>");
+    assert!(answer.has_thinking && answer.extra.is_empty() && !answer.has_cut_call);
+    let (_, cut) = parse((stream + &finish("length")).as_bytes(), 1000);
+    assert!(cut.unwrap().has_cut_call);
+}
+
+#[test]
+fn thinking_goes_back_with_the_calls_under_its_own_name() {
+    for (name, value) in [("reasoning_content", "a\\nb"), ("reasoning", "a\\nb")] {
+        let (first, second) = value.split_at(1);
+        let half = |half: &str| delta(&format!("{{\"{name}\":\"{half}\"}}"));
+        let (_, answer) = parse((half(first) + &half(second) + &finish("stop")).as_bytes(), 1000);
+        assert_eq!(answer.unwrap().extra, format!(",\"{name}\":\"{value}\""));
+    }
+}
+
+#[test]
+fn a_message_that_repeats_the_whole_stream_is_skipped() {
+    let whole = "data: {\"choices\":[{\"message\":{\"content\":\"hi\"},\
+        \"finish_reason\":\"stop\"}]}\n\n";
+    let stream = delta("{\"content\":\"hi\"}") + whole;
+    assert_eq!(answer(&stream).unwrap().text, "hi");
 }

@@ -37,6 +37,8 @@ const LIST: &str = "HTTP/1.1 200 OK\r\nContent-Length: 41\r\n\r\n\
     {\"data\":[{\"id\":\"bge-m3\"},{\"id\":\"qwen\"}] }";
 /// Far less than any timeout that a test would wait for, far more than a busy machine needs.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// Without retries after failures.
+const NO_RETRIES: Timeouts = Timeouts { retrying: Duration::ZERO, ..Timeouts::TURN };
 const SHORT: Timeouts = Timeouts {
     first: Duration::from_millis(1500),
     idle: Duration::from_millis(100),
@@ -55,7 +57,7 @@ impl Scripted {
                 source: "OPTA_MODEL_URL".to_owned(),
                 key: Some(Key("s3cret".to_owned())),
                 model: Some("m".to_owned()),
-                tool_choice: None,
+                ..Endpoint::default()
             },
             memory: ServerMemory::default(),
             serving: Builder::new().spawn(serve).unwrap(),
@@ -65,6 +67,13 @@ impl Scripted {
     /// Sends each text on a connection of its own.
     fn sending(texts: &[&'static str]) -> Scripted {
         Scripted::new(texts.iter().map(|text| vec![Step::Send(text)]).collect())
+    }
+
+    /// As `sending`, for a model with a limit of its answers.
+    fn limited(texts: &[&'static str]) -> Scripted {
+        let mut server = Scripted::sending(texts);
+        server.endpoint.max_tokens = Some(4096);
+        server
     }
 
     /// Returns the requests that it received.
@@ -131,18 +140,29 @@ fn ask(
     cancel: &Cancel,
     on_text: &mut dyn FnMut(&str),
 ) -> Result<Completion, Fault> {
-    let request = ChatRequest {
-        endpoint,
-        messages: "[{\"role\":\"user\",\"content\":\"hi\"}]",
-        tools: "[{\"type\":\"function\"}]",
-        tool_choice: "auto",
-    };
-    ServedModel(timeouts).complete(&request, memory, cancel, &mut |delta| {
+    complete(endpoint, memory, timeouts, cancel, &mut |delta| {
         if delta.kind == DeltaKind::Text {
             on_text(&delta.text);
         }
         Ok(())
     })
+}
+
+fn complete(
+    endpoint: &Endpoint,
+    memory: &ServerMemory,
+    timeouts: Timeouts,
+    cancel: &Cancel,
+    on_delta: &mut OnDelta<'_>,
+) -> Result<Completion, Fault> {
+    let request = ChatRequest {
+        endpoint,
+        messages: "[{\"role\":\"user\",\"content\":\"hi\"}]",
+        tools: "[{\"type\":\"function\"}]",
+        tool_choice: "auto",
+        deadline: None,
+    };
+    ServedModel(timeouts).complete(&request, memory, cancel, on_delta)
 }
 
 /// Asks a server of which nothing is known.
@@ -188,7 +208,7 @@ fn a_completion_is_one_request_and_arrives_as_it_is_sent() {
     assert!(request_text.contains("\r\nConnection: close\r\n"), "{request_text}");
     assert!(request_text.ends_with(
         "\r\n\r\n{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\
-         \"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\",\"max_tokens\":4096,\
+         \"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\",\
          \"temperature\":0.2,\"stream\":true,\"stream_options\":{\"include_usage\":true}}"
     ));
 }
@@ -220,12 +240,12 @@ fn text_before_a_lost_connection_is_kept() {
         vec![Step::Send(SSE), Step::Send(begun), Step::Send(call)],
         vec![Step::Send(chunked)],
     ]);
-    let (text, answer) = server.ask(Timeouts::TURN);
+    let (text, answer) = server.ask(NO_RETRIES);
     let fault_of_half = fault(answer);
     assert_eq!((text.as_str(), fault_of_half.code), ("half", "model-disconnected"));
     assert!(fault_of_half.message.contains(&server.endpoint.url), "{}", fault_of_half.message);
     assert!(fault_of_half.message.contains("(from OPTA_MODEL_URL)"));
-    assert_eq!(fault(server.ask(Timeouts::TURN).1).code, "model-disconnected");
+    assert_eq!(fault(server.ask(NO_RETRIES).1).code, "model-disconnected");
     server.requests();
 }
 
@@ -234,7 +254,7 @@ fn an_error_within_a_stream_is_a_fault() {
     let server = Scripted::sending(&["HTTP/1.1 200 OK\r\n\r\n\
         data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":null}}]}\n\n\
         data: {\"error\":{\"code\":500,\"message\":\"s3cret\\u001b[31m\\nis no format\",\"type\":\"server_error\"}}\n\n"]);
-    let fault = fault(server.ask(Timeouts::TURN).1);
+    let fault = fault(server.ask(NO_RETRIES).1);
     assert_eq!(fault.code, "model-error");
     assert!(
         fault.message.ends_with("says: …\\u{1b}[31m is no format (server_error)"),
@@ -268,10 +288,12 @@ fn a_request_that_is_too_long_is_recognized_in_every_form_of_the_error() {
         // Text that was passed on must not be requested again.
         (&[OK, WORD, ERROR], "model-error"),
         // A word of the request that is repeated means nothing.
-        (&["HTTP/1.1 400 Bad\r\n\r\n{\"error\":\"no 'in this context'\"}"], "model-error"),
+        (&["HTTP/1.1 400 Bad\r\n\r\n{\"error\":\"no 'in this context'\"}"], "refused"),
+        // A proxy in front of the server may use no words at all.
+        (&["HTTP/1.1 413 Too Large\r\n\r\n<html>"], "context-too-long"),
     ] {
         let server = Scripted::new(vec![answer.iter().map(|text| Step::Send(text)).collect()]);
-        assert_eq!(fault(server.ask(Timeouts::TURN).1).code, code, "{answer:?}");
+        assert_eq!(fault(server.ask(NO_RETRIES).1).code, code, "{answer:?}");
         server.requests();
     }
 }
@@ -287,7 +309,7 @@ fn each_failure_has_its_code_and_its_words() {
         ),
         (
             "HTTP/1.1 422 Bad\r\n\r\n{\"detail\":[{\"msg\":\"x\"}]}",
-            "model-error",
+            "refused",
             "422: [{\"msg\":\"x\"}]",
         ),
         (
@@ -311,14 +333,14 @@ fn each_failure_has_its_code_and_its_words() {
     ];
     for (answer, code, words) in cases {
         let server = Scripted::sending(&[answer]);
-        let fault = fault(server.ask(Timeouts::TURN).1);
+        let fault = fault(server.ask(NO_RETRIES).1);
         assert_eq!(fault.code, code, "{answer}");
         assert!(fault.message.contains(words), "{}", fault.message);
         server.requests();
     }
     let mut server = Scripted::sending(&["HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"]);
     server.endpoint.key = None;
-    let fault = fault(server.ask(Timeouts::TURN).1);
+    let fault = fault(server.ask(NO_RETRIES).1);
     assert!(fault.message.contains("requires a key, and none is set (OPTA_API_KEY)"));
     assert!(!server.requests().concat().contains("Authorization"));
 }
@@ -341,6 +363,7 @@ fn a_fault_of_the_receiver_ends_the_completion() {
         messages: "[]",
         tools: "[]",
         tool_choice: "auto",
+        deadline: None,
     };
     let full = Fault { code: "storage", message: "the disk is full".to_owned() };
     let cancel = Cancel::new().unwrap();
@@ -366,9 +389,61 @@ fn a_field_that_a_server_rejects_is_omitted_from_then_on() {
     assert_eq!(has("temperature"), [true; 4]);
     // The same error again is final, and nothing is learned from a failure.
     let server = Scripted::sending(&[NO_OPTIONS, NO_OPTIONS, HELLO]);
-    assert_eq!(fault(server.ask(Timeouts::TURN).1).code, "model-error");
+    assert_eq!(fault(server.ask(Timeouts::TURN).1).code, "refused");
     assert_eq!(server.ask(Timeouts::TURN).1.unwrap().text, "hello");
     assert!(server.requests().last().unwrap().contains("stream_options"));
+}
+
+#[test]
+fn a_model_without_tool_calls_answers_without_them() {
+    for error in [
+        "HTTP/1.1 400 Bad\r\n\r\n{\"error\":{\"message\":\"m does not support tools\"}}",
+        "HTTP/1.1 500 Oops\r\n\r\n{\"error\":\"tools param requires --jinja flag\"}",
+        "HTTP/1.1 404 No\r\n\r\n{\"error\":{\"message\":\"No endpoints found that support tool use\"}}",
+        "HTTP/1.1 400 Bad\r\n\r\n{\"message\":\"\\\"auto\\\" tool choice requires \
+         --enable-auto-tool-choice and --tool-call-parser to be set\"}",
+    ] {
+        let server = Scripted::sending(&[error, HELLO, HELLO]);
+        let cancel = Cancel::new().unwrap();
+        for _ in 0..2 {
+            let mut notices = Vec::new();
+            let completion =
+                complete(&server.endpoint, &server.memory, NO_RETRIES, &cancel, &mut |delta| {
+                    if delta.kind == DeltaKind::Notice(None) {
+                        notices.push(delta.text.clone());
+                    }
+                    Ok(())
+                });
+            assert_eq!(completion.unwrap().text, "hello", "{error}");
+            assert_eq!(notices, ["the model has no tool calls: it answers without them"]);
+        }
+        let has_tools: Vec<bool> =
+            server.requests().iter().map(|sent| sent.contains("\"tool")).collect();
+        assert_eq!(has_tools, [true, false, false]);
+    }
+}
+
+#[test]
+fn the_size_of_the_context_is_asked_for_once_where_servers_tell_it() {
+    const NONE: &str = "HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n";
+    let answers: [(&[&'static str], _); 3] = [
+        (&["HTTP/1.1 200 OK\r\n\r\n{\"data\":[{\"id\":\"m\",\"max_model_len\":512}]}"], Some(512)),
+        (&[LIST, "HTTP/1.1 200 OK\r\n\r\n{\"n_ctx\":256}"], Some(256)),
+        (&[NONE, NONE], None),
+    ];
+    for (texts, size) in answers {
+        let server = Scripted::sending(texts);
+        let cancel = Cancel::new().unwrap();
+        for _ in 0..2 {
+            let model = ServedModel(NO_RETRIES);
+            model.learn_context(&server.endpoint, &server.memory, &cancel);
+            let known = server.memory.context(&server.endpoint, Instant::now());
+            assert_eq!(known, Some(size), "{texts:?}");
+        }
+        let sent = server.requests();
+        assert!(sent[0].starts_with("GET /path/models HTTP/1.1\r\n"), "{sent:?}");
+        assert!(sent.get(1).is_none_or(|sent| sent.starts_with("GET /props HTTP/1.1\r\n")));
+    }
 }
 
 #[test]
@@ -377,14 +452,14 @@ fn a_limit_that_leaves_no_room_for_the_messages_is_omitted_this_once() {
         length is 4096, you requested 4100 (4 in the messages, 4096 in the completion)\"}}";
     const TOO_LONG: &str = "HTTP/1.1 400 Bad\r\n\r\n{\"error\":{\"message\":\"too long\",\
         \"type\":\"exceed_context_size_error\"}}";
-    let server = Scripted::sending(&[NO_ROOM, HELLO, HELLO]);
+    let server = Scripted::limited(&[NO_ROOM, HELLO, HELLO]);
     assert_eq!(server.ask(Timeouts::TURN).1.unwrap().text, "hello");
     assert_eq!(server.ask(Timeouts::TURN).1.unwrap().text, "hello");
     let sent = server.requests();
     let limited: Vec<bool> = sent.iter().map(|sent| sent.contains("max_tokens")).collect();
     assert_eq!(limited, [true, false, true]);
     // If there is still no room, the messages are too long.
-    let server = Scripted::sending(&[NO_ROOM, NO_ROOM]);
+    let server = Scripted::limited(&[NO_ROOM, NO_ROOM]);
     assert_eq!(fault(server.ask(Timeouts::TURN).1).code, "context-too-long");
     server.requests();
     // Some servers say so at once.
@@ -443,7 +518,7 @@ fn an_endpoint_that_cannot_be_used_is_named_with_its_setting() {
         source: "OPENAI_BASE_URL".to_owned(),
         key: Some(Key("s3cret\r\nX: y".to_owned())),
         model: None,
-        tool_choice: None,
+        ..Endpoint::default()
     };
     let unreachable = fault(ask_at(&endpoint));
     assert_eq!(unreachable.code, "model-unreachable");

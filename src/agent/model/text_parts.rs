@@ -1,0 +1,161 @@
+//! The parts of an answer's text: thinking in tags at its beginning, then either text for the user
+//! or tool calls in tags, which the user never sees. Pure.
+
+use std::time::Duration;
+
+use crate::session::turn::Fault;
+
+const THINK: &str = "<think>";
+const THINK_END: &str = "</think>";
+/// What a text begins with that may be calls of tools: the forms of Hermes and Qwen.
+const CALLS: [&str; 2] = ["<tool_call>", "<function="];
+
+/// A part of a completion, as it arrives.
+pub struct Delta {
+    pub kind: DeltaKind,
+    pub text: String,
+}
+
+/// What a delta is a part of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum DeltaKind {
+    Text,
+    Thinking,
+    /// Not of the completion: what it waits for, and how long if that is known.
+    Notice(Option<Duration>),
+}
+
+/// A receiver of a completion as it arrives. A fault ends the completion.
+pub type OnDelta<'a> = dyn FnMut(&Delta) -> Result<(), Fault> + 'a;
+
+/// A splitter of a text that arrives in pieces.
+#[derive(Default)]
+pub struct TextParts {
+    state: State,
+    /// What may still belong to a tag, or the calls.
+    pending: String,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Beginning,
+    Thinking,
+    /// After the thinking, where white space means nothing.
+    Thought,
+    Text,
+    Calls,
+}
+
+impl TextParts {
+    /// Adds a piece. Returns what it makes known.
+    pub fn push(&mut self, piece: &str) -> Vec<Delta> {
+        if self.state == State::Text {
+            return Vec::from_iter(delta(DeltaKind::Text, piece.to_owned()));
+        }
+        self.pending.push_str(piece);
+        let mut deltas = Vec::new();
+        if self.state == State::Beginning {
+            let begun = self.pending.trim_start();
+            if let Some(rest) = begun.strip_prefix(THINK) {
+                self.pending = rest.to_owned();
+                self.state = State::Thinking;
+            } else if THINK.starts_with(begun) {
+                return deltas;
+            }
+        }
+        if self.state == State::Thinking {
+            let end = self.pending.find(THINK_END);
+            let known =
+                end.unwrap_or_else(|| self.pending.len() - partial(&self.pending, THINK_END));
+            deltas.extend(delta(DeltaKind::Thinking, self.pending.drain(..known).collect()));
+            if end.is_none() {
+                return deltas;
+            }
+            self.pending.drain(..THINK_END.len());
+            self.state = State::Thought;
+        }
+        if self.state != State::Calls {
+            let begun = self.pending.trim_start();
+            if self.state == State::Thought && begun.len() < self.pending.len() {
+                self.pending = begun.to_owned();
+            }
+            let begun = self.pending.trim_start();
+            if CALLS.iter().any(|tag| begun.starts_with(tag)) {
+                self.state = State::Calls;
+            } else if !CALLS.iter().any(|tag| tag.starts_with(begun)) {
+                self.state = State::Text;
+                deltas.extend(delta(DeltaKind::Text, std::mem::take(&mut self.pending)));
+            }
+        }
+        deltas
+    }
+
+    /// Ends the text. Returns what is left of it, but for the calls.
+    pub fn end(&mut self) -> Option<Delta> {
+        let kind = match self.state {
+            State::Calls => return None,
+            State::Thinking => DeltaKind::Thinking,
+            State::Beginning | State::Thought | State::Text => DeltaKind::Text,
+        };
+        delta(kind, std::mem::take(&mut self.pending))
+    }
+
+    /// Returns the text that may be calls; empty if there are none.
+    pub fn calls(&self) -> &str {
+        if self.state == State::Calls { &self.pending } else { "" }
+    }
+}
+
+fn delta(kind: DeltaKind, text: String) -> Option<Delta> {
+    (!text.is_empty()).then_some(Delta { kind, text })
+}
+
+/// Returns the length of the longest end of `text` that `tag` begins with.
+fn partial(text: &str, tag: &str) -> usize {
+    let ends = (1..tag.len()).rev().filter_map(|length| tag.get(..length));
+    ends.filter(|part| text.ends_with(part)).map(str::len).next().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Splits a text that arrives in pieces of `size`: the thinking, the text and the calls.
+    fn split(text: &str, size: usize) -> (String, String, String) {
+        let mut parts = TextParts::default();
+        let (mut thinking, mut answer) = (String::new(), String::new());
+        let characters: Vec<char> = text.chars().collect();
+        let pieces = characters.chunks(size).map(String::from_iter);
+        let mut deltas: Vec<Delta> = pieces.flat_map(|piece| parts.push(&piece)).collect();
+        deltas.extend(parts.end());
+        for Delta { kind, text } in deltas {
+            match kind {
+                DeltaKind::Thinking => thinking.push_str(&text),
+                _ => answer.push_str(&text),
+            }
+        }
+        (thinking, answer, parts.calls().to_owned())
+    }
+
+    #[test]
+    fn thinking_and_calls_are_told_from_text_however_they_are_split() {
+        for (text, thinking, answer, calls) in [
+            ("<think>hm</think>\n\nyes", "hm", "yes", ""),
+            (" \n<think>a</thin</think>b<think>c", "a</thin", "b<think>c", ""),
+            ("<think>hm", "hm", "", ""),
+            ("<think></think>", "", "", ""),
+            ("<think>hm</think>\n<tool_call>{}", "hm", "", "<tool_call>{}"),
+            ("\n<function=f>", "", "", "\n<function=f>"),
+            (" <thin", "", " <thin", ""),
+            ("  yes <think>no</think> <tool_call>", "", "  yes <think>no</think> <tool_call>", ""),
+            ("<tool>", "", "<tool>", ""),
+            (" \n", "", " \n", ""),
+        ] {
+            for size in 1..12 {
+                let wanted = (thinking.into(), answer.into(), calls.into());
+                assert_eq!(split(text, size), wanted, "{text} {size}");
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What model servers do to their clients, and what users see of it. The unit tests of the model
+//! client have more servers.
+
+use std::fs;
+
+use crate::model::{Model, Question};
+use crate::support::{ANYTHING, Home, eventually, need};
+use crate::task::task;
+
+/// Half of a call, and the end of the answer.
+fn cut_call(mut question: Question) {
+    question.say("I will write it. ");
+    let call =
+        r#"{"index":0,"id":"a","function":{"name":"write_file","arguments":"{\"path\":\"x"}}"#;
+    question.send(&format!(r#"{{"delta":{{"tool_calls":[{call}]}}}}"#));
+    question.end_because("length");
+}
+
+#[test]
+fn a_call_that_is_cut_off_twice_fails_the_task() {
+    let (home, model) = (Home::new(), Model::new());
+    let json = r#"{{*}"error":{"code":"model-cut-off"{*}}}"#.to_owned() + "\n";
+    for (words, stdout) in
+        [("-q", "I will write it. I will write it. \n"), ("--json", json.as_str())]
+    {
+        let running = task(&home, &model, &format!("{words} x")).status(1).stdout(stdout);
+        let running = running.stderr(ANYTHING).spawn();
+        cut_call(model.question());
+        let again = model.question();
+        assert!(again.body.contains("make smaller calls"), "{}", again.body);
+        cut_call(again);
+        running.finish();
+    }
+}
+
+#[test]
+fn an_empty_answer_fails_the_task_after_the_second_one() {
+    let (home, model) = (Home::new(), Model::new());
+    let stderr = "opta: the answer was empty; asking once more\n\
+        opta: cannot finish the turn: the model gave an empty answer twice (model-empty)\n";
+    let running = task(&home, &model, "x").stderr(stderr).status(1).spawn();
+    model.question().end();
+    let mut thinking = model.question();
+    thinking.send(r#"{"delta":{"reasoning_content":"hm"}}"#);
+    thinking.end();
+    running.finish();
+}
+
+#[test]
+fn thinking_and_calls_in_tags_are_not_shown_and_the_calls_run() {
+    let (home, model) = (Home::new(), Model::new());
+    let running = task(&home, &model, "x").stdout("done\n").stderr("> read_file no\n").spawn();
+    let call = r#"<tool_call>{\"name\":\"read_file\",\"arguments\":{\"path\":\"no\"}}</tool_call>"#;
+    model.question().answer(&format!("<think>hm</think>\\n{call}"));
+    let question = model.question();
+    assert!(!question.body.contains("<t") && question.body.contains("tool_call_id"));
+    question.answer("<think>so</think>done");
+    running.finish();
+    let sessions = home.config().with_file_name("sessions");
+    let journals = fs::read_dir(sessions)
+        .unwrap()
+        .filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("journal.jsonl")).ok());
+    let journal: String = journals.collect();
+    assert!(!journal.contains("<think>") && journal.contains("\"turn.thinking\""), "{journal}");
+}
+
+#[test]
+fn a_busy_server_is_asked_again_and_the_pause_is_announced() {
+    let home = Home::new();
+    let model = Model::refusing(&["HTTP/1.1 503 Busy\r\nRetry-After: 1\r\n\r\nno room"]);
+    let stderr = "opta: the model server at {url} (from OPTA_MODEL_URL) is busy (503): no room\n\
+        opta: trying again in 1s\n";
+    let running = task(&home, &model, "x").stdout("hello\n").stderr(stderr).spawn();
+    model.question().answer("hello");
+    running.finish();
+}
+
+#[test]
+fn a_model_without_tool_calls_answers_and_that_is_said_once() {
+    let home = Home::new();
+    let model =
+        Model::refusing(&["HTTP/1.1 400 Bad\r\n\r\n{\"error\":\"m does not support tools\"}"]);
+    let script = home.beside("script");
+    home.write(&script, "one\ntwo\n");
+    let chat = home.opta("chat").env("OPTA_MODEL_URL", model.url()).input(&script);
+    let stderr = "opta: the model has no tool calls: it answers without them\n\
+        opta: to resume: opta chat --resume {id}\n";
+    let running = chat.stdout("hello\nhello\n").stderr(stderr).spawn();
+    for _ in 0..2 {
+        let question = model.question();
+        assert!(!question.body.contains("\"tools\""), "{}", question.body);
+        question.answer("hello");
+    }
+    running.finish();
+}
+
+#[test]
+fn an_answer_has_a_limit_only_if_one_is_set() {
+    let (home, model) = (Home::new(), Model::new());
+    for (words, config, limit) in [
+        ("x", "{}", None),
+        ("x", r#"{"model":{"maxTokens":77}}"#, Some(r#""max_tokens":77,"#)),
+        ("--max-tokens 5 x", r#"{"model":{"maxTokens":77}}"#, Some(r#""max_tokens":5,"#)),
+    ] {
+        home.write(&home.config(), config);
+        let running = task(&home, &model, words).stdout("hello\n").spawn();
+        let question = model.question();
+        let has_limit = question.body.contains("_tokens");
+        assert_eq!(has_limit, limit.is_some(), "{}", question.body);
+        assert!(limit.is_none_or(|limit| question.body.contains(limit)), "{}", question.body);
+        question.answer("hello");
+        running.finish();
+    }
+    let needed = "opta: cannot use the settings: {*}: model.maxTokens: {*}\n{*}";
+    home.write(&home.config(), r#"{"model":{"maxTokens":0}}"#);
+    task(&home, &model, "x").stderr(needed).status(1).run();
+}
+
+#[test]
+fn a_server_that_is_silent_for_longer_than_is_set_fails_the_task() {
+    let (home, model) = (Home::new(), Model::new());
+    home.write(&home.config(), r#"{"connection":{"silenceSeconds":1}}"#);
+    let stderr = "opta: cannot finish the turn: {why} (model-timeout)\n";
+    let running = task(&home, &model, "x").stdout("half\n").stderr(stderr).status(1).spawn();
+    let mut question = model.question();
+    question.say("half");
+    running.finish();
+    question.assert_dropped();
+}
+
+#[test]
+fn a_terminal_counts_the_seconds_of_a_silence_within_an_answer() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let window = home.sh(r#"exec script -qec "exec opta do x" /dev/null"#).env("NO_COLOR", "1");
+    let window = window.env("SHELL", "/bin/sh").env("OPTA_MODEL_URL", model.url());
+    let window = window.stdout(ANYTHING).spawn();
+    let mut question = model.question();
+    question.say("half");
+    eventually("the seconds are shown", || window.output().contains("… waiting 3s"));
+    question.answer(" and half");
+    // The line below the text is removed again.
+    let shown = window.finish().stdout;
+    let (_, rest) = shown.split_once("half").unwrap();
+    assert!(rest.contains("\n\u{1b}[K\u{1b}8 and half\r\n"), "{shown:?}");
+}
