@@ -8,6 +8,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Seek};
+use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -135,10 +136,15 @@ pub fn wait_until_free(paths: &Paths) -> Result<(), Error> {
 /// The lock on `start.lock`. The process that holds it is the only one that starts a daemon, and
 /// finds either none or one that is ready.
 pub struct StartLock {
-    _file: File,
+    file: File,
 }
 
 impl StartLock {
+    /// Holds the lock until this process has ended, and with it all that it still prints.
+    pub fn hold_until_exit(self) {
+        let _open = self.file.into_raw_fd();
+    }
+
     /// Waits until no other process holds the lock.
     ///
     /// # Errors
@@ -147,7 +153,7 @@ impl StartLock {
         let path = paths.start_lock();
         let file = disk::open_or_create(&path)?;
         if try_lock(&file, &path, File::try_lock)? {
-            return Ok(StartLock { _file: file });
+            return Ok(StartLock { file });
         }
         // flock(2) has no timeout, so another thread waits. After the timeout, it ends with its
         // process.
@@ -156,7 +162,7 @@ impl StartLock {
         let thread = thread::Builder::new().name("start lock".into());
         drop(thread.spawn(wait).doing("start a thread")?);
         match receiver.recv_timeout(limit) {
-            Ok(locked) => Ok(StartLock { _file: locked.at("lock", &path)? }),
+            Ok(locked) => Ok(StartLock { file: locked.at("lock", &path)? }),
             Err(_timeout) => {
                 let reason =
                     format!("another start has held {} for {}s", path.display(), limit.as_secs());

@@ -11,12 +11,12 @@ use crate::config::{Config, Port};
 use crate::error::{Error, Kind};
 use crate::json::Object;
 use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Start};
-use crate::lifecycle::handover;
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
 use crate::lifecycle::service::{self, ServiceFailure, ServiceState};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, OnTimeout, StopOutcome};
+use crate::lifecycle::{handover, init};
 use crate::lock::{self, StartLock};
 use crate::log::{self, Level, Log, Query, Tail};
 use crate::paths::{Manager, Paths};
@@ -56,6 +56,9 @@ fn settings(paths: &Paths, asked: &StartArgs) -> Result<Config, Error> {
 /// Runs `opta daemon start --foreground`: by hand, and what a service runs. The exit status tells
 /// systemd whether to try again; launchd always does.
 fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCode, Error> {
+    if init::is_first_process() {
+        return init::supervise(paths);
+    }
     let supervision = Supervision::detect()?;
     let manager = supervision.manager;
     let has_terminal = io::stderr().is_terminal();

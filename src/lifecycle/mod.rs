@@ -5,6 +5,7 @@ pub mod claim;
 pub mod crashes;
 pub mod guardian;
 pub mod handover;
+pub mod init;
 pub mod run;
 pub mod service;
 pub mod status;

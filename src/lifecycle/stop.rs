@@ -58,8 +58,11 @@ pub fn stop(
     // It excludes other starters: a daemon that one of them starts is not the one to be stopped. If
     // it cannot be acquired, because a starter hangs or the disk is full, the stop continues, and
     // half of the time is left for the daemon to exit.
-    let _start_lock =
-        if start_lock.is_none() { StartLock::acquire(paths, limit / 2).ok() } else { None };
+    if start_lock.is_none()
+        && let Ok(start_lock) = StartLock::acquire(paths, limit / 2)
+    {
+        start_lock.hold_until_exit();
+    }
     let mut stopped = None;
     let mut found = |pid| {
         if stopped.replace(pid).is_none() {

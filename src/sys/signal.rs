@@ -39,7 +39,7 @@ impl Signal {
 
 const WAITED_FOR: [Signal; 3] = [Signal::Terminate, Signal::Interrupt, Signal::Hangup];
 
-fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
+pub(super) fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
     // SAFETY: sigset_t is plain bits; sigemptyset below gives it its value.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` is a live sigset_t.

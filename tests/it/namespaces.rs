@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    ALREADY, ANYTHING, Home, NONE, NOT_RUNNING, RESTARTED, RUNNING, Run, STARTED, STOPPED, freeze,
-    has, http, namespace, need, signal, skip,
+    ALREADY, ANYTHING, Home, NONE, NOT_RUNNING, RESTARTED, RUNNING, Run, Running, STARTED, STOPPED,
+    eventually, fifo, freeze, has, http, namespace, need, signal, skip,
 };
 
 /// Runs `act` in a thread with its own network, as root. Only the loopback interface is there, and
@@ -336,7 +336,7 @@ fn each_cause_of_a_daemon_that_cannot_be_asked_has_its_own_sentence() {
 }
 
 #[test]
-fn a_daemon_without_a_thread_for_the_connection_says_so() {
+fn a_daemon_without_a_thread_for_a_connection_answers_or_says_so() {
     need!("root", "setpriv", "prlimit");
     let home = Home::of_another_user();
     let daemon = home.start();
@@ -387,5 +387,82 @@ fn a_start_whose_connection_is_refused_by_the_kernel_says_so() {
     let why = "opta: cannot start the daemon: cannot connect to 127.0.0.1:{port}: Operation not \
                permitted, so no command could reach it\n{next}\n";
     without(&home, "connect", "EPERM", "daemon start").stderr(why).status(1).run();
+    home.assert_nothing_left();
+}
+
+/// Starts a daemon in the foreground as the first command of a container. Returns the command and
+/// the words that run another one inside.
+fn container(home: &Home, statuses: &[i32]) -> (Running, [String; 6]) {
+    let private = other_pids().unwrap();
+    let container = home.opta("daemon start --foreground").within(private);
+    let container = container.stdout(ANYTHING).stderr(ANYTHING).status_in(statuses).spawn();
+    eventually("it serves", || home.file("state.json").exists());
+    let children = format!("/proc/{0}/task/{0}/children", container.pid());
+    let first = fs::read_to_string(children).unwrap().trim().to_owned();
+    let inside = ["nsenter", "--target", &first, "--pid", "--mount", "--"].map(str::to_owned);
+    (container, inside)
+}
+
+#[test]
+fn a_daemon_that_is_the_first_command_of_a_container_is_stopped_from_inside() {
+    need!("root", "nsenter", "private processes");
+    for words in ["daemon stop", "daemon stop --force", "daemon stop --force --timeout 0"] {
+        let home = Home::new();
+        let (container, inside) = container(&home, &[0, 137]);
+        home.opta("daemon status").within(&inside).stdout(RUNNING).run();
+        home.opta(words).within(&inside).stdout(STOPPED).run();
+        container.finish();
+        home.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_daemon_that_hangs_as_the_first_command_of_a_container_is_killed_from_inside() {
+    need!("root", "nsenter", "private processes");
+    let home = Home::new();
+    let (container, inside) = container(&home, &[137]);
+    let freeze = r#"kill -STOP "$(cat "$HOME/.config/opta/daemon/daemon.pid")""#;
+    home.sh(freeze).within(&inside).run();
+    let stop = home.opta("daemon stop --force --timeout 0").within(&inside);
+    stop.stdout(STOPPED).run();
+    container.finish();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_that_is_the_first_command_of_a_container_is_restarted_from_inside() {
+    need!("root", "nsenter", "private processes");
+    let home = Home::new();
+    let (mut container, inside) = container(&home, &[0]);
+    for words in ["daemon restart", "daemon restart --force", "daemon restart --if-idle"] {
+        home.opta(words).within(&inside).stdout(RESTARTED).run();
+        home.opta("daemon status").within(&inside).stdout(RUNNING).run();
+        assert!(!container.has_ended());
+    }
+    // As `docker stop` does.
+    let children = format!("/proc/{0}/task/{0}/children", container.pid());
+    signal(fs::read_to_string(children).unwrap().trim().parse().unwrap(), "TERM");
+    container.finish();
+    home.assert_nothing_left();
+}
+
+#[test]
+fn the_first_process_of_a_container_reaps_orphans_and_passes_signals_on() {
+    need!("root", "nsenter", "private processes");
+    let home = Home::new();
+    let (container, inside) = container(&home, &[0]);
+    let children = format!("/proc/{0}/task/{0}/children", container.pid());
+    let first: i32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    let orphan = r#"(sh -c 'echo $$; read line <"$HOME/../go"' &)"#;
+    let go = home.beside("go");
+    fifo(&go);
+    home.sh(orphan).within(&inside).stdout("{pid}\n").run();
+    let all = format!("/proc/{first}/task/{first}/children");
+    let count = || fs::read_to_string(&all).unwrap().split_whitespace().count();
+    eventually("the orphan is adopted", || count() == 2);
+    fs::write(go, "\n").unwrap();
+    eventually("the orphan is reaped", || count() == 1);
+    signal(first, "INT");
+    container.finish();
     home.assert_nothing_left();
 }
