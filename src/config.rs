@@ -275,6 +275,16 @@ pub fn color_allowed() -> bool {
     variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// Returns whether the terminal says what it is, and has a cursor that can be moved. terminfo(5)
+pub fn cursor_can_move() -> bool {
+    variable("TERM").is_some_and(|term| !["dumb", "cons25", "emacs"].contains(&term.as_str()))
+}
+
+/// Returns the user's editor, a command for the shell: `VISUAL`, or `EDITOR`. environ(7)
+pub fn editor() -> Option<String> {
+    variable("VISUAL").or_else(|| variable("EDITOR"))
+}
+
 /// The variables that a service manager sets for a process that it starts.
 pub struct ManagerVariables {
     /// The process that systemd started as the service (`SYSTEMD_EXEC_PID`, systemd.exec(5)).

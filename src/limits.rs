@@ -197,6 +197,25 @@ pub const SILENCE_SHOWN_AFTER: Duration = Duration::from_secs(3);
 pub const AFTER_SIGNAL_MAX: Duration = Duration::from_secs(2);
 /// A task from standard input, or a line of a chat. Its request fits with all escapes.
 pub const TASK_BYTES_MAX: u64 = 3 << 20;
+/// The history of what was typed at the prompt of a chat. A chat reads all of it.
+pub const INPUT_HISTORY_BYTES_MAX: u64 = 1 << 20;
+/// Messages of that history that can be recalled.
+pub const INPUT_HISTORY_MAX: usize = 1_000;
+/// A longer message is not kept in it: no one looks for it there.
+pub const INPUT_HISTORY_MESSAGE_BYTES_MAX: usize = 16 * 1024;
+/// What is typed while a turn runs and stays in the kernel. Linux keeps 4,095 bytes; with more, it
+/// stops reading the terminal, and Ctrl-C has no effect.
+pub const TYPED_BYTES_MAX: usize = 3 * 1024;
+/// How often a chat looks at the number of these bytes while a turn runs.
+pub const TYPED_EVERY: Duration = Duration::from_millis(200);
+/// After this time without input, a paste has ended.
+pub const PASTE_PAUSE_MAX: Duration = Duration::from_millis(300);
+/// How long a paste takes: 3 MiB through a slow connection.
+pub const PASTE_MAX: Duration = Duration::from_secs(30);
+/// Paths that Tab shows.
+pub const COMPLETIONS_MAX: usize = 200;
+/// How long a chat waits for the list of models of its server before its first prompt.
+pub const CHAT_MODEL_MAX: Duration = Duration::from_secs(2);
 /// `opta doctor` warns about less free space on the disk.
 pub const DISK_FREE_MIN: u64 = 64 << 20;
 /// How long `opta doctor` waits for the list of models of a server.

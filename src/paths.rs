@@ -136,6 +136,11 @@ impl Paths {
         self.root.join("sessions")
     }
 
+    /// Returns the path of the file with the messages that were typed at the prompt of a chat.
+    pub fn history(&self) -> PathBuf {
+        self.root.join("chat_history")
+    }
+
     /// Returns the path of the file with the user's settings.
     pub fn config(&self) -> PathBuf {
         self.root.join("config.json")

@@ -11,7 +11,7 @@ use crate::log::Level;
 use crate::protocol::Grant;
 
 pub use args::{OptionSpec, OptionValue, Subcommand};
-pub use parse::{parse, requested_mode};
+pub use parse::{nearest, parse, requested_mode};
 pub use table::{SUBCOMMANDS, next_words};
 
 /// The form in which a command prints its results and its errors.
@@ -133,7 +133,7 @@ pub enum TaskOutput {
 }
 
 /// The model and its server, where the user names them.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelArgs {
     pub name: Option<String>,
     pub url: Option<String>,

@@ -219,7 +219,7 @@ fn unknown(kind: &str, before: &str, word: &str, known: &[String]) -> String {
 }
 
 /// Returns the word among `known` that `typed` is most likely a misspelling of.
-fn nearest<'k>(typed: &str, known: &'k [String]) -> Option<&'k str> {
+pub fn nearest<'k>(typed: &str, known: &'k [String]) -> Option<&'k str> {
     if typed.len() >= 4
         && let Some(word) = known.iter().find(|word| word.starts_with(typed))
     {

@@ -22,8 +22,8 @@ use crate::lifecycle::status::{self, Status};
 use crate::paths::Paths;
 use crate::protocol::event::{Envelope, Event, TurnStats};
 use crate::protocol::{
-    CreateSession, ErrorDetail, Grant, Metadata, ResolvePermission, SessionId, SubmitTurn,
-    TurnOptions, Variable,
+    CreateSession, Endpoint, ErrorDetail, Grant, Metadata, ResolvePermission, SessionId,
+    SubmitTurn, TurnOptions, Variable,
 };
 use crate::session::turn::Fault;
 use crate::state::DaemonInfo;
@@ -35,7 +35,7 @@ pub struct ClientSession<'a> {
     paths: &'a Paths,
     config: Config,
     settings: ModelSettings,
-    model: &'a ModelArgs,
+    model: ModelArgs,
     pub id: SessionId,
     /// The request that creates the session, until it was created.
     new_session: Option<CreateSession>,
@@ -51,7 +51,7 @@ impl<'a> ClientSession<'a> {
     /// Uses the session `id`, or a new one that is created with its first turn.
     pub fn new(
         paths: &'a Paths,
-        model: &'a ModelArgs,
+        model: &ModelArgs,
         grant: Grant,
         id: Option<SessionId>,
     ) -> Result<ClientSession<'a>, Error> {
@@ -73,7 +73,7 @@ impl<'a> ClientSession<'a> {
             paths,
             config,
             settings,
-            model,
+            model: model.clone(),
             id,
             new_session,
             options,
@@ -88,6 +88,29 @@ impl<'a> ClientSession<'a> {
         self.new_session.is_none()
     }
 
+    /// Returns the model and its server, which are the same for all turns.
+    pub fn endpoint(&mut self) -> Result<&Endpoint, Fault> {
+        if self.options.endpoint.is_none() {
+            let (url, model) = (self.model.url.as_deref(), self.model.name.as_deref());
+            let max_tokens = self.model.max_tokens;
+            let choice = ModelChoice { url, model, max_tokens };
+            let endpoint = endpoint::resolve(&choice, &self.settings);
+            self.options.endpoint = Some(endpoint?);
+        }
+        Ok(self.options.endpoint.get_or_insert_with(|| unreachable!()))
+    }
+
+    /// Uses another model from the next turn on.
+    pub fn set_model(&mut self, name: &str) {
+        self.model.name = Some(name.to_owned());
+        self.options.endpoint = None;
+    }
+
+    /// Returns the choice of the user.
+    pub fn model(&self) -> &ModelArgs {
+        &self.model
+    }
+
     /// Runs one turn to its end.
     ///
     /// # Errors
@@ -100,14 +123,8 @@ impl<'a> ClientSession<'a> {
             // The daemon first: without one, no model is needed.
             console.unblock_signals()?;
             self.reach(console, |_| Ok(()))?;
-            let (url, model) = (self.model.url.as_deref(), self.model.name.as_deref());
-            let max_tokens = self.model.max_tokens;
-            let choice = ModelChoice { url, model, max_tokens };
-            let endpoint = endpoint::resolve(&choice, &self.settings);
-            // Once for all turns.
-            match endpoint.map_err(Fault::from) {
-                Ok(endpoint) => self.options.endpoint = Some(endpoint),
-                Err(fault) => return console.fail_turn(fault.code, &fault.message),
+            if let Err(fault) = self.endpoint() {
+                return console.fail_turn(fault.code, &fault.message);
             }
         }
         if console.take_signal()?.is_some() {
@@ -265,7 +282,7 @@ impl RunningTurn {
             if time_left == Some(Duration::ZERO) {
                 return console.abandon_turn().map(Some);
             }
-            let waits = [console.screen.update_progress(), time_left];
+            let waits = [console.screen.update_progress(), console.make_room(), time_left];
             let wait = waits.into_iter().flatten().fold(silence_left, Ord::min);
             let asking = console.interactive && !questions.is_empty();
             let input = if asking { console.stdin.as_fd() } else { stream.as_fd() };
@@ -278,6 +295,9 @@ impl RunningTurn {
                 }
                 self.cancel();
                 console.screen.flush()?;
+            }
+            if std::mem::take(&mut console.was_stopped) && asking {
+                questions.repeat(console);
             }
             if asking && typed {
                 questions.read_answer(console, |id, allow| self.decide(id, allow))?;

@@ -9,12 +9,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::cli::TaskOutput;
+use crate::commands::keyboard::Keyboard;
+use crate::commands::line_editor::{Edited, LineEditor};
 use crate::commands::screen::Screen;
 use crate::error::{Doing, Error};
 use crate::lines::{Lines, READ_BYTES};
 use crate::protocol::ErrorDetail;
 use crate::protocol::event::TurnStats;
-use crate::sys::signal::{Interrupts, Signal};
+use crate::sys::signal::{Asked, Interrupts, Signal};
 use crate::{limits, protocol, sys};
 
 /// The code of a turn that was cancelled.
@@ -54,7 +56,13 @@ pub struct Console {
     pub stdin: StdinLines,
     /// Whether there is a user who sees questions and can answer them.
     pub interactive: bool,
+    /// The terminal, if lines are edited on it.
+    keyboard: Option<Keyboard>,
+    /// Whether what is typed is hidden.
+    hides_typing: bool,
     interrupts: Rc<Interrupts>,
+    /// Whether the process was stopped by Ctrl-Z and continued since this was last `false`.
+    pub was_stopped: bool,
     /// Whether Ctrl-C was pressed during this turn.
     pub interrupted: bool,
     /// The signal that ends the command, and the deadline for the end of its turn.
@@ -62,14 +70,24 @@ pub struct Console {
 }
 
 impl Console {
-    /// Blocks the signals: from now on they do not end this process.
-    pub fn new(output: TaskOutput) -> Result<Console, Error> {
-        let interrupts = Rc::new(Interrupts::take().doing("wait for signals")?);
+    /// Blocks the signals: from now on they do not end this process. With `edits_lines`, the user
+    /// of an interactive terminal edits lines.
+    pub fn new(output: TaskOutput, edits_lines: bool) -> Result<Console, Error> {
+        let interactive = io::stdin().is_terminal() && io::stderr().is_terminal();
+        let keyboard = match edits_lines && interactive {
+            true => Some(Keyboard::new().doing("use the terminal")?),
+            false => None,
+        };
+        let interrupts = Interrupts::take(keyboard.is_some()).doing("wait for signals")?;
+        let interrupts = Rc::new(interrupts);
         Ok(Console {
             screen: Screen::new(output, &interrupts)?,
             stdin: StdinLines::new()?,
-            interactive: io::stdin().is_terminal() && io::stderr().is_terminal(),
+            interactive,
+            keyboard,
+            hides_typing: false,
             interrupts,
+            was_stopped: false,
             interrupted: false,
             exit: None,
         })
@@ -101,14 +119,108 @@ impl Console {
         }
     }
 
+    /// Lets the user edit a message, which begins with what was typed since the last one, or with
+    /// `draft`.
+    pub fn edit(&mut self, editor: &mut LineEditor, draft: &str) -> Result<UserInput, Error> {
+        self.keyboard.iter_mut().for_each(Keyboard::finish_paste);
+        self.show_typing();
+        if let Some(signal) = self.take_signal()? {
+            return Ok(UserInput::Signal(signal));
+        }
+        let Some(keyboard) = &mut self.keyboard else { return Ok(UserInput::End) };
+        let initial = draft.to_owned() + &keyboard.take_text();
+        let give_up = keyboard.restorer().doing("use the terminal")?;
+        let limit = limits::AFTER_SIGNAL_MAX;
+        let edited = self.interrupts.while_reading(limit, give_up, || editor.read(&initial));
+        let (edited, note) = match edited.doing("wait for a line")? {
+            Ok(edited) => edited,
+            // When a terminal is closed, reads fail, too.
+            Err(error) => match self.take_signal()? {
+                Some(signal) => return Ok(UserInput::Signal(signal)),
+                None => return Err(error),
+            },
+        };
+        note.into_iter().for_each(|note| self.screen.note(&note));
+        Ok(match edited {
+            Edited::Message(text) => UserInput::Line(text),
+            Edited::Interrupted => {
+                UserInput::Signal(self.take_signal()?.unwrap_or(Signal::Interrupt))
+            }
+            Edited::End => self.take_signal()?.map_or(UserInput::End, UserInput::Signal),
+            Edited::Invalid(reason) => {
+                // What follows in a paste would become messages of its own.
+                self.keyboard.iter_mut().for_each(Keyboard::discard);
+                UserInput::Invalid(InvalidLine { number: 0, reason })
+            }
+        })
+    }
+
     /// Lets signals end this process, until [`Console::block_signals`].
-    pub fn unblock_signals(&self) -> Result<(), Error> {
+    pub fn unblock_signals(&mut self) -> Result<(), Error> {
+        self.show_typing();
         self.interrupts.unblock().doing("wait for signals")
     }
 
-    /// Keeps signals pending until they are taken.
-    pub fn block_signals(&self) -> Result<(), Error> {
-        self.interrupts.block().doing("wait for signals")
+    /// Keeps signals pending until they are taken, and what is typed hidden until it is needed.
+    pub fn block_signals(&mut self) -> Result<(), Error> {
+        self.interrupts.block().doing("wait for signals")?;
+        self.hide_typing();
+        Ok(())
+    }
+
+    /// Hides what is typed, if lines are edited: it is for the next prompt.
+    pub fn hide_typing(&mut self) {
+        if let Some(keyboard) = &self.keyboard
+            && !self.hides_typing
+        {
+            keyboard.hide();
+            // A paste is one message, also if it arrives now.
+            self.screen.print_error("\x1b[?2004h");
+            self.hides_typing = true;
+        }
+    }
+
+    /// Shows what is typed.
+    pub fn show_typing(&mut self) {
+        if let Some(keyboard) = &self.keyboard
+            && self.hides_typing
+        {
+            keyboard.restore();
+            self.screen.print_error("\x1b[?2004l");
+            self.hides_typing = false;
+        }
+    }
+
+    /// Keeps so much of what is typed that Ctrl-C has an effect. Returns the time until the next
+    /// call.
+    pub fn make_room(&mut self) -> Option<Duration> {
+        let keyboard = self.keyboard.as_mut().filter(|_| self.hides_typing)?;
+        keyboard.make_room();
+        Some(limits::TYPED_EVERY)
+    }
+
+    /// Prepares for the answer to a question: what was typed before it is none.
+    pub fn await_answer(&mut self) {
+        self.stdin.clear();
+        match &mut self.keyboard {
+            Some(keyboard) if self.hides_typing => {
+                keyboard.set_aside();
+                keyboard.finish_paste();
+            }
+            _ => self.stdin.discard(),
+        }
+        self.show_typing();
+    }
+
+    /// Runs `call`, during which another process uses the terminal and gets its signals.
+    pub fn lend<T>(&mut self, call: impl FnOnce() -> T) -> Result<T, Error> {
+        self.show_typing();
+        let result = self.interrupts.while_lent(call).doing("lend the terminal");
+        // Ctrl-C was for the other process.
+        while let Ok(Some(Signal::Interrupt)) = self.take_signal() {}
+        self.interrupted = false;
+        self.screen.reset_deadline();
+        result
     }
 
     /// Returns a descriptor that is readable while a signal is pending.
@@ -118,15 +230,31 @@ impl Console {
 
     /// Takes a pending signal. All but SIGINT end the command soon.
     pub fn take_signal(&mut self) -> Result<Option<Signal>, Error> {
-        let signal = self.interrupts.pending().doing("wait for signals")?;
-        if let Some(signal) = signal {
-            self.screen.limit_writes();
-            match signal {
-                Signal::Interrupt => self.interrupted = true,
-                _ => self.exit = Some((signal, Instant::now() + limits::AFTER_SIGNAL_MAX)),
+        match self.interrupts.pending().doing("wait for signals")? {
+            None => Ok(None),
+            Some(Asked::Stop) => self.stop().map(|()| None),
+            Some(Asked::End(signal)) => {
+                self.screen.limit_writes();
+                match signal {
+                    Signal::Interrupt => self.interrupted = true,
+                    _ => self.exit = Some((signal, Instant::now() + limits::AFTER_SIGNAL_MAX)),
+                }
+                Ok(Some(signal))
             }
         }
-        Ok(signal)
+    }
+
+    /// Stops this process until it is continued; meanwhile the terminal is as it was found.
+    fn stop(&mut self) -> Result<(), Error> {
+        let hides_typing = self.hides_typing;
+        self.screen.start_line();
+        self.show_typing();
+        sys::signal::stop().doing("stop")?;
+        self.was_stopped = true;
+        if hides_typing {
+            self.hide_typing();
+        }
+        Ok(())
     }
 
     /// Returns how long to wait for the end of a turn at most; `None` without a limit.
@@ -154,6 +282,7 @@ impl Console {
     /// Ends the command: writes all pending output and returns the exit status. A pending signal
     /// replaces `result`, because when a terminal is closed, reads and writes fail, too.
     pub fn finish(mut self, result: Result<u8, Error>) -> Result<ExitCode, Error> {
+        self.show_typing();
         let result = self.flush().and(result);
         while let Ok(Some(_)) = self.take_signal() {}
         self.exit_status().map_or(result, Ok).map(ExitCode::from)
@@ -246,9 +375,13 @@ impl StdinLines {
         self.ended && self.lines.pending().is_empty()
     }
 
-    /// Discards what was typed but not yet returned.
-    pub fn discard(&mut self) {
+    /// Forgets what was read but not yet returned.
+    pub fn clear(&mut self) {
         self.lines.clear();
+    }
+
+    /// Discards what was typed but not yet read.
+    pub fn discard(&mut self) {
         sys::discard_input(self.input.as_fd());
     }
 }

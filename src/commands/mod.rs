@@ -3,14 +3,20 @@
 
 pub mod chat;
 mod client_session;
+mod complete;
 mod console;
 pub mod daemon;
 pub mod doctor;
+mod draft;
+mod input_history;
 mod interruptible_writer;
+mod keyboard;
+mod line_editor;
 mod question;
 mod screen;
 pub mod service;
 pub mod sessions;
+mod slash;
 pub mod task;
 
 use std::cell::{OnceCell, RefCell};

@@ -122,9 +122,18 @@ impl Questions {
             && console.interactive
         {
             // A line typed before the question is not an answer to it.
-            console.stdin.discard();
+            console.await_answer();
             console.screen.start_line();
             console.screen.stop_progress();
+            console.screen.print_error(&question.prompt());
+        } else {
+            console.hide_typing();
+        }
+    }
+
+    /// Asks the question on the screen again.
+    pub fn repeat(&mut self, console: &mut Console) {
+        if let Some(question) = self.waiting.front_mut() {
             console.screen.print_error(&question.prompt());
         }
     }

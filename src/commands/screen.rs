@@ -16,6 +16,7 @@ use crate::commands::interruptible_writer::{InterruptibleWriter, WriteDeadline};
 use crate::error::{Doing, Error};
 use crate::protocol::event::{ToolEnd, ToolStart, TurnNotice};
 use crate::sys::signal::Interrupts;
+use crate::sys::terminal;
 use crate::text::{Style, escaped, escaped_json, sanitized, truncated};
 use crate::{agent, config, limits};
 
@@ -64,6 +65,8 @@ pub struct Screen {
     /// The notices so far: each is printed once.
     notices: HashSet<String>,
     running_tools: usize,
+    /// The result of the last tool call that ended.
+    last_result: Option<String>,
 }
 
 impl Screen {
@@ -94,6 +97,7 @@ impl Screen {
             thinking: false,
             notices: HashSet::new(),
             running_tools: 0,
+            last_result: None,
         })
     }
 
@@ -184,6 +188,7 @@ impl Screen {
 
     /// Records the end of a tool call.
     pub fn tool_ended(&mut self, end: &ToolEnd) {
+        self.last_result = Some(end.result.clone());
         if let Some(call) = self.tool_calls.iter_mut().rev().find(|call| call.id == end.id) {
             call.duration_ms = Some(end.duration_ms);
             call.success = Some(end.success);
@@ -293,6 +298,33 @@ impl Screen {
 
     fn prints_answer(&self) -> bool {
         matches!(self.output, TaskOutput::Full | TaskOutput::Quiet)
+    }
+
+    /// Prints what a chat begins with: on one line if there is room.
+    pub fn heading(&mut self, parts: &[String]) {
+        let line = escaped(&parts.join("  "));
+        let columns = terminal::columns(io::stderr().as_fd()).unwrap_or(usize::MAX);
+        let text = match line.chars().count() < columns {
+            true => line,
+            false => parts.iter().map(|part| escaped(part)).collect::<Vec<_>>().join("\n"),
+        };
+        self.dimmed(&text);
+    }
+
+    /// Prints lines that are less important to standard error.
+    pub fn dimmed(&mut self, text: &str) {
+        for line in sanitized(text).lines() {
+            let line = self.style.paint("2", line);
+            self.print_error(&format!("{line}\n"));
+        }
+    }
+
+    /// Returns the whole result of the last tool call.
+    pub fn last_result(&self) -> Option<String> {
+        self.last_result.as_ref().map(|text| {
+            let end = if text.ends_with('\n') { "" } else { "\n" };
+            sanitized(text) + end
+        })
     }
 
     /// Prints a line of the result: JSON.

@@ -52,7 +52,7 @@ fn run_task(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, E
     if args.grant == Grant::All {
         output.note("everything is allowed in this task, including commands");
     }
-    let mut console = Console::new(args.output)?;
+    let mut console = Console::new(args.output, false)?;
     let result = session
         .run_turn(&task, &mut console)
         .and_then(|end| print_end(&end, args.output, session, &mut console));

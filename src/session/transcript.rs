@@ -94,6 +94,16 @@ impl Transcript {
         out
     }
 
+    /// Returns the last input, and what the model answered.
+    pub fn last_exchange(&self) -> Option<(String, String)> {
+        let asked = self.parts.iter().rposition(|part| part.content().0 == "user")?;
+        let (_, question, _) = self.parts.get(asked)?.content();
+        let after = self.parts.get(asked + 1..).unwrap_or_default().iter().map(Part::content);
+        let answers = after.filter(|(role, text, _)| role == "assistant" && !text.is_empty());
+        let answers: Vec<String> = answers.map(|(_, text, _)| text).collect();
+        Some((question, answers.join("\n")))
+    }
+
     /// Returns everything as Markdown.
     pub fn markdown(&self) -> String {
         let summary = &self.summary;

@@ -16,6 +16,7 @@ pub mod process;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
+pub mod terminal;
 pub mod watch;
 
 use std::ffi::{CStr, CString, OsStr, OsString};

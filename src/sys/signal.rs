@@ -1,9 +1,10 @@
 //! Signals. They are blocked before the first thread starts, and read one at a time. There are no
-//! handlers.
+//! handlers, except the ones of the line editor while it reads.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::check;
 
@@ -16,6 +17,15 @@ pub enum Signal {
     Interrupt,
     /// SIGHUP: write `state.json` again and reopen the log, or, in the foreground, exit.
     Hangup,
+}
+
+/// What a signal asks a command to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To end what it does.
+    End(Signal),
+    /// To stop until it is continued: SIGTSTP, Ctrl-Z.
+    Stop,
 }
 
 impl Signal {
@@ -200,10 +210,12 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Blocks the signals, so that they no longer end this process.
-    pub fn take() -> io::Result<Interrupts> {
+    /// Blocks the signals, so that they no longer end this process; with `stop`, also the one of
+    /// Ctrl-Z, so that it does not stop it.
+    pub fn take(stop: bool) -> io::Result<Interrupts> {
         let mut taken = Vec::new();
-        for signal in WAITED_FOR.map(Signal::number) {
+        let stop = stop.then_some(libc::SIGTSTP);
+        for signal in WAITED_FOR.map(Signal::number).into_iter().chain(stop) {
             if !is_ignored(signal)? {
                 taken.push(signal);
             }
@@ -224,14 +236,89 @@ impl Interrupts {
     }
 
     /// Returns the next signal that has arrived, without waiting.
-    pub fn pending(&self) -> io::Result<Option<Signal>> {
+    pub fn pending(&self) -> io::Result<Option<Asked>> {
         let [ready] = super::wait_readable([self.queue.as_fd()], Some(Duration::ZERO))?;
         if !ready {
             return Ok(None);
         }
         let number = dequeue(&self.queue)?;
-        Ok(WAITED_FOR.into_iter().find(|signal| Some(signal.number()) == number))
+        if number == Some(libc::SIGTSTP) {
+            return Ok(Some(Asked::Stop));
+        }
+        let signal = WAITED_FOR.into_iter().find(|signal| Some(signal.number()) == number);
+        Ok(signal.map(Asked::End))
     }
+
+    /// Runs `read`, which waits for the user in this thread with a handler for SIGINT that makes it
+    /// return. Every other signal but SIGTSTP, which stops the process as usual, has the same
+    /// effect and stays pending.
+    ///
+    /// If `read` does not return within `limit` after a signal, because no one reads its output,
+    /// calls `give_up`; then the signal ends the process.
+    pub fn while_reading<T>(
+        &self,
+        limit: Duration,
+        give_up: impl FnOnce() + Send,
+        read: impl FnOnce() -> T,
+    ) -> io::Result<T> {
+        let (done, end) = io::pipe()?;
+        // SAFETY: the call takes nothing and cannot fail.
+        let reader = unsafe { libc::pthread_self() };
+        let watch = move || {
+            // An error ends the watch: `read` still returns for every key.
+            let ready = super::wait_readable([self.queue.as_fd(), done.as_fd()], None);
+            if !matches!(ready, Ok([true, false])) {
+                return;
+            }
+            let deadline = Instant::now() + limit;
+            while Instant::now() < deadline {
+                // Again, because it has no effect where `read` is about to wait.
+                // SAFETY: the thread waits for this one, so it lives.
+                unsafe { libc::pthread_kill(reader, libc::SIGINT) };
+                let Ok([false]) = super::wait_readable([done.as_fd()], Some(WAKE_EVERY)) else {
+                    return;
+                };
+            }
+            give_up();
+            drop(release(&self.taken));
+        };
+        thread::scope(|scope| {
+            thread::Builder::new().name("signals".to_owned()).spawn_scoped(scope, watch)?;
+            // Between the end of the handler and that of the watch, it must do nothing.
+            set_disposition(libc::SIGINT, libc::SIG_IGN)?;
+            mask(libc::SIG_UNBLOCK, &[libc::SIGINT])?;
+            release(&[libc::SIGTSTP])?;
+            let result = read();
+            drop(end);
+            Ok(result)
+        })
+        .and_then(|result| {
+            hold(&[libc::SIGTSTP])?;
+            let taken = self.taken.contains(&libc::SIGINT);
+            if taken {
+                set_disposition(libc::SIGINT, libc::SIG_DFL)?;
+            }
+            hold(if taken { &[libc::SIGINT] } else { &[] })?;
+            Ok(result)
+        })
+    }
+
+    /// Runs `call`, during which another process has the terminal: Ctrl-Z stops this one, too.
+    pub fn while_lent<T>(&self, call: impl FnOnce() -> T) -> io::Result<T> {
+        release(&[libc::SIGTSTP])?;
+        let result = call();
+        hold(&[libc::SIGTSTP])?;
+        Ok(result)
+    }
+}
+
+/// How often a thread that waits for the user is woken to see a signal.
+const WAKE_EVERY: Duration = Duration::from_millis(50);
+
+/// Stops this process until it is continued. signal(7).
+pub fn stop() -> io::Result<()> {
+    // SAFETY: the call takes a constant.
+    check(unsafe { libc::raise(libc::SIGSTOP) }).map(drop)
 }
 
 impl AsFd for Interrupts {

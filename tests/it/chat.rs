@@ -1,11 +1,12 @@
 //! `opta chat`: with a script, with a user at a terminal, and with a daemon that crashes.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Run, Running, STOPPED, eventually, fifo, http, need, signal};
+use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, fifo, http, need, signal};
+use crate::user::{User, signal_client};
 
 const RESUME: &str = "opta: to resume: opta chat --resume {id}\n";
 
@@ -131,59 +132,6 @@ fn a_daemon_killed_during_an_answer_interrupts_only_that_turn() {
     model.assert_not_asked();
 }
 
-/// A user at a terminal. What is written to `keys` is typed.
-struct User {
-    keys: File,
-    window: Running,
-    modes: [PathBuf; 2],
-}
-
-impl User {
-    /// Starts `opta chat` in a terminal and waits for the prompt. The modes of the terminal are
-    /// saved before and after, and so is the exit status.
-    #[track_caller]
-    fn at_prompt(home: &Home, model: &Model) -> User {
-        let (path, keys) = line_pipe(home);
-        let modes = ["before", "after"].map(|name| home.beside(name));
-        let [before, after] = modes.each_ref().map(|path| path.display().to_string());
-        let inner = home.beside("inner");
-        home.write(
-            &inner,
-            format!(
-                "trap : INT\nstty -g >'{before}'\nopta chat\nstatus=$?\nstty -g >'{after}'\n\
-                 echo \"status=$status\"\n"
-            ),
-        );
-        let command = format!("exec sh '{}'", inner.display());
-        let window = home.sh(r#"exec script -qec "$COMMAND" /dev/null"#).env("COMMAND", command);
-        let window = window.env("SHELL", "/bin/sh").env("TERM", "xterm");
-        let window = window.env("OPTA_MODEL_URL", model.url()).input(&path).stdout(ANYTHING);
-        let user = User { keys, window: window.spawn(), modes };
-        user.sees("> ");
-        user
-    }
-
-    fn types(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    /// Waits until this is shown.
-    #[track_caller]
-    fn sees(&self, text: &str) {
-        eventually(&format!("{text:?} is shown"), || self.window.output().contains(text));
-    }
-
-    /// Waits for the exit. Returns all that was shown.
-    #[track_caller]
-    fn exits(self, status: i32) -> String {
-        let seen = self.window.finish();
-        assert!(seen.stdout.contains(&format!("status={status}\r\n")), "{}", seen.stdout);
-        let [before, after] = self.modes.map(|path| fs::read_to_string(path).unwrap());
-        assert_eq!(before, after, "the terminal was changed");
-        seen.stdout
-    }
-}
-
 #[test]
 fn at_a_terminal_there_is_a_prompt_and_ctrl_d_exits() {
     need!("script");
@@ -196,9 +144,9 @@ fn at_a_terminal_there_is_a_prompt_and_ctrl_d_exits() {
     user.sees("Hi \\u{1b}[31mthere");
     question.end();
     user.types("/help\n");
-    user.sees("/sessions  list the sessions");
+    user.sees("/sessions       list the sessions");
     user.types("/nonsense\n");
-    user.sees("unknown command '/nonsense'");
+    user.sees("unknown command '/nonsense'; see /help");
     user.types("\x04");
     let shown = user.exits(0);
     assert!(shown.contains("opta: to resume: opta chat --resume sess_"), "{shown}");
@@ -220,7 +168,7 @@ fn at_a_terminal_ctrl_c_cancels_a_turn_and_pressed_twice_exits() {
     user.types("again\n");
     model.question().answer("second answer");
     // Pressed before the prompt, it would be for the turn.
-    user.sees("second answer\r\n> ");
+    user.sees_prompt_after("second answer\n> ");
     user.types("\x03");
     user.sees("press Ctrl-C again to exit");
     user.types("\x03");
@@ -235,9 +183,7 @@ fn at_a_terminal_the_user_is_asked_for_permissions() {
     user.types("test it\n");
     let asked = |count: usize, user: &User| {
         let question = r#"Allow run_command "true 1"? [y]es / [n]o / [a]lways "#;
-        eventually("the question is asked", || {
-            user.window.output().matches(question).count() == count
-        });
+        eventually("the question is asked", || user.shown().matches(question).count() == count);
     };
     let run = |model: &Model| {
         model.question().call("run_command", r#"{\"command\":\"true 1\"}"#);
@@ -271,9 +217,9 @@ fn at_a_terminal_a_change_is_shown_before_the_question() {
     let arguments = format!(r#"{{\"path\":\"evil\\u202etxt\",\"content\":\"{content}\"}}"#);
     model.question().call("write_file", &arguments);
     let question = r#"Allow write_file "evil\u{202e}txt"? [y]es / [n]o / [a]lways"#;
-    user.sees(&format!("+ line 20\r\n… and 11 more lines\r\n{question} / [s]how all "));
+    user.sees(&format!("+ line 20\n… and 11 more lines\n{question} / [s]how all "));
     user.types("s\n");
-    user.sees(&format!("+ line 30\r\n\\ no line end\r\n{question} "));
+    user.sees(&format!("+ line 30\n\\ no line end\n{question} "));
     user.types("n\n");
     // An argument that the tool does not have cannot appear in a question: the call is refused.
     let unknown = r#"{\"path\":\"a\",\"content\":\"x\",\"command\":\"make test\"}"#;
@@ -296,7 +242,7 @@ fn at_a_terminal_ctrl_c_cancels_a_turn_that_waits_for_permission() {
     model.question().call("run_command", r#"{\"command\":\"true\"}"#);
     user.sees("[a]lways");
     user.types("\x03");
-    user.sees("opta: the turn was cancelled");
+    user.sees_prompt_after("opta: the turn was cancelled\n");
     user.types("\x04");
     user.exits(0);
     model.assert_not_asked();
@@ -370,9 +316,7 @@ fn at_a_terminal_sigterm_cancels_the_turn_and_exits() {
     let mut question = model.question();
     question.say("so far");
     user.sees("so far");
-    let daemon = home.owner();
-    let client = home.processes().into_iter().find(|pid| Some(*pid) != daemon).unwrap();
-    signal(client, "TERM");
+    signal_client(&home, "TERM");
     let shown = user.exits(143);
     question.assert_dropped();
     assert!(shown.contains("opta: to resume: opta chat --resume sess_"), "{shown}");
@@ -417,10 +361,10 @@ fn at_a_terminal_a_line_that_cannot_be_sent_does_not_end_the_chat() {
     let (home, model) = (Home::new(), Model::new());
     let mut user = User::at_prompt(&home, &model);
     user.keys.write_all(b"\xff\n").unwrap();
-    user.sees("opta: cannot send this line: it is not UTF-8\r\n> ");
+    user.sees_prompt_after("opta: cannot send this line: it is not UTF-8\n> ");
     user.types("hello\n");
     model.question().answer("Hi");
-    user.sees("Hi\r\n> ");
+    user.sees_prompt_after("Hi\n> ");
     user.types("\x04");
     user.exits(0);
 }
@@ -440,7 +384,7 @@ fn at_a_terminal_a_running_tool_is_reported() {
     user.sees("… running 0s");
     drop(File::options().write(true).open(&gate).unwrap());
     model.question().answer("Hi");
-    user.sees("Hi\r\n> ");
+    user.sees_prompt_after("Hi\n> ");
     user.types("\x04");
     user.exits(0);
 }
@@ -455,7 +399,7 @@ fn at_a_terminal_crlf_in_an_answer_is_a_line_end() {
     question.say("one\\r");
     question.say("\\ntwo\\r\\nthree\\rfour\\r");
     question.end();
-    user.sees("one\r\ntwo\r\nthree\\rfour\\r\r\n> ");
+    user.sees_prompt_after("one\ntwo\nthree\\rfour\\r\n> ");
     user.types("\x04");
     user.exits(0);
 }

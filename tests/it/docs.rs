@@ -347,7 +347,10 @@ fn the_page_lists_the_names_of_the_tools() {
 fn the_page_lists_the_files_and_the_fields_of_the_state_file() {
     let source = document("src/paths.rs");
     let mut files = between(&source, "\"daemon/", '"');
-    files.extend(between(&source, "join(\"config", '"').iter().map(|rest| format!("config{rest}")));
+    for name in ["config", "chat"] {
+        let begin = format!("join(\"{name}");
+        files.extend(between(&source, &begin, '"').iter().map(|rest| format!("{name}{rest}")));
+    }
     for directory in ["systemd/user/", "Library/LaunchAgents/"] {
         files.extend(between(&source, directory, '"'));
     }

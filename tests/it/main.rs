@@ -52,6 +52,8 @@ mod names;
 mod namespaces;
 /// Many clients, slow clients, and memory that runs out.
 mod overload;
+/// The prompt of a chat: keys, pastes, several lines, history, and the terminal afterward.
+mod prompt;
 /// Calls that fail, and resources that run out.
 mod robust;
 /// What scripts, pipes and terminals may rely on.
@@ -76,5 +78,7 @@ mod tools;
 mod unread;
 /// Sessions that an earlier version wrote.
 mod upgrade;
+/// A user at a terminal.
+mod user;
 /// The WebSocket: events, messages, and how it ends.
 mod websocket;

@@ -250,7 +250,7 @@ fn the_dependencies_are_these() {
     branch("opta", 0, &packages, &mut tree);
     golden("dependencies.txt", &tree);
 
-    let direct = ["fastrand", "lexopt", "libc", "nanoserde", "regex", "tiny_http"];
+    let direct = ["fastrand", "lexopt", "libc", "nanoserde", "regex", "rustyline", "tiny_http"];
     assert_eq!(packages["opta"].needs, direct);
     let manifest = read("Cargo.toml");
     for section in ["dev-dependencies", "build-dependencies", "[target"] {

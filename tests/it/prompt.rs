@@ -1,0 +1,524 @@
+//! The prompt of a chat: keys, pastes, several lines, history, and the terminal afterward.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+
+use crate::model::{Model, Question};
+use crate::support::{Home, eventually, has, mode, need, signal, state_of};
+use crate::user::{User, Window, client, signal_client};
+
+/// Answers the next turn, whose last message must be this one, in the form of a JSON string.
+#[track_caller]
+fn gets(model: &Model, message: &str) -> Question {
+    let question = model.question();
+    let sent = format!(r#""role":"user","content":"{message}"}}"#);
+    assert!(question.body.contains(&sent), "not {sent}: {}", question.body);
+    question
+}
+
+#[test]
+fn each_key_edits_the_line() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    for (number, (keys, message)) in [
+        // Cursor keys, also as in application mode.
+        ("acd\x1b[D\x1b[Db\x1b[Ce", "abced"),
+        ("ad\x1bODbc", "abcd"),
+        // Home and End.
+        ("bc\x1b[Ha\x1b[Fd", "abcd"),
+        ("bc\x1b[1~a\x1b[4~d", "abcd"),
+        ("bc\x01a\x05d", "abcd"),
+        // Ctrl-B, Ctrl-F.
+        ("ac\x02b\x06d", "abcd"),
+        // Ctrl-K, Ctrl-Y; Ctrl-U; Ctrl-W.
+        ("two one \x01\x06\x06\x06\x06\x0b\x01\x19", "one two "),
+        ("wrong\x15right", "right"),
+        ("one wrong\x17two", "one two"),
+        // Ctrl-T.
+        ("ba\x14", "ab"),
+        // Alt-B, Alt-F, Alt-D.
+        ("one three\x1bbtwo ", "one two three"),
+        ("one two\x01\x1bf!", "one! two"),
+        ("one two\x01\x1bd", " two"),
+        // Backspace and Delete.
+        ("abx\x7fcy\x08", "abc"),
+        ("abxc\x1b[D\x1b[D\x1b[3~", "abc"),
+        // Ctrl-L draws the line again.
+        ("ab\x0cc", "abc"),
+        // Keys without a meaning here, such as F5 and one that no terminal has.
+        ("a\x1b[15~b\x1b[99~c", "abc"),
+        // Up and Down, Ctrl-R.
+        ("\x1b[A\x1b[A\x1b[B", "abc"),
+        ("\x12three\x1b[F!", "one two three!"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        user.types(keys);
+        user.types("\r");
+        gets(&model, message).answer(&format!("answer {number}"));
+        user.sees_prompt_after(&format!("\nanswer {number}\n"));
+    }
+    // A letter and its accent, an emoji of four characters, and wide letters are deleted as one.
+    user.types("e\u{301}x\x7f\x7fa\u{4f60}\u{597d}\x7f\u{1f469}\u{200d}\u{1f4bb}\x7fb\r");
+    gets(&model, "a\u{4f60}b").answer("last");
+    user.sees_prompt_after("\nlast\n");
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn a_line_of_six_thousand_bytes_is_one_message() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    let line = "0123456789".repeat(600);
+    user.types(&line);
+    user.types("\x01<\x05>\r");
+    gets(&model, &format!("<{line}>")).answer("seen");
+    user.sees_prompt_after("\nseen\n");
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn a_paste_is_one_message_whatever_its_length() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    let lines: Vec<String> = (1..=200).map(|number| format!("line {number}")).collect();
+    let mib: Vec<String> = vec!["0123456789abcde".to_owned(); 1 << 16];
+    // More lines than the editor can count.
+    let short = vec![String::new(); 70_000];
+    for (number, lines) in [lines, mib, short].into_iter().enumerate() {
+        let begin = format!("begin {number}\n");
+        user.types(&format!("\x1b[200~{begin}{}\nend\x1b[201~", lines.join("\n")));
+        user.types("\r");
+        let text = format!("{begin}{}\nend", lines.join("\n")).replace('\n', "\\n");
+        // What was said before may be too long for the model.
+        let question = model.question();
+        assert!(question.body.contains(&format!("{text}\"}}")), "{number}");
+        question.answer(&format!("seen {number}"));
+        user.sees_prompt_after(&format!("\nseen {number}\n"));
+    }
+    // Escape sequences in a paste, and an escape that is typed after Ctrl-V.
+    user.types("\x1b[200~a\x1b[31mred\x1b[0m\x07\x1b[201~b\x16\x1bc\r");
+    let question = model.question();
+    for escape in ["\\u001b", "\\u0007", "\x1b", "\x07"] {
+        assert!(!question.body.contains(escape), "{}", question.body);
+    }
+    question.answer("last");
+    user.sees_prompt_after("\nlast\n");
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn a_message_longer_than_the_bound_is_named_and_not_sent() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    user.types(&format!("\x1b[200~{}\x1b[201~\r", "x".repeat((3 << 20) + 1)));
+    user.sees_prompt_after("opta: cannot send this line: it is longer than 3145728 bytes\n");
+    user.types("short\r");
+    gets(&model, "short").answer("seen");
+    user.sees_prompt_after("\nseen\n");
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn a_paste_that_is_not_utf_8_is_discarded_as_a_whole() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    user.types("\x1b[200~first\n");
+    user.keys.write_all(b"caf\xe9\n").unwrap();
+    user.types(&"another line\n".repeat(2_000));
+    user.types("last\x1b[201~");
+    user.sees_prompt_after("opta: cannot send this line: it is not UTF-8\n");
+    user.types("hello\r");
+    gets(&model, "hello").answer("seen");
+    user.sees_prompt_after("\nseen\n");
+    model.assert_not_asked();
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn several_lines_are_written_with_backslashes_and_in_blocks() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    let python = "\x1b[200~\"\"\"\nWhat it does.\n\"\"\"\nimport os\x1b[201~\r";
+    for (number, (keys, message)) in [
+        ("one\\\rtwo\\\rthree\r", "one\\ntwo\\nthree"),
+        ("\"\"\"\rone\r\rtwo\r\"\"\"\r", "one\\n\\ntwo"),
+        ("a\\\\\r", "a\\\\\\\\"),
+        // What is pasted stays as it is.
+        ("\x1b[200~make \\\n  all\x1b[201~\r", "make \\\\\\n  all"),
+        (python, r#"\"\"\"\nWhat it does.\n\"\"\"\nimport os"#),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        user.types(keys);
+        gets(&model, message).answer(&format!("answer {number}"));
+        user.sees_prompt_after(&format!("\nanswer {number}\n"));
+    }
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn what_is_typed_during_a_turn_stands_in_the_next_prompt() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    user.types("first\r");
+    let mut question = gets(&model, "first");
+    question.say("one ");
+    user.sees("one ");
+    user.types("next\x1b[Dx");
+    question.say("two");
+    user.sees("one two");
+    question.end();
+    // Not shown in the answer.
+    user.sees("one two\n> nexxt");
+    user.types("\r");
+    question = gets(&model, "nexxt");
+    question.say("three");
+    user.sees("three");
+    // A paste stays one message, and more than the kernel keeps does not disable Ctrl-C.
+    let lines = "a line of a paste\n".repeat(1_000);
+    user.types(&format!("\x1b[200~{lines}end\x1b[201~"));
+    user.types("\x03");
+    user.sees("opta: the turn was cancelled");
+    question.assert_dropped();
+    user.sees("a line of a paste\nend");
+    user.types("\x15\x03");
+    user.sees_prompt_after("press Ctrl-C again");
+    user.types("\x04");
+    user.exits(0);
+    model.assert_not_asked();
+}
+
+#[test]
+fn what_is_typed_before_a_question_is_no_answer_and_stands_in_the_next_prompt() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    user.types("first\r");
+    let question = gets(&model, "first");
+    user.sees("waiting");
+    user.types("yes, please");
+    question.call("run_command", r#"{\"command\":\"true\"}"#);
+    user.sees("[y]es / [n]o");
+    user.types("n\r");
+    model.question().answer("denied");
+    user.sees("denied\n> yes, please");
+    user.types(" do\r");
+    gets(&model, "yes, please do").answer("seen");
+    user.sees_prompt_after("\nseen\n");
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn signals_in_the_middle_of_a_line_end_the_chat_and_leave_the_terminal_as_it_was() {
+    need!("script");
+    for (name, status) in [("TERM", 143), ("HUP", 129)] {
+        let (home, model) = (Home::new(), Model::new());
+        let mut user = User::at_prompt(&home, &model);
+        user.types("half a li");
+        user.sees("half a li");
+        signal_client(&home, name);
+        user.exits(status);
+    }
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    user.types("half a li");
+    user.sees("half a li");
+    signal_client(&home, "INT");
+    user.sees_prompt_after("press Ctrl-C again to exit");
+    signal_client(&home, "INT");
+    user.exits(130);
+}
+
+#[test]
+fn a_chat_ends_with_its_terminal() {
+    need!("script");
+    for within in [false, true] {
+        let (home, model) = (Home::new(), Model::new());
+        let mut user = User::at_prompt(&home, &model);
+        user.types(if within { "hello\r" } else { "half a li" });
+        let question = within.then(|| model.question());
+        let chat = client(&home);
+        signal(user.window.pid(), "KILL");
+        eventually("the chat ends", || state_of(chat).is_none());
+        question.into_iter().for_each(Question::assert_dropped);
+    }
+}
+
+#[test]
+fn messages_are_kept_for_the_next_chat() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    for keys in ["one\r", " secret\r", "two\\\rlines\r", "two\\\rlines\r"] {
+        user.types(keys);
+        let shown = user.shown().matches("\nyes\n").count();
+        model.question().answer("yes");
+        eventually("the answer is shown", || {
+            let text = user.shown();
+            text.matches("\nyes\n").count() > shown && text.ends_with("\n> ")
+        });
+    }
+    user.types("\x04");
+    user.exits(0);
+    let path = home.path().join(".config/opta/chat_history");
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "\"one\"\n\"two\\nlines\"\n");
+    let mut user = User::at_prompt(&home, &model);
+    user.types("\x1b[A\x1b[A\x1b[A\r");
+    gets(&model, "one").answer("seen");
+    user.sees_prompt_after("\nseen\n");
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn the_history_is_bounded_and_keeps_the_newest() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let path = home.path().join(".config/opta/chat_history");
+    let old = format!("\"{}\"\n", "x".repeat(1021));
+    home.write(&path, old.repeat(1024));
+    let mut user = User::at_prompt(&home, &model);
+    user.types("newest\r");
+    gets(&model, "newest").answer("seen");
+    user.sees_prompt_after("\nseen\n");
+    user.types("\x04");
+    user.exits(0);
+    let kept = fs::read_to_string(&path).unwrap();
+    assert!(kept.ends_with("\"newest\"\n") && kept.len() <= 1 << 19, "{}", kept.len());
+}
+
+#[test]
+fn a_history_that_cannot_be_used_is_reported_once_and_left_alone() {
+    need!("script");
+    type Plant = fn(&std::path::Path);
+    let link: Plant = |path| symlink("/etc/hostname", path).unwrap();
+    let other: Plant = |path| {
+        File::create(path).unwrap();
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    };
+    let damaged: Plant = |path| fs::write(path, b"\"one\"\n\xff\xfe\n\"cut").unwrap();
+    let directory: Plant = |path| fs::create_dir(path).unwrap();
+    let root = if has("root") { Some((other, "it belongs to another user")) } else { None };
+    let plants = [
+        (link, "it is a symbolic link"),
+        (damaged, "2 lines of "),
+        (directory, "it is not a regular file"),
+    ];
+    for (plant, why) in plants.into_iter().chain(root) {
+        let (home, model) = (Home::new(), Model::new());
+        let path = home.path().join(".config/opta/chat_history");
+        home.write(&home.config(), "{}");
+        plant(&path);
+        let before = path.symlink_metadata().unwrap();
+        let mut user = User::at_prompt(&home, &model);
+        for text in ["first", "second"] {
+            user.types(&format!("{text}\r"));
+            gets(&model, text).answer(&format!("{text} answer"));
+            user.sees_prompt_after(&format!("\n{text} answer\n"));
+        }
+        user.types("\x04");
+        let shown = user.exits(0);
+        assert_eq!(shown.matches(why).count(), 1, "{why}: {shown}");
+        let after = path.symlink_metadata().unwrap();
+        assert_eq!(before.file_type(), after.file_type());
+        if why != "2 lines of " {
+            assert_eq!(before.modified().unwrap(), after.modified().unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_terminal_without_a_cursor_edits_lines_itself() {
+    need!("script");
+    for assignments in ["TERM=dumb", "-u TERM"] {
+        let (home, model) = (Home::new(), Model::new());
+        let mut user = User::before(&home, &model, "opta chat", assignments);
+        user.sees("> ");
+        user.types("hello\n");
+        gets(&model, "hello").answer("Hi **you**");
+        user.sees_prompt_after("Hi **you**\n");
+        user.types("\x04");
+        user.exits(0);
+    }
+}
+
+#[test]
+fn a_terminal_of_one_column_and_an_output_elsewhere_work() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::before(&home, &model, "sh -c 'stty cols 1 rows 1; opta chat'", "TERM=vt");
+    user.sees("> ");
+    user.types("ab\u{4f60}c\x1b[D\x1b[Dd\r");
+    gets(&model, "abd\u{4f60}c").answer("x");
+    eventually("the prompt is back", || {
+        user.shown().split_once("\nx\n").is_some_and(|(_, after)| after.contains('>'))
+    });
+    user.types("\x04");
+    // It was changed on purpose.
+    drop(user.window.finish());
+    let home = Home::new();
+    let answers = home.beside("answers");
+    let command = format!("sh -c 'opta chat >\"{}\"'", answers.display());
+    let mut user = User::before(&home, &model, &command, "TERM=xterm");
+    user.sees("> ");
+    user.types("hellp\x7fo\r");
+    gets(&model, "hello").answer("Hi");
+    eventually("the answer is there", || fs::read_to_string(&answers).unwrap() == "Hi\n");
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn tab_completes_commands_and_paths() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    fs::create_dir(home.beside("documents")).unwrap();
+    home.write(&home.beside("documents/letter.txt"), "");
+    home.write(&home.beside("documents/evil\x1b[2J"), "");
+    let mut user = User::at_prompt(&home, &model);
+    user.types("/ses\t\r");
+    user.sees("there are no sessions yet");
+    user.types("read @doc\t\t\r");
+    gets(&model, "read @documents/letter.txt").answer("seen");
+    user.sees_prompt_after("\nseen\n");
+    user.types("/\t\t");
+    for command in ["/clear", "/edit", "/exit", "/help", "/last", "/model", "/new", "/resume"] {
+        user.sees(command);
+    }
+    user.types("\x15/model \t\r");
+    user.sees_prompt_after("model scripted\n");
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn a_message_is_written_in_the_users_editor() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let editor = home.beside("ed");
+    home.write(&editor, "printf 'and\\nmore' >>\"$1\"\n");
+    let by = format!("VISUAL='sh \"{}\"'", editor.display());
+    let mut user = User::before(&home, &model, "opta chat", &by);
+    user.sees("> ");
+    user.types("/edit begin \r");
+    user.sees("> beginand\nmore");
+    user.types("!\r");
+    gets(&model, "beginand\\nmore!").answer("seen");
+    user.sees_prompt_after("\nseen\n");
+    user.types("\x04");
+    user.exits(0);
+    let left = fs::read_dir(home.path().join(".config/opta")).unwrap();
+    let names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("message")).count(), 0);
+    let mut user = User::before(&home, &model, "opta chat", "VISUAL=false");
+    user.sees("> ");
+    user.types("/edit kept\r");
+    user.sees("opta: cannot edit the message: the editor 'false' ended with exit status: 1");
+    user.sees("> kept");
+    user.types("\x03");
+    user.sees("press Ctrl-C again");
+    user.types("\x03");
+    user.exits(130);
+}
+
+#[test]
+fn the_cursor_stays_where_it_belongs_between_wide_characters_and_after_a_resize() {
+    need!("tmux");
+    let (home, model) = (Home::new(), Model::new());
+    let window = Window::new(&home, &model, 40, 12);
+    window.types("opta chat");
+    window.presses(&["Enter"]);
+    window.sees("/help");
+    window.sees_last(">");
+    window.types("\u{4f60}\u{597d}e\u{301}\u{1f600}z");
+    window.sees_last("> \u{4f60}\u{597d}e\u{301}\u{1f600}z");
+    eventually("the cursor is at the end", || window.cursor() == 10);
+    for (key, column) in [("Left", 9), ("Left", 7), ("Left", 6), ("Left", 4), ("Left", 2)] {
+        window.presses(&[key]);
+        eventually(&format!("the cursor is in column {column}"), || window.cursor() == column);
+    }
+    window.presses(&["Right"]);
+    window.types("-");
+    window.sees_last("> \u{4f60}-\u{597d}e\u{301}\u{1f600}z");
+    window.presses(&["End"]);
+    window.types(" and a line that is longer than one row");
+    window.sees("row");
+    window.tmux(&["resize-window", "-x", "25", "-y", "12"]);
+    window.types("!");
+    window.presses(&["Home"]);
+    window.types("<");
+    window.presses(&["Enter"]);
+    let message = "<\u{4f60}-\u{597d}e\u{301}\u{1f600}z and a line that is longer than one row!";
+    gets(&model, message).answer("seen");
+    window.sees("seen");
+    window.sees_last(">");
+    window.presses(&["C-d"]);
+    window.sees_last("$");
+}
+
+#[test]
+fn ctrl_z_gives_the_terminal_back_and_fg_draws_the_prompt_again() {
+    need!("tmux");
+    let (home, model) = (Home::new(), Model::new());
+    let window = Window::new(&home, &model, 80, 40);
+    let modes = |name: &str| {
+        window.types(&format!("stty -a >{name}; echo {name} saved"));
+        window.presses(&["Enter"]);
+        window.sees(&format!("\n{name} saved"));
+        fs::read_to_string(home.path().join(name)).unwrap()
+    };
+    // What a shell without a line editor finds.
+    window.types("exec sh -i");
+    window.presses(&["Enter"]);
+    let before = modes("before");
+    window.types("opta chat");
+    window.presses(&["Enter"]);
+    window.sees("/help");
+    window.sees_last(">");
+    window.types("half");
+    window.sees_last("> half");
+    window.presses(&["C-z"]);
+    window.sees("Stopped");
+    assert_eq!(modes("prompt"), before);
+    window.types("fg");
+    window.presses(&["Enter"]);
+    window.sees_last("> half");
+    window.types(" a line");
+    window.presses(&["Enter"]);
+    let mut question = gets(&model, "half a line");
+    question.say("begin");
+    window.sees("begin");
+    window.presses(&["C-z"]);
+    eventually("it is stopped again", || window.screen().matches("Stopped").count() > 1);
+    assert_eq!(modes("turn"), before);
+    window.types("fg");
+    window.presses(&["Enter"]);
+    eventually("it continues", || state_of(client(&home)) == Some('S'));
+    question.say(" end");
+    window.sees(" end");
+    question.end();
+    window.sees_last(">");
+    window.presses(&["C-d"]);
+    window.sees("to resume");
+    window.sees_last("$");
+    assert_eq!(modes("after"), before);
+}
