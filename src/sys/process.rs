@@ -234,20 +234,40 @@ pub fn resident_bytes() -> Option<u64> {
     (got == size).then_some(task.pti_resident_size)
 }
 
-/// Removes what a process inherits from its starter by exec: a name that is that of a link, the
-/// nice value and the OOM score, as far as that is permitted. prctl(2), setpriority(2), proc(5).
+/// Removes what a process inherits from its starter by exec: a name that is that of a link, and how
+/// much of the machine one command is to get: the scheduling policy, the nice value, the I/O
+/// priority, the CPUs and the OOM score, as far as that is permitted. Resource limits stay: they
+/// bound whatever the user runs. prctl(2), setpriority(2), proc(5).
 pub fn reset_inherited() {
     #[cfg(target_os = "linux")]
     // SAFETY: the name ends with NUL.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, c"opta".as_ptr())
     };
+    #[cfg(target_os = "linux")]
+    reset_scheduling();
     // SAFETY: integers only.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
     #[cfg(target_os = "linux")]
     if let Ok(mut score) = std::fs::File::options().write(true).open("/proc/self/oom_score_adj") {
         drop(io::Write::write_all(&mut score, b"0"));
     }
+}
+
+/// sched_setscheduler(2), which musl does not have, sched_setaffinity(2), ioprio_set(2).
+#[cfg(target_os = "linux")]
+fn reset_scheduling() {
+    /// IOPRIO_WHO_PROCESS of linux/ioprio.h. A priority of 0 follows the nice value.
+    const PROCESS: i32 = 1;
+    let (this, priority, every_cpu) = (0, 0_i32, [0xff_u8; 128]);
+    let policy = (libc::SYS_sched_setscheduler, libc::SCHED_OTHER);
+    // SAFETY: sched_setscheduler reads a struct of one integer.
+    unsafe { libc::syscall(policy.0, this, policy.1, &raw const priority) };
+    let affinity = libc::SYS_sched_setaffinity;
+    // SAFETY: sched_setaffinity reads a set of as many bytes.
+    unsafe { libc::syscall(affinity, this, every_cpu.len(), every_cpu.as_ptr()) };
+    // SAFETY: integers only.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, this, 0) };
 }
 
 /// Returns when a process started, in Unix seconds. proc_pidinfo(3).

@@ -240,6 +240,26 @@ fn the_daemon_has_the_systems_own_priorities() {
 }
 
 #[test]
+fn the_daemon_has_the_systems_scheduling_and_the_limits_of_its_starter() {
+    need!("/proc", "root", "chrt", "ionice", "taskset", "prlimit");
+    let home = Home::new();
+    let script = r#"
+        first=$(taskset -cp $$ | sed 's/.*: //; s/[-,].*//')
+        prlimit --fsize=1073741824 chrt --batch 0 ionice -c 3 taskset -c "$first" \
+            opta daemon start >/dev/null
+        pid=$(cat ~/.config/opta/daemon/daemon.pid)
+        chrt -p "$pid" | sed -n 's/.*policy: //p'
+        ionice -p "$pid" | cut -d : -f 1
+        taskset -cp 0-1023 $$ >/dev/null
+        all=$(grep Cpus_allowed_list /proc/$$/status)
+        test "$(grep Cpus_allowed_list "/proc/$pid/status")" = "$all" || echo "not on $all"
+        prlimit --noheadings --output SOFT --fsize --pid "$pid" | tr -d ' '
+        opta daemon stop >/dev/null
+    "#;
+    home.sh(script).stdout("SCHED_OTHER\nnone\n1073741824\n").run();
+}
+
+#[test]
 fn a_user_who_may_not_raise_a_priority_gets_a_daemon() {
     need!("/proc", "nice", "root", "setpriv");
     let home = Home::of_another_user();
