@@ -9,7 +9,7 @@ use crate::client::{self, NoHealth};
 use crate::commands::Output;
 use crate::config::{Config, Port};
 use crate::error::{Error, Kind};
-use crate::json::Object;
+use crate::json::{Field, Object};
 use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Start};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
@@ -284,7 +284,10 @@ pub fn stop(paths: &Paths, asked: &StopArgs, output: &Output) -> Result<ExitCode
     if through == Some(Manager::Launchd) {
         output.note("it starts again at the next login; to prevent that: opta daemon uninstall");
     }
-    output.json(&Object(&[("stopped", &true), ("wasRunning", &pid.is_some()), ("pid", &pid)]))?;
+    let was_running = pid.is_some();
+    let mut fields: Vec<Field<'_>> = vec![("stopped", &true), ("wasRunning", &was_running)];
+    fields.extend(pid.as_ref().map(|pid| -> Field<'_> { ("pid", pid) }));
+    output.json(&Object(&fields))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -320,12 +323,9 @@ pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<Ex
     }
     let (pid, port) = (info.pid, info.port);
     output.text(&format!("Daemon started (pid {pid}, port {port})"))?;
-    output.json(&Object(&[
-        ("restarted", &true),
-        ("pid", &pid),
-        ("port", &port),
-        ("previousPid", &previous_pid),
-    ]))?;
+    let mut fields: Vec<Field<'_>> = vec![("restarted", &true), ("pid", &pid), ("port", &port)];
+    fields.extend(previous_pid.as_ref().map(|pid| -> Field<'_> { ("previousPid", pid) }));
+    output.json(&Object(&fields))?;
     output.text("Token rotated.")?;
     Ok(ExitCode::SUCCESS)
 }

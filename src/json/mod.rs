@@ -90,7 +90,10 @@ pub fn text<T: SerJson>(value: &T) -> String {
 }
 
 /// An object to encode: the names of its members, which need no escapes, and their values.
-pub struct Object<'a>(pub &'a [(&'a str, &'a dyn SerJson)]);
+pub struct Object<'a>(pub &'a [Field<'a>]);
+
+/// A name and its value.
+pub type Field<'a> = (&'a str, &'a dyn SerJson);
 
 impl SerJson for Object<'_> {
     fn ser_json(&self, depth: usize, state: &mut SerJsonState) {

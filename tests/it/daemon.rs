@@ -405,9 +405,11 @@ fn json_output_is_one_object_per_line() {
     let restart = home.opta("daemon restart --json").stdout(&format!("{restarted}\n"));
     let pid = restart.with("old", daemon.pid).run().pid();
     let stopped = r#"{"stopped":true,"wasRunning":true,"pid":{pid}}"#;
+    let afresh = r#"{"restarted":true,"pid":{pid},"port":{port}}"#;
+    let none = r#"{"stopped":true,"wasRunning":false}"#;
     home.opta("daemon stop --json").stdout(&format!("{stopped}\n")).with("pid", pid).run();
-    let idle = "{\"stopped\":true,\"wasRunning\":false,\"pid\":null}\n";
-    home.opta("daemon stop --json").stdout(idle.trim_start()).run();
+    home.opta("daemon stop --json").stdout(&format!("{none}\n")).run();
+    home.opta("daemon restart --json").stdout(&format!("{afresh}\n")).run();
 }
 
 #[test]
