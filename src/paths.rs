@@ -201,6 +201,18 @@ fn no_home(reason: impl Into<String>) -> Error {
         .with_next_step("set HOME or OPTA_HOME to the absolute path of a directory of yours")
 }
 
+/// Returns the directory in which the user's service manager listens, if the environment does not
+/// name it, as under cron(8), or names that of another user, as under su(1).
+pub fn unnamed_runtime_directory() -> Option<PathBuf> {
+    let user = sys::effective_user();
+    let is_own = |directory: &Path| {
+        directory.metadata().is_ok_and(|found| found.is_dir() && found.uid() == user)
+    };
+    let named = variable("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let usual = PathBuf::from(format!("/run/user/{user}"));
+    (!named.is_some_and(|named| is_own(&named)) && is_own(&usual)).then_some(usual)
+}
+
 /// Returns the value of a variable; an empty one counts as unset.
 fn variable(name: &str) -> Option<OsString> {
     #[expect(clippy::disallowed_methods, reason = "this module and config.rs read the environment")]

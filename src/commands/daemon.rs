@@ -13,7 +13,7 @@ use crate::json::{Field, Object};
 use crate::lifecycle::guardian::{self, Caller, Ensured, Foreground, Start};
 use crate::lifecycle::run::{self, Hangup};
 use crate::lifecycle::service::supervision::Supervision;
-use crate::lifecycle::service::{self, ServiceFailure, ServiceState};
+use crate::lifecycle::service::{self, Service, ServiceFailure, ServiceState};
 use crate::lifecycle::status::{self, Status};
 use crate::lifecycle::stop::{self, OnTimeout, StopOutcome};
 use crate::lifecycle::{handover, init};
@@ -327,7 +327,20 @@ pub fn restart(paths: &Paths, asked: &RestartArgs, output: &Output) -> Result<Ex
     fields.extend(previous_pid.as_ref().map(|pid| -> Field<'_> { ("previousPid", pid) }));
     output.json(&Object(&fields))?;
     output.text("Token rotated.")?;
+    note_lost_manager(&status, &info, paths, output);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reports that the daemon was a service and no longer is, because its manager cannot be reached.
+fn note_lost_manager(before: &Status, info: &DaemonInfo, paths: &Paths, output: &Output) {
+    let was_service = matches!(before, Status::Running { info, .. } if info.managed_by.is_some());
+    if !was_service || info.managed_by.is_some() {
+        return;
+    }
+    if let Some(Err(error)) = Service::installed(paths).map(|service| service.state()) {
+        let next = "to make it one again, from a login session: opta daemon restart";
+        output.note(&format!("the daemon is no longer a service: {error}; {next}"));
+    }
 }
 
 /// Stops the daemon that is to be replaced, and returns its pid.

@@ -364,6 +364,37 @@ fn a_restart_leaves_the_daemon_alone_if_systemd_rejects_the_unit() {
 }
 
 #[test]
+fn restart_finds_systemd_where_no_variable_names_it() {
+    need_systemd!();
+    let home = machine();
+    // In the private mounts of `under_systemd`.
+    let script = r#"
+        mkdir -p /run/user
+        mount -t tmpfs none /run/user
+        mkdir -m 700 /run/user/0
+        mount --bind "$XDG_RUNTIME_DIR" /run/user/0
+        opta daemon install --now >/dev/null 2>&1
+        unset XDG_RUNTIME_DIR
+        opta daemon restart >/dev/null
+        managed
+        # As after su(1).
+        mkdir -m 700 /run/user/65534
+        chown 65534 /run/user/65534
+        XDG_RUNTIME_DIR=/run/user/65534 opta daemon restart >/dev/null
+        managed
+        umount /run/user/0
+        try opta daemon restart
+        managed
+    "#;
+    let expected = "\"systemd\"\n\"systemd\"\n\
+         Stopping daemon (pid {pid})...\nDaemon stopped.\n\
+         Daemon started (pid {new}, port {port})\nToken rotated.\n\
+         opta: the daemon is no longer a service: cannot run systemctl --user {*}; \
+         to make it one again, from a login session: opta daemon restart\n= 0\nnull\n";
+    under_systemd(&home, "root", script).stdout(expected).run();
+}
+
+#[test]
 fn install_and_uninstall_complete_even_if_their_output_is_lost() {
     need_systemd!();
     let home = machine();

@@ -4,6 +4,7 @@
 //! to unload it, until the next login.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::manager_command::{self, ManagerReply};
@@ -176,7 +177,9 @@ fn launchctl(arguments: &[&str]) -> Result<(), Error> {
 }
 
 fn run(arguments: &[&str], limit: Duration) -> Result<ManagerReply, Error> {
-    manager_command::run("launchctl", arguments, limit)
+    let mut command = Command::new("launchctl");
+    command.args(arguments);
+    manager_command::run(command, limit)
 }
 
 #[cfg(test)]

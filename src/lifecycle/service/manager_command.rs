@@ -32,26 +32,20 @@ impl ManagerReply {
     }
 }
 
-/// Runs `program`, found in PATH, without input. Its output includes what it prints to standard
-/// error.
+/// Runs a program without input. Its output includes what it prints to standard error.
 ///
 /// # Errors
 /// [`Kind::ServiceManager`] if it cannot be run.
-pub fn run(
-    program: &'static str,
-    arguments: &[&str],
-    limit: Duration,
-) -> Result<ManagerReply, Error> {
+pub fn run(mut command: Command, limit: Duration) -> Result<ManagerReply, Error> {
     const DOING: &str = "read the output of a program";
     let deadline = Instant::now() + limit;
-    let error = |reason| {
-        let action = format!("run {program} {}", arguments.join(" "));
-        Error::cannot(Kind::ServiceManager, action, reason)
-    };
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    let action = format!("run {}", words.join(" "));
+    let error = |reason| Error::cannot(Kind::ServiceManager, action.as_str(), reason);
     let (reader, writer) = io::pipe().doing(DOING)?;
     let errors = writer.try_clone().doing(DOING)?;
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(writer).stderr(errors);
+    command.stdin(Stdio::null()).stdout(writer).stderr(errors);
     let spawned = command.spawn();
     // It holds the pipe's write end, without whose close the reader meets no end of file.
     drop(command);
@@ -106,8 +100,14 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
     fn sh(script: &str) -> Result<String, Error> {
-        run("sh", &["-c", script], SOON).unwrap().output()
+        run(shell(script), SOON).unwrap().output()
     }
 
     #[test]
@@ -118,8 +118,8 @@ mod tests {
         assert!(said.ends_with(": Failed to connect. See the log."), "{said}");
         assert!(failure("exit 7").ends_with("it exited with status 7 and no message"));
         assert!(failure("kill -9 $$").ends_with("it was killed"));
-        let error = run("no-such-program", &["x"], SOON).err().unwrap().to_string();
-        assert_eq!(error, "cannot run no-such-program x: No such file or directory");
+        let error = run(Command::new("no-such-program"), SOON).err().unwrap().to_string();
+        assert_eq!(error, "cannot run no-such-program: No such file or directory");
     }
 
     #[test]
@@ -130,7 +130,7 @@ mod tests {
             "exec cat /dev/zero >/dev/null 2>&1",
             "while :; do :; done",
         ] {
-            let reply = run("sh", &["-c", script], limit).unwrap();
+            let reply = run(shell(script), limit).unwrap();
             assert!(matches!(reply, ManagerReply::TimedOut(_)), "{script}");
         }
     }

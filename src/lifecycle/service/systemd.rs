@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use super::manager_command::{self, ManagerReply};
 use super::unit::{self, LoadState, MARK_LINE, ServiceFailure, ServiceState, UnitFields};
 use crate::error::{Error, Kind};
-use crate::{disk, limits};
+use crate::{disk, limits, paths};
 
 /// The unit's name.
 pub const UNIT: &str = "opta-daemon.service";
@@ -296,7 +297,12 @@ fn systemctl(arguments: &[&str]) -> Result<String, Error> {
 }
 
 fn run(arguments: &[&str], limit: Duration) -> Result<ManagerReply, Error> {
-    manager_command::run("systemctl", &[&["--user"], arguments].concat(), limit)
+    let mut command = Command::new("systemctl");
+    command.arg("--user").args(arguments);
+    if let Some(directory) = paths::unnamed_runtime_directory() {
+        command.env("XDG_RUNTIME_DIR", directory).env_remove("DBUS_SESSION_BUS_ADDRESS");
+    }
+    manager_command::run(command, limit)
 }
 
 #[cfg(test)]
