@@ -199,8 +199,11 @@ pub fn status(paths: &Paths, asked: &cli::StatusArgs, output: &Output) -> Result
         (false, OutputMode::Json) => print_json(&status, failure.as_ref(), output)?,
         (false, OutputMode::Text) => {
             output.line(&status_line(&status, output))?;
-            if let Some(ServiceFailure { message, details, .. }) = failure {
-                output.note(&format!("{message}; see: {details}"));
+            match failure {
+                Some(ServiceFailure { message, details, .. }) => {
+                    output.note(&format!("{message}; see: {details}"));
+                }
+                None => note_condition(&status, paths, output),
             }
         }
     }
@@ -210,6 +213,27 @@ pub fn status(paths: &Paths, asked: &cli::StatusArgs, output: &Output) -> Result
         Status::Stopped => 3,
         Status::Unresponsive { .. } => 4,
     }))
+}
+
+/// Reports what the line of the status does not say: that the daemon crashed, or that its program
+/// was replaced.
+fn note_condition(status: &Status, paths: &Paths, output: &Output) {
+    match status {
+        Status::Crashed { info } => {
+            let pid = info.as_ref().map_or(String::new(), |info| format!(" (pid {})", info.pid));
+            let written = std::fs::metadata(paths.log()).and_then(|log| log.modified()).ok();
+            let age =
+                written.and_then(|written| written.elapsed().ok()).map(clock::format_duration);
+            let last =
+                age.map_or(String::new(), |age| format!(" its last log entry is {age} old;"));
+            output.note(&format!("the daemon crashed{pid};{last} to start it: opta daemon start"));
+        }
+        Status::Running { info, .. } if is_program_replaced(info) == Some(true) => {
+            let next = "to run the new one: opta daemon restart";
+            output.note(&format!("the program was replaced after the daemon started; {next}"));
+        }
+        _ => {}
+    }
 }
 
 fn status_line(status: &Status, output: &Output) -> String {

@@ -64,9 +64,12 @@ fn status_without_a_daemon_exits_with_3_and_creates_nothing() {
 fn status_after_a_crash_exits_with_1_and_removes_nothing() {
     let home = Home::new();
     home.start();
-    home.crash();
+    let pid = home.crash();
     let before = home.snapshot();
-    home.opta("daemon status").stdout(NONE).status(1).run();
+    let crashed = "opta: the daemon crashed (pid {old}); its last log entry is {age} old; \
+                   to start it: opta daemon start\n";
+    home.opta("daemon status").stdout(NONE).stderr(crashed).with("old", pid).status(1).run();
+    home.opta("daemon status --json").stdout(ANYTHING).status(1).run();
     home.opta("daemon status --quiet").status(1).run();
     assert_eq!(home.snapshot(), before);
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{
-    ALREADY, ANYTHING, Daemon, Finished, Home, NONE, READS_BEFORE_MAIN, RESTARTED, RUNNING, Run,
-    Running, START_THREAD, STARTED, STOPPED, eventually, http, is_locked, namespace, need, rounds,
-    signal, skip, state_of,
+    ALREADY, ANYTHING, Daemon, Finished, HAS_CRASHED, Home, NONE, READS_BEFORE_MAIN, RESTARTED,
+    RUNNING, Run, Running, START_THREAD, STARTED, STOPPED, eventually, http, is_locked, namespace,
+    need, rounds, signal, skip, state_of,
 };
 
 const CRASHED: &str = "opta: the daemon had crashed (pid {old})\n";
@@ -580,7 +580,7 @@ fn status_after_a_kill_is_crashed_or_stopped_and_never_waits_for_it() {
     let home = Home::new();
     home.start();
     home.crash();
-    home.opta("daemon status").stdout(NONE).status(1).run();
+    home.opta("daemon status").stdout(NONE).stderr(HAS_CRASHED).status(1).run();
     home.opta("daemon stop").stdout("Daemon is not running.\n").run();
     home.opta("daemon status").stdout(NONE).status(3).run();
 }

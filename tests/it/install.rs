@@ -344,6 +344,12 @@ fn install_replaces_the_program_of_a_running_daemon() {
     assert!(!stale());
     stage.make_successfully("install", &[]);
     assert!(stale(), "the daemon runs from the file that was replaced");
+    let status = stage.opta(&program, &["daemon", "status"]);
+    assert_eq!(
+        String::from_utf8(status.stderr).unwrap(),
+        "opta: the program was replaced after the daemon started; \
+         to run the new one: opta daemon restart\n"
+    );
     assert!(stage.opta(&program, &["daemon", "restart"]).status.success());
     assert!(!stale());
 }

@@ -6,8 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::support::{
-    ALREADY, ANYTHING, Bystander, Home, NONE, NOT_RUNNING, RESTARTED_AFRESH, RUNNING, Run, Running,
-    STARTED, STOPPED, eventually, fifo, line_of, namespace, need, signal, skip, state_of,
+    ALREADY, ANYTHING, Bystander, HAS_CRASHED, Home, NONE, NOT_RUNNING, RESTARTED_AFRESH, RUNNING,
+    Run, Running, STARTED, STOPPED, eventually, fifo, line_of, namespace, need, signal, skip,
+    state_of,
 };
 
 /// A function that replaces a file with something else.
@@ -29,7 +30,7 @@ fn survives_the_files_of(pid: i32) {
     let crashed = format!("opta: the daemon had crashed (pid {pid})\n");
     let home = Home::new();
     leave(&home);
-    home.opta("daemon status").stdout(NONE).status(1).run();
+    home.opta("daemon status").stdout(NONE).stderr(HAS_CRASHED).status(1).run();
     home.opta("daemon token").stderr(ANYTHING).status(3).run();
     home.opta("daemon start").stdout(STARTED).stderr(&crashed).run();
     home.opta("daemon status").stdout(RUNNING).run();
@@ -140,7 +141,7 @@ fn a_zombie_is_not_taken_for_a_daemon() {
     let old = opta("daemon start").stdout(STARTED).run().pid();
     let kill = r#"kill -9 "$PID"; flock "$HOME/.config/opta/daemon/daemon.pid" cut -d' ' -f3 "/proc/$PID/stat""#;
     home.sh(kill).within(inside).env("PID", old.to_string()).stdout("Z\n").run();
-    opta("daemon status").stdout(NONE).status(1).run();
+    opta("daemon status").stdout(NONE).stderr(HAS_CRASHED).status(1).run();
     let crashed = "opta: the daemon had crashed (pid {old})\n";
     opta("daemon start").stdout(STARTED).stderr(crashed).with("old", old).run();
     opta("daemon status").stdout(RUNNING).run();
@@ -161,7 +162,7 @@ fn the_pid_of_another_users_process_does_not_prevent_a_start() {
         home.write(&home.file("state.json"), state_with(other.pid()));
     };
     leave();
-    home.opta("daemon status").stdout(NONE).status(1).run();
+    home.opta("daemon status").stdout(NONE).stderr(HAS_CRASHED).status(1).run();
     home.opta("daemon start").stdout(STARTED).stderr(ANYTHING).run();
     home.opta("daemon stop").stdout(STOPPED).run();
     leave();
@@ -199,7 +200,7 @@ fn a_damaged_state_file_is_replaced() {
     home.opta("daemon stop").stdout(STOPPED).run();
     for damage in damages {
         home.write(&home.file("state.json"), damage);
-        home.opta("daemon status").stdout(NONE).status(1).run();
+        home.opta("daemon status").stdout(NONE).stderr(HAS_CRASHED).status(1).run();
         assert_eq!(fs::read(home.file("state.json")).unwrap(), *damage);
         let start =
             home.opta("daemon start").stdout(STARTED).stderr("opta: the daemon had crashed{*}\n");

@@ -72,6 +72,8 @@ pub const RESTARTED_AFRESH: &str = "Daemon started (pid {pid}, port {port})\nTok
 pub const RUNNING: &str = "● running  pid={pid}  port={port}  uptime={age}  sessions=0\n";
 /// What it prints if there is no daemon, for any reason.
 pub const NONE: &str = "○ stopped  (no daemon process found)\n";
+/// What it prints to standard error if the daemon crashed.
+pub const HAS_CRASHED: &str = "opta: the daemon crashed{*}; to start it: opta daemon start\n";
 /// Anything at all.
 pub const ANYTHING: &str = "{*}";
 

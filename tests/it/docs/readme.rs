@@ -68,7 +68,7 @@ impl Terminal {
 /// Replaces what differs from run to run by an ellipsis: pids, ports, times and ids.
 pub fn plain(text: &str) -> String {
     let mut plain = text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    for before in ["pid=", "pid ", "port=", "port ", "uptime=", "sess_", "sess_… "] {
+    for before in ["pid=", "pid ", "port=", "port ", "uptime=", "entry is ", "sess_", "sess_… "] {
         let mut parts = plain.split(before);
         let mut replaced = parts.next().unwrap_or_default().to_owned();
         for part in parts {
