@@ -325,8 +325,8 @@ pub const MODEL_PORT_DEFAULT: u16 = 1234;
 pub const ADDRESSES_MAX: usize = 4;
 /// Resolving a host name: what a resolver needs to skip one server that does not answer.
 pub const RESOLVE_MAX: Duration = Duration::from_secs(6);
-/// What getent(1) prints about one host name.
-pub const GETENT_BYTES_MAX: usize = 64 * 1024;
+/// What getent(1) prints about one host name, or lsof(8) about one port.
+pub const PROGRAM_BYTES_MAX: usize = 64 * 1024;
 /// Connecting to one address. If the first packet is lost, TCP sends it again after a second.
 pub const MODEL_CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long a server may read nothing of a request.
@@ -388,5 +388,7 @@ pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
 pub const CONTEXT_KEPT: Duration = Duration::from_secs(10 * 60);
 /// Servers and models that are remembered.
 pub const MODEL_SERVERS_KEPT: usize = 32;
+/// The time to find out whose server answers, where another program has to be asked.
+pub const OWNER_MAX: Duration = Duration::from_secs(2);
 /// A model server on this machine lists its models within this time.
 pub const MODEL_PROBE_MAX: Duration = Duration::from_secs(1);

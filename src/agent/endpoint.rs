@@ -19,7 +19,7 @@ use crate::session::turn::Fault;
 use crate::session::wake::Cancel;
 
 use super::base_url::BaseUrl;
-use super::model::{fault, first_chat_model, invalid_setting, model_names};
+use super::model::{fault, first_chat_model, invalid_setting, model_names, owner_of};
 
 /// The default ports of model servers, in the order of preference.
 const PORTS: [(u16, &str); 4] = [
@@ -115,13 +115,14 @@ fn resolve_among(
             Err(because) => Err(EndpointError::InvalidSetting { source, because }),
         };
     }
-    let (port, first) = find(ports, limit).map_err(|(tried, lacks_model)| {
-        let has_key = settings.key.is_some() || settings.openai_key.is_some();
-        EndpointError::NotFound { tried, lacks_model, has_key }
-    })?;
+    let Found { port, model: first, owner } =
+        find(ports, limit).map_err(|(tried, lacks_model)| {
+            let has_key = settings.key.is_some() || settings.openai_key.is_some();
+            EndpointError::NotFound { tried, lacks_model, has_key }
+        })?;
     Ok(Endpoint {
         url: format!("http://127.0.0.1:{port}/v1"),
-        source: format!("found on port {port}"),
+        source: format!("found on port {port}, run by {owner}"),
         model: set.model.or(Some(first)),
         ..set
     })
@@ -143,9 +144,19 @@ fn url_set<'a>(
     candidates.into_iter().flatten().next()
 }
 
-/// Probes all ports in parallel. Returns the first one with a model that chats, and the model; else
-/// what was found at each port, and whether one of them has a server without a model.
-fn find(ports: &[(u16, &str)], limit: Duration) -> Result<(u16, String), (Vec<String>, bool)> {
+/// A model server on this machine that may be used.
+#[derive(Debug, PartialEq)]
+struct Found {
+    port: u16,
+    /// Its first model that chats.
+    model: String,
+    /// The name of the user.
+    owner: String,
+}
+
+/// Probes all ports in parallel. Returns the first one that may be used and has a model that chats;
+/// else what was found at each port, and whether one of them has a server without a model.
+fn find(ports: &[(u16, &str)], limit: Duration) -> Result<Found, (Vec<String>, bool)> {
     // Ends the other probes when the first one is found.
     let end = Cancel::new().ok();
     let wake = end.as_ref().map(AsFd::as_fd);
@@ -163,10 +174,10 @@ fn find(ports: &[(u16, &str)], limit: Duration) -> Result<(u16, String), (Vec<St
         for (probe, (port, name)) in probes.into_iter().zip(ports) {
             let panicked = |_| Err(io::Error::other("the probe panicked"));
             let failure = match probe.and_then(|probe| probe.join().unwrap_or_else(panicked)) {
-                Ok(names) => match first_chat_model(&names) {
+                Ok((owner, names)) => match first_chat_model(&names) {
                     Some(model) => {
                         end.iter().for_each(Cancel::cancel);
-                        return Ok((*port, model.clone()));
+                        return Ok(Found { port: *port, model: model.clone(), owner });
                     }
                     None => {
                         lacks_model = true;
@@ -187,13 +198,14 @@ fn find(ports: &[(u16, &str)], limit: Duration) -> Result<(u16, String), (Vec<St
     })
 }
 
-/// Returns the names of the models of the server to which `connection` leads, at a port of this
-/// machine.
+/// Returns the owner and the names of the models of the server to which `connection` leads, at a
+/// port of this machine. A server that may not be used is asked nothing.
 fn models_at(
     mut connection: ClientConnection<'_>,
     port: u16,
     deadline: Instant,
-) -> io::Result<Vec<String>> {
+) -> io::Result<(String, Vec<String>)> {
+    let owner = owner_of(&connection)?;
     let request = Request {
         method: "GET",
         authority: format!("127.0.0.1:{port}"),
@@ -208,7 +220,8 @@ fn models_at(
     let mut body = Vec::new();
     connection.read_body(&mut body, limits::MODEL_LIST_BYTES_MAX, left)?;
     let names = if head.status == 200 { model_names(&body) } else { None };
-    names.ok_or_else(|| io::Error::other(format!("no model server (it answered {})", head.status)))
+    let none = || io::Error::other(format!("no model server (it answered {})", head.status));
+    Ok((owner, names.ok_or_else(none)?))
 }
 
 #[cfg(test)]
@@ -339,7 +352,8 @@ mod tests {
         ];
         let endpoint = resolve_by(&settings, &ports).unwrap();
         assert_eq!(endpoint.url, format!("http://127.0.0.1:{good}/v1"));
-        assert_eq!(endpoint.source, format!("found on port {good}"));
+        let owner = crate::sys::name_of_user(crate::sys::effective_user()).unwrap();
+        assert_eq!(endpoint.source, format!("found on port {good}, run by {owner}"));
         assert_eq!(endpoint.model.as_deref(), Some("qwen"));
         assert!(endpoint.key.is_none());
         for thread in [web_thread, empty_thread, good_thread] {
@@ -355,7 +369,8 @@ mod tests {
         let (good, good_thread) = server(listing(r#"{"data":[{"id":"qwen"}]}"#));
         let ports = [(good, "good"), (silent.local_addr().unwrap().port(), "silent")];
         let begun = Instant::now();
-        assert_eq!(find(&ports, LIMIT * 60), Ok((good, "qwen".to_owned())));
+        let found = find(&ports, LIMIT * 60).unwrap();
+        assert_eq!((found.port, found.model.as_str()), (good, "qwen"));
         assert!(begun.elapsed() < LIMIT * 30);
         good_thread.join().unwrap();
     }

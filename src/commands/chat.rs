@@ -261,7 +261,11 @@ impl Chat<'_> {
     /// Asks the model server for its models. Returns the one in use and the server.
     fn find_models(&mut self) -> Result<(Option<String>, String), String> {
         let endpoint = self.session.endpoint().map_err(|fault| fault.message)?;
-        let (named, url) = (endpoint.model.clone(), endpoint.url.clone());
+        let named = endpoint.model.clone();
+        let url = match endpoint.was_found() {
+            true => format!("{}, {}", endpoint.url, endpoint.source),
+            false => endpoint.url.clone(),
+        };
         let listed = model::models(endpoint, limits::CHAT_MODEL_MAX);
         let listed = listed.map_err(|fault| fault.message)?.unwrap_or_default();
         let first = model::first_chat_model(&listed).cloned();

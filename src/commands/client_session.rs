@@ -123,7 +123,7 @@ impl<'a> ClientSession<'a> {
             // The daemon first: without one, no model is needed.
             console.unblock_signals()?;
             self.reach(console, |_| Ok(()))?;
-            if let Err(fault) = self.endpoint() {
+            if let Err(fault) = self.find_model(console) {
                 return console.fail_turn(fault.code, &fault.message);
             }
         }
@@ -142,6 +142,17 @@ impl<'a> ClientSession<'a> {
             note_incomplete(stats, console);
         }
         end
+    }
+
+    /// Finds the model server. Prints which one it is, if no setting names it.
+    fn find_model(&mut self, console: &mut Console) -> Result<(), Fault> {
+        let endpoint = self.endpoint()?;
+        if endpoint.was_found() {
+            let model = endpoint.model.as_deref().unwrap_or("a model");
+            let (url, source) = (&endpoint.url, &endpoint.source);
+            console.screen.inform(&format!("using {model} at {url}, {source}"));
+        }
+        Ok(())
     }
 
     fn submit(

@@ -342,6 +342,14 @@ impl Screen {
         self.print_error(&format!("opta: {}\n", escaped(text)));
     }
 
+    /// Prints what the user should know before the answer, once, but not with `--quiet`.
+    pub fn inform(&mut self, text: &str) {
+        if self.output != TaskOutput::Quiet && self.notices.insert(text.to_owned()) {
+            self.start_line();
+            self.note(text);
+        }
+    }
+
     /// Prints to standard error. A failure is ignored: there is no other place to report it.
     pub fn print_error(&mut self, text: &str) {
         drop(self.stderr.write(text));

@@ -98,6 +98,11 @@ impl<'w> ClientConnection<'w> {
         Ok(())
     }
 
+    /// Returns its socket, and what interrupts its waits.
+    pub fn socket(&self) -> (&TcpStream, Option<BorrowedFd<'w>>) {
+        (&self.socket, self.wake)
+    }
+
     /// Returns whether a byte of the response has arrived.
     pub fn is_responding(&self) -> bool {
         self.response.has_begun()

@@ -5,6 +5,7 @@
 
 mod connection;
 mod message;
+mod owner;
 mod resolve;
 
 use std::io;
@@ -17,6 +18,7 @@ use crate::lines::Lines;
 pub use connection::ClientConnection;
 use message::invalid;
 pub use message::{Request, ResponseHead};
+pub use owner::peer_owner;
 pub use resolve::addresses;
 
 /// A whole response.

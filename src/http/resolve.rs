@@ -93,12 +93,7 @@ fn ask_getent(
     }
     let mut command = Command::new("getent");
     command.args(["ahosts", host]).env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    child::prepare_child(&mut command, File::open("/")?);
-    let mut getent = command.spawn()?;
-    let output = getent.stdout.take();
-    let answer = output.map_or(Ok(String::new()), |output| read_answer(output, limit, wake));
-    end(&mut getent);
+    let answer = output_of(command, limit, wake);
     let mut found: Vec<IpAddr> = Vec::new();
     for line in answer?.lines() {
         // An address is listed once for each type of socket.
@@ -109,6 +104,21 @@ fn ask_getent(
     Ok(found)
 }
 
+/// Returns the output of a program, which is killed if it does not answer in time.
+pub fn output_of(
+    mut command: Command,
+    limit: Duration,
+    wake: Option<BorrowedFd<'_>>,
+) -> io::Result<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    child::prepare_child(&mut command, File::open("/")?);
+    let mut program = command.spawn()?;
+    let output = program.stdout.take();
+    let answer = output.map_or(Ok(String::new()), |output| read_answer(output, limit, wake));
+    end(&mut program);
+    answer
+}
+
 fn read_answer(
     mut output: ChildStdout,
     limit: Duration,
@@ -117,7 +127,7 @@ fn read_answer(
     let deadline = Instant::now() + limit;
     let mut answer = Vec::new();
     let mut chunk = [0; 4096];
-    while answer.len() < limits::GETENT_BYTES_MAX {
+    while answer.len() < limits::PROGRAM_BYTES_MAX {
         let left = deadline.saturating_duration_since(Instant::now());
         wait(&output, Interest::Read, left, wake)?;
         match output.read(&mut chunk)? {

@@ -295,6 +295,13 @@ pub struct Endpoint {
     pub silence_seconds: Option<u64>,
 }
 
+impl Endpoint {
+    /// Returns whether no setting names the server: opta found it itself.
+    pub fn was_found(&self) -> bool {
+        self.source.starts_with("found")
+    }
+}
+
 /// A model server's API key. `Debug` does not show it.
 #[derive(Clone, DeJson, SerJson)]
 #[nserde(transparent)]

@@ -11,6 +11,7 @@ pub mod init;
 pub mod memory;
 pub mod namespace;
 pub mod openat;
+pub mod owner;
 pub mod poll;
 pub mod process;
 pub mod signal;
@@ -195,6 +196,16 @@ pub fn effective_user() -> u32 {
 
 /// Returns the effective user's home directory in the user database. getpwuid_r(3).
 pub fn home_of_user() -> Option<PathBuf> {
+    user_entry(effective_user(), |entry| entry.pw_dir).map(PathBuf::from)
+}
+
+/// Returns the name of a user in the user database.
+pub fn name_of_user(user: u32) -> Option<String> {
+    user_entry(user, |entry| entry.pw_name)?.into_string().ok()
+}
+
+/// Returns a field of a user's entry. getpwuid_r(3).
+fn user_entry(user: u32, field: fn(&libc::passwd) -> *mut libc::c_char) -> Option<OsString> {
     let mut buffer = vec![0_u8; 16 * 1024];
     // SAFETY: passwd is a C struct of integers and pointers, for which all zeroes is a valid value.
     let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
@@ -202,19 +213,21 @@ pub fn home_of_user() -> Option<PathBuf> {
     // SAFETY: every pointer is to live memory of the length passed.
     let result = unsafe {
         libc::getpwuid_r(
-            effective_user(),
+            user,
             &raw mut entry,
             buffer.as_mut_ptr().cast(),
             buffer.len(),
             &raw mut found,
         )
     };
-    if result != 0 || found.is_null() || entry.pw_dir.is_null() {
+    let value = field(&entry);
+    if result != 0 || found.is_null() || value.is_null() {
         return None;
     }
-    // SAFETY: on success pw_dir points to a NUL-terminated string inside `buffer`, which lives.
-    let home = unsafe { CStr::from_ptr(entry.pw_dir) };
-    Some(PathBuf::from(OsStr::from_bytes(home.to_bytes())))
+    // SAFETY: on success the fields that are texts point to NUL-terminated strings inside `buffer`,
+    // which lives.
+    let text = unsafe { CStr::from_ptr(value) };
+    Some(OsStr::from_bytes(text.to_bytes()).to_owned())
 }
 
 /// Returns the host name. gethostname(2).

@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::model::{Model, Question};
-use crate::support::{ANYTHING, Home, eventually, need};
+use crate::support::{ANYTHING, Home, Run, eventually, namespace, need, skip};
 use crate::task::task;
 
 /// Half of a call, and the end of the answer.
@@ -143,4 +143,78 @@ fn a_terminal_counts_the_seconds_of_a_silence_within_an_answer() {
     let shown = window.finish().stdout;
     let (_, rest) = shown.split_once("half").unwrap();
     assert!(rest.contains("\n\u{1b}[K\u{1b}8 and half\r\n"), "{shown:?}");
+}
+
+/// A model server on port 1234. It writes what it is asked to the file.
+const SERVER: &str = r#"
+import http.server, os, socketserver, sys
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+class Server(http.server.BaseHTTPRequestHandler):
+    def reply(self, body):
+        sys.stdout.write(self.path + "\n")
+        sys.stdout.flush()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        self.reply(b'{"data":[{"id":"found-model"}]}')
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply(b'{"choices":[{"message":{"content":"hello"},"finish_reason":"stop"}]}')
+    def log_message(self, *_):
+        pass
+server = socketserver.ThreadingTCPServer(("127.0.0.1", 1234), Server)
+sys.stdout.write("ready\n")
+sys.stdout.flush()
+server.serve_forever()
+"#;
+
+/// Runs a shell script beside a model server of another user, in a network of their own.
+fn beside_server_of<'h>(home: &'h Home, user: &str, script: &str) -> Option<Run<'h>> {
+    let private = namespace(&["--net", "--pid", "--fork", "--kill-child", "--mount-proc"])?;
+    let script = format!(
+        r#"ip link set lo up
+        python3 -c "$1" {user} >"$HOME/asked" &
+        until grep -q ready "$HOME/asked"; do :; done
+        unset OPTA_MODEL_URL
+        {script}
+        grep -c / "$HOME/asked" || :"#
+    );
+    Some(home.sh(&script).arg("sh").arg(SERVER).within(private))
+}
+
+#[test]
+fn a_server_of_another_user_is_named_and_told_nothing() {
+    need!("root", "python3", "ip");
+    let home = Home::new();
+    let none = "opta: cannot finish the turn: no model server is set, and none was found: \
+        127.0.0.1:1234 (LM Studio): the server belongs to another user, nobody, {*}\
+        OPTA_MODEL_URL=http://HOST:PORT/v1 (model-unreachable)\n";
+    let Some(run) = beside_server_of(&home, "65534", "opta do x || opta doctor | grep model")
+    else {
+        skip!("it needs a private network");
+    };
+    run.stdout("fail  model {*}belongs to another user, nobody{*}\n0\n").stderr(none).run();
+    // Who sets it, trusts it.
+    let script = "OPTA_MODEL_URL=http://127.0.0.1:1234 opta do x";
+    let run = beside_server_of(&home, "65534", script).unwrap();
+    run.stdout("hello\n2\n").stderr(ANYTHING).run();
+}
+
+#[test]
+fn a_server_that_was_found_is_named_with_its_user() {
+    need!("root", "python3", "ip");
+    let home = Home::new();
+    let script = "opta do x; opta do -q x; opta doctor | grep model";
+    let Some(run) = beside_server_of(&home, "2", script) else {
+        skip!("it needs a private network");
+    };
+    let found = "found on port 1234, run by bin";
+    let doctor = format!("pass  model{{*}} found-model at http://127.0.0.1:1234/v1 ({found})\n");
+    run.stdout(&format!("hello\nhello\n{doctor}{{count}}\n"))
+        .stderr(&format!("opta: using found-model at http://127.0.0.1:1234/v1, {found}\n"))
+        .run();
 }

@@ -14,6 +14,7 @@ mod server_memory;
 mod tests;
 mod text_parts;
 mod tool_calls;
+mod trust;
 mod wire;
 
 pub use completion::{Completion, FinishReason};
@@ -21,6 +22,7 @@ pub use server::{Timeouts, invalid_setting};
 pub use server_facts::{first_chat_model, model_names};
 pub use server_memory::ServerMemory;
 pub use text_parts::{Delta, DeltaKind, OnDelta};
+pub use trust::owner_of;
 pub use wire::{ChatRequest, messages};
 
 use std::io;

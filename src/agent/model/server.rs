@@ -19,6 +19,10 @@ use crate::{clock, limits, sys, text};
 use super::completion::body_error;
 use super::fault::{self, RequestFailure, Retry};
 use super::server_facts;
+use super::trust;
+
+/// The way to use a server that belongs to someone else.
+const USE_IT: &str = "to use it nevertheless, set OPTA_MODEL_URL";
 
 /// The limits of each step, and how often it is tried.
 #[derive(Clone, Copy)]
@@ -289,14 +293,25 @@ impl<'a> ModelServer<'a> {
                 self.wake(),
             )
         });
-        connection.map_err(|error| {
+        let connection = connection.map_err(|error| {
             if self.is_cancelled() {
                 return turn::cancelled();
             }
             let (name, reason) = (self.name(), reason(&error));
             let message = format!("cannot reach the model server at {name}: {reason}");
             Fault { code: fault::UNREACHABLE, message: text::escaped(&self.redact(&message)) }
-        })
+        })?;
+        // The port may have changed hands since the server was found.
+        if self.endpoint.was_found()
+            && let Err(error) = trust::owner_of(&connection)
+        {
+            if self.is_cancelled() {
+                return Err(turn::cancelled());
+            }
+            let because = format!("cannot be used: {}; {USE_IT}", reason(&error));
+            return Err(self.fault(fault::CONFIG, because));
+        }
+        Ok(connection)
     }
 
     fn busy(&self, error: &str, status: u16, pause: Duration) -> Fault {
@@ -338,7 +353,7 @@ impl<'a> ModelServer<'a> {
         match self.endpoint.source.as_str() {
             "" => url,
             // No setting: opta found the server itself.
-            found if found.starts_with("found") => format!("{url} ({found})"),
+            found if self.endpoint.was_found() => format!("{url} ({found})"),
             setting => format!("{url} (from {setting})"),
         }
     }
