@@ -6,10 +6,15 @@ use std::ffi::OsString;
 use lexopt::{Arg, Parser};
 
 use crate::error::Error;
+use crate::limits;
 
 use super::args::{Arity, OptionSpec, OptionValue, ParsedArgs, Subcommand, utf8};
 use super::table::{SUBCOMMANDS, beginning_with, next_words};
 use super::{Command, OutputMode};
+
+/// The pages of the manual.
+const PAGES: &str =
+    "man opta, man opta-do, man opta-chat, man opta-doctor, man opta-sessions, man opta-daemon";
 
 /// Parses the arguments, without the program's name.
 ///
@@ -40,7 +45,8 @@ fn parse_words(
                 return Ok((Command::Version, OutputMode::Text));
             }
             Some(Arg::Value(word)) if words.is_empty() && word == "help" => {
-                let topic = remaining_words(parser)?;
+                let mut topic = remaining_words(parser)?;
+                topic.retain(|word| word != "help");
                 return help(&topic.iter().map(String::as_str).collect::<Vec<_>>()).map(print);
             }
             Some(Arg::Value(word)) => {
@@ -111,6 +117,8 @@ fn remaining_words(parser: &mut Parser) -> Result<Vec<String>, String> {
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
             Arg::Value(word) => words.push(utf8(&word, "a command")?),
+            // `opta help daemon --help`
+            Arg::Long("help") | Arg::Short('h') => {}
             option => return Err(unknown("option", "", &typed(&option), &[])),
         }
     }
@@ -137,8 +145,12 @@ fn help(words: &[&str]) -> Result<String, String> {
         }
         _ => {}
     }
-    let mut text = String::from("Usage: opta COMMAND [OPTION]...\n\n");
-    text.push_str("Keeps your AI sessions in a per-user daemon.\n\nCommands:\n");
+    let group: String = words.iter().map(|word| format!("{word} ")).collect();
+    let mut text = format!("Usage: opta {group}COMMAND [OPTION]...\n\n");
+    if group.is_empty() {
+        text.push_str("Keeps your AI sessions in a per-user daemon.\n\n");
+    }
+    text.push_str("Commands:\n");
     for subcommand in found {
         let name = subcommand.words.join(" ") + &operand(subcommand);
         push_row(&mut text, &name, subcommand.summary);
@@ -146,12 +158,30 @@ fn help(words: &[&str]) -> Result<String, String> {
     text.push_str("\nOptions:\n");
     push_row(&mut text, "-h, --help", "show help; with a command, for that command");
     push_row(&mut text, "-V, --version", "print the versions of opta and of its protocol");
-    text.push_str("\nManual: man opta, man opta-do, man opta-chat, man opta-doctor, man opta-sessions, man opta-daemon\n");
+    let manual = match words {
+        [] => PAGES,
+        [noun, ..] => &format!("man opta-{noun}"),
+    };
+    text.push('\n');
+    push_wrapped(&mut text, "Manual: ", manual.split_inclusive(", ").map(str::trim_end), 8);
     Ok(text)
 }
 
 fn subcommand_help(subcommand: &Subcommand) -> String {
-    let mut text = format!("{}\n\n{}\n\nOptions:\n", usage(subcommand), subcommand.about);
+    let mut text = String::new();
+    let usage = usage(subcommand);
+    // Not within an option in brackets.
+    let mut is_inside = false;
+    let parts = usage.split(|character| {
+        is_inside = (is_inside || character == '[') && character != ']';
+        character == ' ' && !is_inside
+    });
+    push_wrapped(&mut text, "", parts, 12);
+    text.push('\n');
+    for paragraph in subcommand.about.lines() {
+        push_wrapped(&mut text, "", paragraph.split(' '), 0);
+    }
+    text.push_str("\nOptions:\n");
     for option in subcommand.options {
         push_row(&mut text, &spelling(option), option.help);
     }
@@ -160,7 +190,33 @@ fn subcommand_help(subcommand: &Subcommand) -> String {
 }
 
 fn push_row(text: &mut String, name: &str, description: &str) {
-    text.push_str(&format!("  {name:<20}  {description}\n"));
+    push_wrapped(text, &format!("  {name:<20}  "), description.split(' '), 24);
+}
+
+/// Adds `start` and the parts after it, in lines that fit on a terminal. The lines after the first
+/// are indented.
+fn push_wrapped<'t>(
+    text: &mut String,
+    start: &str,
+    parts: impl Iterator<Item = &'t str>,
+    indent: usize,
+) {
+    text.push_str(start);
+    let mut column = start.chars().count();
+    for (index, part) in parts.enumerate() {
+        let width = part.chars().count();
+        if index > 0 && column + 1 + width > limits::HELP_COLUMNS_MAX {
+            text.push('\n');
+            text.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if index > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(part);
+        column += width;
+    }
+    text.push('\n');
 }
 
 /// Returns the line that shows how a command is called.

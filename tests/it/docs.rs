@@ -43,9 +43,35 @@ fn document(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
+/// Returns the help, each entry on one line: the program breaks long ones, and indents the rest.
+fn help(words: &str) -> String {
+    let mut text = String::new();
+    for line in printed(&format!("{words} --help")).lines() {
+        if let Some(rest) = line.strip_prefix("            ") {
+            assert_eq!(text.pop(), Some('\n'));
+            text.push(' ');
+            text.push_str(rest.trim_start());
+        } else {
+            text.push_str(line);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[test]
+fn the_help_fits_in_80_columns() {
+    let groups = ["", "daemon", "sessions"].map(str::to_owned);
+    for words in groups.into_iter().chain(commands().iter().map(|command| words(command))) {
+        for line in printed(&format!("{words} --help")).lines() {
+            assert!(line.chars().count() <= 80, "{words}: {line}");
+        }
+    }
+}
+
 /// Returns every command with its operand, as `opta --help` lists them.
 fn commands() -> Vec<String> {
-    let help = printed("--help");
+    let help = help("");
     let list = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
     list.lines().map(|line| columns(line).0).collect()
 }
@@ -65,7 +91,7 @@ fn columns(line: &str) -> (String, String) {
 
 /// Returns the options of a command with their descriptions, without `-h, --help`.
 fn options(command: &str) -> BTreeMap<String, String> {
-    let help = printed(&format!("{command} --help"));
+    let help = help(command);
     let list = help.split("Options:\n").nth(1).unwrap();
     let options = list.lines().take_while(|line| line.starts_with("  ")).map(columns);
     options.filter(|(spelling, _)| spelling != "-h, --help").collect()
@@ -122,7 +148,7 @@ fn page_and_help_list_the_same_options() {
 #[test]
 fn page_and_help_show_the_same_usage() {
     let usage = |command: &String| {
-        let help = printed(&format!("{command} --help"));
+        let help = help(command);
         help.lines().next().unwrap().strip_prefix("Usage: ").unwrap().to_owned()
     };
     for (name, group) in GROUPS {
