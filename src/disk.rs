@@ -100,7 +100,7 @@ pub fn open_user_file(path: &Path) -> Result<Option<File>, Error> {
 
 /// Reads a whole file; returns `None` if it has more than `bytes_max` bytes.
 pub fn read_up_to(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
-    let mut bytes = Vec::with_capacity(512);
+    let mut bytes = Vec::with_capacity(1024);
     file.take(bytes_max + 1).read_to_end(&mut bytes).at("read", path)?;
     Ok(u64::try_from(bytes.len()).is_ok_and(|length| length <= bytes_max).then_some(bytes))
 }

@@ -193,13 +193,12 @@ impl Observer<'_> {
 
     /// Asks the daemon for its health, unless its state file has led to another program before.
     fn health(&mut self, info: &DaemonInfo, limit: Duration) -> Result<Health, NoHealth> {
-        let line = info.line();
-        if self.misled_by.as_ref() == Some(&line) {
+        if self.misled_by.as_ref().is_some_and(|line| *line == info.line()) {
             return Err(NoHealth::NotOurDaemon);
         }
         let health = client::health(info, limit);
         if matches!(health, Err(NoHealth::NotOurDaemon)) {
-            self.misled_by = Some(line);
+            self.misled_by = Some(info.line());
         }
         health
     }
