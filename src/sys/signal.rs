@@ -262,8 +262,7 @@ impl Interrupts {
         read: impl FnOnce() -> T,
     ) -> io::Result<T> {
         let (done, end) = io::pipe()?;
-        // SAFETY: the call takes nothing and cannot fail.
-        let reader = unsafe { libc::pthread_self() };
+        let reader = ThreadHandle::current();
         let watch = move || {
             // An error ends the watch: `read` still returns for every key.
             let ready = super::wait_readable([self.queue.as_fd(), done.as_fd()], None);
@@ -273,8 +272,7 @@ impl Interrupts {
             let deadline = Instant::now() + limit;
             while Instant::now() < deadline {
                 // Again, because it has no effect where `read` is about to wait.
-                // SAFETY: the thread waits for this one, so it lives.
-                unsafe { libc::pthread_kill(reader, libc::SIGINT) };
+                reader.interrupt();
                 let Ok([false]) = super::wait_readable([done.as_fd()], Some(WAKE_EVERY)) else {
                     return;
                 };
@@ -423,6 +421,25 @@ fn hold(signals: &[libc::c_int]) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn release(signals: &[libc::c_int]) -> io::Result<()> {
     signals.iter().try_for_each(|signal| set_disposition(*signal, libc::SIG_DFL))
+}
+
+/// A thread that waits for the one that has its handle.
+struct ThreadHandle(libc::pthread_t);
+
+// SAFETY: in some C libraries it is an address, but here nothing reads what is there.
+unsafe impl Send for ThreadHandle {}
+
+impl ThreadHandle {
+    fn current() -> ThreadHandle {
+        // SAFETY: the call takes nothing and cannot fail.
+        ThreadHandle(unsafe { libc::pthread_self() })
+    }
+
+    /// Sends SIGINT to the thread. pthread_kill(3).
+    fn interrupt(&self) {
+        // SAFETY: the thread waits for this one, so it lives.
+        unsafe { libc::pthread_kill(self.0, libc::SIGINT) };
+    }
 }
 
 #[cfg(test)]
