@@ -145,7 +145,8 @@ impl<'a> TurnLoop<'a> {
         };
         let SystemPrompt { text: prompt, instructions } = surroundings.prompt();
         if !instructions.is_empty() {
-            assistant.log.info("instructions", &[("files", &instructions.join(", "))]);
+            let text = format!("following {}", instructions.join(", "));
+            turn.append(&notice(turn, &text, None), Durability::Buffered)?;
         }
         let history = History::new(conversation, &prompt);
         let ids = history.call_ids().map(str::to_owned).collect();

@@ -437,7 +437,8 @@ fn instructions_and_the_state_of_the_repository_are_in_the_prompt() {
     home_write(&workspace, "deep/er/CLAUDE.md", "Be brief.");
     workspace.home.write(&workspace.home.config().with_file_name("AGENTS.md"), "Use SI units.");
     let running = workspace.home.sh("cd work/deep/er; opta do x").stdout("done\n");
-    let running = running.env("OPTA_MODEL_URL", workspace.model.url()).stderr(ANYTHING).spawn();
+    let named = "opta: following {*}/.config/opta/AGENTS.md, AGENTS.md, deep/er/CLAUDE.md\n";
+    let running = running.env("OPTA_MODEL_URL", workspace.model.url()).stderr(named).spawn();
     let question = workspace.model.question();
     let (_, prompt) = question.body.split_once(r#"{"role":"system","content":""#).unwrap();
     let prompt = prompt.split(r#""},{"role":"user""#).next().unwrap();
@@ -447,5 +448,32 @@ fn instructions_and_the_state_of_the_repository_are_in_the_prompt() {
     assert!(places.is_sorted(), "{prompt}");
     question.answer("done");
     running.finish();
+    workspace.home.opta("daemon stop").stdout(ANYTHING).run();
+}
+
+#[test]
+fn rules_of_what_git_ignores_take_little_memory() {
+    need!("/proc");
+    let workspace = Workspace::new();
+    home_write(&workspace, ".git/HEAD", "ref: refs/heads/main");
+    let rules = "zz\n".repeat(256 * 1024 / 3);
+    let mut directory = workspace.path("");
+    for _ in 0..46 {
+        fs::write(directory.join(".gitignore"), &rules).unwrap();
+        directory.push("d");
+        fs::create_dir(&directory).unwrap();
+    }
+    workspace.home.start();
+    let daemon = workspace.home.owner().unwrap();
+    let peak = || -> u64 {
+        let status = fs::read_to_string(format!("/proc/{daemon}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let before = peak();
+    let listed = workspace.run("", &[("list_dir", r#"{"recursive":true}"#)]).remove(0);
+    assert!(listed.contains(&"d/".repeat(46)), "{listed}");
+    let taken = peak() - before;
+    assert!(taken < 32 * 1024, "{taken} KiB");
     workspace.home.opta("daemon stop").stdout(ANYTHING).run();
 }
