@@ -21,7 +21,7 @@ pub fn describe_other(bytes: &[u8]) -> Option<&'static str> {
 
 /// Returns whether a file that begins with these bytes is binary.
 pub fn is_binary(beginning: &[u8]) -> bool {
-    beginning.iter().take(PROBE_BYTES).any(|byte| *byte == 0)
+    beginning.get(..PROBE_BYTES).unwrap_or(beginning).contains(&0)
 }
 
 /// Returns `new` with the line ends and the byte order mark of the text that it replaces.

@@ -51,7 +51,7 @@ impl IgnoreRules {
         let mut rules = IgnoreRules::default();
         let Some(repository) = Repository::of(root) else { return rules };
         let top = repository.top.as_path();
-        if let Some(file) = global_file(context) {
+        if let Some(file) = global_file(&repository, context) {
             rules.read(File::open(file).ok(), 0);
         }
         rules.read(File::open(repository.common().join("info/exclude")).ok(), 0);
@@ -176,17 +176,67 @@ impl Rule {
     }
 }
 
+/// Where git's settings for all users are, depending on who built it.
+const SYSTEM_CONFIGS: [&str; 3] =
+    ["/etc/gitconfig", "/usr/local/etc/gitconfig", "/opt/homebrew/etc/gitconfig"];
+
 /// Returns the file of rules that hold in all repositories of the user: the one that git's
-/// configuration names, else the usual one. git-config(1), core.excludesFile
-fn global_file(context: &ToolContext<'_>) -> Option<PathBuf> {
-    if let Some(named) = command::output("git config --path --get core.excludesFile", context) {
-        return Some(PathBuf::from(named.trim_end_matches('\n')));
-    }
+/// settings name, else the usual one. git-config(1), core.excludesFile
+fn global_file(repository: &Repository, context: &ToolContext<'_>) -> Option<PathBuf> {
     let variable = |name: &str| {
         let found = context.environment.iter().find(|variable| variable.name == name)?;
         (!found.value.is_empty()).then(|| PathBuf::from(&found.value))
     };
-    let config = variable("XDG_CONFIG_HOME");
-    let config = config.or_else(|| variable("HOME").map(|home| home.join(".config")));
-    config.map(|config| config.join("git/ignore"))
+    let home = variable("HOME");
+    let config_home = variable("XDG_CONFIG_HOME");
+    let config_home = config_home.or_else(|| home.as_ref().map(|home| home.join(".config")));
+    let own = home.map(|home| home.join(".gitconfig"));
+    let usual = config_home.as_ref().map(|config| config.join("git/config"));
+    let local = ["config", "config.worktree"].map(|name| repository.common().join(name));
+    let configs = SYSTEM_CONFIGS.map(PathBuf::from).into_iter().chain(own).chain(usual);
+    // Git takes longer to start than to search many files, and mostly has nothing to say.
+    if configs.chain(local).any(|config| may_name_file(&config))
+        && let Some(named) =
+            command::output("exec git config --path --get core.excludesFile", context)
+    {
+        return Some(PathBuf::from(named.trim_end_matches('\n')));
+    }
+    config_home.map(|config| config.join("git/ignore"))
+}
+
+/// Returns whether git's settings in a file may name a file of rules, or other settings.
+fn may_name_file(config: &Path) -> bool {
+    let mut text = Vec::new();
+    let read = File::open(config).and_then(|file| {
+        let is_file = file.metadata()?.is_file();
+        file.take(if is_file { limits::IGNORE_BYTES_MAX as u64 } else { 0 }).read_to_end(&mut text)
+    });
+    let has = |word: &[u8]| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+    // Who has more settings has this one as well.
+    read.is_ok_and(|count| count == limits::IGNORE_BYTES_MAX)
+        || has(b"excludesfile")
+        || has(b"include")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::tests::scratch::Scratch;
+
+    #[test]
+    fn settings_that_may_name_a_file_are_recognized() {
+        let scratch = Scratch::new();
+        let may_name = |text: &str| {
+            scratch.put("config", text);
+            may_name_file(&scratch.path().join("config"))
+        };
+        assert!(may_name("[core]\n\texcludesFile = a\n"));
+        assert!(may_name("[CORE] EXCLUDESFILE=a"));
+        assert!(may_name("[include]\n\tpath = other\n"));
+        assert!(may_name("[includeIf \"gitdir:/\"]\n"));
+        assert!(!may_name("[user]\n\tname = a\n"));
+        assert!(may_name(&"#\n".repeat(limits::IGNORE_BYTES_MAX)));
+        assert!(!may_name_file(&scratch.path().join("none")));
+        assert!(!may_name_file(scratch.path()));
+    }
 }

@@ -179,18 +179,19 @@ enum Source {
     In(Arc<File>, OsString),
 }
 
-/// A source with its place in the order of paths.
+/// Files that one thread searches, and their place in the order of paths.
+#[derive(Default)]
 struct Job {
     index: usize,
-    path: Vec<u8>,
-    source: Source,
+    files: Vec<(Vec<u8>, Source)>,
 }
 
 /// A search that threads of its own do. They outlive a caller that does not wait for them, by the
 /// piece of a file that each of them is in.
 struct Search {
     shared: Arc<Shared>,
-    added: usize,
+    /// The files of the next job.
+    next: Job,
 }
 
 /// What a search and its threads share.
@@ -212,9 +213,9 @@ struct Shared {
 struct Progress {
     jobs: VecDeque<Job>,
     closed: bool,
-    /// By the index of the file.
+    /// By the index of the job.
     found: BTreeMap<usize, Vec<String>>,
-    /// All files before this one are done, and have this many lines.
+    /// All jobs before this one are done, and have this many lines.
     done: usize,
     done_lines: usize,
 }
@@ -229,7 +230,7 @@ impl Search {
             over: AtomicBool::new(false),
             large: Mutex::new(()),
         });
-        let search = Search { shared, added: 0 };
+        let search = Search { shared, next: Job::default() };
         let cores = thread::available_parallelism().map_or(1, usize::from);
         for count in 0..cores.min(limits::SEARCH_THREADS_MAX) {
             let shared = Arc::clone(&search.shared);
@@ -245,19 +246,28 @@ impl Search {
 
     /// Adds a file. Breaks when enough was found or the turn is over.
     fn add(&mut self, source: Source, path: &[u8], context: &ToolContext<'_>) -> ControlFlow<()> {
-        let job = Job { index: self.added, path: path.to_owned(), source };
-        self.added += 1;
-        mutex::lock(&self.shared.progress).jobs.push_back(job);
-        self.shared.changed.notify_one();
-        self.wait(context, |progress| progress.jobs.len() < limits::SEARCH_QUEUE_MAX);
+        self.next.files.push((path.to_owned(), source));
+        if self.next.files.len() >= limits::SEARCH_JOB_FILES {
+            self.submit();
+            self.wait(context, |progress| progress.jobs.len() < limits::SEARCH_QUEUE_MAX);
+        }
         if self.shared.is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
+    /// Gives the files that were added to the threads.
+    fn submit(&mut self) {
+        let next = Job { index: self.next.index + 1, files: Vec::new() };
+        let job = std::mem::replace(&mut self.next, next);
+        mutex::lock(&self.shared.progress).jobs.push_back(job);
+        self.shared.changed.notify_one();
+    }
+
     /// Returns the lines that were found, once all files are done or the turn is over.
-    fn finish(self, context: &ToolContext<'_>) -> Vec<String> {
+    fn finish(mut self, context: &ToolContext<'_>) -> Vec<String> {
+        self.submit();
         mutex::lock(&self.shared.progress).closed = true;
         self.shared.changed.notify_all();
-        self.wait(context, |progress| progress.done == self.added);
+        self.wait(context, |progress| progress.done == self.next.index);
         let found = std::mem::take(&mut mutex::lock(&self.shared.progress).found);
         found.into_values().flatten().collect()
     }
@@ -304,8 +314,14 @@ impl Shared {
     /// Does jobs until there are no more.
     fn work(&self) {
         let mut buffer = Vec::new();
-        while let Some(Job { index, path, source }) = self.next() {
-            let lines = self.search(source, &path, &mut buffer).unwrap_or_default();
+        while let Some(Job { index, files }) = self.next() {
+            let mut lines = Vec::new();
+            for (path, source) in files {
+                lines.extend(self.search(source, &path, &mut buffer).unwrap_or_default());
+                if self.is_over() || lines.len() > limits::MATCHES_MAX {
+                    break;
+                }
+            }
             let mut progress = mutex::lock(&self.progress);
             progress.found.insert(index, lines);
             while let Some(lines) = progress.found.get(&progress.done) {
@@ -373,30 +389,38 @@ impl Shared {
         bytes: &[u8],
         mut visit: impl FnMut(usize, &[u8], Range<usize>) -> ControlFlow<()>,
     ) {
-        let mut number = 1;
-        let mut rest = bytes;
+        // Most files have no match, so lines are counted only up to one.
+        let (mut number, mut counted) = (1, 0);
+        let mut visit = |line: Range<usize>, found: Range<usize>| {
+            let before = bytes.get(counted..line.start).unwrap_or_default();
+            number += before.iter().filter(|byte| **byte == b'\n').count();
+            counted = line.start;
+            visit(number, bytes.get(line).unwrap_or_default(), found)
+        };
+        let mut start = 0;
         // In pieces of whole lines, between which a search ends that is no longer wanted.
-        while !rest.is_empty() && !self.is_over() {
-            let least = rest.len().min(limits::SEARCH_PIECE_BYTES);
-            let piece;
-            (piece, rest) = rest.split_at((line_end(rest, least) + 1).min(rest.len()));
-            if visit_piece(&self.regex, piece, &mut number, &mut visit).is_break() {
+        while start < bytes.len() && !self.is_over() {
+            let least = (start + limits::SEARCH_PIECE_BYTES).min(bytes.len());
+            let end = (line_end(bytes, least) + 1).min(bytes.len());
+            let piece = bytes.get(start..end).unwrap_or_default();
+            let visited = visit_piece(&self.regex, piece, |line, found| {
+                visit(start + line.start..start + line.end, found)
+            });
+            if visited.is_break() {
                 return;
             }
+            start = end;
         }
     }
 }
 
+/// Calls `visit` with the place of each line that matches, and that of the match in the line.
 fn visit_piece(
     regex: &Regex,
     piece: &[u8],
-    number: &mut usize,
-    visit: &mut impl FnMut(usize, &[u8], Range<usize>) -> ControlFlow<()>,
+    mut visit: impl FnMut(Range<usize>, Range<usize>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
-    let newlines = |bytes: Option<&[u8]>| {
-        bytes.unwrap_or_default().iter().filter(|byte| **byte == b'\n').count()
-    };
-    let (mut at, mut counted) = (0, 0);
+    let mut at = 0;
     let mut line_by_line = false;
     while at < piece.len() {
         let end = if line_by_line { line_end(piece, at) } else { piece.len() };
@@ -417,13 +441,9 @@ fn visit_piece(
             (line_by_line, at) = (true, start);
             continue;
         }
-        *number += newlines(piece.get(counted..start));
-        counted = start;
-        let line = piece.get(start..end).unwrap_or_default();
-        visit(*number, line, found.start() - start..found.end() - start)?;
+        visit(start..end, found.start() - start..found.end() - start)?;
         at = end + 1;
     }
-    *number += newlines(piece.get(counted..));
     ControlFlow::Continue(())
 }
 
@@ -453,6 +473,13 @@ fn excerpt(line: &[u8], found: Range<usize>) -> String {
 mod tests {
     use super::*;
     use crate::agent::tests::scratch::Scratch;
+    use crate::agent::tools::Tool;
+    use crate::protocol::Variable;
+    use crate::session::wake::Cancel;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+    use std::time::Duration;
 
     #[test]
     fn files_are_found_by_name_or_by_path() {
@@ -523,5 +550,51 @@ mod tests {
         assert!(found.ends_with("[there are more than these 50]"), "{found}");
         scratch.put("wide", &format!("wide{}", "é".repeat(limits::MATCH_CHARS_MAX)));
         assert!(search("wide").ends_with("é…\n"));
+    }
+
+    /// Puts a program in the place of git that writes to a pipe, so that the test knows that the
+    /// search has begun.
+    fn with_gate(scratch: &Scratch) -> [Variable; 2] {
+        scratch.put(".git/HEAD", "ref: refs/heads/main\n");
+        scratch.put("home/.gitconfig", "[include]\n");
+        scratch.put("bin/git", "#!/bin/sh\necho >>\"$HOME/pipe\"\n");
+        let program = scratch.path().join("bin/git");
+        fs::set_permissions(program, PermissionsExt::from_mode(0o755)).unwrap();
+        let pipe = scratch.path().join("home/pipe");
+        assert!(Command::new("mkfifo").arg(pipe).status().unwrap().success());
+        let path = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
+        [("HOME", path("home")), ("PATH", format!("{}:/bin:/usr/bin", path("bin")))]
+            .map(|(name, value)| Variable { name: name.to_owned(), value })
+    }
+
+    #[test]
+    fn a_cancel_ends_a_search_within_50_ms() {
+        let scratch = Scratch::new();
+        let environment = with_gate(&scratch);
+        for number in 0..8 {
+            scratch.put(&format!("line{number}"), &"a".repeat(8 << 20));
+        }
+        let arguments = r#"{"pattern":"(a|b)(a|c)(a|d){300}[xyz]"}"#;
+        let operation = Tool::named("search_files").unwrap().parse(arguments).unwrap();
+        let attempt = || {
+            let cancel = Cancel::new().unwrap();
+            let pipe = scratch.path().join("home/pipe");
+            let mut pipe = File::options().read(true).write(true).open(pipe).unwrap();
+            thread::scope(|scope| {
+                let searching = scope.spawn(|| {
+                    let search = |context: &ToolContext<'_>| (operation.attempt)(context);
+                    (scratch.with_context_of(&environment, &cancel, search), Instant::now())
+                });
+                assert_eq!(pipe.read(&mut [0]).unwrap(), 1);
+                let cancelled = Instant::now();
+                cancel.cancel();
+                let (result, ended) = searching.join().unwrap();
+                assert_eq!(result.unwrap_err(), "cancelled");
+                ended - cancelled
+            })
+        };
+        // The machine may be busy with something else.
+        let fastest = (0..10).map(|_| attempt()).min().unwrap();
+        assert!(fastest < Duration::from_millis(50), "{fastest:?}");
     }
 }
