@@ -20,6 +20,7 @@ pub struct Reply {
     bodiless: bool,
     /// All bytes, instead of the rest.
     verbatim: Option<Vec<u8>>,
+    sequel: Option<Box<dyn Send>>,
 }
 
 impl Reply {
@@ -38,7 +39,8 @@ impl Reply {
     /// Makes a reply without a body.
     pub fn empty(status: u16) -> Reply {
         let (headers, body) = (Vec::new(), Vec::new());
-        Reply { status, headers, body, closing: false, bodiless: false, verbatim: None }
+        let (closing, bodiless, verbatim, sequel) = (false, false, None, None);
+        Reply { status, headers, body, closing, bodiless, verbatim, sequel }
     }
 
     /// Makes a reply `{"error":{"code":…,"message":…}}`.
@@ -77,6 +79,17 @@ impl Reply {
     pub fn bodiless(mut self) -> Reply {
         self.bodiless = true;
         self
+    }
+
+    /// Adds what has to be dropped after the reply is written.
+    pub fn with_sequel(mut self, sequel: Option<impl Send + 'static>) -> Reply {
+        self.sequel = sequel.map(|sequel| Box::new(sequel) as Box<dyn Send>);
+        self
+    }
+
+    /// Returns what has to be dropped after the reply is written.
+    pub fn take_sequel(&mut self) -> Option<Box<dyn Send>> {
+        self.sequel.take()
     }
 
     pub fn status(&self) -> u16 {

@@ -277,7 +277,8 @@ impl<'a> RequestLoop<'a> {
         }
     }
 
-    fn send(&mut self, reply: Reply) -> io::Result<()> {
+    fn send(&mut self, mut reply: Reply) -> io::Result<()> {
+        let _after_the_reply = reply.take_sequel();
         self.output.clear();
         reply.print(&mut self.output)?;
         self.flush()

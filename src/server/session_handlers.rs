@@ -18,6 +18,7 @@ use crate::protocol::{
 };
 use crate::session::feed::{Feed, SessionFeed, WideFeed};
 use crate::session::runtime::Runtime;
+use crate::session::runtime::turns::TurnStart;
 use crate::session::session::{Decision, Session, SessionError};
 
 use super::auth;
@@ -141,15 +142,16 @@ pub fn delete(runtime: &Runtime, id: &str) -> Result<Reply, Reply> {
 
 pub fn submit(runtime: &Arc<Runtime>, session: &Arc<Session>, body: &[u8]) -> Result<Reply, Reply> {
     let turn: SubmitTurn = json::parse(body).map_err(Reply::invalid)?;
-    Ok(Reply::json(202, &submit_turn(runtime, session, &turn)?))
+    let (accepted, start) = submit_turn(runtime, session, &turn)?;
+    Ok(Reply::json(202, &accepted).with_sequel(start))
 }
 
-/// Checks a turn, then submits it.
+/// Checks a turn, then submits it. The caller starts it.
 pub fn submit_turn(
     runtime: &Arc<Runtime>,
     session: &Arc<Session>,
     turn: &SubmitTurn,
-) -> Result<TurnAccepted, SessionError> {
+) -> Result<(TurnAccepted, Option<TurnStart>), SessionError> {
     if turn.content.is_empty() {
         return Err(invalid("content is empty"));
     }
@@ -170,7 +172,7 @@ pub fn submit_turn(
     if turn.options.as_ref().is_some_and(|options| options.umask().is_none()) {
         return Err(invalid("umask is an octal number of at most 777, as text"));
     }
-    runtime.submit(session, turn)
+    runtime.accept(session, turn)
 }
 
 pub fn cancel(runtime: &Runtime, session: &Session, body: &[u8]) -> Result<Reply, Reply> {

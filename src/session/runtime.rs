@@ -2,7 +2,7 @@
 //!
 //! No session waits for the disk of another.
 
-mod turns;
+pub mod turns;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Display;

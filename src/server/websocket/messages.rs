@@ -49,7 +49,7 @@ fn act(
         }),
         Some("turn.submit") => {
             let turn: SubmitTurn = parse(text)?;
-            let accepted = session_handlers::submit_turn(runtime, &session()?, &turn)?;
+            let (accepted, _start) = session_handlers::submit_turn(runtime, &session()?, &turn)?;
             ack(&SubmitAck {
                 kind: "ack".to_owned(),
                 action: "turn.submit".to_owned(),

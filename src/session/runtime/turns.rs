@@ -24,14 +24,37 @@ use crate::{limits, sys};
 
 use super::Runtime;
 
+/// The start of an accepted turn. Dropping this starts it, so that the client can have its answer
+/// before a thread is started.
+pub struct TurnStart {
+    runtime: Arc<Runtime>,
+    session: Arc<Session>,
+}
+
+impl Drop for TurnStart {
+    fn drop(&mut self) {
+        self.runtime.schedule(Arc::clone(&self.session));
+    }
+}
+
 impl Runtime {
-    /// Submits a turn. It is on the disk when this returns `Ok`, and will be run or reported as
-    /// interrupted.
+    /// Accepts a turn, and starts it at once.
+    #[cfg(test)]
     pub fn submit(
         self: &Arc<Runtime>,
         session: &Arc<Session>,
         turn: &SubmitTurn,
     ) -> Result<TurnAccepted, SessionError> {
+        Ok(self.accept(session, turn)?.0)
+    }
+
+    /// Accepts a turn. It is on the disk when this returns `Ok`, and will be run or reported as
+    /// interrupted. The caller starts it, unless the session has a worker.
+    pub fn accept(
+        self: &Arc<Runtime>,
+        session: &Arc<Session>,
+        turn: &SubmitTurn,
+    ) -> Result<(TurnAccepted, Option<TurnStart>), SessionError> {
         let mut state = lock(&session.state);
         session.check_open(&state)?;
         let turn_id = match &turn.turn_id {
@@ -46,7 +69,7 @@ impl Runtime {
         };
         let queued = state.journal.state().queue.len() as u64;
         if let Some(seq) = state.journal.state().queued_at(&turn_id) {
-            return Ok(accepted(turn_id, queued, seq));
+            return Ok((accepted(turn_id, queued, seq), None));
         }
         session.flush_pending(&mut state)?;
         check_submission(&state, turn)?;
@@ -65,10 +88,8 @@ impl Runtime {
         self.submitted.fetch_add(1, Ordering::Relaxed);
         let was_scheduled = std::mem::replace(&mut state.scheduled, true);
         drop(state);
-        if !was_scheduled {
-            self.schedule(Arc::clone(session));
-        }
-        Ok(accepted(turn_id, queued, seq))
+        let start = || TurnStart { runtime: Arc::clone(self), session: Arc::clone(session) };
+        Ok((accepted(turn_id, queued, seq), (!was_scheduled).then(start)))
     }
 
     /// Cancels turns. The decision is on the disk when this returns.
