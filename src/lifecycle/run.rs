@@ -84,6 +84,7 @@ pub fn serve(
     };
     log.info(&format!("daemon started on 127.0.0.1:{}", info.port), &[]);
     ready.serving(&info);
+    sys::memory::release_code();
     warn_of(supervision.notify_ready(&format!("serving on 127.0.0.1:{}", info.port)), &log);
 
     let cause = handle_events(&inbox, paths, &lock, &info, &log, hangup);

@@ -86,6 +86,28 @@ unsafe impl GlobalAlloc for Reserving {
     }
 }
 
+/// Unmaps the pages of the program's code. They stay in the system's cache, and are mapped again
+/// when they are used: an idle daemon uses little of what a start needs. madvise(2).
+#[cfg(target_os = "linux")]
+pub fn release_code() {
+    // SAFETY: the linker defines both; only their addresses are used.
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let start = (&raw const __executable_start).cast_mut();
+    // SAFETY: sysconf takes a constant and touches no memory.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(1);
+    let length = (&raw const etext).addr().saturating_sub(start.addr()) / page * page;
+    // SAFETY: the range is the read-only beginning of the program's file; no page of it was
+    // changed, so the system reads the same again. An error changes nothing.
+    unsafe { libc::madvise(start.cast(), length, libc::MADV_DONTNEED) };
+}
+
+/// Does nothing.
+#[cfg(not(target_os = "linux"))]
+pub fn release_code() {}
+
 /// Runs before `std` sets up the program. Where SIGSEGV and SIGBUS have no default disposition,
 /// `std` reports no stack overflow, and gives no thread a signal stack, for which a failed
 /// allocation would end the process. [`super::signal::restore_faults`] undoes this.
