@@ -165,6 +165,9 @@ pub const STREAMS_MAX: usize = 512;
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// A stream without a byte for this time, three heartbeats, is dead.
 pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(45);
+/// A payload that clients also get as `data`. That of most events is much shorter; a longer one is
+/// the result of a tool, or an input.
+pub const DATA_BYTES_MAX: usize = 16 * 1024;
 /// A message of a WebSocket's client, in one frame or many.
 pub const WEBSOCKET_MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// The time from the first byte of such a message to its last.

@@ -385,7 +385,7 @@ mod tests {
     fn the_system_prompt_of_a_session_replaces_ours() {
         let sent = |config: &str| {
             let config = json::parse(config.as_bytes()).unwrap();
-            let first = SessionSnapshot::new(SessionSummary::default(), config);
+            let first = SessionSnapshot::new(SessionSummary::default(), Some(config));
             let mut conversation = Conversation::default();
             conversation.apply(Event::SessionSnapshot(first.into()));
             History::new(conversation, "ours").json()

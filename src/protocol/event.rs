@@ -124,7 +124,7 @@ impl Envelope {
     }
 }
 
-/// The first event of a session.
+/// The first event of a session. Also the event that it was created again, without `config`.
 #[derive(Clone, Debug, DeJson, SerJson)]
 pub struct SessionSnapshot {
     pub snapshot: SessionSummary,
@@ -137,14 +137,15 @@ pub struct SessionSnapshot {
     pub turns: u64,
     /// The part that the daemon needs; the rest is for other clients.
     #[nserde(rename = "founding")]
-    pub config: SessionConfig,
+    pub config: Option<SessionConfig>,
 }
 
 impl SessionSnapshot {
-    /// Returns the first event of the session that `snapshot` shows.
-    pub fn new(snapshot: SessionSummary, config: SessionConfig) -> SessionSnapshot {
+    /// Returns the first event of the session that `snapshot` shows; `None`: one that exists.
+    pub fn new(snapshot: SessionSummary, config: Option<SessionConfig>) -> SessionSnapshot {
+        let messages = config.as_ref().and_then(|config| config.messages.clone());
         SessionSnapshot {
-            messages: config.messages.clone().unwrap_or_default(),
+            messages: messages.unwrap_or_default(),
             session_id: snapshot.session_id.clone(),
             mode: snapshot.mode.clone(),
             model: snapshot.model.clone(),

@@ -39,6 +39,15 @@ impl Health {
     }
 }
 
+/// The reply to `GET /health`, by which older clients recognize a daemon.
+#[derive(SerJson)]
+pub struct Liveness {
+    pub status: String,
+    /// [`PROTOCOL_VERSION`] of the daemon.
+    pub version: String,
+    pub daemon: bool,
+}
+
 /// The contract that older clients check before they use a daemon.
 #[derive(SerJson, DeJson)]
 pub struct Contract {
@@ -73,8 +82,8 @@ pub struct Metrics {
     #[nserde(rename = "daemonId")]
     pub daemon_id: String,
     pub runtime: RuntimeCounts,
-    /// Unix time in milliseconds.
-    pub ts: i64,
+    /// When it was made: RFC 3339.
+    pub ts: String,
     #[nserde(rename = "activeSessions")]
     pub active_sessions: u64,
     #[nserde(rename = "totalTurns")]

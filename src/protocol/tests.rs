@@ -92,7 +92,7 @@ fn events() -> Vec<Pinned> {
 }
 
 fn session_events() -> Vec<Pinned> {
-    let snapshot = SessionSnapshot::new(summary(), session_config());
+    let snapshot = SessionSnapshot::new(summary(), Some(session_config()));
     let payload = [
         r#"{"snapshot":{"#,
         SUMMARY,
@@ -103,6 +103,16 @@ fn session_events() -> Vec<Pinned> {
     ];
     vec![
         pinned(Event::SessionSnapshot(snapshot.into()), "session.snapshot", &payload.concat()),
+        pinned(
+            Event::SessionSnapshot(SessionSnapshot::new(summary(), None).into()),
+            "session.snapshot",
+            &[
+                r#"{"snapshot":{"#,
+                SUMMARY,
+                r#"},"messages":[],"sessionId":"s","mode":"chat","model":"m","status":"idle","turns":4}"#,
+            ]
+            .concat(),
+        ),
         pinned(
             cancelled(Some("t"), Some("w")),
             "session.cancelled",
@@ -277,7 +287,7 @@ fn replies_about_the_daemon_keep_their_bytes() {
             latency: Some(Latency::default()),
             ..counts()
         },
-        ts: 6,
+        ts: "now".into(),
         active_sessions: 1,
         total_turns: 5,
         memory_mb: 2.5,
@@ -291,7 +301,7 @@ fn replies_about_the_daemon_keep_their_bytes() {
         ),
         (
             json::text(&metrics),
-            r#"{"daemonId":"d","runtime":{"sessionCount":1,"activeTurnCount":2,"queuedTurnCount":3,"subscriberCount":4,"ingressSeq":5,"toolWorkers":{"workers":0,"busy":0,"queued":0},"latency":{"p50Ms":0,"p99Ms":0,"samples":0}},"ts":6,"activeSessions":1,"totalTurns":5,"memoryMB":2.5,"toolWorkers":{"active":0,"max":0,"queued":0}}"#,
+            r#"{"daemonId":"d","runtime":{"sessionCount":1,"activeTurnCount":2,"queuedTurnCount":3,"subscriberCount":4,"ingressSeq":5,"toolWorkers":{"workers":0,"busy":0,"queued":0},"latency":{"p50Ms":0,"p99Ms":0,"samples":0}},"ts":"now","activeSessions":1,"totalTurns":5,"memoryMB":2.5,"toolWorkers":{"active":0,"max":0,"queued":0}}"#,
         ),
         (json::text(&ShutdownAccepted { ok: true }), r#"{"ok":true}"#),
         (error_body("C", "m\"\n"), r#"{"error":{"code":"C","message":"m\"\n"}}"#),

@@ -11,6 +11,8 @@ use super::request::RequestHead;
 
 const METHODS: &str = "GET, HEAD, POST, DELETE";
 const HEADERS: &str = "Authorization, Content-Type, If-None-Match";
+/// The headers of a reply that a page may read.
+const EXPOSED: &str = "ETag";
 
 /// Checks that the request names this daemon as its host and comes from no page, or from one of
 /// this machine. `Err` is the reply: a refusal, or the reply to a preflight request of CORS.
@@ -34,7 +36,10 @@ pub fn check_origin(head: &RequestHead<'_>, port: u16) -> Result<(), Reply> {
 /// Adds the headers that let a page of this machine read the reply.
 pub fn with_cors_headers(reply: Reply, head: &RequestHead<'_>) -> Reply {
     match local_origin(head) {
-        Some(origin) => reply.with("Access-Control-Allow-Origin", origin).with("Vary", "Origin"),
+        Some(origin) => reply
+            .with("Access-Control-Allow-Origin", origin)
+            .with("Access-Control-Expose-Headers", EXPOSED)
+            .with("Vary", "Origin"),
         None => reply,
     }
 }
@@ -42,7 +47,10 @@ pub fn with_cors_headers(reply: Reply, head: &RequestHead<'_>) -> Reply {
 /// Returns the same headers as text, each with its line end.
 pub fn cors_headers(head: &RequestHead<'_>) -> String {
     local_origin(head).map_or_else(String::new, |origin| {
-        format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n")
+        format!(
+            "Access-Control-Allow-Origin: {origin}\r\n\
+             Access-Control-Expose-Headers: {EXPOSED}\r\nVary: Origin\r\n"
+        )
     })
 }
 
@@ -256,6 +264,7 @@ mod tests {
         let local = text(Some("http://localhost:5173"));
         assert!(local.contains("\r\nAccess-Control-Allow-Origin: http://localhost:5173\r\n"));
         assert!(local.contains("\r\nVary: Origin\r\n"));
+        assert!(local.contains("\r\nAccess-Control-Expose-Headers: ETag\r\n"));
         assert!(!text(Some("http://evil.com")).contains("Access-Control"));
         assert!(!text(None).contains("Access-Control"));
     }

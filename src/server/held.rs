@@ -234,7 +234,7 @@ impl Responder {
                 if !authorized.is_immediate() {
                     return Then::HandOver;
                 }
-                if !authorized.has_token && self.carries_nothing(head) {
+                if authorized.is_health() && !authorized.has_token && self.carries_nothing(head) {
                     let now = seconds();
                     if self.health.printed_at != now {
                         let Answer::Now(reply) = answer(&self.app, head, &authorized, &[]) else {

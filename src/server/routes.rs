@@ -81,6 +81,8 @@ pub enum Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'h> {
     Health,
+    /// `/health`
+    Liveness,
     Metrics,
     Shutdown,
     /// `/v3/sessions`
@@ -103,6 +105,9 @@ impl Route<'_> {
         if path == "/v3/health" {
             return Some(Route::Health);
         }
+        if path == "/health" {
+            return Some(Route::Liveness);
+        }
         let segments: Vec<&str> = path.strip_prefix("/v3/")?.split('/').collect();
         Some(match *segments.as_slice() {
             ["metrics"] => Route::Metrics,
@@ -123,7 +128,7 @@ impl Route<'_> {
     /// Returns the methods that it accepts, for the `Allow` header.
     fn methods(&self) -> &'static str {
         match self {
-            Route::Health | Route::Metrics => "GET, HEAD",
+            Route::Health | Route::Liveness | Route::Metrics => "GET, HEAD",
             Route::Sessions => "GET, HEAD, POST",
             Route::Session(_) => "GET, HEAD, DELETE",
             Route::Events(_) | Route::Sse | Route::WebSocket => "GET",
@@ -146,6 +151,7 @@ impl App {
         });
         let has_token = match presented {
             Some(token) if self.token.matches(token.as_bytes()) => true,
+            _ if route == Some(Route::Liveness) => false,
             None if route == Some(Route::Health) => false,
             _ if route == Some(Route::WebSocket) && head.upgrade.is_requested => {
                 return Err(websocket::unauthorized(head));
@@ -184,11 +190,16 @@ impl App {
     ) -> Result<Answer, Reply> {
         let (runtime, query) = (&self.sessions, head.query);
         let session = |id| session_handlers::find(runtime, id);
-        if !matches!(authorized.route, Route::Health | Route::Metrics | Route::Shutdown) {
+        let is_about_sessions = !matches!(
+            authorized.route,
+            Route::Health | Route::Liveness | Route::Metrics | Route::Shutdown
+        );
+        if is_about_sessions {
             runtime.sweep();
         }
         let reply = match (authorized.route, &head.method) {
             (Route::Health, _) => self.health(authorized.has_token),
+            (Route::Liveness, _) => Reply::json(200, &liveness()),
             (Route::Metrics, _) => self.metrics(),
             (Route::Shutdown, _) => self.shutdown(body)?,
             (Route::Sessions, Method::Post) => session_handlers::create(runtime, body)?,
@@ -236,7 +247,7 @@ impl App {
         let (counts, turns) = (self.sessions.counts(), self.sessions.submitted());
         let metrics = protocol::Metrics {
             daemon_id: self.daemon_id.clone(),
-            ts: clock::now_millis(),
+            ts: clock::rfc3339(clock::now_millis()),
             active_sessions: counts.session_count,
             runtime: protocol::RuntimeCounts {
                 ingress_seq: Some(turns),
@@ -263,9 +274,19 @@ impl App {
     }
 }
 
+fn liveness() -> protocol::Liveness {
+    let version = protocol::PROTOCOL_VERSION.to_owned();
+    protocol::Liveness { status: "ok".to_owned(), version, daemon: true }
+}
+
 impl Authorized<'_> {
     /// Returns whether it is answered without a body, and without waiting for the disk.
     pub fn is_immediate(&self) -> bool {
+        self.is_health() || self.route == Route::Liveness
+    }
+
+    /// Returns whether it asks for the health of the daemon.
+    pub fn is_health(&self) -> bool {
         self.route == Route::Health
     }
 

@@ -6,8 +6,8 @@
 //! The id of the session is not among them, since a journal belongs to one session: most events
 //! are tokens, and their records consist mostly of field names.
 
-use crate::json;
 use crate::protocol::event::{Event, EventKind};
+use crate::{json, limits};
 
 /// The length of `,"crc":"xxxxxxxx"}`, which a record has in place of the envelope's last brace.
 const SEAL_BYTES: usize = 18;
@@ -72,7 +72,8 @@ impl<'a> Record<'a> {
         Event::decode(self.kind?, self.payload)
     }
 
-    /// Returns the envelope as clients of the session get it.
+    /// Returns the envelope as clients of the session get it. Some expect the payload as `data`,
+    /// with the id of the session; a copy of a long one would cost more than it is worth.
     pub fn envelope(&self, session_id: &str) -> String {
         let (names, rest) = self.parts;
         let mut out = String::with_capacity(names.len() + session_id.len() + rest.len() + 32);
@@ -82,9 +83,39 @@ impl<'a> Record<'a> {
             out.push_str(",\"sessionId\":");
             json::quote(session_id, &mut out);
         }
-        out.push_str(rest);
+        let before_payload = rest.len() - self.payload.len();
+        out.push_str(rest.get(..before_payload).unwrap_or_default());
+        let begin = out.len();
+        self.push_payload(&mut out);
+        if self.payload.len() <= limits::DATA_BYTES_MAX {
+            let payload = out.get(begin..).unwrap_or_default().to_owned();
+            out.push_str(",\"data\":");
+            out.push_str(payload.strip_suffix('}').unwrap_or_default());
+            // The first event of a session has it already.
+            if self.kind != Some(EventKind::SessionSnapshot) {
+                out.push_str(if payload == "{}" { "" } else { "," });
+                out.push_str("\"sessionId\":");
+                json::quote(session_id, &mut out);
+            }
+            out.push('}');
+        }
         out.push('}');
         out
+    }
+
+    /// Appends the payload, with the text of a token under the two names that clients know.
+    fn push_payload(&self, out: &mut String) {
+        let token =
+            self.payload.split_once(",\"text\":").and_then(|(_, rest)| rest.strip_suffix('}'));
+        match token.filter(|_| self.kind == Some(EventKind::TurnToken)) {
+            Some(token) => {
+                out.push_str(self.payload.strip_suffix('}').unwrap_or_default());
+                out.push_str(",\"token\":");
+                out.push_str(token);
+                out.push('}');
+            }
+            None => out.push_str(self.payload),
+        }
     }
 }
 
@@ -175,7 +206,35 @@ mod tests {
         let text = r#"{"v":"3","event":"turn.done","daemonId":"d","sessionId":"s","seq":7,"ts":"t","payload":{}"#;
         let line = format!("{text},\"crc\":\"{:08x}\"}}", crc32c(text.as_bytes()));
         let envelope = Record::read(line.as_bytes()).unwrap().envelope("s");
-        assert_eq!(envelope, format!("{text}}}"));
+        assert_eq!(envelope, format!("{text},\"data\":{{\"sessionId\":\"s\"}}}}"));
+    }
+
+    #[test]
+    fn an_envelope_has_the_names_that_clients_know() {
+        let envelope = |name: &str, payload: &str| {
+            let line = record_of(name, payload, "d", 1, "t");
+            let text = Record::read(line.strip_suffix(b"\n").unwrap()).unwrap().envelope("s");
+            json::check(&text).unwrap();
+            text.split_once(",\"payload\":").unwrap().1.to_owned()
+        };
+        assert_eq!(
+            envelope("turn.token", r#"{"turnId":"t","text":"\",\"text\":}"}"#),
+            r#"{"turnId":"t","text":"\",\"text\":}","token":"\",\"text\":}"},"data":{"turnId":"t","text":"\",\"text\":}","token":"\",\"text\":}","sessionId":"s"}}"#
+        );
+        assert_eq!(
+            envelope("turn.thinking", r#"{"turnId":"t","text":"x"}"#),
+            r#"{"turnId":"t","text":"x"},"data":{"turnId":"t","text":"x","sessionId":"s"}}"#
+        );
+        assert_eq!(envelope("x", "{}"), r#"{},"data":{"sessionId":"s"}}"#);
+        let first = r#"{"sessionId":"s"}"#;
+        assert_eq!(envelope("session.snapshot", first), format!("{first},\"data\":{first}}}"));
+        for (length, has_data) in
+            [(limits::DATA_BYTES_MAX, true), (limits::DATA_BYTES_MAX + 1, false)]
+        {
+            let payload = format!("{{\"result\":\"{}\"}}", "x".repeat(length - 13));
+            assert_eq!(payload.len(), length);
+            assert_eq!(envelope("tool.end", &payload).contains("\"data\""), has_data);
+        }
     }
 
     #[test]

@@ -63,7 +63,10 @@ impl JournalState {
     pub fn apply(&mut self, event: &Event, seq: u64, ts: &str) {
         self.seq = seq;
         match event {
-            Event::SessionSnapshot(first) => self.create(&first.config, ts),
+            Event::SessionSnapshot(snapshot) => match &snapshot.config {
+                Some(config) => self.create(config, ts),
+                None => return,
+            },
             Event::TurnQueued(queued) => self.enqueue(queued, seq),
             Event::TurnStart(TurnHead { turn_id, .. }) => {
                 if let Some(turn) = self.dequeue(turn_id) {
@@ -224,8 +227,9 @@ impl Conversation {
     /// Applies the next event.
     pub fn apply(&mut self, event: Event) {
         match event {
-            Event::SessionSnapshot(first) => {
-                let SessionConfig { messages, system_prompt, .. } = first.config;
+            Event::SessionSnapshot(snapshot) => {
+                let Some(config) = snapshot.config else { return };
+                let SessionConfig { messages, system_prompt, .. } = config;
                 let given = messages.unwrap_or_default();
                 let given = given.iter().map(|raw| Message::Given(raw.as_str().to_owned()));
                 self.messages.extend(given);

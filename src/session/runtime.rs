@@ -84,7 +84,8 @@ impl Runtime {
         &self.store
     }
 
-    /// Creates a session, durably, or returns the one that has this id already.
+    /// Creates a session, durably, or returns the one that has this id already, which its followers
+    /// are told.
     pub fn create(
         &self,
         id: Option<SessionId>,
@@ -92,7 +93,12 @@ impl Runtime {
     ) -> Result<Arc<Session>, SessionError> {
         let id = id.map_or_else(|| new_id("sess_"), Ok)?;
         self.with_slot(&id, |slot| match self.load(&id, slot)? {
-            Some(session) => Ok(session),
+            Some(session) => {
+                if let Err(error) = session.announce() {
+                    self.log_write_error(&id, &error);
+                }
+                Ok(session)
+            }
             None => Ok(Arc::clone(slot.insert(self.create_new(&id, config)?))),
         })
     }
@@ -107,7 +113,8 @@ impl Runtime {
         }
         let created_at = clock::rfc3339(clock::now_millis());
         let summary = JournalState::created(config, &created_at).summary(id);
-        let first = Event::SessionSnapshot(SessionSnapshot::new(summary, config.clone()).into());
+        let first =
+            Event::SessionSnapshot(SessionSnapshot::new(summary, Some(config.clone())).into());
         if let Err(problem) = json::check(&first.payload()) {
             // Metadata and messages are nested one level deeper than in the request.
             return Err(SessionError::Invalid(format!("metadata or messages: {}", problem.what)));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::error::{Doing, Error, reason};
 use crate::mutex::lock;
-use crate::protocol::event::{Event, PermissionResolved};
+use crate::protocol::event::{Event, PermissionResolved, SessionSnapshot};
 use crate::protocol::{SessionId, SessionSummary, TurnOptions};
 use crate::{limits, sys, token};
 
@@ -124,6 +124,20 @@ impl Session {
     /// Returns its summary, as a list shows it.
     pub fn summary(&self) -> SessionSummary {
         lock(&self.state).journal.state().summary(&self.id)
+    }
+
+    /// Tells the followers that the session was created again, which changes nothing.
+    pub(super) fn announce(&self) -> Result<(), SessionError> {
+        let mut state = lock(&self.state);
+        let mut snapshot = state.journal.state().summary(&self.id);
+        snapshot.seq += 1;
+        let event = Event::SessionSnapshot(SessionSnapshot::new(snapshot, None).into());
+        let is_active = state.journal.state().unfinished().next().is_some();
+        let appended = self.append(&mut state, &[event], Durability::Synced);
+        if !is_active {
+            state.journal.close_file();
+        }
+        appended.map(drop)
     }
 
     /// Returns a reader of its events.

@@ -128,7 +128,7 @@ impl<Q: Fn(&str) -> Option<u64>> Tail<Q> {
                 part.start(input.or_else(|| queued_at.map(|_| String::new())));
                 queued_at
             }
-            Some(EventKind::SessionSnapshot) => {
+            Some(EventKind::SessionSnapshot) if record.seq == 1 => {
                 part.apply_record(record);
                 self.system_prompt.get_or_insert_with(|| part.system_prompt.clone());
                 None

@@ -579,6 +579,7 @@ const STATED: [Stated; 5] = [
             ("HEARTBEAT_EVERY", "a comment every {} seconds"),
             ("TURN_BODY_BYTES_MAX", "{} in that of a session or a turn"),
             ("STREAMS_MAX", "and {} streams"),
+            ("DATA_BYTES_MAX", "unless it is longer than {} bytes"),
             ("WEBSOCKET_MESSAGE_BYTES_MAX", "as one text of at most {} bytes, with"),
             ("WEBSOCKET_MESSAGE_MAX", "not complete {} seconds after its first byte"),
             ("WEBSOCKET_STALL_MAX", "took nothing for {} seconds"),

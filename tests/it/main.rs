@@ -24,6 +24,8 @@ mod support;
 mod agent;
 /// A conversation, also while the daemon ends and starts.
 mod chat;
+/// Clients of the WebSocket that others wrote.
+mod clients;
 /// Crashes and full disks: what was acknowledged is kept.
 mod crash;
 /// Start, status, stop, restart, token: their output and their effects.

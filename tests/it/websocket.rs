@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::api::{Api, Delivery, Event};
 use crate::model::Model;
 use crate::socket::{Frame, Socket, frame, handshake};
-use crate::support::{ANYTHING, Home, RESTARTED, eventually};
+use crate::support::{ANYTHING, Home, RESTARTED, eventually, need};
 
 /// Starts a daemon without a model: each turn fails at once.
 fn started() -> (Home, Api) {
@@ -424,4 +424,112 @@ fn slow_clients_and_half_messages_are_let_go() {
     };
     assert_eq!(close[..2], 1013_u16.to_be_bytes());
     assert!(fast.ask_for(r#"{"type":"ping"}"#).contains("pong"));
+}
+
+#[test]
+fn a_session_that_is_created_again_is_shown_again_and_unchanged() {
+    let (home, api) = started();
+    let body = r#"{"sessionId":"s","title":"first","systemPrompt":"p","messages":[{"role":"user","content":"before"}]}"#;
+    api.post("/v3/sessions", body).expect(201);
+    let mut socket = Socket::open(&api, "sessionId=s&afterSeq=1");
+    let again = r#"{"sessionId":"s","title":"second"}"#;
+    let reply = api.post("/v3/sessions", again).expect(201);
+    assert_eq!((reply.field("title"), reply.number("seq")), ("first", 2));
+    let event = socket.event();
+    assert_eq!((event.name.as_str(), event.seq), ("session.snapshot", 2));
+    assert_eq!(crate::api::field(&event.text, "title"), Some("first"));
+    let shown = api.get("/v3/sessions/s").expect(200);
+    let messages = r#""messages":[{"role":"user","content":"before"}]"#;
+    assert!(shown.body.contains(messages), "{}", shown.body);
+    // The next daemon reads the same from the journal.
+    home.opta("daemon restart").stdout(RESTARTED).run();
+    let after = Api::of(&home).get("/v3/sessions/s").expect(200);
+    assert_eq!(after.body, shown.body);
+}
+
+#[test]
+fn events_have_the_names_that_clients_expect() {
+    let model = Model::new();
+    let home = Home::new();
+    home.opta("daemon start").env("OPTA_MODEL_URL", model.url()).stdout(ANYTHING).run();
+    let api = Api::of(&home);
+    api.create("s");
+    let mut socket = Socket::open(&api, "sessionId=s");
+    let first = socket.event();
+    let (_, payload) = first.text.split_once(",\"payload\":").unwrap();
+    let (payload, data) = payload.split_once(",\"data\":").unwrap();
+    assert_eq!(data, format!("{payload}}}"));
+    api.submit("s", "t").expect(202);
+    model.question().answer("hi");
+    let token = socket.events_to("turn.token", "t").pop().unwrap();
+    let payload = r#"{"turnId":"t","text":"hi","token":"hi"}"#;
+    let data = r#"{"turnId":"t","text":"hi","token":"hi","sessionId":"s"}"#;
+    let end = format!(",\"payload\":{payload},\"data\":{data}}}");
+    assert!(token.text.ends_with(&end), "{}", token.text);
+}
+
+#[test]
+fn what_older_clients_ask_for_is_answered() {
+    let (_home, api) = started();
+    let reply = crate::support::http(api.port, "GET", "/health", None);
+    assert_eq!(reply, (200, r#"{"status":"ok","version":"3.0.0","daemon":true}"#.to_owned()));
+    let metrics = api.get("/v3/metrics").expect(200);
+    let ts = metrics.field("ts");
+    assert!(ts.ends_with('Z') && ts.len() == "2026-03-01T10:00:00.000Z".len(), "{ts}");
+    for path in ["/v3/metrics", "/v3/sse/events?sessionId=s"] {
+        api.create("s");
+        let mut stream = api.send("GET", path, "Origin: http://localhost:5173\r\n", b"").unwrap();
+        let mut head = [0; 512];
+        let count = std::io::Read::read(&mut stream, &mut head).unwrap();
+        let head = String::from_utf8_lossy(&head[..count]);
+        assert!(head.contains("\r\nAccess-Control-Expose-Headers: ETag\r\n"), "{head}");
+    }
+}
+
+/// The anonymous memory of a process, in KiB, and how often its threads have been woken.
+fn usage(pid: i32) -> (u64, u64) {
+    let number = |text: &str, name: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let tasks = tasks.map(|task| task.unwrap().path().join("status"));
+    // A thread may have ended.
+    let texts = tasks.filter_map(|path| std::fs::read_to_string(path).ok());
+    let woken = texts.map(|text| number(&text, "voluntary_ctxt_switches:")).sum();
+    (number(&status, "RssAnon:"), woken)
+}
+
+#[test]
+fn many_websockets_take_little_memory_and_no_time() {
+    need!("/proc");
+    const COUNT: u64 = 250;
+    let (home, api) = started();
+    let pid = home.daemon_info().pid();
+    api.create("s");
+    drop(Socket::open(&api, "sessionId=s"));
+    let (before, _) = usage(pid);
+    let open = || Socket::open(&api, "sessionId=s");
+    let mut sockets: Vec<Socket> = (0..COUNT).map(|_| open()).collect();
+    sockets.iter_mut().for_each(|socket| assert_eq!(socket.event().seq, 1));
+    let (after, _) = usage(pid);
+    let each = after.saturating_sub(before) as f64 / COUNT as f64;
+    // The frames of a debug build are larger.
+    let limit = if cfg!(debug_assertions) { 56.0 } else { 24.0 };
+    assert!(each <= limit, "{each} KiB each");
+    let (_, woken) = usage(pid);
+    assert!(sockets[0].is_silent_for(Duration::from_secs(2)));
+    assert_eq!(usage(pid).1, woken, "an idle WebSocket was woken");
+    let sent = Instant::now();
+    api.submit("s", "t").expect(202);
+    let acknowledged = sent.elapsed();
+    for socket in &mut sockets {
+        assert_eq!(socket.event().name, "turn.queued");
+    }
+    let all = sent.elapsed();
+    println!("{each:.1} KiB each; acknowledged after {acknowledged:?}, at all after {all:?}");
+    for socket in &mut sockets {
+        socket.events_to("turn.error", "t");
+    }
 }

@@ -178,7 +178,8 @@ fn the_same_id_created_by_many_threads_is_one_session() {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(sessions.iter().all(|session| Arc::ptr_eq(session, &sessions[0])));
-        assert_eq!(events(&sessions[0]), ["session.snapshot"]);
+        // Each that found it there has told so.
+        assert_eq!(events(&sessions[0]), ["session.snapshot"; 8]);
     }
     assert_eq!(runtime.store().page(None, 100).unwrap().ids.len(), 20);
 }

@@ -19,7 +19,7 @@ const TIME: &str = "2026-03-01T10:00:00.000Z";
 
 fn first_event(name: &str, config: SessionConfig) -> Event {
     let summary = JournalState::created(&config, TIME).summary(&id(name));
-    Event::SessionSnapshot(SessionSnapshot::new(summary, config).into())
+    Event::SessionSnapshot(SessionSnapshot::new(summary, Some(config)).into())
 }
 
 fn journal(name: &str, title: &str) -> Vec<u8> {

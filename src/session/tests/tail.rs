@@ -87,7 +87,7 @@ impl Writer {
             {"role":"user","content":"hello"},{"role":"assistant","content":"well"}]}"#;
         let config = if self.random.bool() { given } else { "{}" };
         let config: SessionConfig = json::parse(config.as_bytes()).unwrap();
-        Event::SessionSnapshot(SessionSnapshot::new(SessionSummary::default(), config).into())
+        Event::SessionSnapshot(SessionSnapshot::new(SessionSummary::default(), Some(config)).into())
     }
 
     /// Appends the record of an event, or what may be found in its place.
