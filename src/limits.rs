@@ -137,8 +137,14 @@ pub const TURN_IDS_MAX: usize = 10_000;
 pub const TURN_BODY_BYTES_MAX: usize = 4 << 20;
 /// The index of a journal has one entry per this many bytes: finding an event reads no more.
 pub const INDEX_EVERY_BYTES: u64 = 64 * 1024;
+/// The number of an event. Clients in JavaScript cannot tell larger whole numbers apart.
+pub const SEQ_MAX: u64 = 1 << 53;
 /// Turns that wait in one session.
 pub const QUEUED_TURNS_MAX: usize = 1_000;
+/// How often the thread of a turn is started, if the system refuses it for lack of a resource.
+pub const WORKER_TRIES_MAX: u32 = 4;
+/// The pause before each further try: others give threads and memory back in the meantime.
+pub const WORKER_PAUSE: Duration = Duration::from_millis(50);
 /// Turns that run at the same time, over all sessions.
 pub const ACTIVE_TURNS_MAX: usize = 16;
 /// A session that was not used for this time is unloaded from memory.

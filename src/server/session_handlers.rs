@@ -35,6 +35,7 @@ pub fn error_code(error: &SessionError) -> (u16, &'static str) {
         SessionError::Busy(_) => (409, "BUSY"),
         SessionError::Stopping => (503, "BUSY"),
         SessionError::Storage(_) => (507, "STORAGE_FULL"),
+        SessionError::Disk(_) => (500, "STORAGE_ERROR"),
         SessionError::Failed(_) => (500, "INTERNAL_ERROR"),
     }
 }

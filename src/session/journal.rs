@@ -15,7 +15,7 @@ use crate::error::{At, Error, reason};
 use crate::mutex::lock;
 use crate::protocol::SessionId;
 use crate::protocol::event::Event;
-use crate::{clock, disk};
+use crate::{clock, disk, limits};
 
 use super::reader::{FILE_NAME, JournalReport, Published, Reader, scan};
 use super::record;
@@ -42,8 +42,8 @@ pub struct Journal {
     /// The length of the synced part.
     synced: u64,
     state: JournalState,
-    /// The reason why the file is no longer trusted.
-    failure: Option<String>,
+    /// The kind of failure and the reason for which the file is no longer trusted.
+    failure: Option<(ErrorKind, String)>,
     published: Arc<Mutex<Published>>,
 }
 
@@ -76,6 +76,17 @@ impl Journal {
         id: &SessionId,
         daemon_id: &str,
     ) -> Result<(Journal, JournalReport), Error> {
+        Journal::open_while(directory, id, daemon_id, || true)
+    }
+
+    /// Opens a journal as [`Journal::open`] does, but fails as soon as `goes_on` returns `false`:
+    /// reading a long journal takes time.
+    pub fn open_while(
+        directory: &Path,
+        id: &SessionId,
+        daemon_id: &str,
+        goes_on: impl Fn() -> bool,
+    ) -> Result<(Journal, JournalReport), Error> {
         let path = directory.join(FILE_NAME);
         let file = disk::open_or_create(&path)?;
         let mut state = JournalState::default();
@@ -83,6 +94,7 @@ impl Journal {
         let report = scan(&file, &path, |record, start, end| {
             state.apply_record(record);
             published.add(record.seq, start, end);
+            goes_on()
         })?;
         if report.torn_bytes > 0 {
             cut_off_tail(directory, &file, &path, &report)?;
@@ -91,7 +103,8 @@ impl Journal {
         if report.records > 0 {
             // What a daemon that crashed had not synced is published now, so it must stay.
             let synced = file.sync_data().at("sync", &path).and_then(|()| sync_names(directory));
-            failure = synced.err().map(|error| error.to_string());
+            let kind = |error: &Error| error.io_kind().unwrap_or(ErrorKind::Other);
+            failure = synced.err().map(|error| (kind(&error), error.to_string()));
         }
         let journal = Journal {
             path,
@@ -116,8 +129,14 @@ impl Journal {
     }
 
     fn append_at(&mut self, ts: &str, events: &[Event], durability: Durability) -> io::Result<u64> {
-        if let Some(reason) = &self.failure {
-            return Err(io::Error::other(reason.clone()));
+        if let Some((kind, reason)) = &self.failure {
+            return Err(io::Error::new(*kind, reason.clone()));
+        }
+        if self.state.seq + events.len() as u64 > limits::SEQ_MAX {
+            let last = self.state.seq;
+            let reason =
+                format!("its last event has the number {last}, and there are no larger ones");
+            return Err(io::Error::other(reason));
         }
         let numbered = (self.state.seq + 1..).zip(events);
         let records: Vec<Vec<u8>> =
@@ -196,7 +215,10 @@ impl Journal {
         if !(only_unpublished && is_full) {
             // The kernel may have dropped what it could not write, and report the next sync as a
             // success.
-            self.failure = Some(reason(&error));
+            let advice = "check the disk, then: opta daemon restart";
+            let failure = format!("{}; {advice}", reason(&error));
+            self.failure = Some((error.kind(), failure.clone()));
+            return Err(io::Error::new(error.kind(), failure));
         }
         Err(error)
     }
@@ -207,8 +229,8 @@ impl Journal {
             return cause;
         };
         let failure = format!("{}; it could not be cut back: {second}", reason(&cause));
-        self.failure = Some(failure.clone());
-        io::Error::other(failure)
+        self.failure = Some((cause.kind(), failure.clone()));
+        io::Error::new(cause.kind(), failure)
     }
 
     fn file(&mut self) -> io::Result<&File> {

@@ -215,9 +215,10 @@ impl Reader {
 /// Reads the record in `line` if it can follow the one with number `last`.
 ///
 /// A number that does not increase belongs to a record that was written twice, or to another file;
-/// one that no number can follow, to no journal.
+/// one that clients cannot read, to no journal. An editor may have changed the ends of the lines.
 fn next_record(line: &[u8], last: u64) -> Option<Record<'_>> {
-    Record::read(line).filter(|record| record.seq > last && record.seq < u64::MAX)
+    let record = Record::read(line.strip_suffix(b"\r").unwrap_or(line));
+    record.filter(|record| record.seq > last && record.seq <= limits::SEQ_MAX)
 }
 
 /// The parts of a whole journal.
@@ -280,12 +281,12 @@ impl JournalReport {
     }
 }
 
-/// Reads a whole journal and passes each valid record with its range in the file to `visit`.
-/// Changes nothing.
+/// Reads a whole journal and passes each valid record with its range in the file to `visit`. Fails
+/// if that returns `false`. Changes nothing.
 pub fn scan(
     file: &File,
     path: &Path,
-    mut visit: impl FnMut(&Record<'_>, u64, u64),
+    mut visit: impl FnMut(&Record<'_>, u64, u64) -> bool,
 ) -> Result<JournalReport, Error> {
     let length = file.metadata().at("inspect", path)?.len();
     let mut report = JournalReport::default();
@@ -299,7 +300,9 @@ pub fn scan(
                 report.records += 1;
                 report.damaged += std::mem::take(&mut invalid_lines);
                 report.valid_bytes = lines_end;
-                visit(&record, start, lines_end);
+                if !visit(&record, start, lines_end) {
+                    return Err(io::Error::from(io::ErrorKind::Interrupted)).at("read", path);
+                }
             }
             None => invalid_lines += 1,
         }

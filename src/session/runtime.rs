@@ -44,9 +44,15 @@ pub struct Runtime {
     closed: AtomicBool,
 }
 
-/// The place of a session in memory. The lock on it is held while the session is created, opened or
-/// deleted: there is never more than one of an id.
-type Slot = Mutex<Option<Arc<Session>>>;
+/// The place of a session in memory.
+#[derive(Default)]
+struct Slot {
+    /// The lock is held while the session is created, opened or deleted: there is never more than
+    /// one of an id.
+    session: Mutex<Option<Arc<Session>>>,
+    /// Whether its journal is being read.
+    is_opening: AtomicBool,
+}
 
 /// The turns of all sessions.
 #[derive(Default)]
@@ -92,14 +98,14 @@ impl Runtime {
         config: &SessionConfig,
     ) -> Result<Arc<Session>, SessionError> {
         let id = id.map_or_else(|| new_id("sess_"), Ok)?;
-        self.with_slot(&id, |slot| match self.load(&id, slot)? {
+        self.with_slot(&id, |slot, place| match self.load(&id, slot, place)? {
             Some(session) => {
                 if let Err(error) = session.announce() {
                     self.log_write_error(&id, &error);
                 }
                 Ok(session)
             }
-            None => Ok(Arc::clone(slot.insert(self.create_new(&id, config)?))),
+            None => Ok(Arc::clone(place.insert(self.create_new(&id, config)?))),
         })
     }
 
@@ -122,15 +128,19 @@ impl Runtime {
         self.store.add_to_index(id, &created_at)?;
         let directory = self.store.directory(id);
         let journal = Journal::create(&directory, id, &self.daemon_id, &first, &created_at)?;
-        self.save_summary(id, &journal);
+        let session = Session::new(id.clone(), journal, Arc::clone(&self.watchers), 0);
+        let mut state = lock(&session.state);
+        self.save_summary(id, &mut state);
         self.log.info("session created", &[("id", &id.as_str())]);
+        let journal = &state.journal;
         self.watchers.notify(id, 0, journal.state().seq, || journal.reader());
-        Ok(Arc::new(Session::new(id.clone(), journal, Arc::clone(&self.watchers))))
+        drop(state);
+        Ok(Arc::new(session))
     }
 
     /// Returns the session with this id, and opens it if it is not in memory.
     pub fn session(&self, id: &SessionId) -> Result<Arc<Session>, SessionError> {
-        let session = self.with_slot(id, |slot| self.load(id, slot))?;
+        let session = self.with_slot(id, |slot, place| self.load(id, slot, place))?;
         let session = session.ok_or_else(|| no_session(id))?;
         session.retry_pending();
         Ok(session)
@@ -138,9 +148,9 @@ impl Runtime {
 
     /// Deletes a session permanently.
     pub fn delete(&self, id: &SessionId) -> Result<(), SessionError> {
-        self.with_slot(id, |slot| {
+        self.with_slot(id, |slot, place| {
             let exists = self.store.has(id);
-            let session = match self.load(id, slot) {
+            let session = match self.load(id, slot, place) {
                 Ok(Some(session)) => session,
                 Ok(None) if exists => return Ok(self.store.delete(id)?),
                 // The remains of a session that cannot be read.
@@ -158,7 +168,7 @@ impl Runtime {
             }
             self.store.delete(id)?;
             session.close(&mut state, CloseReason::Deleted);
-            *slot = None;
+            *place = None;
             self.log.info("session deleted", &[("id", &id.as_str())]);
             Ok(())
         })
@@ -167,7 +177,7 @@ impl Runtime {
     /// Returns the summary of a session, as a list shows it.
     pub fn summary(&self, id: &SessionId) -> Result<SessionSummary, SessionError> {
         let slot = lock(&self.slots).get(id).cloned();
-        let session = slot.and_then(|slot| lock(&slot).clone());
+        let session = slot.and_then(|slot| lock(&slot.session).clone());
         match session {
             Some(session) => Ok(session.summary()),
             None => Ok(self.store.summary(id)?),
@@ -178,8 +188,7 @@ impl Runtime {
     pub fn counts(&self) -> RuntimeCounts {
         // Sessions that are being opened are not waited for: reading a long journal takes time, and
         // this must not.
-        let sessions = self.slots().into_iter().filter_map(|slot| slot.try_lock().ok()?.clone());
-        let sessions: Vec<Arc<Session>> = sessions.collect();
+        let sessions = self.settled();
         let followers: usize = sessions.iter().map(|session| session.subscribers()).sum();
         let subscribers = followers + self.watchers.count();
         let scheduler = lock(&self.scheduler);
@@ -225,13 +234,20 @@ impl Runtime {
     /// Marks unfinished turns as interrupted, syncs everything and ends the streams.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        for session in self.slots().iter().filter_map(|slot| lock(slot).clone()) {
+        // A journal that is being read is not waited for: `load` then keeps no session.
+        let opened = |slot: &Arc<Slot>| {
+            let is_opening = slot.is_opening.load(Ordering::SeqCst);
+            if is_opening { None } else { lock(&slot.session).clone() }
+        };
+        for session in self.slots().iter().filter_map(opened) {
             let mut state = lock(&session.state);
             self.interrupt_turns(&session, &mut state, "the daemon was stopped");
             if let Err(cause) = state.journal.sync() {
                 self.log_write_error(&session.id, &not_written(&cause));
             }
-            self.save_summary(&session.id, &state.journal);
+            if state.journal.bytes() != state.summarized_bytes {
+                self.save_summary(&session.id, &mut state);
+            }
             if let Some(cancel) = &state.cancel {
                 cancel.cancel();
             }
@@ -256,8 +272,7 @@ impl Runtime {
 
     /// Wakes the turns that wait for permissions. None waits in a session that is being opened.
     fn followers_changed(&self) {
-        let sessions = self.slots().into_iter().filter_map(|slot| slot.try_lock().ok()?.clone());
-        sessions.for_each(|session| session.followers_changed());
+        self.settled().iter().for_each(|session| session.followers_changed());
     }
 
     /// Returns whether there will be no more events.
@@ -279,8 +294,14 @@ impl Runtime {
             // asked for: the machine may have been suspended since.
             let is_idle =
                 |session: &Arc<Session>| Arc::strong_count(session) == 1 && session.is_idle(now);
-            Arc::strong_count(slot) > 1 || !lock(slot).as_ref().is_some_and(is_idle)
+            Arc::strong_count(slot) > 1 || !lock(&slot.session).as_ref().is_some_and(is_idle)
         });
+    }
+
+    /// Returns the sessions in memory that no thread is opening or deleting.
+    fn settled(&self) -> Vec<Arc<Session>> {
+        let slots = self.slots().into_iter();
+        slots.filter_map(|slot| slot.session.try_lock().ok()?.clone()).collect()
     }
 
     fn slots(&self) -> Vec<Arc<Slot>> {
@@ -292,14 +313,15 @@ impl Runtime {
     fn with_slot<T>(
         &self,
         id: &SessionId,
-        act: impl FnOnce(&mut Option<Arc<Session>>) -> Result<T, SessionError>,
+        act: impl FnOnce(&Slot, &mut Option<Arc<Session>>) -> Result<T, SessionError>,
     ) -> Result<T, SessionError> {
         let slot = Arc::clone(lock(&self.slots).entry(id.clone()).or_default());
-        let result = act(&mut lock(&slot));
+        let result = act(&slot, &mut lock(&slot.session));
         drop(slot);
         let mut slots = lock(&self.slots);
         // Not while another thread holds the slot: there must never be two of one id.
-        let is_unused = |slot: &Arc<Slot>| Arc::strong_count(slot) == 1 && lock(slot).is_none();
+        let is_unused =
+            |slot: &Arc<Slot>| Arc::strong_count(slot) == 1 && lock(&slot.session).is_none();
         if slots.get(id).is_some_and(is_unused) {
             slots.remove(id);
         }
@@ -310,19 +332,24 @@ impl Runtime {
     fn load(
         &self,
         id: &SessionId,
-        slot: &mut Option<Arc<Session>>,
+        slot: &Slot,
+        place: &mut Option<Arc<Session>>,
     ) -> Result<Option<Arc<Session>>, SessionError> {
-        // Checked with the lock on the slot: `close` finds every session that was opened before.
-        if self.closed.load(Ordering::SeqCst) {
+        let is_closed = || self.closed.load(Ordering::SeqCst);
+        if place.is_none() && !is_closed() && self.store.has(id) {
+            slot.is_opening.store(true, Ordering::SeqCst);
+            let opened = self.open(id);
+            slot.is_opening.store(false, Ordering::SeqCst);
+            // Checked again, with the lock on the slot: `close` finds every session that is kept.
+            *place = if is_closed() { None } else { opened? };
+        }
+        if is_closed() {
             return Err(SessionError::Stopping);
         }
-        if slot.is_none() && self.store.has(id) {
-            *slot = self.open(id)?;
-        }
-        if let Some(session) = slot {
+        if let Some(session) = place {
             session.used_at.store(sys::boot_clock().as_secs(), Ordering::Relaxed);
         }
-        Ok(slot.clone())
+        Ok(place.clone())
     }
 
     /// Opens a session and marks turns that a crash cut off as interrupted. `None` if nothing in
@@ -330,7 +357,8 @@ impl Runtime {
     fn open(&self, id: &SessionId) -> Result<Option<Arc<Session>>, SessionError> {
         let directory = self.store.directory(id);
         let summarized = self.store.summarized_bytes(id);
-        let (journal, report) = Journal::open(&directory, id, &self.daemon_id)?;
+        let goes_on = || !self.closed.load(Ordering::Relaxed);
+        let (journal, report) = Journal::open_while(&directory, id, &self.daemon_id, goes_on)?;
         let report = report.compared_to(summarized);
         let (torn, missing) = (report.torn_bytes, report.missing_bytes);
         if report.damaged > 0 || torn > 0 || missing > 0 {
@@ -350,13 +378,13 @@ impl Runtime {
             }
             return Ok(None);
         }
+        let watchers = Arc::clone(&self.watchers);
+        let session = Arc::new(Session::new(id.clone(), journal, watchers, summarized));
+        let mut state = lock(&session.state);
         if torn > 0 {
             // So that what was cut off does not count as missing next time.
-            self.save_summary(id, &journal);
+            self.save_summary(id, &mut state);
         }
-        let watchers = Arc::clone(&self.watchers);
-        let session = Arc::new(Session::new(id.clone(), journal, watchers));
-        let mut state = lock(&session.state);
         let message = "the daemon ended while the turn was in progress";
         self.interrupt_turns(&session, &mut state, message);
         state.journal.close_file();
@@ -383,9 +411,13 @@ impl Runtime {
         }
     }
 
-    fn save_summary(&self, id: &SessionId, journal: &Journal) {
-        if let Err(error) = self.store.save_summary(id, journal.state(), journal.bytes()) {
-            self.log.debug("no summary was kept", &[("id", &id.as_str()), ("cause", &error)]);
+    fn save_summary(&self, id: &SessionId, state: &mut SessionState) {
+        let (journal, bytes) = (&state.journal, state.journal.bytes());
+        match self.store.save_summary(id, journal.state(), bytes) {
+            Ok(()) => state.summarized_bytes = bytes,
+            Err(error) => {
+                self.log.debug("no summary was kept", &[("id", &id.as_str()), ("cause", &error)]);
+            }
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) struct SessionState {
     pub(super) closed: Option<CloseReason>,
     /// When a summary was last written, on the boot clock.
     pub(super) summarized_at: Option<Duration>,
+    /// The length of the journal of which the summary on the disk was made; 0 without one.
+    pub(super) summarized_bytes: u64,
 }
 
 /// A permission that a turn waits for.
@@ -100,7 +102,12 @@ impl Drop for Subscription {
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, journal: Journal, watchers: Arc<Watchers>) -> Session {
+    pub(super) fn new(
+        id: SessionId,
+        journal: Journal,
+        watchers: Arc<Watchers>,
+        summarized_bytes: u64,
+    ) -> Session {
         Session {
             id,
             state: Mutex::new(SessionState {
@@ -112,6 +119,7 @@ impl Session {
                 pending_ends: Vec::new(),
                 closed: None,
                 summarized_at: None,
+                summarized_bytes,
             }),
             changed: Condvar::new(),
             wakers: Mutex::default(),
@@ -316,8 +324,10 @@ pub enum SessionError {
     Busy(String),
     /// The daemon is stopping.
     Stopping,
-    /// The disk is full or cannot be trusted.
+    /// The disk is full.
     Storage(String),
+    /// The disk has failed, or a session on it cannot be read or written for another reason.
+    Disk(String),
     Failed(Error),
 }
 
@@ -338,7 +348,8 @@ impl fmt::Display for SessionError {
             SessionError::Invalid(message)
             | SessionError::Conflict(message)
             | SessionError::Busy(message)
-            | SessionError::Storage(message) => write!(f, "{message}"),
+            | SessionError::Storage(message)
+            | SessionError::Disk(message) => write!(f, "{message}"),
             SessionError::Stopping => write!(f, "the daemon is stopping"),
             SessionError::Failed(error) => write!(f, "{error}"),
         }
@@ -350,7 +361,14 @@ pub(super) fn no_session(id: &SessionId) -> SessionError {
 }
 
 pub(super) fn not_written(cause: &io::Error) -> SessionError {
-    SessionError::Storage(format!("the session cannot be written: {}", reason(cause)))
+    let message = format!("the session cannot be written: {}", reason(cause));
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SessionError::Storage(message),
+        _ if cause.raw_os_error() == Some(libc::EIO) => {
+            SessionError::Disk(format!("{message}; check the disk and the kernel's log"))
+        }
+        _ => SessionError::Disk(message),
+    }
 }
 
 /// Returns `prefix` and twelve random characters that need no escapes in a URL.

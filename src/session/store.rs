@@ -312,7 +312,10 @@ impl Store {
         // First: the journal may grow while it is read.
         let summarized = self.summarized_bytes(id);
         let report = match disk::open_if_exists(&path)? {
-            Some(file) => scan(&file, &path, |record, _, _| visit(record))?,
+            Some(file) => scan(&file, &path, |record, _, _| {
+                visit(record);
+                true
+            })?,
             // Unless the session has just been deleted.
             None if summarized > 0 && self.summarized_bytes(id) > 0 => JournalReport::default(),
             None => return Err(io::Error::from(io::ErrorKind::NotFound)).at("read", &path),

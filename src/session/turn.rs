@@ -30,6 +30,7 @@ impl From<SessionError> for Fault {
     fn from(error: SessionError) -> Fault {
         let code = match error {
             SessionError::Storage(_) => "storage-full",
+            SessionError::Disk(_) => "storage-error",
             SessionError::Stopping => "interrupted",
             _ => "internal-error",
         };

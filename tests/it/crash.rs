@@ -224,9 +224,12 @@ fn an_append_that_fails_is_refused_and_leaves_no_trace() {
             faults.iter().map(|fault| format!("inject={fault}")).collect();
         words.extend(injections.iter().flat_map(|injection| ["-e", injection]));
         let strace = Strace::attach(&home, &words, Some(&path));
+        let is_full = !faults[0].ends_with("EIO");
+        let (status, code) = if is_full { (507, "STORAGE_FULL") } else { (500, "STORAGE_ERROR") };
         for turn in ["refused", "refused", "refused_too"] {
-            let refused = api.submit("s", turn).expect(507);
-            assert_eq!(refused.field("code"), "STORAGE_FULL", "{faults:?}");
+            let refused = api.submit("s", turn).expect(status);
+            assert_eq!(refused.field("code"), code, "{faults:?}");
+            assert_eq!(refused.body.contains("check the disk"), status == 500, "{}", refused.body);
         }
         assert_eq!(
             api.events("s", 0),
@@ -241,7 +244,7 @@ fn an_append_that_fails_is_refused_and_leaves_no_trace() {
             assert!(fs::read(&path).unwrap() == bytes, "{faults:?}: the journal has changed");
         }
         let after = api.submit("s", "after");
-        assert_eq!(after.status, if recovers { 202 } else { 507 }, "{faults:?}");
+        assert_eq!(after.status, if recovers { 202 } else { status }, "{faults:?}");
         let mut api = api;
         if !recovers {
             assert_eq!(api.events("s", 0), events, "{faults:?}");

@@ -6,6 +6,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
+use crate::api::Api;
+use crate::crash::Strace;
 use crate::support::{
     ADDRESS_IN_USE, ALREADY, DEADLINE, Daemon, Home, NONE, RUNNING, START_THREAD, STARTED, STOPPED,
     TOO_MANY_FILES, eventually, http, is_locked, need, signal,
@@ -209,4 +211,56 @@ fn a_start_restores_the_state_file_of_a_running_daemon() {
     assert!(is_locked(&home.file("daemon.pid")));
     home.opta("daemon start").stdout(ALREADY).of(daemon).run();
     home.opta("daemon status").stdout(RUNNING).of(daemon).run();
+}
+
+/// Submits a turn on a connection whose thread was there before, with `inject` for new threads.
+fn submit_without_threads(home: &Home, api: &Api, turn: &str, inject: &str) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, api.port)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = format!("Host: 127.0.0.1\r\nAuthorization: Bearer {}\r\n", api.token);
+    write!(stream, "GET /v3/health HTTP/1.1\r\n{head}\r\n").unwrap();
+    assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+    let inject = format!("inject={START_THREAD}:error=EAGAIN:{inject}");
+    let strace =
+        Strace::attach(home, &["-e", &format!("trace={START_THREAD}"), "-e", &inject], None);
+    let body = format!(r#"{{"turnId":"{turn}","content":"x"}}"#);
+    let length = body.len();
+    write!(
+        stream,
+        "POST /v3/sessions/s/turns HTTP/1.1\r\n{head}Content-Type: application/json\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    drop(strace);
+    reply
+}
+
+#[test]
+fn a_turn_whose_thread_cannot_be_started_is_tried_again_or_ends() {
+    need!("/proc", "strace");
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    api.create("s");
+    let code = |turn: &str| {
+        let events = api.wait_for("s", "turn.error", turn);
+        let names: Vec<String> = events.iter().map(|event| event.name.clone()).collect();
+        (names, api.get("/v3/sessions/s/events?afterSeq=0").body)
+    };
+    let reply = submit_without_threads(&home, &api, "once", "when=1");
+    assert!(reply.starts_with("HTTP/1.1 202 "), "{reply}");
+    // It runs: there is no model server.
+    assert!(code("once").0.contains(&"turn.start".to_owned()));
+    let reply = submit_without_threads(&home, &api, "never", "when=1+");
+    assert!(reply.starts_with("HTTP/1.1 202 "), "{reply}");
+    let (_, events) = code("never");
+    assert!(
+        events.contains("cannot start a thread for the turn: Resource temporarily"),
+        "{events}"
+    );
+    api.submit("s", "after").expect(202);
+    assert_eq!(code("after").0.iter().filter(|name| *name == "turn.start").count(), 2);
+    home.opta("daemon stop").stdout(STOPPED).run();
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Doing, reason};
+use crate::error::{Doing, Error, reason};
 use crate::mutex::lock;
 use crate::protocol::event::{Event, SessionCancelled, TurnHead, TurnQueued, TurnStats};
 use crate::protocol::{CancelTurns, SubmitTurn, TurnAccepted, TurnsCancelled};
@@ -28,12 +28,13 @@ use super::Runtime;
 /// before a thread is started.
 pub struct TurnStart {
     runtime: Arc<Runtime>,
-    session: Arc<Session>,
+    /// `None` if the session has a worker or waits for one.
+    session: Option<Arc<Session>>,
 }
 
 impl Drop for TurnStart {
     fn drop(&mut self) {
-        self.runtime.schedule(Arc::clone(&self.session));
+        self.runtime.schedule(self.session.take());
     }
 }
 
@@ -49,7 +50,7 @@ impl Runtime {
     }
 
     /// Accepts a turn. It is on the disk when this returns `Ok`, and will be run or reported as
-    /// interrupted. The caller starts it, unless the session has a worker.
+    /// interrupted. The caller starts it.
     pub fn accept(
         self: &Arc<Runtime>,
         session: &Arc<Session>,
@@ -74,22 +75,17 @@ impl Runtime {
         session.flush_pending(&mut state)?;
         check_submission(&state, turn)?;
         // Counted before it is written: from now on the daemon is not idle.
-        {
-            let mut scheduler = lock(&self.scheduler);
-            if scheduler.stopping {
-                return Err(SessionError::Stopping);
-            }
-            scheduler.unfinished += 1;
-        }
+        let counted = Counted::new(self)?;
         let event = queued_event(&turn_id, turn, queued);
-        let appended = session.append(&mut state, &[event], Durability::Synced);
-        let seq = appended.inspect_err(|_| self.turns_ended(1))?;
+        let seq = session.append(&mut state, &[event], Durability::Synced)?;
+        counted.keep();
         state.options.insert(turn_id.clone(), turn.options.clone().unwrap_or_default());
         self.submitted.fetch_add(1, Ordering::Relaxed);
         let was_scheduled = std::mem::replace(&mut state.scheduled, true);
         drop(state);
-        let start = || TurnStart { runtime: Arc::clone(self), session: Arc::clone(session) };
-        Ok((accepted(turn_id, queued, seq), (!was_scheduled).then(start)))
+        let session = (!was_scheduled).then(|| Arc::clone(session));
+        let start = TurnStart { runtime: Arc::clone(self), session };
+        Ok((accepted(turn_id, queued, seq), Some(start)))
     }
 
     /// Cancels turns. The decision is on the disk when this returns.
@@ -138,23 +134,57 @@ impl Runtime {
         lock(&self.scheduler).unfinished -= count;
     }
 
-    fn schedule(self: &Arc<Runtime>, session: Arc<Session>) {
+    /// Lets a session wait for a worker, and starts one for the sessions that wait.
+    fn schedule(self: &Arc<Runtime>, session: Option<Arc<Session>>) {
         let mut scheduler = lock(&self.scheduler);
         if scheduler.stopping {
             return;
         }
-        scheduler.waiting.push_back(session);
-        if scheduler.workers >= limits::ACTIVE_TURNS_MAX {
+        scheduler.waiting.extend(session);
+        if scheduler.waiting.is_empty() || scheduler.workers >= limits::ACTIVE_TURNS_MAX {
             return;
         }
         scheduler.workers += 1;
         drop(scheduler);
-        let runtime = Arc::clone(self);
-        let started = thread::Builder::new().name("turn".into()).spawn(move || runtime.work());
-        if let Err(error) = started.doing("start a thread") {
-            // Another worker, or the next one, will run it.
+        if let Err(error) = self.start_worker() {
             self.log.error("turns cannot run", &[("cause", &error)]);
-            lock(&self.scheduler).workers -= 1;
+            self.fail_waiting(&error);
+        }
+    }
+
+    /// Starts a worker. Tries again after a pause if the system has no resources.
+    fn start_worker(self: &Arc<Runtime>) -> Result<(), Error> {
+        let mut tries = 1;
+        loop {
+            let runtime = Arc::clone(self);
+            let started = thread::Builder::new().name("turn".into()).spawn(move || runtime.work());
+            match started {
+                Err(_) if tries < limits::WORKER_TRIES_MAX => tries += 1,
+                started => return started.doing("start a thread for the turn").map(drop),
+            }
+            drop(sys::wait_readable([], Some(limits::WORKER_PAUSE)));
+        }
+    }
+
+    /// Gives up a worker that could not be started. If there is no other one, ends the turns of
+    /// the sessions that wait for one: they could wait for ever.
+    fn fail_waiting(&self, error: &Error) {
+        while !self.end_worker() {
+            let mut scheduler = lock(&self.scheduler);
+            if scheduler.workers > 1 {
+                scheduler.workers -= 1;
+                return;
+            }
+            let session = scheduler.waiting.pop_front();
+            drop(scheduler);
+            let Some(session) = session else { continue };
+            let fault = Fault { code: "internal-error", message: error.to_string() };
+            loop {
+                self.fail_first_turn(&session, fault.clone());
+                if !has_work(&mut lock(&session.state)) {
+                    break;
+                }
+            }
         }
     }
 
@@ -170,9 +200,7 @@ impl Runtime {
             };
             self.run_next(&session);
             let mut state = lock(&session.state);
-            if state.journal.state().queue.is_empty() || state.closed.is_some() {
-                state.scheduled = false;
-                state.journal.close_file();
+            if !has_work(&mut state) {
                 continue;
             }
             drop(state);
@@ -203,7 +231,11 @@ impl Runtime {
         let turn = match start_turn(session) {
             Ok(Some(turn)) => turn,
             Ok(None) => return,
-            Err(error) => return self.fail_first_turn(session, error),
+            Err(error) => {
+                self.log_write_error(&session.id, &error);
+                self.fail_first_turn(session, error.into());
+                return;
+            }
         };
         let fields: [(&str, &dyn Display); 2] =
             [("session", &session.id.as_str()), ("turn", &turn.number)];
@@ -240,7 +272,7 @@ impl Runtime {
         let is_recent = |at: Duration| now.saturating_sub(at) < limits::SUMMARY_EVERY;
         if !state.summarized_at.is_some_and(is_recent) {
             state.summarized_at = Some(now);
-            self.save_summary(&session.id, &state.journal);
+            self.save_summary(&session.id, &mut state);
         }
         drop(state);
         self.turns_ended(1);
@@ -251,16 +283,49 @@ impl Runtime {
         self.log.info("turn ended", &fields);
     }
 
-    /// Ends a turn that cannot be started because its session cannot be written or read.
-    fn fail_first_turn(&self, session: &Session, error: SessionError) {
-        self.log_write_error(&session.id, &error);
+    /// Ends the first turn in a session's queue, because it cannot be started.
+    fn fail_first_turn(&self, session: &Session, fault: Fault) {
         let mut state = lock(&session.state);
         if let Some(head) = state.journal.state().queue.front().cloned() {
             state.options.remove(&head.turn_id);
-            drop(session.end_turns(&mut state, vec![end_event(&head, &Err(error.into()))]));
+            drop(session.end_turns(&mut state, vec![end_event(&head, &Err(fault))]));
             self.turns_ended(1);
         }
     }
+}
+
+/// A turn that counts as unfinished, until this is dropped.
+struct Counted<'a>(Option<&'a Runtime>);
+
+impl<'a> Counted<'a> {
+    fn new(runtime: &'a Runtime) -> Result<Counted<'a>, SessionError> {
+        let mut scheduler = lock(&runtime.scheduler);
+        if scheduler.stopping {
+            return Err(SessionError::Stopping);
+        }
+        scheduler.unfinished += 1;
+        Ok(Counted(Some(runtime)))
+    }
+
+    /// Leaves it to the end of the turn.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.into_iter().for_each(|runtime| runtime.turns_ended(1));
+    }
+}
+
+/// Returns whether the session has a turn to run. If not, it no longer needs a worker.
+fn has_work(state: &mut SessionState) -> bool {
+    if state.journal.state().queue.is_empty() || state.closed.is_some() {
+        state.scheduled = false;
+        state.journal.close_file();
+    }
+    state.scheduled
 }
 
 /// Returns why a turn cannot be submitted now.
@@ -323,5 +388,5 @@ fn check_input(state: &SessionState, turn_id: &str) -> Result<(), SessionError> 
         Some(Err(error)) => reason(&error),
         None => "it is not in the queue".to_owned(),
     };
-    Err(SessionError::Storage(format!("the turn cannot be read: {why}")))
+    Err(SessionError::Disk(format!("the turn cannot be read: {why}")))
 }

@@ -288,3 +288,25 @@ fn appends_fail_while_the_file_cannot_be_opened() {
     assert_eq!(fs::read(&path).unwrap(), bytes);
     assert_eq!(append(&mut journal), 3);
 }
+
+#[test]
+fn a_journal_with_the_line_ends_of_another_system_is_read_and_continued() {
+    let scratch = Scratch::new();
+    let (bytes, _) = recorded(&[10, 70_000, 10]);
+    let text = String::from_utf8(bytes).unwrap().replace('\n', "\r\n");
+    let directory = scratch.session("s", text.as_bytes());
+    let (report, before, after) = opened_twice(&directory);
+    assert_eq!((report.records, report.damaged, report.torn_bytes), (3, 0, 0));
+    assert_eq!((before, after), (vec![1, 2, 3], vec![1, 2, 3, 4]));
+}
+
+#[test]
+fn a_number_that_clients_cannot_read_is_damage() {
+    let scratch = Scratch::new();
+    for number in [limits::SEQ_MAX + 1, u64::MAX - 1, u64::MAX] {
+        let bytes = [record(1, 10), record(number, 10), record(2, 10)].concat();
+        let directory = scratch.session("s", &bytes);
+        let (journal, report) = open(&directory);
+        assert_eq!((report.records, report.damaged, journal.state().seq), (2, 1, 2), "{number}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Sessions that are created and deleted, and daemons that stop, from many threads in parallel.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
@@ -10,7 +12,7 @@ use crate::session::session::{Session, SessionError};
 use crate::{limits, sys};
 
 use super::support::{HeldAgent, create, done, events, runtime, turn, wait_for, wait_until};
-use super::{PATIENCE, Scratch, id};
+use super::{PATIENCE, Scratch, id, record};
 
 #[test]
 fn a_session_with_a_turn_in_progress_cannot_be_deleted() {
@@ -219,4 +221,61 @@ fn deleting_and_creating_the_same_id_never_yields_two_writers() {
     assert_eq!(report.records, events(&session).len() as u64);
     assert_eq!(report.records, session.summary().seq);
     assert_eq!(runtime.store().page(None, 10).unwrap().ids, [id("s")]);
+}
+
+#[test]
+fn a_daemon_that_stops_writes_only_summaries_that_have_changed() {
+    let scratch = Scratch::new();
+    let summary = |name: &str| {
+        let path = scratch.path().join("sessions").join(name).join("summary.json");
+        path.metadata().unwrap().ino()
+    };
+    let first = runtime(&scratch, |_| done());
+    for name in ["idle", "used"] {
+        create(&first, name);
+    }
+    first.close();
+    let before = ["idle", "used"].map(summary);
+    let second = runtime(&scratch, |_| done());
+    let [_, used] = ["idle", "used"].map(|name| second.session(&id(name)).unwrap());
+    assert_eq!(["idle", "used"].map(summary), before);
+    for turn_id in ["t", "u"] {
+        second.submit(&used, &turn(turn_id)).unwrap();
+        wait_for(&used, &format!("turn.done {turn_id}"));
+    }
+    wait_until("it is idle", || second.stop_if_idle().is_ok());
+    // The second turn ended too soon after the first for another summary.
+    second.close();
+    assert_eq!(summary("idle"), before[0]);
+    assert_ne!(summary("used"), before[1]);
+    assert_eq!(second.store().summary(&id("used")).unwrap().turns, 2);
+    assert_eq!(second.store().summarized_bytes(&id("used")), {
+        let path = scratch.path().join("sessions/used/journal.jsonl");
+        path.metadata().unwrap().len()
+    });
+}
+
+#[test]
+fn a_daemon_that_stops_does_not_wait_for_a_journal_that_is_being_read() {
+    let scratch = Scratch::new();
+    let bytes: Vec<u8> = (1..=400).flat_map(|seq| record(seq, 100_000)).collect();
+    let directory = scratch.session("sessions/s", &bytes);
+    let runtime = runtime(&scratch, |_| done());
+    let is_open = || {
+        let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        files
+            .filter_map(|file| file.path().read_link().ok())
+            .any(|path| path.starts_with(&directory))
+    };
+    if !Path::new("/proc/self/fd").exists() {
+        return;
+    }
+    let opened = thread::scope(|scope| {
+        let opening = scope.spawn(|| runtime.session(&id("s")).map(drop));
+        wait_until("the journal is open", is_open);
+        runtime.close();
+        opening.join().unwrap()
+    });
+    assert!(matches!(opened, Err(SessionError::Stopping)), "{opened:?}");
+    assert_eq!(runtime.counts().session_count, 0);
 }

@@ -120,6 +120,7 @@ fn read_forwards(path: &Path, bounds: Bounds) -> (Vec<Message>, Option<String>, 
     let report = scan(&file, path, |record, start, _| {
         all.apply_record(record);
         places.resize(all.messages.len(), start);
+        true
     });
     let oldest = report.unwrap().valid_bytes.saturating_sub(bounds.journal);
     let is_user = |message: &Message| matches!(message, Message::User(_));

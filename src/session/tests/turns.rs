@@ -15,7 +15,7 @@ use crate::session::session::{Decision, SessionError};
 use crate::session::turn::WaitLimits;
 
 use super::support::{HeldAgent, create, done, events, runtime, turn, wait_for, wait_until};
-use super::{PATIENCE, Scratch};
+use super::{PATIENCE, Scratch, id, record};
 
 #[test]
 fn turns_of_a_session_run_one_after_the_other_in_order() {
@@ -322,4 +322,25 @@ fn what_an_agent_appends_is_in_the_conversation_in_order() {
         )
     };
     assert_eq!(text, turn("a") + &turn("b"));
+}
+
+#[test]
+fn a_turn_beyond_the_last_number_is_refused_and_does_not_count() {
+    let scratch = Scratch::new();
+    let bytes = [record(1, 10), record(limits::SEQ_MAX - 1, 10)].concat();
+    scratch.session("sessions/s", &bytes);
+    let runtime = runtime(&scratch, |_| done());
+    let session = runtime.session(&id("s")).unwrap();
+    let refused = |turn_id: &str| {
+        let error = runtime.submit(&session, &turn(turn_id)).map(drop).unwrap_err();
+        assert!(matches!(error, SessionError::Disk(_)), "{error}");
+        assert!(error.to_string().contains("there are no larger ones"), "{error}");
+    };
+    // The last number is that of a turn, which then can neither start nor end.
+    runtime.submit(&session, &turn("last")).unwrap();
+    wait_until("it has ended", || runtime.counts().active_turn_count == 0);
+    refused("t");
+    refused("u");
+    assert_eq!(runtime.counts().queued_turn_count, 0);
+    runtime.stop_if_idle().unwrap();
 }
