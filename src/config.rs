@@ -19,7 +19,7 @@ use crate::{disk, json, limits};
 
 mod permissions;
 
-pub use permissions::{Permissions, Rule};
+pub use permissions::{Permissions, Rule, begins_with, first_words};
 
 /// The port on which the daemon listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

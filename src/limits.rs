@@ -157,6 +157,8 @@ pub const EVENTS_BYTES_MAX: usize = 1 << 20;
 pub const POLL_MAX: Duration = Duration::from_secs(60);
 /// A tool call on one line.
 pub const CALL_CHARS_MAX: usize = 160;
+/// The last lines of a command's output that are shown. All of it is on request.
+pub const OUTPUT_LINES_SHOWN: usize = 3;
 /// Sessions that are listed when an id prefix is ambiguous.
 pub const CANDIDATES_MAX: usize = 5;
 /// A record that is still incomplete after this time is torn and not being written.
@@ -201,6 +203,8 @@ pub const FOLLOW_TRIES_MAX: u32 = 3;
 pub const PROGRESS_AFTER: Duration = Duration::from_millis(400);
 /// The same within an answer, where a model may pause.
 pub const SILENCE_SHOWN_AFTER: Duration = Duration::from_secs(3);
+/// How often what a turn is waiting for is shown again: a spinner that moves.
+pub const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// How long a command waits after a signal for the end of its turn, and for its output to be read.
 /// Most supervisors kill a command later than that.
 pub const AFTER_SIGNAL_MAX: Duration = Duration::from_secs(2);
@@ -279,6 +283,15 @@ pub const RESULT_CLIPPED_BYTES: usize = 16 * 1024;
 pub const RESULT_CLIPPED_BYTES_MIN: usize = 4 * 1024;
 /// Lines of a change that are shown with the question whether it is allowed. More are on request.
 pub const CHANGE_LINES_MAX: usize = 20;
+/// The characters of a question, and of a line of a change, that are shown at first. More are on
+/// request.
+pub const QUESTION_CHARS_MAX: usize = 600;
+/// The same on a small terminal.
+pub const QUESTION_CHARS_MIN: usize = 80;
+/// Blanks in succession that are shown as their number.
+pub const BLANKS_SHOWN_MAX: usize = 8;
+/// The comparisons of lines for a difference: a rewritten file of 1,000 lines.
+pub const DIFF_CELLS_MAX: usize = 1 << 20;
 /// How long a question waits for an answer; then the answer is no.
 pub const PERMISSION_MAX: Duration = Duration::from_secs(5 * 60);
 /// How long a question waits while no client follows its session. A client that lost its connection

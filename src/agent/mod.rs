@@ -14,7 +14,7 @@ mod tool_runner;
 mod tools;
 mod turn_loop;
 
-pub use tools::preview;
+pub use tools::{command, preview, proposal};
 pub use turn_loop::Assistant;
 
 /// Returns whether `name` is the name of a tool, or its alias.

@@ -148,6 +148,8 @@ pub struct ChatArgs {
     pub model: ModelArgs,
     /// The only message; there is no conversation.
     pub once: Option<String>,
+    /// Not to print what a turn took.
+    pub quiet: bool,
 }
 
 /// The session that a chat uses.

@@ -88,6 +88,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
             MODEL_URL,
             MAX_TOKENS,
             valued("once", "TEXT", "send this text, print the answer and exit"),
+            switch("quiet", "do not print the tokens and the time of each turn").short('q'),
         ],
         summary: "Chat with a model",
         about: "Sends each line to the model. Without a terminal, lines are read from standard input.",
@@ -338,7 +339,7 @@ fn chat(args: &ParsedArgs) -> Result<Command, String> {
     if once.as_ref().is_some_and(|text| text.trim().is_empty()) {
         return Err("--once requires a text".to_owned());
     }
-    Ok(Command::Chat(ChatArgs { session, model: model(args)?, once }))
+    Ok(Command::Chat(ChatArgs { session, model: model(args)?, once, quiet: args.has("quiet") }))
 }
 
 fn model(args: &ParsedArgs) -> Result<ModelArgs, String> {

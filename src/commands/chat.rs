@@ -45,6 +45,7 @@ pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
         models: Rc::default(),
         draft: String::new(),
         worst: 0,
+        quiet: args.quiet,
     };
     let result = match &args.once {
         Some(text) => chat.send(text).map(|end| chat.console.status_of(&end)),
@@ -71,6 +72,7 @@ struct Chat<'a> {
     draft: String,
     /// The exit status so far.
     worst: u8,
+    quiet: bool,
 }
 
 impl Chat<'_> {
@@ -347,6 +349,7 @@ impl Chat<'_> {
             Candidates { sessions: self.paths.sessions(), models: Rc::clone(&self.models) };
         if let Some((editor, note)) = LineEditor::new(self.paths, candidates)? {
             self.editor = Some(editor);
+            self.console.screen.shows_statistics = !self.quiet;
             note.into_iter().for_each(|note| self.note(&note));
         }
         self.console.unblock_signals()?;

@@ -25,6 +25,7 @@ use crate::protocol::{
     CreateSession, Endpoint, ErrorDetail, Grant, Metadata, ResolvePermission, SessionId,
     SubmitTurn, TurnOptions, Variable,
 };
+use crate::session::store::Store;
 use crate::session::turn::Fault;
 use crate::state::DaemonInfo;
 use crate::token::random_name;
@@ -43,6 +44,8 @@ pub struct ClientSession<'a> {
     /// The id of the daemon that was called last.
     daemon_id: Option<String>,
     questions: Questions,
+    /// The directory that tools work in.
+    workspace: Option<String>,
     /// The last turn, if one was submitted.
     pub turn_id: Option<String>,
 }
@@ -60,6 +63,14 @@ impl<'a> ClientSession<'a> {
         let (id, new_session) = match id {
             Some(id) => (id, None),
             None => new_session(model)?,
+        };
+        let workspace = match &new_session {
+            Some(_) => {
+                std::env::current_dir().ok().and_then(|path| path.to_str().map(str::to_owned))
+            }
+            None => {
+                Store::new(paths.sessions()).summary(&id).ok().and_then(|found| found.workspace)
+            }
         };
         let environment = config::turn_environment(&paths.config())?.into_iter();
         let environment = environment.map(|(name, value)| Variable { name, value }).collect();
@@ -79,6 +90,7 @@ impl<'a> ClientSession<'a> {
             options,
             daemon_id: None,
             questions: Questions::default(),
+            workspace,
             turn_id: None,
         })
     }
@@ -139,6 +151,7 @@ impl<'a> ClientSession<'a> {
         }
         written?;
         if let Ok(TurnEnd::Done(stats)) = &end {
+            console.screen.statistics(stats);
             note_incomplete(stats, console);
         }
         end
@@ -172,6 +185,7 @@ impl<'a> ClientSession<'a> {
         };
         let (session, new_session) = (self.id.clone(), self.new_session.take());
         let attended = console.interactive;
+        let workspace = self.workspace.clone();
         console.unblock_signals()?;
         let submitted = self.reach(console, |info| {
             if let Some(new_session) = &new_session {
@@ -180,7 +194,15 @@ impl<'a> ClientSession<'a> {
             // Its own first event is after this one.
             let seq = client::submit_turn(info, &session, &turn)?.seq.saturating_sub(1);
             let (daemon, session, id) = (info.clone(), session.clone(), id.clone());
-            let running = RunningTurn { daemon, session, id, seq, losses: 0, cancelled: false };
+            let running = RunningTurn {
+                daemon,
+                session,
+                id,
+                seq,
+                losses: 0,
+                cancelled: false,
+                workspace: workspace.clone(),
+            };
             let stream = open_stream(&running, attended)?;
             Ok((running, stream))
         });
@@ -268,6 +290,8 @@ struct RunningTurn {
     /// The number of times that the connection was lost since then.
     losses: u32,
     cancelled: bool,
+    /// The directory of the session.
+    workspace: Option<String>,
 }
 
 impl RunningTurn {
@@ -347,7 +371,9 @@ impl RunningTurn {
             Event::PermissionRequest(request) if own && questions.is_allowed(&request) => {
                 self.decide(&request.request_id, true);
             }
-            Event::PermissionRequest(request) => questions.add(request, own, console),
+            Event::PermissionRequest(request) => {
+                questions.add(request, own, self.workspace.as_deref(), console);
+            }
             Event::PermissionResolved(resolved) => {
                 questions.resolve(&resolved, self.cancelled, console);
             }

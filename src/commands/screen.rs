@@ -13,12 +13,17 @@ use nanoserde::SerJson;
 
 use crate::cli::TaskOutput;
 use crate::commands::interruptible_writer::{InterruptibleWriter, WriteDeadline};
+use crate::commands::markdown::Markdown;
+use crate::commands::tool_report;
 use crate::error::{Doing, Error};
-use crate::protocol::event::{ToolEnd, ToolStart, TurnNotice};
+use crate::protocol::event::{ToolEnd, ToolStart, TurnNotice, TurnStats};
 use crate::sys::signal::Interrupts;
 use crate::sys::terminal;
-use crate::text::{Style, escaped, escaped_json, sanitized, truncated};
-use crate::{agent, config, limits};
+use crate::text::{Style, escaped, escaped_json, sanitized};
+use crate::{config, limits};
+
+/// What moves while a turn is waiting.
+const SPINNER: [&str; 8] = ["⠋", "⠙", "⠸", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
 /// A tool call, as `opta do --json` reports it.
 #[derive(Clone, SerJson)]
@@ -43,6 +48,7 @@ pub struct Screen {
     has_progress: bool,
     /// Of standard error.
     style: Style,
+    stdout_style: Style,
     /// The whole answer so far.
     pub answer: String,
     pub tool_calls: Vec<ToolLine>,
@@ -67,6 +73,11 @@ pub struct Screen {
     running_tools: usize,
     /// The result of the last tool call that ended.
     last_result: Option<String>,
+    /// Whether to print what each turn took.
+    pub shows_statistics: bool,
+    markdown: Markdown,
+    /// When the first token of an answer arrived, and how many have since.
+    first_token: Option<(Instant, u32)>,
 }
 
 impl Screen {
@@ -85,6 +96,7 @@ impl Screen {
             stdout_is_terminal,
             has_progress: stdout_is_terminal && stderr_is_terminal,
             style: Style::new(stderr_is_terminal && config::color_allowed()),
+            stdout_style: Style::new(stdout_is_terminal && config::color_allowed()),
             answer: String::new(),
             tool_calls: Vec::new(),
             mid_line: false,
@@ -98,6 +110,9 @@ impl Screen {
             notices: HashSet::new(),
             running_tools: 0,
             last_result: None,
+            shows_statistics: false,
+            markdown: Markdown::new(),
+            first_token: None,
         })
     }
 
@@ -106,6 +121,8 @@ impl Screen {
         self.answer.clear();
         self.tool_calls.clear();
         self.running_tools = 0;
+        self.markdown = Markdown::new();
+        self.first_token = None;
         self.reset_deadline();
         self.start_progress();
     }
@@ -125,6 +142,7 @@ impl Screen {
     /// Prints more of the answer.
     pub fn answer_text(&mut self, text: &str) -> Result<(), Error> {
         self.stop_progress();
+        self.count_token();
         self.answer.push_str(text);
         self.mid_line = !self.answer.is_empty() && !self.answer.ends_with('\n');
         if self.prints_answer() {
@@ -162,6 +180,19 @@ impl Screen {
     /// Records that the model is thinking.
     pub fn thinking(&mut self) {
         self.thinking = true;
+        self.count_token();
+    }
+
+    fn count_token(&mut self) {
+        let (_, count) = self.first_token.get_or_insert_with(|| (Instant::now(), 0));
+        *count += 1;
+    }
+
+    /// Returns the tokens per second, when it has been long enough to tell.
+    fn speed(&self) -> Option<f64> {
+        let (since, count) = self.first_token?;
+        let elapsed = since.elapsed();
+        (elapsed >= Duration::from_secs(1)).then(|| f64::from(count) / elapsed.as_secs_f64())
     }
 
     /// Prints a tool call.
@@ -172,12 +203,9 @@ impl Screen {
             self.answer.push('\n');
         }
         self.end_line()?;
-        if self.output == TaskOutput::Full {
-            let shown = agent::preview(&name, &args);
-            let subject = shown.map_or_else(|| args.clone(), |(subject, _)| subject);
-            let line = escaped(&format!("{name} {subject}"));
-            let line = truncated(&line, limits::CALL_CHARS_MAX);
-            let line = self.style.paint("2", &format!("> {line}"));
+        // On a terminal, its end is printed, and until then what is running.
+        if self.output == TaskOutput::Full && !self.has_progress {
+            let line = self.style.paint("2", &format!("> {}", tool_report::call(&name, &args)));
             self.print_error(&format!("{line}\n"));
         }
         self.tool_calls.push(ToolLine { id, name, args, duration_ms: None, success: None });
@@ -186,9 +214,20 @@ impl Screen {
         Ok(())
     }
 
-    /// Records the end of a tool call.
+    /// Prints the end of a tool call.
     pub fn tool_ended(&mut self, end: &ToolEnd) {
         self.last_result = Some(end.result.clone());
+        if self.output == TaskOutput::Full
+            && self.has_progress
+            && let Some(call) = self.tool_calls.iter().rev().find(|call| call.id == end.id)
+        {
+            let (outcome, output) = tool_report::outcome(&call.name, &call.args, end);
+            let call = tool_report::call(&call.name, &call.args);
+            self.print_call(&call, &outcome);
+            for line in output {
+                self.dimmed(&format!("    {line}"));
+            }
+        }
         if let Some(call) = self.tool_calls.iter_mut().rev().find(|call| call.id == end.id) {
             call.duration_ms = Some(end.duration_ms);
             call.success = Some(end.success);
@@ -200,10 +239,36 @@ impl Screen {
         }
     }
 
+    fn print_call(&mut self, call: &str, outcome: &str) {
+        self.clear_progress();
+        let call = self.style.paint("2", &format!("• {call}"));
+        self.print_error(format!("{call}  {outcome}").trim_end());
+        self.print_error("\n");
+    }
+
     /// Ends the turn: the next output starts on a new line.
     pub fn end_turn(&mut self) -> Result<(), Error> {
         self.waiting_since = None;
+        if self.output == TaskOutput::Full && self.has_progress {
+            let is_open = |call: &&ToolLine| call.success.is_none();
+            let open = self.tool_calls.iter().filter(is_open);
+            let open: Vec<String> =
+                open.map(|call| tool_report::call(&call.name, &call.args)).collect();
+            open.iter().for_each(|call| self.print_call(call, "not finished"));
+        }
         self.end_line()
+    }
+
+    /// Prints what a turn took, if the user wants to know.
+    pub fn statistics(&mut self, stats: &TurnStats) {
+        if self.shows_statistics && stats.completion_tokens > 0 {
+            let TurnStats { prompt_tokens, completion_tokens, speed, elapsed, .. } = stats;
+            let seconds = elapsed / 1_000;
+            let speed = if *speed > 0.0 { format!(", {speed:.0} tokens/s") } else { String::new() };
+            self.dimmed(&format!(
+                "{prompt_tokens} tokens in, {completion_tokens} out{speed}, {seconds} s"
+            ));
+        }
     }
 
     /// Moves to the start of a line before something is printed to standard error.
@@ -222,23 +287,44 @@ impl Screen {
         }
         let begin =
             if self.after_text { limits::SILENCE_SHOWN_AFTER } else { limits::PROGRESS_AFTER };
-        let Some(late) = waited.checked_sub(limits::PROGRESS_AFTER).filter(|_| waited >= begin)
-        else {
+        if waited < begin {
             return Some(begin.saturating_sub(waited));
-        };
-        let activity = match (self.running_tools, self.thinking) {
-            (0, false) => "waiting",
-            (0, true) => "thinking",
-            _ => "running",
-        };
+        }
         let left = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
         let message = match left.filter(|left| !left.is_zero()) {
             Some(left) => format!("… trying again in {}s", left.as_secs() + 1),
-            None => format!("… {activity} {}s", waited.as_secs()),
+            None => self.activity(waited),
         };
         self.draw_progress(&message);
-        let next = Duration::from_secs(late.as_secs() + 1) + limits::PROGRESS_AFTER;
-        Some(next.saturating_sub(waited))
+        Some(limits::PROGRESS_EVERY)
+    }
+
+    /// Returns what the turn is waiting for, in fewer columns than the terminal has.
+    fn activity(&self, waited: Duration) -> String {
+        let frame = waited.as_millis() / limits::PROGRESS_EVERY.as_millis();
+        let frame = usize::try_from(frame).unwrap_or(0) % SPINNER.len();
+        let spinner = SPINNER.get(frame).copied().unwrap_or("…");
+        let seconds = waited.as_secs();
+        let running = self.tool_calls.iter().rev().find(|call| call.success.is_none());
+        let text = match (running, self.thinking) {
+            (Some(call), _) if self.running_tools > 0 => {
+                let call = tool_report::call(&call.name, &call.args);
+                format!("{spinner} running {seconds}s  {call}")
+            }
+            (_, thinking) => {
+                let activity = if thinking { "thinking" } else { "waiting" };
+                let speed = self.speed().map(|speed| format!(", {speed:.0} tokens/s"));
+                format!("{spinner} {activity} {seconds}s{}", speed.unwrap_or_default())
+            }
+        };
+        let columns = terminal::columns(io::stderr().as_fd()).unwrap_or(usize::MAX);
+        // Most characters beyond these take two columns.
+        let mut width = 2;
+        let fits = |c: &char| {
+            width += if *c < '\u{1100}' { 1 } else { 2 };
+            width <= columns
+        };
+        text.chars().take_while(fits).collect()
     }
 
     /// Stops showing progress: the turn waits for the user.
@@ -293,11 +379,22 @@ impl Screen {
         let text = format!("{before}{text}");
         let whole = text.strip_suffix('\r');
         self.pending_return = whole.is_some();
-        sanitized(&whole.unwrap_or(&text).replace("\r\n", "\n"))
+        let text = sanitized(&whole.unwrap_or(&text).replace("\r\n", "\n"));
+        self.markdown.styled(&text, self.stdout_style)
     }
 
     fn prints_answer(&self) -> bool {
         matches!(self.output, TaskOutput::Full | TaskOutput::Quiet)
+    }
+
+    /// Returns the number of characters that a question may have to remain on the screen.
+    pub fn question_room(&self) -> usize {
+        let terminal = io::stderr();
+        let (columns, rows) =
+            (terminal::columns(terminal.as_fd()), terminal::rows(terminal.as_fd()));
+        let room = columns.zip(rows).map(|(columns, rows)| columns * rows.saturating_sub(6));
+        let most = limits::QUESTION_CHARS_MAX;
+        room.map_or(most, |room| room.clamp(limits::QUESTION_CHARS_MIN, most))
     }
 
     /// Prints what a chat begins with: on one line if there is room.

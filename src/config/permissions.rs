@@ -69,14 +69,27 @@ impl Permissions {
     /// Returns whether a shell command is allowed for a tool of this name: it begins with the words
     /// of an allowed one, and nothing in it begins another command or opens a file.
     pub fn allow_command(&self, name: &str, command: &str) -> bool {
-        let words: Vec<&str> = command.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
-        let begins = |allowed: &Vec<String>| {
-            let first = words.get(..allowed.len());
-            first.is_some_and(|first| first.iter().eq(allowed.iter()))
-        };
-        is_one_command(command)
-            && self.commands.get(name).is_some_and(|allowed| allowed.iter().any(begins))
+        let allowed = self.commands.get(name);
+        allowed.is_some_and(|allowed| allowed.iter().any(|first| begins_with(command, first)))
     }
+}
+
+/// Returns whether a shell command begins with these words, and nothing in it begins another
+/// command or opens a file.
+pub fn begins_with(command: &str, first: &[String]) -> bool {
+    let mut words = command.split([' ', '\t']).filter(|word| !word.is_empty());
+    is_one_command(command) && first.iter().all(|word| words.next() == Some(word))
+}
+
+/// Returns the first two words of a shell command, for [`begins_with`]; `None` if that could never
+/// be true, or the words have a meaning for the shell.
+pub fn first_words(command: &str) -> Option<Vec<String>> {
+    let words = command.split([' ', '\t']).filter(|word| !word.is_empty()).take(2);
+    let words: Vec<String> = words.map(str::to_owned).collect();
+    let is_plain =
+        |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | ':' | '+' | '@' | ',');
+    let plain = words.iter().all(|word| word.chars().all(is_plain));
+    (is_one_command(command) && plain && !words.is_empty()).then_some(words)
 }
 
 fn rule_named(word: &str) -> Result<Rule, String> {
@@ -120,6 +133,29 @@ mod tests {
 
     fn read(text: &str) -> Result<Permissions, (String, String)> {
         Permissions::read(json::parse(text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn only_plain_words_of_one_command_stand_for_others() {
+        for (command, words) in [
+            ("cargo test --all", Some("cargo test")),
+            (" ls\t-la x", Some("ls -la")),
+            ("make", Some("make")),
+            ("cargo test; rm x", None),
+            ("cargo $X", None),
+            ("'a b' c", None),
+            ("X=1 make", None),
+            ("cargo test\nrm x", None),
+            ("", None),
+        ] {
+            let found = first_words(command).map(|words| words.join(" "));
+            assert_eq!(found.as_deref(), words, "{command:?}");
+            assert!(first_words(command).is_none_or(|words| begins_with(command, &words)));
+        }
+        let words = first_words("cargo test").unwrap();
+        for other in ["cargo", "cargo testx", "cargo test && ls", "cargo test >x", "xcargo test"] {
+            assert!(!begins_with(other, &words), "{other}");
+        }
     }
 
     #[test]

@@ -56,6 +56,11 @@ pub fn columns(terminal: BorrowedFd<'_>) -> Option<usize> {
     size(terminal).map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
+/// Returns the number of rows of a terminal; `None` if it is unknown.
+pub fn rows(terminal: BorrowedFd<'_>) -> Option<usize> {
+    size(terminal).map(|size| usize::from(size.ws_row)).filter(|rows| *rows > 0)
+}
+
 fn size(terminal: BorrowedFd<'_>) -> Option<libc::winsize> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the descriptor lives, and TIOCGWINSZ writes a winsize, which `size` is.

@@ -139,7 +139,7 @@ fn at_a_terminal_there_is_a_prompt_and_ctrl_d_exits() {
     let mut user = User::at_prompt(&home, &model);
     user.types("hello\n");
     let mut question = model.question();
-    user.sees("… waiting 0s");
+    user.sees("waiting 0s");
     question.say("Hi \\u001b[31mthere");
     user.sees("Hi \\u{1b}[31mthere");
     question.end();
@@ -168,7 +168,7 @@ fn at_a_terminal_ctrl_c_cancels_a_turn_and_pressed_twice_exits() {
     user.types("again\n");
     model.question().answer("second answer");
     // Pressed before the prompt, it would be for the turn.
-    user.sees_prompt_after("second answer\n> ");
+    user.sees_prompt_after("second answer\n");
     user.types("\x03");
     user.sees("press Ctrl-C again to exit");
     user.types("\x03");
@@ -182,7 +182,8 @@ fn at_a_terminal_the_user_is_asked_for_permissions() {
     let mut user = User::at_prompt(&home, &model);
     user.types("test it\n");
     let asked = |count: usize, user: &User| {
-        let question = r#"Allow run_command "true 1"? [y]es / [n]o / [a]lways "#;
+        let question = "Allow run_command \"true 1\"?\n[y]es / [n]o / [a]lways every \
+                        \"true 1 …\" until opta exits ";
         eventually("the question is asked", || user.shown().matches(question).count() == count);
     };
     let run = |model: &Model| {
@@ -197,13 +198,19 @@ fn at_a_terminal_the_user_is_asked_for_permissions() {
     asked(3, &user);
     user.types("always\n");
     // From now on there is no question.
-    model.question().call("run_command", r#"{\"command\":\"true 2\"}"#);
+    model.question().call("run_command", r#"{\"command\":\"true 1 2\"}"#);
+    // Only what was said is allowed.
+    model.question().call("run_command", r#"{\"command\":\"true 1; true 2\"}"#);
+    user.sees("Allow run_command \"true 1; true 2\"?\n[y]es / [n]o / [a]lways this command");
+    user.types("n\n");
     model.question().answer("all done");
     user.sees("all done");
     user.types("/exit\n");
     let shown = user.exits(0);
-    assert_eq!(shown.matches("[a]lways").count(), 3, "{shown}");
-    assert!(shown.contains("> run_command true 2"), "{shown}");
+    assert_eq!(shown.matches("[a]lways").count(), 4, "{shown}");
+    assert_eq!(shown.matches("to be asked less: 'permissions' in config.json").count(), 1);
+    assert!(shown.contains("• run_command true 1 2  exit 0, "), "{shown}");
+    assert!(shown.contains("• run_command true 1; true 2  denied\n"), "{shown}");
 }
 
 #[test]
@@ -216,10 +223,14 @@ fn at_a_terminal_a_change_is_shown_before_the_question() {
     let content = lines.join("\\\\n");
     let arguments = format!(r#"{{\"path\":\"evil\\u202etxt\",\"content\":\"{content}\"}}"#);
     model.question().call("write_file", &arguments);
-    let question = r#"Allow write_file "evil\u{202e}txt"? [y]es / [n]o / [a]lways"#;
+    let question = "Allow write_file \"evil\\u{202e}txt\"?\n[y]es / [n]o / [a]lways every \
+                    write_file until opta exits";
     user.sees(&format!("+ line 20\n… and 11 more lines\n{question} / [s]how all "));
+    user.types("y\n");
+    user.sees("opta: not all of it was shown: press s first\n");
     user.types("s\n");
-    user.sees(&format!("+ line 30\n\\ no line end\n{question} "));
+    user.sees("+ line 30\n\\ no line end\n");
+    user.sees(&format!("{question} "));
     user.types("n\n");
     // An argument that the tool does not have cannot appear in a question: the call is refused.
     let unknown = r#"{\"path\":\"a\",\"content\":\"x\",\"command\":\"make test\"}"#;
@@ -231,6 +242,7 @@ fn at_a_terminal_a_change_is_shown_before_the_question() {
     user.types("/exit\n");
     let shown = user.exits(0);
     assert_eq!(shown.matches("line 21").count(), 1, "{shown}");
+    assert!(shown.contains("• write_file evil\\u{202e}txt  denied\n"), "{shown}");
 }
 
 #[test]
@@ -361,10 +373,10 @@ fn at_a_terminal_a_line_that_cannot_be_sent_does_not_end_the_chat() {
     let (home, model) = (Home::new(), Model::new());
     let mut user = User::at_prompt(&home, &model);
     user.keys.write_all(b"\xff\n").unwrap();
-    user.sees_prompt_after("opta: cannot send this line: it is not UTF-8\n> ");
+    user.sees_prompt_after("opta: cannot send this line: it is not UTF-8\n");
     user.types("hello\n");
     model.question().answer("Hi");
-    user.sees_prompt_after("Hi\n> ");
+    user.sees_prompt_after("Hi\n");
     user.types("\x04");
     user.exits(0);
 }
@@ -379,12 +391,12 @@ fn at_a_terminal_a_running_tool_is_reported() {
     let mut user = User::at_prompt(&home, &model);
     user.types("hello\n");
     let question = model.question();
-    user.sees("… waiting 0s");
+    user.sees("waiting 0s");
     question.call("run_command", r#"{\"command\":\"read x <gate\"}"#);
-    user.sees("… running 0s");
+    user.sees("running 0s");
     drop(File::options().write(true).open(&gate).unwrap());
     model.question().answer("Hi");
-    user.sees_prompt_after("Hi\n> ");
+    user.sees_prompt_after("Hi\n");
     user.types("\x04");
     user.exits(0);
 }
@@ -399,7 +411,98 @@ fn at_a_terminal_crlf_in_an_answer_is_a_line_end() {
     question.say("one\\r");
     question.say("\\ntwo\\r\\nthree\\rfour\\r");
     question.end();
-    user.sees_prompt_after("one\ntwo\nthree\\rfour\\r\n> ");
+    user.sees_prompt_after("one\ntwo\nthree\\rfour\\r\n");
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn at_a_terminal_a_write_over_a_file_shows_the_difference() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let old: String = (1..=9).map(|number| format!("line {number}\n")).collect();
+    home.write(&home.beside("notes.txt"), &old);
+    let mut user = User::at_prompt(&home, &model);
+    user.types("write it\n");
+    model.question().call("read_file", r#"{\"path\":\"notes.txt\"}"#);
+    let content = old.replace("line 5", "five").replace('\n', "\\\\n");
+    let arguments = format!(r#"{{\"path\":\"notes.txt\",\"content\":\"{content}\"}}"#);
+    model.question().call("write_file", &arguments);
+    user.sees(
+        "   2   line 2\n   3   line 3\n   4   line 4\n   5 - line 5\n   5 + five\n   6   line 6\n\
+         \x20  7   line 7\n   8   line 8\nAllow write_file \"notes.txt\"?\n",
+    );
+    user.types("y\n");
+    model.question().answer("done");
+    user.sees("• write_file notes.txt");
+    user.sees_prompt_after("\ndone\n");
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn at_a_terminal_a_command_cannot_push_its_question_off_the_screen() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let mut user = User::at_prompt(&home, &model);
+    user.types("run it\n");
+    let blanks = format!(r#"{{\"command\":\"true{}; touch made\"}}"#, " ".repeat(4_000));
+    model.question().call("run_command", &blanks);
+    user.sees(
+        "Allow run_command \"true␣×4000; touch made\"?\n[y]es / [n]o / [a]lways this command",
+    );
+    user.types("n\n");
+    let long = format!(r#"{{\"command\":\"true {}; touch made\"}}"#, "x".repeat(4_000));
+    model.question().call("run_command", &long);
+    user.sees(" more characters … xxx");
+    for (refused, count) in [("y\n", 1), ("a\n", 2)] {
+        user.types(refused);
+        eventually("it is refused and asked again", || {
+            let shown = user.shown();
+            let parts: Vec<&str> = shown.split("not all of it was shown: press s first").collect();
+            parts.len() == count + 1 && parts.last().unwrap().contains("[s]how all ")
+        });
+    }
+    assert!(!home.beside("made").exists());
+    user.types("s\n");
+    user.sees(&format!("true {}; touch made\"?\n", "x".repeat(4_000)));
+    eventually("it is asked again", || user.shown().ends_with("until opta exits "));
+    user.types("y\n");
+    model.question().answer("done");
+    user.sees_prompt_after("\ndone\n");
+    assert!(home.beside("made").exists());
+    user.types("\x04");
+    user.exits(0);
+}
+
+#[test]
+fn at_a_terminal_the_line_of_a_tool_says_what_became_of_it() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    home.write(&home.config(), r#"{"permissions":{"run_command":"allow","edit_file":"allow"}}"#);
+    home.write(&home.beside("a.txt"), "one\n");
+    let mut user = User::at_prompt(&home, &model);
+    user.types("work\n");
+    model.question().call("read_file", r#"{\"path\":\"a.txt\"}"#);
+    let edit = r#"{\"path\":\"a.txt\",\"old_text\":\"one\",\"new_text\":\"two\"}"#;
+    model.question().call("edit_file", edit);
+    model.question().call("list_dir", r#"{\"path\":\"Paris\"}"#);
+    model.question().call("run_command", r#"{\"command\":\"seq 9; exit 2\"}"#);
+    let question = model.question();
+    for line in [
+        "\n• read_file a.txt\n",
+        "\n• edit_file a.txt  1 line changed\n",
+        "\n• list_dir Paris  failed: there is no Paris\n",
+        "\n• run_command seq 9; exit 2  exit 2, 0.",
+        " s\n    7\n    8\n    9\n",
+    ] {
+        user.sees(line);
+    }
+    question.answer("# Title\\n**all** `done`");
+    user.sees_prompt_after("# Title\n**all** `done`\n");
+    assert!(user.window.output().contains("\x1b[1m Title\x1b[0m"), "{}", user.window.output());
+    user.types("/last\r");
+    user.sees_prompt_after("\n1\n2\n3\n4\n5\n6\n7\n8\n9\n[exit code: 2]\n");
     user.types("\x04");
     user.exits(0);
 }

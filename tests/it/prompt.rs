@@ -186,7 +186,10 @@ fn what_is_typed_during_a_turn_stands_in_the_next_prompt() {
     user.sees("one two");
     question.end();
     // Not shown in the answer.
-    user.sees("one two\n> nexxt");
+    eventually("it stands in the prompt", || {
+        let shown = user.shown();
+        shown.contains("\none two\n") && shown.ends_with("\n> nexxt")
+    });
     user.types("\r");
     question = gets(&model, "nexxt");
     question.say("three");
@@ -218,7 +221,8 @@ fn what_is_typed_before_a_question_is_no_answer_and_stands_in_the_next_prompt() 
     user.sees("[y]es / [n]o");
     user.types("n\r");
     model.question().answer("denied");
-    user.sees("denied\n> yes, please");
+    user.sees("\ndenied\n");
+    user.sees("\n> yes, please");
     user.types(" do\r");
     gets(&model, "yes, please do").answer("seen");
     user.sees_prompt_after("\nseen\n");

@@ -61,7 +61,7 @@ fn a_terminal_is_shown_an_answer_without_a_character_that_controls_it() {
     model.question().call("read_file", &path);
     model.question().answer(IN_JSON);
     let seen = window.finish();
-    assert_escaped(&seen, &format!("> read_file {ESCAPED}\r\n"));
+    assert_escaped(&seen, &format!("• read_file {ESCAPED}  failed: "));
     assert_escaped(&seen, &format!("{ESCAPED}\r\n"));
 }
 

@@ -17,6 +17,7 @@ mod walk;
 mod workspace;
 
 use std::collections::HashMap;
+use std::io::Read as _;
 
 use nanoserde::DeJson;
 
@@ -227,6 +228,34 @@ pub fn preview(name: &str, arguments: &str) -> Option<(String, Vec<String>)> {
     }
     change.extend(diff_lines(&content.or(new_text).unwrap_or_default(), '+'));
     Some((command.or(pattern).or(path).unwrap_or_else(|| ".".to_owned()), change))
+}
+
+/// Returns the text of the file that a call would change, and what it would become. `None` if there
+/// is no such file, or the call would fail.
+pub fn proposal(workspace: &str, name: &str, arguments: &str) -> Option<(String, String)> {
+    let subjects = Tool::named(name)?.parse(arguments).ok()?.subjects;
+    let Subjects { path, content, old_text, new_text, .. } = subjects;
+    if content.is_none() && old_text.is_none() {
+        return None;
+    }
+    let mut old = Vec::new();
+    let file = Workspace::open(workspace, &[]).ok()?.file(&path?).ok()?;
+    file.take(limits::EDIT_BYTES_MAX).read_to_end(&mut old).ok()?;
+    let old = String::from_utf8(old).ok()?;
+    let new = match (content, old_text, new_text) {
+        (Some(content), _, _) => content,
+        (None, Some(from), Some(to)) if old.matches(&from).count() == 1 => {
+            old.replacen(&from, &to, 1)
+        }
+        _ => return None,
+    };
+    Some((old, new))
+}
+
+/// Returns the command that a call would run.
+pub fn command(name: &str, arguments: &str) -> Option<String> {
+    let tool = Tool::named(name).filter(|tool| tool.effect == Effect::Runs)?;
+    tool.parse(arguments).ok()?.subjects.command
 }
 
 /// Returns all lines of a text after a mark, as `diff` prints them.

@@ -108,8 +108,8 @@ fn the_transcript_is_what_a_terminal_shows() {
     let mut terminal = Terminal::new(&home, &model);
     let mut expected = String::new();
     for line in block("").lines() {
-        let (shown, typed) = match line.split_once("[a]lways ") {
-            Some((question, typed)) => (format!("{question}[a]lways "), typed),
+        let (shown, typed) = match line.split_once("opta exits ") {
+            Some((question, typed)) => (format!("{question}opta exits "), typed),
             None => match line.strip_prefix("$ ") {
                 Some(command) => ("$ ".to_owned(), command),
                 None => (format!("{line}\n"), ""),
