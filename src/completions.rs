@@ -23,6 +23,8 @@ enum Candidate {
     /// A word and its description, which may be empty.
     Word(&'static str, String),
     Option(&'static OptionSpec),
+    /// The sessions that there are.
+    Sessions,
 }
 
 /// Returns every position, first those before a command is complete.
@@ -48,37 +50,57 @@ fn positions() -> Vec<Position> {
     positions.extend(SUBCOMMANDS.iter().map(|subcommand| {
         let choices = subcommand.operand.as_ref().map_or(&[][..], |operand| operand.choices);
         let choices = choices.iter().map(|word| Candidate::Word(word, String::new()));
+        let takes_session =
+            subcommand.operand.as_ref().is_some_and(|operand| operand.name == SESSION_ID);
+        let sessions = takes_session.then_some(Candidate::Sessions);
         let options = subcommand.options.iter().map(Candidate::Option);
-        let candidates = choices.chain(options).collect();
+        let candidates = sessions.into_iter().chain(choices).chain(options).collect();
         Position { words: subcommand.words.join(" "), is_command: true, candidates }
     }));
     positions
 }
 
-/// Returns the options that require a value: those with accepted values, each with its values, and
-/// the names of the others.
-fn valued_options() -> (Vec<(String, String)>, Vec<String>) {
-    let (mut closed, mut open) = (Vec::new(), Vec::new());
+/// The name of an operand or a value that is the id of a session.
+const SESSION_ID: &str = "ID";
+
+/// The options that require a value.
+#[derive(Default)]
+struct ValuedOptions {
+    /// Those with accepted values, each with its values.
+    closed: Vec<(String, String)>,
+    /// Those that take the id of a session.
+    sessions: Vec<String>,
+    /// The others.
+    open: Vec<String>,
+}
+
+fn valued_options() -> ValuedOptions {
+    let mut found = ValuedOptions::default();
     for option in SUBCOMMANDS.iter().flat_map(|subcommand| subcommand.options) {
         let long = format!("--{}", option.long);
-        if open.contains(&long) || !matches!(option.value, OptionValue::Required(_)) {
+        let OptionValue::Required(value) = option.value else { continue };
+        if found.open.contains(&long) || found.sessions.contains(&long) {
             continue;
         }
-        if option.choices.is_empty() {
-            open.push(long);
-            open.extend(option.short.map(|short| format!("-{short}")));
-        } else {
-            closed.push((long, option.choices.join(" ")));
+        if !option.choices.is_empty() {
+            found.closed.push((long, option.choices.join(" ")));
+            continue;
         }
+        let list = if value == SESSION_ID { &mut found.sessions } else { &mut found.open };
+        list.push(long);
+        list.extend(option.short.map(|short| format!("-{short}")));
     }
-    (closed, open)
+    found
 }
 
 fn bash() -> String {
-    let (closed, open) = valued_options();
+    let ValuedOptions { closed, sessions, open } = valued_options();
     let closed = closed.into_iter();
     let values = closed.map(|(name, values)| format!("        {name}) candidates='{values}' ;;"));
-    let values = values.chain([format!("        {}) return ;;", open.join(" | "))]);
+    let values = values.chain([
+        format!("        {}) candidates=$(_opta_sessions) ;;", sessions.join(" | ")),
+        format!("        {}) return ;;", open.join(" | ")),
+    ]);
     let commands = positions().into_iter().map(|Position { words, is_command, candidates }| {
         let names: Vec<String> = candidates.iter().map(bash_name).collect();
         let (rest, general) = match words.as_str() {
@@ -86,7 +108,8 @@ fn bash() -> String {
             _ if is_command => (format!(" | '{words} '*"), " --help"),
             _ => (String::new(), ""),
         };
-        format!("                '{words}'{rest}) candidates='{}{general}' ;;", names.join(" "))
+        let names = names.join(" ");
+        format!("                '{words}'{rest}) candidates=\"{names}{general}\" ;;")
     });
     filled(include_str!("completions/opta.bash"), values, commands)
 }
@@ -94,20 +117,30 @@ fn bash() -> String {
 fn bash_name(candidate: &Candidate) -> String {
     match candidate {
         Candidate::Word(word, _) => (*word).to_owned(),
-        Candidate::Option(OptionSpec { long, value: OptionValue::Optional(_), .. }) => {
-            format!("--{long}=")
-        }
+        Candidate::Option(OptionSpec {
+            long, value: OptionValue::Optional(_), choices, ..
+        }) => match choices {
+            [] => format!("--{long}="),
+            choices => format!("--{long} --{long}={}", choices.join(&format!(" --{long}="))),
+        },
         Candidate::Option(option) => format!("--{}", option.long),
+        Candidate::Sessions => "$(_opta_sessions)".to_owned(),
     }
 }
 
 fn zsh() -> String {
-    let (closed, open) = valued_options();
+    let ValuedOptions { closed, sessions, open } = valued_options();
     let closed = closed.into_iter();
     let values = closed.map(|(name, values)| format!("    {name}) compadd {values}; return ;;"));
-    let values = values.chain([format!("    {}) return ;;", open.join("|"))]);
+    let values = values.chain([
+        format!("    {}) _opta_sessions; return ;;", sessions.join("|")),
+        format!("    {}) return ;;", open.join("|")),
+    ]);
     let commands = positions().into_iter().map(|Position { words, is_command, candidates }| {
-        let mut names: Vec<String> = candidates.iter().map(zsh_name).collect();
+        let is_list = |candidate: &Candidate| matches!(candidate, Candidate::Sessions);
+        let takes_session = candidates.iter().any(is_list);
+        let sessions = if takes_session { "\n      _opta_sessions" } else { "" };
+        let mut names: Vec<String> = candidates.iter().filter_map(zsh_name).collect();
         let (rest, tag) = match is_command {
             true => (format!("|'{words} '*"), "option"),
             false => (String::new(), "command"),
@@ -116,19 +149,21 @@ fn zsh() -> String {
             names.push("'--help:show help'".to_owned());
         }
         let names = names.join("\n        ");
-        format!("    '{words}'{rest})\n      candidates=(\n        {names}\n      )\n      _describe {tag} candidates ;;")
+        format!("    '{words}'{rest}){sessions}\n      candidates=(\n        {names}\n      )\n      _describe {tag} candidates ;;")
     });
     filled(include_str!("completions/opta.zsh"), values, commands)
 }
 
-fn zsh_name(candidate: &Candidate) -> String {
-    match candidate {
+/// Returns an element of the array of candidates; sessions are no part of it.
+fn zsh_name(candidate: &Candidate) -> Option<String> {
+    Some(match candidate {
         Candidate::Word(word, help) if help.is_empty() => format!("'{word}'"),
         Candidate::Word(word, help) => format!("'{word}:{}'", single_quoted(help)),
         Candidate::Option(OptionSpec { long, help, .. }) => {
             format!("'--{long}:{}'", single_quoted(help).replace(':', "\\:"))
         }
-    }
+        Candidate::Sessions => return None,
+    })
 }
 
 fn fish() -> String {
@@ -149,6 +184,7 @@ fn fish_name(candidate: &Candidate) -> String {
         Candidate::Option(option) => {
             let short = option.short.map_or(String::new(), |short| format!("-s {short} "));
             let value = match option.value {
+                OptionValue::Required(SESSION_ID) => " -x -a '(__opta_sessions)'".to_owned(),
                 OptionValue::Required(_) if option.choices.is_empty() => " -x".to_owned(),
                 OptionValue::Required(_) => format!(" -x -a '{}'", option.choices.join(" ")),
                 OptionValue::None | OptionValue::Optional(_) => String::new(),
@@ -156,6 +192,7 @@ fn fish_name(candidate: &Candidate) -> String {
             let help = single_quoted(option.help);
             format!("{short}-l {}{value} -d '{help}'", option.long)
         }
+        Candidate::Sessions => "-k -a '(__opta_sessions)'".to_owned(),
     }
 }
 

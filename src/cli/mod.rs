@@ -115,8 +115,7 @@ pub struct DoArgs {
     pub grant: Grant,
     pub output: TaskOutput,
     pub model: ModelArgs,
-    /// The session to resume; a new one otherwise.
-    pub resume: Option<String>,
+    pub session: SessionChoice,
 }
 
 /// The output of `opta do`.
@@ -152,16 +151,18 @@ pub struct ChatArgs {
     pub quiet: bool,
 }
 
-/// The session that a chat uses.
+/// The session that a task or a chat uses.
 #[derive(Debug, PartialEq)]
 pub enum SessionChoice {
     New,
     Resume(String),
-    /// The most recently used one.
+    /// The most recently used one of those that work in the current directory.
     Latest,
+    /// The most recently used one.
+    LatestAnywhere,
 }
 
-/// A command of `opta sessions`. An id is as it was typed: any unique prefix is enough.
+/// A command of `opta sessions`. An id is as it was typed: any unique beginning is enough.
 #[derive(Debug, PartialEq)]
 pub enum SessionsCommand {
     /// The newest ones.

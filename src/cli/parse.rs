@@ -39,6 +39,7 @@ fn parse_words(
             return parse_arguments(subcommand, parser);
         }
         match parser.next().map_err(|error| error.to_string())? {
+            None if words.is_empty() => return help(&words).map(print),
             None => return Err(missing_command(&words)),
             Some(Arg::Long("help") | Arg::Short('h')) => return help(&words).map(print),
             Some(Arg::Long("version") | Arg::Short('V')) => {
@@ -56,7 +57,7 @@ fn parse_words(
             }
             Some(option) => {
                 let known = ["--help", "--version"].map(String::from);
-                return Err(unknown("option", "", &typed(&option), &known));
+                return Err(unknown_option(&typed(&option), &known));
             }
         }
     }
@@ -95,7 +96,7 @@ fn parse_arguments(
                 [format!("--{}", option.long)].into_iter().chain(short)
             });
             let known: Vec<String> = known.chain(["--help".to_owned()]).collect();
-            unknown("option", "", &name, &known)
+            unknown_option(&name, &known)
         })?;
         let value = match option.value {
             // A value that the option does not take is an error of the next `Parser::next`.
@@ -104,6 +105,7 @@ fn parse_arguments(
                 let missing = |_| format!("{name} requires a value: {name} {what}");
                 Some(parser.value().map_err(missing)?)
             }
+            OptionValue::Optional(_) if matches!(argument, Arg::Short(_)) => None,
             OptionValue::Optional(_) => parser.optional_value(),
         };
         args.add_option(option.long, value)?;
@@ -119,7 +121,7 @@ fn remaining_words(parser: &mut Parser) -> Result<Vec<String>, String> {
             Arg::Value(word) => words.push(utf8(&word, "a command")?),
             // `opta help daemon --help`
             Arg::Long("help") | Arg::Short('h') => {}
-            option => return Err(unknown("option", "", &typed(&option), &[])),
+            option => return Err(unknown_option(&typed(&option), &[])),
         }
     }
     Ok(words)
@@ -250,26 +252,48 @@ fn long_form(option: &OptionSpec) -> String {
 }
 
 fn missing_command(words: &[&str]) -> String {
-    let choices = next_words(words).join(", ");
-    match words {
-        [] => format!("a command is required: {choices}"),
-        _ => format!("'{}' requires a command: {choices}", words.join(" ")),
+    format!("'{}' requires a command: {}", words.join(" "), next_words(words).join(", "))
+}
+
+/// Words for commands that other programs use, and ours.
+const SYNONYMS: [(&str, &str); 3] = [("delete", "rm"), ("ls", "list"), ("remove", "rm")];
+
+/// Returns the message when no command begins with `words` followed by `word`. Suggests a command
+/// that ends with this word, or begins or ends with a similar one.
+fn unknown_command(words: &[&str], word: &str) -> String {
+    let before: String = words.iter().map(|word| format!("{word} ")).collect();
+    let ending_with = |last: &str| -> Vec<String> {
+        let found = SUBCOMMANDS.iter().filter(|known| known.words.last() == Some(&last));
+        found.map(|known| known.words.join(" ")).collect()
+    };
+    let synonym = SYNONYMS.iter().find(|(theirs, _)| *theirs == word).map(|(_, ours)| *ours);
+    let mut meant = ending_with(synonym.unwrap_or(word));
+    meant.sort_by_key(|command| !command.starts_with(&before));
+    if !before.is_empty() && meant.first().is_some_and(|command| command.starts_with(&before)) {
+        meant.truncate(1);
+    }
+    if meant.is_empty() {
+        let known: Vec<String> = next_words(words).into_iter().map(str::to_owned).collect();
+        meant.extend(nearest(word, &known).map(|next| format!("{before}{next}")));
+    }
+    if meant.is_empty() {
+        let last = SUBCOMMANDS.iter().filter_map(|known| known.words.last());
+        let last: Vec<String> = last.map(|last| (*last).to_owned()).collect();
+        meant = nearest(word, &last).map(ending_with).unwrap_or_default();
+    }
+    let unknown = format!("unknown command '{before}{word}'");
+    match meant.is_empty() {
+        true => unknown,
+        false => format!("{unknown}; did you mean '{}'?", meant.join("' or '")),
     }
 }
 
-/// Returns the message when no command begins with `words` followed by `word`.
-fn unknown_command(words: &[&str], word: &str) -> String {
-    let known: Vec<String> = next_words(words).into_iter().map(str::to_owned).collect();
-    let before: String = words.iter().map(|word| format!("{word} ")).collect();
-    unknown("command", &before, word, &known)
-}
-
-/// Returns the message for a word that is not among those `known` after the text `before`.
-/// Suggests the one that may be meant.
-fn unknown(kind: &str, before: &str, word: &str, known: &[String]) -> String {
-    let unknown = format!("unknown {kind} '{before}{word}'");
+/// Returns the message for an option that is not among those `known`. Suggests the one that may be
+/// meant.
+fn unknown_option(word: &str, known: &[String]) -> String {
+    let unknown = format!("unknown option '{word}'");
     match nearest(word, known) {
-        Some(meant) => format!("{unknown}; did you mean '{before}{meant}'?"),
+        Some(meant) => format!("{unknown}; did you mean '{meant}'?"),
         None => unknown,
     }
 }

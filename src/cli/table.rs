@@ -42,7 +42,8 @@ const TIMEOUT: OptionSpec = valued(
 const FORCE: OptionSpec = switch("force", "kill the daemon if it has not exited by then");
 
 const MODEL: OptionSpec =
-    valued("model", "NAME", "the model to use (default: as configured, else the server's first)");
+    valued("model", "NAME", "the model to use (default: as configured, else the server's first)")
+        .short('m');
 const MODEL_URL: OptionSpec = valued(
     "model-url",
     "URL",
@@ -50,8 +51,15 @@ const MODEL_URL: OptionSpec = valued(
 );
 const MAX_TOKENS: OptionSpec =
     valued("max-tokens", "N", "the limit of each answer, thinking included (default: none)");
+const CONTINUE: OptionSpec = OptionSpec {
+    value: OptionValue::Optional("any"),
+    ..switch("continue", "resume the last session of this directory, or with =any the last of all")
+        .short('c')
+        .choices(&["any"])
+};
 const RESUME: OptionSpec =
-    valued("resume", "ID", "resume this session; a unique prefix of its id is enough");
+    valued("resume", "ID", "resume this session; the beginning of its id, or 'last', is enough")
+        .short('r');
 
 /// The greatest number of lines or sessions that can be requested.
 const COUNT_MAX: usize = 0xffff_ffff;
@@ -72,6 +80,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
             MODEL,
             MODEL_URL,
             MAX_TOKENS,
+            CONTINUE,
             RESUME,
         ],
         summary: "Run a task and print the answer",
@@ -82,8 +91,8 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         words: &["chat"],
         operand: None,
         options: &[
+            CONTINUE,
             RESUME,
-            switch("continue", "resume the most recently used session"),
             MODEL,
             MODEL_URL,
             MAX_TOKENS,
@@ -228,7 +237,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         operand: Some(ID),
         options: &[JSON],
         summary: "Show the conversation of a session",
-        about: "Shows messages and tool calls. A unique prefix of the id is enough.",
+        about: "Shows messages and tool calls. The beginning of the id, or 'last', is enough.",
         build: |args| Ok(Command::Sessions(SessionsCommand::Show { id: args.operand()? })),
     },
     Subcommand {
@@ -285,6 +294,14 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
             }))
         },
     },
+    Subcommand {
+        words: &["version"],
+        operand: None,
+        options: &[],
+        summary: "Print the versions of opta and of its protocol",
+        about: "Prints the same as 'opta --version'.",
+        build: |_| Ok(Command::Version),
+    },
 ];
 
 /// Returns the commands that begin with `words`, or are these words.
@@ -319,27 +336,28 @@ fn task(args: &ParsedArgs) -> Result<Command, String> {
     if task.trim().is_empty() {
         return Err("TASK is empty".to_owned());
     }
-    Ok(Command::Do(DoArgs {
-        task,
-        grant,
-        output,
-        model: model(args)?,
-        resume: args.value("resume"),
-    }))
+    Ok(Command::Do(DoArgs { task, grant, output, model: model(args)?, session: session(args)? }))
 }
 
 fn chat(args: &ParsedArgs) -> Result<Command, String> {
-    args.exclusive("resume", "continue")?;
-    let session = match args.value("resume") {
-        Some(id) => SessionChoice::Resume(id),
-        None if args.has("continue") => SessionChoice::Latest,
-        None => SessionChoice::New,
-    };
     let once = args.value("once");
     if once.as_ref().is_some_and(|text| text.trim().is_empty()) {
         return Err("--once requires a text".to_owned());
     }
-    Ok(Command::Chat(ChatArgs { session, model: model(args)?, once, quiet: args.has("quiet") }))
+    let (session, quiet) = (session(args)?, args.has("quiet"));
+    Ok(Command::Chat(ChatArgs { session, model: model(args)?, once, quiet }))
+}
+
+fn session(args: &ParsedArgs) -> Result<SessionChoice, String> {
+    args.exclusive("resume", "continue")?;
+    let anywhere = args.parsed("continue", "any, or have no value", |text| {
+        (text == "any").then_some(SessionChoice::LatestAnywhere)
+    })?;
+    Ok(match args.value("resume") {
+        Some(id) => SessionChoice::Resume(id),
+        None if args.has("continue") => anywhere.unwrap_or(SessionChoice::Latest),
+        None => SessionChoice::New,
+    })
 }
 
 fn model(args: &ParsedArgs) -> Result<ModelArgs, String> {

@@ -42,12 +42,19 @@ fn options_are_accepted_in_any_order_and_spelling() {
 #[test]
 fn a_usage_error_names_the_argument_and_what_is_accepted() {
     for (line, message) in [
-        ("", "a command is required: do, chat, doctor, daemon, sessions, completions"),
         (
             "daemon",
             "'daemon' requires a command: start, status, logs, restart, stop, token, install, uninstall",
         ),
         ("deamon", "unknown command 'deamon'; did you mean 'daemon'?"),
+        ("status", "unknown command 'status'; did you mean 'daemon status'?"),
+        ("stauts", "unknown command 'stauts'; did you mean 'daemon status'?"),
+        ("ls --limit 3", "unknown command 'ls'; did you mean 'sessions list'?"),
+        ("sessions ls", "unknown command 'sessions ls'; did you mean 'sessions list'?"),
+        ("sessions delete a", "unknown command 'sessions delete'; did you mean 'sessions rm'?"),
+        ("sessions start", "unknown command 'sessions start'; did you mean 'daemon start'?"),
+        ("help stop", "unknown command 'stop'; did you mean 'daemon stop'?"),
+        ("version x", "unexpected argument 'x'"),
         ("daemon staus", "unknown command 'daemon staus'; did you mean 'daemon status'?"),
         ("daemon frobnicate", "unknown command 'daemon frobnicate'"),
         ("daemon start --fore", "unknown option '--fore'; did you mean '--foreground'?"),
@@ -83,6 +90,8 @@ fn a_usage_error_names_the_argument_and_what_is_accepted() {
         ("do --auto --yolo x", "--auto and --yolo cannot be used together"),
         ("do --json --events x", "--json and --events cannot be used together"),
         ("chat --resume a --continue", "--resume and --continue cannot be used together"),
+        ("do -c -r a x", "--resume and --continue cannot be used together"),
+        ("do --continue=all x", "--continue must be any, or have no value, not 'all'"),
         ("chat hello", "unexpected argument 'hello'"),
         ("doctor --fix", "unknown option '--fix'"),
         ("sessions show a b", "only one ID is accepted: unexpected argument 'b'"),
@@ -137,6 +146,26 @@ fn a_task_is_all_of_its_words() {
 }
 
 #[test]
+fn a_session_is_chosen_with_long_and_short_options() {
+    let chosen = |line: &str| match parsed(line).unwrap().0 {
+        Command::Do(DoArgs { session, .. }) | Command::Chat(ChatArgs { session, .. }) => session,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(chosen("do x"), SessionChoice::New);
+    for (line, choice) in [
+        ("chat -c", SessionChoice::Latest),
+        ("do -cq -mname x", SessionChoice::Latest),
+        ("do --continue x", SessionChoice::Latest),
+        ("do --continue=any x", SessionChoice::LatestAnywhere),
+        ("chat --continue=any", SessionChoice::LatestAnywhere),
+        ("chat -r last", SessionChoice::Resume("last".to_owned())),
+        ("do -r ab x", SessionChoice::Resume("ab".to_owned())),
+    ] {
+        assert_eq!(chosen(line), choice, "{line}");
+    }
+}
+
+#[test]
 fn the_usage_line_shows_which_operand_is_optional() {
     let usage_of = |line: &str| match parsed(&format!("{line} --help")).unwrap().0 {
         Command::Print(text) => text.split("\n\n").next().unwrap().replace("\n            ", " "),
@@ -145,7 +174,7 @@ fn the_usage_line_shows_which_operand_is_optional() {
     assert_eq!(usage_of("sessions show"), "Usage: opta sessions show [--json] ID");
     assert_eq!(usage_of("sessions verify"), "Usage: opta sessions verify [--json] [ID]");
     assert_eq!(usage_of("completions"), "Usage: opta completions SHELL");
-    assert!(usage_of("do").ends_with(" [--resume ID] TASK..."));
+    assert!(usage_of("do").ends_with(" [--continue[=any]] [--resume ID] TASK..."));
 }
 
 #[test]
@@ -171,7 +200,7 @@ fn every_command_has_help_however_it_is_asked_for() {
         Command::Print(text) => text.lines().next().unwrap().to_owned(),
         other => panic!("{other:?}"),
     };
-    for line in ["--help", "help", "help --help", "help -h", "help help"] {
+    for line in ["", "--help", "help", "help --help", "help -h", "help help"] {
         assert_eq!(usage_of(line), "Usage: opta COMMAND [OPTION]...", "{line}");
     }
     for line in ["daemon --help", "help daemon", "help daemon --help"] {

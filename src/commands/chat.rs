@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use std::rc::Rc;
 
 use crate::agent::model;
-use crate::cli::{ChatArgs, SessionChoice, SessionsCommand, TaskOutput};
+use crate::cli::{ChatArgs, SessionsCommand, TaskOutput};
 use crate::commands::client_session::ClientSession;
 use crate::commands::complete::Candidates;
 use crate::commands::console::{Console, TurnEnd, UserInput};
@@ -28,11 +28,7 @@ use crate::text::escaped;
 /// with `--once`, 1 if a turn failed.
 pub fn run(paths: &Paths, args: &ChatArgs) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
-    let resumed = match &args.session {
-        SessionChoice::New => None,
-        SessionChoice::Resume(typed) => Some(sessions::find(&store, typed)?),
-        SessionChoice::Latest => Some(store.latest()?.ok_or_else(no_sessions)?),
-    };
+    let resumed = sessions::choose(&store, &args.session)?;
     let edits_lines = args.once.is_none() && config::cursor_can_move();
     let console = Console::new(TaskOutput::Full, edits_lines)?;
     let session = ClientSession::new(paths, &args.model, Grant::Settings, resumed.clone())?;
@@ -386,9 +382,4 @@ impl Chat<'_> {
             self.console.screen.dimmed(&format!("{PROMPT}{question}\n{answer}"));
         }
     }
-}
-
-fn no_sessions() -> Error {
-    Error::cannot(Kind::SessionNotFound, "continue", "there is no session yet")
-        .with_next_step("to start one: opta chat")
 }

@@ -7,10 +7,10 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::{ExportFormat, OutputMode, SessionsCommand};
+use crate::cli::{ExportFormat, OutputMode, SessionChoice, SessionsCommand};
 use crate::commands::{Output, daemon_notes};
 use crate::config::Config;
-use crate::error::{At, Error, Kind};
+use crate::error::{At, Doing, Error, Kind};
 use crate::json::Object;
 use crate::lifecycle::guardian::reach;
 use crate::paths::Paths;
@@ -120,12 +120,46 @@ pub fn as_argument(id: &SessionId) -> String {
     format!("{dashes}{}", id.as_str())
 }
 
-/// Returns the session whose id is `typed`, or the only one whose id begins with it.
+/// Returns the session that the user chose; `None` for a new one.
+pub fn choose(store: &Store, choice: &SessionChoice) -> Result<Option<SessionId>, Error> {
+    let latest = match choice {
+        SessionChoice::New => return Ok(None),
+        SessionChoice::Resume(typed) => return find(store, typed).map(Some),
+        SessionChoice::Latest => {
+            let directory = std::env::current_dir().doing("find the working directory")?;
+            store.latest(Some(&directory))?
+        }
+        SessionChoice::LatestAnywhere => store.latest(None)?,
+    };
+    if latest.is_some() {
+        return Ok(latest);
+    }
+    let (reason, next_step) = match store.latest(None)? {
+        None => ("there is no session yet", "to start one: opta chat"),
+        Some(_) => (
+            "there is no session of this directory",
+            "to continue the last one of any directory: --continue=any",
+        ),
+    };
+    let error = Error::cannot(Kind::SessionNotFound, "continue", reason);
+    Err(error.with_next_step(next_step))
+}
+
+/// Returns the session that `typed` names: its id, the beginning of its id alone, either with or
+/// without `sess_`, or `last` for the one used last.
 pub fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
-    if let Some(id) = SessionId::parse(typed).filter(|id| store.has(id)) {
+    let prefixed = format!("sess_{typed}");
+    let exact = [typed, &prefixed].into_iter().filter_map(SessionId::parse);
+    if let Some(id) = exact.into_iter().find(|id| store.has(id)) {
         return Ok(id);
     }
-    let mut found = if typed.is_empty() { Vec::new() } else { store.with_prefix(typed)? };
+    if typed == "last"
+        && let Some(id) = store.latest(None)?
+    {
+        return Ok(id);
+    }
+    let prefixes = [typed, &prefixed];
+    let mut found = if typed.is_empty() { Vec::new() } else { store.with_prefix(&prefixes)? };
     match (found.pop(), found.len()) {
         (None, _) => Err(no_session(typed)),
         (Some(id), 0) => Ok(id),
@@ -148,7 +182,7 @@ pub fn find(store: &Store, typed: &str) -> Result<SessionId, Error> {
 fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCode, Error> {
     let ids = match typed {
         Some(typed) => vec![find(store, typed)?],
-        None => store.with_prefix("")?,
+        None => store.with_prefix(&[""])?,
     };
     let (mut checked, mut damaged) = (0_u64, 0_u64);
     let mut failed = false;

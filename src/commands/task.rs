@@ -47,7 +47,7 @@ pub fn run(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Er
 fn run_task(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Error> {
     let task = if args.task == "-" { read_task()? } else { args.task.clone() };
     let store = Store::new(paths.sessions());
-    let resumed = args.resume.as_deref().map(|typed| sessions::find(&store, typed)).transpose()?;
+    let resumed = sessions::choose(&store, &args.session)?;
     let mut session = ClientSession::new(paths, &args.model, args.grant, resumed)?;
     if args.grant == Grant::All {
         output.note("everything is allowed in this task, including commands");

@@ -1,4 +1,11 @@
 # bash completion for opta
+_opta_sessions() {
+    local id rest found=''
+    while read -r id rest; do
+        found+=" $id"
+    done < <(opta sessions list --limit 200 2>/dev/null)
+    [[ -z $found ]] || echo "last$found"
+}
 _opta() {
     local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local typed='' i candidates=''
@@ -14,9 +21,10 @@ _opta() {
             esac
             ;;
     esac
+    # The second time for an id that is typed without its beginning.
     while IFS= read -r i; do
         COMPREPLY+=("$i")
-    done < <(compgen -W "$candidates" -- "$word")
+    done < <(compgen -W "$candidates" -- "$word" || compgen -W "$candidates" -- "sess_$word")
     [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace 2>/dev/null
 }
 complete -F _opta opta

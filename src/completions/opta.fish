@@ -13,6 +13,10 @@ function __opta_in
     end
     string match -q -- "$argv *" "$typed "
 end
+function __opta_sessions
+    set -l ids (opta sessions list --limit 200 2>/dev/null | string replace -r ' +' '\t')
+    set -q ids[1]; and printf '%s\n' "last"\t'the session that was used last' $ids
+end
 complete -c opta -f
 complete -c opta -s h -l help -d 'show help'
 @commands@

@@ -222,23 +222,38 @@ impl Store {
         }
     }
 
-    /// Returns the session whose journal was written last.
-    pub fn latest(&self) -> Result<Option<SessionId>, Error> {
+    /// Returns the session whose journal was written last; with `directory`, of those that work
+    /// there.
+    pub fn latest(&self, directory: Option<&Path>) -> Result<Option<SessionId>, Error> {
         let written_at = |id: &SessionId| {
             let journal = self.journal(id).metadata().ok()?;
             (journal.len() > 0).then_some(journal.modified().ok()?)
         };
         let dated = self.newest_first()?.into_iter().filter_map(|id| Some((written_at(&id)?, id)));
-        Ok(dated.max().map(|(_, id)| id))
+        let mut dated: Vec<_> = dated.collect();
+        dated.sort_unstable();
+        let is_there = |id: &SessionId| {
+            let works_in =
+                |directory: &Path| self.workspace(id).is_some_and(|path| path == directory);
+            directory.is_none_or(works_in)
+        };
+        Ok(dated.into_iter().rev().map(|(_, id)| id).find(is_there))
     }
 
-    /// Returns the sessions whose ids begin with `prefix`, in the order of their ids. Needs no
-    /// index.
-    pub fn with_prefix(&self, prefix: &str) -> Result<Vec<SessionId>, Error> {
+    /// Returns the directory that a session works in, which never changes.
+    fn workspace(&self, id: &SessionId) -> Option<PathBuf> {
+        let stored = self.stored_summary(id).map(|stored| stored.summary);
+        stored.or_else(|| self.summary(id).ok())?.workspace.map(PathBuf::from)
+    }
+
+    /// Returns the sessions whose ids begin with one of `prefixes`, in the order of their ids.
+    /// Needs no index.
+    pub fn with_prefix(&self, prefixes: &[&str]) -> Result<Vec<SessionId>, Error> {
         let mut ids = Vec::new();
         for entry in self.entries()? {
             let name = entry.at("read", &self.root)?.file_name();
-            let name = name.to_str().filter(|name| name.starts_with(prefix));
+            let begins = |name: &&str| prefixes.iter().any(|prefix| name.starts_with(prefix));
+            let name = name.to_str().filter(begins);
             ids.extend(name.and_then(SessionId::parse).filter(|id| self.has(id)));
         }
         ids.sort_unstable();

@@ -710,7 +710,11 @@ fn sessions_are_as_the_manual_shows_them() {
 
 /// Returns the output of `script` in a shell without configuration, with the completions as `$1`.
 fn in_shell(shell: &str, script: &str) -> String {
-    let home = Home::new();
+    in_shell_of(&Home::new(), shell, script)
+}
+
+/// Returns the output of `script` in a shell of this home; see [`in_shell`].
+pub fn in_shell_of(home: &Home, shell: &str, script: &str) -> String {
     let completions = home.path().join("completions");
     home.write(&completions, printed(&format!("completions {shell}")));
     let bare: &[&str] = match shell {
@@ -730,10 +734,11 @@ fn in_shell(shell: &str, script: &str) -> String {
 
 /// A line that is typed, and the completions.
 const TYPED: &[(&str, &str)] = &[
-    ("opta ", "do chat doctor daemon sessions completions help --help --version"),
+    ("opta ", "do chat doctor daemon sessions completions version help --help --version"),
     ("opta da", "daemon"),
     ("opta do", "do doctor"),
     ("opta chat --re", "--resume"),
+    ("opta chat --co", "--continue --continue=any"),
     ("opta sessions ", "list show export verify rm"),
     ("opta sessions show ", "--json --help"),
     ("opta sessions export --format ", "json markdown"),
@@ -793,8 +798,8 @@ fn zsh_completes_commands_and_options() {
         done <"${1:h}/typed"
     "#;
     let cases = [
-        ("opta ", "do chat doctor daemon sessions completions"),
-        ("opta da", "do chat doctor daemon sessions completions"),
+        ("opta ", "do chat doctor daemon sessions completions version"),
+        ("opta da", "do chat doctor daemon sessions completions version"),
         ("opta sessions export --format ", "json markdown"),
         ("opta sessions rm ", "--force --json --help"),
         ("opta daemon st", "start status logs restart stop token install uninstall"),

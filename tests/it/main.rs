@@ -65,6 +65,7 @@ mod servers;
 /// The daemon as a service of systemd and launchd.
 mod service;
 /// Sessions over HTTP.
+mod session_ids;
 mod sessions;
 /// `opta sessions`: reading sessions without a daemon, and deleting them.
 mod sessions_cmd;

@@ -52,7 +52,7 @@ fn submit(home: &Home, id: &str, content: &str, seq: u64) {
 }
 
 /// Creates a home with sessions of these ids, the newest last, and no daemon.
-fn with_sessions(ids: &[&str]) -> Home {
+pub fn with_sessions(ids: &[&str]) -> Home {
     let home = Home::new();
     home.start();
     for id in ids {
@@ -66,7 +66,7 @@ fn sessions(home: &Home) -> PathBuf {
     home.path().join(".config/opta/sessions")
 }
 
-fn journal(home: &Home, id: &str) -> PathBuf {
+pub fn journal(home: &Home, id: &str) -> PathBuf {
     sessions(home).join(id).join("journal.jsonl")
 }
 
