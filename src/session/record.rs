@@ -72,8 +72,7 @@ impl<'a> Record<'a> {
         Event::decode(self.kind?, self.payload)
     }
 
-    /// Returns the envelope as clients of the session get it. Some expect the payload as `data`,
-    /// with the id of the session; a copy of a long one would cost more than it is worth.
+    /// Returns the envelope as clients of the session get it.
     pub fn envelope(&self, session_id: &str) -> String {
         let (names, rest) = self.parts;
         let mut out = String::with_capacity(names.len() + session_id.len() + rest.len() + 32);
@@ -83,40 +82,40 @@ impl<'a> Record<'a> {
             out.push_str(",\"sessionId\":");
             json::quote(session_id, &mut out);
         }
-        let before_payload = rest.len() - self.payload.len();
-        out.push_str(rest.get(..before_payload).unwrap_or_default());
-        let begin = out.len();
-        self.push_payload(&mut out);
-        if self.payload.len() <= limits::DATA_BYTES_MAX {
-            let payload = out.get(begin..).unwrap_or_default().to_owned();
-            out.push_str(",\"data\":");
-            out.push_str(payload.strip_suffix('}').unwrap_or_default());
-            // The first event of a session has it already.
-            if self.kind != Some(EventKind::SessionSnapshot) {
-                out.push_str(if payload == "{}" { "" } else { "," });
-                out.push_str("\"sessionId\":");
-                json::quote(session_id, &mut out);
-            }
-            out.push('}');
-        }
+        out.push_str(rest);
         out.push('}');
         out
     }
+}
 
-    /// Appends the payload, with the text of a token under the two names that clients know.
-    fn push_payload(&self, out: &mut String) {
-        let token =
-            self.payload.split_once(",\"text\":").and_then(|(_, rest)| rest.strip_suffix('}'));
-        match token.filter(|_| self.kind == Some(EventKind::TurnToken)) {
-            Some(token) => {
-                out.push_str(self.payload.strip_suffix('}').unwrap_or_default());
-                out.push_str(",\"token\":");
-                out.push_str(token);
-                out.push('}');
-            }
-            None => out.push_str(self.payload),
-        }
+/// Returns the envelope of an event with the names that older clients know: the payload as `data`,
+/// with the id of the session, and the text of a token as `token`. A copy of a long payload would
+/// cost more than it is worth.
+pub fn with_aliases(envelope: &str, kind: Option<EventKind>) -> String {
+    let parts = envelope.split_once(",\"payload\":");
+    let Some((head, payload)) =
+        parts.and_then(|(head, rest)| Some((head, rest.strip_suffix('}')?)))
+    else {
+        return envelope.to_owned();
+    };
+    let (_, rest) = head.split_once(",\"sessionId\":").unwrap_or_default();
+    let id = rest.split(',').next().unwrap_or_default();
+    let mut members = payload.strip_suffix('}').unwrap_or_default().to_owned();
+    let token = members.split_once(",\"text\":").map(|(_, token)| token.to_owned());
+    if let Some(token) = token.filter(|_| kind == Some(EventKind::TurnToken)) {
+        members.push_str(",\"token\":");
+        members.push_str(&token);
     }
+    if payload.len() > limits::DATA_BYTES_MAX {
+        return format!("{head},\"payload\":{members}}}}}");
+    }
+    // The snapshot of a session has the id already.
+    let id = match kind {
+        Some(EventKind::SessionSnapshot) => String::new(),
+        _ if members == "{" => format!("\"sessionId\":{id}"),
+        _ => format!(",\"sessionId\":{id}"),
+    };
+    format!("{head},\"payload\":{members}}},\"data\":{members}{id}}}}}")
 }
 
 /// Returns the time of the event whose record begins with `bytes`, which may end within the
@@ -206,14 +205,15 @@ mod tests {
         let text = r#"{"v":"3","event":"turn.done","daemonId":"d","sessionId":"s","seq":7,"ts":"t","payload":{}"#;
         let line = format!("{text},\"crc\":\"{:08x}\"}}", crc32c(text.as_bytes()));
         let envelope = Record::read(line.as_bytes()).unwrap().envelope("s");
-        assert_eq!(envelope, format!("{text},\"data\":{{\"sessionId\":\"s\"}}}}"));
+        assert_eq!(envelope, format!("{text}}}"));
     }
 
     #[test]
-    fn an_envelope_has_the_names_that_clients_know() {
+    fn an_envelope_can_have_the_names_that_older_clients_know() {
         let envelope = |name: &str, payload: &str| {
             let line = record_of(name, payload, "d", 1, "t");
-            let text = Record::read(line.strip_suffix(b"\n").unwrap()).unwrap().envelope("s");
+            let record = Record::read(line.strip_suffix(b"\n").unwrap()).unwrap();
+            let text = with_aliases(&record.envelope("s"), record.kind);
             json::check(&text).unwrap();
             text.split_once(",\"payload\":").unwrap().1.to_owned()
         };

@@ -164,7 +164,12 @@ impl Socket {
 
     #[track_caller]
     pub fn event(&mut self) -> Event {
-        Event::read(&self.text())
+        let text = self.text();
+        // The same as over HTTP, and the payload once more.
+        match text.rsplit_once(",\"data\":{") {
+            Some((envelope, _)) => Event::read(&format!("{envelope}}}")),
+            None => Event::read(&text),
+        }
     }
 
     /// Reads events up to the one of this name and turn.

@@ -13,6 +13,7 @@ use crate::protocol::event::{Envelope, EventKind};
 use crate::protocol::socket::StreamEnd;
 use crate::session::feed::Feed;
 use crate::session::reader::EventText;
+use crate::session::record;
 use crate::session::session::CloseReason;
 use crate::{clock, json, limits};
 
@@ -47,7 +48,7 @@ impl<'a> Events<'a> {
             if self.held.is_some() {
                 break;
             }
-            socket.send_text(&event.text);
+            socket.send_text(&record::with_aliases(&event.text, event.kind));
             if let Some(event) = self.batch.pop_front() {
                 self.remember(&event);
             }
