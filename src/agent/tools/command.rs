@@ -56,9 +56,9 @@ const LEADER: &str = "read -r _; kill -KILL 0";
 #[derive(DeJson)]
 pub struct RunCommand {
     command: String,
-    /// In seconds, as timeout(1) takes it.
-    timeout: Option<MaybeQuoted<u64>>,
     timeout_ms: Option<MaybeQuoted<u64>>,
+    /// The same under the name that other agents use.
+    timeout: Option<MaybeQuoted<u64>>,
 }
 
 impl RunCommand {
@@ -75,19 +75,18 @@ impl RunCommand {
 
     /// Returns how long the command may run.
     fn limit(&self) -> Result<Duration, String> {
-        let (name, asked) = match (self.timeout_ms, self.timeout) {
-            (Some(MaybeQuoted(millis)), _) => ("timeout_ms", Duration::from_millis(millis)),
-            (None, Some(MaybeQuoted(seconds))) => ("timeout", Duration::from_secs(seconds)),
-            (None, None) => return Ok(limits::COMMAND_DEFAULT),
+        let Some(&MaybeQuoted(asked_ms)) = self.timeout_ms.as_ref().or(self.timeout.as_ref())
+        else {
+            return Ok(limits::COMMAND_DEFAULT);
         };
-        if asked.is_zero() {
+        if asked_ms == 0 {
             return Err(format!(
-                "{name} must be at least 1; without it a command has {} s, and never more than {} s",
+                "timeout_ms must be at least 1; without it a command has {} s, and never more than {} s",
                 limits::COMMAND_DEFAULT.as_secs(),
                 limits::COMMAND_MAX.as_secs()
             ));
         }
-        Ok(asked.min(limits::COMMAND_MAX))
+        Ok(Duration::from_millis(asked_ms).min(limits::COMMAND_MAX))
     }
 }
 
@@ -413,12 +412,14 @@ mod tests {
         };
         assert_eq!(limit(""), Ok(limits::COMMAND_DEFAULT));
         assert_eq!(limit(r#","timeout_ms":1"#), Ok(Duration::from_millis(1)));
-        assert_eq!(limit(r#","timeout":"2""#), Ok(Duration::from_secs(2)));
+        assert_eq!(limit(r#","timeout":"2""#), Ok(Duration::from_millis(2)));
         assert_eq!(limit(r#","timeout":2,"timeout_ms":1"#), Ok(Duration::from_millis(1)));
-        for most in [r#""timeout_ms":600000"#, r#""timeout_ms":600001"#, r#""timeout":601"#] {
+        for most in [r#""timeout_ms":600000"#, r#""timeout_ms":600001"#, r#""timeout":600001"#] {
             assert_eq!(limit(&format!(",{most}")), Ok(limits::COMMAND_MAX));
         }
-        assert!(limit(r#","timeout":0"#).unwrap_err().starts_with("timeout must be at least 1;"));
+        assert!(
+            limit(r#","timeout":0"#).unwrap_err().starts_with("timeout_ms must be at least 1;")
+        );
         let scratch = Scratch::new();
         let refused = scratch.run("run_command", r#"{"command":"touch ran","timeout_ms":0}"#);
         let because = "timeout_ms must be at least 1; without it a command has 30 s, and never \

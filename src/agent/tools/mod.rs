@@ -138,8 +138,8 @@ pub static TOOLS: [Tool; 7] = [
         description: "Run a shell command in the workspace. When it ends, its process group is killed.",
         arguments: &[
             required("command", ""),
-            optional("timeout", "integer", "in seconds: default 30, at most 600"),
-            optional("timeout_ms", "integer", "the same in milliseconds"),
+            optional("timeout_ms", "integer", "default 30000, at most 600000"),
+            optional("timeout", "integer", "the same as timeout_ms"),
         ],
         parse: |bytes| attempt(bytes, command::RunCommand::run),
     },
