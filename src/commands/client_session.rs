@@ -13,6 +13,7 @@ use crate::cli::ModelArgs;
 use crate::commands::console::{CANCELLED, Console, TurnEnd};
 use crate::commands::daemon_notes;
 use crate::commands::question::Questions;
+use crate::commands::sessions::omissions as omitted;
 use crate::config::{self, Config, ModelSettings};
 use crate::error::{Doing, Error, Kind};
 use crate::http::EventStream;
@@ -48,6 +49,8 @@ pub struct ClientSession<'a> {
     workspace: Option<String>,
     /// The last turn, if one was submitted.
     pub turn_id: Option<String>,
+    /// The notes about what is missing of the session, as they were last printed.
+    omissions: Vec<String>,
 }
 
 impl<'a> ClientSession<'a> {
@@ -92,6 +95,7 @@ impl<'a> ClientSession<'a> {
             questions: Questions::default(),
             workspace,
             turn_id: None,
+            omissions: Vec::new(),
         })
     }
 
@@ -187,12 +191,16 @@ impl<'a> ClientSession<'a> {
         let attended = console.interactive;
         let workspace = self.workspace.clone();
         console.unblock_signals()?;
+        let mut omissions = Vec::new();
         let submitted = self.reach(console, |info| {
             if let Some(new_session) = &new_session {
                 client::create_session(info, new_session)?;
             }
             // Its own first event is after this one.
-            let seq = client::submit_turn(info, &session, &turn)?.seq.saturating_sub(1);
+            let accepted = client::submit_turn(info, &session, &turn)?;
+            let seq = accepted.seq.saturating_sub(1);
+            let damaged = accepted.damaged_records.unwrap_or(0);
+            omissions = omitted(&session, damaged, accepted.missing_bytes.unwrap_or(0));
             let (daemon, session, id) = (info.clone(), session.clone(), id.clone());
             let running = RunningTurn {
                 daemon,
@@ -210,6 +218,10 @@ impl<'a> ClientSession<'a> {
             Ok(_) => self.turn_id = Some(id),
             // Whether it was created is unknown. To create it again is harmless.
             Err(_) => self.new_session = new_session,
+        }
+        if self.omissions != omissions {
+            omissions.iter().for_each(|note| console.screen.note(note));
+            self.omissions = omissions;
         }
         submitted
     }

@@ -16,7 +16,7 @@ use crate::lifecycle::guardian::reach;
 use crate::paths::Paths;
 use crate::protocol::{SessionId, SessionSummary};
 use crate::session::reader::JournalReport;
-use crate::session::store::{Store, no_session};
+use crate::session::store::{Page, Store, no_session};
 use crate::session::transcript::{Transcript, turns};
 use crate::sys::watch::Watch;
 use crate::text::{escaped, escaped_json, prefix};
@@ -36,7 +36,12 @@ pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<Exi
 
 fn list(store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error> {
     // One more id than requested shows whether there are more.
-    let mut ids = store.page(None, limit.saturating_add(1))?.ids;
+    let Page { mut ids, is_index_damaged, .. } = store.page(None, limit.saturating_add(1))?;
+    if is_index_damaged {
+        let index = store.index();
+        let what = "lacks sessions; they are listed by their directories";
+        output.note(&format!("{} {what}", escaped(&index.display().to_string())));
+    }
     let more = ids.len() > limit;
     ids.truncate(limit);
     if ids.is_empty() {
@@ -100,18 +105,21 @@ fn read(store: &Store, typed: &str, output: &Output) -> Result<Transcript, Error
     let id = find(store, typed)?;
     let transcript = Transcript::read(store, &id)?;
     let found = &transcript.report;
-    let note = |what: &str| {
-        output.note(&format!("{what}; see: opta sessions verify {}", as_argument(&id)));
-    };
-    match found.lost() {
-        0 => {}
-        1 => note("1 damaged record is omitted"),
-        lost => note(&format!("{lost} damaged records are omitted")),
-    }
-    if found.missing_bytes > 0 {
-        note(&format!("{} bytes are missing at the end", found.missing_bytes));
-    }
+    omissions(&id, found.lost(), found.missing_bytes).iter().for_each(|note| output.note(note));
     Ok(transcript)
+}
+
+/// Returns notes about what is missing of a session.
+pub fn omissions(id: &SessionId, damaged_records: u64, missing_bytes: u64) -> Vec<String> {
+    let damaged = match damaged_records {
+        0 => None,
+        1 => Some("1 damaged record is omitted".to_owned()),
+        lost => Some(format!("{lost} damaged records are omitted")),
+    };
+    let missing =
+        (missing_bytes > 0).then(|| format!("{missing_bytes} bytes are missing at the end"));
+    let see = |what| format!("{what}; see: opta sessions verify {}", as_argument(id));
+    damaged.into_iter().chain(missing).map(see).collect()
 }
 
 /// Formats an id as an argument of a command.
@@ -210,7 +218,7 @@ fn verify(store: &Store, typed: Option<&str>, output: &Output) -> Result<ExitCod
         print_damage(id, &found, output)?;
     }
     if typed.is_none()
-        && let Err(error) = store.check_all_listed(&ids)
+        && let Err(error) = store.check_index()
     {
         output.error(&error)?;
         failed = true;

@@ -367,6 +367,12 @@ pub struct TurnAccepted {
     pub queued: u64,
     /// The number of its `turn.queued` event.
     pub seq: u64,
+    /// Damaged records of the session, which are omitted from its conversation.
+    #[nserde(rename = "damagedRecords")]
+    pub damaged_records: Option<u64>,
+    /// Bytes that are missing at the end of its journal.
+    #[nserde(rename = "missingBytes")]
+    pub missing_bytes: Option<u64>,
 }
 
 /// The body of `POST /v3/sessions/:id/cancel`. Without a turn or a writer, the active turn is

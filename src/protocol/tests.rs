@@ -335,7 +335,10 @@ fn sessions_keep_their_bytes() {
 
 #[test]
 fn replies_about_turns_keep_their_bytes() {
-    let accepted = TurnAccepted { turn_id: "t".into(), status: "queued".into(), queued: 1, seq: 2 };
+    let (turn_id, status) = ("t".into(), "queued".into());
+    let (damaged_records, missing_bytes) = (None, None);
+    let accepted =
+        TurnAccepted { turn_id, status, queued: 1, seq: 2, damaged_records, missing_bytes };
     let decided = |ok: bool| PermissionReply {
         ok,
         conflict: !ok,

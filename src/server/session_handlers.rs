@@ -124,7 +124,7 @@ fn decoded<T: DeJson>(raw: &Raw) -> Option<T> {
 pub fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
     let count = count(query, limits::SESSIONS_PAGE_MAX)?.unwrap_or(limits::SESSIONS_PAGE_DEFAULT);
     let before = number(query, "before", 0..=u64::MAX)?;
-    let page = runtime.store().page(before, count)?;
+    let page = runtime.page(before, count)?;
     // One that cannot be read, or has just been deleted, must not hide the others.
     let sessions = page.ids.iter().filter_map(|id| runtime.summary(id).ok()).collect();
     let next = page.next.map(|next| next.to_string());

@@ -99,7 +99,7 @@ impl WideFeed {
     ) -> Result<WideFeed, Error> {
         let mut feed = WideFeed::new(runtime, None, answers)?;
         if let Some(after) = after {
-            let newest_first = runtime.store().page(None, usize::MAX)?.ids;
+            let newest_first = runtime.page(None, usize::MAX)?.ids;
             feed.replay = (newest_first.into_iter().rev().collect(), after);
         }
         Ok(feed)

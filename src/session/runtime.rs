@@ -10,7 +10,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::log::Log;
 use crate::mutex::lock;
 use crate::protocol::event::{Event, SessionConfig, SessionSnapshot, TurnHead};
@@ -18,11 +18,12 @@ use crate::protocol::{RuntimeCounts, SessionId, SessionSummary};
 use crate::{clock, json, limits, sys};
 
 use super::journal::Journal;
+use super::reader::JournalReport;
 use super::replay::JournalState;
 use super::session::{
     CloseReason, Session, SessionError, SessionState, new_id, no_session, not_written,
 };
-use super::store::Store;
+use super::store::{Page, Store};
 use super::turn::{Agent, Fault, end_event};
 use super::watchers::{Watcher, Watchers};
 
@@ -86,6 +87,7 @@ impl Runtime {
     }
 
     /// Returns the store of the sessions.
+    #[cfg(test)]
     pub fn store(&self) -> &Store {
         &self.store
     }
@@ -125,10 +127,17 @@ impl Runtime {
             // Metadata and messages are nested one level deeper than in the request.
             return Err(SessionError::Invalid(format!("metadata or messages: {}", problem.what)));
         }
+        self.complete_index();
         self.store.add_to_index(id, &created_at)?;
         let directory = self.store.directory(id);
         let journal = Journal::create(&directory, id, &self.daemon_id, &first, &created_at)?;
-        let session = Session::new(id.clone(), journal, Arc::clone(&self.watchers), 0);
+        let session = Session::new(
+            id.clone(),
+            journal,
+            Arc::clone(&self.watchers),
+            0,
+            &JournalReport::default(),
+        );
         let mut state = lock(&session.state);
         self.save_summary(id, &mut state);
         self.log.info("session created", &[("id", &id.as_str())]);
@@ -379,7 +388,7 @@ impl Runtime {
             return Ok(None);
         }
         let watchers = Arc::clone(&self.watchers);
-        let session = Arc::new(Session::new(id.clone(), journal, watchers, summarized));
+        let session = Arc::new(Session::new(id.clone(), journal, watchers, summarized, &report));
         let mut state = lock(&session.state);
         if torn > 0 {
             // So that what was cut off does not count as missing next time.
@@ -408,6 +417,28 @@ impl Runtime {
             let fields: [(&str, &dyn Display); 2] =
                 [("session", &session.id.as_str()), ("id", &turn.turn_id)];
             self.log.warn("turn interrupted", &fields);
+        }
+    }
+
+    /// Returns a page of the list of sessions, see [`Store::page`].
+    pub fn page(&self, before: Option<u64>, count: usize) -> Result<Page, Error> {
+        self.complete_index();
+        self.store.page(before, count)
+    }
+
+    /// Adds the sessions to the index that it lacks. If that fails, they are listed without it.
+    fn complete_index(&self) {
+        match self.store.complete_index() {
+            Ok(0) => {}
+            Ok(count) => {
+                let path = self.store.index();
+                let fields: [(&str, &dyn Display); 2] =
+                    [("path", &path.display()), ("added", &count)];
+                self.log.warn("index of the sessions completed", &fields);
+            }
+            Err(error) => {
+                self.log.error("index of the sessions cannot be completed", &[("cause", &error)]);
+            }
         }
     }
 

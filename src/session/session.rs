@@ -19,7 +19,7 @@ use crate::protocol::{SessionId, SessionSummary, TurnOptions};
 use crate::{limits, sys, token};
 
 use super::journal::{Durability, Journal};
-use super::reader::Reader;
+use super::reader::{JournalReport, Reader};
 use super::replay::Conversation;
 use super::tail::{self, Bounds};
 use super::wake::{Cancel, Waker};
@@ -38,6 +38,8 @@ pub struct Session {
     watchers: Arc<Watchers>,
     /// Why its streams must end.
     closed: OnceLock<CloseReason>,
+    /// The damaged records and the missing bytes that were found when it was opened.
+    pub(super) damage: (Option<u64>, Option<u64>),
     /// When it was last used, in seconds of the boot clock.
     pub(super) used_at: AtomicU64,
 }
@@ -107,7 +109,9 @@ impl Session {
         journal: Journal,
         watchers: Arc<Watchers>,
         summarized_bytes: u64,
+        report: &JournalReport,
     ) -> Session {
+        let found = |count: u64| (count > 0).then_some(count);
         Session {
             id,
             state: Mutex::new(SessionState {
@@ -125,6 +129,7 @@ impl Session {
             wakers: Mutex::default(),
             watchers,
             closed: OnceLock::new(),
+            damage: (found(report.lost()), found(report.missing_bytes)),
             used_at: AtomicU64::new(sys::boot_clock().as_secs()),
         }
     }

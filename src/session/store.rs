@@ -2,7 +2,8 @@
 //!
 //! `sessions/index.jsonl` has a line for each session that was ever created, oldest first; next to
 //! each journal is a summary of the session. The journals are authoritative: a summary that does
-//! not match its journal is ignored, and a missing index is rebuilt.
+//! not match its journal is ignored, and an index that lacks sessions is completed by the daemon.
+//! Until then, readers list the directories.
 
 use std::collections::HashSet;
 use std::fs::{DirEntry, File};
@@ -14,7 +15,7 @@ use std::sync::Mutex;
 use nanoserde::{DeJson, SerJson};
 
 use crate::error::{At, Error, Kind};
-use crate::lines::{Backwards, read_at};
+use crate::lines::{Backwards, Forwards, read_at};
 use crate::mutex::lock;
 use crate::protocol::{SessionId, SessionSummary};
 use crate::sys::effective_user;
@@ -34,9 +35,12 @@ const TRASH: &str = ".deleted";
 /// The directory of all sessions.
 pub struct Store {
     root: PathBuf,
-    /// Held while the index is opened, and rebuilt if it is missing.
-    index: Mutex<()>,
+    /// The index as this store last checked or wrote it. Held while the index is written.
+    index: Mutex<Option<IndexVersion>>,
 }
+
+/// The inode, the length and the time of the last change of the index.
+type IndexVersion = (u64, u64, i64, i64);
 
 /// A summary, with the length of the journal when it was made.
 #[derive(DeJson, SerJson)]
@@ -50,15 +54,26 @@ struct StoredSummary {
 struct Entry {
     #[nserde(rename = "sessionId")]
     session_id: String,
-    /// Empty in a rebuilt index.
+    /// Empty if the journal does not say it.
     #[nserde(rename = "createdAt")]
     created_at: String,
+}
+
+impl Entry {
+    /// Reads a line of the index; `None` if it is damaged.
+    fn read(line: &[u8]) -> Option<(Entry, SessionId)> {
+        let entry: Entry = json::parse(line).ok()?;
+        let id = SessionId::parse(&entry.session_id)?;
+        Some((entry, id))
+    }
 }
 
 /// Some sessions, newest first, and where the next page begins.
 pub struct Page {
     pub ids: Vec<SessionId>,
     pub next: Option<u64>,
+    /// Whether the sessions were listed by their directories, because the index lacks some.
+    pub is_index_damaged: bool,
 }
 
 impl Store {
@@ -111,7 +126,13 @@ impl Store {
     /// every session that was acknowledged is in the index.
     pub fn add_to_index(&self, id: &SessionId, created_at: &str) -> Result<(), Error> {
         let path = self.index();
-        let mut file = self.open_index(&path)?;
+        let mut version = lock(&self.index);
+        let is_complete = version.is_some() && *version == self.index_version();
+        let is_new = !path.exists();
+        if is_new {
+            self.create_root()?;
+        }
+        let mut file = disk::open_for_append(&path, File::options().create(true))?;
         let entry = Entry { session_id: id.as_str().to_owned(), created_at: created_at.to_owned() };
         // A crash or a full disk may have left part of an entry, which must not spoil this one.
         let length = file.metadata().at("inspect", &path)?.len();
@@ -122,22 +143,69 @@ impl Store {
         let line_end = if last == *b"\n" { "" } else { "\n" };
         let line = format!("{line_end}{}\n", json::text(&entry));
         file.write_all(line.as_bytes()).at("write", &path)?;
-        file.sync_data().at("sync", &path)
-    }
-
-    /// Opens the index for appending. A new one gets the sessions that exist.
-    fn open_index(&self, path: &Path) -> Result<File, Error> {
-        let _guard = lock(&self.index);
-        let is_new = !path.exists();
-        if is_new {
-            self.create_root()?;
-            self.rebuild_index(path)?;
+        if is_complete {
+            *version = self.index_version();
         }
-        let file = disk::open_for_append(path, File::options().create(true))?;
+        drop(version);
         if is_new {
             sync_directory(&self.root)?;
         }
-        Ok(file)
+        file.sync_data().at("sync", &path)
+    }
+
+    /// Adds to the index the sessions that it lacks, durably: it was damaged or removed, or they
+    /// were copied from elsewhere. Returns how many there were. Reads nothing if the index is as
+    /// this store left it.
+    pub fn complete_index(&self) -> Result<usize, Error> {
+        let mut version = lock(&self.index);
+        if version.is_some() && *version == self.index_version() {
+            return Ok(0);
+        }
+        let mut entries = self.index_entries()?;
+        let missing = self.missing_from(&entries)?;
+        let count = missing.len();
+        if count > 0 {
+            entries.extend(missing.into_iter().map(|id| Entry {
+                created_at: self.created_at(&id).unwrap_or_default(),
+                session_id: id.as_str().to_owned(),
+            }));
+            entries.sort_by(|left, right| left.created_at.cmp(&right.created_at));
+            let lines = entries.iter().map(|entry| format!("{}\n", json::text(entry)));
+            let path = self.index();
+            disk::replace(&path, lines.collect::<String>().as_bytes())?;
+            File::open(&path).and_then(|file| file.sync_all()).at("sync", &path)?;
+            sync_directory(&self.root)?;
+        }
+        *version = self.index_version();
+        Ok(count)
+    }
+
+    fn index_version(&self) -> Option<IndexVersion> {
+        let found = self.index().metadata().ok()?;
+        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+    }
+
+    /// Returns the intact entries of the index, oldest first.
+    fn index_entries(&self) -> Result<Vec<Entry>, Error> {
+        let path = self.index();
+        let Some(file) = disk::open_if_exists(&path)? else { return Ok(Vec::new()) };
+        let length = file.metadata().at("inspect", &path)?.len();
+        let mut lines = Forwards::new(0, length, limits::INDEX_LINE_BYTES_MAX);
+        let mut entries = Vec::new();
+        while let Some((line, _)) = lines.next(&file).at("read", &path)? {
+            entries.extend(Entry::read(line).map(|(entry, _)| entry));
+        }
+        Ok(entries)
+    }
+
+    /// Returns the sessions that none of the entries names, which were read before.
+    fn missing_from(&self, entries: &[Entry]) -> Result<Vec<SessionId>, Error> {
+        let named: HashSet<&str> = entries.iter().map(|entry| entry.session_id.as_str()).collect();
+        let ids = self.entries()?.filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            SessionId::parse(name.to_str().filter(|name| !named.contains(name))?)
+        });
+        Ok(ids.filter(|id| self.has(id)).collect())
     }
 
     /// Creates the directory of all sessions, durably with its parents.
@@ -155,69 +223,76 @@ impl Store {
         Ok(())
     }
 
-    fn rebuild_index(&self, path: &Path) -> Result<(), Error> {
-        let mut text = String::new();
-        for id in self.newest_first()?.into_iter().rev() {
-            let entry = Entry { session_id: id.as_str().to_owned(), created_at: String::new() };
-            text.push_str(&json::text(&entry));
-            text.push('\n');
-        }
-        if text.is_empty() { Ok(()) } else { disk::replace(path, text.as_bytes()) }
-    }
-
     /// Returns a page of the list, which begins where the page before it said (`before`).
     pub fn page(&self, before: Option<u64>, count: usize) -> Result<Page, Error> {
         let path = self.index();
         let Some(file) = disk::open_if_exists(&path)? else {
-            return self.page_without_index(before, count);
+            return self.page_without_index(before, count, false);
         };
         let length = file.metadata().at("inspect", &path)?.len();
         let end = before.map_or(length, |before| before.min(length));
         let mut lines = Backwards::new(end, limits::INDEX_LINE_BYTES_MAX);
-        let mut ids: Vec<SessionId> = Vec::new();
+        let mut page = Page { ids: Vec::new(), next: None, is_index_damaged: false };
         let mut seen = HashSet::new();
+        // The rest of the index need not be read if this part of it is intact.
+        let mut is_intact = true;
         while let Some((line, start)) = lines.next(&file).at("read", &path)? {
             // It may have been deleted since, or added twice because of a crash.
-            if let Ok(entry) = json::parse::<Entry>(line)
-                && let Some(id) = SessionId::parse(&entry.session_id)
+            let entry = Entry::read(line);
+            is_intact &= entry.is_some();
+            if let Some((entry, id)) = entry
                 && self.has(&id)
                 && self.is_current(&entry, &id)
                 && seen.insert(id.clone())
             {
-                ids.push(id);
+                page.ids.push(id);
             }
-            if ids.len() == count {
-                return Ok(Page { ids, next: (start > 0).then_some(start) });
+            if page.ids.len() == count {
+                page.next = (start > 0).then_some(start);
+                break;
             }
         }
-        Ok(Page { ids, next: None })
+        let is_checked = before.is_some() || (is_intact && page.next.is_some());
+        if is_checked || self.missing_from(&self.index_entries()?)?.is_empty() {
+            return Ok(page);
+        }
+        self.page_without_index(before, count, true)
     }
 
     /// Returns a page of a list without an index: it begins after `before` sessions.
-    fn page_without_index(&self, before: Option<u64>, count: usize) -> Result<Page, Error> {
+    fn page_without_index(
+        &self,
+        before: Option<u64>,
+        count: usize,
+        is_index_damaged: bool,
+    ) -> Result<Page, Error> {
         let skipped = before.and_then(|before| usize::try_from(before).ok()).unwrap_or(0);
         let mut ids = self.newest_first()?;
         ids.drain(..skipped.min(ids.len()));
         let more = ids.len() > count;
         ids.truncate(count);
         let next = more.then(|| skipped.saturating_add(count) as u64);
-        Ok(Page { ids, next })
+        Ok(Page { ids, next, is_index_damaged })
     }
 
-    /// Fails if any of these sessions exists and is on no page: the index was damaged, or the
-    /// session was copied from elsewhere.
+    /// Fails if the index lacks a session: it was damaged, or the session was copied from
+    /// elsewhere.
     ///
     /// # Errors
     /// [`Kind::SessionsUnlisted`].
-    pub fn check_all_listed(&self, ids: &[SessionId]) -> Result<(), Error> {
-        // Read after `ids`: a session is in the index before it exists.
-        let listed: HashSet<SessionId> = self.page(None, usize::MAX)?.ids.into_iter().collect();
-        match ids.iter().filter(|id| !listed.contains(id) && self.has(id)).count() {
+    pub fn check_index(&self) -> Result<(), Error> {
+        let path = self.index();
+        // A missing one is none that lacks sessions.
+        if !path.exists() {
+            return Ok(());
+        }
+        match self.missing_from(&self.index_entries()?)?.len() {
             0 => Ok(()),
             count => {
-                let (index, hint) = (self.index(), "removed, it is made again");
-                let reason = format!("{} lacks {count}; {hint}", index.display());
-                Err(Error::cannot(Kind::SessionsUnlisted, "list all sessions", reason))
+                let hint = "the daemon adds them with the next new session";
+                let reason = format!("{} lacks {count}; {hint}", path.display());
+                let action = "find all sessions in the index";
+                Err(Error::cannot(Kind::SessionsUnlisted, action, reason))
             }
         }
     }

@@ -214,38 +214,78 @@ fn verify_finds_damaged_and_torn_records() {
 }
 
 #[test]
-fn unlisted_sessions_are_counted_and_listed_again_after_the_index_is_removed() {
+fn a_damaged_index_hides_no_session_and_is_completed_by_the_daemon() {
     let home = Home::new();
     home.start();
     for name in ["one", "two", "three"] {
         create(&home, name, None);
     }
-    home.opta("sessions verify").stdout("3 sessions checked, 0 damaged\n").run();
+    let read = "3 sessions checked, 0 damaged\n";
+    home.opta("sessions verify").stdout(read).run();
     let index = home.path().join(".config/opta/sessions/index.jsonl");
     let whole = fs::read_to_string(&index).unwrap();
     let (first, rest) = whole.split_once('\n').unwrap();
-    fs::write(&index, format!("{}\n{rest}", first.replace('"', "?"))).unwrap();
-
-    let read = "3 sessions checked, 0 damaged\n";
-    let printed = "opta: cannot list all sessions: {index} lacks 1; removed, it is made again\n";
-    let listed = "three  {*}\ntwo    {*}\n";
-    home.opta("sessions list").stdout(listed).run();
-    home.opta("sessions verify").stdout(read).stderr(printed).status(1).run();
-    home.opta("sessions verify one").stdout("1 session checked, 0 damaged\n").run();
-    let printed = "{\"error\":{\"code\":\"SESSIONS_UNLISTED\",\"message\":\"{message}\"}}\n\
+    let one_bad = format!("{}\n{rest}", first.replace('"', "?"));
+    for (damaged, lost) in [("", 3), (one_bad.as_str(), 1)] {
+        fs::write(&index, damaged).unwrap();
+        let before = home.snapshot();
+        let listed = home.opta("sessions list").stdout(ANYTHING);
+        let noted = "opta: {index} lacks sessions; they are listed by their directories\n";
+        let listed = listed.stderr(noted).run().stdout;
+        assert_eq!(listed.lines().count(), 3, "{listed}");
+        let reason = format!(
+            "opta: cannot find all sessions in the index: {{index}} lacks {lost}; the daemon adds \
+             them with the next new session\n"
+        );
+        home.opta("sessions verify").stdout(read).stderr(&reason).status(1).run();
+        home.opta("sessions verify one").stdout("1 session checked, 0 damaged\n").run();
+        let printed = "{\"error\":{\"code\":\"SESSIONS_UNLISTED\",\"message\":\"{message}\"}}\n\
                 {\"sessions\":3,\"damagedSessions\":0}\n";
-    home.opta("sessions verify --json").stdout(printed).status(1).run();
-    let found = "{*}fail  sessions  cannot list all sessions: {*}; fix: rm {*}\n";
-    home.opta("doctor").stdout(found).status(1).run();
+        home.opta("sessions verify --json").stdout(printed).status(1).run();
+        // There is no model server, which is a failure.
+        let checked = "{*}warn  sessions  cannot find all sessions{*}\n";
+        home.opta("doctor").stdout(checked).status(1).run();
+        assert_eq!(home.snapshot(), before);
+        // The daemon needs no restart.
+        let listed = ask(&home, "GET", "/v3/sessions", "");
+        assert_eq!(listed.matches("\"sessionId\"").count(), 3);
+        let listed = "three  {*}\ntwo    {*}\none    {*}\n";
+        home.opta("sessions list").stdout(listed).run();
+        home.opta("sessions verify").stdout(read).run();
+    }
+    let log = home.opta("daemon logs --level warn").stdout(ANYTHING).run().stdout;
+    let said = log.lines().filter(|line| line.contains("index of the sessions completed"));
+    assert_eq!(said.count(), 2, "{log}");
 
     fs::remove_file(&index).unwrap();
     home.opta("sessions verify").stdout(read).run();
-    // The next session makes the index again, also in a running daemon.
     create(&home, "four", None);
     assert_eq!(fs::read_to_string(&index).unwrap().lines().count(), 4);
-    let listed = "four   {*}\n{*}\n{*}\none    {*}\n";
-    home.opta("sessions list").stdout(listed).run();
+    home.opta("sessions list").stdout("four   {*}\n{*}\n{*}\none    {*}\n").run();
     home.opta("sessions verify").stdout("4 sessions checked, 0 damaged\n").run();
+}
+
+#[test]
+fn resuming_a_damaged_session_says_what_is_omitted() {
+    let home = with_sessions(&["hurt", "whole"]);
+    home.start();
+    submit(&home, "hurt", "x", 1);
+    home.opta("daemon stop").stdout(STOPPED).run();
+    let path = journal(&home, "hurt");
+    let bad = fs::read_to_string(&path).unwrap().replacen("\"seq\":2,", "\"seq\":7,", 1);
+    fs::write(&path, bad).unwrap();
+    let note = "opta: 1 damaged record is omitted; see: opta sessions verify hurt\n";
+    let resume = |words: &str, expected: usize| {
+        let run = home.opta(words).env("OPTA_MODEL_URL", "http://127.0.0.1:1");
+        let run = run.stdout(ANYTHING).stderr(ANYTHING).status(1);
+        let said = run.run().stderr;
+        assert_eq!(said.matches(note).count(), expected, "{words}: {said}");
+    };
+    // Also after the first time, when the daemon has the session in memory.
+    for words in ["do x --resume hurt", "chat --once x --resume hurt", "do x --resume hurt"] {
+        resume(words, 1);
+    }
+    resume("do x --resume whole", 0);
 }
 
 #[test]

@@ -67,6 +67,8 @@ impl Runtime {
             status: "queued".to_owned(),
             queued,
             seq,
+            damaged_records: session.damage.0,
+            missing_bytes: session.damage.1,
         };
         let queued = state.journal.state().queue.len() as u64;
         if let Some(seq) = state.journal.state().queued_at(&turn_id) {

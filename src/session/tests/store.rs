@@ -29,6 +29,7 @@ fn journal(name: &str, title: &str) -> Vec<u8> {
 
 /// Creates a session as the runtime does.
 fn create(store: &Store, name: &str) {
+    store.complete_index().unwrap();
     store.add_to_index(&id(name), TIME).unwrap();
     let first = first_event(name, SessionConfig::default());
     Journal::create(&store.directory(&id(name)), &id(name), "daemon_x", &first, TIME).unwrap();
@@ -95,6 +96,49 @@ fn a_torn_entry_of_the_index_does_not_hide_later_sessions() {
         create(&store, &format!("after{number}"));
     }
     assert_eq!(pages(&store, 10), ["after2", "after1", "after0", "first"]);
+}
+
+/// A bad disk, an editor, an old copy, or a power cut at a filesystem that loses what was synced.
+#[test]
+fn an_index_that_lost_entries_is_completed_in_order() {
+    let scratch = Scratch::new();
+    let store = Store::new(scratch.path().join("sessions"));
+    assert_eq!(store.complete_index().unwrap(), 0);
+    // In another order than their names and, since a deletion is in between, their directories.
+    for (number, name) in ["c", "a", "x", "d", "b"].iter().enumerate() {
+        make(&store, name, &format!("2026-03-01T10:00:0{number}.000Z"));
+    }
+    store.delete(&id("x")).unwrap();
+    let index = scratch.path().join("sessions/index.jsonl");
+    let whole = fs::read_to_string(&index).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    let half = &whole[..whole.len() / 2];
+    let damages: [(&str, usize); 6] = [
+        ("", 4),
+        ("\0\0\0\0\n\0\0", 4),
+        (&whole.replace("sessionId", "sessionid"), 4),
+        (&whole.replacen("\"a\"", "?a?", 1), 1),
+        (&format!("{}\n", lines[3..].join("\n")), 2),
+        (half, 2),
+    ];
+    for (damaged, lost) in damages {
+        put(&index, damaged.as_bytes());
+        // Readers that may not write list everything, too.
+        let page = store.page(None, 10).unwrap();
+        let mut listed = names(&page);
+        listed.sort_unstable();
+        assert_eq!((listed, page.is_index_damaged), (vec!["a", "b", "c", "d"], true), "{damaged}");
+        assert!(store.check_index().is_err());
+        assert_eq!(store.complete_index().unwrap(), lost, "{damaged}");
+        assert_eq!(pages(&store, 1), ["b", "d", "a", "c"], "{damaged}");
+        assert!(!store.page(None, 10).unwrap().is_index_damaged);
+        store.check_index().unwrap();
+        assert_eq!(store.complete_index().unwrap(), 0);
+    }
+    // Nothing is lost with an entry that a crash cut off.
+    put(&index, format!("{whole}{{\"sess").as_bytes());
+    assert!(!store.page(None, 10).unwrap().is_index_damaged);
+    assert_eq!(store.complete_index().unwrap(), 0);
 }
 
 #[test]
@@ -181,6 +225,12 @@ fn leftovers_of_an_interrupted_deletion_are_removed_by_the_next() {
     assert!(!is_there(&store, "a") && is_there(&store, "b"));
 }
 
+fn make(store: &Store, name: &str, time: &str) {
+    store.add_to_index(&id(name), time).unwrap();
+    let first = first_event(name, SessionConfig::default());
+    Journal::create(&store.directory(&id(name)), &id(name), "daemon_x", &first, time).unwrap();
+}
+
 fn is_there(store: &Store, name: &str) -> bool {
     store.has(&id(name)) && Path::exists(&store.directory(&id(name)))
 }
@@ -189,16 +239,10 @@ fn is_there(store: &Store, name: &str) -> bool {
 fn an_id_that_is_used_again_is_listed_once_as_the_new_session() {
     let scratch = Scratch::new();
     let store = Store::new(scratch.path().join("sessions"));
-    let make = |name: &str, time: &str| {
-        store.add_to_index(&id(name), time).unwrap();
-        let first = first_event(name, SessionConfig::default());
-        let directory = store.directory(&id(name));
-        Journal::create(&directory, &id(name), "daemon_x", &first, time).unwrap();
-    };
-    make("x", "2026-03-01T10:00:00.000Z");
+    make(&store, "x", "2026-03-01T10:00:00.000Z");
     store.delete(&id("x")).unwrap();
-    make("y", "2026-03-01T10:00:01.000Z");
-    make("x", "2026-03-01T10:00:02.000Z");
+    make(&store, "y", "2026-03-01T10:00:01.000Z");
+    make(&store, "x", "2026-03-01T10:00:02.000Z");
     let first = store.page(None, 1).unwrap();
     assert_eq!(names(&first), ["x"]);
     let second = store.page(first.next, 1).unwrap();
