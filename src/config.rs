@@ -17,8 +17,10 @@ use crate::json::Lenient;
 use crate::log::{Level, Rotation};
 use crate::{disk, json, limits};
 
+mod keys;
 mod permissions;
 
+pub use keys::KEYS;
 pub use permissions::{Permissions, Rule, begins_with, first_words};
 
 /// The port on which the daemon listens.
@@ -384,9 +386,19 @@ struct LogKeys {
 /// Reads `path`; also returns the function that names a key in it.
 fn read(path: &Path) -> Result<(ConfigFile, impl Fn(&str) -> String), Error> {
     let shown = path.display().to_string();
+    Ok((read_as(path)?, move |key: &str| format!("{shown}: {key}")))
+}
+
+/// Returns the names of the settings in `path` that are not read.
+pub fn unknown_settings(path: &Path) -> Result<Vec<String>, Error> {
+    read_as(path).map(keys::unknown)
+}
+
+fn read_as<T: DeJson + Default>(path: &Path) -> Result<T, Error> {
+    let shown = path.display();
     // Unlike the daemon's own files, it may be a link: some users keep their settings elsewhere.
-    let file = match disk::open_user_file(path)? {
-        None => ConfigFile::default(),
+    match disk::open_user_file(path)? {
+        None => Ok(T::default()),
         Some(mut file) => {
             let max = limits::CONFIG_BYTES_MAX;
             let bytes = disk::read_up_to(&mut file, path, max)?;
@@ -394,10 +406,9 @@ fn read(path: &Path) -> Result<(ConfigFile, impl Fn(&str) -> String), Error> {
                 bytes.ok_or_else(|| refused(&shown, format!("it is larger than {max} bytes")))?;
             json::parse(&bytes).map_err(|problem| {
                 refused(format!("{shown}:{}:{}", problem.line, problem.column), problem.what)
-            })?
+            })
         }
-    };
-    Ok((file, move |key: &str| format!("{shown}: {key}")))
+    }
 }
 
 /// Converts a number in `range`; `needed` begins the error for others.

@@ -233,6 +233,8 @@ pub const CHAT_MODEL_MAX: Duration = Duration::from_secs(2);
 pub const DISK_FREE_MIN: u64 = 64 << 20;
 /// The lines of the help: a terminal window of the usual size.
 pub const HELP_COLUMNS_MAX: usize = 80;
+/// The narrowest column of text that `opta doctor` makes: a few words.
+pub const WRAPPED_COLUMNS_MIN: usize = 24;
 /// How long `opta doctor` waits for the list of models of a server.
 pub const DOCTOR_MODEL_MAX: Duration = Duration::from_secs(2);
 /// Sessions that `opta doctor` reads, the newest ones.

@@ -90,6 +90,32 @@ pub fn words(text: &str, chars_max: usize) -> String {
     words.join(" ")
 }
 
+/// Returns `start` and the parts after it, separated by spaces, in lines of at most `columns`
+/// characters if the parts fit. The lines after the first are indented.
+pub fn wrapped<'t>(
+    start: &str,
+    parts: impl Iterator<Item = &'t str>,
+    columns: usize,
+    indent: usize,
+) -> String {
+    let mut text = start.to_owned();
+    let mut column = start.chars().count();
+    for (index, part) in parts.enumerate() {
+        let width = part.chars().count();
+        if index > 0 && column + 1 + width > columns {
+            text.push('\n');
+            text.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if index > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(part);
+        column += width;
+    }
+    text
+}
+
 fn escaped_except(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

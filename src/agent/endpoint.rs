@@ -5,6 +5,7 @@
 //! key is sent to a configured server, never to one that was found; the key for OpenAI is not even
 //! sent to one that is configured for Ollama.
 
+use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::os::fd::AsFd;
 use std::thread;
@@ -21,10 +22,15 @@ use crate::session::wake::Cancel;
 use super::base_url::BaseUrl;
 use super::model::{fault, first_chat_model, invalid_setting, model_names, owner_of};
 
+/// Names the program of a port.
+pub const OLLAMA_PROGRAM: &str = "Ollama";
+/// Names the program of a port.
+pub const LM_STUDIO: &str = "LM Studio";
+
 /// The default ports of model servers, in the order of preference.
 const PORTS: [(u16, &str); 4] = [
-    (limits::MODEL_PORT_DEFAULT, "LM Studio"),
-    (11_434, "Ollama"),
+    (limits::MODEL_PORT_DEFAULT, LM_STUDIO),
+    (11_434, OLLAMA_PROGRAM),
     (8080, "llama.cpp"),
     (8000, "vLLM"),
 ];
@@ -50,13 +56,44 @@ pub enum EndpointError {
     InvalidSetting { source: String, because: &'static str },
     /// No server is set, and none was found.
     NotFound {
-        /// What was found at each port, in words.
-        tried: Vec<String>,
-        /// A server was found that has no model loaded.
-        lacks_model: bool,
+        tried: Vec<TriedPort>,
         /// A key is set nevertheless.
         has_key: bool,
     },
+}
+
+/// A port at which no model server was found that may be used.
+#[derive(Debug)]
+pub struct TriedPort {
+    port: u16,
+    /// The program whose default port it is.
+    pub program: &'static str,
+    pub found: FoundThere,
+}
+
+/// What was found at a port.
+#[derive(Debug)]
+pub enum FoundThere {
+    /// A server that has no model loaded.
+    NoModel,
+    Failure(io::Error),
+}
+
+impl Display for TriedPort {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { port, program, found } = self;
+        let found = match found {
+            FoundThere::NoModel => "a model server that has no model loaded".to_owned(),
+            FoundThere::Failure(error) => match error.kind() {
+                io::ErrorKind::TimedOut => "no answer".to_owned(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                    "no model server".to_owned()
+                }
+                _ => reason(error),
+            },
+        };
+        write!(f, "127.0.0.1:{port} ({program}): {found}")
+    }
 }
 
 impl From<EndpointError> for Fault {
@@ -65,7 +102,10 @@ impl From<EndpointError> for Fault {
             EndpointError::InvalidSetting { source, because } => {
                 return invalid_setting(&source, because);
             }
-            EndpointError::NotFound { tried, has_key, .. } => (tried.join(", "), has_key),
+            EndpointError::NotFound { tried, has_key } => {
+                let tried: Vec<String> = tried.iter().map(TriedPort::to_string).collect();
+                (tried.join(", "), has_key)
+            }
         };
         if has_key {
             tried.push_str("; a key is set, but not the server that it is for");
@@ -91,7 +131,7 @@ pub fn resolve(
 fn resolve_among(
     choice: &ModelChoice<'_>,
     settings: &ModelSettings,
-    ports: &[(u16, &str)],
+    ports: &[(u16, &'static str)],
     limit: Duration,
 ) -> Result<Endpoint, EndpointError> {
     let model = choice.model.or(settings.model.as_deref()).map(str::to_owned);
@@ -115,11 +155,10 @@ fn resolve_among(
             Err(because) => Err(EndpointError::InvalidSetting { source, because }),
         };
     }
-    let Found { port, model: first, owner } =
-        find(ports, limit).map_err(|(tried, lacks_model)| {
-            let has_key = settings.key.is_some() || settings.openai_key.is_some();
-            EndpointError::NotFound { tried, lacks_model, has_key }
-        })?;
+    let Found { port, model: first, owner } = find(ports, limit).map_err(|tried| {
+        let has_key = settings.key.is_some() || settings.openai_key.is_some();
+        EndpointError::NotFound { tried, has_key }
+    })?;
     Ok(Endpoint {
         url: format!("http://127.0.0.1:{port}/v1"),
         source: format!("found on port {port}, run by {owner}"),
@@ -155,14 +194,14 @@ struct Found {
 }
 
 /// Probes all ports in parallel. Returns the first one that may be used and has a model that chats;
-/// else what was found at each port, and whether one of them has a server without a model.
-fn find(ports: &[(u16, &str)], limit: Duration) -> Result<Found, (Vec<String>, bool)> {
+/// else what was found at each port.
+fn find(ports: &[(u16, &'static str)], limit: Duration) -> Result<Found, Vec<TriedPort>> {
     // Ends the other probes when the first one is found.
     let end = Cancel::new().ok();
     let wake = end.as_ref().map(AsFd::as_fd);
     let deadline = Instant::now() + limit;
     thread::scope(|scope| {
-        let probe = |(port, _): &(u16, &str)| {
+        let probe = |(port, _): &(u16, _)| {
             let port = *port;
             // Most ports refuse, and need no thread.
             let connection = http::connect(port, deadline, wake)?;
@@ -170,31 +209,22 @@ fn find(ports: &[(u16, &str)], limit: Duration) -> Result<Found, (Vec<String>, b
             thread.spawn_scoped(scope, move || models_at(connection, port, deadline))
         };
         let probes: Vec<_> = ports.iter().map(probe).collect();
-        let (mut tried, mut lacks_model) = (Vec::new(), false);
-        for (probe, (port, name)) in probes.into_iter().zip(ports) {
+        let mut tried = Vec::new();
+        for (probe, &(port, program)) in probes.into_iter().zip(ports) {
             let panicked = |_| Err(io::Error::other("the probe panicked"));
-            let failure = match probe.and_then(|probe| probe.join().unwrap_or_else(panicked)) {
+            let found = match probe.and_then(|probe| probe.join().unwrap_or_else(panicked)) {
                 Ok((owner, names)) => match first_chat_model(&names) {
                     Some(model) => {
                         end.iter().for_each(Cancel::cancel);
-                        return Ok(Found { port: *port, model: model.clone(), owner });
+                        return Ok(Found { port, model: model.clone(), owner });
                     }
-                    None => {
-                        lacks_model = true;
-                        "a model server that has no model loaded".to_owned()
-                    }
+                    None => FoundThere::NoModel,
                 },
-                Err(error) => match error.kind() {
-                    io::ErrorKind::TimedOut => "no answer".to_owned(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
-                        "no model server".to_owned()
-                    }
-                    _ => reason(&error),
-                },
+                Err(error) => FoundThere::Failure(error),
             };
-            tried.push(format!("127.0.0.1:{port} ({name}): {failure}"));
+            tried.push(TriedPort { port, program, found });
         }
-        Err((tried, lacks_model))
+        Err(tried)
     })
 }
 
@@ -242,7 +272,7 @@ mod tests {
 
     fn resolve_by(
         settings: &ModelSettings,
-        ports: &[(u16, &str)],
+        ports: &[(u16, &'static str)],
     ) -> Result<Endpoint, EndpointError> {
         resolve_among(&ModelChoice::default(), settings, ports, LIMIT)
     }
@@ -388,7 +418,6 @@ mod tests {
         assert!(begun.elapsed() >= LIMIT);
         lost_thread.join().unwrap();
         let error = error.unwrap();
-        assert!(matches!(error, EndpointError::NotFound { lacks_model: false, .. }));
         let fault = Fault::from(error);
         assert_eq!(fault.code, "model-unreachable");
         for part in [
@@ -408,9 +437,6 @@ mod tests {
         let error = resolve_by(&settings, &[(empty, "empty")]).err();
         empty_thread.join().unwrap();
         let error = error.unwrap();
-        let EndpointError::NotFound { lacks_model: true, has_key: true, .. } = &error else {
-            panic!("{error:?}")
-        };
         let message = Fault::from(error).message;
         assert!(message.contains("no model loaded; a key is set, but not the server"), "{message}");
         assert!(message.contains("; start one") && !message.contains("s3cret"), "{message}");

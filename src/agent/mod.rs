@@ -17,9 +17,9 @@ mod turn_loop;
 pub use tools::{command, preview, proposal};
 pub use turn_loop::Assistant;
 
-/// Returns whether `name` is the name of a tool, or its alias.
-pub fn has_tool(name: &str) -> bool {
-    tools::Tool::named(name).is_some()
+/// Returns the names of all tools, and their aliases.
+pub fn tool_names() -> impl Iterator<Item = &'static str> {
+    tools::TOOLS.iter().flat_map(|tool| [tool.name, tool.alias])
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use lexopt::{Arg, Parser};
 
 use crate::error::Error;
 use crate::limits;
+use crate::text::wrapped;
 
 use super::args::{Arity, OptionSpec, OptionValue, ParsedArgs, Subcommand, utf8};
 use super::table::{SUBCOMMANDS, beginning_with, next_words};
@@ -195,29 +196,14 @@ fn push_row(text: &mut String, name: &str, description: &str) {
     push_wrapped(text, &format!("  {name:<20}  "), description.split(' '), 24);
 }
 
-/// Adds `start` and the parts after it, in lines that fit on a terminal. The lines after the first
-/// are indented.
+/// Adds `start` and the parts after it, in lines that fit on a terminal.
 fn push_wrapped<'t>(
     text: &mut String,
     start: &str,
     parts: impl Iterator<Item = &'t str>,
     indent: usize,
 ) {
-    text.push_str(start);
-    let mut column = start.chars().count();
-    for (index, part) in parts.enumerate() {
-        let width = part.chars().count();
-        if index > 0 && column + 1 + width > limits::HELP_COLUMNS_MAX {
-            text.push('\n');
-            text.push_str(&" ".repeat(indent));
-            column = indent;
-        } else if index > 0 {
-            text.push(' ');
-            column += 1;
-        }
-        text.push_str(part);
-        column += width;
-    }
+    text.push_str(&wrapped(start, parts, limits::HELP_COLUMNS_MAX, indent));
     text.push('\n');
 }
 

@@ -1,80 +1,39 @@
 //! `opta doctor`: checks everything and changes nothing.
 
-use std::fmt::Display;
+mod files;
+mod finding;
+mod model;
+mod settings;
+
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::process::ExitCode;
 
-use nanoserde::SerJson;
+use files::{Problems, files};
+use finding::{Check, Finding, fail, failed, pass, quoted, warn};
+use model::model;
+use settings::settings;
 
-use crate::agent;
-use crate::agent::endpoint::{self, EndpointError, ModelChoice};
-use crate::agent::model::{self, fault};
-use crate::cli::OutputMode;
 use crate::client::NoHealth;
 use crate::commands::Output;
 use crate::commands::daemon::is_program_replaced;
 use crate::commands::sessions::as_argument;
-use crate::config::{Config, ModelSettings, Port, ToolSettings};
+use crate::config::{Config, Port};
 use crate::error::{Error, Kind, reason};
 use crate::lifecycle::service::Service;
 use crate::lifecycle::service::drift::{self, Drift};
 use crate::lifecycle::status::{self, Status};
-use crate::lifecycle::{claim, crashes, guardian};
+use crate::lifecycle::{cgroup, claim, crashes, guardian};
 use crate::paths::{Manager, Paths};
 use crate::session::reader;
 use crate::session::store::Store;
-use crate::session::turn::Fault;
-use crate::text::escaped;
-use crate::{http, json, limits, protocol, sys};
+use crate::state::DaemonInfo;
+use crate::{http, limits, protocol, sys};
 
 const INSTALL: &str = "opta daemon install";
 const START: &str = "opta daemon start";
 const RESTART: &str = "opta daemon restart";
 const FORCE_RESTART: &str = "opta daemon restart --force";
 const LIST: &str = "opta sessions list";
-
-const PASS: &str = "pass";
-const WARN: &str = "warn";
-const FAIL: &str = "fail";
-
-/// The result of a check, as a line of `--json`.
-#[derive(SerJson)]
-struct Finding {
-    check: &'static str,
-    status: &'static str,
-    message: String,
-    /// A command that fixes the problem, or shows more about it.
-    fix: Option<String>,
-}
-
-impl Finding {
-    fn with_fix(self, fix: impl Into<String>) -> Finding {
-        Finding { fix: Some(fix.into()), ..self }
-    }
-}
-
-/// The finding of a check; an error is one that ended the check early.
-type Check = Result<Finding, Finding>;
-
-fn pass(message: impl Into<String>) -> Finding {
-    Finding { check: "", status: PASS, message: message.into(), fix: None }
-}
-
-/// Returns a finding that needs no immediate action.
-fn warn(message: impl Into<String>) -> Finding {
-    Finding { status: WARN, ..pass(message) }
-}
-
-fn fail(message: impl Into<String>, fix: impl Into<String>) -> Finding {
-    Finding { status: FAIL, ..pass(message) }.with_fix(fix)
-}
-
-/// Returns a failure with the next step that the error names, or else with `fix`.
-fn failed(error: &Error, fix: impl Display) -> Finding {
-    fail(error.to_string(), error.next_step().map_or_else(|| fix.to_string(), str::to_owned))
-}
 
 /// Runs `opta doctor`: exits with 1 if a check fails.
 pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
@@ -100,122 +59,12 @@ pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     ];
     let mut worst = ExitCode::SUCCESS;
     for (check, Ok(finding) | Err(finding)) in checks {
-        if finding.status == FAIL {
+        if finding.is_failure() {
             worst = ExitCode::FAILURE;
         }
-        print(&Finding { check, ..finding }, output)?;
+        finding.of(check).print(output)?;
     }
     Ok(worst)
-}
-
-fn print(finding: &Finding, output: &Output) -> Result<(), Error> {
-    if output.mode == OutputMode::Json {
-        return output.line(&json::text(finding));
-    }
-    let Finding { check, status, message, fix } = finding;
-    let color = match *status {
-        PASS => "32",
-        WARN => "33",
-        _ => "31",
-    };
-    let status = output.style().paint(color, status);
-    let fix = fix.as_ref().map_or(String::new(), |fix| format!("; fix: {}", escaped(fix)));
-    output.line(&format!("{status}  {check:<8}  {}{fix}", escaped(message)))
-}
-
-fn settings(paths: &Paths) -> Check {
-    let path = paths.config();
-    let shown = paths.display(&path);
-    let invalid = |error: Error| match error.reason().split_once(": ") {
-        Some((name, _)) if error.kind() == Kind::InvalidConfig && is_variable(name) => {
-            fail(error.to_string(), format!("unset {name}"))
-        }
-        _ => failed(&error, edit(&path)),
-    };
-    Config::load(&path).map_err(invalid)?;
-    ModelSettings::load(&path).map_err(invalid)?;
-    let tools = ToolSettings::load(&path).map_err(invalid)?;
-    let unknown = tools.permissions.names().filter(|name| !agent::has_tool(name));
-    let mut unknown: Vec<&str> = unknown.map(String::as_str).collect();
-    if !unknown.is_empty() {
-        // A misspelled name restricts nothing.
-        unknown.sort_unstable();
-        let message = format!("permissions has unknown tool names: {}", unknown.join(", "));
-        return Ok(warn(message).with_fix(edit(&path)));
-    }
-    if path.is_symlink() && !path.exists() {
-        let message = format!("{shown} is a link to a file that does not exist");
-        return Ok(warn(message).with_fix(format!("ls -l {}", quoted(&path))));
-    }
-    Ok(pass(if path.exists() { shown } else { format!("no {shown} (optional)") }))
-}
-
-/// Returns whether the source of a setting is a variable, and not a place in a file.
-fn is_variable(source: &str) -> bool {
-    source.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
-}
-
-fn edit(config: &Path) -> String {
-    format!("${{EDITOR:-vi}} {}", quoted(config))
-}
-
-/// Checks that files that may hold secrets belong to this user and that no other user can access
-/// them.
-fn files(paths: &Paths) -> Check {
-    // The home itself may be a link.
-    let root = paths.root().canonicalize().unwrap_or_else(|_| paths.root().to_owned());
-    let directories = [(root, 0o755), (paths.daemon(), 0o700), (paths.sessions(), 0o700)];
-    let files = [paths.state(), paths.pid(), paths.start_lock(), paths.crashes(), paths.log()];
-    let files = files.map(|file| (file, 0o600));
-    let mut any = false;
-    for (path, mode) in directories.into_iter().chain(files) {
-        any |= path.symlink_metadata().is_ok();
-        check_private(paths, &path, mode)?;
-    }
-    Ok(pass(if any { "private to this user" } else { "no files yet" }))
-}
-
-/// Checks who may use a file or, judging by `mode`, a directory. One that does not exist passes.
-fn check_private(paths: &Paths, path: &Path, mode: u32) -> Result<(), Finding> {
-    let (shown, word) = (paths.display(path), quoted(path));
-    let found = match path.symlink_metadata() {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => {
-            return Err(fail(format!("{shown}: {}", reason(&error)), format!("ls -ld {word}")));
-        }
-    };
-    let directory = mode & 0o100 != 0;
-    if found.is_dir() != directory || found.is_file() == directory {
-        let kind = if directory { "directory" } else { "regular file" };
-        return Err(fail(format!("{shown} is not a {kind}"), format!("mv {word} {word}.old")));
-    }
-    if found.uid() != sys::effective_user() {
-        let message = format!("{shown} belongs to another user");
-        return Err(fail(message, take_ownership(paths, path, found.uid())));
-    }
-    if !directory && found.nlink() > 1 {
-        // Only the user can tell which of its names to remove.
-        let fix = format!("find {} -xdev -samefile {word}", quoted(paths.root()));
-        return Err(fail(format!("{shown} has a second hard link"), fix));
-    }
-    if found.mode() & 0o777 & !mode != 0 {
-        let message = format!("{shown} has mode {:04o}, not {mode:04o}", found.mode() & 0o7777);
-        return Err(fail(message, format!("chmod {mode:o} {word}")));
-    }
-    Ok(())
-}
-
-/// Returns the command that gives `path` of another user to this one.
-fn take_ownership(paths: &Paths, path: &Path, owner: u32) -> String {
-    let of_root = |path: &Path| path.metadata().is_ok_and(|found| found.uid() == 0);
-    let roots_own = of_root(paths.root()) || paths.root().parent().is_some_and(of_root);
-    match sys::effective_user() {
-        // Root would take it from its owner.
-        0 if !roots_own => format!("sudo -u '#{owner}' opta doctor"),
-        0 => format!("chown -R 0 {}", quoted(path)),
-        _ => format!("sudo chown -R \"$(id -u)\" {}", quoted(path)),
-    }
 }
 
 /// Checks that the lock, the state file and the daemon's answer agree. `by_hand`: only the user
@@ -223,7 +72,7 @@ fn take_ownership(paths: &Paths, path: &Path, owner: u32) -> String {
 fn daemon(status: &Result<Status, Error>, by_hand: bool) -> Finding {
     let with_pid = |pid: Option<i32>| pid.map_or(String::new(), |pid| format!(" (pid {pid})"));
     match status {
-        Ok(Status::Running { info, .. }) => pass(format!("running (pid {})", info.pid)),
+        Ok(Status::Running { info, .. }) => running(info),
         Ok(Status::Stopped) if by_hand => warn(format!("not running; only {START} starts it")),
         Ok(Status::Stopped) => pass("not running; commands that need it start it"),
         Ok(Status::Crashed { info }) => {
@@ -250,6 +99,24 @@ fn daemon(status: &Result<Status, Error>, by_hand: bool) -> Finding {
             }
         }
         Err(error) => failed(error, FORCE_RESTART),
+    }
+}
+
+/// Reports the group with which a running daemon ends. A service that is not its own is a problem:
+/// a program started the daemon as a side effect.
+fn running(info: &DaemonInfo) -> Finding {
+    let running = format!("running (pid {})", info.pid);
+    let ours = i32::try_from(std::process::id()).ok().and_then(cgroup::of_process);
+    match cgroup::of_process(info.pid).filter(|_| info.has_pid_of_here()) {
+        None => pass(running),
+        Some(group)
+            if cgroup::is_service(&group)
+                && info.managed_by.is_none()
+                && ours.as_ref() != Some(&group) =>
+        {
+            warn(format!("{running}, but it ends when {group} does")).with_fix(RESTART)
+        }
+        Some(group) => pass(format!("{running} in {group}")),
     }
 }
 
@@ -304,9 +171,8 @@ fn version(status: &Result<Status, Error>) -> Finding {
 
 /// Checks that the service's file is what `install` would write, and that its manager loaded it.
 fn service(paths: &Paths) -> Check {
-    let service = Service::of(paths).map_err(|error| Finding {
-        fix: error.next_step().map(str::to_owned),
-        ..warn(error.to_string())
+    let service = Service::of(paths).map_err(|error| {
+        warn(error.to_string()).with_fix_if_any(error.next_step().map(str::to_owned))
     })?;
     let drift = drift::detect(&service, paths)
         .map_err(|error| failed(&error, format_args!("ls -ld {}", quoted(&service.file))))?;
@@ -394,59 +260,19 @@ fn log(paths: &Paths, status: &Result<Status, Error>) -> Finding {
     }
 }
 
-/// Checks that there is a model, and that its server answers.
-fn model(paths: &Paths) -> Check {
-    let config = paths.config();
-    let settings = ModelSettings::load(&config)
-        .map_err(|_invalid| warn("not checked: the settings are invalid"))?;
-    let change = |source: &str| match is_variable(source) {
-        true => format!("unset {source}"),
-        false => edit(&config),
-    };
-    let endpoint = endpoint::resolve(&ModelChoice::default(), &settings).map_err(|error| {
-        let fix = match &error {
-            EndpointError::InvalidSetting { source, .. } => change(source),
-            EndpointError::NotFound { lacks_model: true, .. } => "ollama pull qwen3".to_owned(),
-            EndpointError::NotFound { .. } => "ollama serve".to_owned(),
-        };
-        fail(Fault::from(error).message, fix)
-    })?;
-    let (server, source) = (format!("{} ({})", endpoint.url, endpoint.source), &endpoint.source);
-    let names = model::models(&endpoint, limits::DOCTOR_MODEL_MAX).map_err(|fault| {
-        match fault.code {
-            // Neither shown nor kept in the shell's history.
-            fault::UNAUTHORIZED => {
-                fail(fault.message, "read -rs OPTA_API_KEY; export OPTA_API_KEY")
-            }
-            fault::UNREACHABLE => {
-                let message = format!("{}; start it, or remove the setting", fault.message);
-                fail(message, change(source))
-            }
-            _ => fail(fault.message, change(source)),
-        }
-    })?;
-    let names = names.ok_or_else(|| warn(format!("{server} does not list its models")))?;
-    let model = endpoint.model.as_ref().or_else(|| model::first_chat_model(&names));
-    let model = model.ok_or_else(|| {
-        let message = format!("{server} has no model that chats: load one, or remove the setting");
-        fail(message, change(source))
-    })?;
-    let is_it = |name: &String| name == model || name.strip_suffix(":latest") == Some(model);
-    Ok(match names.iter().any(is_it) {
-        true => pass(format!("{model} at {server}")),
-        false => warn(format!("{server} does not list the model {model}")),
-    })
-}
-
 /// Checks that the newest sessions are intact.
 fn sessions(paths: &Paths) -> Check {
     let store = Store::new(paths.sessions());
     let page = store.page(None, limits::DOCTOR_SESSIONS_MAX).map_err(|e| failed(&e, LIST))?;
-    let mut damaged = Vec::new();
+    let mut problems = Problems::default();
     for id in &page.ids {
         let directory = store.directory(id);
-        check_private(paths, &directory, 0o700)?;
-        check_private(paths, &directory.join(reader::FILE_NAME), 0o600)?;
+        problems.check(paths, &directory, 0o700);
+        problems.check(paths, &directory.join(reader::FILE_NAME), 0o600);
+    }
+    problems.result()?;
+    let mut damaged = Vec::new();
+    for id in &page.ids {
         match store.scan(id, |_| {}) {
             Ok(found) if found.is_damaged() => damaged.push((id, found.records)),
             // An incomplete record at the end is set aside when the session is next used.
@@ -478,9 +304,4 @@ fn sessions(paths: &Paths) -> Check {
             fail(message, format!("{copy}{export} && opta sessions rm {id}"))
         }
     })
-}
-
-/// Quotes a path as one word for the shell.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }

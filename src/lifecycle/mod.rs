@@ -1,6 +1,7 @@
 //! The life of the daemon: claim, hand over, run. And what commands do about it: status, stop, and
 //! the guardian, which starts it.
 
+pub mod cgroup;
 pub mod claim;
 pub mod crashes;
 pub mod guardian;

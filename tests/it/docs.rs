@@ -353,6 +353,7 @@ fn the_page_lists_the_settings_that_are_read() {
     // A list, and an object whose keys are the names of tools.
     read.insert("permissions".to_owned());
     read.insert("environment".to_owned());
+    assert_eq!(set(quoted(&document("src/config/keys.rs"), "const KEYS: ")), read);
     let section = Page::read("opta-daemon.1").section("Configuration");
     assert_eq!(set(section.items().iter().map(|item| &item.head)), read);
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
 use crate::model::Model;
+use crate::namespaces::{UP, in_another_network, stranger};
 use crate::service::{
     USERS, machine, need_launchd, need_systemd, under_launchd, under_systemd, with_systemctl,
 };
@@ -69,7 +70,11 @@ fn problems_are_reported_with_their_fixes() {
     assert_found(&found, "fail settings", "config.json:2:");
     home.write(&home.config(), r#"{"permissions":{"shell":"deny","read_files":"deny"}}"#);
     let found = findings(&home, &model, 0);
-    assert_found(&found, "warn settings", "permissions has unknown tool names: read_files; ");
+    assert_found(
+        &found,
+        "warn settings",
+        "config.json has unknown settings: permissions.read_files (",
+    );
     fs::remove_file(home.config()).unwrap();
 
     home.start();
@@ -207,6 +212,134 @@ fn modes_that_let_others_in_are_reported_and_fixed() {
     care(&home, &model, script).stdout(&expected.concat()).run();
 }
 
+fn root_of(home: &Home) -> String {
+    home.config().parent().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn all_bad_modes_are_reported_and_fixed_at_once() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    greet(&home, &model);
+    let script = r#"
+        cd "$place"
+        chmod 777 ..; chmod 755 . ../sessions; chmod 644 daemon.pid; chmod 666 start.lock
+        found files; mend files; found files
+        cd ../sessions/sess_*; chmod 750 .; chmod 604 journal.jsonl
+        found sessions; mend sessions; found sessions
+    "#;
+    let expected = "fail files ~/.config/opta has mode 0777, not 0755, \
+        ~/.config/opta/daemon has mode 0755, not 0700, \
+        ~/.config/opta/sessions has mode 0755, not 0700, \
+        ~/.config/opta/daemon/daemon.pid has mode 0644, not 0600, \
+        ~/.config/opta/daemon/start.lock has mode 0666, not 0600; \
+        fix: chmod 755 '{root}' && chmod 700 '{root}/daemon' '{root}/sessions' && \
+        chmod 600 '{root}/daemon/daemon.pid' '{root}/daemon/start.lock'\n\
+        pass files private to this user\n\
+        fail sessions ~/.config/opta/sessions/{id} has mode 0750, not 0700, \
+        ~/.config/opta/sessions/{id}/journal.jsonl has mode 0604, not 0600; \
+        fix: chmod 700 '{root}/sessions/{id}' && chmod 600 '{root}/sessions/{id}/journal.jsonl'\n\
+        pass sessions the newest are intact (1 read)\n";
+    let root = root_of(&home);
+    care(&home, &model, script).stdout(expected).with("root", root).run();
+}
+
+#[test]
+fn what_is_in_a_directory_of_another_user_is_not_reported_as_well() {
+    need!("root");
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let script = r#"
+        chown -R 1000 "$place"; mkdir -m 755 ~/.config/opta/sessions
+        found files; mend files; found files
+    "#;
+    let expected = "fail files ~/.config/opta/daemon belongs to another user, \
+        ~/.config/opta/sessions has mode 0755, not 0700; \
+        fix: chown -R 0 '{root}/daemon' && chmod 700 '{root}/sessions'\n\
+        pass files private to this user\n";
+    let root = root_of(&home);
+    care(&home, &model, script).stdout(expected).with("root", root).run();
+}
+
+#[test]
+fn unknown_settings_are_named_with_the_nearest_known_one() {
+    let (home, model) = (Home::new(), Model::new());
+    let text = r#"{"deamon":{"port":1}, "log":{"levle":"debug","files":1}, "maxToolCalls":5,
+        "permissions":{"run_comand":"deny"}, "theme":"dark", "environment":[]}"#;
+    home.write(&home.config(), text);
+    let expected = "warn settings ~/.config/opta/config.json has unknown settings: \
+        deamon, log.levle (did you mean log.level?), maxToolCalls (did you mean \
+        safety.maxToolCalls?), permissions.run_comand (did you mean permissions.run_command?), \
+        theme; fix: ${EDITOR:-{editor}} '{home}/.config/opta/config.json'\n";
+    care(&home, &model, "found settings").stdout(expected).run();
+}
+
+#[test]
+fn lines_are_wrapped_at_the_width_of_a_terminal_and_not_in_a_pipe() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    home.write(&home.config(), r#"{"a":1,"unknown":2,"settings":3,"are":4,"listed":5}"#);
+    let list = "warn  settings  ~/.config/opta/config.json has unknown settings: a, are, listed, \
+                settings, unknown; fix: ${EDITOR:-{editor}} '{home}/.config/opta/config.json'\n";
+    doctor(&home, &model, "").stdout(&format!("{list}{{*}}")).run();
+    let wrapped = "warn  settings  ~/.config/opta/config.json has\r\n                unknown \
+                   settings: a, are, listed,\r\n                settings, unknown\r\n\
+                   \u{20}               fix: ${EDITOR:-{editor}} '{home}/{*}";
+    let window = r#"exec script -qec "stty cols 50; exec opta doctor" /dev/null"#;
+    let window = home.sh(window).env("NO_COLOR", "1").env("SHELL", "/bin/sh");
+    window.env("OPTA_MODEL_URL", model.url()).stdout(wrapped).run();
+}
+
+#[test]
+fn a_fix_names_only_programs_that_are_installed_and_can_work() {
+    need!("root", "a private network", "ip");
+    let home = Home::new();
+    let tools = home.beside("tools");
+    home.write(&tools.join("ollama"), "");
+    let expected = |fix: &str| format!("fail  model {{*}}; fix: {fix}\n");
+    let check = |path: &str, fix: &str| {
+        let script = format!("opta=$(command -v opta); PATH={path} $opta doctor | grep model");
+        let script = script.replace("$opta", "\"$opta\"");
+        let run = home.sh(&script.replace("| grep model", "| /bin/grep model"));
+        run.env("tools", &tools).unset("OPTA_MODEL_URL").stdout(&expected(fix)).run();
+    };
+    let edit = |editor: &str| format!("${{EDITOR:-{editor}}} '{{home}}/.config/opta/config.json'");
+    in_another_network(UP, || {
+        check("/nowhere", &edit("cat"));
+        // It cannot be executed yet.
+        check("\"$tools\"", &edit("cat"));
+        for program in ["ollama", "nano"] {
+            home.write(&tools.join(program), "");
+            let mode = Permissions::from_mode(0o755);
+            fs::set_permissions(tools.join(program), mode).unwrap();
+        }
+        check("\"$tools\"", "ollama serve");
+        // Its port is taken by another user's server.
+        let _received = stranger(11_434);
+        check("\"$tools\"", &edit("nano"));
+    });
+}
+
+#[test]
+fn the_service_with_which_a_daemon_ends_is_named() {
+    need_systemd!();
+    let home = machine();
+    let script = r#"
+        daemon() { opta doctor | sed -n 's/  daemon    /: /p'; }
+        systemd-run --user --quiet --unit=other --setenv=PATH="$PATH" \
+            sh -c 'opta daemon start; exec sleep 1000'
+        opta daemon status --wait=30 --quiet
+        daemon
+        opta daemon stop >/dev/null
+        opta daemon install --now >/dev/null 2>&1
+        daemon
+    "#;
+    let expected = "warn: running (pid {pid}), but it ends when other.service does; \
+                    fix: opta daemon restart\n\
+                    pass: running (pid {second}) in opta-daemon.service\n";
+    under_systemd(&home, "nobody", script).stdout(expected).run();
+}
+
 #[test]
 fn a_hard_link_and_a_dangling_symbolic_link_are_reported() {
     let (home, model) = (Home::new(), Model::new());
@@ -257,7 +390,11 @@ fn root_takes_ownership_only_in_its_own_home() {
     let script = r#"
         chown 1000 "$place/daemon.log"; found files; mend files; found files
         chown -R 1000 ~/.config/opta; found files; mend files; found files
-        chown -R 1000 ~; found files
+        chown -R 1000 ~; opta=$(command -v opta)
+        for tool in sudo setpriv; do
+            mkdir ~/../$tool; cp /bin/true ~/../$tool/$tool
+            (PATH=~/../$tool "$opta" doctor) | grep ' files '
+        done
     "#;
     let pass = "pass files private to this user\n";
     let expected = format!(
@@ -265,8 +402,10 @@ fn root_takes_ownership_only_in_its_own_home() {
          fix: chown -R 0 '{{home}}/.config/opta/daemon/daemon.log'\n{pass}\
          fail files ~/.config/opta belongs to another user; \
          fix: chown -R 0 '{{home}}/.config/opta'\n{pass}\
-         fail files ~/.config/opta belongs to another user; \
-         fix: sudo -u '#1000' opta doctor\n"
+          fail  files     ~/.config/opta belongs to another user; \
+         fix: sudo -u '#1000' opta doctor\n\
+         fail  files     ~/.config/opta belongs to another user; \
+         fix: setpriv --reuid=1000 --clear-groups opta doctor\n"
     );
     care(&home, &model, script).stdout(&expected).run();
     care(&home, &model, "chown -R 0 ~").run();
@@ -282,7 +421,7 @@ fn a_lost_state_file_is_written_again_by_the_same_daemon() {
         ln -sf "$HOME/state" "$place/state.json"
         amiss; mend files; amiss; mend daemon; found daemon
     "#;
-    let runs = format!("pass daemon running (pid {})\n", daemon.pid);
+    let runs = format!("pass daemon running (pid {}){{*}}\n", daemon.pid);
     let lost = "fail daemon,warn port\n";
     let expected = format!("{lost}{runs}fail files,warn daemon,warn port\n{lost}{runs}");
     care(&home, &model, script).stdout(&expected).run();
@@ -294,7 +433,7 @@ fn a_hanging_daemon_is_restarted_and_its_port_is_not_reported_as_in_use() {
     let daemon = home.start();
     freeze(daemon.pid);
     let script = "amiss; mend daemon; amiss; found daemon";
-    let expected = "fail daemon,warn port\n\npass daemon running (pid {pid})\n";
+    let expected = "fail daemon,warn port\n\npass daemon running (pid {pid}){*}\n";
     care(&home, &model, script).stdout(expected).run();
 }
 

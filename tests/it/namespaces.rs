@@ -15,7 +15,7 @@ use crate::support::{
 /// Runs `act` in a thread with its own network, as root. Only the loopback interface is there, and
 /// `set_up` is run as a shell script first. The commands that the thread runs are in that network,
 /// too.
-fn in_another_network(set_up: &str, act: impl FnOnce() + Send) {
+pub fn in_another_network(set_up: &str, act: impl FnOnce() + Send) {
     let inside = || {
         // SAFETY: integers only; it changes this thread alone.
         #[expect(unsafe_code, reason = "std has no way to do it")]
@@ -35,11 +35,12 @@ fn in_another_network(set_up: &str, act: impl FnOnce() + Send) {
     }
 }
 
-const UP: &str = "ip link set lo up";
+/// What makes the loopback interface usable.
+pub const UP: &str = "ip link set lo up";
 
 /// Listens on a port of this thread's network as another user, and reports what each connection
 /// sends.
-fn stranger(port: u16) -> Receiver<Vec<u8>> {
+pub fn stranger(port: u16) -> Receiver<Vec<u8>> {
     const NOBODY: libc::uid_t = 65_534;
     // SAFETY: integers only; it changes this thread alone.
     #[expect(unsafe_code, reason = "std has no way to do it")]
@@ -183,7 +184,7 @@ fn a_daemon_in_another_pid_namespace_is_used_and_stopped() {
     let opta = |words: &str| home.opta(words).within(&private).of(daemon);
     opta("daemon status").stdout(RUNNING).run();
     opta("daemon token").stdout("opta_dk_{token}\n").run();
-    opta("doctor").stdout("{*}pass  daemon    running (pid {pid})\n{*}").status(1).run();
+    opta("doctor").stdout("{*}pass  daemon    running (pid {pid}){*}").status(1).run();
     opta("do hi").stderr("{*}model-unreachable{*}").status(1).run();
     opta("daemon stop").stdout(STOPPED).run();
     home.assert_nothing_left();

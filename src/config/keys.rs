@@ -1,0 +1,62 @@
+//! The names of the settings in `config.json`. Pure.
+
+use std::collections::HashMap;
+
+use crate::json::{self, Lenient};
+
+/// The settings that are read, those of a section with its name.
+pub const KEYS: [&str; 15] = [
+    "connection.firstWordSeconds",
+    "connection.host",
+    "connection.port",
+    "connection.silenceSeconds",
+    "connection.url",
+    "daemon.port",
+    "environment",
+    "log.files",
+    "log.level",
+    "log.maxBytes",
+    "model.default",
+    "model.maxTokens",
+    "model.toolChoice",
+    "permissions",
+    "safety.maxToolCalls",
+];
+
+/// The value of an object, by name.
+pub type Values = HashMap<String, Lenient>;
+
+/// Returns the names of the settings that are not read, in alphabetical order.
+pub fn unknown(settings: Values) -> Vec<String> {
+    let is_known = |name: &str| KEYS.contains(&name);
+    let mut unknown = Vec::new();
+    for (name, value) in settings {
+        let within = format!("{name}.");
+        if is_known(&name) {
+            continue;
+        }
+        if !KEYS.iter().any(|key| key.starts_with(&within)) {
+            unknown.push(name);
+            continue;
+        }
+        // Anything but an object has no effect, or is an error elsewhere.
+        let section: Values = json::parse(value.into_text().as_bytes()).unwrap_or_default();
+        let names = section.into_keys().map(|key| within.clone() + &key);
+        unknown.extend(names.filter(|name| !is_known(name)));
+    }
+    unknown.sort_unstable();
+    unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_are_not_read_are_named_with_their_section() {
+        let text = r#"{"daemon":{"port":1,"prot":2},"log":null,"modle":{"default":"x"},"port":3,
+            "permissions":{"any":"deny"},"environment":[],"connection":{"url":"","uri":""}}"#;
+        let found = unknown(json::parse(text.as_bytes()).unwrap());
+        assert_eq!(found, ["connection.uri", "daemon.prot", "modle", "port"]);
+    }
+}
