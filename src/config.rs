@@ -21,6 +21,8 @@ mod keys;
 mod permissions;
 
 pub use keys::KEYS;
+#[cfg(test)]
+pub use permissions::COMMAND_TOOL;
 pub use permissions::{Permissions, Rule, begins_with, first_words};
 
 /// The port on which the daemon listens.

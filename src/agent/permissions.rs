@@ -95,6 +95,13 @@ mod tests {
     }
 
     #[test]
+    fn the_settings_know_the_names_of_the_tool_that_runs_commands() {
+        let runs = TOOLS.iter().filter(|tool| tool.effect == Effect::Runs);
+        let names: Vec<_> = runs.map(|tool| [tool.name, tool.alias]).collect();
+        assert_eq!(names, [crate::config::COMMAND_TOOL]);
+    }
+
+    #[test]
     fn a_mode_that_forbids_a_tool_beats_settings_and_grants() {
         for tool in &TOOLS {
             let settings = settings(&[(tool.name, Rule::Allow)]);

@@ -23,6 +23,9 @@ pub struct Permissions {
     commands: HashMap<String, Vec<Vec<String>>>,
 }
 
+/// The names of the tool that runs commands.
+pub const COMMAND_TOOL: [&str; 2] = ["run_command", "shell"];
+
 /// A value of `permissions` that is not a rule.
 #[derive(DeJson)]
 struct Commands {
@@ -45,6 +48,15 @@ impl Permissions {
                 Lenient::Text(word) => {
                     let rule = rule_named(&word).map_err(|reason| (name.clone(), reason))?;
                     permissions.rules.insert(name, rule);
+                }
+                // It would have no effect.
+                Lenient::Other(value)
+                    if value.as_str().starts_with('{')
+                        && !COMMAND_TOOL.contains(&name.as_str()) =>
+                {
+                    let [tool, _] = COMMAND_TOOL;
+                    let reason = format!("{WORDS}; only {tool} has commands that are allowed");
+                    return Err((name, reason));
                 }
                 Lenient::Other(value) => {
                     let commands = read_commands(value.as_str());
@@ -92,25 +104,28 @@ pub fn first_words(command: &str) -> Option<Vec<String>> {
     (is_one_command(command) && plain && !words.is_empty()).then_some(words)
 }
 
+const WORDS: &str = "a permission is allow, ask or deny";
+
 fn rule_named(word: &str) -> Result<Rule, String> {
     match word {
         "allow" => Ok(Rule::Allow),
         "ask" => Ok(Rule::Ask),
         "deny" => Ok(Rule::Deny),
-        _ => Err(format!("a permission is allow, ask or deny, not '{}'", word.escape_debug())),
+        _ => Err(format!("{WORDS}, not '{}'", word.escape_debug())),
     }
 }
 
 fn read_commands(value: &str) -> Result<Vec<Vec<String>>, String> {
-    let form = "a permission is allow, ask or deny, or has the commands that are allowed, such as \
-                {\"allow\":[\"git status\"]}";
+    let form = format!(
+        "{WORDS}, or has the commands that are allowed, such as {{\"allow\":[\"git status\"]}}"
+    );
     let keys: HashMap<String, json::Raw> =
-        json::parse(value.as_bytes()).map_err(|_other| form.to_owned())?;
+        json::parse(value.as_bytes()).map_err(|_other| form.clone())?;
     // A key that had no effect could be one that the user relies on.
     if let Some(other) = keys.keys().find(|key| *key != "allow") {
         return Err(format!("{form}; it has no '{}'", other.escape_debug()));
     }
-    let commands: Commands = json::parse(value.as_bytes()).map_err(|_other| form.to_owned())?;
+    let commands: Commands = json::parse(value.as_bytes()).map_err(|_other| form)?;
     let words = |command: String| {
         let words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
         if !words.is_empty() && is_one_command(&command) && !command.contains(['\'', '"', '\\']) {
@@ -212,5 +227,10 @@ mod tests {
             assert!(key == "shell" && found.contains(reason), "{value}: {found}");
         }
         assert!(read(r#"{"shell":{"allow":[]}}"#).is_ok());
+        for tool in ["edit_file", "unknown"] {
+            let (key, found) = read(&format!(r#"{{"{tool}":{{"allow":["cargo"]}}}}"#)).unwrap_err();
+            assert_eq!(key, tool);
+            assert!(found.ends_with("only run_command has commands that are allowed"), "{found}");
+        }
     }
 }

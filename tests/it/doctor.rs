@@ -275,6 +275,15 @@ fn unknown_settings_are_named_with_the_nearest_known_one() {
 }
 
 #[test]
+fn allowed_commands_of_a_tool_that_runs_none_are_refused_with_their_key() {
+    let (home, model) = (Home::new(), Model::new());
+    home.write(&home.config(), r#"{"permissions":{"edit_file":{"allow":["cargo test"]}}}"#);
+    let expected = "fail settings cannot use the settings: {path}: permissions.edit_file: \
+        a permission is allow, ask or deny; only run_command has commands that are allowed; {*}";
+    care(&home, &model, "found settings").stdout(expected).run();
+}
+
+#[test]
 fn lines_are_wrapped_at_the_width_of_a_terminal_and_not_in_a_pipe() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
