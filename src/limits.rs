@@ -155,6 +155,11 @@ pub const EVENTS_MAX: usize = 1_000;
 pub const EVENTS_BYTES_MAX: usize = 1 << 20;
 /// The longest wait that a poll for events can ask for.
 pub const POLL_MAX: Duration = Duration::from_secs(60);
+/// How long `opta do` waits for the first byte on standard input before it says so, or goes on
+/// without a socket: programs start others with one that they never write to.
+pub const INPUT_EXPECTED_WITHIN: Duration = Duration::from_secs(3);
+/// How often output waits for the end of another process's line on the same pipe.
+pub const PIPE_LOCK_EVERY: Duration = Duration::from_millis(20);
 /// A tool call on one line.
 pub const CALL_CHARS_MAX: usize = 160;
 /// The last lines of a command's output that are shown. All of it is on request.

@@ -22,5 +22,10 @@ pub fn tool_names() -> impl Iterator<Item = &'static str> {
     tools::TOOLS.iter().flat_map(|tool| [tool.name, tool.alias])
 }
 
+/// Returns whether the tool of this name runs commands.
+pub fn runs_commands(name: &str) -> bool {
+    tools::Tool::named(name).is_some_and(|tool| tool.effect == tools::Effect::Runs)
+}
+
 #[cfg(test)]
 mod tests;

@@ -84,7 +84,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
             RESUME,
         ],
         summary: "Run a task and print the answer",
-        about: "Runs the task in a new session. '-' reads it from standard input.",
+        about: "Runs the task in a new session. What is piped in becomes part of it; '-' reads all of it from standard input.",
         build: task,
     },
     Subcommand {

@@ -247,7 +247,7 @@ impl<'a> ClientSession<'a> {
                 notes.push(format!("the daemon was restarted (pid {})", daemon.info.pid));
             }
             console.screen.start_line();
-            notes.iter().for_each(|note| console.screen.note(note));
+            notes.iter().for_each(|note| console.screen.inform(note));
         };
         let answer = reach(self.paths, &self.config, note, call);
         console.block_signals()?;

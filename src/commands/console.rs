@@ -17,6 +17,7 @@ use crate::lines::{Lines, READ_BYTES};
 use crate::protocol::ErrorDetail;
 use crate::protocol::event::TurnStats;
 use crate::sys::signal::{Asked, Interrupts, Signal};
+use crate::sys::terminal;
 use crate::{limits, protocol, sys};
 
 /// The code of a turn that was cancelled.
@@ -91,6 +92,17 @@ impl Console {
             interrupted: false,
             exit: None,
         })
+    }
+
+    /// Asks questions on the controlling terminal, if there is one and the user sees standard
+    /// error: standard input has other data.
+    pub fn ask_on_terminal(&mut self) {
+        if io::stderr().is_terminal()
+            && let Some(terminal) = terminal::controlling()
+        {
+            self.stdin = StdinLines::of(terminal);
+            self.interactive = true;
+        }
     }
 
     /// Starts a turn.

@@ -20,6 +20,7 @@ pub mod service;
 pub mod sessions;
 mod slash;
 pub mod task;
+mod task_input;
 mod tool_report;
 
 use std::cell::{OnceCell, RefCell};

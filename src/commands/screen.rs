@@ -88,10 +88,13 @@ impl Screen {
         let stdout = io::stdout().as_fd().try_clone_to_owned().doing("use standard output")?;
         let stderr = io::stderr().as_fd().try_clone_to_owned().doing("use standard error")?;
         let deadline = WriteDeadline::default();
+        let stdout = InterruptibleWriter::new(stdout, interrupts, &deadline);
+        let mut stderr = InterruptibleWriter::new(stderr, interrupts, &deadline);
+        stderr.share_lock(&stdout);
         Ok(Screen {
             output,
-            stdout: InterruptibleWriter::new(stdout, interrupts, &deadline),
-            stderr: InterruptibleWriter::new(stderr, interrupts, &deadline),
+            stdout,
+            stderr,
             deadline,
             stdout_is_terminal,
             has_progress: stdout_is_terminal && stderr_is_terminal,
@@ -228,6 +231,9 @@ impl Screen {
                 self.dimmed(&format!("    {line}"));
             }
         }
+        if let Some(remedy) = tool_report::remedy(end) {
+            self.inform(remedy);
+        }
         if let Some(call) = self.tool_calls.iter_mut().rev().find(|call| call.id == end.id) {
             call.duration_ms = Some(end.duration_ms);
             call.success = Some(end.success);
@@ -281,6 +287,9 @@ impl Screen {
 
     /// Shows what the turn is waiting for, if it is time. Returns the time until the next call.
     pub fn update_progress(&mut self) -> Option<Duration> {
+        if self.stdout.is_blocked() {
+            return Some(limits::PIPE_LOCK_EVERY);
+        }
         let waited = self.waiting_since?.elapsed();
         if !self.has_progress || self.output != TaskOutput::Full {
             return None;

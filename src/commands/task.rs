@@ -1,6 +1,5 @@
 //! `opta do`
 
-use std::io::{self, Read};
 use std::process::ExitCode;
 
 use nanoserde::SerJson;
@@ -9,10 +8,9 @@ use crate::cli::{DoArgs, TaskOutput};
 use crate::commands::client_session::ClientSession;
 use crate::commands::console::{Console, TurnEnd};
 use crate::commands::screen::ToolLine;
-use crate::commands::{Output, sessions};
-use crate::error::{Doing, Error, Kind};
+use crate::commands::{Output, sessions, task_input};
+use crate::error::{Error, Kind};
 use crate::json;
-use crate::limits;
 use crate::paths::Paths;
 use crate::protocol::{ErrorDetail, Grant, error_body, event::TurnStats};
 use crate::session::store::Store;
@@ -45,16 +43,19 @@ pub fn run(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Er
 }
 
 fn run_task(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, Error> {
-    let task = if args.task == "-" { read_task()? } else { args.task.clone() };
+    let task = task_input::read(args, output)?;
     let store = Store::new(paths.sessions());
     let resumed = sessions::choose(&store, &args.session)?;
     let mut session = ClientSession::new(paths, &args.model, args.grant, resumed)?;
-    if args.grant == Grant::All {
+    if args.grant == Grant::All && args.output != TaskOutput::Quiet {
         output.note("everything is allowed in this task, including commands");
     }
     let mut console = Console::new(args.output, false)?;
+    if task.took_input {
+        console.ask_on_terminal();
+    }
     let result = session
-        .run_turn(&task, &mut console)
+        .run_turn(&task.text, &mut console)
         .and_then(|end| print_end(&end, args.output, session, &mut console));
     console.finish(result)
 }
@@ -85,21 +86,4 @@ fn print_end(
     }
     console.flush()?;
     Ok(console.status_of(end))
-}
-
-/// Reads the task from standard input.
-fn read_task() -> Result<String, Error> {
-    let refused = |message: &str| Error::usage(message, "Usage: opta do - <FILE");
-    let mut bytes = Vec::new();
-    let limit = limits::TASK_BYTES_MAX;
-    io::stdin().take(limit + 1).read_to_end(&mut bytes).doing("read standard input")?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > limit) {
-        return Err(refused(&format!("the task is longer than {limit} bytes")));
-    }
-    let text = String::from_utf8(bytes);
-    let text = text.map_err(|_bad| refused("the task is not UTF-8"))?;
-    if text.trim().is_empty() {
-        return Err(refused("the task is empty"));
-    }
-    Ok(text)
 }

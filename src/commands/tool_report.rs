@@ -46,6 +46,24 @@ pub fn outcome(name: &str, args: &str, end: &ToolEnd) -> (String, Vec<String>) {
     (if is_new { text.replace("changed", "written") } else { text }, Vec::new())
 }
 
+/// Returns how to allow a call that was denied because there was nobody to ask.
+pub fn remedy(end: &ToolEnd) -> Option<&'static str> {
+    let reason = end.result.strip_prefix("error: permission denied: ")?;
+    if !reason.contains("nobody is there to be asked") {
+        return None;
+    }
+    Some(match agent::runs_commands(&end.name) {
+        true => {
+            "a command was denied, because nobody could be asked; \
+             to allow some: 'permissions' in config.json, to allow all: opta do --yolo"
+        }
+        false => {
+            "a change was denied, because nobody could be asked; \
+             to allow changes to files: opta do --auto"
+        }
+    })
+}
+
 fn denial(reason: &str) -> String {
     match reason.contains("has not allowed") {
         true => "denied".to_owned(),

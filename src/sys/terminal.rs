@@ -1,5 +1,6 @@
 //! Terminals: their modes, their size, and what was typed and not read yet.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -50,6 +51,17 @@ impl TerminalModes {
 const DISABLED: libc::cc_t = 0;
 #[cfg(not(target_os = "linux"))]
 const DISABLED: libc::cc_t = 0xff;
+
+/// Opens the terminal that controls this process, for reading; `None` if there is none, or this
+/// process is in the background. tty(4), tcgetpgrp(3).
+pub fn controlling() -> Option<File> {
+    let terminal = File::open("/dev/tty").ok()?;
+    // SAFETY: the descriptor is open during the call, which only reads.
+    let foreground = unsafe { libc::tcgetpgrp(terminal.as_raw_fd()) };
+    // SAFETY: the call has no preconditions.
+    let own = unsafe { libc::getpgrp() };
+    (foreground == own).then_some(terminal)
+}
 
 /// Returns the number of columns of a terminal; `None` if it is unknown.
 pub fn columns(terminal: BorrowedFd<'_>) -> Option<usize> {

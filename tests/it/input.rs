@@ -33,7 +33,8 @@ fn a_typing_error_is_reported_with_what_was_probably_meant() {
     let home = Home::new();
     let general = "Usage: opta COMMAND [OPTION]...  (opta --help lists the commands)";
     for (words, message) in [
-        ("", "a command is required: {*}"),
+        ("status", "unknown command 'status'; did you mean 'daemon status'?"),
+        ("ls", "unknown command 'ls'; did you mean 'sessions list'?"),
         ("daemon", "'daemon' requires a command: {*}"),
         ("deamon start", "unknown command 'deamon'; did you mean 'daemon'?"),
         ("daemon strat", "unknown command 'daemon strat'; did you mean 'daemon start'?"),
@@ -43,6 +44,11 @@ fn a_typing_error_is_reported_with_what_was_probably_meant() {
         let expected = format!("opta: {message}\n{general}\n");
         home.opta(words).stderr(&expected).status(2).run();
     }
+    for words in ["version", "--version"] {
+        home.opta(words).stdout("opta {version} (protocol 3.0.0)\n").run();
+    }
+    let help = home.opta("--help").stdout(ANYTHING).run().stdout;
+    assert_eq!(home.opta("").stdout(ANYTHING).run().stdout, help);
     for (words, message) in [
         (
             "daemon start --foregruond",

@@ -55,6 +55,7 @@ mod namespaces;
 /// Many clients, slow clients, and memory that runs out.
 mod overload;
 /// The prompt of a chat: keys, pastes, several lines, history, and the terminal afterward.
+mod pipes;
 mod prompt;
 /// Calls that fail, and resources that run out.
 mod robust;

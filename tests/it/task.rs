@@ -62,10 +62,10 @@ fn a_task_is_all_words_as_one_text_or_a_file() {
     question.answer("4");
     running.finish();
 
-    let empty = "opta: the task is empty\nUsage: opta do - <FILE\n";
+    let empty = "opta: the task is empty\nUsage: opta do - <FILE, or opta do TASK <FILE\n";
     task(&home, &model, "-").stderr(empty).status(2).run();
     home.write(&file, b"\xff");
-    let binary = "opta: the task is not UTF-8\nUsage: opta do - <FILE\n";
+    let binary = "opta: the task is not UTF-8{*}\nUsage: {*}\n";
     task(&home, &model, "-").input(&file).stderr(binary).status(2).run();
 }
 
