@@ -56,14 +56,14 @@ fn a_reader_that_continues_after_a_signal_gets_everything() {
         let running = task(&home, &model, words).output(&pipe).stderr(ANYTHING).status(status);
         let running = running.spawn();
         let mut question = model.question();
-        let piece = "0123456789".repeat(1_000);
-        for _ in 0..20 {
-            question.say(&piece);
+        let whole: String = (0..20).map(|number| numbers(number, 2_000) + " ").collect();
+        for number in 0..20 {
+            question.say(&(numbers(number, 2_000) + " "));
         }
         question.say("the end");
         wait_for_journal(&home, "the end\"");
         signal(running.pid(), name);
-        let whole = piece.repeat(20) + "the end";
+        let whole = whole + "the end";
         let last = if words == "x" { "end\n" } else { "}}\n" };
         eventually("the signal is taken", || !has_pending_signals(running.pid()));
         let read = read_until(&pipe, last);
@@ -71,6 +71,12 @@ fn a_reader_that_continues_after_a_signal_gets_everything() {
         running.finish();
         question.assert_dropped();
     }
+}
+
+/// Returns numbers that follow each other: a text that repeats itself would be stopped.
+fn numbers(part: usize, count: usize) -> String {
+    let numbers = part * count..(part + 1) * count;
+    numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 /// Returns whether a signal is pending for a process. proc(5)
@@ -128,24 +134,25 @@ fn a_signal_reaches_a_command_whose_messages_are_not_read() {
     home.crash();
     let running = run("do x").status(143).spawn();
     eventually("the daemon runs", || home.owner().is_some());
-    eventually("the message waits", || blocks_sigterm(running.pid()));
+    eventually("the message waits", || waits_with_sigterm_blocked(running.pid()));
     signal(running.pid(), "TERM");
     running.finish();
     // The message: the command is unknown.
     let input = home.beside("input");
     home.write(&input, "/nonsense\n");
     let running = run("chat").input(&input).status(143).spawn();
-    eventually("the message waits", || blocks_sigterm(running.pid()));
+    eventually("the message waits", || waits_with_sigterm_blocked(running.pid()));
     signal(running.pid(), "TERM");
     running.finish();
 }
 
-/// Returns whether a process blocks SIGTERM. proc(5)
-fn blocks_sigterm(pid: i32) -> bool {
+/// Returns whether a process sleeps and blocks SIGTERM. While it forks, it blocks every signal for
+/// a moment, but does not sleep. proc(5)
+fn waits_with_sigterm_blocked(pid: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let held = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
     let held = held.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    held.is_some_and(|set| set & (1 << (libc::SIGTERM - 1)) != 0)
+    held.is_some_and(|set| set & (1 << (libc::SIGTERM - 1)) != 0) && state_of(pid) == Some('S')
 }
 
 #[test]
@@ -164,9 +171,8 @@ fn a_signal_reaches_a_command_whose_terminal_is_not_read() {
         let client = home.processes().into_iter().find(|pid| !known.contains(&Some(*pid)));
         let client = client.unwrap();
         freeze(window.pid());
-        let line = "0123456789".repeat(100) + "\\n";
-        for _ in 0..32 {
-            question.say(&line.repeat(8));
+        for number in 0..32 {
+            question.say(&(numbers(number, 1_600) + "\\n"));
         }
         question.say("the end");
         wait_for_journal(&home, "the end\"");
