@@ -502,7 +502,7 @@ fn the_page_lists_the_error_codes_of_the_api() {
 }
 
 /// Returns the constants of `src/limits.rs` as a document writes them: seconds, bytes, `1 to 2`.
-fn limits() -> BTreeMap<String, String> {
+pub fn limits() -> BTreeMap<String, String> {
     fn product(expression: &str) -> u64 {
         let term = |text: &str| text.trim().replace('_', "").parse::<u64>().unwrap();
         match expression.split_once("<<") {

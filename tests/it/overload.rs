@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::support::{ANYTHING, DEADLINE, Daemon, Home, RUNNING, STARTED, eventually, http, need};
 
 /// Allows this process to open many sockets.
-fn allow_descriptors() {
+pub fn allow_descriptors() {
     let pid = std::process::id().to_string();
     let allowed = Command::new("prlimit").args(["--pid", &pid, "--nofile=4096:"]).status();
     assert!(allowed.unwrap().success());

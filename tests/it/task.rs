@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::api::{Api, Event};
+use crate::docs::limits;
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, freeze, signal, skip};
+use crate::overload::allow_descriptors;
+use crate::support::{ANYTHING, Home, Run, STOPPED, eventually, freeze, need, signal, skip};
 
 /// Runs `opta do` with these words and a model.
 pub fn task<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
@@ -382,11 +384,14 @@ fn a_restart_interrupts_the_turn_with_one_line() {
 
 #[test]
 fn a_task_that_cannot_be_followed_is_cancelled() {
+    need!("prlimit");
+    allow_descriptors();
     let (home, model) = (Home::new(), Model::new());
     home.start();
     let api = Api::of(&home);
     api.create("s");
-    let streams: Vec<_> = (0..64).map(|_| api.follow("s", 0, "").unwrap()).collect();
+    let most: usize = limits()["STREAMS_MAX"].parse().unwrap();
+    let streams: Vec<_> = (0..most).map(|_| api.follow("s", 0, "").unwrap()).collect();
     let full = "opta: cannot follow the session: {*}too many event streams are open{*}\n";
     task(&home, &model, "x --resume s").stderr(full).status(1).run();
     drop(streams);
