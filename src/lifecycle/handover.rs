@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, IntoRawFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::time::Instant;
 
@@ -68,15 +68,24 @@ impl Ready {
 /// Must be called before any descriptor is opened.
 pub fn take_over() -> Option<HandedOver> {
     let mut handed_over = spawn::take_over().ok()?;
-    let HandedOver { listener, pipe, .. } = &mut handed_over;
+    let HandedOver { lock, listener, pipe } = &mut handed_over;
     let is_pipe = pipe.metadata().is_ok_and(|found| found.file_type().is_fifo());
-    if !is_pipe || !socket::is_listening(listener) {
+    // A shell may have left others of the same kind open.
+    if !is_pipe || !socket::is_listening(listener) || !has_own_pid(lock) {
         return None;
     }
     process::reset_inherited();
     // This fails if the starter was killed in the meantime.
     drop(pipe.write_all(VERSION.as_bytes()));
     Some(handed_over)
+}
+
+/// Returns whether a file contains the pid of this process, which the starter wrote.
+fn has_own_pid(file: &File) -> bool {
+    let own = format!("{}\n", std::process::id());
+    let mut bytes = [0; 16];
+    file.metadata().is_ok_and(|found| found.is_file())
+        && file.read_at(&mut bytes, 0).is_ok_and(|count| bytes.get(..count) == Some(own.as_bytes()))
 }
 
 /// Turns what was handed over into a claim, and detaches this process from its starter.

@@ -350,6 +350,35 @@ fn the_daemons_arguments_are_an_incomplete_command_without_its_descriptors() {
 }
 
 #[test]
+fn descriptors_of_the_same_kinds_that_no_starter_handed_over_are_not_used() {
+    need!("python3");
+    // Listens on the address, and executes what follows with the socket as descriptor 4.
+    let listening = r#"
+import os, socket, sys
+kind = socket.AF_UNIX if sys.argv[1].startswith("/") else socket.AF_INET
+listener = socket.socket(kind)
+listener.bind(sys.argv[1] if kind == socket.AF_UNIX else (sys.argv[1], 0))
+listener.listen()
+report, pipe = os.pipe()
+file = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT, 0o600)
+for number, own in ((13, file), (14, listener.fileno()), (15, pipe)):
+    os.dup2(own, number)
+for number in (3, 4, 5):
+    os.dup2(number + 10, number)
+os.closerange(6, 64)
+os.execvp("opta", ["opta", "daemon"])
+"#;
+    let home = Home::new();
+    let incomplete = "opta: 'daemon' {*}: start, status, {*}\nUsage: opta COMMAND {*}\n";
+    let socket = home.beside("socket");
+    for address in ["127.0.0.1", "0.0.0.0", socket.to_str().unwrap()] {
+        let daemon = home.sh(r#"exec python3 -c "$@""#).arg("sh").arg(listening).arg(address);
+        daemon.arg(home.beside("file")).stderr(incomplete).status(2).run();
+    }
+    home.assert_nothing_left();
+}
+
+#[test]
 fn a_daemon_does_not_serve_with_a_lock_that_is_not_its_own() {
     need!("/proc", "python3");
     // Starts the daemon as a starter does, with another file in the lock's place.
@@ -359,6 +388,7 @@ report, pipe = os.pipe()
 listener = socket.create_server(("127.0.0.1", 0))
 lock = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT, 0o600)
 if os.fork() == 0:
+    os.write(lock, b"%d\n" % os.getpid())
     files = (lock, listener.fileno(), pipe)
     for file, number in zip([fcntl.fcntl(file, fcntl.F_DUPFD, 10) for file in files], (3, 4, 5)):
         os.dup2(file, number)
