@@ -15,6 +15,7 @@ use crate::lock::{self, Lock, Owner, StartLock};
 use crate::log::Log;
 use crate::paths::Paths;
 use crate::state::{self, DaemonInfo, Found};
+use crate::sys::process;
 use crate::sys::signal::Signal;
 use crate::sys::socket::{self, Listening};
 use crate::{disk, http, limits};
@@ -157,14 +158,23 @@ fn wait_for_owner(paths: &Paths) -> Result<Waited, Error> {
 /// Returns the error for an owner of the lock that is invisible from here. The state file, if there
 /// is one, names the owner's machine.
 pub fn held_elsewhere(paths: &Paths) -> Error {
+    const ACTION: &str = "reach the daemon";
+    let path = paths.pid();
+    if !process::can_be_inspected() {
+        let owner = lock::look(paths).ok().and_then(|(_, pid)| pid);
+        let owner = owner.map_or("its process".to_owned(), |pid| format!("process {pid}"));
+        let reason = format!("whether {owner} has locked {} cannot be told", path.display());
+        return Error::cannot(Kind::HeldElsewhere, ACTION, format!("{reason} without /proc"))
+            .with_next_step("mount it: mount -t proc proc /proc");
+    }
     let hostname = match state::read(paths) {
         Ok(Found::Info(info)) => info.hostname,
         _ => None,
     };
     let on = hostname.map_or(String::new(), |name| format!(" on {name}"));
     let unseen = format!("a process{on} that cannot be seen from here");
-    let reason = format!("{unseen} has locked {}", paths.pid().display());
-    Error::cannot(Kind::HeldElsewhere, "reach the daemon", reason)
+    let reason = format!("{unseen} has locked {}", path.display());
+    Error::cannot(Kind::HeldElsewhere, ACTION, reason)
         .with_next_step("stop it where it runs, or give this machine a place of its own: OPTA_HOME")
 }
 

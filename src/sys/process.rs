@@ -22,6 +22,11 @@ pub fn probe(pid: i32) -> bool {
     pid > 0 && result.map_or_else(|error| error.raw_os_error() != Some(libc::ESRCH), |_| true)
 }
 
+/// Returns whether the system tells what other processes have open. proc(5).
+pub fn can_be_inspected() -> bool {
+    cfg!(not(target_os = "linux")) || std::path::Path::new("/proc/self/fd").exists()
+}
+
 /// A handle of a process. A signal cannot reach a later process with the same pid.
 ///
 /// On Linux this is a pidfd (pidfd_open(2), Linux 5.3). Where there is none, it is only the pid,

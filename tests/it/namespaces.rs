@@ -299,6 +299,22 @@ fn without_proc_a_daemon_is_used_stopped_and_restarted() {
 }
 
 #[test]
+fn without_proc_a_hanging_daemon_is_not_called_one_of_elsewhere() {
+    need!("root", "private mounts");
+    let Some(private) = namespace(&["--mount"]) else { skip!("it needs private mounts") };
+    let home = Home::new();
+    let daemon = home.start();
+    freeze(daemon.pid);
+    let script = "mount -t tmpfs none /proc; opta daemon stop --force --timeout 1";
+    let untold = "opta: cannot reach the daemon: whether process {pid} has locked {file} cannot be \
+                  told without /proc\nmount it: mount -t proc proc /proc\n";
+    let run = home.sh(script).within(private).stderr(untold).of(daemon);
+    run.with("file", home.file("daemon.pid").display()).status(4).run();
+    signal(daemon.pid, "CONT");
+    home.opta("daemon stop").stdout(STOPPED).of(daemon).run();
+}
+
+#[test]
 fn in_a_user_namespace_a_daemon_is_used_stopped_and_restarted() {
     let private = ["unshare", "-r"];
     if !has("unshare") || namespace(&["-r"]).is_none() {
