@@ -16,7 +16,8 @@ use crate::{limits, lock, sys};
 pub enum Status {
     /// It holds the lock and answers.
     Running { info: Box<DaemonInfo>, health: Box<Health> },
-    /// There is neither a daemon nor a state file.
+    /// There is neither a daemon nor a state file, or only that of a daemon that ended with its
+    /// machine or its container.
     Stopped,
     /// There is no daemon, but a state file: the daemon ended without removing it.
     Crashed { info: Option<Box<DaemonInfo>> },
@@ -213,6 +214,9 @@ fn look_without_lock(paths: &Paths, found: Found) -> Result<Look, Error> {
             Look::settled(Status::Crashed { info: None })
         }
         (Found::Info(now), Found::Info(before)) if now.daemon_id == before.daemon_id => {
+            if before.ended_with_its_machine() {
+                return Look::settled(Status::Stopped);
+            }
             Look::settled(Status::Crashed { info: Some(before) })
         }
         (_, Found::Info(before)) => Look::changing(Status::Crashed { info: Some(before) }),

@@ -277,6 +277,9 @@ fn the_end_of_a_container_is_no_crash() {
         assert!(!seen.stderr.contains("crashed"), "{seen:?}");
         home.wait_for_end();
         assert!(home.file("state.json").exists(), "it was killed");
+        home.opta("daemon status").stdout(NONE).status(3).run();
+        let not_crashed = "{*}pass  daemon    not running; commands that need it start it\n{*}";
+        home.opta("doctor").stdout(not_crashed).status(1).run();
     }
     // The container's end is none here, either.
     home.start();
@@ -294,6 +297,7 @@ fn the_end_of_the_machine_is_no_crash() {
         let text = fs::read_to_string(&path).unwrap();
         let (before, after) = text.split_once(r#""bootId":""#).unwrap();
         home.write(&path, format!(r#"{before}"bootId":"0{}"#, &after[1..]));
+        home.opta("daemon status").stdout(NONE).status(3).run();
         home.opta("do hi").stderr("opta: cannot {*}model-unreachable{*}").status(1).run();
         home.opta("daemon stop").stdout(STOPPED).run();
     }
