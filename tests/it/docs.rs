@@ -359,6 +359,17 @@ fn the_page_lists_the_settings_that_are_read() {
 }
 
 #[test]
+fn marks_that_vanish_without_utf8_are_described_in_words() {
+    for name in PAGES {
+        let page = document(&format!("man/{name}"));
+        assert!(page.is_ascii(), "{name}");
+        for mark in between(&page, "\\[u", ']') {
+            assert!(page.contains(&format!(" (U+{mark})")), "{name}: {mark}");
+        }
+    }
+}
+
+#[test]
 fn the_page_lists_the_names_of_the_tools() {
     let source = document("src/agent/tools/mod.rs");
     let table = source.split("pub static TOOLS").nth(1).unwrap().split("\n];").next().unwrap();
