@@ -470,7 +470,7 @@ fn the_first_process_of_a_container_reaps_orphans_and_passes_signals_on() {
     let (container, inside) = container(&home, &[0]);
     let children = format!("/proc/{0}/task/{0}/children", container.pid());
     let first: i32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
-    let orphan = r#"(sh -c 'echo $$; read line <"$HOME/../go"' &)"#;
+    let orphan = r#"(sh -c 'read line <"$HOME/../go"' & echo $!)"#;
     let go = home.beside("go");
     fifo(&go);
     home.sh(orphan).within(&inside).stdout("{pid}\n").run();
