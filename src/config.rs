@@ -6,24 +6,26 @@
 use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::ops::RangeBounds;
 use std::path::Path;
 
 use nanoserde::DeJson;
 
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::json::Lenient;
 use crate::log::{Level, Rotation};
 use crate::{disk, json, limits};
 
 mod keys;
 mod permissions;
+mod values;
 
 pub use keys::KEYS;
 #[cfg(test)]
 pub use permissions::COMMAND_TOOL;
 pub use permissions::{Permissions, Rule, begins_with, first_words};
+use values::{
+    checked_choice, checked_model, checked_proxy, filled, in_range, invalid, level, refused,
+};
 
 /// The port on which the daemon listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +131,14 @@ pub struct ModelSettings {
     pub first_word_seconds: Option<u64>,
     /// `connection.silenceSeconds`
     pub silence_seconds: Option<u64>,
+    /// `connection.proxy`. May contain a secret.
+    pub proxy: Option<String>,
+    /// The proxy in `HTTPS_PROXY` or `ALL_PROXY`, which is not for this machine. As `proxy`.
+    pub proxy_variable: Option<String>,
+    /// `NO_PROXY`
+    pub no_proxy: Option<String>,
+    /// `connection.caFile`, or `SSL_CERT_FILE`. An absolute path.
+    pub ca_file: Option<String>,
 }
 
 /// A model server in `config.json`.
@@ -144,7 +154,8 @@ impl ModelSettings {
     pub fn load(path: &Path) -> Result<ModelSettings, Error> {
         let (file, at) = read(path)?;
         let ModelKeys { default, tool_choice, max_tokens } = file.model.unwrap_or_default();
-        let connection = file.connection.unwrap_or_default();
+        let mut connection = file.connection.unwrap_or_default();
+        let ca_file = ca_file(at("connection.caFile"), filled(connection.ca_file.take()))?;
         let up_to = |max: u64, at: String, number: Option<i64>| {
             let needed = format!("a number from 1 to {max} is needed");
             number.map(|number| in_range(at, number, 1..=max, &needed)).transpose()
@@ -160,6 +171,10 @@ impl ModelSettings {
             in_variable("OPTA_TOOL_CHOICE").or(in_file(at("model.toolChoice"), tool_choice));
         Ok(ModelSettings {
             url_variable: variable("OPTA_MODEL_URL"),
+            proxy: checked_proxy(at("connection.proxy"), filled(connection.proxy.take()))?,
+            proxy_variable: proxy_variable("HTTPS_PROXY").or_else(|| proxy_variable("ALL_PROXY")),
+            no_proxy: proxy_variable("NO_PROXY"),
+            ca_file,
             url_config: connection.url(&at)?,
             openai_url: variable("OPENAI_BASE_URL"),
             ollama_host: variable("OLLAMA_HOST"),
@@ -339,6 +354,9 @@ struct ConnectionKeys {
     first_word_seconds: Option<i64>,
     #[nserde(rename = "silenceSeconds")]
     silence_seconds: Option<i64>,
+    proxy: Option<String>,
+    #[nserde(rename = "caFile")]
+    ca_file: Option<String>,
 }
 
 impl ConnectionKeys {
@@ -413,58 +431,30 @@ fn read_as<T: DeJson + Default>(path: &Path) -> Result<T, Error> {
     }
 }
 
-/// Converts a number in `range`; `needed` begins the error for others.
-fn in_range<T: TryFrom<i64> + PartialOrd>(
-    at: String,
-    number: i64,
-    range: impl RangeBounds<T>,
-    needed: &str,
-) -> Result<T, Error> {
-    let value = T::try_from(number).ok().filter(|value| range.contains(value));
-    value.ok_or_else(|| invalid(at, needed, &number.to_string()))
-}
-
 /// Returns the name and the value of a variable that is set.
 fn in_variable(name: &str) -> Option<(String, String)> {
     variable(name).map(|value| (name.to_owned(), value))
 }
 
-fn checked_model((at, name): (String, String)) -> Result<String, Error> {
-    let max = limits::NAME_BYTES_MAX;
-    if name.len() <= max && !name.contains(char::is_control) {
-        return Ok(name);
-    }
-    Err(refused(at, format!("a model's name has at most {max} bytes and no control characters")))
-}
-
-fn checked_choice((at, choice): (String, String)) -> Result<String, Error> {
-    match choice.as_str() {
-        "auto" | "required" | "required-first" => Ok(choice),
-        _ => Err(invalid(at, "a choice is auto, required or required-first", &choice)),
+/// Returns the file with the certificates to trust, if it is not the system's.
+fn ca_file(at: String, set: Option<String>) -> Result<Option<String>, Error> {
+    // Relative to the caller's directory, which is not the daemon's.
+    let absolute = |path: String| Some(std::path::absolute(path).ok()?.to_str()?.to_owned());
+    match set {
+        Some(path) if !path.starts_with('/') => {
+            Err(invalid(at, "an absolute path is needed", &path))
+        }
+        None => Ok(variable("SSL_CERT_FILE").and_then(absolute)),
+        set => Ok(set),
     }
 }
 
-fn level(at: impl Display, text: &str) -> Result<Level, Error> {
-    let needed = "a level is debug, info, warn or error";
-    Level::parse(text).ok_or_else(|| invalid(at, needed, text))
+/// Returns the value of a variable that has a lower-case name, too, which comes first.
+fn proxy_variable(name: &str) -> Option<String> {
+    variable(&name.to_ascii_lowercase()).or_else(|| variable(name))
 }
 
 const PORT: &str = "a port is a number from 0 to 65535";
-
-/// Returns the error for the value of a setting; see [`refused`].
-fn invalid(at: impl Display, needed: &str, found: &str) -> Error {
-    refused(at, format!("{needed}, not '{}'", found.escape_debug()))
-}
-
-/// Returns the error for a setting; `at` names the file and the line or key, or the variable.
-fn refused(at: impl Display, reason: impl Display) -> Error {
-    Error::cannot(Kind::InvalidConfig, "use the settings", format!("{at}: {reason}"))
-}
-
-/// Returns a setting; an empty one counts as none.
-fn filled(text: Option<String>) -> Option<String> {
-    text.filter(|text| !text.is_empty())
-}
 
 /// Returns the value of a variable; an empty one counts as unset.
 fn variable(name: &str) -> Option<String> {
@@ -502,20 +492,5 @@ mod tests {
             let error = connection(&format!("{{\"port\":{port}}}")).unwrap_err();
             assert!(error.to_string().contains("config.json: connection.port"), "{error}");
         }
-    }
-
-    #[test]
-    fn model_names_and_tool_choices_are_checked() {
-        let at = || "OPTA_MODEL".to_owned();
-        let longest = "m".repeat(limits::NAME_BYTES_MAX);
-        assert_eq!(checked_model((at(), longest.clone())).unwrap(), longest);
-        for name in [format!("{longest}m"), "a\nb".to_owned()] {
-            assert!(checked_model((at(), name)).is_err());
-        }
-        for choice in ["auto", "required", "required-first"] {
-            assert_eq!(checked_choice((at(), choice.to_owned())).unwrap(), choice);
-        }
-        let error = checked_choice((at(), "never".to_owned())).unwrap_err().to_string();
-        assert!(error.contains("OPTA_MODEL") && error.contains("'never'"), "{error}");
     }
 }

@@ -362,6 +362,13 @@ pub const RESOLVE_MAX: Duration = Duration::from_secs(6);
 pub const PROGRAM_BYTES_MAX: usize = 64 * 1024;
 /// Connecting to one address. If the first packet is lost, TCP sends it again after a second.
 pub const MODEL_CONNECT_MAX: Duration = Duration::from_secs(2);
+/// Connecting to an `https://` server: resolving its name and that of a proxy, and several round
+/// trips, each of which may have to be repeated.
+pub const CURL_CONNECT_MAX: Duration = Duration::from_secs(15);
+/// The time from the end of curl's output to its own end, which follows immediately.
+pub const CURL_END_MAX: Duration = Duration::from_secs(2);
+/// `curl --version` needs no network.
+pub const CURL_VERSION_MAX: Duration = Duration::from_secs(2);
 /// How long a server may read nothing of a request.
 pub const MODEL_SEND_MAX: Duration = Duration::from_secs(30);
 /// The time to the first token. A busy server queues the request, loads a model and reads the

@@ -2,9 +2,13 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+const HTTPS_PORT: u16 = 443;
+
 /// The URL that the paths of the API are relative to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl {
+    /// Whether it begins with `https://`.
+    pub is_secure: bool,
     /// A name or an address; an IPv6 address is in brackets.
     pub host: String,
     pub port: u16,
@@ -13,23 +17,19 @@ pub struct BaseUrl {
 }
 
 impl BaseUrl {
-    /// Parses `http://host:port`. The scheme, the port, a path and a trailing slash are optional.
+    /// Parses `http://host:port` or `https://host`. The scheme (by default `http`), the port, a
+    /// path and a trailing slash are optional.
     ///
     /// The error is a clause that does not quote the text, which may contain a secret.
     pub fn parse(text: &str) -> Result<BaseUrl, &'static str> {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("it has characters that a URL cannot have");
         }
-        let rest = match text.split_once("://") {
-            None => text,
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
-                return Err(
-                    "https:// is not supported: use a server, or a proxy on this machine, \
-                            that speaks http://",
-                );
-            }
-            Some(_) => return Err("it does not begin with http://"),
+        let (is_secure, rest) = match text.split_once("://") {
+            None => (false, text),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some(_) => return Err("it begins with neither http:// nor https://"),
         };
         if rest.contains(['?', '#']) {
             return Err("it has a query or a fragment, which a base URL cannot have");
@@ -43,13 +43,14 @@ impl BaseUrl {
             return Err("it names no host");
         }
         let port = match port {
+            None if is_secure => HTTPS_PORT,
             None => 80,
             Some(port) => number(port).ok_or("its port is not a number from 1 to 65535")?,
         };
         let path = path.trim_end_matches('/');
         let path = path.strip_suffix("/chat/completions").unwrap_or(path);
         let path = if path.is_empty() { "/v1" } else { path };
-        Ok(BaseUrl { host: host.to_owned(), port, path: path.to_owned() })
+        Ok(BaseUrl { is_secure, host: host.to_owned(), port, path: path.to_owned() })
     }
 
     /// Parses the forms of `OLLAMA_HOST`: `host`, `host:port`, `:port` or a URL. An address for
@@ -85,7 +86,20 @@ impl BaseUrl {
 
     /// Returns the whole URL, which [`BaseUrl::parse`] parses.
     pub fn url(&self) -> String {
-        format!("http://{}{}", self.authority(), self.path)
+        match self {
+            BaseUrl { is_secure: true, host, port: HTTPS_PORT, path } => {
+                format!("https://{host}{path}")
+            }
+            BaseUrl { is_secure: true, path, .. } => format!("https://{}{path}", self.authority()),
+            BaseUrl { path, .. } => format!("http://{}{path}", self.authority()),
+        }
+    }
+
+    /// Returns whether the host is this machine, by its name or address.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let address = host.parse::<IpAddr>();
+        host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|found| found.is_loopback())
     }
 }
 
@@ -131,6 +145,9 @@ mod tests {
             ("http://[::1]:1234/v1/chat/completions", "http://[::1]:1234/v1"),
             ("http://[::1]", "http://[::1]:80/v1"),
             ("gpu_box:9000", "http://gpu_box:9000/v1"),
+            ("https://api.example.com/v1", "https://api.example.com/v1"),
+            ("HTTPS://api.example.com:443/", "https://api.example.com/v1"),
+            ("https://[::1]:8443/openai", "https://[::1]:8443/openai"),
         ] {
             let base = BaseUrl::parse(text).unwrap();
             assert_eq!(base.url(), url, "{text}");
@@ -144,6 +161,7 @@ mod tests {
             ("[::]", "http://[::1]:11434/v1"),
             ("::1", "http://[::1]:11434/v1"),
             ("http://box", "http://box:80/v1"),
+            ("https://box", "https://box/v1"),
             ("http://box:11434/", "http://box:11434/v1"),
         ] {
             assert_eq!(BaseUrl::parse_ollama(text).unwrap().url(), url, "{text}");
@@ -153,9 +171,9 @@ mod tests {
     #[test]
     fn an_invalid_base_url_is_refused_without_quoting_it() {
         for (text, because) in [
-            ("https://api.example.com/v1", "https:// is not supported"),
-            ("HTTPS://x", "https:// is not supported"),
-            ("ftp://x", "does not begin with http://"),
+            ("https://me:s3cret@x/v1", "OPTA_API_KEY"),
+            ("https://", "no host"),
+            ("ftp://x", "begins with neither http:// nor https://"),
             ("http://me:s3cret@x/v1", "OPTA_API_KEY"),
             ("http://x/v1?key=s3cret", "query"),
             ("http://x/#s3cret", "fragment"),

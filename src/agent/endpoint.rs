@@ -150,8 +150,10 @@ fn resolve_among(
         let openai_key = settings.openai_key.as_ref().filter(|_| source != OLLAMA);
         let key = settings.key.as_ref().or(openai_key).cloned().map(Key);
         let (base, source) = (parse(url), source.to_owned());
-        return match base.map(|base| base.url()) {
-            Ok(url) => Ok(Endpoint { url, source, key, ..set }),
+        return match base {
+            Ok(base) => {
+                Ok(Endpoint { url: base.url(), source, key, ..with_tls(set, &base, settings) })
+            }
             Err(because) => Err(EndpointError::InvalidSetting { source, because }),
         };
     }
@@ -165,6 +167,20 @@ fn resolve_among(
         model: set.model.or(Some(first)),
         ..set
     })
+}
+
+/// Returns the endpoint with what a connection with TLS needs.
+fn with_tls(endpoint: Endpoint, base: &BaseUrl, settings: &ModelSettings) -> Endpoint {
+    if !base.is_secure {
+        return endpoint;
+    }
+    let by_variable = settings.proxy_variable.as_ref().filter(|_| !base.is_loopback());
+    Endpoint {
+        proxy: settings.proxy.as_ref().or(by_variable).cloned().map(Key),
+        no_proxy: settings.no_proxy.clone(),
+        ca_file: settings.ca_file.clone(),
+        ..endpoint
+    }
 }
 
 /// Returns the first base URL that is set, as the user wrote it, and what sets it.
@@ -355,12 +371,32 @@ mod tests {
         });
         let fault = Fault::from(resolve_by(&settings, &[]).err().unwrap());
         assert_eq!(fault.code, "model-config");
-        assert!(
-            fault.message.starts_with("cannot use OPTA_MODEL_URL: https://"),
-            "{}",
-            fault.message
-        );
+        let begin = "cannot use OPTA_MODEL_URL: it has a user name";
+        assert!(fault.message.starts_with(begin), "{}", fault.message);
         assert!(!fault.message.contains("s3cret"));
+    }
+
+    #[test]
+    fn only_a_secure_server_has_a_proxy_and_one_on_this_machine_none_of_a_variable() {
+        let proxies = |url: &str, config: Option<&str>| {
+            let settings = set(|settings| {
+                settings.url_variable = Some(url.to_owned());
+                settings.proxy_variable = Some("http://variable:1".to_owned());
+                settings.proxy = config.map(str::to_owned);
+                settings.ca_file = Some("/ca".to_owned());
+            });
+            let endpoint = resolve_by(&settings, &[]).unwrap();
+            assert_eq!(endpoint.ca_file.is_some(), url.starts_with("https:"));
+            endpoint.proxy.map(|proxy| proxy.0)
+        };
+        let (variable, file) = (Some("http://variable:1".to_owned()), Some("http://file:2"));
+        assert_eq!(proxies("https://api.example.com", None), variable);
+        assert_eq!(proxies("https://api.example.com", file).as_deref(), file);
+        for url in ["https://localhost", "https://127.0.0.2:8443", "https://[::1]"] {
+            assert_eq!(proxies(url, None), None, "{url}");
+            assert_eq!(proxies(url, file).as_deref(), file, "{url}");
+        }
+        assert_eq!(proxies("http://api.example.com", file), None);
     }
 
     #[test]

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use crate::json::{self, Lenient};
 
 /// The settings that are read, those of a section with its name.
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 17] = [
+    "connection.caFile",
     "connection.firstWordSeconds",
     "connection.host",
     "connection.port",
+    "connection.proxy",
     "connection.silenceSeconds",
     "connection.url",
     "daemon.port",

@@ -3,23 +3,44 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::sys::{self, Interest};
 
+use super::curl::{Curl, Tls};
 use super::message::{Request, ResponseHead, ResponseParser, invalid};
+use super::wait::wait;
 
 /// A connection to a server. Dropping it closes it.
 ///
 /// Every call fails with `Interrupted` once `wake` is readable, and with `TimedOut` after its
 /// limit.
 pub struct ClientConnection<'w> {
-    socket: TcpStream,
+    transport: Transport<'w>,
     wake: Option<BorrowedFd<'w>>,
     response: ResponseParser,
 }
 
+/// What carries the request and the response.
+enum Transport<'w> {
+    Socket(TcpStream),
+    /// A connection with TLS.
+    Curl(Box<Curl<'w>>),
+}
+
 impl<'w> ClientConnection<'w> {
+    /// Makes a connection to an `https://` server by means of curl, at this path, which connects
+    /// when the request is sent.
+    pub fn by_curl(
+        program: &Path,
+        tls: Tls<'w>,
+        wake: Option<BorrowedFd<'w>>,
+    ) -> io::Result<ClientConnection<'w>> {
+        let transport = Transport::Curl(Box::new(Curl::start(program, tls)?));
+        Ok(ClientConnection { transport, wake, response: ResponseParser::default() })
+    }
+
     /// Connects to the first of `addresses` that can be reached, each within `limit`.
     pub fn connect(
         addresses: &[SocketAddr],
@@ -30,8 +51,9 @@ impl<'w> ClientConnection<'w> {
         for address in addresses {
             match connect_to(address, limit, wake) {
                 Ok(socket) => {
-                    let response = ResponseParser::default();
-                    return Ok(ClientConnection { socket, wake, response });
+                    let (transport, response) =
+                        (Transport::Socket(socket), ResponseParser::default());
+                    return Ok(ClientConnection { transport, wake, response });
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
                 Err(error) => failed = error,
@@ -43,21 +65,26 @@ impl<'w> ClientConnection<'w> {
     /// Sends the request. `limit` is for each wait until the server reads more of it. A server may
     /// respond before it has read the whole request; then the rest is not sent.
     pub fn send(&mut self, request: &Request<'_>, limit: Duration) -> io::Result<()> {
+        let socket = match &mut self.transport {
+            Transport::Socket(socket) => socket,
+            Transport::Curl(curl) => return curl.send(request, limit, self.wake),
+        };
         let text = request.text()?;
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
-            match self.socket.write(rest) {
+            match socket.write(rest) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait(&self.socket, Interest::Either, limit, self.wake)?;
-                    if self.receive()? {
+                    wait(socket, Interest::Either, limit, self.wake)?;
+                    if receive(socket, &mut self.response)? {
                         return Ok(());
                     }
                 }
                 // The server closed its end. What it sent before that counts.
                 Err(error) => {
-                    return if matches!(self.receive(), Ok(true)) { Ok(()) } else { Err(error) };
+                    let received = receive(socket, &mut self.response);
+                    return if matches!(received, Ok(true)) { Ok(()) } else { Err(error) };
                 }
             }
         }
@@ -98,9 +125,17 @@ impl<'w> ClientConnection<'w> {
         Ok(())
     }
 
-    /// Returns its socket, and what interrupts its waits.
-    pub fn socket(&self) -> (&TcpStream, Option<BorrowedFd<'w>>) {
-        (&self.socket, self.wake)
+    /// Returns its socket, unless curl has it.
+    pub fn socket(&self) -> Option<&TcpStream> {
+        match &self.transport {
+            Transport::Socket(socket) => Some(socket),
+            Transport::Curl(_) => None,
+        }
+    }
+
+    /// Returns what interrupts its waits.
+    pub fn wake(&self) -> Option<BorrowedFd<'w>> {
+        self.wake
     }
 
     /// Returns whether a byte of the response has arrived.
@@ -126,31 +161,42 @@ impl<'w> ClientConnection<'w> {
                 return Ok(found);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            wait(&self.socket, Interest::Read, left, self.wake)?;
+            wait(self, Interest::Read, left, self.wake)?;
             self.receive()?;
         }
     }
 
-    /// Parses what has arrived; returns `false` if nothing has.
-    fn receive(&mut self) -> io::Result<bool> {
-        let mut bytes = [0_u8; 16 * 1024];
-        match self.socket.read(&mut bytes) {
-            Ok(0) => self.response.end()?,
-            Ok(count) => self.response.feed(bytes.get(..count).unwrap_or_default())?,
-            Err(error) => {
-                return match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
-                    _ => Err(error),
-                };
-            }
+    /// Parses what has arrived.
+    fn receive(&mut self) -> io::Result<()> {
+        match &mut self.transport {
+            Transport::Socket(socket) => receive(socket, &mut self.response).map(drop),
+            Transport::Curl(curl) => receive(curl, &mut self.response).map(drop),
         }
-        Ok(true)
     }
+}
+
+/// Parses what has arrived; returns `false` if nothing has.
+fn receive(source: &mut impl Read, response: &mut ResponseParser) -> io::Result<bool> {
+    let mut bytes = [0_u8; 16 * 1024];
+    match source.read(&mut bytes) {
+        Ok(0) => response.end()?,
+        Ok(count) => response.feed(bytes.get(..count).unwrap_or_default())?,
+        Err(error) => {
+            return match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
+                _ => Err(error),
+            };
+        }
+    }
+    Ok(true)
 }
 
 impl AsFd for ClientConnection<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        match &self.transport {
+            Transport::Socket(socket) => socket.as_fd(),
+            Transport::Curl(curl) => curl.as_fd(),
+        }
     }
 }
 
@@ -166,25 +212,6 @@ fn connect_to(
     }
     socket.set_nodelay(true)?;
     Ok(socket)
-}
-
-/// Waits for `file`; fails with `Interrupted` if `wake` is readable.
-pub(super) fn wait(
-    file: &impl AsFd,
-    interest: Interest,
-    limit: Duration,
-    wake: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
-    let file = (file.as_fd(), interest);
-    let ready = match wake {
-        Some(wake) => sys::wait_any(&[file, (wake, Interest::Read)], Some(limit))?,
-        None => sys::wait_any(&[file], Some(limit))?,
-    };
-    match ready.as_slice() {
-        [_, true] => Err(io::ErrorKind::Interrupted.into()),
-        [true, ..] => Ok(()),
-        _ => Err(io::ErrorKind::TimedOut.into()),
-    }
 }
 
 #[cfg(test)]

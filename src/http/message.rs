@@ -23,18 +23,25 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Returns the request as it is sent.
-    ///
-    /// # Errors
-    /// `InvalidInput` if a part of the head would end its line or begin another one.
-    pub fn text(&self) -> io::Result<String> {
-        let Request { method, authority, target, bearer, accept, body } = self;
-        for part in [authority.as_str(), *target, bearer.unwrap_or("-")] {
+    /// Checks that no part of the head would end its line or begin another one; `InvalidInput` if
+    /// one would.
+    pub fn check(&self) -> io::Result<()> {
+        for part in [self.authority.as_str(), self.target, self.bearer.unwrap_or("-")] {
             if part.is_empty() || !part.bytes().all(|byte| byte.is_ascii_graphic()) {
                 let because = "a part of the request is not visible ASCII";
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, because));
             }
         }
+        Ok(())
+    }
+
+    /// Returns the request as it is sent.
+    ///
+    /// # Errors
+    /// As [`Request::check`].
+    pub fn text(&self) -> io::Result<String> {
+        self.check()?;
+        let Request { method, authority, target, bearer, accept, body } = self;
         let version = env!("CARGO_PKG_VERSION");
         let mut text = format!(
             "{method} {target} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: opta/{version}\r\n\

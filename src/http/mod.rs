@@ -1,12 +1,14 @@
 //! A small HTTP/1.1 client: one connection, one request, one response. RFC 9112.
 //!
 //! It asks no proxy, follows no redirect and keeps no connection. Every wait has a deadline. What
-//! the responses mean is up to the caller.
+//! the responses mean is up to the caller. `https://` is left to curl(1), with the same limits.
 
 mod connection;
+pub mod curl;
 mod message;
 mod owner;
 mod resolve;
+mod wait;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -14,10 +14,10 @@ use super::resolve::output_of;
 /// Returns the user whose process is at the other end of a connection within this machine; `None`
 /// if that cannot be told.
 pub fn peer_owner(connection: &ClientConnection<'_>, limit: Duration) -> io::Result<Option<u32>> {
-    let (socket, wake) = connection.socket();
+    let Some(socket) = connection.socket() else { return Ok(None) };
     match sys::owner::of_peer(socket) {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-            listener_owner(socket.peer_addr()?.port(), limit, wake)
+            listener_owner(socket.peer_addr()?.port(), limit, connection.wake())
         }
         owner => owner,
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use crate::sys::{Interest, child};
 
-use super::connection::wait;
+use super::wait::wait;
 
 /// Resolves a host: a name, or an address with or without brackets. `localhost` is always this
 /// machine, without a resolver.

@@ -283,7 +283,7 @@ impl TurnOptions {
 /// The model server to ask.
 #[derive(Clone, Default, DeJson, SerJson)]
 pub struct Endpoint {
-    /// `http://host:port`, with or without a path.
+    /// `http://host:port` or `https://host`, with or without a path.
     pub url: String,
     /// Where the setting came from, for messages: `OPTA_MODEL_URL`, `found on port 1234`.
     pub source: String,
@@ -302,6 +302,14 @@ pub struct Endpoint {
     /// The time between two parts of an answer.
     #[nserde(rename = "silenceSeconds")]
     pub silence_seconds: Option<u64>,
+    /// The proxy for an `https://` server, which may contain a password.
+    pub proxy: Option<Key>,
+    /// The hosts that are reached without it, separated by commas.
+    #[nserde(rename = "noProxy")]
+    pub no_proxy: Option<String>,
+    /// The certificates that an `https://` server may have, instead of the system's.
+    #[nserde(rename = "caFile")]
+    pub ca_file: Option<String>,
 }
 
 impl Endpoint {
@@ -311,7 +319,7 @@ impl Endpoint {
     }
 }
 
-/// A model server's API key. `Debug` does not show it.
+/// A model server's API key, or another secret. `Debug` does not show it.
 #[derive(Clone, DeJson, SerJson)]
 #[nserde(transparent)]
 pub struct Key(pub String);

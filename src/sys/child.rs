@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -36,6 +36,17 @@ pub fn prepare_child(command: &mut Command, directory: File) {
     };
     // SAFETY: between fork and exec it makes system calls on values of its own, and no allocation.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Makes `command` start with this descriptor open, under the number that it has here. To be called
+/// after [`prepare_child`], which closes all others.
+pub fn hand_down(command: &mut Command, file: OwnedFd) {
+    let keep = move || {
+        // SAFETY: integers only; the closure owns the descriptor.
+        check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) }).map(drop)
+    };
+    // SAFETY: between fork and exec it makes one system call, and no allocation.
+    unsafe { command.pre_exec(keep) };
 }
 
 /// Makes `command` start with this umask and without a controlling terminal, so that no process of

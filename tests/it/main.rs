@@ -41,6 +41,8 @@ mod empty_root;
 mod guardian;
 /// Turns in long sessions.
 mod history;
+/// Model servers over `https://`.
+mod hosted;
 /// Invalid input: what is refused, and how.
 mod input;
 /// What `make install` installs, and what `make uninstall` leaves.

@@ -18,6 +18,8 @@ pub struct Model {
 
 /// A request to the model that is not answered yet.
 pub struct Question {
+    /// The head of the request, with the empty line.
+    pub head: String,
     /// The body of the request.
     pub body: String,
     stream: TcpStream,
@@ -102,7 +104,7 @@ fn serve(mut stream: TcpStream, responses: &Mutex<VecDeque<String>>, questions: 
     let events = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
     stream.write_all(events.as_bytes()).unwrap();
     // The test may have ended.
-    drop(questions.send(Question { body, stream }));
+    drop(questions.send(Question { head, body, stream }));
 }
 
 fn request(stream: &mut TcpStream) -> Option<(String, String)> {
@@ -113,7 +115,7 @@ fn request(stream: &mut TcpStream) -> Option<(String, String)> {
         if end.is_none()
             && let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n")
         {
-            let head = String::from_utf8_lossy(&bytes[..at]).into_owned();
+            let head = String::from_utf8_lossy(&bytes[..at + 4]).into_owned();
             let mut lines = head.lines().filter_map(|line| line.split_once(": "));
             let length = lines.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
             let length: usize = length.map_or(0, |(_, length)| length.parse().unwrap());

@@ -277,7 +277,7 @@ fn json_output_ends_with_an_error_object_if_there_is_no_turn() {
     let home = Home::new();
     let object =
         |code: &str| format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"{{why}}\"}}}}\n");
-    let url = "https://models.example";
+    let url = "ftp://models.example";
     for (words, object) in [
         ("--events", object("model-config")),
         (

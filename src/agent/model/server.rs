@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::agent::base_url::BaseUrl;
+use crate::config;
 use crate::error::reason;
+use crate::http::curl::{self, Tls};
 use crate::http::{self, ClientConnection, Request, ResponseHead};
 use crate::protocol::Endpoint;
 use crate::session::turn::{self, Fault};
@@ -23,6 +25,13 @@ use super::trust;
 
 /// The way to use a server that belongs to someone else.
 const USE_IT: &str = "to use it nevertheless, set OPTA_MODEL_URL";
+
+/// Follows the name of a server that cannot be used without curl.
+const NO_CURL: &str = "cannot be used: https:// needs curl, and there is none in PATH; install it with \
+    the package manager of the system";
+/// What may help against a certificate that is not accepted.
+const OWN_CA: &str = "; if it was issued by a CA of your own, name that CA's certificate in \
+    connection.caFile";
 
 /// The limits of each step, and how often it is tried.
 #[derive(Clone, Copy)]
@@ -263,6 +272,12 @@ impl<'a> ModelServer<'a> {
                 fault::CONFIG,
                 "cannot be given the key that is set: it has characters that no header can hold",
             ),
+            // What curl says: see `http::curl`.
+            io::ErrorKind::HostUnreachable => self.unreachable(error),
+            io::ErrorKind::PermissionDenied => self.insecure(error),
+            io::ErrorKind::Unsupported => {
+                self.fault(fault::ERROR, format_args!("cannot be used: {}", reason(error)))
+            }
             io::ErrorKind::UnexpectedEof => {
                 self.fault(fault::DISCONNECTED, format_args!("{what}: the connection has ended"))
             }
@@ -283,7 +298,10 @@ impl<'a> ModelServer<'a> {
     }
 
     fn connect(&self) -> Result<ClientConnection<'a>, Fault> {
-        let BaseUrl { host, port, .. } = &self.base;
+        let BaseUrl { host, port, is_secure, .. } = &self.base;
+        if *is_secure {
+            return self.connect_by_curl();
+        }
         let limit = self.within(limits::RESOLVE_MAX);
         let addresses = http::addresses(host, *port, limit, self.wake());
         let connection = addresses.and_then(|addresses| {
@@ -297,9 +315,7 @@ impl<'a> ModelServer<'a> {
             if self.is_cancelled() {
                 return turn::cancelled();
             }
-            let (name, reason) = (self.name(), reason(&error));
-            let message = format!("cannot reach the model server at {name}: {reason}");
-            Fault { code: fault::UNREACHABLE, message: text::escaped(&self.redact(&message)) }
+            self.unreachable(&error)
         })?;
         // The port may have changed hands since the server was found.
         if self.endpoint.was_found()
@@ -312,6 +328,38 @@ impl<'a> ModelServer<'a> {
             return Err(self.fault(fault::CONFIG, because));
         }
         Ok(connection)
+    }
+
+    fn connect_by_curl(&self) -> Result<ClientConnection<'a>, Fault> {
+        let Some(program) = curl::find(&config::search_path()) else {
+            return Err(self.fault(fault::CONFIG, NO_CURL));
+        };
+        let Endpoint { proxy, no_proxy, ca_file, .. } = self.endpoint;
+        let tls = Tls {
+            proxy: proxy.as_ref().map(|proxy| proxy.0.as_str()),
+            no_proxy: no_proxy.as_deref(),
+            ca_file: ca_file.as_deref(),
+        };
+        ClientConnection::by_curl(&program, tls, self.wake()).map_err(|error| {
+            let because = format!("cannot be used: curl cannot be started: {}", reason(&error));
+            self.fault(fault::ERROR, because)
+        })
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Fault {
+        let (name, reason) = (self.name(), reason(error));
+        let message = format!("cannot reach the model server at {name}: {reason}");
+        Fault { code: fault::UNREACHABLE, message: text::escaped(&self.redact(&message)) }
+    }
+
+    /// Returns the fault for a server to which there is no secure connection.
+    fn insecure(&self, error: &io::Error) -> Fault {
+        let (name, reason) = (self.name(), reason(error));
+        // OpenSSL: "unable to get local issuer certificate", "self-signed certificate".
+        let by_unknown = ["issuer", "self", "chain"].iter().any(|word| reason.contains(word));
+        let hint = if by_unknown { OWN_CA } else { "" };
+        let message = format!("no secure connection to the model server at {name}: {reason}{hint}");
+        Fault { code: fault::CONFIG, message: text::escaped(&self.redact(&message)) }
     }
 
     fn busy(&self, error: &str, status: u16, pause: Duration) -> Fault {
@@ -359,10 +407,14 @@ impl<'a> ModelServer<'a> {
     }
 
     fn redact(&self, text: &str) -> String {
-        match &self.endpoint.key {
-            Some(key) if !key.0.is_empty() => text.replace(&key.0, "…"),
-            _ => text.to_owned(),
-        }
+        let Endpoint { key, proxy, .. } = self.endpoint;
+        let key = key.as_ref().map(|key| key.0.as_str());
+        let proxy = proxy.as_ref().and_then(|proxy| {
+            let (user, _host) = proxy.0.rsplit_once('@')?;
+            Some(user.split_once("://").map_or(user, |(_scheme, user)| user))
+        });
+        let secrets = [key, proxy].into_iter().flatten().filter(|secret| !secret.is_empty());
+        secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
     }
 }
 

@@ -8,7 +8,8 @@ use crate::agent::endpoint::{
     self, EndpointError, FoundThere, LM_STUDIO, ModelChoice, OLLAMA_PROGRAM, TriedPort,
 };
 use crate::agent::model::{fault, first_chat_model, models};
-use crate::config::ModelSettings;
+use crate::config::{ModelSettings, search_path};
+use crate::http::curl;
 use crate::limits;
 use crate::paths::Paths;
 use crate::session::turn::Fault;
@@ -32,18 +33,19 @@ pub fn model(paths: &Paths) -> Check {
         };
         fail(Fault::from(error).message, fix)
     })?;
-    let (server, source) = (format!("{} ({})", endpoint.url, endpoint.source), &endpoint.source);
+    let curl = endpoint.url.starts_with("https:").then(|| curl::description(&search_path()));
+    let curl = curl.flatten().map_or(String::new(), |curl| format!(" ({curl})"));
+    let source = &endpoint.source;
+    let server = format!("{} ({source}){curl}", endpoint.url);
     let names = models(&endpoint, limits::DOCTOR_MODEL_MAX).map_err(|fault| {
+        let message = fault.message + &curl;
         match fault.code {
             // Neither shown nor kept in the shell's history.
-            fault::UNAUTHORIZED => {
-                fail(fault.message, "read -rs OPTA_API_KEY; export OPTA_API_KEY")
-            }
+            fault::UNAUTHORIZED => fail(message, "read -rs OPTA_API_KEY; export OPTA_API_KEY"),
             fault::UNREACHABLE => {
-                let message = format!("{}; start it, or remove the setting", fault.message);
-                fail(message, change(source))
+                fail(format!("{message}; start it, or remove the setting"), change(source))
             }
-            _ => fail(fault.message, change(source)),
+            _ => fail(message, change(source)),
         }
     })?;
     let names = names.ok_or_else(|| warn(format!("{server} does not list its models")))?;
