@@ -168,6 +168,10 @@ pub const OUTPUT_LINES_SHOWN: usize = 3;
 pub const CANDIDATES_MAX: usize = 5;
 /// A record that is still incomplete after this time is torn and not being written.
 pub const TORN_WAIT_MAX: Duration = Duration::from_millis(200);
+/// Lines of the log in one reply. One has at most [`LOG_LINE_BYTES_MAX`], few have a thousandth.
+pub const LOG_LINES_OPERATION_MAX: usize = 1000;
+/// Lines of the log in a reply, unless the request says how many.
+pub const LOG_LINES_OPERATION_DEFAULT: usize = 100;
 /// Sessions on one page of the list.
 pub const SESSIONS_PAGE_MAX: usize = 250;
 /// Sessions on a page, unless `limit` is given.

@@ -32,7 +32,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::{Command, OutputMode};
-use commands::{Output, chat, daemon, doctor, service, sessions, task};
+use commands::{Output, chat, daemon, doctor, operations, service, sessions, task};
 use error::{Error, Kind};
 use lifecycle::handover;
 use paths::Paths;
@@ -51,7 +51,7 @@ fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
     if arguments == handover::ARGUMENTS
         && let Some(handed_over) = handover::take_over()
     {
-        return Ok(daemon::serve_in_background(handed_over));
+        return Ok(daemon::serve_in_background(handed_over, operations::of));
     }
     let (command, mode) = cli::parse(arguments)?;
     let output = Output::new(mode);
@@ -69,7 +69,7 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
             format!("opta {} (protocol {protocol})\n", env!("CARGO_PKG_VERSION"))
         }
         Command::Completions(shell) => completions::script(shell),
-        Command::Start(args) => return daemon::start(&paths()?, &args, output),
+        Command::Start(args) => return daemon::start(&paths()?, &args, operations::of, output),
         Command::Status(args) => return daemon::status(&paths()?, &args, output),
         Command::Logs(args) => return daemon::logs(&paths()?, &args, output),
         Command::Restart(args) => return daemon::restart(&paths()?, &args, output),

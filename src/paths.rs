@@ -136,6 +136,11 @@ impl Paths {
         self.root.join("sessions")
     }
 
+    /// Returns the path of the directory of the sessions that clients exported.
+    pub fn exports(&self) -> PathBuf {
+        self.root.join("exports")
+    }
+
     /// Returns the path of the file with the messages that were typed at the prompt of a chat.
     pub fn history(&self) -> PathBuf {
         self.root.join("chat_history")

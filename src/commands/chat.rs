@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use std::rc::Rc;
 
 use crate::agent::model;
-use crate::cli::{ChatArgs, SessionsCommand, TaskOutput};
+use crate::cli::{ChatArgs, OutputMode, SessionsCommand, TaskOutput};
 use crate::commands::client_session::ClientSession;
 use crate::commands::complete::Candidates;
 use crate::commands::console::{Console, TurnEnd, UserInput};
@@ -241,7 +241,7 @@ impl Chat<'_> {
 
     fn list_sessions(&mut self) -> Result<(), Error> {
         let list = SessionsCommand::List { limit: limits::SESSIONS_PAGE_DEFAULT };
-        let output = Output::capturing();
+        let output = Output::capturing(OutputMode::Text);
         sessions::run(self.paths, &list, &output)?;
         let Captured { stdout, stderr } = output.into_captured();
         self.console.screen.print(&stdout)?;

@@ -20,15 +20,24 @@ use crate::lifecycle::{handover, init};
 use crate::lock::{self, StartLock};
 use crate::log::{self, Level, Log, Query, Tail};
 use crate::paths::{Manager, Paths};
+use crate::server::Operations;
 use crate::state::DaemonInfo;
 use crate::sys::spawn::HandedOver;
 use crate::text::Style;
 use crate::{cli, clock, config, limits};
 
+/// Returns the operations of a daemon with these files.
+pub type OperationsOf = fn(&Paths) -> Box<dyn Operations>;
+
 /// Runs `opta daemon start`.
-pub fn start(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCode, Error> {
+pub fn start(
+    paths: &Paths,
+    asked: &StartArgs,
+    operations: OperationsOf,
+    output: &Output,
+) -> Result<ExitCode, Error> {
     if asked.foreground {
-        return foreground(paths, asked, output);
+        return foreground(paths, asked, operations, output);
     }
     let config = settings(paths, asked)?;
     let Ensured { info, start } = guardian::ensure_running(paths, &config, Caller::User)?;
@@ -55,7 +64,12 @@ fn settings(paths: &Paths, asked: &StartArgs) -> Result<Config, Error> {
 
 /// Runs `opta daemon start --foreground`: by hand, and what a service runs. The exit status tells
 /// systemd whether to try again; launchd always does.
-fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitCode, Error> {
+fn foreground(
+    paths: &Paths,
+    asked: &StartArgs,
+    operations: OperationsOf,
+    output: &Output,
+) -> Result<ExitCode, Error> {
     if init::is_first_process() {
         return init::supervise(paths);
     }
@@ -65,8 +79,8 @@ fn foreground(paths: &Paths, asked: &StartArgs, output: &Output) -> Result<ExitC
     let hangup = if has_terminal { Hangup::Exit } else { Hangup::Refresh };
     let style = Style::new(has_terminal && config::color_allowed());
     let foreground = Foreground { hangup, style, supervision };
-    let served =
-        settings(paths, asked).and_then(|config| serve(paths, &config, &foreground, output));
+    let served = settings(paths, asked)
+        .and_then(|config| serve(paths, &config, &foreground, operations, output));
     match (served, manager) {
         (Ok(()), _) => Ok(ExitCode::SUCCESS),
         (Err(error), Some(Manager::Systemd)) => Err(for_systemd(error)),
@@ -106,9 +120,10 @@ fn is_lock_held(error: &Error) -> bool {
 
 /// Runs `opta daemon`, as [`start`] executes it in the background. A failure is reported to the
 /// starter.
-pub fn serve_in_background(handed_over: HandedOver) -> ExitCode {
+pub fn serve_in_background(handed_over: HandedOver, operations: OperationsOf) -> ExitCode {
     let served = handover::claim(handed_over).and_then(|(paths, claim, ready)| {
-        run::serve(claim, ready, &paths, Hangup::Refresh, &Supervision::NONE)
+        let operations = operations(&paths);
+        run::serve(claim, ready, &paths, Hangup::Refresh, &Supervision::NONE, operations)
     });
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -119,11 +134,13 @@ fn serve(
     paths: &Paths,
     config: &Config,
     foreground: &Foreground,
+    operations: OperationsOf,
     output: &Output,
 ) -> Result<(), Error> {
     let manager = foreground.supervision.manager;
     loop {
-        let held = match guardian::serve_in_foreground(paths, config, foreground) {
+        let operations = operations(paths);
+        let held = match guardian::serve_in_foreground(paths, config, foreground, operations) {
             Ok(None) => return Ok(()),
             Ok(Some(info)) if manager.is_none() => {
                 return print_started(&info, true, paths, output);
@@ -196,7 +213,7 @@ pub fn status(paths: &Paths, asked: &cli::StatusArgs, output: &Output) -> Result
     let (status, failure) = status::with_service(paths, status);
     match (asked.quiet, output.mode) {
         (true, _) => {}
-        (false, OutputMode::Json) => print_json(&status, failure.as_ref(), output)?,
+        (false, OutputMode::Json) => print_json(&status, failure.as_ref(), paths, output)?,
         (false, OutputMode::Text) => {
             output.line(&status_line(&status, output))?;
             match failure {
@@ -272,6 +289,7 @@ pub fn is_program_replaced(info: &DaemonInfo) -> Option<bool> {
 fn print_json(
     status: &Status,
     failure: Option<&ServiceFailure>,
+    paths: &Paths,
     output: &Output,
 ) -> Result<(), Error> {
     let (state, info, health) = match status {
@@ -281,6 +299,8 @@ fn print_json(
         Status::Unresponsive { .. } => ("unresponsive", None, None),
     };
     let (pid, port) = pid_and_port(status);
+    let log = || paths.log().to_string_lossy().into_owned();
+    let logs_path = info.map_or_else(log, |info| info.logs_path.clone());
     let serving = health.and(info);
     output.json(&Object(&[
         ("state", &state.to_owned()),
@@ -291,7 +311,7 @@ fn print_json(
         ("sessions", &health.map(|health| health.sessions())),
         ("version", &info.map(|info| info.version.clone())),
         ("startedAt", &info.map(|info| info.started_at.clone())),
-        ("logsPath", &info.map(|info| info.logs_path.clone())),
+        ("logsPath", &logs_path),
         ("managedBy", &serving.and_then(|info| info.managed_by.clone())),
         ("staleBinary", &serving.and_then(|info| is_program_replaced(info))),
         // The reason why the service manager does not start it again.

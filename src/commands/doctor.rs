@@ -1,7 +1,7 @@
 //! `opta doctor`: checks everything and changes nothing.
 
 mod files;
-mod finding;
+pub mod finding;
 mod model;
 mod settings;
 
@@ -37,6 +37,18 @@ const LIST: &str = "opta sessions list";
 
 /// Runs `opta doctor`: exits with 1 if a check fails.
 pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
+    let mut worst = ExitCode::SUCCESS;
+    for finding in findings(paths) {
+        if finding.is_failure() {
+            worst = ExitCode::FAILURE;
+        }
+        finding.print(output)?;
+    }
+    Ok(worst)
+}
+
+/// Makes all checks.
+pub fn findings(paths: &Paths) -> Vec<Finding> {
     let looked = status::look(paths).map(|status| status::with_service(paths, status));
     let (status, failure) = looked.map_or_else(|e| (Err(e), None), |(s, f)| (Ok(s), f));
     let files = files(paths);
@@ -57,14 +69,7 @@ pub fn run(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
         ("model", model(paths)),
         ("sessions", sessions(paths)),
     ];
-    let mut worst = ExitCode::SUCCESS;
-    for (check, Ok(finding) | Err(finding)) in checks {
-        if finding.is_failure() {
-            worst = ExitCode::FAILURE;
-        }
-        finding.of(check).print(output)?;
-    }
-    Ok(worst)
+    checks.map(|(check, Ok(finding) | Err(finding))| finding.of(check)).into()
 }
 
 /// Checks that the lock, the state file and the daemon's answer agree. `by_hand`: only the user

@@ -14,6 +14,7 @@ mod interruptible_writer;
 mod keyboard;
 mod line_editor;
 mod markdown;
+pub mod operations;
 mod question;
 mod screen;
 pub mod service;
@@ -58,9 +59,9 @@ impl Output {
         Output { mode, step_error: OnceCell::new(), captured: None }
     }
 
-    /// Returns text output that is captured instead of printed.
-    pub fn capturing() -> Output {
-        Output { captured: Some(RefCell::default()), ..Output::new(OutputMode::Text) }
+    /// Returns output in this mode that is captured instead of printed.
+    pub fn capturing(mode: OutputMode) -> Output {
+        Output { captured: Some(RefCell::default()), ..Output::new(mode) }
     }
 
     /// Returns what was captured.

@@ -172,6 +172,13 @@ impl Raw {
         Raw("{}".to_owned())
     }
 
+    /// Returns this object with more members at its end.
+    pub fn with(&self, members: &[Field<'_>]) -> Raw {
+        let (own, more) = (self.0.strip_suffix('}').unwrap_or(&self.0), text(&Object(members)));
+        let comma = if own.ends_with('{') || members.is_empty() { "" } else { "," };
+        Raw(format!("{own}{comma}{}", more.strip_prefix('{').unwrap_or(&more)))
+    }
+
     /// Returns the text of the value.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -480,5 +487,9 @@ mod tests {
         assert_eq!(text(&Object(&[])), "{}");
         let object = Object(&[("b", &1), ("a", &"x\"".to_owned()), ("c", &None::<u64>)]);
         assert_eq!(text(&object), r#"{"b":1,"a":"x\"","c":null}"#);
+        let more = Raw::of(&object).with(&[("d", &true)]);
+        assert_eq!(more.as_str(), r#"{"b":1,"a":"x\"","c":null,"d":true}"#);
+        assert_eq!(Raw::empty().with(&[("d", &1)]).as_str(), r#"{"d":1}"#);
+        assert_eq!(Raw::empty().with(&[]), Raw::empty());
     }
 }

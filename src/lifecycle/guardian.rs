@@ -18,6 +18,7 @@ use crate::lifecycle::status::{self, Status};
 use crate::lock::StartLock;
 use crate::log::{Level, LineFormat, Query, Tail};
 use crate::paths::Paths;
+use crate::server::Operations;
 use crate::state::{self, DaemonInfo, Found};
 use crate::text::Style;
 use crate::{limits, protocol};
@@ -217,6 +218,7 @@ pub fn serve_in_foreground(
     paths: &Paths,
     config: &Config,
     foreground: &Foreground,
+    operations: Box<dyn Operations>,
 ) -> Result<Option<Box<DaemonInfo>>, Error> {
     paths.prepare()?;
     let start_lock = StartLock::acquire(paths, limits::START_LOCK_MAX)?;
@@ -231,7 +233,8 @@ pub fn serve_in_foreground(
         crashed.log(&claim.log);
     }
     let ready = Ready::StartLock(start_lock);
-    run::serve(claim, ready, paths, foreground.hangup, &foreground.supervision).map(|()| None)
+    run::serve(claim, ready, paths, foreground.hangup, &foreground.supervision, operations)
+        .map(|()| None)
 }
 
 /// Returns whether commands no longer start the daemon: it keeps crashing, or the service manager

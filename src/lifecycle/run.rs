@@ -20,7 +20,7 @@ use crate::lifecycle::service::supervision::Supervision;
 use crate::lock::Lock;
 use crate::log::Log;
 use crate::paths::Paths;
-use crate::server::{App, Deadlines, Server};
+use crate::server::{App, Deadlines, Operations, Server};
 use crate::session::runtime::Runtime;
 use crate::session::store::Store;
 use crate::state::{self, DaemonInfo};
@@ -60,6 +60,7 @@ pub fn serve(
     paths: &Paths,
     hangup: Hangup,
     supervision: &Supervision,
+    operations: Box<dyn Operations>,
 ) -> Result<(), Error> {
     let Claim { lock, listener, log } = claim;
     let (events, inbox) = channel();
@@ -69,7 +70,8 @@ pub fn serve(
         let store = Store::new(paths.sessions());
         let agent = Box::new(Assistant::new(paths, log.clone()));
         let sessions = Runtime::new(store, &info.daemon_id, log.clone(), agent);
-        let server = Server::start(listener, Arc::new(app(&info, &sessions, &log, &events)))?;
+        let server =
+            Server::start(listener, Arc::new(app(&info, &sessions, operations, &log, &events)))?;
         state::publish(paths, &info)?;
         Ok((info, sessions, server))
     });
@@ -154,7 +156,13 @@ fn prepare(
     })
 }
 
-fn app(info: &DaemonInfo, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Event>) -> App {
+fn app(
+    info: &DaemonInfo,
+    sessions: &Arc<Runtime>,
+    operations: Box<dyn Operations>,
+    log: &Log,
+    events: &Sender<Event>,
+) -> App {
     let (shutdown, requests) = (events.clone(), events.clone());
     let checked = AtomicU64::new(sys::boot_clock().as_secs());
     App {
@@ -165,6 +173,7 @@ fn app(info: &DaemonInfo, sessions: &Arc<Runtime>, log: &Log, events: &Sender<Ev
         log: log.clone(),
         deadlines: Deadlines::default(),
         sessions: Arc::clone(sessions),
+        operations,
         streams: Arc::default(),
         // The receiver lives as long as the daemon.
         on_shutdown: Box::new(move || drop(shutdown.send(Event::Shutdown))),

@@ -442,6 +442,25 @@ pub struct PermissionReply {
     pub error: Option<ErrorDetail>,
 }
 
+/// The reply to `POST /v3/operations/:id`.
+#[derive(SerJson)]
+pub struct OperationResult {
+    pub ok: bool,
+    pub id: String,
+    pub safety: Option<String>,
+    pub result: Raw,
+}
+
+/// The reply to an operation that was not performed.
+#[derive(SerJson)]
+pub struct OperationFailure {
+    pub ok: bool,
+    pub id: String,
+    /// Missing if there is no such operation.
+    pub safety: Option<String>,
+    pub error: ErrorDetail,
+}
+
 /// The body of every reply that reports an error.
 #[derive(SerJson, DeJson)]
 pub struct ErrorBody {

@@ -36,7 +36,7 @@ use crate::sys::socket;
 
 use connections::Connections;
 use event_loop::EventLoop;
-pub use routes::{App, Deadlines};
+pub use routes::{App, Deadlines, Operations};
 
 /// A server that accepts connections.
 pub struct Server {

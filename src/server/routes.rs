@@ -35,12 +35,23 @@ pub struct App {
     pub log: Log,
     pub deadlines: Deadlines,
     pub sessions: Arc<Runtime>,
+    pub operations: Box<dyn Operations>,
     /// The number of open event streams.
     pub streams: Arc<AtomicUsize>,
     /// Called for each accepted shutdown request, before the reply is written.
     pub on_shutdown: Box<dyn Fn() + Send + Sync>,
     /// Called for each authorized request; must be fast.
     pub on_activity: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What clients may ask the daemon for by name.
+pub trait Operations: Send + Sync {
+    /// Returns the list of all operations, as JSON.
+    fn list(&self) -> String;
+
+    /// Performs the operation of this id, for the body of a request. Returns the status of the
+    /// reply and its body.
+    fn perform(&self, sessions: &Arc<Runtime>, id: &str, body: &[u8]) -> (u16, String);
 }
 
 /// How long a client may take; see [`limits`].
@@ -85,6 +96,9 @@ enum Route<'h> {
     Liveness,
     Metrics,
     Shutdown,
+    Operations,
+    /// `/v3/operations/:id`
+    Operation(&'h str),
     /// `/v3/sessions`
     Sessions,
     /// `/v3/sessions/:id`
@@ -112,6 +126,8 @@ impl Route<'_> {
         Some(match *segments.as_slice() {
             ["metrics"] => Route::Metrics,
             ["shutdown"] => Route::Shutdown,
+            ["operations"] => Route::Operations,
+            ["operations", id] => Route::Operation(id),
             ["sessions"] => Route::Sessions,
             ["sessions", id] => Route::Session(id),
             ["sessions", id, "turns"] => Route::Turns(id),
@@ -128,11 +144,15 @@ impl Route<'_> {
     /// Returns the methods that it accepts, for the `Allow` header.
     fn methods(&self) -> &'static str {
         match self {
-            Route::Health | Route::Liveness | Route::Metrics => "GET, HEAD",
+            Route::Health | Route::Liveness | Route::Metrics | Route::Operations => "GET, HEAD",
             Route::Sessions => "GET, HEAD, POST",
             Route::Session(_) => "GET, HEAD, DELETE",
             Route::Events(_) | Route::Sse | Route::WebSocket => "GET",
-            Route::Shutdown | Route::Turns(_) | Route::Cancel(_) | Route::Permission(..) => "POST",
+            Route::Shutdown
+            | Route::Operation(_)
+            | Route::Turns(_)
+            | Route::Cancel(_)
+            | Route::Permission(..) => "POST",
         }
     }
 }
@@ -202,6 +222,11 @@ impl App {
             (Route::Liveness, _) => Reply::json(200, &liveness()),
             (Route::Metrics, _) => self.metrics(),
             (Route::Shutdown, _) => self.shutdown(body)?,
+            (Route::Operations, _) => Reply::json_text(200, self.operations.list()),
+            (Route::Operation(id), _) => {
+                let (status, body) = self.operations.perform(runtime, id, body);
+                Reply::json_text(status, body)
+            }
             (Route::Sessions, Method::Post) => session_handlers::create(runtime, body)?,
             (Route::Sessions, _) => session_handlers::list(runtime, query)?,
             (Route::Session(id), Method::Delete) => session_handlers::delete(runtime, id)?,

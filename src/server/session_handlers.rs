@@ -14,7 +14,7 @@ use crate::limits;
 use crate::protocol::event::SessionConfig;
 use crate::protocol::{
     ChatMessage, CreateSession, ErrorDetail, Metadata, PermissionReply, ResolvePermission,
-    SessionId, SessionPage, SessionSummary, SubmitTurn, TurnAccepted,
+    SessionId, SessionSummary, SubmitTurn, TurnAccepted,
 };
 use crate::session::feed::{Feed, SessionFeed, WideFeed};
 use crate::session::runtime::Runtime;
@@ -124,11 +124,7 @@ fn decoded<T: DeJson>(raw: &Raw) -> Option<T> {
 pub fn list(runtime: &Runtime, query: &str) -> Result<Reply, Reply> {
     let count = count(query, limits::SESSIONS_PAGE_MAX)?.unwrap_or(limits::SESSIONS_PAGE_DEFAULT);
     let before = number(query, "before", 0..=u64::MAX)?;
-    let page = runtime.page(before, count)?;
-    // One that cannot be read, or has just been deleted, must not hide the others.
-    let sessions = page.ids.iter().filter_map(|id| runtime.summary(id).ok()).collect();
-    let next = page.next.map(|next| next.to_string());
-    Ok(Reply::json(200, &SessionPage { sessions, next }))
+    Ok(Reply::json(200, &runtime.summaries(before, count)?))
 }
 
 pub fn show(session: &Session) -> Result<Reply, Reply> {

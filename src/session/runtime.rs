@@ -14,7 +14,7 @@ use crate::error::{Error, Kind};
 use crate::log::Log;
 use crate::mutex::lock;
 use crate::protocol::event::{Event, SessionConfig, SessionSnapshot, TurnHead};
-use crate::protocol::{RuntimeCounts, SessionId, SessionSummary};
+use crate::protocol::{RuntimeCounts, SessionId, SessionPage, SessionSummary};
 use crate::{clock, json, limits, sys};
 
 use super::journal::Journal;
@@ -424,6 +424,14 @@ impl Runtime {
     pub fn page(&self, before: Option<u64>, count: usize) -> Result<Page, Error> {
         self.complete_index();
         self.store.page(before, count)
+    }
+
+    /// Returns the summaries of the sessions on a page.
+    pub fn summaries(&self, before: Option<u64>, count: usize) -> Result<SessionPage, Error> {
+        let page = self.page(before, count)?;
+        // One that cannot be read, or has just been deleted, must not hide the others.
+        let sessions = page.ids.iter().filter_map(|id| self.summary(id).ok()).collect();
+        Ok(SessionPage { sessions, next: page.next.map(|next| next.to_string()) })
     }
 
     /// Adds the sessions to the index that it lacks. If that fails, they are listed without it.

@@ -385,7 +385,7 @@ fn the_page_lists_the_names_of_the_tools() {
 fn the_page_lists_the_files_and_the_fields_of_the_state_file() {
     let source = document("src/paths.rs");
     let mut files = between(&source, "\"daemon/", '"');
-    for name in ["config", "chat"] {
+    for name in ["config", "chat", "exports"] {
         let begin = format!("join(\"{name}");
         files.extend(between(&source, &begin, '"').iter().map(|rest| format!("{name}{rest}")));
     }
@@ -512,6 +512,37 @@ fn the_page_lists_the_error_codes_of_the_api() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+#[test]
+fn the_page_lists_the_operations_and_their_inputs() {
+    let source = document("src/commands/operations.rs");
+    let table = source.split("const OPERATIONS: ").nth(1).unwrap();
+    let session = source.split("const SESSION: ").nth(1).unwrap().split(';').next().unwrap();
+    let mut listed = BTreeMap::new();
+    for item in Page::read("opta-daemon.1").section("Operations").items() {
+        for id in item.head.split(", ") {
+            listed.insert(id.to_owned(), item.body.clone());
+        }
+    }
+    let operations = table.split("id: \"").skip(1);
+    let operations: Vec<(&str, &str)> =
+        operations.map(|rest| rest.split_once('"').unwrap()).collect();
+    assert_eq!(set(listed.keys()), set(operations.iter().map(|(id, _)| id)));
+    for (id, definition) in operations {
+        let definition = definition.replace("SESSION,", session).replace("[SESSION]", session);
+        let fields = ["text(", "one_of(", "up_to("];
+        let mut names = BTreeSet::new();
+        for constructor in fields.into_iter().chain([".or("]) {
+            let calls = definition.split(constructor).skip(1);
+            names.extend(calls.map(|call| call.split('"').nth(1).unwrap().to_owned()));
+        }
+        let body = &listed[id];
+        for name in names {
+            assert!(body.contains(&name), "{id}: the page does not name {name}");
+        }
+        assert_eq!(definition.contains("Safety::Dangerous"), body.contains("dangerous"), "{id}");
+    }
+}
+
 /// Returns the constants of `src/limits.rs` as a document writes them: seconds, bytes, `1 to 2`.
 pub fn limits() -> BTreeMap<String, String> {
     fn product(expression: &str) -> u64 {
@@ -584,6 +615,9 @@ const STATED: [Stated; 5] = [
             ("ID_BYTES_MAX", "An id consists of 1 to {} letters"),
             ("SESSIONS_PAGE_MAX", "from 1 to {}; the default"),
             ("SESSIONS_PAGE_DEFAULT", "the default is {}."),
+            ("LOG_LINES_OPERATION_MAX", "from 1 to {}, by default"),
+            ("LOG_LINES_OPERATION_DEFAULT", "by default {}, as logs"),
+            ("SESSIONS_PAGE_DEFAULT", "newest sessions, by default {},"),
             ("QUEUED_TURNS_MAX", "or {} turns are already waiting"),
             ("ACTIVE_TURNS_MAX", "at most {} run at the same time"),
             ("EVENTS_MAX", "of them, from 1 to {},"),

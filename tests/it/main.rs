@@ -54,6 +54,8 @@ mod logs;
 /// Names of model servers.
 mod names;
 mod namespaces;
+/// What a client may ask the daemon for by name.
+mod operations;
 /// Many clients, slow clients, and memory that runs out.
 mod overload;
 /// The prompt of a chat: keys, pastes, several lines, history, and the terminal afterward.

@@ -15,18 +15,18 @@ use crate::sys::terminal;
 use crate::text::{escaped, wrapped};
 use crate::{config, json, limits};
 
-const PASS: &str = "pass";
-const WARN: &str = "warn";
-const FAIL: &str = "fail";
+pub const PASS: &str = "pass";
+pub const WARN: &str = "warn";
+pub const FAIL: &str = "fail";
 
 /// The result of a check, as a line of `--json`.
 #[derive(SerJson)]
 pub struct Finding {
-    check: &'static str,
-    status: &'static str,
-    message: String,
+    pub check: &'static str,
+    pub status: &'static str,
+    pub message: String,
     /// A command that fixes the problem, or shows more about it.
-    fix: Option<String>,
+    pub fix: Option<String>,
 }
 
 /// The finding of a check; an error is one that ended the check early.

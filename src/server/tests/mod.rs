@@ -29,7 +29,7 @@ use crate::session::turn::{Agent, Fault};
 use crate::sys;
 use crate::token::Token;
 
-use super::{App, Deadlines, Server, Stopping};
+use super::{App, Deadlines, Operations, Server, Stopping};
 
 /// Longer than any reply takes on the slowest machine.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,6 +42,19 @@ struct NoAgent;
 impl Agent for NoAgent {
     fn run(&self, _turn: &Turn<'_>) -> Result<TurnStats, Fault> {
         Err(Fault { code: "model-unreachable", message: "there is no model".to_owned() })
+    }
+}
+
+/// Performs nothing: the operations are tested in the whole program.
+struct NoOperations;
+
+impl Operations for NoOperations {
+    fn list(&self) -> String {
+        "{}".to_owned()
+    }
+
+    fn perform(&self, _sessions: &Arc<Runtime>, id: &str, _body: &[u8]) -> (u16, String) {
+        (404, format!("{{\"id\":\"{id}\"}}"))
     }
 }
 
@@ -74,6 +87,7 @@ impl Daemon {
         let store = Store::new(directory.join("sessions"));
         let app = App {
             sessions: Runtime::new(store, "daemon_12345678", log.clone(), Box::new(NoAgent)),
+            operations: Box::new(NoOperations),
             streams: Arc::default(),
             token: token.clone(),
             daemon_id: "daemon_12345678".into(),

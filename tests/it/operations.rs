@@ -1,0 +1,258 @@
+//! The operations of the API: what a client may ask the daemon for by name.
+
+use std::fs;
+
+use crate::api::{Api, Reply};
+use crate::model::Model;
+use crate::support::{Home, STARTED, eventually, http, mode};
+
+fn perform(api: &Api, id: &str, input: &str) -> Reply {
+    api.post(&format!("/v3/operations/{id}"), &format!(r#"{{"input":{input}}}"#))
+}
+
+/// Returns the ids in the list of operations, with the safety of each.
+fn listed(api: &Api) -> Vec<(String, String)> {
+    let list = api.get("/v3/operations").expect(200).body;
+    let entries = list.split(r#"{"id":""#).skip(1);
+    let safety = |entry: &str| {
+        let rest = entry.split_once(r#""safety":""#).unwrap().1;
+        rest.split('"').next().unwrap().to_owned()
+    };
+    entries.map(|entry| (entry.split('"').next().unwrap().to_owned(), safety(entry))).collect()
+}
+
+#[test]
+fn every_listed_operation_is_performed_and_says_what_it_needs() {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    let listed = listed(&api);
+    assert!(listed.len() > 20, "{listed:?}");
+    for (id, safety) in listed {
+        assert!(["read", "write", "dangerous"].contains(&safety.as_str()), "{id}: {safety}");
+        if safety != "read" {
+            continue;
+        }
+        let reply = perform(&api, &id, r#"{"sessionId":"none"}"#);
+        let expected = if id == "sessions.get" { 404 } else { 200 };
+        let reply = reply.expect(expected);
+        assert_eq!(reply.field("ok"), if expected == 200 { "true" } else { "false" }, "{id}");
+        assert_eq!((reply.field("id"), reply.field("safety")), (id.as_str(), "read"));
+    }
+    assert_eq!(http(api.port, "GET", "/v3/operations", None).0, 401);
+    assert_eq!(http(api.port, "POST", "/v3/operations/doctor", None).0, 401);
+}
+
+#[test]
+fn the_list_of_sessions_has_what_the_desktop_app_shows() {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    for id in ["first", "second"] {
+        let body = r#"{"sessionId":"ID","title":"T-ID","metadata":{"workspace":"/tmp"}}"#;
+        api.post("/v3/sessions", &body.replace("ID", id)).expect(201);
+    }
+    let all = perform(&api, "sessions.list", r#"{"limit":250}"#).expect(200);
+    let second = all.body.find(r#""sessionId":"second""#).unwrap();
+    assert!(second < all.body.find(r#""sessionId":"first""#).unwrap(), "{}", all.body);
+    assert!(all.body.contains(r#""result":{"sessions":[{"#), "{}", all.body);
+    assert_eq!((all.field("title"), all.field("workspace")), ("T-second", "/tmp"));
+    assert!(all.field("updatedAt").ends_with('Z'));
+    let one = perform(&api, "sessions.list", r#"{"limit":1,"tag":null,"unknown":{}}"#);
+    assert!(!one.expect(200).body.contains("first"));
+    assert_eq!(perform(&api, "browser.host", r#"{"action":"status"}"#).field("running"), "false");
+}
+
+#[test]
+fn an_input_is_checked_against_the_schema_in_the_list() {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    let list = api.get("/v3/operations").body;
+    let limit = concat!(
+        r#""limit":{"type":"integer","description":"The number of sessions.","#,
+        r#""minimum":1,"maximum":250}"#
+    );
+    assert!(list.contains(limit), "{list}");
+    let session = r#""anyOf":[{"required":["sessionId"]},{"required":["id"]}]"#;
+    assert!(list.contains(session), "{list}");
+    for (id, body, what) in [
+        (
+            "sessions.list",
+            r#"{"input":{"limit":0}}"#,
+            "input.limit is a whole number from 1 to 250",
+        ),
+        ("sessions.list", r#"{"input":{"limit":251}}"#, "from 1 to 250"),
+        ("sessions.list", r#"{"input":{"limit":"5"}}"#, "from 1 to 250"),
+        ("sessions.list", r#"{"input":{"limit":1.5}}"#, "from 1 to 250"),
+        ("sessions.list", r#"{"input":[]}"#, "input is an object"),
+        ("sessions.list", r#"{"input":"x"}"#, "input is an object"),
+        ("sessions.list", "[]", "line 1, column 1"),
+        ("sessions.list", "{", "the text ends"),
+        ("sessions.get", "{}", "input.sessionId is missing"),
+        ("sessions.get", r#"{"input":{"id":null}}"#, "input.sessionId is missing"),
+        ("sessions.get", r#"{"input":{"id":7}}"#, "input.id is a text"),
+        ("sessions.export", r#"{"input":{"id":"x","format":"pdf"}}"#, "json or markdown or text"),
+        ("daemon.logs", r#"{"input":{"lines":1001}}"#, "from 1 to 1000"),
+    ] {
+        let reply = api.post(&format!("/v3/operations/{id}"), body).expect(400);
+        assert_eq!(reply.field("code"), "validation_error", "{body}");
+        assert!(reply.field("message").contains(what), "{body}: {}", reply.body);
+    }
+    for body in ["", "{}", r#"{"limit":250}"#, r#"{"params":{"limit":1}}"#, r#"{"input":null}"#] {
+        api.post("/v3/operations/sessions.list", body).expect(200);
+    }
+    perform(&api, "daemon.logs", r#"{"lines":1000}"#).expect(200);
+}
+
+#[test]
+fn an_unknown_operation_is_not_found() {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    for id in ["nothing", "sessions", "sessions.list.x", "%00", "Doctor"] {
+        let reply = perform(&api, id, "{}").expect(404);
+        assert_eq!((reply.field("ok"), reply.field("code")), ("false", "not_found"), "{id}");
+    }
+    api.get("/v3/operations/doctor").expect(405);
+    api.post("/v3/operations", "{}").expect(405);
+}
+
+#[test]
+fn operations_report_what_the_commands_of_the_same_name_do() {
+    let (home, model) = (Home::new(), Model::new());
+    let daemon = home.opta("daemon start").env("OPTA_MODEL_URL", model.url());
+    let daemon = daemon.stdout(STARTED).run();
+    let api = Api::of(&home);
+
+    let status = perform(&api, "daemon.status", "{}").expect(200);
+    let printed = home.opta("daemon status --json").stdout("{*}").run().stdout;
+    let common = printed.split_once(r#""uptime""#).unwrap().0;
+    assert!(status.body.contains(common), "{} {printed}", status.body);
+    assert_eq!((status.field("running"), status.field("state")), ("true", "running"));
+    assert_eq!(status.number("pid"), u64::try_from(daemon.pid()).unwrap());
+    assert_eq!(status.field("installedAs"), "manual");
+    assert_eq!(status.field("logPath"), home.file("daemon.log").to_str().unwrap());
+
+    let doctor = perform(&api, "doctor", r#"{"fix":true}"#).expect(200);
+    assert_eq!(doctor.number("passed") + doctor.number("warnings"), 10, "{}", doctor.body);
+    let found = home.opta("doctor --json").env("OPTA_MODEL_URL", model.url()).stdout("{*}").run();
+    // Free space and the size of the log change in between.
+    let changes = |line: &&str| line.contains(r#":"disk""#) || line.contains(r#":"log""#);
+    for line in found.stdout.lines().filter(|line| !changes(line)) {
+        let line = line.trim_end_matches('}');
+        assert!(doctor.body.contains(line), "{line} is not in {}", doctor.body);
+    }
+
+    let logs = perform(&api, "daemon.logs", r#"{"lines":1000}"#).expect(200);
+    assert!(logs.body.contains(r#""level":"info","message":"daemon started on 127.0.0.1:"#));
+    let one = perform(&api, "daemon.logs", r#"{"lines":1}"#).expect(200);
+    assert_eq!(one.body.matches("timestamp").count(), 1, "{}", one.body);
+
+    let version = perform(&api, "version.check", "{}").expect(200);
+    assert_eq!(version.field("current"), env!("CARGO_PKG_VERSION"));
+    assert_eq!(version.field("latest"), "null");
+    let start = perform(&api, "daemon.start", "{}").expect(200);
+    assert_eq!(start.field("alreadyRunning"), "true");
+}
+
+#[test]
+fn a_session_is_shown_exported_and_deleted_by_name() {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    let body =
+        r#"{"sessionId":"kept","title":"A title","messages":[{"role":"user","content":"hi"}]}"#;
+    api.post("/v3/sessions", body).expect(201);
+    for input in [r#"{"id":"kept"}"#, r#"{"sessionId":"kept"}"#, r#"{"id":"ke"}"#] {
+        let shown = perform(&api, "sessions.get", input).expect(200);
+        assert_eq!((shown.field("sessionId"), shown.number("messageCount")), ("kept", 1));
+        assert!(shown.body.contains(r#""tags":[]"#), "{}", shown.body);
+    }
+
+    for (format, command, extension) in [
+        ("json", "export", "json"),
+        ("markdown", "export --format markdown", "md"),
+        ("text", "show", "txt"),
+    ] {
+        let input = format!(r#"{{"sessionId":"kept","format":"{format}"}}"#);
+        let written = perform(&api, "sessions.export", &input).expect(200);
+        let path = home.path().join(format!(".config/opta/exports/kept.{extension}"));
+        assert_eq!(written.field("path"), path.to_str().unwrap());
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(written.number("sizeBytes"), text.len() as u64);
+        assert_eq!(mode(&path), 0o600);
+        let printed = home.opta(&format!("sessions {command} kept")).stdout("{*}").run().stdout;
+        assert_eq!(text.trim_end(), printed.trim_end());
+    }
+    let own = home.beside("own.json");
+    let input = format!(r#"{{"sessionId":"kept","outputPath":"{}"}}"#, own.display());
+    perform(&api, "sessions.export", &input).expect(200);
+    let before = fs::read(&own).unwrap();
+    let again = perform(&api, "sessions.export", &input).expect(400);
+    assert!(again.field("message").starts_with("outputPath exists: "), "{}", again.body);
+    assert_eq!(fs::read(&own).unwrap(), before);
+    let relative = r#"{"sessionId":"kept","outputPath":"x.json"}"#;
+    perform(&api, "sessions.export", relative).expect(400);
+
+    // A prefix is not enough to delete it.
+    perform(&api, "sessions.delete", r#"{"sessionId":"ke"}"#).expect(404);
+    perform(&api, "sessions.delete", r#"{"sessionId":"kept"}"#).expect(200);
+    let gone = perform(&api, "sessions.delete", r#"{"sessionId":"kept"}"#).expect(404);
+    assert_eq!(gone.field("code"), "not_found");
+    api.get("/v3/sessions/kept").expect(404);
+    perform(&api, "sessions.delete", r#"{"sessionId":"../x"}"#).expect(400);
+}
+
+#[test]
+fn no_result_has_the_token() {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    for (id, safety) in listed(&api) {
+        if safety == "read" || id == "daemon.start" {
+            let reply = perform(&api, &id, r#"{"sessionId":"x"}"#);
+            assert!(!reply.body.contains(&api.token), "{id}");
+        }
+    }
+    assert!(!api.get("/v3/operations").body.contains(&api.token));
+}
+
+#[test]
+fn a_dangerous_operation_needs_a_confirmation() {
+    let home = Home::new();
+    let daemon = home.start();
+    let api = Api::of(&home);
+    let path = "/v3/operations/daemon.restart";
+    for body in [
+        "",
+        "{}",
+        r#"{"input":{}}"#,
+        r#"{"confirmDangerous":false}"#,
+        r#"{"confirmDangerous":"true"}"#,
+    ] {
+        let reply = api.post(path, body).expect(403);
+        assert_eq!(reply.field("code"), "dangerous_confirmation_required", "{body}");
+    }
+    assert_eq!(home.owner(), Some(daemon.pid));
+    let reply = api.post(path, r#"{"input":{},"confirmDangerous":true}"#).expect(200);
+    assert_eq!(reply.field("ok"), "true");
+    eventually("the daemon is replaced", || {
+        home.owner().is_some_and(|pid| pid != daemon.pid) && home.file("state.json").exists()
+    });
+    let next = Api::of(&home);
+    assert_ne!(next.token, api.token);
+    next.get("/v3/metrics").expect(200);
+}
+
+#[test]
+fn a_daemon_that_is_asked_to_stop_answers_first() {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    let reply = perform(&api, "daemon.stop", "{}").expect(200);
+    assert_eq!(reply.field("started"), "opta daemon stop");
+    home.wait_for_end();
+    eventually("the command has ended", || home.processes().is_empty());
+    home.assert_nothing_left();
+}
