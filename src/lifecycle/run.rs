@@ -26,6 +26,7 @@ use crate::session::store::Store;
 use crate::state::{self, DaemonInfo};
 use crate::sys::namespace;
 use crate::sys::signal::{self, Signal};
+use crate::sys::spawn;
 use crate::token::{Token, random_name};
 use crate::{clock, limits, sys};
 
@@ -132,7 +133,7 @@ fn prepare(
         log.warn("core files cannot be forbidden", &[("cause", &error)]);
     }
     listen_for_signals(events.clone(), log.clone())?;
-    let executable = std::env::current_exe().ok();
+    let executable = spawn::program().ok();
     let executable_id = executable.as_ref().and_then(|path| file_id(path));
     let executable = executable.filter(|_| executable_id.is_some());
     Ok(DaemonInfo {

@@ -13,6 +13,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{check, signal};
@@ -33,6 +34,9 @@ const FIRST_CLOSED: RawFd = 6;
 fn own_paths() -> io::Result<Vec<CString>> {
     use std::ffi::{CStr, OsStr};
     use std::os::unix::ffi::OsStrExt;
+    if let Some(path) = program_of_loader() {
+        return Ok(vec![CString::new(path.into_os_string().into_vec())?]);
+    }
     let mut paths = vec![CString::from(c"/proc/self/exe")];
     // SAFETY: the call takes a constant.
     let address = unsafe { libc::getauxval(libc::AT_EXECFN) };
@@ -53,6 +57,38 @@ fn own_paths() -> io::Result<Vec<CString>> {
 #[cfg(not(target_os = "linux"))]
 fn own_paths() -> io::Result<Vec<CString>> {
     Ok(vec![CString::new(std::env::current_exe()?.into_os_string().into_vec())?])
+}
+
+/// Returns the path of the program, also if it is run by `ld.so opta`.
+pub fn program() -> io::Result<PathBuf> {
+    program_of_loader().map_or_else(std::env::current_exe, Ok)
+}
+
+/// Returns the path of the program if the process executed the dynamic loader, which loaded it:
+/// what the system calls the program is the loader then. ld.so(8), proc(5).
+#[cfg(all(target_os = "linux", not(target_feature = "crt-static")))]
+fn program_of_loader() -> Option<PathBuf> {
+    // SAFETY: the call takes a constant.
+    if unsafe { libc::getauxval(libc::AT_BASE) } != 0 {
+        // The system loaded the loader for the program.
+        return None;
+    }
+    let own = u64::try_from(program_of_loader as *const () as usize).ok()?;
+    let mappings = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let path = mappings.lines().find_map(|line| {
+        let number = |digits| u64::from_str_radix(digits, 16).ok();
+        let (range, rest) = line.split_once(' ')?;
+        let (begin, end) = range.split_once('-')?;
+        let is_own = (number(begin)?..number(end)?).contains(&own);
+        is_own.then(|| rest.get(rest.find('/')?..)).flatten()
+    })?;
+    Some(PathBuf::from(path))
+}
+
+/// Returns `None`: no loader is executed.
+#[cfg(not(all(target_os = "linux", not(target_feature = "crt-static"))))]
+fn program_of_loader() -> Option<PathBuf> {
+    None
 }
 
 /// The descriptors that the new process gets from its starter.

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::support::{
-    ADDRESS_IN_USE, ALREADY, ANYTHING, Daemon, Home, NONE, NOT_RUNNING, RESTARTED,
+    ADDRESS_IN_USE, ALREADY, ANYTHING, Daemon, Home, IS_STATIC, NONE, NOT_RUNNING, RESTARTED,
     RESTARTED_AFRESH, RUNNING, STARTED, STOPPED, eventually, freeze, http, is_locked, is_refused,
     mode, namespace, need, signal, skip, state_of,
 };
@@ -375,6 +376,29 @@ os.execvp("opta", ["opta", "daemon"])
         let daemon = home.sh(r#"exec python3 -c "$@""#).arg("sh").arg(listening).arg(address);
         daemon.arg(home.beside("file")).stderr(incomplete).status(2).run();
     }
+    home.assert_nothing_left();
+}
+
+#[test]
+fn a_program_that_the_dynamic_loader_runs_is_started_and_installed_by_its_own_path() {
+    let loader = "/lib64/ld-linux-x86-64.so.2";
+    if IS_STATIC || !Path::new(loader).exists() {
+        skip!("it needs a dynamic program and its loader");
+    }
+    let home = Home::new();
+    let script = r#"
+        program=$(command -v opta)
+        mkdir ~/../shim; ln -s /bin/false ~/../shim/systemctl; PATH=~/../shim:$PATH
+        opta() { "$loader" "$program" "$@"; }
+        opta daemon start; opta daemon restart
+        opta daemon status --json | grep -o '"staleBinary":[a-z]*'
+        opta daemon stop; opta daemon install >/dev/null 2>&1
+        grep -c "^ExecStart=\"$program\" " ~/.config/systemd/user/opta-daemon.service
+    "#;
+    let first = STARTED.replace("{pid}", "{old}");
+    let stale = "\"staleBinary\":false\n";
+    let expected = format!("{first}{RESTARTED}{stale}{STOPPED}1\n");
+    home.sh(script).env("loader", loader).stdout(&expected).run();
     home.assert_nothing_left();
 }
 

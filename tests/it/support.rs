@@ -40,7 +40,7 @@ fn reset_signals() {
 
 /// Whether the program has the static C library, musl, which makes some system calls by other names
 /// and has words of its own for errors.
-const IS_STATIC: bool = cfg!(target_env = "musl");
+pub const IS_STATIC: bool = cfg!(target_env = "musl");
 /// The system call that starts a thread.
 pub const START_THREAD: &str = if IS_STATIC { "clone" } else { "clone3" };
 /// How many files the C library itself reads before the program begins.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{At, Error, Kind};
 use crate::paths::Paths;
+use crate::sys::spawn;
 use crate::{config, disk};
 
 /// In every file that opta writes, and in no other.
@@ -117,7 +118,7 @@ fn expressible(search_path: &OsStr) -> String {
 /// Symbolic links are not resolved: a package or version manager changes the link at every upgrade,
 /// and removes its target.
 fn program(search_path: &OsStr) -> Result<PathBuf, Error> {
-    let running = without_deleted(std::env::current_exe().at("find", Path::new("opta"))?);
+    let running = without_deleted(spawn::program().at("find", Path::new("opta"))?);
     let called = std::env::args_os().next().unwrap_or_default();
     // The caller chooses the name: it counts only if it leads to the running program.
     let same = |path: &PathBuf| {
