@@ -215,6 +215,21 @@ impl ToolSettings {
     }
 }
 
+/// Returns the directories that `workspaces` in the settings in `path` names, by their labels. A
+/// missing file counts as an empty one.
+pub fn workspaces(path: &Path) -> Result<HashMap<String, String>, Error> {
+    let (file, at) = read(path)?;
+    let named = file.workspaces.unwrap_or_default();
+    match named.iter().find(|(_, directory)| !Path::new(directory).is_absolute()) {
+        None => Ok(named),
+        Some((label, directory)) => Err(invalid(
+            at(&format!("workspaces.{label}")),
+            "an absolute path is needed",
+            directory,
+        )),
+    }
+}
+
 /// The variables, besides `LC_*`, that commands of a turn inherit from the caller: locations and
 /// the user's preferences. None may hold a secret.
 const TURN_VARIABLES: [&str; 24] = [
@@ -337,6 +352,7 @@ struct ConfigFile {
     permissions: Option<HashMap<String, Lenient>>,
     environment: Option<Vec<String>>,
     safety: Option<SafetyKeys>,
+    workspaces: Option<HashMap<String, String>>,
 }
 
 #[derive(DeJson)]

@@ -256,6 +256,8 @@ pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
 pub const NAME_BYTES_MAX: usize = 256;
 /// The title that a client gives to a session.
 pub const TITLE_BYTES_MAX: usize = 1024;
+/// The label of a workspace, which is the name of a directory: `NAME_MAX`.
+pub const LABEL_BYTES_MAX: usize = 255;
 /// A path: `PATH_MAX` of Linux.
 pub const PATH_BYTES_MAX: usize = 4096;
 

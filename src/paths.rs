@@ -17,6 +17,9 @@ pub const LAUNCHD_OUTPUT: &str = "daemon/daemon.out.log";
 /// The same for standard error, which has the reason if the daemon could not start.
 pub const LAUNCHD_ERRORS: &str = "daemon/daemon.err.log";
 
+/// The directory of workspaces below the user's data.
+const WORKSPACES: &str = "opta/workspaces";
+
 /// A service manager: the program that starts, supervises and stops services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manager {
@@ -51,18 +54,22 @@ pub struct Paths {
     home: Option<PathBuf>,
     /// `$XDG_CONFIG_HOME`
     config_home: Option<PathBuf>,
+    /// `$XDG_DATA_HOME`
+    data_home: Option<PathBuf>,
 }
 
 impl Paths {
     /// Finds the root: `$OPTA_HOME`, or on Linux `$XDG_CONFIG_HOME/opta`, or `~/.config/opta`.
     ///
     /// An empty variable counts as unset. A relative `OPTA_HOME` or `HOME` is an error: in every
-    /// directory it would name another one. A relative `XDG_CONFIG_HOME` is ignored, as the XDG
-    /// Base Directory Specification demands. Without `HOME`, the user database is read.
+    /// directory it would name another one. Relative values of XDG variables are ignored, as the
+    /// XDG Base Directory Specification demands. Without `HOME`, the user database is read.
     pub fn from_environment() -> Result<Paths, Error> {
         let home = variable("HOME").map(PathBuf::from).or_else(sys::home_of_user);
-        let config_home = variable("XDG_CONFIG_HOME").map(PathBuf::from);
-        let config_home = config_home.filter(|path| path.is_absolute());
+        let absolute_path =
+            |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
+        let config_home = variable("XDG_CONFIG_HOME").and_then(absolute_path);
+        let data_home = variable("XDG_DATA_HOME").and_then(absolute_path);
         let root = match variable("OPTA_HOME").map(PathBuf::from) {
             Some(root) => {
                 disk::refuse_links_of_others(absolute("OPTA_HOME", &root)?)?;
@@ -73,7 +80,7 @@ impl Paths {
                 None => home_directory(home.as_deref())?.join(".config/opta"),
             },
         };
-        Ok(Paths { root, home, config_home })
+        Ok(Paths { root, home, config_home, data_home })
     }
 
     /// Returns the root: the path of the directory that contains everything else.
@@ -99,6 +106,22 @@ impl Paths {
             (Manager::Systemd, None) => home()?.join(".config/systemd/user/opta-daemon.service"),
             (Manager::Launchd, _) => home()?.join("Library/LaunchAgents/com.opta.daemon.plist"),
         })
+    }
+
+    /// Returns the path of the directory with the workspaces of sessions that name theirs by a
+    /// label. It is the user's, not one of opta's own.
+    pub fn workspaces(&self) -> Result<PathBuf, Error> {
+        Ok(match &self.data_home {
+            Some(data_home) => data_home.join(WORKSPACES),
+            None => home_directory(self.home.as_deref())?.join(".local/share").join(WORKSPACES),
+        })
+    }
+
+    /// Returns whether `path` is that of the directory for `label` below [`Paths::workspaces`],
+    /// whatever the environment was when it was chosen.
+    pub fn is_workspace_of(label: &str, path: &Path) -> bool {
+        // An absolute path would replace the rest.
+        !label.contains('/') && path.ends_with(Path::new(WORKSPACES).join(label))
     }
 
     /// Returns the path of the daemon's directory.

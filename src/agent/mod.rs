@@ -13,6 +13,7 @@ mod tool_call;
 mod tool_runner;
 mod tools;
 mod turn_loop;
+mod workspaces;
 
 pub use tools::{command, preview, proposal};
 pub use turn_loop::Assistant;

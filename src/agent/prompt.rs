@@ -18,7 +18,7 @@ const NAMES: [&str; 2] = ["AGENTS.md", "CLAUDE.md"];
 
 /// What a prompt is about.
 pub struct Surroundings<'a> {
-    /// As the session has it.
+    /// The directory that tools work in, which need not exist.
     pub workspace: Option<&'a str>,
     pub tools: &'a [&'static Tool],
     /// The directory of opta.

@@ -32,7 +32,8 @@ use super::model::{
 use super::prompt::{Surroundings, SystemPrompt};
 use super::tool_call::{self, Call};
 use super::tool_runner::ToolRunner;
-use super::tools::{self, SeenBySession, TOOLS, Tool, ToolContext, Workspace};
+use super::tools::{self, SeenBySession, TOOLS, Tool, ToolContext};
+use super::workspaces::Workspaces;
 
 /// Follows the result of a call that the model has repeated too often.
 const SAME_RESULT: &str = "\n\n[you have made this call several times with the same result: do \
@@ -42,8 +43,7 @@ const SAME_RESULT: &str = "\n\n[you have made this call several times with the s
 pub struct Assistant {
     /// Read again for each turn, so that an edit takes effect with the next one.
     pub(super) config: PathBuf,
-    /// opta's own files, which no file tool may touch: the token, sessions and permissions.
-    pub(super) protected: Vec<PathBuf>,
+    pub(super) workspaces: Workspaces,
     pub(super) log: Log,
     pub(super) model: Box<dyn ChatModel>,
     pub(super) memory: ServerMemory,
@@ -54,9 +54,9 @@ impl Assistant {
     /// Makes an assistant. The user's `config.json` need not exist.
     pub fn new(paths: &Paths, log: Log) -> Assistant {
         let (config, model) = (paths.config(), Box::new(ServedModel(Timeouts::TURN)));
-        let protected = paths.of_all_homes();
+        let workspaces = Workspaces::new(paths);
         let (memory, seen) = (ServerMemory::default(), SeenBySession::default());
-        Assistant { config, protected, log, model, memory, seen }
+        Assistant { config, workspaces, log, model, memory, seen }
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
@@ -75,6 +75,10 @@ impl Agent for Assistant {
     fn run(&self, turn: &Turn<'_>) -> Result<TurnStats, Fault> {
         let settings = load(ToolSettings::load, &self.config)?;
         TurnLoop::new(turn, self, self.endpoint(turn)?, settings)?.run()
+    }
+
+    fn check_workspace(&self, workspace: &str) -> Result<Option<String>, String> {
+        self.workspaces.check(workspace)
     }
 }
 
@@ -123,11 +127,11 @@ impl<'a> TurnLoop<'a> {
         settings: ToolSettings,
     ) -> Result<TurnLoop<'a>, Fault> {
         let began = Instant::now();
-        let workspace = turn.session.summary().workspace;
+        let summary = turn.session.summary();
+        let directory = assistant.workspaces.directory(&summary);
         let conversation = turn.session.recent_conversation().map_err(SessionError::Failed)?;
-        let path = workspace.as_deref().ok_or_else(|| "the session has no workspace".to_owned());
         let context = ToolContext {
-            workspace: path.and_then(|path| Workspace::open(path, &assistant.protected)),
+            workspace: assistant.workspaces.of(&summary),
             environment: turn.options.environment.as_deref().unwrap_or_default(),
             seen: assistant.seen.of(turn.session.id.as_str()),
             umask: turn.options.umask().unwrap_or(0o077),
@@ -135,13 +139,13 @@ impl<'a> TurnLoop<'a> {
             deadline: began + limits::TURN_MAX,
         };
         let runner = ToolRunner { turn, context, settings, log: &assistant.log };
-        let may_use = |tool: &&'static Tool| workspace.is_some() && runner.rule(tool) != Rule::Deny;
+        let may_use = |tool: &&'static Tool| directory.is_some() && runner.rule(tool) != Rule::Deny;
         let tools: Vec<&'static Tool> = TOOLS.iter().filter(may_use).collect();
         let surroundings = Surroundings {
-            workspace: workspace.as_deref(),
+            workspace: directory.as_deref(),
             tools: &tools,
             home: assistant.config.parent().unwrap_or(&assistant.config),
-            protected: &assistant.protected,
+            protected: &assistant.workspaces.protected,
         };
         let SystemPrompt { text: prompt, instructions } = surroundings.prompt();
         if !instructions.is_empty() {
@@ -150,7 +154,6 @@ impl<'a> TurnLoop<'a> {
         }
         let history = History::new(conversation, &prompt);
         let ids = history.call_ids().map(str::to_owned).collect();
-        let call_count = turn.session.summary().tool_call_count;
         let (generating, stats) = (Duration::ZERO, TurnStats::default());
         Ok(TurnLoop {
             assistant,
@@ -159,7 +162,7 @@ impl<'a> TurnLoop<'a> {
             tools,
             runner,
             ids,
-            call_count,
+            call_count: summary.tool_call_count,
             call_loop: CallLoop::default(),
             was_nudged: false,
             flaws: Vec::new(),

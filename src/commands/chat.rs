@@ -1,6 +1,7 @@
 //! `opta chat`
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::rc::Rc;
 
@@ -316,11 +317,12 @@ impl Chat<'_> {
 
     /// Returns the directory that tools work in.
     fn directory(&self) -> String {
-        let workspace = match self.session.is_created() {
-            true => self.store.summary(&self.session.id).ok().and_then(|found| found.workspace),
+        let summary = match self.session.is_created() {
+            true => self.store.summary(&self.session.id).ok(),
             false => None,
         };
-        let directory = workspace.map(Into::into).or_else(|| std::env::current_dir().ok());
+        let directory = summary.and_then(|found| found.working_directory().map(PathBuf::from));
+        let directory = directory.or_else(|| std::env::current_dir().ok());
         directory.map_or_else(|| "unknown".to_owned(), |path| self.paths.display(&path))
     }
 

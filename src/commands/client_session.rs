@@ -72,7 +72,8 @@ impl<'a> ClientSession<'a> {
                 std::env::current_dir().ok().and_then(|path| path.to_str().map(str::to_owned))
             }
             None => {
-                Store::new(paths.sessions()).summary(&id).ok().and_then(|found| found.workspace)
+                let summary = Store::new(paths.sessions()).summary(&id).ok();
+                summary.and_then(|found| found.working_directory().map(str::to_owned))
             }
         };
         let environment = config::turn_environment(&paths.config())?.into_iter();

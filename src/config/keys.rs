@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::json::{self, Lenient};
 
 /// The settings that are read, those of a section with its name.
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 18] = [
     "connection.caFile",
     "connection.firstWordSeconds",
     "connection.host",
@@ -23,6 +23,7 @@ pub const KEYS: [&str; 17] = [
     "model.toolChoice",
     "permissions",
     "safety.maxToolCalls",
+    "workspaces",
 ];
 
 /// The value of an object, by name.

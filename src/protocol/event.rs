@@ -165,8 +165,10 @@ pub struct SessionConfig {
     pub mode: Option<String>,
     #[nserde(rename = "systemPrompt")]
     pub system_prompt: Option<String>,
-    /// The directory that tools work in.
+    /// The directory that tools work in, or a label.
     pub workspace: Option<String>,
+    /// The directory of the label.
+    pub directory: Option<String>,
     /// As the client sent it.
     pub metadata: Option<Raw>,
     /// A conversation that began elsewhere, in the form of OpenAI's chat messages.

@@ -212,11 +212,21 @@ pub struct SessionSummary {
     /// `idle`, `running` or `queued`.
     pub status: String,
     pub turns: u64,
+    /// An absolute path, or a label.
     pub workspace: Option<String>,
+    /// The directory of the label.
+    pub directory: Option<String>,
     /// The number of its last event.
     pub seq: u64,
     /// Only in the reply to `GET /v3/sessions/:id`.
     pub messages: Option<Vec<Raw>>,
+}
+
+impl SessionSummary {
+    /// Returns the directory that tools work in.
+    pub fn working_directory(&self) -> Option<&str> {
+        self.directory.as_deref().or(self.workspace.as_deref())
+    }
 }
 
 /// The reply to `GET /v3/sessions`.

@@ -7,7 +7,8 @@ use super::*;
 const SUMMARY: &str = concat!(
     r#""sessionId":"s","model":"m","title":"t","createdAt":"c","updatedAt":"u","#,
     r#""lastActivityAt":"l","activeTurnId":"a","queuedTurns":1,"toolCallCount":2,"#,
-    r#""writerCount":3,"mode":"chat","status":"idle","turns":4,"workspace":"/w","seq":5"#
+    r#""writerCount":3,"mode":"chat","status":"idle","turns":4,"workspace":"/w","directory":"/d","#,
+    r#""seq":5"#
 );
 
 fn summary() -> SessionSummary {
@@ -26,6 +27,7 @@ fn summary() -> SessionSummary {
         status: "idle".into(),
         turns: 4,
         workspace: Some("/w".into()),
+        directory: Some("/d".into()),
         seq: 5,
         messages: None,
     }
@@ -51,6 +53,7 @@ fn session_config() -> SessionConfig {
         mode: Some("do".into()),
         system_prompt: Some("p".into()),
         workspace: Some("/w".into()),
+        directory: Some("/d".into()),
         metadata: Some(object(r#"{"workspace":"/w","k":[1]}"#)),
         messages: Some(vec![object(r#"{"role":"user"}"#)]),
     }
@@ -98,7 +101,7 @@ fn session_events() -> Vec<Pinned> {
         SUMMARY,
         r#"},"messages":[{"role":"user"}],"sessionId":"s","mode":"chat","model":"m","#,
         r#""status":"idle","turns":4,"founding":{"title":"t","model":"m","mode":"do","#,
-        r#""systemPrompt":"p","workspace":"/w","metadata":{"workspace":"/w","k":[1]},"#,
+        r#""systemPrompt":"p","workspace":"/w","directory":"/d","metadata":{"workspace":"/w","k":[1]},"#,
         r#""messages":[{"role":"user"}]}}"#,
     ];
     vec![
@@ -313,10 +316,12 @@ fn replies_about_the_daemon_keep_their_bytes() {
 #[test]
 fn sessions_keep_their_bytes() {
     let messages = Some(vec![object("{}"), object("{}")]);
-    let bare = SessionSummary { title: None, active_turn_id: None, workspace: None, ..summary() };
-    let bare_fields = [r#""title":"t","#, r#""activeTurnId":"a","#, r#""workspace":"/w","#]
-        .iter()
-        .fold(SUMMARY.to_owned(), |fields, field| fields.replace(field, ""));
+    let mut bare = SessionSummary { title: None, active_turn_id: None, ..summary() };
+    (bare.workspace, bare.directory) = (None, None);
+    let bare_fields =
+        [r#""title":"t","#, r#""activeTurnId":"a","#, r#""workspace":"/w","directory":"/d","#]
+            .iter()
+            .fold(SUMMARY.to_owned(), |fields, field| fields.replace(field, ""));
     let empty = SessionPage { sessions: Vec::new(), next: None };
     let page = SessionPage { sessions: vec![summary(), summary()], next: Some("7".into()) };
     for (text, expected) in [

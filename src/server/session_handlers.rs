@@ -111,6 +111,7 @@ pub fn create(runtime: &Runtime, body: &[u8]) -> Result<Reply, Reply> {
         mode: request.mode,
         system_prompt: request.system_prompt,
         workspace,
+        directory: None,
         metadata: request.metadata,
         messages,
     };

@@ -26,6 +26,7 @@ pub struct JournalState {
     pub model: Option<String>,
     pub mode: Option<String>,
     pub workspace: Option<String>,
+    pub directory: Option<String>,
     /// The number of submitted turns.
     pub turns: u64,
     pub tool_calls: u64,
@@ -125,6 +126,7 @@ impl JournalState {
             status: status.to_owned(),
             turns: self.turns,
             workspace: self.workspace.clone(),
+            directory: self.directory.clone(),
             seq: self.seq,
             messages: None,
         }
@@ -136,6 +138,7 @@ impl JournalState {
         self.model.clone_from(&config.model);
         self.mode.clone_from(&config.mode);
         self.workspace.clone_from(&config.workspace);
+        self.directory.clone_from(&config.directory);
     }
 
     fn enqueue(&mut self, queued: &TurnQueued, seq: u64) {

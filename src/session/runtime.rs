@@ -120,9 +120,13 @@ impl Runtime {
             return Err(SessionError::Stopping);
         }
         let created_at = clock::rfc3339(clock::now_millis());
-        let summary = JournalState::created(config, &created_at).summary(id);
-        let first =
-            Event::SessionSnapshot(SessionSnapshot::new(summary, Some(config.clone())).into());
+        let mut config = config.clone();
+        if let Some(workspace) = &config.workspace {
+            let checked = self.agent.check_workspace(workspace);
+            config.directory = checked.map_err(SessionError::Invalid)?;
+        }
+        let summary = JournalState::created(&config, &created_at).summary(id);
+        let first = Event::SessionSnapshot(SessionSnapshot::new(summary, Some(config)).into());
         if let Err(problem) = json::check(&first.payload()) {
             // Metadata and messages are nested one level deeper than in the request.
             return Err(SessionError::Invalid(format!("metadata or messages: {}", problem.what)));

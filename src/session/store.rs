@@ -318,7 +318,8 @@ impl Store {
     /// Returns the directory that a session works in, which never changes.
     fn workspace(&self, id: &SessionId) -> Option<PathBuf> {
         let stored = self.stored_summary(id).map(|stored| stored.summary);
-        stored.or_else(|| self.summary(id).ok())?.workspace.map(PathBuf::from)
+        let summary = stored.or_else(|| self.summary(id).ok())?;
+        summary.working_directory().map(PathBuf::from)
     }
 
     /// Returns the sessions whose ids begin with one of `prefixes`, in the order of their ids.

@@ -116,6 +116,9 @@ impl Transcript {
         if let Some(workspace) = &summary.workspace {
             out.push_str(&format!("- Workspace: {}\n", escaped(workspace)));
         }
+        if let Some(directory) = &summary.directory {
+            out.push_str(&format!("- Directory: {}\n", escaped(directory)));
+        }
         let mut speaker = String::new();
         for part in &self.parts {
             let (role, text, calls) = part.content();

@@ -17,6 +17,12 @@ use super::wake::Cancel;
 pub trait Agent: Send + Sync {
     /// Runs one turn to its end, and appends what happens to its session.
     fn run(&self, turn: &Turn<'_>) -> Result<TurnStats, Fault>;
+
+    /// Checks the workspace of a new session. Returns the directory that belongs to it if it is a
+    /// label; `Err` is the reason why no turn could work there.
+    fn check_workspace(&self, _workspace: &str) -> Result<Option<String>, String> {
+        Ok(None)
+    }
 }
 
 /// The reason why a turn failed: `code` for programs, `message` for people.

@@ -350,9 +350,10 @@ fn quoted<'s>(source: &'s str, begin: &str) -> impl Iterator<Item = &'s str> {
 fn the_page_lists_the_settings_that_are_read() {
     let placed = between(&document("src/config.rs"), "at(\"", '"');
     let mut read = set(placed.iter().filter(|key| key.contains('.')));
-    // A list, and an object whose keys are the names of tools.
-    read.insert("permissions".to_owned());
-    read.insert("environment".to_owned());
+    // A list, and objects whose keys are the names of tools, and labels.
+    for key in ["environment", "permissions", "workspaces"] {
+        read.insert(key.to_owned());
+    }
     assert_eq!(set(quoted(&document("src/config/keys.rs"), "const KEYS: ")), read);
     let section = Page::read("opta-daemon.1").section("Configuration");
     assert_eq!(set(section.items().iter().map(|item| &item.head)), read);

@@ -90,3 +90,5 @@ mod upgrade;
 mod user;
 /// The WebSocket: events, messages, and how it ends.
 mod websocket;
+/// The workspaces of sessions.
+mod workspaces;

@@ -38,7 +38,7 @@ fn a_turn_is_recorded_from_its_request_to_its_end() {
     let (home, api) = started();
     let created = api.post(
         "/v3/sessions",
-        r#"{"title":"A title","model":"m","mode":"do","metadata":{"workspace":"/w", "k": [1,
+        r#"{"title":"A title","model":"m","mode":"do","metadata":{"workspace":"/usr", "k": [1,
             2]}}"#,
     );
     let created = created.expect(201);
@@ -48,7 +48,7 @@ fn a_turn_is_recorded_from_its_request_to_its_end() {
         ("title", "A title"),
         ("model", "m"),
         ("mode", "do"),
-        ("workspace", "/w"),
+        ("workspace", "/usr"),
         ("status", "idle"),
         ("seq", "1"),
     ] {

@@ -110,17 +110,17 @@ fn list_prints_the_newest_first_and_notes_that_there_are_more() {
 fn show_and_export_print_the_conversation_while_the_daemon_runs() {
     let home = Home::new();
     home.start();
-    let request = r#"{"sessionId":"s","title":"T","metadata":{"workspace":"/w"},"messages":[
+    let request = r#"{"sessionId":"s","title":"T","metadata":{"workspace":"/usr"},"messages":[
         {"role":"system","content":"be brief"},{"role":"assistant","content":"a\tb"}]}"#;
     ask(&home, "POST", "/v3/sessions", request);
     submit(&home, "s", "one\\n\\u001b[2Jtwo", 1);
     let shown = format!(
-        "s: T  (1 turn, created {{created}}, in /w)\n\nsystem\n  be brief\n\nassistant\n  a\tb\n\n\
+        "s: T  (1 turn, created {{created}}, in /usr)\n\nsystem\n  be brief\n\nassistant\n  a\tb\n\n\
          user\n  one\n  \\u{{1b}}[2Jtwo\n\nerror\n{UNANSWERED}"
     );
     let seen = home.opta("sessions show s").stdout(&shown).run();
     let created = seen.get("created").to_owned();
-    let markdown = "# T\n\n- Session: `s`\n- Created: {created}\n- Turns: 1\n- Workspace: /w\n\n\
+    let markdown = "# T\n\n- Session: `s`\n- Created: {created}\n- Turns: 1\n- Workspace: /usr\n\n\
                     ## System\n\nbe brief\n\n## Assistant\n\na\tb\n\n\
                     ## User\n\none\n\\u{1b}[2Jtwo\n\n\
                     ## Error\n\n{why}\n";

@@ -30,6 +30,7 @@ use super::model::{
     ChatModel, ChatRequest, Completion, Delta, DeltaKind, FinishReason, OnDelta, ServerMemory,
 };
 use super::tools::SeenBySession;
+use super::workspaces::Workspaces;
 use scratch::Scratch;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -199,7 +200,11 @@ impl Fixture {
         };
         let agent = Assistant {
             config: scratch.path().join("config.json"),
-            protected: vec![scratch.path().join("work/own")],
+            workspaces: Workspaces {
+                config: scratch.path().join("config.json"),
+                labels: Some(scratch.path().join("opta/workspaces")),
+                protected: vec![scratch.path().join("work/own")],
+            },
             log: log.clone(),
             model: Box::new(model),
             memory: ServerMemory::default(),

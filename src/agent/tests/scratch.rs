@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::agent::tools::{SeenBySession, Tool, ToolContext, Workspace};
+use crate::agent::tools::{LazyWorkspace, SeenBySession, Tool, ToolContext, Workspace};
 use crate::protocol::Variable;
 use crate::session::wake::Cancel;
 
@@ -43,7 +43,7 @@ impl Scratch {
         cancel: &Cancel,
         act: impl FnOnce(&ToolContext<'_>) -> T,
     ) -> T {
-        let workspace = Workspace::open(self.0.to_str().unwrap(), &[]);
+        let workspace = lazy_workspace(&self.0);
         let deadline = Instant::now() + Duration::from_secs(120);
         act(&ToolContext {
             workspace,
@@ -62,7 +62,7 @@ impl Scratch {
         environment: &[Variable],
         act: impl FnOnce(&ToolContext<'_>) -> T,
     ) -> T {
-        let workspace = Workspace::open(workspace.to_str().unwrap(), &[]);
+        let workspace = lazy_workspace(workspace);
         let deadline = Instant::now() + Duration::from_secs(120);
         let cancel = &Cancel::new().unwrap();
         act(&ToolContext {
@@ -86,4 +86,10 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.0));
     }
+}
+
+/// The workspace at `path`, in which nothing is protected by its path.
+pub fn lazy_workspace(path: &Path) -> LazyWorkspace {
+    let path = path.to_str().unwrap().to_owned();
+    LazyWorkspace::new(Box::new(move || Workspace::open(&path, &[])))
 }

@@ -325,8 +325,8 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::tests::scratch::Scratch;
-    use crate::agent::tools::{Operation, Tool, Workspace};
+    use crate::agent::tests::scratch::{Scratch, lazy_workspace};
+    use crate::agent::tools::{Operation, Tool};
     use crate::json;
     use crate::protocol::Variable;
     use std::io::{BufRead, BufReader};
@@ -430,7 +430,7 @@ mod tests {
         let operation = operation("sleep 600");
         let cancel = Cancel::new().unwrap();
         let deadline = Instant::now() + Duration::from_millis(300);
-        let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]);
+        let workspace = lazy_workspace(scratch.path());
         let context = ToolContext {
             workspace,
             environment: &[],
@@ -589,7 +589,7 @@ mod tests {
         if let Ok(place) = place {
             let cancel = Cancel::new().unwrap();
             let deadline = Instant::now() + Duration::from_secs(60);
-            let workspace = Workspace::open(&place, &[]);
+            let workspace = lazy_workspace(Path::new(&place));
             let context = ToolContext {
                 workspace,
                 environment: &[],

@@ -28,7 +28,7 @@ use crate::text::prefix;
 
 pub use git::Repository;
 pub use seen::SeenBySession;
-pub use workspace::{ToolContext, Workspace};
+pub use workspace::{LazyWorkspace, ToolContext, Workspace};
 
 /// A tool, and its description for the model.
 pub struct Tool {

@@ -2,11 +2,12 @@
 //! opened, whatever the paths and links are and whatever other processes do.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use crate::error::reason;
@@ -17,10 +18,13 @@ use crate::sys::openat::{self, FileType};
 use super::protection::Protection;
 use super::seen::SeenFiles;
 
+/// A workspace that is opened when a tool first needs it; otherwise, each tool returns the error.
+pub type LazyWorkspace =
+    LazyLock<Result<Workspace, String>, Box<dyn FnOnce() -> Result<Workspace, String> + Send>>;
+
 /// The context that tools work in: the same for all calls of a turn.
 pub struct ToolContext<'a> {
-    /// If it cannot be opened, each tool returns the error.
-    pub workspace: Result<Workspace, String>,
+    pub workspace: LazyWorkspace,
     /// The variables for commands.
     pub environment: &'a [Variable],
     /// The file mode creation mask for commands and new files.
@@ -34,7 +38,7 @@ pub struct ToolContext<'a> {
 impl ToolContext<'_> {
     /// Returns the workspace, or the reason why it cannot be used.
     pub fn workspace(&self) -> Result<&Workspace, String> {
-        self.workspace.as_ref().map_err(String::clone)
+        LazyLock::force(&self.workspace).as_ref().map_err(String::clone)
     }
 
     /// Returns whether the call should end: the turn was cancelled or is out of time.
@@ -73,10 +77,10 @@ impl Workspace {
             return Err(format!("the workspace {path} is not an absolute path"));
         }
         let real = given.canonicalize().map_err(failed)?;
-        let root = File::open(&real).map_err(failed)?;
-        if !root.metadata().is_ok_and(|found| found.is_dir()) {
-            return Err(format!("the workspace {} is not a directory", given.display()));
-        }
+        // Of a pipe, opening could wait for the other end.
+        let mut directory = OpenOptions::new();
+        directory.read(true).custom_flags(libc::O_DIRECTORY);
+        let root = directory.open(&real).map_err(failed)?;
         let protection = Protection::new(protected);
         if protection.covers(&real) {
             return Err(format!("the workspace {} belongs to opta itself", given.display()));
@@ -87,6 +91,11 @@ impl Workspace {
     /// Returns where it was when it was opened, without links.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the id of the user to whom it belongs.
+    pub fn owner(&self) -> io::Result<u32> {
+        Ok(self.root.metadata()?.uid())
     }
 
     /// Returns where an open file or directory is, without links. It was opened as `path`, which

@@ -20,6 +20,7 @@ pub fn settings(paths: &Paths) -> Check {
     };
     Config::load(&path).map_err(invalid)?;
     ModelSettings::load(&path).map_err(invalid)?;
+    config::workspaces(&path).map_err(invalid)?;
     let tools = ToolSettings::load(&path).map_err(invalid)?;
     let mut unknown = config::unknown_settings(&path).map_err(invalid)?;
     // A misspelled name restricts nothing.
