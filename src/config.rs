@@ -15,11 +15,12 @@ use crate::json::Lenient;
 use crate::log::{Level, Rotation};
 use crate::{disk, json, limits};
 
+mod inherited;
 mod keys;
 mod permissions;
 mod values;
 
-pub use keys::KEYS;
+pub use keys::{KEYS, ValueForm, form_of};
 #[cfg(test)]
 pub use permissions::COMMAND_TOOL;
 pub use permissions::{Permissions, Rule, begins_with, first_words};
@@ -75,6 +76,10 @@ impl Config {
     /// as an empty one, and unknown keys are ignored.
     pub fn load(path: &Path) -> Result<Config, Error> {
         let (file, at) = read(path)?;
+        Config::of(file, at)
+    }
+
+    fn of(file: ConfigFile, at: impl Fn(&str) -> String) -> Result<Config, Error> {
         let autostart = variable("OPTA_NO_AUTOSTART").is_none();
         let mut config = Config { autostart, ..Config::DEFAULT };
         if let Some(port) = file.daemon.and_then(|daemon| daemon.port) {
@@ -153,6 +158,10 @@ impl ModelSettings {
     /// as an empty one.
     pub fn load(path: &Path) -> Result<ModelSettings, Error> {
         let (file, at) = read(path)?;
+        ModelSettings::of(file, at)
+    }
+
+    fn of(file: ConfigFile, at: impl Fn(&str) -> String) -> Result<ModelSettings, Error> {
         let ModelKeys { default, tool_choice, max_tokens } = file.model.unwrap_or_default();
         let mut connection = file.connection.unwrap_or_default();
         let ca_file = ca_file(at("connection.caFile"), filled(connection.ca_file.take()))?;
@@ -200,6 +209,10 @@ impl ToolSettings {
     /// Reads the settings in `path`. A missing file counts as an empty one.
     pub fn load(path: &Path) -> Result<ToolSettings, Error> {
         let (file, at) = read(path)?;
+        ToolSettings::of(file, at)
+    }
+
+    fn of(file: ConfigFile, at: impl Fn(&str) -> String) -> Result<ToolSettings, Error> {
         let max = limits::TOOL_CALLS_MAX;
         let calls_max = match file.safety.and_then(|safety| safety.calls_max) {
             None => limits::TOOL_CALLS_DEFAULT,
@@ -219,83 +232,26 @@ impl ToolSettings {
 /// missing file counts as an empty one.
 pub fn workspaces(path: &Path) -> Result<HashMap<String, String>, Error> {
     let (file, at) = read(path)?;
-    let named = file.workspaces.unwrap_or_default();
-    match named.iter().find(|(_, directory)| !Path::new(directory).is_absolute()) {
-        None => Ok(named),
-        Some((label, directory)) => Err(invalid(
-            at(&format!("workspaces.{label}")),
-            "an absolute path is needed",
-            directory,
-        )),
-    }
+    check_workspaces(file.workspaces.unwrap_or_default(), at)
 }
-
-/// The variables, besides `LC_*`, that commands of a turn inherit from the caller: locations and
-/// the user's preferences. None may hold a secret.
-const TURN_VARIABLES: [&str; 24] = [
-    "CARGO_HOME",
-    "COLORTERM",
-    "CONDA_PREFIX",
-    "GOPATH",
-    "GOROOT",
-    "HOME",
-    "JAVA_HOME",
-    "LANG",
-    "LANGUAGE",
-    "LOGNAME",
-    "NO_COLOR",
-    "NVM_DIR",
-    "PATH",
-    "PYENV_ROOT",
-    "RUSTUP_HOME",
-    "SHELL",
-    "SSH_AUTH_SOCK",
-    "TERM",
-    "TMPDIR",
-    "TZ",
-    "USER",
-    "VIRTUAL_ENV",
-    "XDG_CACHE_HOME",
-    "XDG_RUNTIME_DIR",
-];
 
 /// Returns the names and values of the variables that commands of a turn inherit: the usual ones,
 /// and those that `environment` names in the settings in `path`.
 pub fn turn_environment(path: &Path) -> Result<Vec<(String, String)>, Error> {
     let (file, at) = read(path)?;
-    let named = file.environment.unwrap_or_default();
-    if let Some(name) = named.iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        return Err(invalid(at("environment"), "it is a list of names of variables", name));
-    }
-    let inherited = variables(|name| {
-        TURN_VARIABLES.contains(&name)
-            || name.starts_with("LC_")
-            || named.iter().any(|named| named == name)
-    });
+    let named = check_names(file.environment.unwrap_or_default(), at)?;
+    let inherited =
+        variables(|name| inherited::by_turns(name) || named.iter().any(|named| named == name));
     let pair = |(name, value): (OsString, OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
     Ok(inherited.filter_map(pair).collect())
 }
 
-/// The variables, besides `LC_*`, `XDG_*` and `OPTA_*`, that a daemon in the background inherits
-/// from its starter: locations, and the model server for clients that name none.
-const DAEMON_VARIABLES: [&str; 8] =
-    ["HOME", "LANG", "LANGUAGE", "OLLAMA_HOST", "OPENAI_BASE_URL", "PATH", "TMPDIR", "TZ"];
-
-/// Parts of the names of variables that may hold a secret. A turn is submitted with the key that it
-/// needs.
-const SECRET: [&str; 5] = ["CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN"];
-
 /// Returns the names and values of the variables that a daemon in the background inherits. The
 /// others must not outlive the command that starts it, or be readable in the daemon's environment.
 pub fn daemon_environment() -> Vec<(OsString, OsString)> {
-    let is_inherited = |name: &str| {
-        let listed = DAEMON_VARIABLES.contains(&name)
-            || ["LC_", "OPTA_", "XDG_"].iter().any(|prefix| name.starts_with(prefix));
-        listed && !SECRET.iter().any(|part| name.contains(part))
-    };
-    variables(is_inherited).collect()
+    variables(inherited::by_daemon).collect()
 }
 
 fn variables(is_inherited: impl Fn(&str) -> bool) -> impl Iterator<Item = (OsString, OsString)> {
@@ -431,19 +387,64 @@ pub fn unknown_settings(path: &Path) -> Result<Vec<String>, Error> {
 }
 
 fn read_as<T: DeJson + Default>(path: &Path) -> Result<T, Error> {
-    let shown = path.display();
+    read_bytes(path)?.map_or_else(|| Ok(T::default()), |bytes| decode(&bytes, path))
+}
+
+/// Reads a file of settings; `None` if there is none.
+fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     // Unlike the daemon's own files, it may be a link: some users keep their settings elsewhere.
-    match disk::open_user_file(path)? {
-        None => Ok(T::default()),
-        Some(mut file) => {
-            let max = limits::CONFIG_BYTES_MAX;
-            let bytes = disk::read_up_to(&mut file, path, max)?;
-            let bytes =
-                bytes.ok_or_else(|| refused(&shown, format!("it is larger than {max} bytes")))?;
-            json::parse(&bytes).map_err(|problem| {
-                refused(format!("{shown}:{}:{}", problem.line, problem.column), problem.what)
-            })
-        }
+    let Some(mut file) = disk::open_user_file(path)? else { return Ok(None) };
+    let max = limits::CONFIG_BYTES_MAX;
+    let bytes = disk::read_up_to(&mut file, path, max)?;
+    let too_large = || refused(path.display(), format!("it is larger than {max} bytes"));
+    bytes.ok_or_else(too_large).map(Some)
+}
+
+fn decode<T: DeJson>(bytes: &[u8], path: &Path) -> Result<T, Error> {
+    json::parse(bytes).map_err(|problem| {
+        let json::DecodeError { line, column, what } = problem;
+        refused(format!("{}:{line}:{column}", path.display()), what)
+    })
+}
+
+/// Returns the text of a file of settings, which is an object; `None` if there is no file.
+pub fn source(path: &Path) -> Result<Option<String>, Error> {
+    let Some(bytes) = read_bytes(path)? else { return Ok(None) };
+    decode::<json::Members>(&bytes, path)?;
+    Ok(String::from_utf8(bytes).ok())
+}
+
+/// Fails if the settings in `text` could not be used; `path` is where they are, or will be.
+pub fn check(text: &str, path: &Path) -> Result<(), Error> {
+    let file = || decode::<ConfigFile>(text.as_bytes(), path);
+    let at = |key: &str| format!("{}: {key}", path.display());
+    Config::of(file()?, at)?;
+    ModelSettings::of(file()?, at)?;
+    ToolSettings::of(file()?, at)?;
+    check_workspaces(file()?.workspaces.unwrap_or_default(), at)?;
+    check_names(file()?.environment.unwrap_or_default(), at).map(drop)
+}
+
+/// Returns directories by their labels, unless one is no absolute path.
+fn check_workspaces(
+    named: HashMap<String, String>,
+    at: impl Fn(&str) -> String,
+) -> Result<HashMap<String, String>, Error> {
+    match named.iter().find(|(_, directory)| !Path::new(directory).is_absolute()) {
+        None => Ok(named),
+        Some((label, directory)) => Err(invalid(
+            at(&format!("workspaces.{label}")),
+            "an absolute path is needed",
+            directory,
+        )),
+    }
+}
+
+/// Returns names of variables, unless one is none.
+fn check_names(names: Vec<String>, at: impl Fn(&str) -> String) -> Result<Vec<String>, Error> {
+    match names.iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        Some(name) => Err(invalid(at("environment"), "it is a list of names of variables", name)),
+        None => Ok(names),
     }
 }
 

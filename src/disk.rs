@@ -127,6 +127,18 @@ pub fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     })
 }
 
+/// Replaces a file of the user's own, in the same way: it keeps its mode, and survives a power
+/// failure. A new one is private.
+pub fn replace_user_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let old = if_exists(path.metadata()).at("inspect", path)?;
+    let mode = old.map_or(FILE_MODE, |found| found.mode() & 0o777);
+    replace_with(path, |mut file, prepared| {
+        file.write_all(bytes).at("write", prepared)?;
+        file.set_permissions(Permissions::from_mode(mode)).at("change the mode of", prepared)?;
+        file.sync_all().at("sync", prepared)
+    })
+}
+
 fn replace_with(
     path: &Path,
     fill: impl Fn(&File, &Path) -> Result<(), Error>,

@@ -51,6 +51,7 @@ kinds! {
     ForeignFile => ("FOREIGN_FILE", 1),
     HeldElsewhere => ("HELD_ELSEWHERE", 4),
     InvalidConfig => ("INVALID_CONFIG", 1),
+    ModelServer => ("MODEL_SERVER", 1),
     NoHome => ("NO_HOME", 1),
     NoLoopback => ("NO_LOOPBACK", 1),
     NotRunning => ("NOT_RUNNING", 3),

@@ -32,7 +32,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::{Command, OutputMode};
-use commands::{Output, chat, daemon, doctor, operations, service, sessions, task};
+use commands::{
+    Output, chat, config_file, daemon, doctor, models, operations, service, sessions, task,
+};
 use error::{Error, Kind};
 use lifecycle::handover;
 use paths::Paths;
@@ -80,6 +82,8 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
         Command::Token => return daemon::token(&paths()?, output),
         Command::Do(args) => return task::run(&paths()?, &args, output),
         Command::Chat(args) => return chat::run(&paths()?, &args),
+        Command::Models { url } => return models::run(&paths()?, url.as_deref(), output),
+        Command::Config(args) => return config_file::run(&paths()?, &args, output),
         Command::Doctor => return doctor::run(&paths()?, output),
     };
     io::stdout().write_all(text.as_bytes()).map_err(Error::output)?;

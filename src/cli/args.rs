@@ -56,6 +56,8 @@ pub struct Operand {
 pub enum Arity {
     One,
     AtMostOne,
+    /// Two, joined with a blank; the first has none.
+    Two,
     /// One or more, joined with blanks.
     Many,
 }
@@ -98,7 +100,9 @@ impl ParsedArgs {
         }
         match &mut self.operand {
             None => self.operand = Some(text),
-            Some(words) if *arity == Arity::Many => {
+            Some(words)
+                if *arity == Arity::Many || (*arity == Arity::Two && !words.contains(' ')) =>
+            {
                 words.push(' ');
                 words.push_str(&text);
             }

@@ -40,6 +40,10 @@ pub enum Command {
     Sessions(SessionsCommand),
     Do(DoArgs),
     Chat(ChatArgs),
+    Models {
+        url: Option<String>,
+    },
+    Config(ConfigCommand),
     Doctor,
     Completions(Shell),
 }
@@ -175,6 +179,16 @@ pub enum SessionsCommand {
     Verify { id: Option<String> },
     /// With `force`, without asking for confirmation.
     Remove { id: String, force: bool },
+}
+
+/// A command of `opta config`. A key has the name of its object, and a dot, before it.
+#[derive(Debug, PartialEq)]
+pub enum ConfigCommand {
+    List,
+    Get { key: String },
+    Set { key: String, value: String },
+    Path,
+    Edit,
 }
 
 /// The format of an exported session.

@@ -14,8 +14,8 @@ use super::table::{SUBCOMMANDS, beginning_with, next_words};
 use super::{Command, OutputMode};
 
 /// The pages of the manual.
-const PAGES: &str =
-    "man opta, man opta-do, man opta-chat, man opta-doctor, man opta-sessions, man opta-daemon";
+const PAGES: &str = "man opta, man opta-do, man opta-chat, man opta-models, man opta-config, man opta-doctor, \
+     man opta-sessions, man opta-daemon";
 
 /// Parses the arguments, without the program's name.
 ///
@@ -217,7 +217,7 @@ fn usage(subcommand: &Subcommand) -> String {
 /// Returns the operand as the usage shows it: ` ID`, ` [ID]` or ` TASK...`.
 fn operand(subcommand: &Subcommand) -> String {
     subcommand.operand.as_ref().map_or(String::new(), |operand| match operand.arity {
-        Arity::One => format!(" {}", operand.name),
+        Arity::One | Arity::Two => format!(" {}", operand.name),
         Arity::AtMostOne => format!(" [{}]", operand.name),
         Arity::Many => format!(" {}...", operand.name),
     })
@@ -241,8 +241,9 @@ fn missing_command(words: &[&str]) -> String {
     format!("'{}' requires a command: {}", words.join(" "), next_words(words).join(", "))
 }
 
-/// Words for commands that other programs use, and ours.
-const SYNONYMS: [(&str, &str); 3] = [("delete", "rm"), ("ls", "list"), ("remove", "rm")];
+/// Words that other programs use, and our commands.
+const SYNONYMS: [(&str, &str); 3] =
+    [("delete", "sessions rm"), ("ls", "sessions list"), ("remove", "sessions rm")];
 
 /// Returns the message when no command begins with `words` followed by `word`. Suggests a command
 /// that ends with this word, or begins or ends with a similar one.
@@ -253,7 +254,7 @@ fn unknown_command(words: &[&str], word: &str) -> String {
         found.map(|known| known.words.join(" ")).collect()
     };
     let synonym = SYNONYMS.iter().find(|(theirs, _)| *theirs == word).map(|(_, ours)| *ours);
-    let mut meant = ending_with(synonym.unwrap_or(word));
+    let mut meant = synonym.map_or_else(|| ending_with(word), |ours| vec![ours.to_owned()]);
     meant.sort_by_key(|command| !command.starts_with(&before));
     if !before.is_empty() && meant.first().is_some_and(|command| command.starts_with(&before)) {
         meant.truncate(1);

@@ -6,9 +6,9 @@ use crate::{clock, limits};
 
 use super::args::{Arity, Operand, OptionSpec, OptionValue, ParsedArgs, Subcommand};
 use super::{
-    ChatArgs, Command, DoArgs, ExportFormat, InstallArgs, LogsArgs, ModelArgs, RestartArgs,
-    SessionChoice, SessionsCommand, Shell, StartArgs, StatusArgs, StopArgs, TaskOutput,
-    UninstallArgs,
+    ChatArgs, Command, ConfigCommand, DoArgs, ExportFormat, InstallArgs, LogsArgs, ModelArgs,
+    RestartArgs, SessionChoice, SessionsCommand, Shell, StartArgs, StatusArgs, StopArgs,
+    TaskOutput, UninstallArgs,
 };
 
 /// Returns an option without a value.
@@ -102,6 +102,59 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         summary: "Chat with a model",
         about: "Sends each line to the model. Without a terminal, lines are read from standard input.",
         build: chat,
+    },
+    Subcommand {
+        words: &["models"],
+        operand: None,
+        options: &[MODEL_URL, JSON],
+        summary: "List the models of the server",
+        about: "Prints their names. Standard error says which one is used by default.",
+        build: |args| Ok(Command::Models { url: args.value("model-url") }),
+    },
+    Subcommand {
+        words: &["config", "list"],
+        operand: None,
+        options: &[JSON],
+        summary: "List the settings in config.json",
+        about: "Prints each setting with its value, and names those that are unknown.",
+        build: |_| Ok(Command::Config(ConfigCommand::List)),
+    },
+    Subcommand {
+        words: &["config", "get"],
+        operand: Some(Operand { name: "KEY", arity: Arity::One, choices: &[] }),
+        options: &[JSON],
+        summary: "Print the value of a setting",
+        about: "Prints the value in config.json. The exit status is 1 if it is not set.",
+        build: |args| Ok(Command::Config(ConfigCommand::Get { key: args.operand()? })),
+    },
+    Subcommand {
+        words: &["config", "set"],
+        operand: Some(Operand { name: "KEY VALUE", arity: Arity::Two, choices: &[] }),
+        options: &[JSON],
+        summary: "Change a setting",
+        about: "Changes one value in config.json if the result can be used. A list or an object is JSON.",
+        build: |args| {
+            let typed = args.operand()?;
+            let (key, value) = typed.split_once(' ').ok_or("VALUE is missing")?;
+            let (key, value) = (key.to_owned(), value.to_owned());
+            Ok(Command::Config(ConfigCommand::Set { key, value }))
+        },
+    },
+    Subcommand {
+        words: &["config", "path"],
+        operand: None,
+        options: &[JSON],
+        summary: "Print where config.json is",
+        about: "Prints the path, also if there is no such file.",
+        build: |_| Ok(Command::Config(ConfigCommand::Path)),
+    },
+    Subcommand {
+        words: &["config", "edit"],
+        operand: None,
+        options: &[],
+        summary: "Open config.json in your editor",
+        about: "Runs $VISUAL or $EDITOR, or else vi, then checks the settings.",
+        build: |_| Ok(Command::Config(ConfigCommand::Edit)),
     },
     Subcommand {
         words: &["doctor"],

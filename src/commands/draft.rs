@@ -1,12 +1,12 @@
 //! A message that is written in the user's own editor.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use crate::error::{Doing, Error, Kind};
+use crate::commands::config_file::run_editor;
+use crate::error::{Error, Kind};
 use crate::paths::Paths;
 use crate::token::random_name;
-use crate::{config, disk, limits};
+use crate::{disk, limits};
 
 /// The file of a message that is being written. Dropping it removes the file.
 pub struct Draft(PathBuf);
@@ -22,19 +22,7 @@ impl Draft {
 
     /// Runs the user's editor until it ends.
     pub fn edit(&self) -> Result<(), Error> {
-        let editor = config::editor().unwrap_or_else(|| "vi".to_owned());
-        let mut shell = Command::new("sh");
-        // The editor may have arguments; the name of the file is one of its own.
-        shell.args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(&self.0);
-        let status = shell.status().doing("run the editor")?;
-        match status.success() {
-            true => Ok(()),
-            false => {
-                let reason = format!("the editor '{editor}' ended with {status}");
-                Err(Error::cannot(Kind::System, "edit the message", reason)
-                    .with_next_step("to use another: set VISUAL or EDITOR"))
-            }
-        }
+        run_editor(&self.0)
     }
 
     /// Returns what was written.

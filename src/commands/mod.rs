@@ -4,6 +4,7 @@
 pub mod chat;
 mod client_session;
 mod complete;
+pub mod config_file;
 mod console;
 pub mod daemon;
 mod diff;
@@ -14,6 +15,7 @@ mod interruptible_writer;
 mod keyboard;
 mod line_editor;
 mod markdown;
+pub mod models;
 pub mod operations;
 mod question;
 mod screen;

@@ -26,6 +26,29 @@ pub const KEYS: [&str; 18] = [
     "workspaces",
 ];
 
+/// The form of a setting's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueForm {
+    Number,
+    Text,
+    /// A word, or an object.
+    TextOrObject,
+    /// A list or an object.
+    Structure,
+}
+
+/// Returns the form of the value of a setting, which may be that of a tool.
+pub fn form_of(key: &str) -> ValueForm {
+    match key {
+        "connection.host" | "connection.url" | "log.level" | "model.default"
+        | "model.toolChoice" => ValueForm::Text,
+        "environment" | "permissions" | "workspaces" => ValueForm::Structure,
+        _ if key.starts_with("workspaces.") => ValueForm::Text,
+        _ if key.starts_with("permissions.") => ValueForm::TextOrObject,
+        _ => ValueForm::Number,
+    }
+}
+
 /// The value of an object, by name.
 pub type Values = HashMap<String, Lenient>;
 

@@ -9,6 +9,7 @@
 //! omit or send as `null` is an `Option` or has a default; floats to encode are finite.
 
 mod decode_error;
+pub mod edit;
 #[cfg(test)]
 mod fuzz;
 mod grammar;

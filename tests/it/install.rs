@@ -110,9 +110,11 @@ fn uninstall_removes_every_file_that_install_puts_in_place() {
         ("pre fix/share/bash-completion/completions/opta", 0o644),
         ("pre fix/share/fish/vendor_completions.d/opta.fish", 0o644),
         ("pre fix/share/man/man1/opta-chat.1", 0o644),
+        ("pre fix/share/man/man1/opta-config.1", 0o644),
         ("pre fix/share/man/man1/opta-daemon.1", 0o644),
         ("pre fix/share/man/man1/opta-do.1", 0o644),
         ("pre fix/share/man/man1/opta-doctor.1", 0o644),
+        ("pre fix/share/man/man1/opta-models.1", 0o644),
         ("pre fix/share/man/man1/opta-sessions.1", 0o644),
         ("pre fix/share/man/man1/opta.1", 0o644),
         ("pre fix/share/zsh/site-functions/_opta", 0o644),
@@ -139,9 +141,11 @@ fn bindir_and_mandir_decide_where_programs_and_pages_are_installed() {
         elsewhere(stage.installed()),
         [
             "else where/man/man1/opta-chat.1",
+            "else where/man/man1/opta-config.1",
             "else where/man/man1/opta-daemon.1",
             "else where/man/man1/opta-do.1",
             "else where/man/man1/opta-doctor.1",
+            "else where/man/man1/opta-models.1",
             "else where/man/man1/opta-sessions.1",
             "else where/man/man1/opta.1",
             "else where/sbin/opta"

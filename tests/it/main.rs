@@ -27,6 +27,7 @@ mod chat;
 /// Clients of the WebSocket that others wrote.
 mod clients;
 /// Crashes and full disks: what was acknowledged is kept.
+mod config;
 mod crash;
 /// Start, status, stop, restart, token: their output and their effects.
 mod daemon;
