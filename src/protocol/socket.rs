@@ -2,6 +2,8 @@
 
 use nanoserde::{DeJson, SerJson};
 
+use super::SessionSummary;
+
 /// The fields that every message of a client may have. The others are those of the same request
 /// over HTTP.
 #[derive(DeJson)]
@@ -78,6 +80,12 @@ pub struct SocketError {
     pub code: String,
     /// The same, under the name that it has over HTTP.
     pub message: String,
+}
+
+/// The payload of `session.updated`, which follows the end of a turn.
+#[derive(SerJson)]
+pub struct SessionUpdated {
+    pub snapshot: SessionSummary,
 }
 
 /// The last message about a session. It has no number: it is not an event of the session.

@@ -10,9 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crate::error::{Doing, Error};
-use crate::protocol::SessionId;
+use crate::protocol::{SessionId, SessionSummary};
 
-use super::reader::{Envelopes, Reader};
+use super::reader::{Envelopes, EventText, Reader};
 use super::runtime::Runtime;
 use super::session::{CloseReason, Session, SessionError, Subscription};
 use super::wake::Waker;
@@ -223,6 +223,14 @@ impl Feed {
         match self {
             Feed::Session(feed) => feed.next(events_max, bytes_max),
             Feed::Wide(feed) => Ok(feed.next(events_max, bytes_max)),
+        }
+    }
+
+    /// Returns the summary of the session that an event is about.
+    pub fn summary(&self, event: &EventText) -> Option<SessionSummary> {
+        match self {
+            Feed::Session(feed) => Some(feed.subscription.session.summary()),
+            Feed::Wide(feed) => feed.runtime.summary(&SessionId::parse(event.session_id()?)?).ok(),
         }
     }
 

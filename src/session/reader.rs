@@ -74,6 +74,12 @@ impl EventText {
         let (_, rest) = self.text.split_once(",\"ts\":\"")?;
         rest.split_once('"').map(|(ts, _)| ts)
     }
+
+    /// Returns the id of its session.
+    pub fn session_id(&self) -> Option<&str> {
+        let (_, rest) = self.text.split_once(",\"sessionId\":\"")?;
+        rest.split_once('"').map(|(id, _)| id)
+    }
 }
 
 /// The envelopes of consecutive events.

@@ -54,6 +54,9 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Part of the event that only a WebSocket sends.
+pub const UPDATED: &str = "\"event\":\"session.updated\"";
+
 impl Socket {
     /// Opens a WebSocket with the token in the query.
     #[track_caller]
@@ -162,9 +165,13 @@ impl Socket {
         }
     }
 
+    /// Reads the next event that the journal has, too.
     #[track_caller]
     pub fn event(&mut self) -> Event {
-        let text = self.text();
+        let mut text = self.text();
+        while text.contains(UPDATED) {
+            text = self.text();
+        }
         // The same as over HTTP, and the payload once more.
         match text.rsplit_once(",\"data\":{") {
             Some((envelope, _)) => Event::read(&format!("{envelope}}}")),

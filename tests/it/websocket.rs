@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::{Api, Delivery, Event};
 use crate::model::Model;
-use crate::socket::{Frame, Socket, frame, handshake};
+use crate::socket::{Frame, Socket, UPDATED, frame, handshake};
 use crate::support::{ANYTHING, Home, RESTARTED, eventually, need};
 
 /// Starts a daemon without a model: each turn fails at once.
@@ -36,6 +36,7 @@ fn past_and_new_events_arrive_once_and_in_order() {
     assert_eq!(events, streamed);
     let rest = later.events_to("turn.error", "t2");
     assert_eq!(rest, events[4..]);
+    assert!(all.text().contains(UPDATED));
     assert!(all.is_silent_for(Duration::from_millis(200)));
 }
 
@@ -106,6 +107,7 @@ fn one_websocket_follows_all_sessions() {
     api.wait_for("b", "turn.error", "t2");
     read(&mut live, "b", before_t2 as u64);
     read(&mut all, "b", before_t2 as u64);
+    assert!(live.text().contains(UPDATED));
     assert!(live.is_silent_for(Duration::from_millis(200)));
 }
 
@@ -286,6 +288,35 @@ fn the_end_of_a_fast_turn_is_held_on_the_websocket_alone() {
     let at = Instant::now();
     Socket::open(&api, "sessionId=s").events_to("turn.error", "t2");
     assert!(at.elapsed() < Duration::from_millis(140), "{:?}", at.elapsed());
+}
+
+#[test]
+fn the_end_of_a_turn_is_followed_by_the_session_as_it_is_then() {
+    let (_home, api) = started();
+    api.create("s");
+    let mut sockets = ["sessionId=s&afterSeq=1", ""].map(|query| Socket::open(&api, query));
+    let stream = api.follow("s", 1, "").unwrap();
+    for (turn, count) in [("t1", 1), ("t2", 2)] {
+        api.submit("s", turn).expect(202);
+        for socket in &mut sockets {
+            let end = socket.events_to("turn.error", turn).pop().unwrap();
+            let text = socket.text();
+            assert!(text.contains(UPDATED) && text.contains(r#""v":"3""#), "{text}");
+            assert_eq!(crate::api::field(&text, "seq").unwrap(), end.seq.to_string());
+            let (_, snapshot) =
+                text.split_once(r#""payload":{"snapshot":{"sessionId":"s","#).unwrap();
+            let (snapshot, data) = snapshot.split_once(r#"}},"data":{"snapshot":{"#).unwrap();
+            assert!(snapshot.contains(r#""status":"idle""#) && !snapshot.contains("activeTurnId"));
+            assert!(snapshot.contains(&format!(r#""turns":{count},"#)), "{snapshot}");
+            assert!(data.ends_with(r#"},"sessionId":"s"}}"#), "{data}");
+        }
+        while !matches!(stream.next(), Delivery::Event(event) if event.name == "turn.error") {}
+    }
+    // It is no event of the journal, and none of earlier turns is sent.
+    assert!(api.events("s", 0).iter().all(|event| event.name != "session.updated"));
+    let mut later = Socket::open(&api, "sessionId=s");
+    later.events_to("turn.error", "t2");
+    assert!(later.is_silent_for(Duration::from_millis(200)));
 }
 
 #[test]

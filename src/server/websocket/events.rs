@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::error::reason;
 use crate::protocol::event::{Envelope, EventKind};
-use crate::protocol::socket::StreamEnd;
+use crate::protocol::socket::{SessionUpdated, StreamEnd};
 use crate::session::feed::Feed;
 use crate::session::reader::EventText;
 use crate::session::record;
@@ -29,12 +29,15 @@ pub struct Events<'a> {
     fresh: Vec<(String, Instant)>,
     /// Until when the first event in the batch is held.
     held: Option<Instant>,
+    /// When the client began to follow.
+    since: String,
 }
 
 impl<'a> Events<'a> {
     /// Returns the events of `feed`.
     pub fn new(feed: &'a mut Feed) -> Events<'a> {
-        Events { feed, batch: VecDeque::new(), fresh: Vec::new(), held: None }
+        let since = clock::rfc3339(clock::now_millis());
+        Events { feed, batch: VecDeque::new(), fresh: Vec::new(), held: None, since }
     }
 
     /// Sends the events that there is room for.
@@ -51,9 +54,24 @@ impl<'a> Events<'a> {
             socket.send_text(&record::with_aliases(&event.text, event.kind));
             if let Some(event) = self.batch.pop_front() {
                 self.remember(&event);
+                self.update_after(&event).iter().for_each(|update| socket.send_text(update));
             }
         }
         Ok(())
+    }
+
+    /// Returns the `session.updated` that follows the end of a turn, but none of long ago. Clients
+    /// expect it among the events. It is made here, of what the session is now, and is not in the
+    /// journal; its number is that of the end, so that a client that has both missed nothing.
+    fn update_after(&self, end: &EventText) -> Option<String> {
+        let kind = end.kind.filter(|kind| is_end(*kind))?;
+        if end.ts()? < self.since.as_str() {
+            return None;
+        }
+        let payload = json::text(&SessionUpdated { snapshot: self.feed.summary(end)? });
+        let (head, _) = end.text.split_once(",\"payload\":")?;
+        let head = head.replacen(kind.name(), "session.updated", 1);
+        Some(record::with_aliases(&format!("{head},\"payload\":{payload}}}"), None))
     }
 
     /// Reads more events; returns whether there are some.
@@ -89,11 +107,8 @@ impl<'a> Events<'a> {
 
     /// Returns until when an event is held, if it ends a turn that began a moment ago.
     fn held_until(&self, event: &EventText) -> Option<Instant> {
-        let is_end = matches!(
-            event.kind,
-            Some(EventKind::TurnDone | EventKind::TurnError | EventKind::SessionCancelled)
-        );
-        if self.fresh.is_empty() || !is_end {
+        let is_held = |kind| is_end(kind) || kind == EventKind::SessionCancelled;
+        if self.fresh.is_empty() || !event.kind.is_some_and(is_held) {
             return None;
         }
         let ended = Envelope::read(&event.text)?.event?;
@@ -118,6 +133,10 @@ impl<'a> Events<'a> {
             self.fresh.push((id.to_owned(), now + limits::TURN_END_HELD));
         }
     }
+}
+
+fn is_end(kind: EventKind) -> bool {
+    matches!(kind, EventKind::TurnDone | EventKind::TurnError)
 }
 
 fn ending(close_reason: CloseReason) -> Ending {

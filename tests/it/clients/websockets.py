@@ -40,6 +40,9 @@ with connect(url(f"sessionId=s&afterSeq=0&token={token}")) as socket:
         if message["event"] == "turn.error":
             assert message["payload"]["turnId"] == turn
             break
+    updated = receive(socket)
+    assert updated["event"] == "session.updated", updated
+    assert "activeTurnId" not in updated["payload"]["snapshot"]
     assert socket.ping(b"are you there").wait(TIMEOUT)
     socket.send(['{"type":', " " * 200000, '"ping"}'])
     assert receive(socket)["event"] == "heartbeat"

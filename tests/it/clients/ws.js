@@ -41,6 +41,9 @@ const main = async () => {
       break
     }
   }
+  const updated = await socket.json()
+  assert.strictEqual(updated.event, 'session.updated')
+  assert.strictEqual(updated.payload.snapshot.activeTurnId, undefined)
   socket.ping('are you there')
   assert.deepStrictEqual(await socket.next(), ['pong', 'are you there'])
   socket.send('{"type":"ping"', { fin: false })
