@@ -6,11 +6,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::api::{Api, field};
 use crate::crash::Strace;
 use crate::model::Model;
+use crate::socket::{Socket, handshake};
 use crate::support::{ANYTHING, DEADLINE, Daemon, Home, RUNNING, STARTED, eventually, http, need};
 
 /// Allows this process to open many sockets.
@@ -32,6 +34,24 @@ fn resident_kib(pid: i32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// Opens 10,000 connections one after another, sends the same beginning of a request on each, and
+/// calls `meanwhile` after each 200.
+fn ten_thousand_send(port: u16, beginning: &str, mut meanwhile: impl FnMut(usize)) {
+    // The last ones; the daemon has closed those before them.
+    let mut open = VecDeque::new();
+    for count in 1..=10_000 {
+        let mut stream = connect(port);
+        drop(stream.write_all(beginning.as_bytes()));
+        open.push_back(stream);
+        if open.len() > 1_100 {
+            open.pop_front();
+        }
+        if count % 200 == 0 {
+            meanwhile(count);
+        }
+    }
+}
+
 #[test]
 fn ten_thousand_slow_strangers_do_not_keep_the_owner_out() {
     need!("/proc", "prlimit");
@@ -39,30 +59,83 @@ fn ten_thousand_slow_strangers_do_not_keep_the_owner_out() {
     let home = Home::new();
     let daemon = home.start();
     let api = Api::of(&home);
-    // The last ones; the daemon has closed those before them.
-    let mut strangers = VecDeque::new();
     let mut took = Vec::new();
-    for count in 1..=10_000 {
-        let mut stranger = connect(daemon.port);
-        drop(stranger.write_all(b"GET /v3/health HT"));
-        strangers.push_back(stranger);
-        if strangers.len() > 1_100 {
-            strangers.pop_front();
-        }
-        if count % 200 == 0 {
-            let begun = Instant::now();
-            api.get("/v3/sessions").expect(200);
-            took.push(begun.elapsed());
-        }
+    ten_thousand_send(daemon.port, "GET /v3/health HT", |count| {
+        let begun = Instant::now();
+        api.get("/v3/sessions").expect(200);
+        took.push(begun.elapsed());
         if count % 2_000 == 0 {
             home.opta("daemon status").stdout(RUNNING).of(daemon).run();
         }
-    }
+    });
     took.sort();
     let median = took[took.len() / 2];
     assert!(median < Duration::from_millis(100), "{median:?}");
     let resident = resident_kib(daemon.pid);
     assert!(resident < 50 * 1024, "{resident} KiB");
+}
+
+#[test]
+fn ten_thousand_connections_that_never_upgrade_do_not_end_a_websocket() {
+    need!("/proc", "prlimit");
+    allow_descriptors();
+    let home = Home::new();
+    let daemon = home.start();
+    let api = Api::of(&home);
+    api.create("s");
+    let mut first = Socket::open(&api, "sessionId=s");
+    assert_eq!(first.event().name, "session.snapshot");
+    // Only the end of the head would show whether it is one.
+    let handshake = handshake(daemon.port, &format!("sessionId=s&token={}", api.token));
+    let mut took = Vec::new();
+    ten_thousand_send(daemon.port, &handshake, |count| {
+        let begun = Instant::now();
+        assert_eq!(Socket::open(&api, "sessionId=s").event().name, "session.snapshot");
+        took.push(begun.elapsed());
+        if count % 2_000 == 0 {
+            api.submit("s", &format!("t{count}")).expect(202);
+            first.events_to("turn.error", &format!("t{count}"));
+        }
+    });
+    took.sort();
+    let median = took[took.len() / 2];
+    assert!(median < Duration::from_millis(100), "{median:?}");
+    let resident = resident_kib(daemon.pid);
+    assert!(resident < 50 * 1024, "{resident} KiB");
+}
+
+#[test]
+fn a_websocket_for_each_of_250_listed_sessions_is_served_among_1_000() {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    (0..1_000).for_each(|number| drop(api.create(&format!("s{number}"))));
+    let listed = api.get("/v3/sessions?limit=250").expect(200);
+    let ids: Vec<&str> = listed.body.split(r#""sessionId":""#).skip(1).collect();
+    let ids: Vec<&str> = ids.iter().map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(ids.len(), 250);
+    // A page that is loaded opens all of them at the same time.
+    let open = |id: &&str| Socket::open(&api, &format!("sessionId={id}&afterSeq=0"));
+    let mut sockets: Vec<Socket> = thread::scope(|scope| {
+        let opening: Vec<_> = ids.iter().map(|id| scope.spawn(move || open(id))).collect();
+        opening.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    for (id, socket) in ids.iter().zip(&mut sockets) {
+        let first = socket.text();
+        assert!(first.contains(&format!(r#""sessionId":"{id}""#)), "{id}: {first}");
+    }
+    let metrics = api.get("/v3/metrics").expect(200);
+    assert_eq!((metrics.number("subscriberCount"), metrics.number("sessionCount")), (250, 1_000));
+    // One that is followed by none, and each tenth of the others.
+    api.submit("s0", "t").expect(202);
+    for (id, socket) in ids.iter().zip(&mut sockets).step_by(10) {
+        api.submit(id, "t").expect(202);
+        assert_eq!(socket.event().name, "turn.queued");
+    }
+    for socket in sockets.iter_mut().step_by(10) {
+        assert_eq!(socket.events_to("turn.error", "t").len(), 2);
+    }
+    assert!(sockets[1].is_silent_for(Duration::from_millis(50)));
 }
 
 #[test]
