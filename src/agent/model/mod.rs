@@ -136,7 +136,9 @@ fn attempt(
         }
         let error = server.read_error(&mut connection);
         let has_tools = request.tools != "[]" && !omitted.contains(&wire::TOOLS);
-        match wire::rejected_field(&error, omitted, server.endpoint.max_tokens) {
+        let rejected = wire::rejected_field(&error, omitted, server.endpoint.max_tokens)
+            .or_else(|| wire::rejected_thinking(&error, request.messages, omitted));
+        match rejected {
             Some(field) if matches!(head.status, 400 | 422) => omitted.push(field),
             _ if server.is_cancelled() => return Err(turn::cancelled().into()),
             _ if has_tools && fault::is_about_tools(&error) => omitted.push(wire::TOOLS),

@@ -62,6 +62,39 @@ pub fn rejected_field(
     named.chain(no_room.then_some(TOKEN_LIMIT)).find(|field| !omitted.contains(field))
 }
 
+/// The thinking of earlier answers, which some servers need back and others refuse.
+const THINKING_FIELDS: [&str; 2] = ["reasoning_content", "reasoning"];
+
+/// Returns the field of the messages that an error complains about, if it can be omitted and was
+/// not yet.
+pub fn rejected_thinking(error: &str, messages: &str, omitted: &[&str]) -> Option<&'static str> {
+    let named = THINKING_FIELDS.into_iter().filter(|field| error.contains(field));
+    named.filter(|field| !omitted.contains(field)).find(|field| messages.contains(&begin(field)))
+}
+
+/// Returns how a member with a text begins. Nothing else in JSON does: within a string, the quotes
+/// are escaped.
+fn begin(field: &str) -> String {
+    format!(",\"{field}\":\"")
+}
+
+/// Returns the messages without this field, which contains a text wherever it is.
+fn without(messages: &str, field: &str) -> String {
+    let begin = begin(field);
+    let mut parts = messages.split(&begin);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let mut escaped = false;
+        let end = part.find(|character| {
+            let ends = character == '"' && !escaped;
+            escaped = character == '\\' && !escaped;
+            ends
+        });
+        out.push_str(end.and_then(|end| part.get(end + 1..)).unwrap_or_default());
+    }
+    out
+}
+
 /// Returns the body of a request for a streamed completion. Without a model, the server chooses.
 pub fn request_body(request: &ChatRequest<'_>, model: Option<&str>, omitted: &[&str]) -> String {
     let mut fields = Vec::new();
@@ -73,7 +106,8 @@ pub fn request_body(request: &ChatRequest<'_>, model: Option<&str>, omitted: &[&
     if let Some(model) = model {
         add("model", &quoted(model));
     }
-    add("messages", request.messages);
+    let rejected = THINKING_FIELDS.into_iter().filter(|field| omitted.contains(field));
+    add("messages", &rejected.fold(request.messages.to_owned(), |all, field| without(&all, field)));
     // Some servers reject an empty list.
     let says_none = request.tool_choice == "none" && omitted.contains(&"tool_choice");
     if request.tools.trim() != "[]" && !omitted.contains(&TOOLS) && !says_none {
@@ -233,6 +267,25 @@ mod tests {
         // Nor does a word that the server only repeats count.
         let echo = "content: field required, got 'in this context'";
         assert_eq!(rejected_field(echo, &[], Some(1)), None);
+    }
+
+    #[test]
+    fn thinking_that_a_server_refuses_is_omitted_and_nothing_else() {
+        let extra = json::member("reasoning_content", &json::Lenient::Text("a\\\"b\\".into()));
+        let text = r#"x","reasoning_content":"y"#.to_owned();
+        let answer = |extra: &str| Message::Assistant {
+            text: text.clone(),
+            calls: Vec::new(),
+            extra: extra.to_owned(),
+        };
+        let (with, bare) = (messages(None, &[answer(&extra), answer(&extra)]), answer(""));
+        assert_eq!(without(&with, "reasoning_content"), messages(None, &[bare.clone(), bare]));
+        let error = "reasoning_content is not allowed in input messages";
+        assert_eq!(rejected_thinking(error, &with, &[]), Some("reasoning_content"));
+        assert_eq!(rejected_thinking(error, &with, &["reasoning_content"]), None);
+        assert_eq!(rejected_thinking("bad field", &with, &[]), None);
+        // It was not sent.
+        assert_eq!(rejected_thinking(error, &without(&with, "reasoning_content"), &[]), None);
     }
 
     #[test]

@@ -447,6 +447,30 @@ fn the_size_of_the_context_is_asked_for_once_where_servers_tell_it() {
 }
 
 #[test]
+fn thinking_that_a_server_refuses_to_get_back_is_omitted_from_then_on() {
+    const REFUSED: &str = "HTTP/1.1 400 Bad\r\n\r\n\
+        {\"error\":{\"message\":\"messages.1.reasoning_content: not permitted\"}}";
+    let server = Scripted::sending(&[REFUSED, HELLO, HELLO]);
+    let call = r#"[{"role":"assistant","content":"","reasoning_content":"a \"b\""}]"#;
+    for _ in 0..2 {
+        let request = ChatRequest {
+            endpoint: &server.endpoint,
+            messages: call,
+            tools: "[]",
+            tool_choice: "none",
+            deadline: None,
+        };
+        let cancel = Cancel::new().unwrap();
+        let model = ServedModel(NO_RETRIES);
+        model.complete(&request, &server.memory, &cancel, &mut |_| Ok(())).unwrap();
+    }
+    let requests = server.requests();
+    let has: Vec<bool> = requests.iter().map(|text| text.contains("reasoning")).collect();
+    assert_eq!(has, [true, false, false]);
+    assert!(requests.last().unwrap().contains(r#""messages":[{"role":"assistant","content":""}]"#));
+}
+
+#[test]
 fn a_limit_that_leaves_no_room_for_the_messages_is_omitted_this_once() {
     const NO_ROOM: &str = "HTTP/1.1 400 Bad\r\n\r\n{\"error\":{\"message\":\"maximum context \
         length is 4096, you requested 4100 (4 in the messages, 4096 in the completion)\"}}";
