@@ -354,8 +354,8 @@ pub const SEARCH_LARGE_BYTES: u64 = 2 << 20;
 pub const SEARCH_PIECE_BYTES: usize = 256 * 1024;
 /// The files of a search that a thread is given at once.
 pub const SEARCH_JOB_FILES: usize = 16;
-/// The jobs that wait for a thread of a search.
-pub const SEARCH_QUEUE_MAX: usize = 32;
+/// The steps in which the memory for a file grows. Most files fit into one.
+pub const SEARCH_BUFFER_BYTES: usize = 64 * 1024;
 /// A question to a program of the system for a tool's own use.
 pub const QUESTION_MAX: Duration = Duration::from_secs(2);
 /// The port of a model server that is configured without one: that of LM Studio and LMX.

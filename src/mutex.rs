@@ -10,15 +10,6 @@ pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits on `condvar` while `condition` holds. Returns the lock.
-pub fn wait_while<'a, T>(
-    condvar: &Condvar,
-    guard: MutexGuard<'a, T>,
-    condition: impl FnMut(&mut T) -> bool,
-) -> MutexGuard<'a, T> {
-    condvar.wait_while(guard, condition).unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Waits on `condvar` while `condition` holds, but not longer than `limit`. Returns the lock, and
 /// whether the wait has timed out.
 pub fn wait_timeout_while<'a, T>(

@@ -8,7 +8,9 @@ use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+#[cfg(not(target_os = "linux"))]
+use std::os::fd::IntoRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -216,11 +218,46 @@ pub fn path_of(file: BorrowedFd<'_>) -> io::Result<PathBuf> {
     Ok(PathBuf::from(OsString::from_vec(buffer)))
 }
 
-/// Lists `directory` without `.` and `..`, unsorted; at most `most` entries. readdir(3).
+/// Lists `directory` without `.` and `..`, unsorted; at most `most` entries. Copies of a descriptor
+/// share the position that this moves, so it is for a directory that one thread has opened.
+/// getdents64(2), which needs no directory stream.
+#[cfg(target_os = "linux")]
 pub fn entries(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(OsString, FileType)>> {
-    // Opened again, since copies of a descriptor share the position in the directory.
-    let fresh = open_at(directory, OsStr::new("."), libc::O_RDONLY | libc::O_DIRECTORY)?;
-    let raw = fresh.into_raw_fd();
+    rewind(directory)?;
+    let mut buffer = [0_u8; 8192];
+    let mut found = Vec::new();
+    loop {
+        let (room, size) = (buffer.as_mut_ptr(), buffer.len());
+        // SAFETY: `room` is writable for `size` bytes.
+        let got = unsafe { libc::syscall(libc::SYS_getdents64, directory.as_raw_fd(), room, size) };
+        let Ok(filled) = usize::try_from(got) else { return Err(io::Error::last_os_error()) };
+        let mut records = buffer.get(..filled).unwrap_or_default();
+        if records.is_empty() {
+            return Ok(found);
+        }
+        // An inode, an offset, the length of the record, a type, a name.
+        while let Some([low, high, kind]) = records.get(16..19) {
+            let length = usize::from(u16::from_ne_bytes([*low, *high]));
+            let (record, rest) = records.split_at_checked(length.max(19)).unwrap_or_default();
+            records = rest;
+            let name = record.get(19..).unwrap_or_default();
+            if let Ok(name) = CStr::from_bytes_until_nul(name) {
+                add_entry(&mut found, directory, name, *kind);
+            }
+            if found.len() == most {
+                return Ok(found);
+            }
+        }
+    }
+}
+
+/// Lists `directory` without `.` and `..`, unsorted; at most `most` entries. Copies of a descriptor
+/// share the position that this moves, so it is for a directory that one thread has opened.
+/// readdir(3).
+#[cfg(not(target_os = "linux"))]
+pub fn entries(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(OsString, FileType)>> {
+    rewind(directory)?;
+    let raw = directory.try_clone_to_owned()?.into_raw_fd();
     // SAFETY: nothing else owns `raw`; on success the stream does.
     let stream = unsafe { libc::fdopendir(raw) };
     if stream.is_null() {
@@ -245,23 +282,45 @@ pub fn entries(directory: BorrowedFd<'_>, most: usize) -> io::Result<Vec<(OsStri
         let name = unsafe { &raw const (*entry).d_name };
         // SAFETY: as above; a name is NUL-terminated.
         let name = unsafe { CStr::from_ptr(name.cast()) };
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            let kind = match kind {
-                libc::DT_REG => FileType::File,
-                libc::DT_DIR => FileType::Directory,
-                libc::DT_LNK => FileType::Link,
-                libc::DT_UNKNOWN => kind_of(directory, name).unwrap_or(FileType::Other),
-                _ => FileType::Other,
-            };
-            found.push((OsStr::from_bytes(name.to_bytes()).to_owned(), kind));
-        }
+        add_entry(&mut found, directory, name, kind);
     }
     Ok(found)
 }
 
+/// Moves the position in a directory to its beginning. lseek(2).
+fn rewind(directory: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the call changes no memory.
+    match unsafe { libc::lseek(directory.as_raw_fd(), 0, libc::SEEK_SET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Adds an entry of the type that the system returned with the name, unless it is `.` or `..`.
+fn add_entry(
+    found: &mut Vec<(OsString, FileType)>,
+    directory: BorrowedFd<'_>,
+    name: &CStr,
+    kind: u8,
+) {
+    if matches!(name.to_bytes(), b"." | b"..") {
+        return;
+    }
+    let kind = match kind {
+        libc::DT_REG => FileType::File,
+        libc::DT_DIR => FileType::Directory,
+        libc::DT_LNK => FileType::Link,
+        libc::DT_UNKNOWN => kind_of(directory, name).unwrap_or(FileType::Other),
+        _ => FileType::Other,
+    };
+    found.push((OsStr::from_bytes(name.to_bytes()).to_owned(), kind));
+}
+
 /// An open directory stream.
+#[cfg(not(target_os = "linux"))]
 struct Stream(*mut libc::DIR);
 
+#[cfg(not(target_os = "linux"))]
 impl Drop for Stream {
     fn drop(&mut self) {
         // SAFETY: the stream is open, and nothing uses it after this.
@@ -290,11 +349,8 @@ fn refuse_special(kind: FileType) -> io::Result<()> {
     if kind == FileType::Other { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
 }
 
+#[cfg(not(target_os = "linux"))]
 fn clear_errno() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: the address is that of this thread's errno.
-    let errno = unsafe { libc::__errno_location() };
-    #[cfg(not(target_os = "linux"))]
     // SAFETY: the address is that of this thread's errno.
     let errno = unsafe { libc::__error() };
     // SAFETY: as above; nothing else writes it.

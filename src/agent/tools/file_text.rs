@@ -1,5 +1,10 @@
 //! The text of a file: its encoding, its line ends, and edits that keep both. Pure.
 
+use std::ops::Range;
+
+use crate::limits;
+use crate::text::{prefix, truncated};
+
 /// A file with a NUL in its first bytes is binary, as for grep and git.
 const PROBE_BYTES: usize = 8 * 1024;
 const MARK: char = '\u{feff}';
@@ -22,6 +27,22 @@ pub fn describe_other(bytes: &[u8]) -> Option<&'static str> {
 /// Returns whether a file that begins with these bytes is binary.
 pub fn is_binary(beginning: &[u8]) -> bool {
     beginning.get(..PROBE_BYTES).unwrap_or(beginning).contains(&0)
+}
+
+/// Returns a line, or as much of a long one as is shown, with the match in it.
+pub fn excerpt(line: &[u8], found: Range<usize>) -> String {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let text = String::from_utf8_lossy(line);
+    let before = String::from_utf8_lossy(line.get(..found.start).unwrap_or(line)).chars().count();
+    let skipped = if prefix(&text, limits::MATCH_CHARS_MAX).len() == text.len() {
+        0
+    } else {
+        before.saturating_sub(limits::MATCH_CHARS_MAX / 4)
+    };
+    let start = text.char_indices().nth(skipped).map_or(text.len(), |(start, _)| start);
+    let rest = text.get(start..).unwrap_or_default();
+    let more = if skipped > 0 { "…" } else { "" };
+    format!("{more}{}", truncated(rest, limits::MATCH_CHARS_MAX))
 }
 
 /// Returns `new` with the line ends and the byte order mark of the text that it replaces.

@@ -242,7 +242,7 @@ impl ListDir {
         };
         let too_many;
         if self.recursive == Some(MaybeQuoted(true)) {
-            let end = walk::walk(context, path, |entry| {
+            let end = walk::walk(context, path, &mut |entry| {
                 add(&String::from_utf8_lossy(entry.path), entry.kind);
                 ControlFlow::Continue(())
             })?;

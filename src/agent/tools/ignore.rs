@@ -16,6 +16,9 @@ use super::git::Repository;
 use super::workspace::ToolContext;
 use super::{command, glob};
 
+/// The file of rules in a directory.
+pub const FILE: &str = ".gitignore";
+
 /// The rules that hold in a directory: those of the directories above it, then its own.
 #[derive(Default)]
 pub struct IgnoreRules {
@@ -38,6 +41,8 @@ struct RuleFile {
 /// A line of a file.
 struct Rule {
     glob: Range<u32>,
+    /// Without `*` and whatever else is special, but for a `*` at the beginning.
+    is_plain: bool,
     /// Matched against the path from the file's directory, not the name alone.
     whole_path: bool,
     directories_only: bool,
@@ -68,19 +73,22 @@ impl IgnoreRules {
         rules
     }
 
-    /// Adds the rules of `directory`, which lies at `path` in the workspace; a path ends with a
-    /// slash, or is empty. Returns what [`IgnoreRules::leave`] takes.
-    pub fn enter(&mut self, directory: BorrowedFd<'_>, path: &[u8]) -> usize {
-        let before = self.files.len();
-        // Like git, a link is not followed.
-        let file = openat::open_entry(directory, OsStr::new(".gitignore")).ok();
-        self.read(file, self.prefix.len() + path.len());
-        before
+    /// Returns the number of files whose rules hold.
+    pub fn count(&self) -> usize {
+        self.files.len()
     }
 
-    /// Removes the rules of the directory entered last.
-    pub fn leave(&mut self, before: usize) {
-        for file in self.files.drain(before..) {
+    /// Adds the rules of `directory`, which lies at `path` in the workspace; a path ends with a
+    /// slash, or is empty.
+    pub fn enter(&mut self, directory: BorrowedFd<'_>, path: &[u8]) {
+        // Like git, a link is not followed.
+        let file = openat::open_entry(directory, OsStr::new(FILE)).ok();
+        self.read(file, self.prefix.len() + path.len());
+    }
+
+    /// Removes the rules that were added last, up to this number of files.
+    pub fn leave(&mut self, count: usize) {
+        for file in self.files.drain(count..) {
             self.bytes -= file.text.len();
         }
     }
@@ -91,7 +99,14 @@ impl IgnoreRules {
         if self.files.is_empty() {
             return false;
         }
-        let path = [self.prefix.as_slice(), path].concat();
+        let whole;
+        let path = match self.prefix.as_slice() {
+            [] => path,
+            prefix => {
+                whole = [prefix, path].concat();
+                &whole
+            }
+        };
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let decision = self.files.iter().rev().find_map(|file| {
             let rest = path.get(file.base..)?;
@@ -155,12 +170,14 @@ impl Rule {
         end -= usize::from(directories_only);
         let inside = line.get(begin - start..end.checked_sub(start)?)?;
         let whole_path = inside.contains(&b'/');
+        let rest = inside.strip_prefix(b"*").filter(|_| !whole_path).unwrap_or(inside);
+        let is_plain = !rest.iter().any(|byte| b"*?[\\".contains(byte));
         begin += usize::from(inside.starts_with(b"/"));
         if begin >= end {
             return None;
         }
         let glob = u32::try_from(begin).ok()?..u32::try_from(end).ok()?;
-        Some(Rule { glob, whole_path, directories_only, negated })
+        Some(Rule { glob, is_plain, whole_path, directories_only, negated })
     }
 
     fn matches(&self, text: &[u8], path: &[u8], name: &[u8], is_directory: bool) -> bool {
@@ -168,10 +185,13 @@ impl Rule {
             return false;
         }
         let glob = text.get(self.glob.start as usize..self.glob.end as usize).unwrap_or_default();
-        if self.whole_path {
-            glob::matches_path(glob, path)
-        } else {
-            glob::matches_name(glob, name)
+        let path = if self.whole_path { path } else { name };
+        match glob {
+            // Nearly all rules are of these two kinds.
+            [b'*', end @ ..] if self.is_plain => path.ends_with(end),
+            _ if self.is_plain => path == glob,
+            _ if self.whole_path => glob::matches_path(glob, path),
+            _ => glob::matches_name(glob, path),
         }
     }
 }

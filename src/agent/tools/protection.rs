@@ -57,26 +57,28 @@ impl Protection {
         if self.0.iter().any(is_it) { Err(belongs_to_opta()) } else { Ok(()) }
     }
 
-    /// Returns the names in an open directory that are protected: of all its entries, if it belongs
-    /// to opta or the kernel as a whole.
-    pub fn names_in<'e>(
+    /// Removes from the entries of an open directory those that are protected: all, if it belongs
+    /// to opta or the kernel as a whole, or if that is unknown.
+    pub fn remove_from(
         &self,
         directory: BorrowedFd<'_>,
         base: &Path,
-        entries: &'e [(OsString, FileType)],
-    ) -> io::Result<Vec<&'e OsStr>> {
-        let names = entries.iter().map(|(name, _)| name.as_os_str());
+        entries: &mut Vec<(OsString, FileType)>,
+    ) {
         let has_daemon = entries.iter().any(|(name, kind)| {
             name == DAEMON && matches!(kind, FileType::Directory | FileType::Link)
         });
-        if openat::is_kernel_state(directory)? || (has_daemon && is_opta(directory)) {
-            return Ok(names.collect());
+        let is_whole = openat::is_kernel_state(directory).unwrap_or(true)
+            || (has_daemon && is_opta(directory));
+        if !is_whole && !self.0.iter().any(|protected| protected.starts_with(base)) {
+            return;
         }
-        if !self.0.iter().any(|protected| protected.starts_with(base)) {
-            return Ok(Vec::new());
+        match openat::path_of(directory) {
+            Ok(path) if !is_whole => {
+                entries.retain(|(name, _)| self.check_entry(&path, name).is_ok());
+            }
+            _ => entries.clear(),
         }
-        let path = openat::path_of(directory)?;
-        Ok(names.filter(|name| self.check_entry(&path, name).is_err()).collect())
     }
 }
 

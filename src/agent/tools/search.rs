@@ -1,13 +1,16 @@
 //! Tools that find files by name, and lines by content.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsString;
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
+use std::mem;
 use std::ops::{ControlFlow, Range};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -19,12 +22,12 @@ use crate::error::reason;
 use crate::session::wake::Waker;
 use crate::sys::openat::{self, FileType};
 use crate::sys::{self, Interest};
-use crate::text::{escaped, prefix, truncated};
+use crate::text::escaped;
 use crate::{limits, mutex};
 
-use super::file_text::is_binary;
+use super::file_text::{excerpt, is_binary};
 use super::glob;
-use super::walk::{self, WalkEnd};
+use super::walk::{self, Walk, WalkEnd};
 use super::workspace::ToolContext;
 
 /// The arguments of `find_files`.
@@ -70,8 +73,7 @@ impl NameGlob {
                 let inside = path.get(self.base..).unwrap_or_default();
                 glob::matches_path(glob, inside) || glob::matches_path(glob, path)
             } else {
-                let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
-                glob::matches_name(glob, name)
+                glob::matches_name(glob, name_of(path).as_bytes())
             }
         })
     }
@@ -84,7 +86,7 @@ impl FindFiles {
         let names = NameGlob::new(&self.pattern, start)?;
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
         let mut found = false;
-        let end = walk::walk(context, start, |entry| {
+        let end = walk::walk(context, start, &mut |entry| {
             if entry.kind != FileType::Directory && names.matches(entry.path) {
                 clip.push(shown(entry.path).as_bytes());
                 clip.push(b"\n");
@@ -107,27 +109,20 @@ impl SearchFiles {
         let regex = compile(&self.pattern)?;
         let start = start(self.path.as_deref());
         let names = self.glob.as_deref().map(|glob| NameGlob::new(glob, start)).transpose()?;
-        let workspace = context.workspace()?;
-        let mut search = Search::start(regex)
-            .map_err(|error| format!("the search cannot be started: {}", reason(&error)))?;
-        let mut end = WalkEnd::default();
-        let entry = workspace.entry(start)?;
+        let entry = context.workspace()?.entry(start)?;
         let file = entry.filter(|entry| entry.metadata().is_ok_and(|found| found.is_file()));
-        if let Some(file) = file {
-            let _enough = search.add(Source::Open(file), start.as_bytes(), context);
-        } else {
-            end = walk::walk(context, start, |entry| {
-                if entry.kind != FileType::File
-                    || !names.as_ref().is_none_or(|names| names.matches(entry.path))
-                {
-                    return ControlFlow::Continue(());
-                }
-                let source = Source::In(Arc::clone(entry.directory), entry.name.to_owned());
-                search.add(source, entry.path, context)
-            })?;
-        }
-        let found = search.finish(context);
+        let files = match file {
+            Some(file) => {
+                Files { named: Some((start.into(), Source::Open(file))), ..Files::default() }
+            }
+            None => Files { names, walk: Some(Walk::new(context, start)?), ..Files::default() },
+        };
+        let search = Search::start(regex, files)
+            .map_err(|error| format!("the search cannot be started: {}", reason(&error)))?;
+        let found = search.wait(context);
         context.check()?;
+        let walk = mutex::lock(&search.shared.files).walk.take();
+        let end = walk.map_or(WalkEnd::default(), |walk| walk.end());
         let mut text = found.get(..limits::MATCHES_MAX).unwrap_or(&found).concat();
         if found.is_empty() {
             text.push_str("[no line matches]");
@@ -158,6 +153,10 @@ fn start(path: Option<&str>) -> &str {
     path.filter(|path| !path.is_empty()).unwrap_or(".")
 }
 
+fn name_of(path: &[u8]) -> &OsStr {
+    OsStr::from_bytes(path.rsplit(|byte| *byte == b'/').next().unwrap_or(path))
+}
+
 fn shown(path: &[u8]) -> String {
     escaped(&String::from_utf8_lossy(path))
 }
@@ -175,12 +174,23 @@ fn note(end: WalkEnd) -> &'static str {
 /// A file that is to be searched.
 enum Source {
     Open(File),
-    /// The one of this name in a directory.
-    In(Arc<File>, OsString),
+    /// The one with the last name of its path in a directory.
+    In(Arc<File>),
+}
+
+/// The files that are still to be searched. The threads of a search take turns to find the next.
+#[derive(Default)]
+struct Files {
+    /// A file that the call named, and its path.
+    named: Option<(Vec<u8>, Source)>,
+    walk: Option<Walk>,
+    /// All of them, if there is none.
+    names: Option<NameGlob>,
+    /// The number of jobs that were taken.
+    jobs: usize,
 }
 
 /// Files that one thread searches, and their place in the order of paths.
-#[derive(Default)]
 struct Job {
     index: usize,
     files: Vec<(Vec<u8>, Source)>,
@@ -190,17 +200,14 @@ struct Job {
 /// piece of a file that each of them is in.
 struct Search {
     shared: Arc<Shared>,
-    /// The files of the next job.
-    next: Job,
 }
 
 /// What a search and its threads share.
 struct Shared {
     regex: Regex,
+    files: Mutex<Files>,
     progress: Mutex<Progress>,
-    /// There are more jobs, or none will come.
-    changed: Condvar,
-    /// Wakes the caller when a job is done.
+    /// Wakes the caller when the search is done.
     waker: Waker,
     /// Nothing more is wanted.
     over: AtomicBool,
@@ -208,29 +215,29 @@ struct Shared {
     large: Mutex<()>,
 }
 
-/// The jobs that wait, and the lines that were found.
+/// The lines that were found.
 #[derive(Default)]
 struct Progress {
-    jobs: VecDeque<Job>,
-    closed: bool,
     /// By the index of the job.
     found: BTreeMap<usize, Vec<String>>,
     /// All jobs before this one are done, and have this many lines.
     done: usize,
     done_lines: usize,
+    /// The number of jobs, once it is known.
+    jobs: Option<usize>,
 }
 
 impl Search {
-    fn start(regex: Regex) -> io::Result<Search> {
+    fn start(regex: Regex, files: Files) -> io::Result<Search> {
         let shared = Arc::new(Shared {
             regex,
+            files: Mutex::new(files),
             progress: Mutex::default(),
-            changed: Condvar::new(),
             waker: Waker::new()?,
             over: AtomicBool::new(false),
             large: Mutex::new(()),
         });
-        let search = Search { shared, next: Job::default() };
+        let search = Search { shared };
         let cores = thread::available_parallelism().map_or(1, usize::from);
         for count in 0..cores.min(limits::SEARCH_THREADS_MAX) {
             let shared = Arc::clone(&search.shared);
@@ -244,57 +251,31 @@ impl Search {
         Ok(search)
     }
 
-    /// Adds a file. Breaks when enough was found or the turn is over.
-    fn add(&mut self, source: Source, path: &[u8], context: &ToolContext<'_>) -> ControlFlow<()> {
-        self.next.files.push((path.to_owned(), source));
-        if self.next.files.len() >= limits::SEARCH_JOB_FILES {
-            self.submit();
-            self.wait(context, |progress| progress.jobs.len() < limits::SEARCH_QUEUE_MAX);
-        }
-        if self.shared.is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    /// Gives the files that were added to the threads.
-    fn submit(&mut self) {
-        let next = Job { index: self.next.index + 1, files: Vec::new() };
-        let job = std::mem::replace(&mut self.next, next);
-        mutex::lock(&self.shared.progress).jobs.push_back(job);
-        self.shared.changed.notify_one();
-    }
-
-    /// Returns the lines that were found, once all files are done or the turn is over.
-    fn finish(mut self, context: &ToolContext<'_>) -> Vec<String> {
-        self.submit();
-        mutex::lock(&self.shared.progress).closed = true;
-        self.shared.changed.notify_all();
-        self.wait(context, |progress| progress.done == self.next.index);
-        let found = std::mem::take(&mut mutex::lock(&self.shared.progress).found);
-        found.into_values().flatten().collect()
-    }
-
-    /// Waits until `is_so`, or enough was found, or the turn is over.
-    fn wait(&self, context: &ToolContext<'_>, is_so: impl Fn(&Progress) -> bool) {
+    /// Returns the lines that were found, once all files are done, enough was found, or the turn is
+    /// over.
+    fn wait(&self, context: &ToolContext<'_>) -> Vec<String> {
         let shared = &self.shared;
-        let is_enough = || shared.is_over() || is_so(&mutex::lock(&shared.progress));
-        while !is_enough() {
+        while !shared.is_done() {
             shared.waker.arm();
-            if is_enough() {
-                return;
+            if shared.is_done() {
+                break;
             }
             let files =
                 [(context.cancel.as_fd(), Interest::Read), (shared.waker.as_fd(), Interest::Read)];
             let left = context.deadline.saturating_duration_since(Instant::now());
             if sys::wait_any(&files, Some(left)).is_err() || context.is_over() {
-                return shared.end();
+                break;
             }
             shared.waker.drain();
         }
+        let found = mem::take(&mut mutex::lock(&shared.progress).found);
+        found.into_values().flatten().collect()
     }
 }
 
 impl Drop for Search {
     fn drop(&mut self) {
-        self.shared.end();
+        self.shared.over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -303,54 +284,69 @@ impl Shared {
         self.over.load(Ordering::Relaxed)
     }
 
-    fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
-        // Under the lock, so that no thread is between its look and its wait.
-        let progress = mutex::lock(&self.progress);
-        self.changed.notify_all();
-        drop(progress);
+    fn is_done(&self) -> bool {
+        self.is_over() || mutex::lock(&self.progress).is_done()
     }
 
     /// Does jobs until there are no more.
     fn work(&self) {
+        // A copy has caches of its own, for which threads need not wait.
+        let regex = self.regex.clone();
         let mut buffer = Vec::new();
-        while let Some(Job { index, files }) = self.next() {
+        loop {
+            let Job { index, files } = self.next();
+            let is_end = files.is_empty();
             let mut lines = Vec::new();
             for (path, source) in files {
-                lines.extend(self.search(source, &path, &mut buffer).unwrap_or_default());
+                let found = self.search(&regex, source, &path, &mut buffer);
+                lines.extend(found.unwrap_or_default());
                 if self.is_over() || lines.len() > limits::MATCHES_MAX {
                     break;
                 }
             }
             let mut progress = mutex::lock(&self.progress);
-            progress.found.insert(index, lines);
-            while let Some(lines) = progress.found.get(&progress.done) {
-                progress.done_lines += lines.len();
-                progress.done += 1;
+            progress.add(index, (!is_end).then_some(lines));
+            if progress.done_lines > limits::MATCHES_MAX {
+                self.over.store(true, Ordering::Relaxed);
             }
-            let enough = progress.done_lines > limits::MATCHES_MAX;
-            drop(progress);
-            if enough {
-                self.end();
+            if progress.is_done() || self.is_over() {
+                self.waker.wake();
             }
-            self.waker.wake();
+            if is_end || self.is_over() {
+                return;
+            }
         }
     }
 
-    fn next(&self) -> Option<Job> {
-        let waits = |progress: &mut Progress| {
-            progress.jobs.is_empty() && !progress.closed && !self.is_over()
-        };
-        let progress = mutex::lock(&self.progress);
-        let mut progress = mutex::wait_while(&self.changed, progress, waits);
-        if self.is_over() { None } else { progress.jobs.pop_front() }
+    /// Returns the next files to search; without files if there are no more.
+    fn next(&self) -> Job {
+        let mut queue = mutex::lock(&self.files);
+        let mut files: Vec<_> = queue.named.take().into_iter().collect();
+        let Files { walk, names, jobs, .. } = &mut *queue;
+        while files.len() < limits::SEARCH_JOB_FILES
+            && let Some(entry) = walk.as_mut().and_then(|walk| walk.next(&|| self.is_over()))
+        {
+            if entry.kind == FileType::File
+                && names.as_ref().is_none_or(|names| names.matches(entry.path))
+            {
+                files.push((entry.path.to_owned(), Source::In(Arc::clone(entry.directory))));
+            }
+        }
+        *jobs += 1;
+        Job { index: *jobs - 1, files }
     }
 
     /// Returns the lines of a file that match; one more than is shown, if there are as many.
-    fn search(&self, source: Source, path: &[u8], buffer: &mut Vec<u8>) -> io::Result<Vec<String>> {
+    fn search(
+        &self,
+        regex: &Regex,
+        source: Source,
+        path: &[u8],
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<Vec<String>> {
         let file = match source {
             Source::Open(file) => file,
-            Source::In(directory, name) => openat::open_listed(directory.as_fd(), &name)?,
+            Source::In(directory) => openat::open_listed(directory.as_fd(), name_of(path))?,
         };
         let metadata = file.metadata()?;
         let mut lines = Vec::new();
@@ -359,18 +355,16 @@ impl Shared {
         }
         let is_large = metadata.len() > limits::SEARCH_LARGE_BYTES;
         let large = is_large.then(|| mutex::lock(&self.large));
-        buffer.clear();
-        // One byte more, so that a whole file is read at once.
-        buffer.reserve(usize::try_from(metadata.len()).unwrap_or(0) + 1);
-        file.take(limits::SEARCH_BYTES_MAX).read_to_end(buffer)?;
-        let is_binary = is_binary(buffer);
-        let path = shown(path);
-        self.visit_lines(buffer, |number, line, found| {
-            if is_binary {
-                lines.push(format!("{path}: the binary file matches\n"));
+        let size = usize::try_from(metadata.len()).unwrap_or(0);
+        let length = read(file, size, buffer)?;
+        let bytes = buffer.get(..length).unwrap_or_default();
+        let (is_binary, path) = (LazyCell::new(|| is_binary(bytes)), LazyCell::new(|| shown(path)));
+        self.visit_lines(regex, bytes, |number, line, found| {
+            if *is_binary {
+                lines.push(format!("{}: the binary file matches\n", *path));
                 return ControlFlow::Break(());
             }
-            lines.push(format!("{path}:{number}:{}\n", excerpt(line, found)));
+            lines.push(format!("{}:{number}:{}\n", *path, excerpt(line, found)));
             match lines.len() {
                 count if count > limits::MATCHES_MAX => ControlFlow::Break(()),
                 _ => ControlFlow::Continue(()),
@@ -386,6 +380,7 @@ impl Shared {
     /// Calls `visit` with each line that matches, its number and the match in it.
     fn visit_lines(
         &self,
+        regex: &Regex,
         bytes: &[u8],
         mut visit: impl FnMut(usize, &[u8], Range<usize>) -> ControlFlow<()>,
     ) {
@@ -403,13 +398,55 @@ impl Shared {
             let least = (start + limits::SEARCH_PIECE_BYTES).min(bytes.len());
             let end = (line_end(bytes, least) + 1).min(bytes.len());
             let piece = bytes.get(start..end).unwrap_or_default();
-            let visited = visit_piece(&self.regex, piece, |line, found| {
+            let visited = visit_piece(regex, piece, |line, found| {
                 visit(start + line.start..start + line.end, found)
             });
             if visited.is_break() {
                 return;
             }
             start = end;
+        }
+    }
+}
+
+impl Progress {
+    /// Returns whether all files are done.
+    fn is_done(&self) -> bool {
+        self.jobs == Some(self.done)
+    }
+
+    /// Adds the lines of a job; none if there are no more jobs from it on.
+    fn add(&mut self, index: usize, lines: Option<Vec<String>>) {
+        let Some(lines) = lines else {
+            // Whichever of the threads comes first has seen the end.
+            self.jobs = Some(self.jobs.map_or(index, |jobs| jobs.min(index)));
+            return;
+        };
+        self.found.insert(index, lines);
+        while let Some(lines) = self.found.get(&self.done) {
+            self.done_lines += lines.len();
+            self.done += 1;
+        }
+    }
+}
+
+/// Reads a file into the beginning of a buffer, which becomes as long as needed. Returns the length
+/// of what was read.
+fn read(mut file: File, size: usize, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let mut length = 0;
+    loop {
+        let needed = length.max(size) + 1;
+        if buffer.len() < needed {
+            buffer.resize(needed.next_multiple_of(limits::SEARCH_BUFFER_BYTES), 0);
+        }
+        match file.read(buffer.get_mut(length..).unwrap_or_default()) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Ok(0) => return Ok(length),
+            got => length += got?,
+        }
+        // The file has rarely grown meanwhile; to ask for its end would cost as much again.
+        if length == size || length as u64 >= limits::SEARCH_BYTES_MAX {
+            return Ok(length);
         }
     }
 }
@@ -451,22 +488,6 @@ fn visit_piece(
 fn line_end(bytes: &[u8], at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     rest.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |place| at + place)
-}
-
-/// Returns a line, or as much of a long one as is shown, with the match in it.
-fn excerpt(line: &[u8], found: Range<usize>) -> String {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let text = String::from_utf8_lossy(line);
-    let before = String::from_utf8_lossy(line.get(..found.start).unwrap_or(line)).chars().count();
-    let skipped = if prefix(&text, limits::MATCH_CHARS_MAX).len() == text.len() {
-        0
-    } else {
-        before.saturating_sub(limits::MATCH_CHARS_MAX / 4)
-    };
-    let start = text.char_indices().nth(skipped).map_or(text.len(), |(start, _)| start);
-    let rest = text.get(start..).unwrap_or_default();
-    let more = if skipped > 0 { "…" } else { "" };
-    format!("{more}{}", truncated(rest, limits::MATCH_CHARS_MAX))
 }
 
 #[cfg(test)]
@@ -550,6 +571,25 @@ mod tests {
         assert!(found.ends_with("[there are more than these 50]"), "{found}");
         scratch.put("wide", &format!("wide{}", "é".repeat(limits::MATCH_CHARS_MAX)));
         assert!(search("wide").ends_with("é…\n"));
+    }
+
+    #[test]
+    fn the_first_lines_are_returned_in_the_order_of_paths() {
+        let scratch = Scratch::new();
+        let mut wanted = String::new();
+        for number in 0..200 {
+            let path = format!("d{:02}/e{}/f{number:03}", number / 20, number / 5 % 4);
+            // The first files take the longest.
+            let before = (200 - number) * 50;
+            scratch.put(&path, &format!("{}hit\n", "miss\n".repeat(before)));
+            if number < limits::MATCHES_MAX {
+                wanted.push_str(&format!("{path}:{}:hit\n", before + 1));
+            }
+        }
+        wanted.push_str("[there are more than these 50]");
+        for _ in 0..10 {
+            assert_eq!(scratch.run("search_files", r#"{"pattern":"hit"}"#).unwrap(), wanted);
+        }
     }
 
     /// Puts a program in the place of git that writes to a pipe, so that the test knows that the

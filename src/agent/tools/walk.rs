@@ -3,22 +3,23 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::mem;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Component;
 use std::sync::Arc;
+use std::vec;
 
 use crate::limits;
 use crate::sys::openat::{self, FileType};
 
-use super::ignore::IgnoreRules;
+use super::ignore::{self, IgnoreRules};
 use super::workspace::{ToolContext, Workspace};
 
 /// An entry of a directory, as it is visited.
 pub struct Entry<'a> {
     pub directory: &'a Arc<File>,
-    pub name: &'a OsStr,
     /// From the workspace.
     pub path: &'a [u8],
     pub kind: FileType,
@@ -33,13 +34,28 @@ pub struct WalkEnd {
     pub too_many_rules: bool,
 }
 
-struct Walk<'a, V> {
-    context: &'a ToolContext<'a>,
-    workspace: &'a Workspace,
-    visit: V,
+/// The state of a walk between two entries.
+pub struct Walk {
+    workspace: Arc<Workspace>,
     rules: IgnoreRules,
+    /// The directories from the top to where the walk is.
+    levels: Vec<Level>,
+    /// That of the last entry.
     path: Vec<u8>,
+    /// The last entry was a directory, and its entries come next.
+    descends: bool,
     visited: usize,
+}
+
+/// A directory that a walk is in.
+struct Level {
+    directory: Arc<File>,
+    /// Those that are still to be visited.
+    entries: vec::IntoIter<(OsString, FileType)>,
+    /// The length of its path, with the slash at the end.
+    path: usize,
+    /// The number of files of rules that hold outside of it.
+    rules: usize,
 }
 
 /// Visits everything below the directory `given`, until the visitor has seen enough. Fails if the
@@ -47,75 +63,114 @@ struct Walk<'a, V> {
 pub fn walk(
     context: &ToolContext<'_>,
     given: &str,
-    visit: impl FnMut(&Entry<'_>) -> ControlFlow<()>,
+    visit: &mut dyn FnMut(&Entry<'_>) -> ControlFlow<()>,
 ) -> Result<WalkEnd, String> {
-    let workspace = context.workspace()?;
-    let top = Arc::new(workspace.directory(given)?);
-    let mut rules = IgnoreRules::above(workspace.path(), context);
-    let mut path = Vec::new();
-    // The rules of the directories above hold here as well.
-    rules.enter(workspace.root(), &path);
-    for component in workspace.relative(given)?.components() {
-        match component {
-            Component::CurDir => continue,
-            Component::Normal(name) => path.extend(name.as_bytes()),
-            // The path leads through a parent: it is unknown which rules hold.
-            _ => {
-                rules = IgnoreRules::default();
-                path = given.trim_end_matches('/').into();
-            }
-        }
-        path.push(b'/');
-        let above = OsStr::from_bytes(&path).to_str().map(|path| path.trim_end_matches('/'));
-        if let Some(Ok(above)) = above.map(|path| workspace.directory(path)) {
-            rules.enter(above.as_fd(), &path);
+    let mut walk = Walk::new(context, given)?;
+    while let Some(entry) = walk.next(&|| context.is_over()) {
+        if visit(&entry).is_break() {
+            break;
         }
     }
-    let mut walk = Walk { context, workspace, visit, rules, path, visited: 0 };
-    let end = walk.visit_all(&top, 0);
     context.check()?;
-    let too_many_entries = end.is_break() && walk.visited > limits::WALK_ENTRIES_MAX;
-    Ok(WalkEnd { too_many_entries, too_many_rules: walk.rules.are_cut })
+    Ok(walk.end())
 }
 
-impl<V: FnMut(&Entry<'_>) -> ControlFlow<()>> Walk<'_, V> {
-    fn visit_all(&mut self, directory: &Arc<File>, depth: usize) -> ControlFlow<()> {
-        // A directory that may not be read has no entries.
-        let entries = openat::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX);
-        let mut entries: Vec<(OsString, FileType)> = entries.unwrap_or_default();
-        entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-        let Ok(protected) = self.workspace.protected_in(directory.as_fd(), &entries) else {
-            return ControlFlow::Continue(());
-        };
-        let base = self.path.len();
-        for (name, kind) in &entries {
-            let kind = *kind;
-            if self.context.is_over() {
-                return ControlFlow::Break(());
+impl Walk {
+    /// Begins a walk through everything below the directory `given`.
+    pub fn new(context: &ToolContext<'_>, given: &str) -> Result<Walk, String> {
+        let workspace = context.workspace()?;
+        let top = workspace.directory(given)?;
+        let mut rules = IgnoreRules::above(workspace.path(), context);
+        let mut path = Vec::new();
+        // The rules of the directories above hold here as well.
+        rules.enter(workspace.root(), &path);
+        for component in workspace.relative(given)?.components() {
+            match component {
+                Component::CurDir => continue,
+                Component::Normal(name) => path.extend(name.as_bytes()),
+                // The path leads through a parent: it is unknown which rules hold.
+                _ => {
+                    rules = IgnoreRules::default();
+                    path = given.trim_end_matches('/').into();
+                }
             }
-            self.path.truncate(base);
-            self.path.extend(name.as_bytes());
-            let skipped = name == ".git" || protected.contains(&name.as_os_str());
-            if skipped || self.rules.exclude(&self.path, kind == FileType::Directory) {
-                continue;
-            }
-            self.visited += 1;
-            if self.visited > limits::WALK_ENTRIES_MAX {
-                return ControlFlow::Break(());
-            }
-            (self.visit)(&Entry { directory, name, path: &self.path, kind })?;
-            if kind == FileType::Directory
-                && depth < limits::WALK_DEPTH_MAX
-                && let Ok(below) = openat::enter(directory.as_fd(), name)
-            {
-                self.path.push(b'/');
-                let before = self.rules.enter(below.as_fd(), &self.path);
-                self.visit_all(&Arc::new(below), depth + 1)?;
-                self.rules.leave(before);
+            path.push(b'/');
+            let above = OsStr::from_bytes(&path).to_str().map(|path| path.trim_end_matches('/'));
+            if let Some(Ok(above)) = above.map(|path| workspace.directory(path)) {
+                rules.enter(above.as_fd(), &path);
             }
         }
-        self.path.truncate(base);
-        ControlFlow::Continue(())
+        let workspace = Arc::clone(workspace);
+        let (levels, descends, visited) = (Vec::new(), false, 0);
+        let mut walk = Walk { workspace, rules, levels, path, descends, visited };
+        walk.enter(top);
+        Ok(walk)
+    }
+
+    /// Returns the next entry; none after the last one, and once `is_over`.
+    pub fn next(&mut self, is_over: &dyn Fn() -> bool) -> Option<Entry<'_>> {
+        if mem::take(&mut self.descends) {
+            self.descend();
+        }
+        let kind = loop {
+            let level = self.levels.last_mut()?;
+            self.path.truncate(level.path);
+            let Some((name, kind)) = level.entries.next() else {
+                self.rules.leave(level.rules);
+                self.levels.pop();
+                continue;
+            };
+            self.path.extend(name.as_bytes());
+            if is_over() {
+                return None;
+            }
+            if !self.rules.exclude(&self.path, kind == FileType::Directory) {
+                break kind;
+            }
+        };
+        self.visited += 1;
+        if self.visited > limits::WALK_ENTRIES_MAX {
+            self.levels.clear();
+        }
+        self.descends = kind == FileType::Directory;
+        let directory = &self.levels.last()?.directory;
+        Some(Entry { directory, path: &self.path, kind })
+    }
+
+    /// Returns what was left out so far.
+    pub fn end(&self) -> WalkEnd {
+        let too_many_entries = self.visited > limits::WALK_ENTRIES_MAX;
+        WalkEnd { too_many_entries, too_many_rules: self.rules.are_cut }
+    }
+
+    /// Enters the directory that is the last entry.
+    fn descend(&mut self) {
+        let Some(level) = self.levels.last() else { return };
+        let name = OsStr::from_bytes(self.path.get(level.path..).unwrap_or_default());
+        if self.levels.len() <= limits::WALK_DEPTH_MAX
+            && let Ok(below) = openat::enter(level.directory.as_fd(), name)
+        {
+            self.path.push(b'/');
+            self.enter(below);
+        }
+    }
+
+    /// Makes the entries of a directory the next ones.
+    fn enter(&mut self, directory: File) {
+        let most = limits::DIRECTORY_ENTRIES_MAX;
+        // A directory that may not be read has no entries.
+        let mut entries = openat::entries(directory.as_fd(), most).unwrap_or_default();
+        let rules = self.rules.count();
+        let is_rules =
+            |(name, kind): &(OsString, FileType)| name == ignore::FILE && *kind == FileType::File;
+        if !self.levels.is_empty() && (entries.len() == most || entries.iter().any(is_rules)) {
+            self.rules.enter(directory.as_fd(), &self.path);
+        }
+        entries.retain(|(name, _)| name != ".git");
+        self.workspace.remove_protected(directory.as_fd(), &mut entries);
+        entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        let (directory, entries) = (Arc::new(directory), entries.into_iter());
+        self.levels.push(Level { directory, entries, path: self.path.len(), rules });
     }
 }
 
@@ -131,7 +186,7 @@ mod tests {
     fn seen(scratch: &Scratch, given: &str) -> Vec<String> {
         scratch.with_context(|context| {
             let mut seen = Vec::new();
-            let end = walk(context, given, |entry| {
+            let end = walk(context, given, &mut |entry| {
                 if entry.kind != FileType::Directory {
                     seen.push(String::from_utf8(entry.path.to_owned()).unwrap());
                 }
@@ -286,7 +341,7 @@ mod tests {
                 let environment = [Variable { name: "HOME".to_owned(), value: home }];
                 let mut found = scratch.in_workspace(&workspace, &environment, |context| {
                     let mut seen = Vec::new();
-                    let end = walk(context, ".", |entry| {
+                    let end = walk(context, ".", &mut |entry| {
                         if entry.kind != FileType::Directory && !entry.path.starts_with(b"home/") {
                             seen.push(String::from_utf8(entry.path.to_owned()).unwrap());
                         }
@@ -314,7 +369,7 @@ mod tests {
         scratch.put(".gitignore", &text);
         let too_many = |scratch: &Scratch| {
             scratch.with_context(|context| {
-                walk(context, ".", |_| ControlFlow::Continue(())).unwrap().too_many_rules
+                walk(context, ".", &mut |_| ControlFlow::Continue(())).unwrap().too_many_rules
             })
         };
         assert!(!too_many(&scratch));

@@ -19,8 +19,8 @@ use super::protection::Protection;
 use super::seen::SeenFiles;
 
 /// A workspace that is opened when a tool first needs it; otherwise, each tool returns the error.
-pub type LazyWorkspace =
-    LazyLock<Result<Workspace, String>, Box<dyn FnOnce() -> Result<Workspace, String> + Send>>;
+pub type LazyWorkspace = LazyLock<OpenedWorkspace, Box<dyn FnOnce() -> OpenedWorkspace + Send>>;
+type OpenedWorkspace = Result<Arc<Workspace>, String>;
 
 /// The context that tools work in: the same for all calls of a turn.
 pub struct ToolContext<'a> {
@@ -37,7 +37,7 @@ pub struct ToolContext<'a> {
 
 impl ToolContext<'_> {
     /// Returns the workspace, or the reason why it cannot be used.
-    pub fn workspace(&self) -> Result<&Workspace, String> {
+    pub fn workspace(&self) -> Result<&Arc<Workspace>, String> {
         LazyLock::force(&self.workspace).as_ref().map_err(String::clone)
     }
 
@@ -69,7 +69,7 @@ pub struct Workspace {
 impl Workspace {
     /// Opens the directory at `path` without what is protected in it: the `protected` paths, and
     /// what belongs to any daemon of opta or to the kernel. Errors are for the model.
-    pub fn open(path: &str, protected: &[PathBuf]) -> Result<Workspace, String> {
+    pub fn open(path: &str, protected: &[PathBuf]) -> Result<Arc<Workspace>, String> {
         let given = PathBuf::from(path);
         let failed =
             |error: io::Error| format!("the workspace {path} cannot be opened: {}", reason(&error));
@@ -85,7 +85,7 @@ impl Workspace {
         if protection.covers(&real) {
             return Err(format!("the workspace {} belongs to opta itself", given.display()));
         }
-        Ok(Workspace { root, given, path: real, protection })
+        Ok(Arc::new(Workspace { root, given, path: real, protection }))
     }
 
     /// Returns where it was when it was opened, without links.
@@ -132,13 +132,13 @@ impl Workspace {
         inside.map(Path::to_owned).map_err(|_outside| self.outside(given))
     }
 
-    /// Returns the names in an open directory that are protected.
-    pub fn protected_in<'e>(
+    /// Removes from the entries of an open directory those that are protected.
+    pub fn remove_protected(
         &self,
         directory: BorrowedFd<'_>,
-        entries: &'e [(OsString, FileType)],
-    ) -> io::Result<Vec<&'e OsStr>> {
-        self.protection.names_in(directory, &self.path, entries)
+        entries: &mut Vec<(OsString, FileType)>,
+    ) {
+        self.protection.remove_from(directory, &self.path, entries);
     }
 
     /// Opens a regular file or a directory for reading; `None` if there is nothing.
