@@ -263,6 +263,9 @@ pub const PATH_BYTES_MAX: usize = 4096;
 
 /// One turn, from its first model call to its last. A turn that takes longer makes no progress.
 pub const TURN_MAX: Duration = Duration::from_secs(60 * 60);
+/// What one turn writes to the journal of its session: 300,000 tokens, each in an event of its own.
+/// A server that sends its answer letter by letter would fill a disk otherwise.
+pub const TURN_JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Instructions from `AGENTS.md` files in a system prompt: about 8,000 tokens.
 pub const INSTRUCTIONS_BYTES_MAX: usize = 32 * 1024;
 /// Tool calls of one turn, unless `safety.maxToolCalls` is set.

@@ -8,6 +8,7 @@ mod history;
 mod loops;
 pub mod model;
 mod permissions;
+mod progress;
 mod prompt;
 mod tool_call;
 mod tool_runner;

@@ -29,6 +29,7 @@ use super::model::{
     ChatModel, ChatRequest, Completion, Delta, DeltaKind, FinishReason, ServedModel, ServerMemory,
     Timeouts,
 };
+use super::progress::Progress;
 use super::prompt::{Surroundings, SystemPrompt};
 use super::tool_call::{self, Call};
 use super::tool_runner::ToolRunner;
@@ -48,6 +49,8 @@ pub struct Assistant {
     pub(super) model: Box<dyn ChatModel>,
     pub(super) memory: ServerMemory,
     pub(super) seen: SeenBySession,
+    /// What a turn may write to the journal of its session.
+    pub(super) journal_bytes_max: u64,
 }
 
 impl Assistant {
@@ -56,7 +59,8 @@ impl Assistant {
         let (config, model) = (paths.config(), Box::new(ServedModel(Timeouts::TURN)));
         let workspaces = Workspaces::new(paths);
         let (memory, seen) = (ServerMemory::default(), SeenBySession::default());
-        Assistant { config, workspaces, log, model, memory, seen }
+        let journal_bytes_max = limits::TURN_JOURNAL_BYTES_MAX;
+        Assistant { config, workspaces, log, model, memory, seen, journal_bytes_max }
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
@@ -110,14 +114,6 @@ struct TurnLoop<'a> {
     progress: Progress,
 }
 
-/// The data from which the statistics are computed.
-struct Progress {
-    began: Instant,
-    first: Option<Instant>,
-    generating: Duration,
-    stats: TurnStats,
-}
-
 impl<'a> TurnLoop<'a> {
     /// Reads the conversation and opens the workspace.
     fn new(
@@ -154,7 +150,6 @@ impl<'a> TurnLoop<'a> {
         }
         let history = History::new(conversation, &prompt);
         let ids = history.call_ids().map(str::to_owned).collect();
-        let (generating, stats) = (Duration::ZERO, TurnStats::default());
         Ok(TurnLoop {
             assistant,
             endpoint,
@@ -168,7 +163,7 @@ impl<'a> TurnLoop<'a> {
             flaws: Vec::new(),
             requires_call: false,
             notices: HashSet::new(),
-            progress: Progress { began, first: None, generating, stats },
+            progress: Progress::new(began, assistant.journal_bytes_max),
         })
     }
 
@@ -325,7 +320,7 @@ impl<'a> TurnLoop<'a> {
         let (turn, progress, notices) = (self.runner.turn, &mut self.progress, &mut self.notices);
         let mut text_loop = TextLoop::default();
         let mut on_delta = |delta: &Delta| {
-            progress.check()?;
+            progress.check(turn)?;
             if let DeltaKind::Notice(wait) = delta.kind {
                 if wait.is_some() || notices.insert(delta.text.clone()) {
                     turn.append(&notice(turn, &delta.text, wait), Durability::Buffered)?;
@@ -435,46 +430,7 @@ impl<'a> TurnLoop<'a> {
         if self.runner.turn.cancel.is_cancelled() {
             return Err(cancelled());
         }
-        self.progress.check()
-    }
-}
-
-impl Progress {
-    /// Fails if the turn has taken too long.
-    fn check(&self) -> Result<(), Fault> {
-        if self.began.elapsed() < limits::TURN_MAX {
-            return Ok(());
-        }
-        let minutes = limits::TURN_MAX.as_secs() / 60;
-        let message = format!("the turn did not end within {minutes} minutes");
-        Err(Fault { code: "turn-timeout", message })
-    }
-
-    fn add(&mut self, completion: &Completion) {
-        // For a server that does not count: a token has about four characters.
-        let estimate = (completion.text.len() as u64).div_ceil(4);
-        let tokens = completion.completion_tokens.unwrap_or(estimate);
-        self.stats.add_tokens(completion.prompt_tokens.unwrap_or(0), tokens);
-        self.generating += completion.took;
-    }
-
-    fn finish(mut self, finish: FinishReason) -> TurnStats {
-        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        let seconds = self.generating.as_secs_f64();
-        let tokens = self.stats.completion_tokens;
-        self.stats.tokens = tokens;
-        // Tokens that arrive at the same time have no speed. The cast is exact up to 2^53 tokens.
-        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        let speed = if seconds >= 0.001 { tokens as f64 / seconds } else { 0.0 };
-        self.stats.speed = (speed * 10.0).round() / 10.0;
-        self.stats.elapsed = millis(self.began.elapsed());
-        self.stats.first_token_latency_ms = self.first.map(|first| millis(first - self.began));
-        self.stats.finish_reason = match finish {
-            FinishReason::Stop => None,
-            FinishReason::Length => Some("length".to_owned()),
-            FinishReason::Other(word) => Some(word),
-        };
-        self.stats
+        self.progress.check(self.runner.turn)
     }
 }
 

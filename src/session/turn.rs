@@ -1,6 +1,7 @@
 //! A turn that is running, as the agent sees it, and how turns end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::clock;
@@ -53,6 +54,8 @@ pub struct Turn<'a> {
     pub cancel: Arc<Cancel>,
     /// Its number among the session's turns, from 1.
     pub(super) number: u64,
+    /// The bytes of the journal that its events take.
+    pub(super) bytes: AtomicU64,
 }
 
 /// The limits of the wait for the answer to a permission request.
@@ -72,7 +75,15 @@ impl Turn<'_> {
     /// Appends an event to the session.
     pub fn append(&self, event: &Event, durability: Durability) -> Result<u64, SessionError> {
         let mut state = lock(&self.session.state);
-        self.session.append(&mut state, std::slice::from_ref(event), durability)
+        let before = state.journal.bytes();
+        let seq = self.session.append(&mut state, std::slice::from_ref(event), durability)?;
+        self.bytes.fetch_add(state.journal.bytes() - before, Ordering::Relaxed);
+        Ok(seq)
+    }
+
+    /// Returns how many bytes of the journal the events take that were appended.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Requests permission to call a tool and waits for the answer. Returns `false` when the time

@@ -362,9 +362,11 @@ impl CompletionParser {
             DeltaKind::Text => self.completion.text.push_str(&delta.text),
             _ => self.completion.has_thinking = true,
         }
-        match self.deltas.last_mut() {
-            Some(last) if last.kind == delta.kind => last.text.push_str(&delta.text),
-            _ => self.deltas.push(delta),
+        // Of what arrived together, the order of thinking and text means nothing: some servers
+        // alternate with every letter.
+        match self.deltas.iter_mut().find(|before| before.kind == delta.kind) {
+            Some(before) => before.text.push_str(&delta.text),
+            None => self.deltas.push(delta),
         }
     }
 

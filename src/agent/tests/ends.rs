@@ -34,6 +34,25 @@ fn faults_of_the_model_end_the_turn() {
 }
 
 #[test]
+fn a_turn_that_fills_its_part_of_the_journal_ends() {
+    let begin = |events: &[Event]| events.iter().rposition(|(name, _)| name == "turn.start");
+    let tokens = |events: &[Event]| payloads(&events[begin(events).unwrap()..], "turn.token").len();
+    // Without repetitions nearby, which would be a loop.
+    let word: String = (0..1 << 14).map(|number| format!("{number:07}-")).collect();
+    let fixture = Fixture::new(move |round| {
+        let text = format!("{word} ").repeat(if round == 0 { 8 } else { 9 });
+        Answer::Whole(Completion { text, ..Completion::default() })
+    });
+    // Each of these tokens takes an eighth of what a turn may write, and some bytes.
+    let events = fixture.run(unattended(), "turn.done");
+    assert_eq!(tokens(&events), 8);
+    let events = fixture.run(unattended(), "turn.error");
+    assert_eq!(tokens(&events), 8);
+    let error = payloads(&events, "turn.error")[0];
+    assert!(error.contains(r#""code":"turn-too-long""#) && error.contains("1 MiB"), "{error}");
+}
+
+#[test]
 fn a_result_that_is_too_long_for_the_model_is_shortened() {
     let fixture = Fixture::new(|round| match round {
         0 => call("read_file", r#"{"path":"long.txt"}"#),

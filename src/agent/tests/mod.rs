@@ -209,6 +209,7 @@ impl Fixture {
             model: Box::new(model),
             memory: ServerMemory::default(),
             seen: SeenBySession::default(),
+            journal_bytes_max: 1 << 20,
         };
         let store = Store::new(scratch.path().join("sessions"));
         let runtime = Runtime::new(store, "daemon_test", log, Box::new(agent));

@@ -8,7 +8,7 @@
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -377,7 +377,7 @@ fn start_turn(session: &Session) -> Result<Option<Turn<'_>>, SessionError> {
     let options = state.options.remove(&head.turn_id).unwrap_or_default();
     let turns = state.journal.state();
     let number = turns.turns - turns.queue.len() as u64;
-    Ok(Some(Turn { session, head, options, cancel, number }))
+    Ok(Some(Turn { session, head, options, cancel, number, bytes: AtomicU64::new(0) }))
 }
 
 /// Checks that the input of a queued turn, which is only on the disk, can be read. The agent reads

@@ -151,6 +151,16 @@ fn text_that_has_arrived_is_one_delta_at_once() {
     assert!(parser.take_deltas().is_empty());
 }
 
+/// Each of the two is a record in a journal, which takes about 200 bytes.
+#[test]
+fn thinking_and_text_that_alternate_letter_by_letter_are_two_deltas_at_once() {
+    let mut parser = CompletionParser::default();
+    let letter = "{\"reasoning_content\":\"a\",\"content\":\"b\"}";
+    parser.feed(delta(letter).repeat(100).as_bytes()).unwrap();
+    let deltas: Vec<String> = parser.take_deltas().into_iter().map(|delta| delta.text).collect();
+    assert_eq!(deltas, ["a".repeat(100), "b".repeat(100)]);
+}
+
 #[test]
 fn every_field_may_be_missing_or_null_or_of_another_type() {
     let stream = [
