@@ -291,6 +291,8 @@ pub const HISTORY_BYTES_MAX: usize = 1 << 20;
 /// The part of a journal in which a turn looks for that. A token of four bytes takes about 200 in a
 /// journal, so that less of it would often hold less of the conversation than the limit above.
 pub const HISTORY_JOURNAL_BYTES_MAX: u64 = 64 << 20;
+/// Records of text that take less of a journal are not worth repeating their text as a whole.
+pub const SAID_RECORDS_BYTES_MIN: u64 = 16 * 1024;
 /// The result of a tool. Of a longer one, the beginning and the end are kept.
 pub const RESULT_BYTES_MAX: usize = 64 * 1024;
 /// The same of a result that does not fit into the context of a model: about 4,000 tokens.

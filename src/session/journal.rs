@@ -20,6 +20,7 @@ use crate::{clock, disk, limits};
 use super::reader::{FILE_NAME, JournalReport, Published, Reader, scan};
 use super::record;
 use super::replay::JournalState;
+use super::said::Run;
 
 /// Whether an append is on the disk when it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Journal {
     /// The length of the synced part.
     synced: u64,
     state: JournalState,
+    /// What the model has said since it was last asked.
+    run: Run,
     /// The kind of failure and the reason for which the file is no longer trusted.
     failure: Option<(ErrorKind, String)>,
     published: Arc<Mutex<Published>>,
@@ -91,9 +94,15 @@ impl Journal {
         let file = disk::open_or_create(&path)?;
         let mut state = JournalState::default();
         let mut published = Published::default();
+        let mut run = Run::default();
         let report = scan(&file, &path, |record, start, end| {
             state.apply_record(record);
             published.add(record.seq, start, end);
+            if record.said().is_some_and(|said| run.first.is_some_and(|(seq, _)| seq == said.from))
+            {
+                published.mark(&run, (record.seq, start));
+            }
+            record.kind.into_iter().for_each(|kind| run.pass(kind, (record.seq, start)));
             goes_on()
         })?;
         if report.torn_bytes > 0 {
@@ -114,6 +123,7 @@ impl Journal {
             end: report.valid_bytes,
             synced: report.valid_bytes,
             state,
+            run: Run::default(),
             failure,
             published: Arc::new(Mutex::new(published)),
         };
@@ -138,10 +148,17 @@ impl Journal {
                 format!("its last event has the number {last}, and there are no larger ones");
             return Err(io::Error::other(reason));
         }
-        let numbered = (self.state.seq + 1..).zip(events);
-        let records: Vec<Vec<u8>> =
-            numbered.map(|(seq, event)| record::record(event, &self.daemon_id, seq, ts)).collect();
         let mut start = self.end;
+        // Only the first one ends what was said in other events than these.
+        let mut said = events.first().and_then(|event| self.run.payload_of(event, start));
+        let has_said = said.is_some();
+        let numbered = (self.state.seq + 1..).zip(events);
+        let records: Vec<Vec<u8>> = numbered
+            .map(|(seq, event)| {
+                let payload = said.take().unwrap_or_else(|| event.payload());
+                record::record_of(event.kind().name(), &payload, &self.daemon_id, seq, ts)
+            })
+            .collect();
         for record in &records {
             self.write(record, start)?;
             self.end += record.len() as u64;
@@ -150,10 +167,17 @@ impl Journal {
             self.sync_from(start)?;
         }
         // Last: this publishes them.
-        for (event, record) in events.iter().zip(&records) {
+        for (position, (event, record)) in events.iter().zip(&records).enumerate() {
             self.state.apply(event, self.state.seq + 1, ts);
             let end = start + record.len() as u64;
-            lock(&self.published).add(self.state.seq, start, end);
+            let place = (self.state.seq, start);
+            let mut published = lock(&self.published);
+            published.add(self.state.seq, start, end);
+            if has_said && position == 0 {
+                published.mark(&self.run, place);
+            }
+            drop(published);
+            self.run.add(event, place);
             start = end;
         }
         Ok(self.state.seq)

@@ -6,6 +6,7 @@ pub mod reader;
 pub mod record;
 pub mod replay;
 pub mod runtime;
+mod said;
 #[expect(clippy::module_inception, reason = "the module is about sessions, the file about one")]
 pub mod session;
 pub mod store;

@@ -16,6 +16,7 @@ use crate::protocol::event::{Event, EventKind};
 use crate::{disk, limits};
 
 use super::record::Record;
+use super::said::{Place, Run};
 
 /// The file in a session's directory.
 pub const FILE_NAME: &str = "journal.jsonl";
@@ -38,6 +39,17 @@ impl Published {
         }
         self.seq = seq;
         self.end = end;
+    }
+
+    /// Makes it possible to read from the beginnings of a run, and of the record at `after` with
+    /// what was said in it.
+    pub(super) fn mark(&mut self, run: &Run, after: Place) {
+        for (seq, at) in [run.first, run.text_first, Some(after)].into_iter().flatten() {
+            let position = self.index.partition_point(|(_, before)| *before < at);
+            if self.index.get(position).is_none_or(|(_, found)| *found != at) {
+                self.index.insert(position, (seq, at));
+            }
+        }
     }
 }
 
@@ -132,6 +144,17 @@ impl Reader {
     /// Returns the end of the published part of the file.
     pub(super) fn end(&self) -> u64 {
         lock(&self.published).end
+    }
+
+    /// Returns a function that returns the offset of the record of an event, if reading can begin
+    /// there.
+    pub(super) fn marks(&self) -> impl Fn(u64) -> Option<u64> + use<> {
+        let published = Arc::clone(&self.published);
+        move |seq| {
+            let published = lock(&published);
+            let position = published.index.partition_point(|(before, _)| *before < seq);
+            published.index.get(position).filter(|(found, _)| *found == seq).map(|(_, at)| *at)
+        }
     }
 
     /// Passes the first event to `visit`.

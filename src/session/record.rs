@@ -9,10 +9,13 @@
 use crate::protocol::event::{Event, EventKind};
 use crate::{json, limits};
 
+use super::said::Said;
+
 /// The length of `,"crc":"xxxxxxxx"}`, which a record has in place of the envelope's last brace.
 const SEAL_BYTES: usize = 18;
 
 /// Returns the record of an event that the daemon `daemon_id` writes, with its line end.
+#[cfg(test)]
 pub fn record(event: &Event, daemon_id: &str, seq: u64, ts: &str) -> Vec<u8> {
     record_of(event.kind().name(), &event.payload(), daemon_id, seq, ts)
 }
@@ -69,7 +72,27 @@ impl<'a> Record<'a> {
 
     /// Decodes the event; `None` if this version does not know it.
     pub fn event(&self) -> Option<Event> {
-        Event::decode(self.kind?, self.payload)
+        match self.parts_of_payload() {
+            (Some(_), rest) => Event::decode(self.kind?, &format!("{{{rest}")),
+            (None, payload) => Event::decode(self.kind?, payload),
+        }
+    }
+
+    /// Returns what was said before the event, if the record has it.
+    pub(super) fn said(&self) -> Option<Said<'a>> {
+        self.parts_of_payload().0
+    }
+
+    /// Returns what was said, and the payload; or only its other members, without the first brace.
+    fn parts_of_payload(&self) -> (Option<Said<'a>>, &'a str) {
+        let ends = matches!(
+            self.kind,
+            Some(EventKind::ToolStart | EventKind::TurnDone | EventKind::TurnError)
+        );
+        match Said::read(self.payload).filter(|_| ends) {
+            Some((said, rest)) => (Some(said), rest),
+            None => (None, self.payload),
+        }
     }
 
     /// Returns the envelope as clients of the session get it.
@@ -82,7 +105,15 @@ impl<'a> Record<'a> {
             out.push_str(",\"sessionId\":");
             json::quote(session_id, &mut out);
         }
-        out.push_str(rest);
+        match self.parts_of_payload() {
+            (Some(_), others) => {
+                let before = rest.strip_suffix(self.payload).unwrap_or_default();
+                out.push_str(before);
+                out.push('{');
+                out.push_str(others);
+            }
+            (None, _) => out.push_str(rest),
+        }
         out.push('}');
         out
     }
@@ -243,6 +274,32 @@ mod tests {
         let ts = "2026-03-01T10:00:00.000Z";
         let line = record_of("turn.token", payload, "daemon_abcdefgh", 100_000, ts);
         assert!(line.len() <= 200, "{} bytes", line.len());
+    }
+
+    #[test]
+    fn clients_do_not_get_what_was_said_a_second_time() {
+        let said = r#"{"said":{"from":3,"begin":4,"text":"\"},{"},"turnId":"t","stats":{}}"#;
+        let line = record_of("turn.done", said, "d", 9, "then");
+        let record = Record::read(
+            line.strip_suffix(
+                b"
+",
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        assert!(record.envelope("s").ends_with(r#""payload":{"turnId":"t","stats":{}}}"#));
+        // Another event may be called with anything.
+        let line = record_of("of.tomorrow", said, "d", 9, "then");
+        let record = Record::read(
+            line.strip_suffix(
+                b"
+",
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        assert!(record.envelope("s").contains("said"));
     }
 
     #[test]

@@ -216,13 +216,17 @@ pub struct Conversation {
 impl Conversation {
     /// Applies the event in a record.
     pub fn apply_record(&mut self, record: &Record<'_>) {
-        // Thinking is no part of the conversation, and there is much of it.
-        if record.kind == Some(EventKind::TurnThinking) {
+        // These are no part of the conversation; of thinking there is much.
+        let is_other = matches!(
+            record.kind,
+            None | Some(EventKind::TurnThinking | EventKind::TurnDone | EventKind::TurnError)
+        );
+        if is_other {
             return;
         }
         let is_token = record.kind == Some(EventKind::TurnToken);
         match plain_text(record.payload).filter(|_| is_token) {
-            Some(token) => self.assistant(|text, _| text.push_str(token)),
+            Some(token) => self.say(token),
             None => record.event().into_iter().for_each(|event| self.apply(event)),
         }
     }
@@ -255,6 +259,11 @@ impl Conversation {
             }
             _ => {}
         }
+    }
+
+    /// Adds text of the model.
+    pub fn say(&mut self, said: &str) {
+        self.assistant(|text, _| text.push_str(said));
     }
 
     /// Starts a turn whose input was queued before the first event that was applied.

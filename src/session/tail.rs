@@ -11,6 +11,7 @@ use crate::protocol::event::{Event, EventKind};
 use super::reader::{Reader, Stretch};
 use super::record::Record;
 use super::replay::{Conversation, Message};
+use super::said::Said;
 
 /// How much is read.
 #[derive(Clone, Copy)]
@@ -79,8 +80,7 @@ pub(super) fn read(
         && before >= oldest
         && let Some(stretch) = reader.stretch_before(before)
     {
-        before = stretch.start;
-        tail.read_stretch(&mut reader, &stretch)?;
+        before = tail.read_stretch(&mut reader, &stretch)?;
     }
     let is_whole = reader.stretch_before(before).is_none();
     let mut conversation = if is_whole { Conversation::default() } else { beginning(&mut reader)? };
@@ -98,11 +98,18 @@ pub(super) fn read(
 }
 
 impl<Q: Fn(&str) -> Option<u64>> Tail<Q> {
-    /// Adds the messages of a stretch of the journal.
-    fn read_stretch(&mut self, reader: &mut Reader, stretch: &Stretch) -> io::Result<()> {
+    /// Adds the messages of a stretch of the journal. Returns the offset of its beginning, or of
+    /// the beginning of the records whose text the first record of the stretch repeats.
+    fn read_stretch(&mut self, reader: &mut Reader, stretch: &Stretch) -> io::Result<u64> {
         let mut part = Conversation::default();
         let mut places: Vec<(u64, Option<u64>)> = Vec::new();
+        let mut before = stretch.start;
+        let marked = reader.marks();
         reader.visit(stretch, |record, at| {
+            let said = if at == stretch.start { record.said() } else { None };
+            if let Some(from) = said.and_then(|said| say(&said, &marked, &mut part, &mut places)) {
+                before = from;
+            }
             let input = self.apply(&mut part, record);
             places.resize(part.messages.len(), (at, input));
             true
@@ -111,7 +118,7 @@ impl<Q: Fn(&str) -> Option<u64>> Tail<Q> {
         for (message, (at, input)) in messages.rev() {
             self.add(Placed { message, at, input })?;
         }
-        Ok(())
+        Ok(before)
     }
 
     /// Applies the event in a record. Returns the number of the event with the input of the turn
@@ -153,6 +160,24 @@ impl<Q: Fn(&str) -> Option<u64>> Tail<Q> {
         self.messages.push(placed);
         Ok(())
     }
+}
+
+/// Adds what was said to the messages and their places. Returns the offset of its first record;
+/// `None`, and adds nothing, if the records have to be read.
+fn say(
+    said: &Said<'_>,
+    marked: impl Fn(u64) -> Option<u64>,
+    part: &mut Conversation,
+    places: &mut Vec<(u64, Option<u64>)>,
+) -> Option<u64> {
+    let from = marked(said.from)?;
+    if let Some(begin) = said.begin {
+        let begin = marked(begin)?;
+        let mut text = String::new();
+        said.append_to(&mut text).then(|| part.say(&text))?;
+        places.push((begin, None));
+    }
+    Some(from)
 }
 
 /// Returns what is always sent of the beginning of a conversation.

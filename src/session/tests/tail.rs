@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::json;
 use crate::protocol::SessionSummary;
 use crate::protocol::event::{Event, SessionConfig, SessionSnapshot, ToolEnd, ToolStart};
-use crate::protocol::event::{TurnHead, TurnQueued, TurnText};
+use crate::protocol::event::{TurnDone, TurnHead, TurnQueued, TurnStats, TurnText};
 use crate::session::journal::{Durability, Journal};
 use crate::session::reader::{FILE_NAME, scan};
 use crate::session::record;
@@ -188,9 +188,61 @@ fn the_end_of_a_conversation_read_back_is_the_one_read_forwards() {
             *if omitted { &mut cut } else { &mut whole } += 1;
             let events: Vec<Event> = (0..20).map(|_| writer.event()).collect();
             journal.append(&events, Durability::Buffered).unwrap();
+            // An answer of many tokens, as the daemon writes it.
+            for _ in 0..writer.random.usize(1..120) {
+                let turn_id = writer.active.clone().unwrap_or_else(|| "none".to_owned());
+                let part = TurnText { turn_id, text: writer.text() };
+                let event = match writer.random.u8(..20) {
+                    0 => writer.event(),
+                    1..6 => Event::TurnThinking(part),
+                    _ => Event::TurnToken(part),
+                };
+                journal.append(&[event], Durability::Buffered).unwrap();
+            }
+            let turn_id = writer.active.take().unwrap_or_else(|| "none".to_owned());
+            journal.append(&[done(&turn_id)], Durability::Buffered).unwrap();
+            if writer.random.bool() {
+                journal = Journal::open(&directory, &id("s"), "daemon_x").unwrap().0;
+            }
         }
     }
     assert!(cut > 10 && whole > 2, "{cut} cut, {whole} whole");
+}
+
+fn done(turn_id: &str) -> Event {
+    let (writer_id, client_id) = ("w".to_owned(), "c".to_owned());
+    let (turn_id, stats) = (turn_id.to_owned(), TurnStats::default());
+    Event::TurnDone(TurnDone { turn_id, writer_id, client_id, stats })
+}
+
+/// So their records are not read: they are most of a journal.
+#[test]
+fn the_text_of_many_tokens_is_read_from_the_record_of_the_end_of_their_turn() {
+    let scratch = Scratch::new();
+    let mut writer = Writer::new(0);
+    let first = writer.snapshot();
+    let directory = scratch.session("s", b"");
+    let (mut journal, _) = Journal::open(&directory, &id("s"), "daemon_x").unwrap();
+    journal.append(&[first], Durability::Buffered).unwrap();
+    let mut told = String::new();
+    for turn in 0..3 {
+        for token in 0..200 {
+            let text = format!("{token}\n");
+            told.push_str(&text);
+            let part = TurnText { turn_id: format!("t{turn}"), text };
+            journal.append(&[Event::TurnToken(part)], Durability::Buffered).unwrap();
+        }
+        journal.append(&[done(&format!("t{turn}"))], Durability::Buffered).unwrap();
+    }
+    let path = directory.join(FILE_NAME);
+    let reopened = Journal::open(&directory, &id("s"), "daemon_x").unwrap().0;
+    let text = std::fs::read_to_string(&path).unwrap();
+    // As long as before, and no records.
+    super::put(&path, text.replace("\"turn.token\"", "\"turn.tokem\"").as_bytes());
+    for journal in [journal, reopened] {
+        let read = read_back(&journal, Bounds { messages: 1 << 20, journal: 1 << 26 });
+        assert_eq!(read.messages.last(), Some(&Message::answer(told.clone())));
+    }
 }
 
 fn brief(messages: &[Message]) -> Vec<(char, usize)> {
