@@ -137,7 +137,7 @@ fn a_terminal_counts_the_seconds_of_a_silence_within_an_answer() {
     let window = window.stdout(ANYTHING).spawn();
     let mut question = model.question();
     question.say("half");
-    eventually("the seconds are shown", || window.output().contains("… waiting 3s"));
+    eventually("the seconds are shown", || window.output().contains("waiting 3s"));
     question.answer(" and half");
     // The line below the text is removed again.
     let shown = window.finish().stdout;
