@@ -145,6 +145,24 @@ fn a_terminal_counts_the_seconds_of_a_silence_within_an_answer() {
     assert!(rest.contains("\n\u{1b}[K\u{1b}8 and half\r\n"), "{shown:?}");
 }
 
+#[test]
+fn a_terminal_counts_down_to_the_next_request() {
+    need!("script");
+    let home = Home::new();
+    let model = Model::refusing(&["HTTP/1.1 503 Busy\r\nRetry-After: 3\r\n\r\nno room"]);
+    let window = home.sh(r#"exec script -qec "exec opta do x" /dev/null"#).env("NO_COLOR", "1");
+    let window = window.env("SHELL", "/bin/sh").env("OPTA_MODEL_URL", model.url());
+    let window = window.stdout(ANYTHING).spawn();
+    for seconds in [3, 2, 1] {
+        let shown = format!("… trying again in {seconds}s");
+        eventually("the seconds are shown", || window.output().contains(&shown));
+    }
+    model.question().answer("hello");
+    let shown = window.finish().stdout;
+    assert!(shown.contains("is busy (503): no room\r\n"), "{shown:?}");
+    assert!(shown.ends_with("\rhello\r\n"), "{shown:?}");
+}
+
 /// A model server on port 1234. It writes what it is asked to the file.
 const SERVER: &str = r#"
 import http.server, os, socketserver, sys
@@ -166,6 +184,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.reply(b'{"choices":[{"message":{"content":"hello"},"finish_reason":"stop"}]}')
     def log_message(self, *_):
         pass
+socketserver.TCPServer.allow_reuse_address = True
 server = socketserver.ThreadingTCPServer(("127.0.0.1", 1234), Server)
 sys.stdout.write("ready\n")
 sys.stdout.flush()
@@ -217,4 +236,42 @@ fn a_server_that_was_found_is_named_with_its_user() {
     run.stdout(&format!("hello\nhello\n{doctor}{{count}}\n"))
         .stderr(&format!("opta: using found-model at http://127.0.0.1:1234/v1, {found}\n"))
         .run();
+}
+
+#[test]
+fn a_chat_begins_with_the_server_that_was_found() {
+    need!("root", "python3", "ip", "script");
+    let home = Home::new();
+    let script = r#"echo /exit | SHELL=/bin/sh script -qec "exec opta chat" /dev/null"#;
+    let Some(run) = beside_server_of(&home, "2", script) else {
+        skip!("it needs a private network");
+    };
+    let server = "http://127.0.0.1:1234/v1, found on port 1234, run by bin";
+    run.env("NO_COLOR", "1").stdout(&format!("{{*}}found-model{{*}}{server}{{*}}")).run();
+}
+
+#[test]
+fn a_port_that_another_user_has_taken_since_it_was_found_is_told_nothing() {
+    need!("root", "python3", "ip");
+    let home = Home::new();
+    let script = r#"server=$!
+        mkfifo "$HOME/in"
+        opta chat <"$HOME/in" >"$HOME/out" & chat=$!
+        exec 3>"$HOME/in"
+        echo one >&3
+        until grep -q hello "$HOME/out"; do :; done
+        kill $server; wait $server || :
+        python3 -c "$1" 65534 >"$HOME/asked by another" 3>&- &
+        until grep -q ready "$HOME/asked by another"; do :; done
+        echo two >&3; exec 3>&-
+        wait $chat || echo failed
+        cat "$HOME/out" "$HOME/asked by another""#;
+    let Some(run) = beside_server_of(&home, "2", script) else {
+        skip!("it needs a private network");
+    };
+    let stderr = "opta: using found-model at {url}, found on port 1234, run by bin\n\
+        {*}the model server at {url} (found on port 1234, run by bin) cannot be used: the server \
+        belongs to another user, nobody; to use it nevertheless, set OPTA_MODEL_URL \
+        (model-config)\n{*}";
+    run.stdout("failed\nhello\nready\n{count}\n").stderr(stderr).run();
 }
