@@ -205,6 +205,7 @@ impl Paths {
     pub fn display(&self, path: &Path) -> String {
         let inside = self.home.as_ref().and_then(|home| path.strip_prefix(home).ok());
         let text = match inside {
+            Some(inside) if inside == Path::new("") => "~".to_owned(),
             Some(inside) => format!("~/{}", inside.display()),
             None => path.display().to_string(),
         };

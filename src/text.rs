@@ -82,6 +82,22 @@ pub fn truncated(text: &str, chars_max: usize) -> Cow<'_, str> {
     }
 }
 
+/// Returns the beginning of `text` that fits in so many columns of a terminal.
+pub fn fitting(text: &str, columns: usize) -> &str {
+    let mut width = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        width += columns_of(*c);
+        width > columns
+    });
+    end.map_or(text, |(at, _)| text.get(..at).unwrap_or_default())
+}
+
+/// Returns the columns that a terminal needs for a character, about.
+fn columns_of(c: char) -> usize {
+    // Most characters beyond these take two columns.
+    if c < '\u{1100}' { 1 } else { 2 }
+}
+
 /// Returns the first words of `text`, separated by single spaces: at least `chars_max` characters,
 /// if it has as many.
 pub fn words(text: &str, chars_max: usize) -> String {
@@ -217,6 +233,12 @@ mod tests {
         assert_eq!(quoted("a\"? [y]es"), r#""a\"? [y]es""#);
         assert_eq!(quoted("a\nb"), r#""a\nb""#);
         assert_eq!(quoted("a\\nb\\"), r#""a\\nb\\""#);
+    }
+
+    #[test]
+    fn text_is_cut_at_a_number_of_columns() {
+        assert_eq!((fitting("a\u{4f60}b", 3), fitting("a\u{4f60}b", 2)), ("a\u{4f60}", "a"));
+        assert_eq!((fitting("ab", 2), fitting("ab", 0)), ("ab", ""));
     }
 
     #[test]

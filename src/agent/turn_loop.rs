@@ -230,6 +230,8 @@ impl<'a> TurnLoop<'a> {
                 Ok(completion) => {
                     let (memory, now) = (&self.assistant.memory, Instant::now());
                     memory.learn_context(&self.endpoint, messages.len(), refused, now);
+                    self.progress.stats.context_size =
+                        memory.context(&self.endpoint, now).flatten();
                     return Ok(completion);
                 }
                 Err(fault) => {

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use std::rc::Rc;
 
 use crate::agent::model;
-use crate::cli::{ChatArgs, OutputMode, SessionsCommand, TaskOutput};
+use crate::cli::{ChatArgs, OutputMode, SessionsCommand, TaskOutput, nearest};
 use crate::commands::client_session::ClientSession;
 use crate::commands::complete::Candidates;
 use crate::commands::console::{Console, TurnEnd, UserInput};
@@ -22,6 +22,7 @@ use crate::paths::Paths;
 use crate::protocol::{Grant, SessionId};
 use crate::session::store::Store;
 use crate::session::transcript::{Transcript, turns};
+use crate::sys::child;
 use crate::sys::signal::Signal;
 use crate::text::escaped;
 
@@ -146,7 +147,8 @@ impl Chat<'_> {
             },
             Meaning::Shell(command) => {
                 let mut shell = Command::new("sh");
-                let ran = self.console.lend(|| shell.args(["-c", command]).status())?;
+                child::unblock_signals(shell.args(["-c", command]));
+                let ran = self.console.lend(|| shell.status())?;
                 match ran {
                     Ok(status) if status.success() => {}
                     Ok(status) => self.note(&format!("the command ended with {status}")),
@@ -197,7 +199,7 @@ impl Chat<'_> {
             Slash::Exit => {}
             Slash::Help => {
                 let help = slash::help(self.editor.is_some());
-                self.console.screen.print_error(&help);
+                self.console.screen.print_wrapped(&help);
             }
             Slash::Clear => self.console.screen.print_error("\x1b[H\x1b[2J"),
             Slash::Sessions => self.list_sessions()?,
@@ -215,10 +217,7 @@ impl Chat<'_> {
                 self.console.screen.print_error("new session\n");
             }
             Slash::Model if argument.is_empty() => self.list_models(),
-            Slash::Model => {
-                self.session.set_model(argument);
-                self.console.screen.print_error(&format!("model {}\n", escaped(argument)));
-            }
+            Slash::Model => self.use_model(argument),
             Slash::Status => self.show_status(),
             Slash::Last => match self.console.screen.last_result() {
                 Some(text) => self.console.screen.print_error(&text),
@@ -284,6 +283,20 @@ impl Chat<'_> {
                 self.console.screen.print_error(&text);
             }
             Err(reason) => self.note(&format!("cannot list the models: {reason}")),
+        }
+    }
+
+    /// Uses another model. Prints a note if the server does not list it: it may have it by a name
+    /// of another form.
+    fn use_model(&mut self, name: &str) {
+        self.session.set_model(name);
+        self.console.screen.print_error(&format!("model {}\n", escaped(name)));
+        let found = self.find_models();
+        let known = self.models.borrow().clone();
+        if found.is_ok() && !known.is_empty() && !known.iter().any(|model| model == name) {
+            let near = nearest(name, &known).map(|near| format!("did you mean '{near}'?"));
+            let hint = near.unwrap_or_else(|| "to list those that it has: /model".to_owned());
+            self.note(&format!("the server does not list the model '{name}'; {hint}"));
         }
     }
 
@@ -381,6 +394,7 @@ impl Chat<'_> {
             && let Ok(transcript) = Transcript::read(&self.store, id)
             && let Some((question, answer)) = transcript.last_exchange()
         {
+            let answer = if answer.is_empty() { "(no answer)" } else { answer.as_str() };
             self.console.screen.dimmed(&format!("{PROMPT}{question}\n{answer}"));
         }
     }

@@ -13,6 +13,7 @@ use crate::config::{self, ToolSettings, ValueForm};
 use crate::error::{At, Doing, Error, Kind};
 use crate::json::{self, Object, edit};
 use crate::paths::Paths;
+use crate::sys::child;
 use crate::sys::signal::Interrupts;
 use crate::text::escaped;
 use crate::{agent, cli, disk};
@@ -162,6 +163,7 @@ pub fn run_editor(path: &Path) -> Result<(), Error> {
     // The editor may have arguments; the name of the file is one of its own. Ctrl-C is for the
     // editor, and must not end the shell before it.
     shell.args(["-c", &format!("trap : INT; {editor} \"$1\""), "sh"]).arg(path);
+    child::unblock_signals(&mut shell);
     let status = shell.status().doing("run the editor")?;
     if status.success() {
         return Ok(());

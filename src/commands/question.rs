@@ -7,7 +7,7 @@ use crate::commands::console::Console;
 use crate::commands::diff;
 use crate::error::Error;
 use crate::protocol::event::{PermissionRequest, PermissionResolved};
-use crate::text::{escaped, prefix, quoted, truncated};
+use crate::text::{escaped, prefix, quoted, truncated, wrapped};
 use crate::{config, limits};
 
 /// The unanswered questions, the first of them on the screen.
@@ -190,8 +190,7 @@ impl Questions {
             console.await_answer();
             console.screen.start_line();
             console.screen.stop_progress();
-            let room = console.screen.question_room();
-            console.screen.print_error(&question.prompt(room));
+            show(question, console);
         } else {
             console.hide_typing();
         }
@@ -200,10 +199,14 @@ impl Questions {
     /// Asks the question on the screen again.
     pub fn repeat(&mut self, console: &mut Console) {
         if let Some(question) = self.waiting.front_mut() {
-            let room = console.screen.question_room();
-            console.screen.print_error(&question.prompt(room));
+            show(question, console);
         }
     }
+}
+
+fn show(question: &mut Question, console: &mut Console) {
+    let (room, columns) = (console.screen.question_room(), console.screen.columns());
+    console.screen.print_error(&question.prompt(room, columns));
 }
 
 impl Question {
@@ -228,8 +231,8 @@ impl Question {
     }
 
     /// Returns the prompt; the first time, after the lines that the call would change. It fits on a
-    /// terminal with room for so many characters.
-    fn prompt(&mut self, room: usize) -> String {
+    /// terminal with room for so many characters, in so many columns.
+    fn prompt(&mut self, room: usize, columns: usize) -> String {
         let mut text = String::new();
         if !std::mem::replace(&mut self.asked, true) {
             let shown = self.change.iter().take(limits::CHANGE_LINES_MAX);
@@ -240,15 +243,14 @@ impl Question {
             if more > 0 {
                 text += &format!("… and {more} more lines\n");
             }
-            let question = shortened(&self.text, room);
-            self.hidden |= question != self.text;
-            text += &question;
-        } else {
-            text += &shortened(&self.text, room);
+            self.hidden |= shortened(&self.text, room) != self.text;
         }
+        text += &shortened(&self.text, room);
         let show = if self.hidden { " / [s]how all" } else { "" };
         let always = self.scope.describe();
-        text + &format!("\n[y]es / [n]o / [a]lways {always} until opta exits{show} ")
+        let choices = format!("[y]es / [n]o / [a]lways {always} until opta exits{show} ");
+        // The last column is for the cursor.
+        format!("{text}\n{}", wrapped("", choices.split(' '), columns.saturating_sub(1), 0))
     }
 
     /// Returns all of it.

@@ -19,7 +19,7 @@ use crate::error::{Doing, Error};
 use crate::protocol::event::{ToolEnd, ToolStart, TurnNotice, TurnStats};
 use crate::sys::signal::Interrupts;
 use crate::sys::terminal;
-use crate::text::{Style, escaped, escaped_json, sanitized};
+use crate::text::{Style, escaped, escaped_json, fitting, sanitized, wrapped};
 use crate::{config, limits};
 
 /// What moves while a turn is waiting.
@@ -76,8 +76,8 @@ pub struct Screen {
     /// Whether to print what each turn took.
     pub shows_statistics: bool,
     markdown: Markdown,
-    /// When the first token of an answer arrived, and how many have since.
-    first_token: Option<(Instant, u32)>,
+    /// When the first token of an answer and the last one arrived, and how many after the first.
+    tokens: Option<(Instant, Instant, u32)>,
 }
 
 impl Screen {
@@ -115,7 +115,7 @@ impl Screen {
             last_result: None,
             shows_statistics: false,
             markdown: Markdown::new(),
-            first_token: None,
+            tokens: None,
         })
     }
 
@@ -125,7 +125,7 @@ impl Screen {
         self.tool_calls.clear();
         self.running_tools = 0;
         self.markdown = Markdown::new();
-        self.first_token = None;
+        self.tokens = None;
         self.reset_deadline();
         self.start_progress();
     }
@@ -187,14 +187,15 @@ impl Screen {
     }
 
     fn count_token(&mut self) {
-        let (_, count) = self.first_token.get_or_insert_with(|| (Instant::now(), 0));
-        *count += 1;
+        let now = Instant::now();
+        let (first, _, count) = self.tokens.map_or((now, now, 0), |(f, l, c)| (f, l, c + 1));
+        self.tokens = Some((first, now, count));
     }
 
     /// Returns the tokens per second, when it has been long enough to tell.
     fn speed(&self) -> Option<f64> {
-        let (since, count) = self.first_token?;
-        let elapsed = since.elapsed();
+        let (first, last, count) = self.tokens?;
+        let elapsed = last - first;
         (elapsed >= Duration::from_secs(1)).then(|| f64::from(count) / elapsed.as_secs_f64())
     }
 
@@ -268,12 +269,8 @@ impl Screen {
     /// Prints what a turn took, if the user wants to know.
     pub fn statistics(&mut self, stats: &TurnStats) {
         if self.shows_statistics && stats.completion_tokens > 0 {
-            let TurnStats { prompt_tokens, completion_tokens, speed, elapsed, .. } = stats;
-            let seconds = elapsed / 1_000;
-            let speed = if *speed > 0.0 { format!(", {speed:.0} tokens/s") } else { String::new() };
-            self.dimmed(&format!(
-                "{prompt_tokens} tokens in, {completion_tokens} out{speed}, {seconds} s"
-            ));
+            let line = tool_report::statistics(stats);
+            self.dimmed(&wrapped("", line.split(' '), self.columns(), 0));
         }
     }
 
@@ -326,14 +323,12 @@ impl Screen {
                 format!("{spinner} {activity} {seconds}s{}", speed.unwrap_or_default())
             }
         };
-        let columns = terminal::columns(io::stderr().as_fd()).unwrap_or(usize::MAX);
-        // Most characters beyond these take two columns.
-        let mut width = 2;
-        let fits = |c: &char| {
-            width += if *c < '\u{1100}' { 1 } else { 2 };
-            width <= columns
-        };
-        text.chars().take_while(fits).collect()
+        fitting(&text, self.columns().saturating_sub(2)).to_owned()
+    }
+
+    /// Returns the number of columns of the terminal.
+    pub fn columns(&self) -> usize {
+        terminal::columns(io::stderr().as_fd()).unwrap_or(usize::MAX)
     }
 
     /// Stops showing progress: the turn waits for the user.
@@ -409,12 +404,19 @@ impl Screen {
     /// Prints what a chat begins with: on one line if there is room.
     pub fn heading(&mut self, parts: &[String]) {
         let line = escaped(&parts.join("  "));
-        let columns = terminal::columns(io::stderr().as_fd()).unwrap_or(usize::MAX);
-        let text = match line.chars().count() < columns {
+        let text = match line.chars().count() < self.columns() {
             true => line,
             false => parts.iter().map(|part| escaped(part)).collect::<Vec<_>>().join("\n"),
         };
         self.dimmed(&text);
+    }
+
+    /// Prints lines to standard error, broken between words where the terminal ends.
+    pub fn print_wrapped(&mut self, text: &str) {
+        let columns = self.columns();
+        for line in text.lines() {
+            self.print_error(&(wrapped("", line.split(' '), columns, 2) + "\n"));
+        }
     }
 
     /// Prints lines that are less important to standard error.

@@ -124,7 +124,8 @@ pub fn help(at_prompt: bool) -> String {
     }
     if at_prompt {
         text += "!COMMAND        run a command in the shell, outside the conversation\n\
-                 Several lines: end a line with \\, or enclose them in lines of \"\"\".\n\
+                 Several lines: end a line with \\, enclose them in lines of \"\"\", or press Ctrl-V \
+                 Ctrl-J.\n\
                  Tab completes commands, and paths after @. Up, Down and Ctrl-R recall messages.\n";
     }
     text

@@ -1,8 +1,8 @@
-//! What became of a tool call, in a few words. Pure.
+//! What became of a tool call or a turn, in a few words. Pure.
 
 use std::time::Duration;
 
-use crate::protocol::event::ToolEnd;
+use crate::protocol::event::{ToolEnd, TurnStats};
 use crate::text::{escaped, truncated};
 use crate::{agent, clock, limits};
 
@@ -64,6 +64,23 @@ pub fn remedy(end: &ToolEnd) -> Option<&'static str> {
     })
 }
 
+/// Returns what a turn took, on one line.
+pub fn statistics(stats: &TurnStats) -> String {
+    let TurnStats { prompt_tokens, completion_tokens, speed, elapsed, .. } = stats;
+    let speed = if *speed > 0.0 { format!(", {speed:.0} tokens/s") } else { String::new() };
+    let context = stats.context_tokens.zip(stats.context_size).filter(|(_, size)| *size > 0);
+    let context = context.map(|(used, size)| {
+        format!(", {}% of the context used", used.saturating_mul(100).div_ceil(size))
+    });
+    let (seconds, context) = (elapsed / 1_000, context.unwrap_or_default());
+    let tokens = match prompt_tokens {
+        // The server does not count them.
+        0 => format!("{completion_tokens} tokens out"),
+        _ => format!("{prompt_tokens} tokens in, {completion_tokens} out"),
+    };
+    format!("{tokens}{speed}, {seconds} s{context}")
+}
+
 fn denial(reason: &str) -> String {
     match reason.contains("has not allowed") {
         true => "denied".to_owned(),
@@ -93,6 +110,21 @@ fn duration(end: &ToolEnd) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn statistics_tell_the_context_where_its_size_is_known() {
+        let mut stats = TurnStats { elapsed: 2_900, speed: 12.5, ..TurnStats::default() };
+        stats.add_tokens(1_000, 10);
+        stats.add_tokens(1_100, 20);
+        assert_eq!(statistics(&stats), "2100 tokens in, 30 out, 12 tokens/s, 2 s");
+        stats.context_size = Some(4_096);
+        let told = "2100 tokens in, 30 out, 12 tokens/s, 2 s, 28% of the context used";
+        assert_eq!(statistics(&stats), told);
+        stats.add_tokens(0, 5);
+        assert!(!statistics(&stats).contains("context"));
+        stats.prompt_tokens = 0;
+        assert_eq!(statistics(&stats), "35 tokens out, 12 tokens/s, 2 s");
+    }
 
     #[test]
     fn an_outcome_says_what_became_of_a_call() {

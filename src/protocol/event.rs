@@ -373,6 +373,12 @@ pub struct TurnStats {
     /// `content_filter`.
     #[nserde(rename = "finishReason")]
     pub finish_reason: Option<String>,
+    /// The tokens of the last request and its answer, if the server counts them.
+    #[nserde(rename = "contextTokens")]
+    pub context_tokens: Option<u64>,
+    /// The size of the model's context in tokens, if the server told it.
+    #[nserde(rename = "contextSize")]
+    pub context_size: Option<u64>,
 }
 
 impl TurnStats {
@@ -382,6 +388,7 @@ impl TurnStats {
         let sum = |a: u64, b: u64| a.saturating_add(b).min(i64::MAX.unsigned_abs());
         self.prompt_tokens = sum(self.prompt_tokens, prompt);
         self.completion_tokens = sum(self.completion_tokens, completion);
+        self.context_tokens = (prompt > 0).then(|| sum(prompt, completion));
     }
 }
 

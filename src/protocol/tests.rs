@@ -135,6 +135,8 @@ fn turn_events() -> Vec<Pinned> {
         speed: 6.0,
         first_token_latency_ms: Some(7),
         finish_reason: Some("length".into()),
+        context_tokens: Some(8),
+        context_size: Some(9),
     };
     let error = TurnError {
         turn_id: "t".into(),
@@ -164,7 +166,7 @@ fn turn_events() -> Vec<Pinned> {
         pinned(
             done(full_stats),
             "turn.done",
-            r#"{"turnId":"t","writerId":"w","clientId":"c","stats":{"tokens":1,"promptTokens":2,"completionTokens":3,"toolCalls":4,"elapsed":5,"speed":6.0,"firstTokenLatencyMs":7,"finishReason":"length"}}"#,
+            r#"{"turnId":"t","writerId":"w","clientId":"c","stats":{"tokens":1,"promptTokens":2,"completionTokens":3,"toolCalls":4,"elapsed":5,"speed":6.0,"firstTokenLatencyMs":7,"finishReason":"length","contextTokens":8,"contextSize":9}}"#,
         ),
         pinned(
             done(TurnStats::default()),

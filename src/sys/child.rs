@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use super::check;
-use super::signal::{Signal, reset_for_exec};
+use super::signal::{Signal, reset_for_exec, unblock_all};
 
 /// How a process group is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,13 @@ pub fn detach_from_terminal(command: &mut Command, umask: u32) {
     };
     // SAFETY: between fork and exec it makes system calls on values of its own, and no allocation.
     unsafe { command.pre_exec(detach) };
+}
+
+/// Makes `command` start with no signal blocked: a child inherits the mask of the thread that
+/// starts it.
+pub fn unblock_signals(command: &mut Command) {
+    // SAFETY: between fork and exec it makes a system call, and no allocation.
+    unsafe { command.pre_exec(unblock_all) };
 }
 
 /// Makes `command` start with all signals ignored, so that only SIGKILL ends it and only SIGSTOP

@@ -140,7 +140,8 @@ pub fn reset() -> io::Result<()> {
     Ok(())
 }
 
-fn unblock_all() -> io::Result<()> {
+/// Unblocks every signal. For use between fork and exec: allocates nothing and takes no lock.
+pub(super) fn unblock_all() -> io::Result<()> {
     let none = set_of(&[]);
     // SAFETY: `none` is initialized; the old mask is not asked for.
     check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) })

@@ -64,6 +64,8 @@ mod pipes;
 mod prompt;
 /// Calls that fail, and resources that run out.
 mod robust;
+/// What a chat shows of its turns, and its commands.
+mod screen;
 /// What scripts, pipes and terminals may rely on.
 mod scripts;
 /// Model servers as they are: busy, silent, wrong.

@@ -10,6 +10,8 @@ use std::thread;
 
 use crate::support::DEADLINE;
 
+const ONE_MODEL: &str = r#"[{"id":"scripted","object":"model"}]"#;
+
 /// The server. It ends with the test.
 pub struct Model {
     address: SocketAddr,
@@ -32,15 +34,20 @@ impl Model {
 
     /// Creates a server that listens at this address.
     pub fn at(address: IpAddr) -> Model {
-        Model::with(address, &[])
+        Model::with(address, &[], ONE_MODEL)
+    }
+
+    /// Creates a server that lists these models: a JSON array.
+    pub fn listing(models: &'static str) -> Model {
+        Model::with(Ipv4Addr::LOCALHOST.into(), &[], models)
     }
 
     /// Creates a server that answers the first requests with these responses.
     pub fn refusing(responses: &[&str]) -> Model {
-        Model::with(Ipv4Addr::LOCALHOST.into(), responses)
+        Model::with(Ipv4Addr::LOCALHOST.into(), responses, ONE_MODEL)
     }
 
-    fn with(address: IpAddr, responses: &[&str]) -> Model {
+    fn with(address: IpAddr, responses: &[&str], models: &'static str) -> Model {
         let responses: VecDeque<String> = responses.iter().copied().map(String::from).collect();
         let responses = Arc::new(Mutex::new(responses));
         let listener = TcpListener::bind((address, 0)).unwrap();
@@ -49,7 +56,7 @@ impl Model {
         let accepting = move || {
             for stream in listener.incoming() {
                 let (sender, responses) = (sender.clone(), Arc::clone(&responses));
-                let serving = move || serve(stream.unwrap(), &responses, &sender);
+                let serving = move || serve(stream.unwrap(), models, &responses, &sender);
                 drop(thread::Builder::new().name("model".into()).spawn(serving).unwrap());
             }
         };
@@ -88,11 +95,16 @@ impl Model {
     }
 }
 
-fn serve(mut stream: TcpStream, responses: &Mutex<VecDeque<String>>, questions: &Sender<Question>) {
+fn serve(
+    mut stream: TcpStream,
+    models: &str,
+    responses: &Mutex<VecDeque<String>>,
+    questions: &Sender<Question>,
+) {
     let Some((head, body)) = request(&mut stream) else { return };
     let json = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
     if head.starts_with("GET ") {
-        let models = r#"{"object":"list","data":[{"id":"scripted","object":"model"}]}"#;
+        let models = format!(r#"{{"object":"list","data":{models}}}"#);
         let length = models.len();
         drop(write!(stream, "{json}Content-Length: {length}\r\n\r\n{models}"));
         return;
@@ -152,6 +164,14 @@ impl Question {
     /// Ends the answer.
     pub fn end(mut self) {
         self.finish("stop");
+    }
+
+    /// Ends the answer with the numbers of tokens of the request and the answer.
+    pub fn end_with_usage(mut self, prompt: u64, completion: u64) {
+        self.send(r#"{"delta":{},"finish_reason":"stop"}"#);
+        let usage = format!(r#"{{"prompt_tokens":{prompt},"completion_tokens":{completion}}}"#);
+        let chunk = format!(r#"{{"id":"c","choices":[],"usage":{usage}}}"#);
+        self.stream.write_all(format!("data: {chunk}\n\ndata: [DONE]\n\n").as_bytes()).unwrap();
     }
 
     /// Ends the answer with another finish reason.

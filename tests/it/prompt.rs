@@ -157,6 +157,8 @@ fn several_lines_are_written_with_backslashes_and_in_blocks() {
         ("one\\\rtwo\\\rthree\r", "one\\ntwo\\nthree"),
         ("\"\"\"\rone\r\rtwo\r\"\"\"\r", "one\\n\\ntwo"),
         ("a\\\\\r", "a\\\\\\\\"),
+        // Ctrl-V Ctrl-J.
+        ("one\x16\ntwo\r", "one\\ntwo"),
         // What is pasted stays as it is.
         ("\x1b[200~make \\\n  all\x1b[201~\r", "make \\\\\\n  all"),
         (python, r#"\"\"\"\nWhat it does.\n\"\"\"\nimport os"#),

@@ -1,7 +1,8 @@
 //! A user at a terminal: types keys, and sees what is shown.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -38,13 +39,15 @@ impl User {
         let modes = ["before", "after"].map(|name| home.beside(&format!("{name}{number}")));
         let [before, after] = modes.each_ref().map(|path| path.display().to_string());
         let inner = home.beside(&format!("inner{number}"));
-        home.write(
-            &inner,
-            format!(
-                "trap : INT\nstty -a >'{before}'\nenv {assignments} {command}\nstatus=$?\n\
-                 stty -a >'{after}'\necho \"status=$status\"\n"
-            ),
+        let script = format!(
+            "trap : INT\nstty -a >'{before}'\nenv {assignments} {command}\nstatus=$?\n\
+             stty -a >'{after}'\necho \"status=$status\"\n"
         );
+        fs::write(&inner, script).unwrap();
+        // The home may belong to another user.
+        for path in &modes {
+            File::create(path).unwrap().set_permissions(Permissions::from_mode(0o666)).unwrap();
+        }
         let command = format!("exec sh '{}'", inner.display());
         let window = home.sh(r#"exec script -qec "$COMMAND" /dev/null"#).env("COMMAND", command);
         let window = window.env("SHELL", "/bin/sh").env("TERM", "xterm");
