@@ -147,8 +147,9 @@ fn open_in_editor(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     if disk::open_user_file(&path)?.is_none() {
         disk::replace_user_file(&path, b"{\n}\n")?;
     }
+    let action = format!("edit {}", path.display());
     let interrupts = Interrupts::take(true).doing("wait for signals")?;
-    let edited = interrupts.while_lent(|| run_editor(&path)).doing("lend the terminal")?;
+    let edited = interrupts.while_lent(|| run_editor(&path, &action)).doing("lend the terminal")?;
     drop(interrupts);
     edited?;
     config::check(&text_of(&path)?, &path)?;
@@ -156,8 +157,8 @@ fn open_in_editor(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the user's editor on a file until it ends.
-pub fn run_editor(path: &Path) -> Result<(), Error> {
+/// Runs the user's editor on a file until it ends. `action` is what the user wants to do.
+pub fn run_editor(path: &Path, action: &str) -> Result<(), Error> {
     let editor = config::editor().unwrap_or_else(|| "vi".to_owned());
     let mut shell = Command::new("sh");
     // The editor may have arguments; the name of the file is one of its own. Ctrl-C is for the
@@ -169,7 +170,7 @@ pub fn run_editor(path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let reason = format!("the editor '{editor}' ended with {status}");
-    let error = Error::cannot(Kind::System, format!("edit {}", path.display()), reason);
+    let error = Error::cannot(Kind::System, action, reason);
     Err(error.with_next_step("to use another: set VISUAL or EDITOR"))
 }
 

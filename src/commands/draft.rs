@@ -22,7 +22,7 @@ impl Draft {
 
     /// Runs the user's editor until it ends.
     pub fn edit(&self) -> Result<(), Error> {
-        run_editor(&self.0)
+        run_editor(&self.0, "edit the message")
     }
 
     /// Returns what was written.
