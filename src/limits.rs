@@ -178,6 +178,8 @@ pub const SESSIONS_PAGE_MAX: usize = 250;
 pub const SESSIONS_PAGE_DEFAULT: usize = 50;
 /// Connections that are event streams. A client opens one for each of the sessions on its page.
 pub const STREAMS_MAX: usize = 512;
+/// A stream of the daemon's health sends it this often.
+pub const HEALTH_EVERY: Duration = Duration::from_secs(25);
 /// A stream without events sends a heartbeat this often.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// A stream without a byte for this time, three heartbeats, is dead.

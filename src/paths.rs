@@ -134,6 +134,11 @@ impl Paths {
         self.root.join("daemon/state.json")
     }
 
+    /// Returns the path of the file that has nothing but the token of a running daemon.
+    pub fn token(&self) -> PathBuf {
+        self.root.join("daemon/token")
+    }
+
     /// Returns the path of the lock that a daemon holds while it lives.
     pub fn pid(&self) -> PathBuf {
         self.root.join("daemon/daemon.pid")

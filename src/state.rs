@@ -157,15 +157,23 @@ pub fn read(paths: &Paths) -> Result<Found, Error> {
 
 /// Writes the state file, atomically.
 pub fn publish(paths: &Paths, info: &DaemonInfo) -> Result<(), Error> {
+    disk::replace(&paths.token(), info.token.secret().as_bytes())?;
     disk::replace(&paths.state(), info.line().as_bytes())
 }
 
-/// Removes the state file unless it is another daemon's.
+/// Removes the state file and the token.
+pub fn remove(paths: &Paths) -> Result<(), Error> {
+    disk::remove(&paths.token())?;
+    disk::remove(&paths.state()).map(drop)
+}
+
+/// Removes the state file unless it is another daemon's, and the token.
 pub fn withdraw(paths: &Paths, daemon_id: &str) -> Result<(), Error> {
-    if matches!(read(paths), Ok(Found::Info(info)) if info.daemon_id == daemon_id) {
-        disk::remove(&paths.state())?;
+    match read(paths) {
+        Ok(Found::Info(info)) if info.daemon_id == daemon_id => remove(paths),
+        Ok(Found::Nothing) => disk::remove(&paths.token()).map(drop),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Returns whether the state file still describes this daemon.

@@ -19,6 +19,7 @@ pub fn rule(tool: &Tool, settings: &ToolSettings, grant: Grant, mode: &str) -> R
     match set {
         Some(Rule::Deny) => Rule::Deny,
         _ if granted => Rule::Allow,
+        Some(Rule::Allow) if grant == Grant::Reads && tool.effect != Effect::Reads => Rule::Ask,
         Some(rule) => rule,
         None if tool.effect == Effect::Reads => Rule::Allow,
         None => Rule::Ask,
@@ -26,9 +27,10 @@ pub fn rule(tool: &Tool, settings: &ToolSettings, grant: Grant, mode: &str) -> R
 }
 
 /// Returns whether the settings allow this command without a question.
-pub fn allow_command(tool: &Tool, settings: &ToolSettings, command: &str) -> bool {
+pub fn allow_command(tool: &Tool, settings: &ToolSettings, grant: Grant, command: &str) -> bool {
     let named = [tool.name, tool.alias];
     tool.effect == Effect::Runs
+        && grant != Grant::Reads
         && named.iter().any(|name| settings.permissions.allow_command(name, command))
 }
 
@@ -65,6 +67,17 @@ mod tests {
             };
             let found = [Grant::Settings, Grant::Edits, Grant::All].map(by_grant);
             assert_eq!(found, wanted, "{}", tool.name);
+        }
+    }
+
+    #[test]
+    fn the_least_grant_asks_for_what_settings_allow_unless_it_only_reads() {
+        for tool in &TOOLS {
+            let set = settings(&[(tool.name, Rule::Allow)]);
+            let reads = tool.effect == Effect::Reads;
+            let wanted = if reads { Rule::Allow } else { Rule::Ask };
+            assert_eq!(rule(tool, &set, Grant::Reads, "do"), wanted, "{}", tool.name);
+            assert_eq!(rule(tool, &set, Grant::Settings, "do"), Rule::Allow, "{}", tool.name);
         }
     }
 

@@ -33,8 +33,11 @@ impl ToolRunner<'_> {
     /// Returns the rule for a call: the settings may allow its command.
     fn rule_of_call(&self, tool: &Tool, operation: &Operation) -> Rule {
         let command = operation.subjects.command.as_deref().unwrap_or_default();
+        let grant = self.turn.grant();
         match self.rule(tool) {
-            Rule::Ask if permissions::allow_command(tool, &self.settings, command) => Rule::Allow,
+            Rule::Ask if permissions::allow_command(tool, &self.settings, grant, command) => {
+                Rule::Allow
+            }
             rule => rule,
         }
     }

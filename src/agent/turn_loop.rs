@@ -64,7 +64,7 @@ impl Assistant {
     }
 
     fn endpoint(&self, turn: &Turn<'_>) -> Result<Endpoint, Fault> {
-        let session_model = Some(turn.session.summary().model).filter(|model| !model.is_empty());
+        let session_model = turn.model();
         if let Some(given) = &turn.options.endpoint {
             let model = given.model.clone().or(session_model);
             return Ok(Endpoint { model, ..given.clone() });

@@ -99,13 +99,13 @@ pub fn remove_stale(paths: &Paths) -> Result<Option<Crashed>, Error> {
         Found::Nothing => return Ok(None),
         Found::Damaged => None,
         Found::Info(info) if info.ended_with_its_machine() => {
-            disk::remove(&paths.state())?;
+            state::remove(paths)?;
             crashes::clear(paths)?;
             return Ok(None);
         }
         Found::Info(info) => Some(info.pid),
     };
-    disk::remove(&paths.state())?;
+    state::remove(paths)?;
     crashes::add(paths)?;
     Ok(Some(Crashed { pid }))
 }

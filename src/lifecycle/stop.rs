@@ -13,7 +13,7 @@ use crate::lock::{self, Lock, Owner, StartLock};
 use crate::paths::{Manager, Paths};
 use crate::sys::process::Process;
 use crate::sys::signal::Signal;
-use crate::{disk, limits};
+use crate::{disk, limits, state};
 
 /// What to do if the daemon has not exited in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +220,7 @@ fn kill(process: &Process, paths: &Paths) -> Result<(), Error> {
 pub fn discard_state(paths: &Paths) -> Result<(), Error> {
     clear(paths, |paths| {
         disk::remove(&disk::unfinished(&paths.state()))?;
-        disk::remove(&paths.state()).map(drop)
+        state::remove(paths)
     })
 }
 

@@ -5,12 +5,15 @@
 //! is `None` is left out. Nothing here makes decisions.
 
 pub mod event;
+pub mod operation;
+pub mod overrides;
 pub mod socket;
 
 use nanoserde::{DeJson, SerJson};
 
 use crate::json::{self, Lenient, Raw};
 use crate::limits;
+use overrides::Overrides;
 
 /// The version of the protocol, which is not that of the package. A client and a daemon understand
 /// each other if it is equal.
@@ -30,6 +33,8 @@ pub struct Health {
     /// The package version of the daemon.
     pub build: Option<String>,
     pub runtime: Option<RuntimeCounts>,
+    /// Unix time in milliseconds; only in the stream.
+    pub ts: Option<i64>,
 }
 
 impl Health {
@@ -255,6 +260,7 @@ pub struct SubmitTurn {
     pub last_seen_seq: Option<u64>,
     pub metadata: Option<Raw>,
     pub options: Option<TurnOptions>,
+    pub overrides: Option<Overrides>,
 }
 
 /// The mask of a caller that sends none.
@@ -265,6 +271,8 @@ const UMASK_DEFAULT: u32 = 0o022;
 #[derive(Clone, Default, DeJson, SerJson)]
 pub struct TurnOptions {
     pub endpoint: Option<Endpoint>,
+    /// Another model of the server than the session's.
+    pub model: Option<String>,
     /// For the commands that the turn runs: the caller's, not the daemon's.
     pub environment: Option<Vec<Variable>>,
     /// The name of a [`Grant`].
@@ -350,6 +358,8 @@ pub struct Variable {
 /// What a turn may do without a permission request, beyond the user's settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Grant {
+    /// Less than nothing: what the settings allow needs a permission request, unless it only reads.
+    Reads,
     /// Nothing.
     #[default]
     Settings,
@@ -362,12 +372,15 @@ pub enum Grant {
 impl Grant {
     /// Returns the grant of this name.
     pub fn named(name: &str) -> Option<Grant> {
-        [Grant::Settings, Grant::Edits, Grant::All].into_iter().find(|grant| grant.name() == name)
+        [Grant::Reads, Grant::Settings, Grant::Edits, Grant::All]
+            .into_iter()
+            .find(|grant| grant.name() == name)
     }
 
     /// Returns its name on the wire.
     pub fn name(self) -> &'static str {
         match self {
+            Grant::Reads => "reads",
             Grant::Settings => "settings",
             Grant::Edits => "edits",
             Grant::All => "all",
@@ -450,25 +463,6 @@ pub struct PermissionReply {
     pub resolved: bool,
     pub message: Option<String>,
     pub error: Option<ErrorDetail>,
-}
-
-/// The reply to `POST /v3/operations/:id`.
-#[derive(SerJson)]
-pub struct OperationResult {
-    pub ok: bool,
-    pub id: String,
-    pub safety: Option<String>,
-    pub result: Raw,
-}
-
-/// The reply to an operation that was not performed.
-#[derive(SerJson)]
-pub struct OperationFailure {
-    pub ok: bool,
-    pub id: String,
-    /// Missing if there is no such operation.
-    pub safety: Option<String>,
-    pub error: ErrorDetail,
 }
 
 /// The body of every reply that reports an error.

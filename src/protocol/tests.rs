@@ -283,6 +283,7 @@ fn replies_about_the_daemon_keep_their_bytes() {
         contract: full.then(|| Contract { name: "n".into(), version: 1 }),
         build: full.then(|| "b".into()),
         runtime: full.then(counts),
+        ts: None,
     };
     let metrics = Metrics {
         daemon_id: "d".into(),
@@ -387,6 +388,7 @@ fn requests_keep_their_bytes() {
     };
     let options = TurnOptions {
         endpoint: Some(endpoint),
+        model: None,
         environment: Some(vec![Variable { name: "N".into(), value: "v".into() }]),
         grant: Some("edits".into()),
         attended: Some(true),

@@ -156,6 +156,11 @@ impl<'a> RequestLoop<'a> {
                 drop(stream.run(self.stream));
                 Err(End::Close)
             }
+            Answer::HealthStream(stream) => {
+                let interval = self.app.deadlines.health;
+                drop(stream.run(self.guard, interval, || self.app.streamed_health()));
+                Err(End::Close)
+            }
             Answer::WebSocket(socket) => {
                 let early = mem::take(&mut self.unread);
                 drop(socket.run(self.stream, &early, &*self.app.on_activity));

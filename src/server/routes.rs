@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use tiny_http::Method;
 
-use crate::clock;
 use crate::limits;
 use crate::log::Log;
 use crate::protocol;
 use crate::session::runtime::Runtime;
 use crate::sys;
 use crate::token::Token;
+use crate::{clock, json};
 
 use super::auth;
 use super::reply::Reply;
 use super::request::RequestHead;
 use super::session_handlers;
-use super::stream::{Poll, Stream, StreamSlot};
+use super::stream::{HealthStream, Poll, Stream, StreamSlot};
 use super::websocket::{self, WebSocket};
 
 /// What the server answers from.
@@ -61,6 +61,7 @@ pub struct Deadlines {
     pub body: Duration,
     pub write: Duration,
     pub drain: Duration,
+    pub health: Duration,
 }
 
 impl Default for Deadlines {
@@ -71,9 +72,13 @@ impl Default for Deadlines {
             body: limits::BODY_MAX,
             write: limits::WRITE_MAX,
             drain: limits::DRAIN_MAX,
+            health: limits::HEALTH_EVERY,
         }
     }
 }
+
+/// The list of background jobs, of which there are none.
+const NO_JOBS: &str = r#"{"processes":[]}"#;
 
 /// An authorized request.
 pub struct Authorized<'h> {
@@ -86,6 +91,7 @@ pub enum Answer {
     Now(Reply),
     Poll(Poll),
     Stream(Box<Stream>),
+    HealthStream(HealthStream),
     WebSocket(Box<WebSocket>),
 }
 
@@ -110,6 +116,12 @@ enum Route<'h> {
     Permission(&'h str, Option<&'h str>),
     /// `/v3/sse/events`
     Sse,
+    /// `/v3/health/stream`
+    HealthStream,
+    /// `/v3/background`
+    Jobs,
+    /// `/v3/background/start`
+    StartJob,
     WebSocket,
 }
 
@@ -136,6 +148,9 @@ impl Route<'_> {
             ["sessions", id, "permissions"] => Route::Permission(id, None),
             ["sessions", id, "permissions", request] => Route::Permission(id, Some(request)),
             ["sse", "events"] => Route::Sse,
+            ["health", "stream"] => Route::HealthStream,
+            ["background"] => Route::Jobs,
+            ["background", "start"] => Route::StartJob,
             ["ws"] => Route::WebSocket,
             _ => return None,
         })
@@ -144,12 +159,15 @@ impl Route<'_> {
     /// Returns the methods that it accepts, for the `Allow` header.
     fn methods(&self) -> &'static str {
         match self {
-            Route::Health | Route::Liveness | Route::Metrics | Route::Operations => "GET, HEAD",
+            Route::Health | Route::Liveness | Route::Metrics | Route::Operations | Route::Jobs => {
+                "GET, HEAD"
+            }
             Route::Sessions => "GET, HEAD, POST",
             Route::Session(_) => "GET, HEAD, DELETE",
-            Route::Events(_) | Route::Sse | Route::WebSocket => "GET",
+            Route::Events(_) | Route::Sse | Route::HealthStream | Route::WebSocket => "GET",
             Route::Shutdown
             | Route::Operation(_)
+            | Route::StartJob
             | Route::Turns(_)
             | Route::Cancel(_)
             | Route::Permission(..) => "POST",
@@ -166,7 +184,10 @@ impl App {
         let route = Route::find(head.path);
         let presented = auth::bearer(head).or_else(|| {
             // Accepted on these routes alone, because histories and logs keep URLs.
-            let in_query = matches!(route, Some(Route::Health | Route::Sse | Route::WebSocket));
+            let in_query = matches!(
+                route,
+                Some(Route::Health | Route::HealthStream | Route::Sse | Route::WebSocket)
+            );
             in_query.then(|| auth::token_in_query(head)).flatten()
         });
         let has_token = match presented {
@@ -212,7 +233,11 @@ impl App {
         let session = |id| session_handlers::find(runtime, id);
         let is_about_sessions = !matches!(
             authorized.route,
-            Route::Health | Route::Liveness | Route::Metrics | Route::Shutdown
+            Route::Health
+                | Route::HealthStream
+                | Route::Liveness
+                | Route::Metrics
+                | Route::Shutdown
         );
         if is_about_sessions {
             runtime.sweep();
@@ -239,6 +264,15 @@ impl App {
             (Route::Events(id), _) => {
                 return session_handlers::poll(&session(id)?, query).map(Answer::Poll);
             }
+            (Route::Jobs, _) => Reply::json_text(200, NO_JOBS.to_owned()),
+            (Route::StartJob, _) => {
+                let message = "opta has no background jobs";
+                return Err(Reply::error(501, "NOT_IMPLEMENTED", message));
+            }
+            (Route::HealthStream, _) => {
+                let headers = auth::cors_headers(head);
+                return Ok(Answer::HealthStream(HealthStream { headers }));
+            }
             (Route::Sse, _) => {
                 let stream = session_handlers::stream(runtime, &self.streams, head)?;
                 return Ok(Answer::Stream(Box::new(stream)));
@@ -254,8 +288,17 @@ impl App {
     }
 
     fn health(&self, has_token: bool) -> Reply {
+        Reply::json(200, &self.health_now(has_token))
+    }
+
+    /// Returns the health that a stream shows, with the time.
+    pub fn streamed_health(&self) -> String {
+        json::text(&protocol::Health { ts: Some(clock::now_millis()), ..self.health_now(true) })
+    }
+
+    fn health_now(&self, has_token: bool) -> protocol::Health {
         let contract = || protocol::Contract { name: "opta-daemon-v3".to_owned(), version: 1 };
-        let health = protocol::Health {
+        protocol::Health {
             status: "ok".to_owned(),
             version: protocol::PROTOCOL_VERSION.to_owned(),
             uptime: sys::boot_clock().saturating_sub(self.started).as_secs(),
@@ -263,8 +306,8 @@ impl App {
             contract: has_token.then(contract),
             build: has_token.then(|| env!("CARGO_PKG_VERSION").to_owned()),
             runtime: has_token.then(|| self.sessions.counts()),
-        };
-        Reply::json(200, &health)
+            ts: None,
+        }
     }
 
     fn metrics(&self) -> Reply {

@@ -12,9 +12,10 @@ use crate::error::Error;
 use crate::json::{self, Raw};
 use crate::limits;
 use crate::protocol::event::SessionConfig;
+use crate::protocol::overrides::Overrides;
 use crate::protocol::{
-    ChatMessage, CreateSession, ErrorDetail, Metadata, PermissionReply, ResolvePermission,
-    SessionId, SessionSummary, SubmitTurn, TurnAccepted,
+    ChatMessage, CreateSession, ErrorDetail, Grant, Metadata, PermissionReply, ResolvePermission,
+    SessionId, SessionSummary, SubmitTurn, TurnAccepted, TurnOptions,
 };
 use crate::session::feed::{Feed, SessionFeed, WideFeed};
 use crate::session::runtime::Runtime;
@@ -165,12 +166,60 @@ pub fn submit_turn(
         }
     }
     if turn.options.as_ref().is_some_and(|options| options.grant().is_none()) {
-        return Err(invalid("grant is \"settings\", \"edits\" or \"all\""));
+        return Err(invalid("grant is \"reads\", \"settings\", \"edits\" or \"all\""));
     }
     if turn.options.as_ref().is_some_and(|options| options.umask().is_none()) {
         return Err(invalid("umask is an octal number of at most 777, as text"));
     }
-    runtime.accept(session, turn)
+    match &turn.overrides {
+        None => runtime.accept(session, turn),
+        Some(overrides) => {
+            let options = overridden(turn.options.clone().unwrap_or_default(), overrides)?;
+            runtime.accept(session, &SubmitTurn { options: Some(options), ..turn.clone() })
+        }
+    }
+}
+
+/// Returns the options with what older clients override. What cannot be done is refused.
+fn overridden(
+    mut options: TurnOptions,
+    overrides: &Overrides,
+) -> Result<TurnOptions, SessionError> {
+    let refuse = |name: &str, value: &str, why: &str| {
+        Err(invalid(format_args!("overrides.{name} cannot be {value}: {why}")))
+    };
+    check_length("overrides.model", overrides.model.as_deref(), limits::NAME_BYTES_MAX)?;
+    if let Some(model) = overrides.model.as_ref().filter(|model| !model.is_empty()) {
+        options.model = Some(model.clone());
+        if let Some(endpoint) = &mut options.endpoint {
+            endpoint.model = Some(model.clone());
+        }
+    }
+    let grant = match (overrides.dangerous, overrides.auto, overrides.autonomy_level) {
+        (_, _, Some(level)) if !(1..=5).contains(&level) => {
+            return refuse("autonomyLevel", &level.to_string(), "it is a number from 1 to 5");
+        }
+        (Some(true), _, _) => Some(Grant::All),
+        (_, Some(true), _) => Some(Grant::Edits),
+        (_, _, Some(1 | 2)) => Some(Grant::Reads),
+        _ => None,
+    };
+    if let Some(grant) = grant {
+        options.grant = Some(grant.name().to_owned());
+    }
+    match overrides.provider.as_deref() {
+        None | Some("" | "lmx") => {}
+        Some(other) => return refuse("provider", other, "lmx is the server of the settings"),
+    }
+    match overrides.format.as_deref() {
+        None | Some("markdown") => {}
+        Some(other) => return refuse("format", other, "answers are as the model writes them"),
+    }
+    match overrides.autonomy_mode.as_deref() {
+        None | Some("execution") => {}
+        Some(other) => return refuse("autonomyMode", other, "there is only execution"),
+    }
+    Ok(options)
 }
 
 pub fn cancel(runtime: &Runtime, session: &Session, body: &[u8]) -> Result<Reply, Reply> {

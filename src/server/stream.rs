@@ -18,6 +18,7 @@ use crate::session::feed::SessionFeed;
 use crate::session::reader::Envelopes;
 use crate::{limits, sys};
 
+use super::connections::ConnectionGuard;
 use super::reply::Reply;
 
 /// One of the [`limits::STREAMS_MAX`] streams. Dropping it makes room for another.
@@ -101,13 +102,7 @@ impl Stream {
     /// Streams until the client disconnects, the session ends or the daemon stops.
     pub fn run(mut self, mut client: &TcpStream) -> io::Result<()> {
         client.set_write_timeout(Some(limits::WRITE_MAX))?;
-        let mut out = format!(
-            "HTTP/1.1 200 OK\r\nServer: opta\r\nContent-Type: text/event-stream\r\n\
-             X-Content-Type-Options: nosniff\r\n\
-             Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
-             Connection: close\r\n{}\r\n: connected\n\n",
-            self.headers
-        );
+        let mut out = head(&self.headers) + ": connected\n\n";
         loop {
             let is_closed = self.follower.feed.close_reason().is_some();
             for event in self.follower.next(limits::EVENTS_MAX)? {
@@ -127,6 +122,57 @@ impl Stream {
                 Waited::TimedOut => out.push_str(": ping\n\n"),
                 Waited::Disconnected => return Ok(()),
             }
+        }
+    }
+}
+
+/// Returns the head of the response that is a stream, with further headers.
+fn head(headers: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nServer: opta\r\nContent-Type: text/event-stream\r\n\
+         X-Content-Type-Options: nosniff\r\n\
+         Cache-Control: no-store, no-transform\r\nX-Accel-Buffering: no\r\n\
+         Connection: close\r\n{headers}\r\n"
+    )
+}
+
+/// A stream of the daemon's health.
+///
+/// Between two events its connection counts as idle: it may be closed to make room, and takes no
+/// [`StreamSlot`]. A browser connects again.
+pub struct HealthStream {
+    /// Further headers, each with its line end.
+    pub headers: String,
+}
+
+impl HealthStream {
+    /// Sends what `health` returns, now and after each `interval`, until one side closes the
+    /// connection.
+    pub fn run(
+        self,
+        guard: &ConnectionGuard,
+        interval: Duration,
+        health: impl Fn() -> String,
+    ) -> io::Result<()> {
+        let connection = &guard.connection;
+        let mut client = &connection.stream;
+        client.set_write_timeout(Some(limits::WRITE_MAX))?;
+        let mut out = head(&self.headers);
+        loop {
+            out.push_str(&format!("data: {}\n\n", health()));
+            client.write_all(out.as_bytes())?;
+            out.clear();
+            connection.set_idle();
+            // Checked after `set_idle`: a server that is closing skips the connections that are
+            // busy.
+            if guard.is_closing() {
+                return Ok(());
+            }
+            let [readable] = sys::wait_readable([client.as_fd()], Some(interval))?;
+            if readable {
+                return Ok(());
+            }
+            connection.set_busy();
         }
     }
 }

@@ -67,6 +67,12 @@ pub struct WaitLimits {
 }
 
 impl Turn<'_> {
+    /// Returns the model that the turn asks for, or else its session.
+    pub fn model(&self) -> Option<String> {
+        let of_session = || Some(self.session.summary().model).filter(|name| !name.is_empty());
+        self.options.model.clone().or_else(of_session)
+    }
+
     /// Returns what the turn may do without a permission request.
     pub fn grant(&self) -> Grant {
         self.options.grant().unwrap_or_default()

@@ -633,6 +633,7 @@ const STATED: [Stated; 5] = [
             ("ACTIVE_TURNS_MAX", "at most {} run at the same time"),
             ("EVENTS_MAX", "of them, from 1 to {},"),
             ("POLL_MAX", "milliseconds, at most {} seconds"),
+            ("HEALTH_EVERY", "now and every {} seconds"),
             ("HEARTBEAT_EVERY", "a comment every {} seconds"),
             ("TURN_BODY_BYTES_MAX", "{} in that of a session or a turn"),
             ("STREAMS_MAX", "and {} streams"),

@@ -256,3 +256,75 @@ fn a_daemon_that_is_asked_to_stop_answers_first() {
     eventually("the command has ended", || home.processes().is_empty());
     home.assert_nothing_left();
 }
+
+#[test]
+fn a_file_has_the_token_alone_while_the_daemon_runs() {
+    let home = Home::new();
+    home.start();
+    let file = home.file("token");
+    assert_eq!(fs::read_to_string(&file).unwrap(), Api::of(&home).token);
+    assert_eq!(mode(&file), 0o600);
+    home.opta("daemon restart").stdout("{*}").run();
+    assert_eq!(fs::read_to_string(&file).unwrap(), Api::of(&home).token);
+    home.crash();
+    home.opta("daemon start").stdout("{*}").stderr("{*}").run();
+    assert_eq!(fs::read_to_string(&file).unwrap(), Api::of(&home).token);
+    home.opta("daemon stop").stdout("{*}").run();
+    assert!(!file.exists());
+}
+
+#[test]
+fn overrides_of_a_turn_hold_or_are_refused() {
+    let (home, model) = (Home::new(), Model::new());
+    home.write(&home.config(), r#"{"permissions":{"write_file":"allow"}}"#);
+    home.opta("daemon start").env("OPTA_MODEL_URL", model.url()).stdout(STARTED).run();
+    let api = Api::of(&home);
+    let workspace = home.path().display();
+    let session = format!(r#"{{"sessionId":"s","metadata":{{"workspace":"{workspace}"}}}}"#);
+    api.post("/v3/sessions", &session).expect(201);
+    let submit = |overrides: &str| {
+        let body = format!(r#"{{"content":"hi","overrides":{overrides}}}"#);
+        api.post("/v3/sessions/s/turns", &body)
+    };
+    for (overrides, what) in [
+        (r#"{"provider":"anthropic"}"#, "overrides.provider cannot be anthropic"),
+        (r#"{"format":"json"}"#, "overrides.format cannot be json"),
+        (r#"{"autonomyMode":"ceo"}"#, "overrides.autonomyMode cannot be ceo"),
+        (r#"{"autonomyLevel":0}"#, "it is a number from 1 to 5"),
+        (r#"{"autonomyLevel":6}"#, "it is a number from 1 to 5"),
+        (r#"{"autonomyLevel":1.5}"#, "autonomyLevel"),
+        (r#"{"dangerous":"yes"}"#, "dangerous"),
+    ] {
+        let refused = submit(overrides).expect(400);
+        assert!(refused.body.contains(what), "{overrides}: {}", refused.body);
+    }
+    for overrides in [
+        "null",
+        r#"{"autonomyMode":"execution","autonomyLevel":5,"noCommit":true,"noCheckpoints":false}"#,
+    ] {
+        submit(overrides).expect(202);
+        model.question().answer("done");
+    }
+    submit(r#"{"model":"another","provider":"lmx","format":"markdown"}"#).expect(202);
+    let question = model.question();
+    assert!(question.body.contains(r#""model":"another""#), "{}", question.body);
+    question.answer("done");
+
+    // The settings allow it, and the level does not.
+    submit(r#"{"autonomyLevel":2}"#).expect(202);
+    model.question().call("write_file", r#"{\"path\":\"a\",\"content\":\"a\"}"#);
+    // No one follows the session, so it is denied.
+    let question = model.question();
+    assert!(!home.path().join("a").exists(), "{}", question.body);
+    question.answer("done");
+
+    for (overrides, tool, arguments) in [
+        (r#"{"dangerous":true}"#, "run_command", r#"{\"command\":\"true\"}"#),
+        (r#"{"auto":true}"#, "write_file", r#"{\"path\":\"b\",\"content\":\"b\"}"#),
+    ] {
+        submit(overrides).expect(202);
+        model.question().call(tool, arguments);
+        model.question().answer("done");
+    }
+    assert!(home.path().join("b").exists());
+}

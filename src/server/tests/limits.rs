@@ -10,7 +10,7 @@ use super::*;
 const SHORT: Duration = Duration::from_millis(300);
 
 fn short() -> Deadlines {
-    Deadlines { idle: SHORT, head: SHORT, body: SHORT, write: SHORT, drain: SHORT }
+    Deadlines { idle: SHORT, head: SHORT, body: SHORT, write: SHORT, drain: SHORT, health: SHORT }
 }
 
 #[test]

@@ -14,6 +14,59 @@ fn health_without_a_token_has_three_fields_in_this_order() {
 }
 
 #[test]
+fn a_stream_of_health_sends_it_at_once_and_then_at_intervals() {
+    let deadlines = Deadlines { health: Duration::from_millis(20), ..Deadlines::default() };
+    let mut daemon = Daemon::start_with(deadlines, || {});
+    let mut client = daemon.connect();
+    let token = daemon.token.secret();
+    client.send(&format!(
+        "GET /v3/health/stream?token={token} HTTP/1.1\r\nHost: localhost\r\n\
+         Origin: http://localhost:5173\r\n\r\n"
+    ));
+    let mut text = String::new();
+    while text.matches("\ndata: ").count() < 3 {
+        let mut chunk = [0; 4096];
+        let count = client.stream.read(&mut chunk).unwrap();
+        assert!(count > 0, "{text}");
+        text.push_str(std::str::from_utf8(&chunk[..count]).unwrap());
+    }
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    assert!(text.contains("\r\nContent-Type: text/event-stream\r\n"), "{text}");
+    assert!(text.contains("\r\nAccess-Control-Allow-Origin: http://localhost:5173\r\n"), "{text}");
+    let event = text.split("\ndata: ").nth(1).unwrap();
+    assert!(event.starts_with(r#"{"status":"ok","version":"3.0.0","uptime":"#), "{event}");
+    assert!(event.contains(r#""daemonId":"daemon_12345678""#), "{event}");
+    assert!(event.contains(r#""ts":1"#), "{event}");
+    // A client that has left no longer takes a thread, and a stop does not wait for a stream.
+    let (_stopping, ended) = daemon.stop();
+    ended.recv_timeout(TIMEOUT).unwrap();
+}
+
+#[test]
+fn a_stream_of_health_needs_the_token() {
+    let daemon = Daemon::start();
+    for query in ["", "?token=wrong"] {
+        let request = HEALTH.replace("health", &format!("health/stream{query}"));
+        assert_eq!(daemon.ask(&request).status, 401, "{query}");
+    }
+    assert_eq!(daemon.ask(&daemon.request("POST", "/v3/health/stream", "{}")).status, 405);
+}
+
+#[test]
+fn there_are_no_background_jobs() {
+    let daemon = Daemon::start();
+    for path in ["/v3/background", "/v3/background?sessionId=x"] {
+        let reply = daemon.ask(&daemon.request("GET", path, ""));
+        assert_eq!((reply.status, reply.body.as_str()), (200, r#"{"processes":[]}"#));
+    }
+    let body = r#"{"sessionId":"x","command":"ls"}"#;
+    let reply = daemon.ask(&daemon.request("POST", "/v3/background/start", body));
+    assert_eq!(reply.status, 501);
+    assert!(reply.body.contains(r#""code":"NOT_IMPLEMENTED""#), "{}", reply.body);
+    assert_eq!(daemon.ask(&daemon.request("GET", "/v3/background/x/status", "")).status, 404);
+}
+
+#[test]
 fn health_with_the_token_has_more_fields() {
     let daemon = Daemon::start();
     let more = format!(
