@@ -1,4 +1,4 @@
-//! Timestamps and durations, parsed and formatted: RFC 3339, `3h12m`, `--since 10m`.
+//! Timestamps and durations, parsed and formatted: RFC 3339, `3h12m`, `--since yesterday`.
 //!
 //! Timestamps are Unix milliseconds, without leap seconds. Only [`now_millis`] reads a clock, and
 //! only [`parse_timestamp`] uses a time zone, the user's. Nothing here measures elapsed time: the
@@ -77,14 +77,17 @@ fn two_units(large: u64, large_unit: &str, small: u64, small_unit: &str) -> Stri
     }
 }
 
-/// Parses `90s`, `10m`, `2h`, `1d` or `1h30m`: whole numbers with their units, large units first.
+/// Parses `90s`, `10m`, `2h`, `1d`, `1w` or `1h30m`: whole numbers with their units, large units
+/// first.
 ///
 /// Returns `None` for others, such as a number without a unit, and for more seconds than a `u64`
 /// holds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(char, u64); 5] =
+        [('w', 604_800), ('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
     let mut rest = text;
     let mut seconds = 0_u64;
-    for (unit, unit_seconds) in [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)] {
+    for (unit, unit_seconds) in UNITS {
         let Some((count, after)) = rest.split_once(unit) else {
             continue;
         };
@@ -100,28 +103,58 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// Parses a time as users type it: a duration before now (see [`parse_duration`]), an RFC 3339
-/// date-time, or a local date (`2026-03-01`) or date-time (`2026-03-01 10:00[:00]`, or with a `T`).
+/// date-time, a local date (`2026-03-01`, `today`, `yesterday`) or date-time (`2026-03-01
+/// 10:00[:00]`, or with a `T`), the last time of day (`10:00[:00]`), or seconds since 1970
+/// (`@1772359200`).
 ///
 /// A date means its first second. mktime(3) moves a time that daylight saving time skips.
 pub fn parse_timestamp(text: &str, now_millis: i64) -> Option<i64> {
     if let Some(ago) = parse_duration(text) {
         return now_millis.checked_sub(i64::try_from(ago.as_millis()).ok()?);
     }
-    parse_rfc3339(text).or_else(|| local(text))
+    if let Some(seconds) = text.strip_prefix('@') {
+        // `parse` would accept a plus sign.
+        let digits = seconds.strip_prefix('-').unwrap_or(seconds);
+        let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+        return seconds.parse::<i64>().ok().filter(|_| all_digits)?.checked_mul(SECOND);
+    }
+    match text {
+        "today" => local(local_date(now_millis), 0),
+        "yesterday" => local(day_before(local_date(now_millis)), 0),
+        _ => parse_rfc3339(text)
+            .or_else(|| parse_local(text))
+            .or_else(|| last_time_of_day(text, now_millis)),
+    }
 }
 
-fn local(text: &str) -> Option<i64> {
+fn parse_local(text: &str) -> Option<i64> {
     let mut text = Reader(text);
     let date = text.date()?;
-    let mut time = 0;
-    if text.end().is_none() {
-        text.one_of("Tt ")?;
-        time = text.clock()?;
-        if text.end().is_none() {
-            time += text.seconds()?;
-            text.end()?;
-        }
+    if text.end().is_some() {
+        return local(date, 0);
     }
+    text.one_of("Tt ")?;
+    local(date, text.time_of_day()?)
+}
+
+fn last_time_of_day(text: &str, now_millis: i64) -> Option<i64> {
+    let (today, time) = (local_date(now_millis), Reader(text).time_of_day()?);
+    let of_today = local(today, time)?;
+    if of_today <= now_millis { Some(of_today) } else { local(day_before(today), time) }
+}
+
+/// Returns the date of a time in the user's time zone.
+fn local_date(unix_millis: i64) -> Date {
+    let shown = sys::local_time(unix_millis.div_euclid(SECOND));
+    Date { year: shown.year.into(), month: shown.month.into(), day: shown.day.into() }
+}
+
+fn day_before(date: Date) -> Date {
+    Date::of(date.days() - 1)
+}
+
+/// Returns the time of a local date and time of day.
+fn local(date: Date, time: i64) -> Option<i64> {
     let unix_seconds = sys::unix_time(&sys::WallClock {
         year: i32::try_from(date.year).ok()?,
         month: u8::try_from(date.month).ok()?,
@@ -201,6 +234,17 @@ impl Reader<'_> {
         self.one_of(":")?;
         let seconds = self.digits(2).filter(|seconds| *seconds <= 60)?;
         Some(seconds * SECOND)
+    }
+
+    /// Reads `10:00` or `10:00:00` up to the end of the text.
+    fn time_of_day(&mut self) -> Option<i64> {
+        let time = self.clock()?;
+        if self.end().is_some() {
+            return Some(time);
+        }
+        let seconds = self.seconds()?;
+        self.end()?;
+        Some(time + seconds)
     }
 
     /// Reads `.5`, or returns 0 if there is no period.
@@ -377,6 +421,8 @@ mod tests {
             ("0s", 0),
             ("1d2h3m4s", 93_784),
             ("1d1s", 86_401),
+            ("1w", 604_800),
+            ("2w1d", 1_296_000),
             ("007m", 420),
             ("18446744073709551615s", u64::MAX),
         ];
@@ -384,7 +430,7 @@ mod tests {
             assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
         }
         let refused = concat!(
-            "10|m|10 m| 10m|10m |+10m|-10m|1.5h|10M|10min|30m1h|1h1h|1hm|1h30|10ms|1w|١m|1d d",
+            "10|m|10 m| 10m|10m |+10m|-10m|1.5h|10M|10min|30m1h|1h1h|1hm|1h30|10ms|w|1d1w|١m|1d d",
             "|18446744073709551616s|307445734561825861m|18446744073709551615s1s",
             "|213503982334601d25h",
         );
@@ -402,12 +448,45 @@ mod tests {
         assert_eq!(parse_timestamp("9223372036854776s", 0), None);
         assert_eq!(parse_timestamp("213503982334601d", TEN), None);
         assert_eq!(parse_timestamp("2026-03-01T11:00:00+01:00", 0), Some(TEN));
-        for text in ["", "10", "yesterday", "10:00", "2026-02-29", "2026-03-01 ", "2026-03-01 10"] {
+        for text in
+            ["", "10", "tomorrow", "24:00", "9:00", "2026-02-29", "2026-03-01 ", "2026-03-01 10"]
+        {
             assert_eq!(parse_timestamp(text, TEN), None, "{text}");
         }
         for text in ["2026-03-01 10:00:", "2026-03-01 10:00:61", "2026-03-01 10:00:00.5"] {
             assert_eq!(parse_timestamp(text, TEN), None, "{text}");
         }
+    }
+
+    #[test]
+    fn seconds_since_1970_are_a_timestamp() {
+        let seconds = [("@0", 0), ("@1772359200", TEN), ("@-1", -SECOND)];
+        for (text, millis) in seconds {
+            assert_eq!(parse_timestamp(text, 0), Some(millis), "{text}");
+        }
+        for text in ["@", "@+1", "@-", "@1.5", "@9223372036854775807", "1772359200"] {
+            assert_eq!(parse_timestamp(text, 0), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_day_and_a_time_of_day_are_those_before_now() {
+        let at = |text: &str, now| parse_timestamp(text, now).unwrap();
+        let noon = at("2026-03-02 12:00", 0);
+        for (text, same) in [
+            ("today", "2026-03-02"),
+            ("yesterday", "2026-03-01"),
+            ("11:59", "2026-03-02 11:59"),
+            ("12:00", "2026-03-02 12:00"),
+            ("12:00:01", "2026-03-01 12:00:01"),
+            ("23:59", "2026-03-01 23:59"),
+        ] {
+            assert_eq!(at(text, noon), at(same, 0), "{text}");
+        }
+        // The first of a month and of a year.
+        let new_year = at("2026-01-01 00:30", 0);
+        assert_eq!(at("yesterday", new_year), at("2025-12-31", 0));
+        assert_eq!(at("01:00", new_year), at("2025-12-31 01:00", 0));
     }
 
     #[test]

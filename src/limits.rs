@@ -125,6 +125,9 @@ pub const LOG_LINES_DEFAULT: usize = 50;
 /// A longer line of the log is printed truncated, so that reading takes constant memory.
 pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// How often a follower looks at the log where it cannot watch it.
+pub const LOG_POLL_EVERY: Duration = Duration::from_secs(1);
+
 /// The id of a session or a turn.
 pub const ID_BYTES_MAX: usize = 64;
 /// An entry of the list of sessions: much longer than any that opta writes.

@@ -216,7 +216,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
             valued(
                 "since",
                 "TIME",
-                "only lines since this time: 10m, 2h, 2026-03-01, '2026-03-01 10:00'",
+                "only lines since this time: 10m, 1w, 09:00, yesterday, '2026-03-01 10:00'",
             ),
             switch("json", "print the lines as stored"),
         ],
@@ -428,7 +428,7 @@ fn stop(args: &ParsedArgs) -> Result<StopArgs, String> {
 fn logs(args: &ParsedArgs) -> Result<Command, String> {
     let lines = args.number("lines", "a number of lines", 0..=COUNT_MAX)?;
     let level = args.parsed("level", "debug, info, warn or error", Level::parse)?;
-    let since = "a time such as 10m, 2h, 2026-03-01 or '2026-03-01 10:00'";
+    let since = "a time such as 10m, 1w, 09:00, today, 2026-03-01 or '2026-03-01 10:00'";
     let since =
         args.parsed("since", since, |text| clock::parse_timestamp(text, clock::now_millis()))?;
     Ok(Command::Logs(LogsArgs {

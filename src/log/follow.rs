@@ -2,7 +2,8 @@
 //! truncation and restarts of the daemon.
 //!
 //! No line is lost and none is repeated, as long as the files with the lines are found before they
-//! are deleted. It sleeps until something changes; there is no polling.
+//! are deleted. It sleeps until something changes. Where the system has no watch left, or refuses
+//! them, it looks every second, as tail(1) does.
 //!
 //! The files that were found stay open, so the system cannot give their identities to new files.
 //! The reader moves on from a file only when a newer one has lines: the daemon never returns to an
@@ -19,7 +20,7 @@ use super::line::Printer;
 use super::tail::{self, ATTEMPTS_MAX, FileId, LogFile, Tail};
 use super::{Query, path_of};
 use crate::error::{At, Doing, Error};
-use crate::limits::LOG_LINE_BYTES_MAX;
+use crate::limits::{LOG_LINE_BYTES_MAX, LOG_POLL_EVERY};
 use crate::lines::Forwards;
 use crate::sys;
 use crate::sys::watch::Watch;
@@ -152,7 +153,8 @@ fn lines_from(start: u64) -> Forwards {
 
 /// A watch on the log's directory or, as long as it does not exist, on its nearest ancestor.
 struct LogWatch {
-    watch: Watch,
+    /// `None`: the system refuses it.
+    watch: Option<Watch>,
     place: PathBuf,
     id: FileId,
     /// Watched separately, for systems where a watch on a directory does not report writes to its
@@ -163,7 +165,7 @@ struct LogWatch {
 impl LogWatch {
     fn new(directory: &Path, files: &[LogFile]) -> Result<LogWatch, Error> {
         let mut attempts = 0;
-        let (mut watch, place, id) = loop {
+        let (watch, place, id) = loop {
             let (place, id) = nearest(directory)?;
             match Watch::on(&place) {
                 // Removed since it was found.
@@ -172,12 +174,13 @@ impl LogWatch {
                 {
                     attempts += 1;
                 }
-                watch => break (watch.at("watch", &place)?, place, id),
+                watch => break (watch.ok(), place, id),
             }
         };
-        for file in files {
-            watch.add_file(&file.file).at("watch", &place)?;
-        }
+        let watch = watch.and_then(|mut watch| {
+            files.iter().try_for_each(|file| watch.add_file(&file.file)).ok()?;
+            Some(watch)
+        });
         Ok(LogWatch { watch, place, id, files: files.iter().map(|file| file.id).collect() })
     }
 
@@ -193,10 +196,13 @@ impl LogWatch {
 
     /// Sleeps until something changes or the reader of `out` is closed.
     fn wait(&self, out: &impl AsFd) -> Result<sys::Woken, Error> {
-        let woken =
-            sys::wait_while_read(self.watch.as_fd(), out.as_fd()).doing("wait for lines")?;
-        // Consumes the events that ended the wait.
-        self.watch.wait(Some(Duration::ZERO)).at("watch", &self.place)?;
+        let changes = self.watch.as_ref().map(AsFd::as_fd);
+        let timeout = if changes.is_some() { None } else { Some(LOG_POLL_EVERY) };
+        let woken = sys::wait_while_read(changes, out.as_fd(), timeout).doing("wait for lines")?;
+        if let Some(watch) = &self.watch {
+            // Consumes the events that ended the wait.
+            watch.wait(Some(Duration::ZERO)).at("watch", &self.place)?;
+        }
         Ok(woken)
     }
 }

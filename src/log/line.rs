@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::json::{self, Lenient, Members};
 use crate::limits::LOG_LINE_BYTES_MAX;
 use crate::lines::READ_BYTES;
+use crate::sys::WallClock;
 use crate::text::{Style, escaped, escaped_json, quoted, sanitized};
 use crate::{clock, sys};
 
@@ -45,9 +46,14 @@ impl<'a> Line<'a> {
     }
 
     /// Returns `[10:00:02] INFO  session created id=sess_abc123`, without an end of line: local
-    /// time, fields in their stored order.
-    pub fn formatted(&self, style: Style) -> String {
-        let time = sys::local_time(self.ts.div_euclid(1000));
+    /// time, with its date if that is not the one of `now`, and fields in their stored order.
+    pub fn formatted(&self, style: Style, now: i64) -> String {
+        let [time, today] = [self.ts, now].map(|millis| sys::local_time(millis.div_euclid(1000)));
+        let date = |at: &WallClock| (at.year, at.month, at.day);
+        let date = match date(&time) {
+            same if same == date(&today) => String::new(),
+            (year, month, day) => format!("{year:04}-{month:02}-{day:02} "),
+        };
         let level = self.level.to_string();
         let level = match self.level {
             Level::Debug => style.paint("2", &level),
@@ -57,7 +63,7 @@ impl<'a> Line<'a> {
         };
         let fields: String = self.fields.iter().map(formatted_field).collect();
         format!(
-            "[{:02}:{:02}:{:02}] {level} {}{}",
+            "[{date}{:02}:{:02}:{:02}] {level} {}{}",
             time.hour,
             time.minute,
             time.second,
@@ -116,7 +122,7 @@ impl Query {
             if is_whole { text.into_owned() } else { format!("{text}…") }
         };
         match (self.format, line) {
-            (LineFormat::Text(style), Some(line)) => line.formatted(style),
+            (LineFormat::Text(style), Some(line)) => line.formatted(style, clock::now_millis()),
             (LineFormat::Text(_), None) => sanitized(&foreign()),
             (LineFormat::Json, Some(line)) => escaped_json(line.stored).into_owned(),
             (LineFormat::Json, None) => {
@@ -174,7 +180,8 @@ mod tests {
     /// Formats a line with these members, and returns what follows the time.
     fn formatted(rest: &str) -> String {
         let stored = format!("{{\"ts\":\"2026-03-01T10:00:05.999Z\",{rest}}}");
-        let out = Line::parse(stored.as_bytes()).unwrap().formatted(Style::Plain);
+        let out =
+            Line::parse(stored.as_bytes()).unwrap().formatted(Style::Plain, 1_772_359_205_000);
         let time = sys::local_time(1_772_359_205);
         let (hour, minute, second) = (time.hour, time.minute, time.second);
         let time = format!("[{hour:02}:{minute:02}:{second:02}] ");
@@ -202,6 +209,17 @@ mod tests {
             ),
         ] {
             assert_eq!(formatted(stored), wanted);
+        }
+    }
+
+    #[test]
+    fn a_line_of_another_day_has_its_date() {
+        let stored = br#"{"ts":"2026-03-01T10:00:05.999Z","level":"INFO","msg":"m"}"#;
+        let line = Line::parse(stored).unwrap();
+        for days in [-400, -31, -1, 0, 1, 365] {
+            let text = line.formatted(Style::Plain, line.ts + days * 86_400_000);
+            let has_date = text.starts_with("[2026-03-01 ") || text.starts_with("[2026-02-28 ");
+            assert_eq!(has_date, days != 0, "{days} days: {text}");
         }
     }
 
@@ -276,7 +294,7 @@ mod tests {
                 format!("{{\"ts\":\"2026-03-01T10:00:00Z\",\"level\":\"INFO\",\"msg\":\"{text}");
             for stored in [&text, &stored] {
                 if let Some(line) = Line::parse(stored.as_bytes()) {
-                    line.formatted(Style::Color);
+                    line.formatted(Style::Color, 0);
                 }
             }
         }
@@ -288,7 +306,7 @@ mod tests {
         for level in ["DEBUG", "INFO", "WARN", "ERROR"] {
             let time = r#""ts":"2026-03-01T10:00:00Z""#;
             let stored = format!(r#"{{{time},"level":"{level}","msg":"m","k":1}}"#);
-            let line = Line::parse(stored.as_bytes()).unwrap().formatted(Style::Color);
+            let line = Line::parse(stored.as_bytes()).unwrap().formatted(Style::Color, 0);
             all.push_str(line.split_once("] ").unwrap().1);
             all.push('\n');
         }

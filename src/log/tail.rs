@@ -378,7 +378,7 @@ mod tests {
                 all.push(match Line::parse(line) {
                     _ if line.is_empty() => continue,
                     Some(line) if line.level < least => continue,
-                    Some(line) => line.formatted(Style::Plain),
+                    Some(line) => line.formatted(Style::Plain, crate::clock::now_millis()),
                     None if line.len() > LOG_LINE_BYTES_MAX => {
                         let beginning = String::from_utf8_lossy(&line[..LOG_LINE_BYTES_MAX]);
                         sanitized(&beginning) + "…"

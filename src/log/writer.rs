@@ -205,7 +205,7 @@ impl<W: Write> Appender<W> {
 fn mirror(line: &str, style: Style) {
     if let Some(line) = Line::parse(line.trim_end().as_bytes()) {
         // In one piece: other lines may be written at the same time.
-        let text = line.formatted(style) + "\n";
+        let text = line.formatted(style, line.ts) + "\n";
         drop(io::stderr().write_all(text.as_bytes()));
     }
 }

@@ -104,14 +104,19 @@ pub fn wait_any(
 
 /// The reason why [`wait_while_read`] returned.
 pub enum Woken {
+    /// There may be something to read.
     Readable,
     /// The other end of the output is closed.
     Hangup,
 }
 
-/// Waits until `input` is readable or the other end of `output`, if it is a pipe or a socket, is
-/// closed. poll(2).
-pub fn wait_while_read(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<Woken> {
+/// Waits until `input` is readable, the other end of `output`, if it is a pipe or a socket, is
+/// closed, or the time is up. poll(2).
+pub fn wait_while_read(
+    input: Option<BorrowedFd<'_>>,
+    output: BorrowedFd<'_>,
+    timeout: Option<Duration>,
+) -> io::Result<Woken> {
     // Linux reports it in any case, macOS only if POLLHUP is requested.
     #[cfg(target_os = "linux")]
     const CLOSED: libc::c_short = 0;
@@ -123,8 +128,10 @@ pub fn wait_while_read(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Res
         // poll(2) ignores negative descriptors.
         output.fd = -1;
     }
-    let mut polled = [polled(input, libc::POLLIN), output];
-    poll(&mut polled, None)?;
+    let ignored = libc::pollfd { fd: -1, events: 0, revents: 0 };
+    let input = input.map_or(ignored, |input| polled(input, libc::POLLIN));
+    let mut polled = [input, output];
+    poll(&mut polled, timeout)?;
     let [_, output] = polled;
     Ok(if output.revents != 0 { Woken::Hangup } else { Woken::Readable })
 }
@@ -259,28 +266,8 @@ pub fn boot_clock() -> Duration {
     Duration::new(seconds, nanos)
 }
 
-/// A time of day in the user's time zone.
-pub struct LocalTime {
-    pub hour: u8,
-    pub minute: u8,
-    pub second: u8,
-}
-
-/// Converts a Unix time to the user's time zone. localtime_r(3).
-pub fn local_time(unix_seconds: i64) -> LocalTime {
-    // SAFETY: tm is a C struct of integers and a pointer, for which all zeroes is a valid value.
-    let mut fields: libc::tm = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to live values of the right type.
-    unsafe { libc::localtime_r(&raw const unix_seconds, &raw mut fields) };
-    let small = |value: libc::c_int| u8::try_from(value).unwrap_or(0);
-    LocalTime {
-        hour: small(fields.tm_hour),
-        minute: small(fields.tm_min),
-        second: small(fields.tm_sec),
-    }
-}
-
 /// A date and time in the user's time zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WallClock {
     pub year: i32,
     /// 1 to 12.
@@ -292,7 +279,25 @@ pub struct WallClock {
     pub second: u8,
 }
 
-/// Converts a date and time to a Unix time; `None` if it is out of range. mktime(3).
+/// Converts a Unix time to the user's time zone. localtime_r(3).
+pub fn local_time(unix_seconds: i64) -> WallClock {
+    // SAFETY: tm is a C struct of integers and a pointer, for which all zeroes is a valid value.
+    let mut fields: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live values of the right type.
+    unsafe { libc::localtime_r(&raw const unix_seconds, &raw mut fields) };
+    let small = |value: libc::c_int| u8::try_from(value).unwrap_or(0);
+    WallClock {
+        year: fields.tm_year.saturating_add(1900),
+        month: small(fields.tm_mon).saturating_add(1),
+        day: small(fields.tm_mday),
+        hour: small(fields.tm_hour),
+        minute: small(fields.tm_min),
+        second: small(fields.tm_sec),
+    }
+}
+
+/// Converts a date and time to a Unix time; `None` if it is out of range. Of an hour that occurs
+/// twice, at the end of daylight saving time, the first one counts. mktime(3).
 pub fn unix_time(clock: &WallClock) -> Option<i64> {
     // SAFETY: tm is a C struct of integers and a pointer, for which all zeroes is a valid value.
     let mut fields: libc::tm = unsafe { std::mem::zeroed() };
@@ -303,9 +308,17 @@ pub fn unix_time(clock: &WallClock) -> Option<i64> {
     fields.tm_min = i32::from(clock.minute);
     fields.tm_sec = i32::from(clock.second);
     fields.tm_isdst = -1;
+    // It returns -1 on failure, but also for the last second of 1969. Only success sets this.
+    fields.tm_wday = -1;
     // SAFETY: `fields` is a live, initialized tm.
     let seconds = unsafe { libc::mktime(&raw mut fields) };
-    (seconds != -1).then_some(seconds)
+    if seconds == -1 && fields.tm_wday == -1 {
+        return None;
+    }
+    // Clocks are set back by multiples of a quarter of an hour.
+    let shown = local_time(seconds);
+    let earlier = (1..=12_i64).rev().filter_map(|quarters| seconds.checked_sub(quarters * 900));
+    Some(earlier.into_iter().find(|before| local_time(*before) == shown).unwrap_or(seconds))
 }
 
 /// Returns the address of an abstract socket. Linux only: unix(7).

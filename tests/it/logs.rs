@@ -69,6 +69,41 @@ fn since_omits_older_lines() {
 }
 
 #[test]
+fn an_hour_that_occurs_twice_is_the_first_one() {
+    let home = Home::new();
+    let line =
+        |ts: &str, msg: &str| format!("{{\"ts\":\"{ts}\",\"level\":\"INFO\",\"msg\":\"{msg}\"}}\n");
+    let before = line("2025-10-26T00:29:00.000Z", "before");
+    let (first, second) =
+        (line("2025-10-26T00:31:00.000Z", "first"), line("2025-10-26T01:31:00.000Z", "second"));
+    home.write(&home.file("daemon.log"), before + &first + &second);
+    let asked = "daemon logs --since '2025-10-26 02:30'";
+    let both = "[2025-10-26 02:31:00] INFO  first\n[2025-10-26 02:31:00] INFO  second\n";
+    let zone = "CET-1CEST,M3.5.0,M10.5.0/3";
+    home.sh(&format!("opta {asked}")).env("TZ", zone).stdout(both).run();
+    // Not a failure of mktime(3).
+    let last_second = "opta daemon logs -n 1 --since '1969-12-31 23:59:59'";
+    let second = "[2025-10-26 01:31:00] INFO  second\n";
+    home.sh(last_second).env("TZ", "UTC0").stdout(second).run();
+}
+
+#[test]
+fn following_needs_no_watch() {
+    need!("strace");
+    for refused in ["inotify_init1:error=EMFILE", "inotify_add_watch:error=ENOSPC"] {
+        let home = Home::new();
+        home.start();
+        let words = format!("exec strace -D -o /dev/null -e inject={refused} opta daemon logs -f");
+        let following = home.sh(&words).stdout(ANYTHING).status(-15).spawn();
+        eventually("the first line is shown", || following.output().ends_with('\n'));
+        home.opta("daemon stop").stdout(ANYTHING).run();
+        eventually("the last line is shown", || following.output().contains("daemon stopped"));
+        signal(following.pid(), "TERM");
+        following.finish();
+    }
+}
+
+#[test]
 fn following_continues_through_a_restart_and_a_crash_and_repeats_nothing() {
     let home = Home::new();
     home.start();
