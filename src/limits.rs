@@ -163,6 +163,10 @@ pub const POLL_MAX: Duration = Duration::from_secs(60);
 pub const INPUT_EXPECTED_WITHIN: Duration = Duration::from_secs(3);
 /// How often output waits for the end of another process's line on the same pipe.
 pub const PIPE_LOCK_EVERY: Duration = Duration::from_millis(20);
+/// The name of a model in a list of sessions.
+pub const MODEL_CHARS_MAX: usize = 24;
+/// The end of a directory in a list of sessions.
+pub const DIRECTORY_CHARS_MAX: usize = 30;
 /// A tool call on one line.
 pub const CALL_CHARS_MAX: usize = 160;
 /// The last lines of a command's output that are shown. All of it is on request.

@@ -44,6 +44,7 @@ impl Progress {
 
     /// Adds the statistics of a completion.
     pub(super) fn add(&mut self, completion: &Completion) {
+        self.stats.model.clone_from(&completion.model);
         // For a server that does not count: a token has about four characters.
         let estimate = (completion.text.len() as u64).div_ceil(4);
         let tokens = completion.completion_tokens.unwrap_or(estimate);

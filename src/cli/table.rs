@@ -278,7 +278,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         operand: None,
         options: &[valued("limit", "N", "show the N newest sessions (default 50)"), JSON],
         summary: "List the sessions, newest first",
-        about: "Prints each session's id, age, number of turns and title.",
+        about: "Prints each session's id, age, number of turns, model, directory and title.",
         build: |args| {
             let limit = args.number("limit", "a number of sessions", 1..=COUNT_MAX)?;
             let limit = limit.unwrap_or(limits::SESSIONS_PAGE_DEFAULT);

@@ -4,6 +4,7 @@
 //! a daemon is writing.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,14 +20,14 @@ use crate::session::reader::JournalReport;
 use crate::session::store::{Page, Store, no_session};
 use crate::session::transcript::{Transcript, turns};
 use crate::sys::watch::Watch;
-use crate::text::{escaped, escaped_json, prefix};
+use crate::text::{escaped, escaped_json, prefix, truncated};
 use crate::{client, clock, limits};
 
 /// Runs `opta sessions …`.
 pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<ExitCode, Error> {
     let store = Store::new(paths.sessions());
     match args {
-        SessionsCommand::List { limit } => list(&store, *limit, output),
+        SessionsCommand::List { limit } => list(paths, &store, *limit, output),
         SessionsCommand::Show { id } => print(&store, id, None, output),
         SessionsCommand::Export { id, format } => print(&store, id, Some(*format), output),
         SessionsCommand::Verify { id } => verify(&store, id.as_deref(), output),
@@ -34,7 +35,7 @@ pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<Exi
     }
 }
 
-fn list(store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error> {
+fn list(paths: &Paths, store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error> {
     // One more id than requested shows whether there are more.
     let Page { mut ids, is_index_damaged, .. } = store.page(None, limit.saturating_add(1))?;
     if is_index_damaged {
@@ -47,12 +48,14 @@ fn list(store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error>
     if ids.is_empty() {
         output.note("there are no sessions yet");
     }
-    let width = ids.iter().map(|id| id.as_str().len()).max().unwrap_or(0);
-    let now = clock::now_millis();
+    let mut rows = Vec::new();
     let mut status = ExitCode::SUCCESS;
     for id in &ids {
         match store.summary(id) {
-            Ok(summary) => output.result(&row(&summary, width, now), &summary)?,
+            Ok(summary) => {
+                output.json(&summary)?;
+                rows.push(Row::new(&summary, paths));
+            }
             Err(error) if is_deleted(&error) => {}
             // A session that cannot be read must not hide the others.
             Err(error) => {
@@ -61,21 +64,67 @@ fn list(store: &Store, limit: usize, output: &Output) -> Result<ExitCode, Error>
             }
         }
     }
+    Row::print_all(&rows, output)?;
     if more {
         output.note(&format!("there are more than {limit} sessions; to list more: --limit N"));
     }
     Ok(status)
 }
 
-/// Formats the line of a session. The title is last, because it may contain anything.
-fn row(summary: &SessionSummary, width: usize, now: i64) -> String {
-    let age = clock::parse_rfc3339(&summary.created_at).map(|created| {
-        let millis = u64::try_from(now.saturating_sub(created)).unwrap_or(0);
-        clock::format_duration(Duration::from_millis(millis))
-    });
-    let (id, age) = (&summary.session_id, age.unwrap_or_else(|| "-".to_owned()));
-    let (turns, title) = (turns(summary.turns), title(summary));
-    format!("{id:<width$}  {age:>6}  {turns:>9}  {title}").trim_end().to_owned()
+/// A line of the list. The title is last, because it may contain anything.
+struct Row {
+    id: String,
+    age: String,
+    turns: String,
+    model: String,
+    directory: String,
+    title: String,
+}
+
+impl Row {
+    fn new(summary: &SessionSummary, paths: &Paths) -> Row {
+        let age = clock::parse_rfc3339(&summary.created_at).map(|created| {
+            let millis = u64::try_from(clock::now_millis().saturating_sub(created)).unwrap_or(0);
+            clock::format_duration(Duration::from_millis(millis))
+        });
+        let unknown = || "-".to_owned();
+        let named = Some(&summary.model).filter(|model| !model.is_empty());
+        let model = summary.last_model.as_ref().or(named).map_or_else(unknown, |model| {
+            truncated(&escaped(model), limits::MODEL_CHARS_MAX).into_owned()
+        });
+        let directory = summary.working_directory().map_or_else(unknown, |workspace| {
+            let shown = paths.display(Path::new(workspace));
+            // Its end says most.
+            let excess = shown.chars().count().saturating_sub(limits::DIRECTORY_CHARS_MAX);
+            match shown.char_indices().nth(excess) {
+                Some((at, _)) if excess > 0 => format!("…{}", shown.get(at..).unwrap_or_default()),
+                _ => shown,
+            }
+        });
+        Row {
+            id: summary.session_id.clone(),
+            age: age.unwrap_or_else(unknown),
+            turns: turns(summary.turns),
+            model,
+            directory,
+            title: title(summary),
+        }
+    }
+
+    fn print_all(rows: &[Row], output: &Output) -> Result<(), Error> {
+        let width = |part: fn(&Row) -> &str| rows.iter().map(|row| part(row).chars().count()).max();
+        let id_width = width(|row| &row.id).unwrap_or(0);
+        let model_width = width(|row| &row.model).unwrap_or(0);
+        let directory_width = width(|row| &row.directory).unwrap_or(0);
+        for Row { id, age, turns, model, directory, title } in rows {
+            let line = format!(
+                "{id:<id_width$}  {age:>6}  {turns:>9}  {model:<model_width$}  \
+                 {directory:<directory_width$}  {title}"
+            );
+            output.text(line.trim_end())?;
+        }
+        Ok(())
+    }
 }
 
 /// Returns the title of a session for a line of text.

@@ -379,6 +379,8 @@ pub struct TurnStats {
     /// The size of the model's context in tokens, if the server told it.
     #[nserde(rename = "contextSize")]
     pub context_size: Option<u64>,
+    /// The model that answered.
+    pub model: Option<String>,
 }
 
 impl TurnStats {

@@ -15,8 +15,7 @@ use crate::json::{self, Lenient, Raw};
 use crate::limits;
 use overrides::Overrides;
 
-/// The version of the protocol, which is not that of the package. A client and a daemon understand
-/// each other if it is equal.
+/// The version of the protocol. A client and a daemon understand each other if it is equal.
 pub const PROTOCOL_VERSION: &str = "3.0.0";
 
 /// The reply to `GET /v3/health`. Without a token it has only the first three fields.
@@ -189,8 +188,7 @@ pub struct ChatMessage {
     pub content: Option<Lenient>,
 }
 
-/// The summary of a session, as a list shows it. Also the reply to `POST /v3/sessions` and to
-/// `GET /v3/sessions/:id`.
+/// The summary of a session; the reply to `POST /v3/sessions` and to `GET /v3/sessions/:id`.
 #[derive(Clone, Debug, Default, DeJson, SerJson)]
 #[nserde(default)]
 pub struct SessionSummary {
@@ -198,6 +196,9 @@ pub struct SessionSummary {
     pub session_id: String,
     /// If empty, the first model that the server offers.
     pub model: String,
+    /// The model that answered last.
+    #[nserde(rename = "lastModel")]
+    pub last_model: Option<String>,
     pub title: Option<String>,
     #[nserde(rename = "createdAt")]
     pub created_at: String,

@@ -15,6 +15,7 @@ fn summary() -> SessionSummary {
     SessionSummary {
         session_id: "s".into(),
         model: "m".into(),
+        last_model: None,
         title: Some("t".into()),
         created_at: "c".into(),
         updated_at: "u".into(),
@@ -137,6 +138,7 @@ fn turn_events() -> Vec<Pinned> {
         finish_reason: Some("length".into()),
         context_tokens: Some(8),
         context_size: Some(9),
+        model: None,
     };
     let error = TurnError {
         turn_id: "t".into(),

@@ -24,6 +24,8 @@ pub struct JournalState {
     pub updated_at: String,
     pub title: Option<String>,
     pub model: Option<String>,
+    /// The model that answered last.
+    pub last_model: Option<String>,
     pub mode: Option<String>,
     pub workspace: Option<String>,
     pub directory: Option<String>,
@@ -74,8 +76,13 @@ impl JournalState {
                     self.active = Some(turn);
                 }
             }
-            Event::TurnDone(TurnDone { turn_id, .. })
-            | Event::TurnError(TurnError { turn_id, .. }) => self.end_turn(turn_id),
+            Event::TurnDone(TurnDone { turn_id, stats, .. }) => {
+                self.end_turn(turn_id);
+                if stats.model.is_some() {
+                    self.last_model.clone_from(&stats.model);
+                }
+            }
+            Event::TurnError(TurnError { turn_id, .. }) => self.end_turn(turn_id),
             Event::ToolStart(_) => self.tool_calls += 1,
             _ => return,
         }
@@ -114,6 +121,7 @@ impl JournalState {
         SessionSummary {
             session_id: id.as_str().to_owned(),
             model: self.model.clone().unwrap_or_default(),
+            last_model: self.last_model.clone(),
             title: self.title.clone(),
             created_at: self.created_at.clone(),
             updated_at: self.updated_at.clone(),

@@ -38,7 +38,7 @@ fn each_line_of_a_script_is_a_turn() {
     }
     question.answer("3");
     running.finish();
-    home.opta("sessions list").stdout("sess_{x} {*} 3 turns  first\n").run();
+    home.opta("sessions list").stdout("sess_{x} {*} 3 turns  scripted  {*}  first\n").run();
 }
 
 #[test]

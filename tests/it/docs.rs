@@ -749,10 +749,10 @@ fn sessions_are_as_the_manual_shows_them() {
     assert_eq!(conversation, expected_conversation);
 
     let list = home.opta("sessions list").stdout(ANYTHING).run().stdout;
-    let columns = |line: &str, title: &str| (line.find(" turn"), line.find(title));
+    let columns = |line: &str, model: &str| (line.find(" turn"), line.find(model));
     let example_of_list = example("list").concat();
     let row = example_of_list.lines().nth(1).unwrap();
-    assert_eq!(columns(&list, "Fix"), columns(row, "Rename"));
+    assert_eq!(columns(&list, "scripted"), columns(row, "gpt-oss"));
 
     let id = list.split(' ').next().unwrap();
     let journal = home.path().join(format!(".config/opta/sessions/{id}/journal.jsonl"));

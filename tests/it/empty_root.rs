@@ -57,7 +57,7 @@ fn use_in(root: &Root) {
     let task = task.stdout("found\n").spawn();
     model.question().answer("found");
     task.finish();
-    root.opta("sessions list").stdout("{id} {*} 1 turn  hello\n").run();
+    root.opta("sessions list").stdout("{id} {*} 1 turn  {*}  hello\n").run();
     let restarted = root.opta("daemon restart").stdout(RESTARTED).with("old", pid).run();
     root.opta("daemon stop").stdout(STOPPED).with("pid", restarted.pid()).run();
     root.opta("daemon stop").stdout(NOT_RUNNING).run();

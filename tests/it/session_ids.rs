@@ -92,7 +92,10 @@ fn a_session_continues_in_its_directory_or_anywhere_if_asked() {
                     to continue the last one of any directory: --continue=any\n";
         home.opta(command).stderr(none).status(1).run();
     }
-    home.opta("sessions list").stdout("{*} 4 turns {*}\n{*} 2 turns {*}\n").run();
+    let rows = "{*} 4 turns  scripted  {*}/two  banana\n{*} 2 turns  scripted  {*}/one  apricot\n";
+    home.opta("sessions list").stdout(rows).run();
+    let objects = "{*}\"lastModel\":\"scripted\"{*}\n{*}\"lastModel\":\"scripted\"{*}\n";
+    home.opta("sessions list --json").stdout(objects).run();
 }
 
 /// The ids in [`tab_offers_sessions_in_bash`] and the others, and what follows each typed line.

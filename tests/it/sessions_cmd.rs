@@ -94,9 +94,9 @@ fn list_prints_the_newest_first_and_notes_that_there_are_more() {
     create(&home, "longer-id", None);
     create(&home, "c", Some(&"t".repeat(61)));
     submit(&home, "longer-id", "what\\n  is it?", 1);
-    let third = format!("c          {{age}}    0 turns  {}\n", "t".repeat(60));
-    let second = "longer-id  {age}     1 turn  what is it?\n";
-    let first = "a          {age}    0 turns  first\n";
+    let third = format!("c          {{age}}    0 turns  -  -  {}\n", "t".repeat(60));
+    let second = "longer-id  {age}     1 turn  -  -  what is it?\n";
+    let first = "a          {age}    0 turns  -  -  first\n";
     home.opta("sessions list").stdout(&format!("{third}{second}{first}")).run();
     let more = "opta: there are more than 2 sessions; to list more: --limit N\n";
     home.opta("sessions list --limit 2").stdout(&format!("{third}{second}")).stderr(more).run();
@@ -356,7 +356,7 @@ fn a_session_without_its_journal_is_reported() {
     home.opta("sessions verify gone --json").stdout(report).status(1).run();
     let lost =
         |id: &str| format!("opta: cannot read the session {id}: its journal is empty or missing\n");
-    let listed = "whole  {a}    0 turns\ncut    {b}    0 turns\n";
+    let listed = "whole  {a}    0 turns  -  -\ncut    {b}    0 turns  -  -\n";
     let both = lost("gone") + &lost("empty");
     home.opta("sessions list").stdout(listed).stderr(&both).status(1).run();
     for id in ["gone", "empty"] {
@@ -421,7 +421,7 @@ fn reading_writes_nothing_and_ignores_unrelated_files() {
     fs::remove_file(root.join("two/summary.json")).unwrap();
     symlink("/dev/zero", root.join("two/summary.json")).unwrap();
     let before = home.snapshot();
-    let both = "two  {a}    0 turns\none  {a}    0 turns\n";
+    let both = "two  {a}    0 turns  -  -\none  {a}    0 turns  -  -\n";
     home.opta("sessions list").stdout(both).run();
     home.opta("sessions show one").stdout(ANYTHING).run();
     home.opta("sessions export two --format markdown").stdout(ANYTHING).run();
@@ -433,7 +433,7 @@ fn reading_writes_nothing_and_ignores_unrelated_files() {
     fs::remove_file(journal(&home, "two")).unwrap();
     fs::create_dir(journal(&home, "two")).unwrap();
     let refused = "opta: cannot use {path}: it is not a regular file\n";
-    let one = "one  {a}    0 turns\n";
+    let one = "one  {a}    0 turns  -  -\n";
     home.opta("sessions list").stdout(one).stderr(refused).status(1).run();
     let one = "1 session checked, 0 damaged\n";
     home.opta("sessions verify").stdout(one).stderr(refused).status(1).run();
@@ -445,7 +445,7 @@ fn reading_writes_nothing_and_ignores_unrelated_files() {
 #[test]
 fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
     let home = with_sessions(&["one", "two"]);
-    home.sh("opta sessions list | head -n 1").stdout("two  {a}    0 turns\n").run();
+    home.sh("opta sessions list | head -n 1").stdout("two  {a}    0 turns  -  -\n").run();
     home.sh("opta sessions show one | head -n 0").run();
     let full = "opta: cannot write to standard output: No space left on device\n";
     for words in ["list", "list --json", "show one", "export one", "verify"] {
@@ -466,7 +466,7 @@ fn rm_deletes_through_the_running_daemon() {
     assert!(!sessions(&home).join("one").exists());
     let deleted = "{\"deleted\":true,\"sessionId\":\"two\"}\n";
     home.opta("sessions rm two --force --json").stdout(deleted).run();
-    home.opta("sessions list").stdout("three  {age}    0 turns\n").run();
+    home.opta("sessions list").stdout("three  {age}    0 turns  -  -\n").run();
     home.opta("sessions rm --force one").stderr(ANYTHING).status(1).run();
 }
 
@@ -476,7 +476,7 @@ fn rm_without_a_terminal_requires_force() {
     let refused = "opta: cannot ask for confirmation: this is not a terminal\n\
                    to delete it without confirmation: opta sessions rm --force one\n";
     home.opta("sessions rm one").stderr(refused).status(2).run();
-    home.opta("sessions list").stdout("one  {age}    0 turns\n").run();
+    home.opta("sessions list").stdout("one  {age}    0 turns  -  -\n").run();
     home.assert_nothing_left();
 }
 
@@ -544,7 +544,7 @@ fn commands_do_not_restart_a_daemon_that_crashes_repeatedly() {
     let refused = "opta: cannot start the daemon: it has crashed 3 times within a minute{*}\n\
                    see why: opta daemon logs --level warn; then: opta daemon start\n";
     home.opta("sessions rm --force two").stderr(refused).status(1).run();
-    home.opta("sessions list").stdout("two  {age}    0 turns\n").run();
+    home.opta("sessions list").stdout("two  {age}    0 turns  -  -\n").run();
 }
 
 #[test]

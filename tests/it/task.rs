@@ -31,7 +31,7 @@ fn the_answer_is_streamed_even_if_nothing_was_there_before() {
     eventually("the first piece is printed", || running.output() == "Hel");
     question.answer("lo,");
     running.finish();
-    home.opta("sessions list").stdout("sess_{id} {*} 1 turn  say hello\n").run();
+    home.opta("sessions list").stdout("sess_{id} {*} 1 turn  scripted  {*}  say hello\n").run();
 }
 
 #[test]

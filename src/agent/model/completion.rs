@@ -36,6 +36,8 @@ pub struct Completion {
     pub extra: String,
     pub has_thinking: bool,
     pub finish: FinishReason,
+    /// The model that was asked for.
+    pub model: Option<String>,
     pub prompt_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
     /// From its first chunk to its last.

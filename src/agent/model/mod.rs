@@ -132,7 +132,8 @@ fn attempt(
         let first = server.timeouts.first;
         let (mut connection, head) = server.send("/chat/completions", &body, first)?;
         if head.status == 200 {
-            return receive(server, &mut connection, on_delta);
+            let completion = receive(server, &mut connection, on_delta)?;
+            return Ok(Completion { model, ..completion });
         }
         let error = server.read_error(&mut connection);
         let has_tools = request.tools != "[]" && !omitted.contains(&wire::TOOLS);

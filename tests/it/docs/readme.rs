@@ -32,7 +32,11 @@ impl Terminal {
         let keys = File::options().read(true).write(true).open(&path).unwrap();
         let window = home.sh(r#"cd "$HOME"; exec script -qec "sh -i" /dev/null"#);
         let window = window.env("PS1", "$ ").env("SHELL", "/bin/sh").env("TERM", "dumb");
-        let window = window.env("OPTA_MODEL_URL", model.url()).input(&path).stdout(ANYTHING);
+        let window = window
+            .env("OPTA_MODEL_URL", model.url())
+            .env("OPTA_MODEL", "qwen3")
+            .input(&path)
+            .stdout(ANYTHING);
         Terminal { window: window.spawn(), keys }
     }
 
