@@ -524,6 +524,29 @@ fn the_page_lists_the_error_codes_of_the_api() {
 }
 
 #[test]
+fn the_page_lists_the_routes() {
+    let source = document("src/server/routes.rs");
+    let table = source.split("Some(match *segments.as_slice() {").nth(1).unwrap();
+    let patterns = between(table.split("_ => return None").next().unwrap(), "            [", ']');
+    let is_name = |segment: &str| segment.starts_with('"');
+    let path = |pattern: &String| {
+        let segments = pattern.split(", ").map(|segment| match is_name(segment) {
+            true => segment.trim_matches('"').to_owned(),
+            false => "ID".to_owned(),
+        });
+        format!("/v3/{}", segments.collect::<Vec<_>>().join("/"))
+    };
+    let mut routes = set(patterns.iter().map(path));
+    routes.extend(between(&source, "if path == \"", '"'));
+    let items = Page::read("opta-daemon.1").section("HTTP API").items();
+    let heads = items.iter().filter_map(|item| item.head.split_once(' '));
+    let listed = set(heads.map(|(_, path)| path).filter(|path| path.starts_with('/')));
+    // The id of a permission request may be in the body.
+    routes.remove("/v3/sessions/ID/permissions/ID");
+    assert_eq!(listed, routes);
+}
+
+#[test]
 fn the_page_lists_the_operations_and_their_inputs() {
     let source = document("src/commands/operations.rs");
     let table = source.split("const OPERATIONS: ").nth(1).unwrap();
