@@ -264,9 +264,12 @@ impl Interrupts {
     ) -> io::Result<T> {
         let (done, end) = io::pipe()?;
         let reader = ThreadHandle::current();
+        // Without SIGTSTP, which is pending for a moment before it stops the process.
+        let ends = self.taken.iter().copied().filter(|signal| *signal != libc::SIGTSTP);
+        let arrivals = queue(&ends.collect::<Vec<_>>())?;
         let watch = move || {
             // An error ends the watch: `read` still returns for every key.
-            let ready = super::wait_readable([self.queue.as_fd(), done.as_fd()], None);
+            let ready = super::wait_readable([arrivals.as_fd(), done.as_fd()], None);
             if !matches!(ready, Ok([true, false])) {
                 return;
             }
