@@ -141,7 +141,7 @@ fn new_begins_another_session_and_resume_returns_to_the_first() {
     user.sees_prompt_after("to resume one: /resume ID\n");
     let shown = user.shown();
     for title in ["the word is plum", "second session", "third session"] {
-        assert!(shown.contains(&format!("1 turn  {title}\n")), "{shown}");
+        assert!(shown.contains(&format!("  {title}\n")), "{shown}");
     }
     let beginning = &first[.."sess_".len() + 8];
     user.types(&format!("/resume {beginning}\r"));

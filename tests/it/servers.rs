@@ -197,7 +197,7 @@ fn beside_server_of<'h>(home: &'h Home, user: &str, script: &str) -> Option<Run<
     let script = format!(
         r#"ip link set lo up
         python3 -c "$1" {user} >"$HOME/asked" &
-        until grep -q ready "$HOME/asked"; do :; done
+        until grep -qs ready "$HOME/asked"; do :; done
         unset OPTA_MODEL_URL
         {script}
         grep -c / "$HOME/asked" || :"#
@@ -259,10 +259,10 @@ fn a_port_that_another_user_has_taken_since_it_was_found_is_told_nothing() {
         opta chat <"$HOME/in" >"$HOME/out" & chat=$!
         exec 3>"$HOME/in"
         echo one >&3
-        until grep -q hello "$HOME/out"; do :; done
+        until grep -qs hello "$HOME/out"; do :; done
         kill $server; wait $server || :
         python3 -c "$1" 65534 >"$HOME/asked by another" 3>&- &
-        until grep -q ready "$HOME/asked by another"; do :; done
+        until grep -qs ready "$HOME/asked by another"; do :; done
         echo two >&3; exec 3>&-
         wait $chat || echo failed
         cat "$HOME/out" "$HOME/asked by another""#;
