@@ -60,8 +60,10 @@ struct Slot {
 struct Scheduler {
     /// Turns that were submitted and have not ended.
     unfinished: u64,
-    /// Threads that run turns.
+    /// Threads that run turns, or are about to.
     workers: usize,
+    /// Sessions whose turn a worker runs.
+    running: usize,
     /// Sessions that have a turn to run and no worker, oldest first.
     waiting: VecDeque<Arc<Session>>,
     stopping: bool,
@@ -205,7 +207,8 @@ impl Runtime {
         let followers: usize = sessions.iter().map(|session| session.subscribers()).sum();
         let subscribers = followers + self.watchers.count();
         let scheduler = lock(&self.scheduler);
-        let active = scheduler.workers as u64;
+        // A worker may have been started for a session that another one runs.
+        let active = scheduler.workers.min(scheduler.running + scheduler.waiting.len()) as u64;
         RuntimeCounts {
             session_count: sessions.len() as u64,
             active_turn_count: active,

@@ -193,21 +193,21 @@ impl Runtime {
     /// Runs turns while there are any, alternating between sessions.
     fn work(self: Arc<Runtime>) {
         loop {
-            let next = lock(&self.scheduler).waiting.pop_front();
-            let Some(session) = next else {
+            let mut scheduler = lock(&self.scheduler);
+            let Some(session) = scheduler.waiting.pop_front() else {
+                drop(scheduler);
                 if self.end_worker() {
                     return;
                 }
                 continue;
             };
+            scheduler.running += 1;
+            drop(scheduler);
             self.run_next(&session);
-            let mut state = lock(&session.state);
-            if !has_work(&mut state) {
-                continue;
-            }
-            drop(state);
+            let has_more = has_work(&mut lock(&session.state));
             let mut scheduler = lock(&self.scheduler);
-            if !scheduler.stopping {
+            scheduler.running -= 1;
+            if has_more && !scheduler.stopping {
                 scheduler.waiting.push_back(session);
             }
         }
