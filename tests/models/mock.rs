@@ -159,13 +159,13 @@ fn a_slow_answer_is_streamed_in_pieces() {
 }
 
 #[test]
-fn a_server_that_stays_busy_is_asked_three_times() {
+fn a_server_that_stays_busy_is_asked_for_a_limited_time() {
     let fixture = Fixture::new();
     let failed = fixture.task("rate limit", 1);
     let error = r#""error":{"code":"model-busy","message":"the model server at "#;
     assert_in_order(&failed.stdout, &[r#""result":"""#, error, "Rate limit reached"]);
     let requests = fixture.requests();
-    assert_eq!(requests.len(), 3, "{requests:?}");
+    assert!(requests.len() > 3, "{requests:?}");
     assert!(requests.iter().all(|one| one.contains(r#""response":{"status":429"#)), "{requests:?}");
     fixture.assert_works_after(&failed);
 }
@@ -173,7 +173,8 @@ fn a_server_that_stays_busy_is_asked_three_times() {
 #[test]
 fn a_server_that_is_busy_once_is_asked_again() {
     let fixture = Fixture::new();
-    fixture.opta("do flaky").stdout("ok now\n").run();
+    let note = "opta: the model server at {*} is busy (503): {*}\n";
+    fixture.opta("do flaky").stdout("ok now\n").stderr(note).run();
     let requests = fixture.requests();
     assert_eq!(requests.len(), 2, "{requests:?}");
     assert!(requests[0].contains(r#""response":{"status":503"#), "{}", requests[0]);
@@ -185,11 +186,11 @@ fn a_call_with_invalid_arguments_is_not_run_and_the_model_gets_the_error() {
     let failed = fixture.task("bad arguments", 1);
     assert!(failed.stdout.contains(r#""error":{"code":"tool-loop""#), "{}", failed.stdout);
     let ids = ids(&failed);
-    assert_eq!(ids.len(), 2, "{}", failed.stdout);
-    assert_eq!(failed.stdout.matches("\"success\":false").count(), 2, "{}", failed.stdout);
+    assert_eq!(ids.len(), 4, "{}", failed.stdout);
+    assert_eq!(failed.stdout.matches("\"success\":false").count(), 4, "{}", failed.stdout);
     let requests = fixture.requests();
-    assert_eq!(requests.len(), 3, "{requests:?}");
-    for (number, id) in (1..).zip(&ids) {
+    assert_eq!(requests.len(), 4, "{requests:?}");
+    for (number, id) in (1..requests.len()).zip(&ids) {
         let call = format!(
             r#"{{"id":"{id}","type":"function","function":{{"name":"read_file","arguments":"{{}}"}}}}"#
         );
@@ -210,25 +211,24 @@ fn a_call_that_is_cut_off_is_never_run() {
     assert!(failed.stdout.contains(r#""error":{"code":"model-cut-off""#), "{}", failed.stdout);
     assert!(failed.stdout.contains(r#""toolCalls":[]"#), "{}", failed.stdout);
     assert!(!fixture.log().contains("tool.start"));
-    // It is required once more.
+    // The model is told once.
     let requests = fixture.requests();
-    let required = |request: &String| request.contains(r#""tool_choice":"required""#);
-    assert_eq!(requests.iter().map(required).collect::<Vec<_>>(), [false, true], "{requests:?}");
+    assert_eq!(requests.len(), 2, "{requests:?}");
     fixture.assert_works_after(&failed);
 }
 
 #[test]
-fn a_model_that_repeats_a_call_is_stopped_at_the_third() {
+fn a_model_that_repeats_a_call_is_stopped() {
     let fixture = Fixture::new();
     let failed = fixture.task("loop forever", 1);
     let error = r#""error":{"code":"tool-loop""#;
     assert!(failed.stdout.contains(error), "{}", failed.stdout);
     let ids = ids(&failed);
-    assert_eq!(ids.len(), 2, "{}", failed.stdout);
+    assert_eq!(ids.len(), 4, "{}", failed.stdout);
     let requests = fixture.requests();
-    assert_eq!(requests.len(), 3, "{requests:?}");
-    let called: Vec<String> = ids.iter().map(|id| CALLED.replace("ID", id)).collect();
+    assert_eq!(requests.len(), 4, "{requests:?}");
+    let called: Vec<String> = ids.iter().take(2).map(|id| CALLED.replace("ID", id)).collect();
     assert!(requests[2].contains(&called.join(",")), "{}", requests[2]);
-    assert_eq!(fixture.log().matches("tool.start").count(), 2);
+    assert_eq!(fixture.log().matches("tool.start").count(), 4);
     fixture.assert_works_after(&failed);
 }
