@@ -127,7 +127,9 @@ fn written(key: &str, value: &str) -> Result<String, Error> {
         form => {
             let is_number = value.parse::<i64>().is_ok();
             let refused = |needed: &str| {
-                let reason = format!("it takes {needed}, not '{value}'");
+                // A URL may contain a password.
+                let found = if value.contains('@') { "a URL".into() } else { format!("'{value}'") };
+                let reason = format!("it takes {needed}, not {found}");
                 Err(Error::cannot(Kind::InvalidConfig, format!("set {key}"), reason))
             };
             match form {

@@ -40,12 +40,17 @@ pub enum ValueForm {
 /// Returns the form of the value of a setting, which may be that of a tool.
 pub fn form_of(key: &str) -> ValueForm {
     match key {
-        "connection.host" | "connection.url" | "log.level" | "model.default"
-        | "model.toolChoice" => ValueForm::Text,
+        "connection.firstWordSeconds"
+        | "connection.port"
+        | "connection.silenceSeconds"
+        | "daemon.port"
+        | "log.files"
+        | "log.maxBytes"
+        | "model.maxTokens"
+        | "safety.maxToolCalls" => ValueForm::Number,
         "environment" | "permissions" | "workspaces" => ValueForm::Structure,
-        _ if key.starts_with("workspaces.") => ValueForm::Text,
         _ if key.starts_with("permissions.") => ValueForm::TextOrObject,
-        _ => ValueForm::Number,
+        _ => ValueForm::Text,
     }
 }
 

@@ -65,6 +65,46 @@ fn the_first_set_creates_a_private_file() {
 }
 
 #[test]
+fn each_setting_takes_its_value_as_it_is_typed() {
+    let home = Home::new();
+    let values = [
+        ("connection.caFile", "/etc/ssl/ca.pem"),
+        ("connection.firstWordSeconds", "60"),
+        ("connection.host", "box"),
+        ("connection.port", "1234"),
+        ("connection.proxy", "http://user:secret@proxy.example:3128"),
+        ("connection.silenceSeconds", "60"),
+        ("connection.url", "https://api.example.com/v1"),
+        ("daemon.port", "8123"),
+        ("environment", "[\"LANG\"]"),
+        ("log.files", "2"),
+        ("log.level", "debug"),
+        ("log.maxBytes", "1048576"),
+        ("model.default", "7"),
+        ("model.maxTokens", "100"),
+        ("model.toolChoice", "auto"),
+        ("permissions", "{}"),
+        ("permissions.write_file", "deny"),
+        ("safety.maxToolCalls", "10"),
+        ("workspaces", "{}"),
+        ("workspaces.site", "/srv/site"),
+    ];
+    let source = include_str!("../../src/config/keys.rs");
+    let keys = source.split_once("KEYS").and_then(|(_, rest)| rest.split_once("];")).unwrap().0;
+    let keys = keys.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","));
+    for key in keys {
+        assert!(values.iter().any(|(name, _)| *name == key), "{key} has no value here");
+    }
+    for (key, value) in values {
+        home.opta(&format!("config set {key}")).arg(value).run();
+        home.opta(&format!("config get {key}")).stdout(&format!("{value}\n")).run();
+    }
+    let hidden = "opta: cannot set daemon.port: it takes a number, not a URL\n";
+    let url = "config set daemon.port http://user:secret@proxy.example";
+    home.opta(url).stderr(hidden).status(1).run();
+}
+
+#[test]
 fn what_could_not_be_used_is_refused_and_changes_nothing() {
     let home = Home::new();
     home.write(&home.config(), "{}");
