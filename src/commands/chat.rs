@@ -109,7 +109,8 @@ impl Chat<'_> {
                 text if prompt => self.handle(Meaning::of_user(text), &line)?,
                 text => self.handle(Meaning::of_script(text), &line)?,
             };
-            if let Some(status) = ended {
+            // A signal may have arrived while another process had the terminal.
+            if let Some(status) = ended.or_else(|| self.console.exit_status()) {
                 return Ok(status);
             }
         }

@@ -231,7 +231,9 @@ impl Console {
         // Ctrl-C was for the other process.
         while let Ok(Some(Signal::Interrupt)) = self.take_signal() {}
         self.interrupted = false;
-        self.screen.reset_deadline();
+        if self.exit.is_none() {
+            self.screen.reset_deadline();
+        }
         result
     }
 

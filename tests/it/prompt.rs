@@ -254,6 +254,29 @@ fn signals_in_the_middle_of_a_line_end_the_chat_and_leave_the_terminal_as_it_was
 }
 
 #[test]
+fn a_signal_while_another_program_has_the_terminal_ends_the_chat() {
+    need!("script");
+    for (name, keys, status) in [
+        ("TERM", "!echo wait-$((2 + 2)); read line\r", 143),
+        ("HUP", "!echo wait-$((2 + 2)); read line\r", 129),
+        ("TERM", "/edit begin\r", 143),
+    ] {
+        let (home, model) = (Home::new(), Model::new());
+        let editor = home.beside("ed");
+        home.write(&editor, "echo wait-$((2 + 2)); read line\n");
+        let by = format!("TERM=xterm VISUAL='sh \"{}\"'", editor.display());
+        let mut user = User::before(&home, &model, "opta chat", &by);
+        user.sees("> ");
+        let chat = client(&home);
+        user.types(keys);
+        user.sees("wait-4");
+        signal(chat, name);
+        user.types("\r");
+        user.exits(status);
+    }
+}
+
+#[test]
 fn a_chat_ends_with_its_terminal() {
     need!("script");
     for within in [false, true] {
