@@ -49,8 +49,11 @@ const MODEL_URL: OptionSpec = valued(
     "URL",
     "the model server to use (default: as configured, else one on this machine)",
 );
-const MAX_TOKENS: OptionSpec =
-    valued("max-tokens", "N", "the limit of each answer, thinking included (default: none)");
+const MAX_TOKENS: OptionSpec = valued(
+    "max-tokens",
+    "N",
+    "the limit of each answer, thinking included (default: as configured, else the server's)",
+);
 const CONTINUE: OptionSpec = OptionSpec {
     value: OptionValue::Optional("any"),
     ..switch("continue", "resume the last session of this directory, or with =any the last of all")
