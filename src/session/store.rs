@@ -289,7 +289,7 @@ impl Store {
         match self.missing_from(&self.index_entries()?)?.len() {
             0 => Ok(()),
             count => {
-                let hint = "the daemon adds them with the next new session";
+                let hint = "the daemon adds them when it next lists or creates sessions";
                 let reason = format!("{} lacks {count}; {hint}", path.display());
                 let action = "find all sessions in the index";
                 Err(Error::cannot(Kind::SessionsUnlisted, action, reason))

@@ -235,7 +235,7 @@ fn a_damaged_index_hides_no_session_and_is_completed_by_the_daemon() {
         assert_eq!(listed.lines().count(), 3, "{listed}");
         let reason = format!(
             "opta: cannot find all sessions in the index: {{index}} lacks {lost}; the daemon adds \
-             them with the next new session\n"
+             them when it next lists or creates sessions\n"
         );
         home.opta("sessions verify").stdout(read).stderr(&reason).status(1).run();
         home.opta("sessions verify one").stdout("1 session checked, 0 damaged\n").run();
