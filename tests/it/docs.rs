@@ -392,14 +392,56 @@ fn the_page_lists_the_names_of_the_tools() {
     assert!(names.contains("run_command") && names.contains("shell"), "{names:?}");
 }
 
-#[test]
-fn the_page_lists_the_files_and_the_fields_of_the_state_file() {
+/// Returns the names of the files and directories in `~/.config/opta`, without the sessions.
+fn files() -> BTreeSet<String> {
     let source = document("src/paths.rs");
     let mut files = between(&source, "\"daemon/", '"');
     for name in ["config", "chat", "exports"] {
         let begin = format!("join(\"{name}");
         files.extend(between(&source, &begin, '"').iter().map(|rest| format!("{name}{rest}")));
     }
+    files
+}
+
+#[test]
+fn the_readme_lists_every_file_and_every_page() {
+    let readme = document("README.md");
+    let table = readme.split("| file | what it is |").nth(1).unwrap();
+    let rows = table.split("\n\n").next().unwrap().lines().skip(2);
+    let cells = rows.filter_map(|row| row.split('|').nth(1));
+    let names = cells.filter(|cell| !cell.contains("sessions/")).flat_map(|cell| {
+        let quoted = cell.split('`').skip(1).step_by(2);
+        quoted.map(|path| path.trim_end_matches('/').trim_start_matches("daemon/"))
+    });
+    assert_eq!(set(names), files());
+    assert_eq!(between(&readme, "](man/", ')'), set(PAGES));
+}
+
+#[test]
+fn general_pages_refer_to_every_other_page() {
+    for name in ["opta.1", "opta-daemon.1"] {
+        let referred = set(Page::read(name).section("SEE ALSO").marked("Xr"));
+        for other in PAGES.iter().filter(|other| **other != name) {
+            assert!(referred.contains(other.trim_end_matches(".1")), "{name}: {other}");
+        }
+    }
+}
+
+#[test]
+fn lines_of_documents_have_at_most_120_characters() {
+    for name in ["README", "CHANGELOG", "ARCHITECTURE", "CONTRIBUTING", "SECURITY"] {
+        let text = document(&format!("{name}.md"));
+        // A row of a table cannot be broken.
+        for line in text.lines().filter(|line| !line.starts_with('|')) {
+            assert!(line.chars().count() <= 120, "{name}.md: {line}");
+        }
+    }
+}
+
+#[test]
+fn the_page_lists_the_files_and_the_fields_of_the_state_file() {
+    let source = document("src/paths.rs");
+    let mut files = files();
     for directory in ["systemd/user/", "Library/LaunchAgents/"] {
         files.extend(between(&source, directory, '"'));
     }
@@ -523,21 +565,79 @@ fn the_page_lists_the_error_codes_of_the_api() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+/// Returns the names after `Route::` in a part of a source.
+fn variants(source: &str) -> impl Iterator<Item = &str> {
+    let names = source.split("Route::").skip(1);
+    names.filter_map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric()).next())
+}
+
+/// Returns the path of each route of the API, with the name of the route.
+fn routes() -> BTreeMap<String, String> {
+    let source = document("src/server/routes.rs");
+    let found = source.split("fn find(").nth(1).unwrap().split("_ => return None").next().unwrap();
+    let mut routes = BTreeMap::new();
+    for rest in found.split("if path == \"").skip(1) {
+        let path = rest.split('"').next().unwrap();
+        routes.insert(path.to_owned(), variants(rest).next().unwrap().to_owned());
+    }
+    for rest in found.split("            [").skip(1) {
+        let (pattern, route) = rest.split_once(']').unwrap();
+        let segments = pattern.split(", ").map(|segment| match segment.starts_with('"') {
+            true => segment.trim_matches('"'),
+            false => "ID",
+        });
+        let path = format!("/v3/{}", segments.collect::<Vec<_>>().join("/"));
+        routes.insert(path, variants(route).next().unwrap().to_owned());
+    }
+    routes
+}
+
+#[test]
+fn the_page_lists_the_paths_that_take_the_token_in_the_query() {
+    let source = document("src/server/routes.rs");
+    let decision = source.split("let in_query = ").nth(1).unwrap().split(';').next().unwrap();
+    let accepted = set(variants(decision));
+    let paths = routes().into_iter().filter(|(_, route)| accepted.contains(route));
+    let paths = set(paths.map(|(path, _)| path));
+    assert_eq!(paths.len(), accepted.len(), "{paths:?}");
+    let text = Page::read("opta-daemon.1").section("HTTP API").text();
+    let (_, rest) = text.split_once("requires the token, in the header").unwrap();
+    let list = rest.split("also accept it").next().unwrap();
+    let listed = list.split([' ', ',']).filter(|word| word.starts_with('/'));
+    assert_eq!(set(listed), paths);
+}
+
+#[test]
+fn the_page_lists_the_events_with_members_that_they_have() {
+    let source = document("src/protocol/event.rs");
+    let table = source.split("\nevents! {").nth(1).unwrap().split("\n}").next().unwrap();
+    let section = Page::read("opta-daemon.1").section("Events");
+    let listed = set(section.items().iter().map(|item| &item.head));
+    assert_eq!(listed, between(table, "    \"", '"'));
+    let mut members = set(["payload"]);
+    for rest in source.split("\npub struct ").skip(1) {
+        let name = rest.split(' ').next().unwrap();
+        members.extend(fields("src/protocol/event.rs", &format!("pub struct {name} {{")));
+    }
+    let unknown: Vec<String> =
+        section.marked("Va").into_iter().filter(|name| !members.contains(name)).collect();
+    assert_eq!(unknown, Vec::<String>::new());
+}
+
+#[test]
+fn the_page_lists_the_messages_of_the_websocket() {
+    let source = document("src/server/websocket/messages.rs");
+    let table = source.split("match kind.as_deref() {").nth(1).unwrap();
+    let messages = between(table.split("Some(_)").next().unwrap(), "Some(\"", '"');
+    assert!(messages.contains("turn.submit"), "{messages:?}");
+    let items = Page::read("opta-daemon.1").section("HTTP API").items();
+    let heads = items.iter().filter_map(|item| item.head.strip_prefix("{\"type\":\""));
+    assert_eq!(set(heads.filter_map(|rest| rest.split('"').next())), messages);
+}
+
 #[test]
 fn the_page_lists_the_routes() {
-    let source = document("src/server/routes.rs");
-    let table = source.split("Some(match *segments.as_slice() {").nth(1).unwrap();
-    let patterns = between(table.split("_ => return None").next().unwrap(), "            [", ']');
-    let is_name = |segment: &str| segment.starts_with('"');
-    let path = |pattern: &String| {
-        let segments = pattern.split(", ").map(|segment| match is_name(segment) {
-            true => segment.trim_matches('"').to_owned(),
-            false => "ID".to_owned(),
-        });
-        format!("/v3/{}", segments.collect::<Vec<_>>().join("/"))
-    };
-    let mut routes = set(patterns.iter().map(path));
-    routes.extend(between(&source, "if path == \"", '"'));
+    let mut routes = set(routes().into_keys());
     let items = Page::read("opta-daemon.1").section("HTTP API").items();
     let heads = items.iter().filter_map(|item| item.head.split_once(' '));
     let listed = set(heads.map(|(_, path)| path).filter(|path| path.starts_with('/')));
