@@ -26,6 +26,7 @@ use crate::protocol::{
     CreateSession, Endpoint, ErrorDetail, Grant, Metadata, ResolvePermission, SessionId,
     SubmitTurn, TurnOptions, Variable,
 };
+use crate::session::replay;
 use crate::session::store::Store;
 use crate::session::turn::Fault;
 use crate::state::DaemonInfo;
@@ -98,6 +99,13 @@ impl<'a> ClientSession<'a> {
             turn_id: None,
             omissions: Vec::new(),
         })
+    }
+
+    /// Makes a title of `text` for the session, unless it was created.
+    pub fn set_title(&mut self, text: &str) {
+        if let Some(new_session) = &mut self.new_session {
+            new_session.title = Some(replay::title_of(text));
+        }
     }
 
     /// Returns whether the session was created.

@@ -47,6 +47,9 @@ fn run_task(paths: &Paths, args: &DoArgs, output: &Output) -> Result<ExitCode, E
     let store = Store::new(paths.sessions());
     let resumed = sessions::choose(&store, &args.session)?;
     let mut session = ClientSession::new(paths, &args.model, args.grant, resumed)?;
+    if let Some(typed) = &task.typed {
+        session.set_title(typed);
+    }
     if args.grant == Grant::All && args.output != TaskOutput::Quiet {
         output.note("everything is allowed in this task, including commands");
     }

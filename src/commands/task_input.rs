@@ -14,6 +14,8 @@ use crate::{limits, sys};
 /// A task.
 pub struct Task {
     pub text: String,
+    /// What was typed, if standard input was added to it.
+    pub typed: Option<String>,
     /// Whether standard input was read to its end, so that it cannot answer questions.
     pub took_input: bool,
 }
@@ -30,9 +32,9 @@ pub fn read(args: &DoArgs, output: &Output) -> Result<Task, Error> {
         if text.trim().is_empty() {
             return Err(refused("the task is empty"));
         }
-        return Ok(Task { text, took_input: is_piped });
+        return Ok(Task { text, typed: None, took_input: is_piped });
     }
-    let typed = || Task { text: args.task.clone(), took_input: false };
+    let typed = || Task { text: args.task.clone(), typed: None, took_input: false };
     if !is_piped {
         return Ok(typed());
     }
@@ -53,7 +55,8 @@ pub fn read(args: &DoArgs, output: &Output) -> Result<Task, Error> {
     if text.is_empty() {
         return Ok(Task { took_input: true, ..typed() });
     }
-    Ok(Task { text: joined(&args.task, &text)?, took_input: true })
+    let typed = Some(args.task.clone());
+    Ok(Task { text: joined(&args.task, &text)?, typed, took_input: true })
 }
 
 /// Returns the task with its input, in a block that the input cannot end. CommonMark, 4.5.

@@ -174,7 +174,7 @@ impl JournalState {
 }
 
 /// Makes a title of the first input: one line, cut at a limit.
-fn title_of(content: &str) -> String {
+pub fn title_of(content: &str) -> String {
     let line = text::words(content, limits::TITLE_CHARS_MAX);
     text::prefix(&line, limits::TITLE_CHARS_MAX).to_owned()
 }

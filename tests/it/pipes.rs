@@ -48,6 +48,17 @@ fn what_is_piped_in_joins_the_task() {
 }
 
 #[test]
+fn the_title_of_a_session_is_the_task_without_its_input() {
+    let (home, model) = (Home::new(), Model::new());
+    let line = "printf 'some error\\n' | opta do 'explain\n\nthis'";
+    let running = script(&home, &model, line).stdout("yes\n").spawn();
+    model.question().answer("yes");
+    running.finish();
+    let list = home.opta("sessions list --json").stdout(ANYTHING).run().stdout;
+    assert!(list.contains(r#""title":"explain this","#), "{list}");
+}
+
+#[test]
 fn input_that_cannot_be_sent_is_named_and_nothing_is_run() {
     let home = Home::new();
     let usage = "Usage: opta do - <FILE, or opta do TASK <FILE\n";
