@@ -38,7 +38,7 @@ use commands::{
 use error::{Error, Kind};
 use lifecycle::handover;
 use paths::Paths;
-use sys::signal;
+use sys::{memory, signal};
 use text::escaped;
 
 fn main() -> ExitCode {
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
 fn run(arguments: Vec<OsString>) -> Result<ExitCode, Error> {
     signal::restore_faults();
     signal::ignore_file_size_limit();
+    memory::use_one_arena();
     if arguments == handover::ARGUMENTS
         && let Some(handed_over) = handover::take_over()
     {

@@ -86,6 +86,18 @@ unsafe impl GlobalAlloc for Reserving {
     }
 }
 
+/// Makes all threads allocate from one arena. By default, glibc reserves 64 MiB of address space
+/// for each of the first threads, which leaves none for others under a limit. mallopt(3).
+#[cfg(target_env = "gnu")]
+pub fn use_one_arena() {
+    // SAFETY: mallopt takes two integers; no other thread runs yet. An error changes nothing.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Does nothing: other C libraries have one arena.
+#[cfg(not(target_env = "gnu"))]
+pub fn use_one_arena() {}
+
 /// Unmaps the pages of the program's code. They stay in the system's cache, and are mapped again
 /// when they are used: an idle daemon uses little of what a start needs. madvise(2).
 #[cfg(target_os = "linux")]
