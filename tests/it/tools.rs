@@ -442,8 +442,7 @@ fn instructions_and_the_state_of_the_repository_are_in_the_prompt() {
     let question = workspace.model.question();
     let (_, prompt) = question.body.split_once(r#"{"role":"system","content":""#).unwrap();
     let prompt = prompt.split(r#""},{"role":"user""#).next().unwrap();
-    let parts =
-        ["You are opta", "/work/deep/er", "branch topic", "Use SI", "in verse", "Be brief."];
+    let parts = ["You are opta", "/deep/er", "branch topic", "Use SI", "in verse", "Be brief."];
     let places = parts.map(|part| prompt.find(part).unwrap_or_else(|| panic!("{part}: {prompt}")));
     assert!(places.is_sorted(), "{prompt}");
     question.answer("done");
