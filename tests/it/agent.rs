@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use crate::model;
-use crate::support::{Home, eventually, fifo, line_of, need, signal, state_of};
+use crate::support::{Home, eventually, fifo, has_ended, line_of, need, signal, state_of};
 
 /// A model server. Its threads end with the test's process.
 struct Model {
@@ -160,10 +160,6 @@ fn run_until_piped(home: &Home, session: &Session, command: &str) -> Vec<i32> {
     line.split(' ').map(|pid| pid.parse().unwrap()).collect()
 }
 
-fn is_gone(pid: i32) -> bool {
-    matches!(state_of(pid), None | Some('Z' | 'X'))
-}
-
 #[test]
 fn a_turn_reads_a_file_and_answers_and_the_log_reports_it() {
     let home = Home::new();
@@ -228,7 +224,7 @@ fn commands_end_with_a_daemon_that_is_killed() {
     let pids = run_stubborn(&home, &session);
     home.crash();
     for pid in pids {
-        eventually("the command ends with its daemon", || is_gone(pid));
+        eventually("the command ends with its daemon", || has_ended(pid));
     }
     let crashed = "opta: the daemon had crashed (pid {*})\n";
     home.opta("daemon start").stdout("{*}").stderr(crashed).run();
@@ -256,7 +252,7 @@ fn a_group_that_gets_every_signal_still_ends_with_a_daemon_that_is_killed() {
     let pids = run_until_piped(&home, &session, &command);
     home.crash();
     for pid in pids {
-        eventually("the command ends with its daemon", || is_gone(pid));
+        eventually("the command ends with its daemon", || has_ended(pid));
     }
 }
 
@@ -273,7 +269,7 @@ fn a_group_that_is_stopped_still_ends_with_a_daemon_that_is_killed() {
     eventually("the group is stopped", || pids.iter().all(|pid| state_of(*pid) == Some('T')));
     home.crash();
     for pid in pids {
-        eventually("the command ends with its daemon", || is_gone(pid));
+        eventually("the command ends with its daemon", || has_ended(pid));
     }
 }
 
@@ -285,7 +281,7 @@ fn stop_ends_running_commands() {
     let pids = run_stubborn(&home, &session);
     home.opta("daemon stop").stdout("{*}").run();
     for pid in pids {
-        eventually("the command ends with its daemon", || is_gone(pid));
+        eventually("the command ends with its daemon", || has_ended(pid));
     }
     assert!(session.journal(&home).contains("\"code\":\"interrupted\""));
 }
@@ -299,7 +295,7 @@ fn a_cancel_ends_a_command_that_survives_a_request_to_end() {
     session.post(&format!("/v3/sessions/{}/cancel", session.id), "{}");
     let journal = session.wait_for(&home, "turn.error");
     assert!(journal.contains("\"code\":\"cancelled\""), "{journal}");
-    assert!(pids.into_iter().all(is_gone));
+    assert!(pids.into_iter().all(has_ended));
     // The daemon still works.
     signal(home.owner().unwrap(), "HUP");
     session.submit(&Model::with(vec![text(&["ok".into()])]));

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use crate::support::{
     ALREADY, ANYTHING, Daemon, Finished, HAS_CRASHED, Home, NONE, READS_BEFORE_MAIN, RESTARTED,
-    RUNNING, Run, Running, START_THREAD, STARTED, STOPPED, eventually, http, is_locked, namespace,
-    need, rounds, signal, skip, state_of,
+    RUNNING, Run, Running, START_THREAD, STARTED, STOPPED, eventually, has_ended, http, is_locked,
+    namespace, need, rounds, signal, skip,
 };
 
 const CRASHED: &str = "opta: the daemon had crashed (pid {old})\n";
@@ -542,7 +542,7 @@ fn another_version_is_not_started_where_only_the_name_is_known() {
                     this is opta {version}, that is opta 9.9.9; try again\nsee the log: {*}\n";
     change_meanwhile(&home, start().stderr(replaced).status(1), replace);
     let pid = fs::read_to_string(home.path().join("another")).unwrap().trim().parse().unwrap();
-    eventually("it is ended", || matches!(state_of(pid), None | Some('Z')));
+    eventually("it is ended", || has_ended(pid));
     home.assert_nothing_left();
 
     let missing = "opta: cannot execute the program of opta: No such file or directory\n";

@@ -1,10 +1,8 @@
 //! What a turn costs in a long session.
 
-use std::fs;
-
 use crate::api::Api;
 use crate::model::Model;
-use crate::support::{Home, eventually, need};
+use crate::support::{Home, eventually, need, proc_number};
 
 /// A long message of a user.
 const MESSAGE_BYTES: usize = 300_000;
@@ -44,10 +42,7 @@ impl<'h> Session<'h> {
 
     /// Returns a number from a file about the daemon's process.
     fn number(&self, file: &str, name: &str) -> u64 {
-        let pid = self.home.owner().unwrap();
-        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        value.split_whitespace().next().unwrap().parse().unwrap()
+        proc_number(self.home.owner().unwrap(), file, name).unwrap()
     }
 }
 

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::model::{Model, Question};
-use crate::support::{ANYTHING, DEADLINE, Home, Run, eventually, line_of, need, signal};
+use crate::support::{ANYTHING, DEADLINE, Home, Run, eventually, has_ended, line_of, need, signal};
 use crate::task::task;
 
 /// A server with TLS that relays the bytes of each connection to another server.
@@ -119,10 +119,6 @@ fn children(parent: i32) -> Vec<i32> {
     pids.filter(is_child).collect()
 }
 
-fn is_there(pid: i32) -> bool {
-    fs::metadata(format!("/proc/{pid}")).is_ok()
-}
-
 #[test]
 fn a_hosted_model_answers_and_its_key_is_in_no_argument_or_variable() {
     need!("python3", "curl", "/proc");
@@ -147,7 +143,7 @@ fn a_hosted_model_answers_and_its_key_is_in_no_argument_or_variable() {
     eventually("the first word is shown", || running.output() == "hello");
     question.answer(" there");
     running.finish();
-    eventually("curl has ended", || !is_there(curl));
+    eventually("curl has ended", || has_ended(curl));
 }
 
 #[test]
@@ -325,7 +321,7 @@ fn cancelling_ends_curl_within_100_ms() {
         let [curl] = curls(&home)[..] else { panic!("{:?}", curls(&home)) };
         let begun = Instant::now();
         signal(running.pid(), "INT");
-        eventually("curl has ended", || !is_there(curl));
+        eventually("curl has ended", || has_ended(curl));
         let took = begun.elapsed();
         running.finish();
         question.assert_dropped();
@@ -346,7 +342,7 @@ fn a_daemon_that_is_killed_leaves_no_curl() {
     let question = model.question();
     let [curl] = curls(&home)[..] else { panic!("{:?}", curls(&home)) };
     signal(home.owner().unwrap(), "KILL");
-    eventually("curl has ended", || !is_there(curl));
+    eventually("curl has ended", || has_ended(curl));
     question.assert_dropped();
     running.finish();
 }

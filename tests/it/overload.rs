@@ -13,7 +13,9 @@ use crate::api::{Api, field};
 use crate::crash::Strace;
 use crate::model::Model;
 use crate::socket::{Socket, handshake};
-use crate::support::{ANYTHING, DEADLINE, Daemon, Home, RUNNING, STARTED, eventually, http, need};
+use crate::support::{
+    ANYTHING, DEADLINE, Daemon, Home, RUNNING, STARTED, eventually, http, need, proc_number,
+};
 
 /// Allows this process to open many sockets.
 pub fn allow_descriptors() {
@@ -29,9 +31,7 @@ fn connect(port: u16) -> TcpStream {
 }
 
 fn resident_kib(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    proc_number(pid, "status", "VmRSS:").unwrap()
 }
 
 /// Opens 10,000 connections one after another, sends the same beginning of a request on each, and

@@ -7,8 +7,8 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::support::{
-    ANYTHING, Daemon, Home, NONE, RUNNING, Running, STARTED, STOPPED, eventually, fifo, line_of,
-    need, signal, state_of,
+    ANYTHING, Daemon, Home, NONE, RUNNING, Running, STARTED, STOPPED, eventually, fifo, has_ended,
+    line_of, need, signal,
 };
 
 #[test]
@@ -134,7 +134,7 @@ impl<'h> Terminal<'h> {
     }
 
     fn wait_for_shell(&self) {
-        eventually("the shell ends", || matches!(state_of(self.shell), None | Some('Z')));
+        eventually("the shell ends", || has_ended(self.shell));
     }
 
     fn assert_daemon_runs(&self) {

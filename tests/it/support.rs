@@ -783,6 +783,20 @@ pub fn state_of(pid: i32) -> Option<char> {
     text.rsplit_once(") ")?.1.chars().next()
 }
 
+/// Returns whether a process has ended; its parent may not know it yet. proc(5).
+pub fn has_ended(pid: i32) -> bool {
+    matches!(state_of(pid), None | Some('Z' | 'X'))
+}
+
+/// Returns the number after a name in a file about a process, such as `VmRSS:` in `status`; `None`
+/// if there is no such file. proc(5).
+#[track_caller]
+pub fn proc_number(pid: i32, file: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    Some(value.split_whitespace().next().unwrap().parse().unwrap())
+}
+
 /// Waits for something of which the system sends no notification: checks every millisecond, until
 /// [`DEADLINE`].
 #[track_caller]

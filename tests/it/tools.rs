@@ -7,7 +7,8 @@ use std::process::Command;
 
 use crate::model::Model;
 use crate::support::{
-    ANYTHING, Home, eventually, fifo, line_of, mode, namespace, need, signal, skip, state_of,
+    ANYTHING, Home, eventually, fifo, has_ended, line_of, mode, namespace, need, proc_number,
+    signal, skip,
 };
 
 /// A directory that tasks work in.
@@ -149,18 +150,17 @@ fn processes_end_with_a_daemon_that_is_killed_after_the_leader_of_their_group() 
     let (_, fields) = stat.rsplit_once(") ").unwrap();
     let leader: i32 = fields.split(' ').nth(2).unwrap().parse().unwrap();
     signal(leader, "KILL");
-    let is_gone = || matches!(state_of(child), None | Some('Z' | 'X'));
-    eventually("the group ends with its leader", is_gone);
+    eventually("the group ends with its leader", || has_ended(child));
     let question = workspace.model.question();
     let ended = result(&question.body).unwrap();
     assert!(ended.contains("the process that guards the command was killed"), "{ended}");
     // The client starts another daemon at once, so it is not the lock that shows the end.
     let daemon = workspace.home.owner().unwrap();
     signal(daemon, "KILL");
-    eventually("the daemon ends", || matches!(state_of(daemon), None | Some('Z' | 'X')));
+    eventually("the daemon ends", || has_ended(daemon));
     drop(question);
     running.finish();
-    assert!(is_gone());
+    assert!(has_ended(child));
 }
 
 /// Returns the owner, the mode, and the number of names of a file.
@@ -464,11 +464,7 @@ fn rules_of_what_git_ignores_take_little_memory() {
     }
     workspace.home.start();
     let daemon = workspace.home.owner().unwrap();
-    let peak = || -> u64 {
-        let status = fs::read_to_string(format!("/proc/{daemon}/status")).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        peak.trim().trim_end_matches(" kB").parse().unwrap()
-    };
+    let peak = || proc_number(daemon, "status", "VmHWM:").unwrap();
     let before = peak();
     let listed = workspace.run("", &[("list_dir", r#"{"recursive":true}"#)]).remove(0);
     assert!(listed.contains(&"d/".repeat(46)), "{listed}");

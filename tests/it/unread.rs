@@ -9,7 +9,9 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, DEADLINE, Home, eventually, fifo, freeze, need, signal, state_of};
+use crate::support::{
+    ANYTHING, DEADLINE, Home, eventually, fifo, freeze, has_ended, need, signal, state_of,
+};
 use crate::task::task;
 
 #[test]
@@ -177,7 +179,7 @@ fn a_signal_reaches_a_command_whose_terminal_is_not_read() {
         question.say("the end");
         wait_for_journal(&home, "the end\"");
         signal(client, name);
-        eventually("it ends", || state_of(client).is_none_or(|state| state == 'Z'));
+        eventually("it ends", || has_ended(client));
         question.assert_dropped();
         signal(window.pid(), "CONT");
         window.finish();

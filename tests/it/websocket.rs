@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::api::{Api, Delivery, Event};
 use crate::model::Model;
 use crate::socket::{Frame, Socket, UPDATED, frame, handshake};
-use crate::support::{ANYTHING, Home, RESTARTED, eventually, need};
+use crate::support::{ANYTHING, Home, RESTARTED, eventually, need, proc_number};
 
 /// Starts a daemon without a model: each turn fails at once.
 fn started() -> (Home, Api) {
@@ -522,19 +522,16 @@ fn what_older_clients_ask_for_is_answered() {
     }
 }
 
-/// The anonymous memory of a process, in KiB, and how often its threads have been woken.
+/// Returns the anonymous memory of a process, in KiB, and how often its threads have been woken.
 fn usage(pid: i32) -> (u64, u64) {
-    let number = |text: &str, name: &str| -> u64 {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
-        line.split_whitespace().next().unwrap().parse().unwrap()
-    };
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let tasks = tasks.map(|task| task.unwrap().path().join("status"));
-    // A thread may have ended.
-    let texts = tasks.filter_map(|path| std::fs::read_to_string(path).ok());
-    let woken = texts.map(|text| number(&text, "voluntary_ctxt_switches:")).sum();
-    (number(&status, "RssAnon:"), woken)
+    let woken = tasks.filter_map(|task| {
+        let file = format!("task/{}/status", task.unwrap().file_name().display());
+        // A thread may have ended.
+        proc_number(pid, &file, "voluntary_ctxt_switches:")
+    });
+    let woken = woken.sum();
+    (proc_number(pid, "status", "RssAnon:").unwrap(), woken)
 }
 
 #[test]
