@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -91,7 +91,8 @@ impl Model {
     /// Asserts that there is no further request.
     #[track_caller]
     pub fn assert_not_asked(&self) {
-        assert!(self.questions.try_recv().is_err(), "the model got another request");
+        let next = self.questions.try_recv();
+        assert!(matches!(next, Err(TryRecvError::Empty)), "the model got another request or ended");
     }
 }
 

@@ -1,6 +1,6 @@
 //! A scripted client of the WebSocket: it sends any bytes, and reads frames strictly.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -150,7 +150,7 @@ impl Socket {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return None,
                 Ok(count) => self.unread.extend(&chunk[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
                 Err(error) => panic!("the daemon sends nothing: {error}"),
             }
         }
@@ -217,6 +217,6 @@ impl Socket {
         self.stream.set_read_timeout(Some(time)).unwrap();
         let read = self.stream.peek(&mut [0]);
         self.stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        read.is_err()
+        read.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 }
