@@ -4,11 +4,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::model::Model;
 use crate::support::{
     ADDRESS_IN_USE, ALREADY, ANYTHING, Daemon, Home, IS_STATIC, NONE, NOT_RUNNING, RESTARTED,
     RESTARTED_AFRESH, RUNNING, STARTED, STOPPED, eventually, freeze, has_ended, http, is_locked,
     is_refused, mode, namespace, need, signal, skip, state_of,
 };
+use crate::task::task;
 
 const FROZEN: &str = "◐ unresponsive  pid={pid}  port={port}  (no answer in 1s)\n";
 
@@ -275,13 +277,22 @@ fn a_user_who_may_not_raise_a_priority_gets_a_daemon() {
 #[test]
 fn the_daemon_leaves_no_core_file_and_its_commands_may() {
     need!("/proc", "prlimit");
-    let home = Home::new();
+    let (home, model) = (Home::new(), Model::new());
     let start = home.opta("daemon start").within(["prlimit", "--core=4096:8192"]);
     let pid = start.stdout(STARTED).run().pid();
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     let values: Vec<&str> = core.split_whitespace().collect();
     assert_eq!(values[4..6], ["0", "8192"], "{core}");
+    let running = task(&home, &model, "--yolo x").stdout("done\n").stderr(ANYTHING).spawn();
+    let command =
+        "ulimit -c; ulimit -S -c $(ulimit -H -c); prlimit --noheadings --output SOFT --core";
+    let arguments = format!(r#"{{\"command\":\"{command}\"}}"#);
+    model.question().call("run_command", &arguments);
+    let question = model.question();
+    assert!(question.body.contains(r"0\n8192\n"), "{}", question.body);
+    question.answer("done");
+    running.finish();
     home.opta("daemon stop").stdout(STOPPED).run();
 }
 

@@ -138,6 +138,9 @@ fn a_hosted_model_answers_and_its_key_is_in_no_argument_or_variable() {
         let daemon = [of_curl("cmdline"), fs::read(format!("/proc/{pid}/cmdline")).unwrap()];
         assert!(!String::from_utf8_lossy(&daemon.concat()).contains(KEY));
     }
+    let variables = fs::read(format!("/proc/{}/environ", home.owner().unwrap())).unwrap();
+    let variables = String::from_utf8_lossy(&variables);
+    assert!(variables.contains("HOME=") && !variables.contains(KEY));
     // Each piece is shown when it arrives.
     question.say("hello");
     eventually("the first word is shown", || running.output() == "hello");

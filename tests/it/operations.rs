@@ -22,7 +22,7 @@ fn listed(api: &Api) -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_listed_operation_is_performed_and_says_what_it_needs() {
+fn every_reading_operation_is_performed_and_says_what_it_needs() {
     let home = Home::new();
     home.start();
     let api = Api::of(&home);

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{ANYTHING, Home, NONE, Run, namespace, need, skip};
+use crate::support::{ANYTHING, Home, NONE, Run, STARTED, namespace, need, skip};
 
 /// The beginning of each script. `try` prints the exit status of a command, and `wait_until` runs
 /// one until it succeeds.
@@ -127,6 +127,27 @@ fn a_systemd_service_is_installed_run_and_removed() {
         );
         under_systemd(&home, user, script).stdout(&expected).stderr(&said).run();
     }
+}
+
+#[test]
+fn a_request_to_the_daemon_installs_the_service() {
+    need_systemd!();
+    need!("curl");
+    let home = machine();
+    let script = r#"
+        opta daemon start
+        port=$(opta daemon status --json | sed 's/.*"port":\([0-9]*\).*/\1/')
+        curl --silent --fail --json '{}' --oauth2-bearer "$(opta daemon token)" \
+            "http://127.0.0.1:$port/v3/operations/daemon.install"
+        echo
+        systemd-analyze verify --user "$unit"
+        opta daemon uninstall
+    "#;
+    let expected = format!(
+        r#"{STARTED}{{"ok":true,"id":"daemon.install","safety":"write","result":{{"installed":true,"#
+    ) + "{*}}\nRemoved systemd user service: opta-daemon\nDaemon stopped.\n";
+    let kept = "opta: sessions, settings and logs are kept in ~/.config/opta\n";
+    under_systemd(&home, "nobody", script).stdout(&expected).stderr(kept).run();
 }
 
 #[test]
