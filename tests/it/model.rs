@@ -74,6 +74,16 @@ impl Model {
         self.questions.recv_timeout(DEADLINE).expect("the model gets no request")
     }
 
+    /// Waits for the next request, whose last message must be this one, in the form of a JSON
+    /// string.
+    #[track_caller]
+    pub fn gets(&self, message: &str) -> Question {
+        let question = self.question();
+        let sent = format!(r#""role":"user","content":"{message}"}}"#);
+        assert!(question.body.contains(&sent), "not {sent}: {}", question.body);
+        question
+    }
+
     /// Answers each request from now on: with this tool call, and with text after its result.
     pub fn answer_all(self, name: &'static str, arguments: &'static str) {
         let answering = move || {

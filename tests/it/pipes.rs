@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::thread;
 
-use crate::model::{Model, Question};
+use crate::model::Model;
 use crate::support::{ANYTHING, DEADLINE, Home, Run, eventually, fifo, need};
 use crate::task::task;
 use crate::user::User;
@@ -13,15 +13,6 @@ use crate::user::User;
 /// Runs a script with a model.
 fn script<'h>(home: &'h Home, model: &Model, script: &str) -> Run<'h> {
     home.sh(script).env("OPTA_MODEL_URL", model.url())
-}
-
-/// Waits for a request whose last message is this one, in the form of a JSON string.
-#[track_caller]
-fn gets(model: &Model, message: &str) -> Question {
-    let question = model.question();
-    let sent = format!(r#""role":"user","content":"{message}"}}"#);
-    assert!(question.body.contains(&sent), "not {sent}: {}", question.body);
-    question
 }
 
 #[test]
@@ -42,7 +33,7 @@ fn what_is_piped_in_joins_the_task() {
         ("echo 'the whole task' | opta do -", r"the whole task\n".to_owned()),
     ] {
         let running = script(&home, &model, line).stdout("yes\n").spawn();
-        gets(&model, &sent).answer("yes");
+        model.gets(&sent).answer("yes");
         running.finish();
     }
 }
@@ -95,7 +86,7 @@ fn input_that_takes_long_is_announced_and_a_socket_without_any_is_ignored() {
         fs::read_to_string(&notes).is_ok_and(|text| text == announced)
     });
     std::io::Write::write_all(&mut held, b"late\n").unwrap();
-    gets(&model, r"x\n\nStandard input:\n\n```\nlate\n```\n").answer("yes");
+    model.gets(r"x\n\nStandard input:\n\n```\nlate\n```\n").answer("yes");
     running.finish();
 
     let program = "import socket, subprocess, sys\na, b = socket.socketpair()\n\
@@ -105,7 +96,7 @@ fn input_that_takes_long_is_announced_and_a_socket_without_any_is_ignored() {
     for (words, note) in [("x", ignored), ("-q x", "")] {
         let line = format!("python3 with_socket.py opta do {words}");
         let running = script(&home, &model, &line).stdout("yes\n").stderr(note).spawn();
-        gets(&model, "x").answer("yes");
+        model.gets("x").answer("yes");
         running.finish();
     }
 }
@@ -117,7 +108,8 @@ fn with_input_from_a_pipe_questions_are_answered_on_the_terminal() {
     for (answer, is_there) in [("y\n", true), ("n\n", false)] {
         let line = "sh -c 'echo data | opta do change'";
         let mut user = User::before(&home, &model, line, "TERM=xterm");
-        gets(&model, r"change\n\nStandard input:\n\n```\ndata\n```\n")
+        model
+            .gets(r"change\n\nStandard input:\n\n```\ndata\n```\n")
             .call("write_file", r#"{\"path\":\"new\",\"content\":\"text\"}"#);
         user.sees("Allow write_file \"new\"?");
         user.types(answer);

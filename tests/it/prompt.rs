@@ -8,15 +8,6 @@ use crate::model::{Model, Question};
 use crate::support::{Home, eventually, has, mode, need, signal, state_of};
 use crate::user::{User, Window, client, signal_client};
 
-/// Answers the next turn, whose last message must be this one, in the form of a JSON string.
-#[track_caller]
-fn gets(model: &Model, message: &str) -> Question {
-    let question = model.question();
-    let sent = format!(r#""role":"user","content":"{message}"}}"#);
-    assert!(question.body.contains(&sent), "not {sent}: {}", question.body);
-    question
-}
-
 #[test]
 fn each_key_edits_the_line() {
     need!("script");
@@ -58,12 +49,12 @@ fn each_key_edits_the_line() {
     {
         user.types(keys);
         user.types("\r");
-        gets(&model, message).answer(&format!("answer {number}"));
+        model.gets(message).answer(&format!("answer {number}"));
         user.sees_prompt_after(&format!("\nanswer {number}\n"));
     }
     // A letter and its accent, an emoji of four characters, and wide letters are deleted as one.
     user.types("e\u{301}x\x7f\x7fa\u{4f60}\u{597d}\x7f\u{1f469}\u{200d}\u{1f4bb}\x7fb\r");
-    gets(&model, "a\u{4f60}b").answer("last");
+    model.gets("a\u{4f60}b").answer("last");
     user.sees_prompt_after("\nlast\n");
     user.types("\x04");
     user.exits(0);
@@ -77,7 +68,7 @@ fn a_line_of_six_thousand_bytes_is_one_message() {
     let line = "0123456789".repeat(600);
     user.types(&line);
     user.types("\x01<\x05>\r");
-    gets(&model, &format!("<{line}>")).answer("seen");
+    model.gets(&format!("<{line}>")).answer("seen");
     user.sees_prompt_after("\nseen\n");
     user.types("\x04");
     user.exits(0);
@@ -123,7 +114,7 @@ fn a_message_longer_than_the_bound_is_named_and_not_sent() {
     user.types(&format!("\x1b[200~{}\x1b[201~\r", "x".repeat((3 << 20) + 1)));
     user.sees_prompt_after("opta: cannot send this line: it is longer than 3145728 bytes\n");
     user.types("short\r");
-    gets(&model, "short").answer("seen");
+    model.gets("short").answer("seen");
     user.sees_prompt_after("\nseen\n");
     user.types("\x04");
     user.exits(0);
@@ -140,7 +131,7 @@ fn a_paste_that_is_not_utf_8_is_discarded_as_a_whole() {
     user.types("last\x1b[201~");
     user.sees_prompt_after("opta: cannot send this line: it is not UTF-8\n");
     user.types("hello\r");
-    gets(&model, "hello").answer("seen");
+    model.gets("hello").answer("seen");
     user.sees_prompt_after("\nseen\n");
     model.assert_not_asked();
     user.types("\x04");
@@ -167,7 +158,7 @@ fn several_lines_are_written_with_backslashes_and_in_blocks() {
     .enumerate()
     {
         user.types(keys);
-        gets(&model, message).answer(&format!("answer {number}"));
+        model.gets(message).answer(&format!("answer {number}"));
         user.sees_prompt_after(&format!("\nanswer {number}\n"));
     }
     user.types("\x04");
@@ -180,7 +171,7 @@ fn what_is_typed_during_a_turn_stands_in_the_next_prompt() {
     let (home, model) = (Home::new(), Model::new());
     let mut user = User::at_prompt(&home, &model);
     user.types("first\r");
-    let mut question = gets(&model, "first");
+    let mut question = model.gets("first");
     question.say("one ");
     user.sees("one ");
     user.types("next\x1b[Dx");
@@ -193,7 +184,7 @@ fn what_is_typed_during_a_turn_stands_in_the_next_prompt() {
         shown.contains("\none two\n") && shown.ends_with("\n> nexxt")
     });
     user.types("\r");
-    question = gets(&model, "nexxt");
+    question = model.gets("nexxt");
     question.say("three");
     user.sees("three");
     // A paste stays one message, and more than the kernel keeps does not disable Ctrl-C.
@@ -216,7 +207,7 @@ fn what_is_typed_before_a_question_is_no_answer_and_stands_in_the_next_prompt() 
     let (home, model) = (Home::new(), Model::new());
     let mut user = User::at_prompt(&home, &model);
     user.types("first\r");
-    let question = gets(&model, "first");
+    let question = model.gets("first");
     user.sees("waiting");
     user.types("yes, please");
     question.call("run_command", r#"{\"command\":\"true\"}"#);
@@ -226,7 +217,7 @@ fn what_is_typed_before_a_question_is_no_answer_and_stands_in_the_next_prompt() 
     user.sees("\ndenied\n");
     user.sees("\n> yes, please");
     user.types(" do\r");
-    gets(&model, "yes, please do").answer("seen");
+    model.gets("yes, please do").answer("seen");
     user.sees_prompt_after("\nseen\n");
     user.types("\x04");
     user.exits(0);
@@ -312,7 +303,7 @@ fn messages_are_kept_for_the_next_chat() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "\"one\"\n\"two\\nlines\"\n");
     let mut user = User::at_prompt(&home, &model);
     user.types("\x1b[A\x1b[A\x1b[A\r");
-    gets(&model, "one").answer("seen");
+    model.gets("one").answer("seen");
     user.sees_prompt_after("\nseen\n");
     user.types("\x04");
     user.exits(0);
@@ -327,7 +318,7 @@ fn the_history_is_bounded_and_keeps_the_newest() {
     home.write(&path, old.repeat(1024));
     let mut user = User::at_prompt(&home, &model);
     user.types("newest\r");
-    gets(&model, "newest").answer("seen");
+    model.gets("newest").answer("seen");
     user.sees_prompt_after("\nseen\n");
     user.types("\x04");
     user.exits(0);
@@ -361,7 +352,7 @@ fn a_history_that_cannot_be_used_is_reported_once_and_left_alone() {
         let mut user = User::at_prompt(&home, &model);
         for text in ["first", "second"] {
             user.types(&format!("{text}\r"));
-            gets(&model, text).answer(&format!("{text} answer"));
+            model.gets(text).answer(&format!("{text} answer"));
             user.sees_prompt_after(&format!("\n{text} answer\n"));
         }
         user.types("\x04");
@@ -383,7 +374,7 @@ fn a_terminal_without_a_cursor_edits_lines_itself() {
         let mut user = User::before(&home, &model, "opta chat", assignments);
         user.sees("> ");
         user.types("hello\n");
-        gets(&model, "hello").answer("Hi **you**");
+        model.gets("hello").answer("Hi **you**");
         user.sees_prompt_after("Hi **you**\n");
         user.types("\x04");
         user.exits(0);
@@ -397,7 +388,7 @@ fn a_terminal_of_one_column_and_an_output_elsewhere_work() {
     let mut user = User::before(&home, &model, "sh -c 'stty cols 1 rows 1; opta chat'", "TERM=vt");
     user.sees("> ");
     user.types("ab\u{4f60}c\x1b[D\x1b[Dd\r");
-    gets(&model, "abd\u{4f60}c").answer("x");
+    model.gets("abd\u{4f60}c").answer("x");
     eventually("the prompt is back", || {
         user.shown().split_once("\nx\n").is_some_and(|(_, after)| after.contains('>'))
     });
@@ -410,7 +401,7 @@ fn a_terminal_of_one_column_and_an_output_elsewhere_work() {
     let mut user = User::before(&home, &model, &command, "TERM=xterm");
     user.sees("> ");
     user.types("hellp\x7fo\r");
-    gets(&model, "hello").answer("Hi");
+    model.gets("hello").answer("Hi");
     eventually("the answer is there", || fs::read_to_string(&answers).unwrap() == "Hi\n");
     user.types("\x04");
     user.exits(0);
@@ -427,7 +418,7 @@ fn tab_completes_commands_and_paths() {
     user.types("/ses\t\r");
     user.sees("there are no sessions yet");
     user.types("read @doc\t\t\r");
-    gets(&model, "read @documents/letter.txt").answer("seen");
+    model.gets("read @documents/letter.txt").answer("seen");
     user.sees_prompt_after("\nseen\n");
     user.types("/\t\t");
     for command in ["/clear", "/edit", "/exit", "/help", "/last", "/model", "/new", "/resume"] {
@@ -451,7 +442,7 @@ fn a_message_is_written_in_the_users_editor() {
     user.types("/edit begin \r");
     user.sees("> beginand\nmore");
     user.types("!\r");
-    gets(&model, "beginand\\nmore!").answer("seen");
+    model.gets("beginand\\nmore!").answer("seen");
     user.sees_prompt_after("\nseen\n");
     user.types("\x04");
     user.exits(0);
@@ -497,7 +488,7 @@ fn the_cursor_stays_where_it_belongs_between_wide_characters_and_after_a_resize(
     window.types("<");
     window.presses(&["Enter"]);
     let message = "<\u{4f60}-\u{597d}e\u{301}\u{1f600}z and a line that is longer than one row!";
-    gets(&model, message).answer("seen");
+    model.gets(message).answer("seen");
     window.sees("seen");
     window.sees_last(">");
     window.presses(&["C-d"]);
@@ -533,7 +524,7 @@ fn ctrl_z_gives_the_terminal_back_and_fg_draws_the_prompt_again() {
     window.sees_last("> half");
     window.types(" a line");
     window.presses(&["Enter"]);
-    let mut question = gets(&model, "half a line");
+    let mut question = model.gets("half a line");
     question.say("begin");
     window.sees("begin");
     window.presses(&["C-z"]);
