@@ -149,10 +149,16 @@ impl Window {
     /// Calls tmux(1) for this window. Returns its output.
     #[track_caller]
     pub fn tmux(&self, words: &[&str]) -> String {
+        let output = self.call(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn call(&self, words: &[&str]) -> Command {
         let mut command = Command::new("tmux");
         command.args(["-u", "-L", &self.name]).args(words).stdin(Stdio::null());
         command.env("LANG", "C.UTF-8").env_remove("TMUX");
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
+        command
     }
 
     /// Presses keys by their names in tmux(1).
@@ -191,7 +197,8 @@ impl Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        self.tmux(&["kill-server"]);
+        // The shell may have ended.
+        drop(self.call(&["kill-server"]).output());
     }
 }
 
