@@ -12,6 +12,7 @@ use crate::service::{
     USERS, machine, need_launchd, need_systemd, under_launchd, under_systemd, with_systemctl,
 };
 use crate::support::{ANYTHING, Home, REFUSED, Run, STOPPED, fifo, freeze, need, signal, skip};
+use crate::user::in_terminal;
 
 fn doctor<'h>(home: &'h Home, model: &Model, words: &str) -> Run<'h> {
     home.opta(&format!("doctor {words}")).env("OPTA_MODEL_URL", model.url())
@@ -294,8 +295,7 @@ fn lines_are_wrapped_at_the_width_of_a_terminal_and_not_in_a_pipe() {
     let wrapped = "warn  settings  ~/.config/opta/config.json has\r\n                unknown \
                    settings: a, are, listed,\r\n                settings, unknown\r\n\
                    \u{20}               fix: ${EDITOR:-{editor}} '{home}/{*}";
-    let window = r#"exec script -qec "stty cols 50; exec opta doctor" /dev/null"#;
-    let window = home.sh(window).env("NO_COLOR", "1").env("SHELL", "/bin/sh");
+    let window = in_terminal(&home, "stty cols 50; exec opta doctor").env("NO_COLOR", "1");
     window.env("OPTA_MODEL_URL", model.url()).stdout(wrapped).run();
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::support::need;
+use crate::support::{files_in, need};
 
 const OPTA: &str = env!("CARGO_BIN_EXE_opta");
 
@@ -68,25 +68,6 @@ impl Stage {
             .output()
             .unwrap()
     }
-}
-
-/// Returns all files in a directory, relative to it.
-fn files_in(directory: &Path) -> Vec<String> {
-    let mut files = Vec::new();
-    let mut folders = vec![directory.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let inside = path.strip_prefix(directory).unwrap();
-                files.push(inside.to_str().unwrap().to_owned());
-            }
-        }
-    }
-    files.sort();
-    files
 }
 
 impl Drop for Stage {

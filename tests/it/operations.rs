@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::api::{Api, Reply};
 use crate::model::Model;
-use crate::support::{Home, STARTED, eventually, http, mode};
+use crate::support::{Home, eventually, http, mode};
 
 fn perform(api: &Api, id: &str, input: &str) -> Reply {
     api.post(&format!("/v3/operations/{id}"), &format!(r#"{{"input":{input}}}"#))
@@ -121,8 +121,7 @@ fn an_unknown_operation_is_not_found() {
 #[test]
 fn operations_report_what_the_commands_of_the_same_name_do() {
     let (home, model) = (Home::new(), Model::new());
-    let daemon = home.opta("daemon start").env("OPTA_MODEL_URL", model.url());
-    let daemon = daemon.stdout(STARTED).run();
+    let daemon = home.start_with(&model);
     let api = Api::of(&home);
 
     let status = perform(&api, "daemon.status", "{}").expect(200);
@@ -130,7 +129,7 @@ fn operations_report_what_the_commands_of_the_same_name_do() {
     let common = printed.split_once(r#""uptime""#).unwrap().0;
     assert!(status.body.contains(common), "{} {printed}", status.body);
     assert_eq!((status.field("running"), status.field("state")), ("true", "running"));
-    assert_eq!(status.number("pid"), u64::try_from(daemon.pid()).unwrap());
+    assert_eq!(status.number("pid"), u64::try_from(daemon.pid).unwrap());
     assert_eq!(status.field("installedAs"), "manual");
     assert_eq!(status.field("logPath"), home.file("daemon.log").to_str().unwrap());
 
@@ -277,7 +276,7 @@ fn a_file_has_the_token_alone_while_the_daemon_runs() {
 fn overrides_of_a_turn_hold_or_are_refused() {
     let (home, model) = (Home::new(), Model::new());
     home.write(&home.config(), r#"{"permissions":{"write_file":"allow"}}"#);
-    home.opta("daemon start").env("OPTA_MODEL_URL", model.url()).stdout(STARTED).run();
+    home.start_with(&model);
     let api = Api::of(&home);
     let workspace = home.path().display();
     let session = format!(r#"{{"sessionId":"s","metadata":{{"workspace":"{workspace}"}}}}"#);

@@ -10,6 +10,7 @@ use crate::support::{
     ANYTHING, Daemon, Home, NONE, RUNNING, Running, STARTED, STOPPED, eventually, fifo, has_ended,
     line_of, need, signal,
 };
+use crate::user::in_terminal;
 
 #[test]
 fn a_command_substitution_returns_at_once() {
@@ -125,8 +126,7 @@ impl<'h> Terminal<'h> {
         let script = home.beside("script");
         home.write(&script, inner);
         let command = format!("exec sh '{}'", script.display());
-        let window = home.sh(r#"exec script -qec "$COMMAND" /dev/null"#).env("COMMAND", command);
-        let window = window.env("SHELL", "/bin/sh").input(&keys).spawn();
+        let window = in_terminal(home, &command).input(&keys).spawn();
         let shell = line_of(&word).parse().unwrap();
         let info = home.daemon_info();
         let daemon = Daemon { pid: info.pid(), port: info.port() };
@@ -176,8 +176,8 @@ fn a_daemon_in_the_foreground_ends_with_its_terminal() {
         let keyboard = home.beside("keyboard");
         fifo(&keyboard);
         let mut typed = File::options().read(true).write(true).open(&keyboard).unwrap();
-        let script = r#"exec script -qec "exec opta daemon start --foreground" /dev/null"#;
-        let window = home.sh(script).env("SHELL", "/bin/sh").input(&keyboard).spawn();
+        let window = in_terminal(&home, "exec opta daemon start --foreground");
+        let window = window.input(&keyboard).spawn();
         home.opta("daemon status --wait=60 -q").run();
         match key {
             Some(key) => typed.write_all(key).unwrap(),

@@ -6,6 +6,7 @@ use std::fs;
 use crate::model::{Model, Question};
 use crate::support::{ANYTHING, Home, Run, eventually, namespace, need, skip};
 use crate::task::task;
+use crate::user::task_in_terminal;
 
 /// Half of a call, and the end of the answer.
 fn cut_call(mut question: Question) {
@@ -132,9 +133,7 @@ fn a_server_that_is_silent_for_longer_than_is_set_fails_the_task() {
 fn a_terminal_counts_the_seconds_of_a_silence_within_an_answer() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
-    let window = home.sh(r#"exec script -qec "exec opta do x" /dev/null"#).env("NO_COLOR", "1");
-    let window = window.env("SHELL", "/bin/sh").env("OPTA_MODEL_URL", model.url());
-    let window = window.stdout(ANYTHING).spawn();
+    let window = task_in_terminal(&home, &model).spawn();
     let mut question = model.question();
     question.say("half");
     eventually("the seconds are shown", || window.output().contains("waiting 3s"));
@@ -150,9 +149,7 @@ fn a_terminal_counts_down_to_the_next_request() {
     need!("script");
     let home = Home::new();
     let model = Model::refusing(&["HTTP/1.1 503 Busy\r\nRetry-After: 3\r\n\r\nno room"]);
-    let window = home.sh(r#"exec script -qec "exec opta do x" /dev/null"#).env("NO_COLOR", "1");
-    let window = window.env("SHELL", "/bin/sh").env("OPTA_MODEL_URL", model.url());
-    let window = window.stdout(ANYTHING).spawn();
+    let window = task_in_terminal(&home, &model).spawn();
     for seconds in [3, 2, 1] {
         let shown = format!("… trying again in {seconds}s");
         eventually("the seconds are shown", || window.output().contains(&shown));

@@ -19,6 +19,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::model::Model;
+
 /// Far more than anything here takes, even on a machine that is busy with something else. It is
 /// waited for only when something hangs.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -258,6 +260,13 @@ impl Home {
     /// Starts a daemon.
     pub fn start(&self) -> Daemon {
         let seen = self.opta("daemon start").stdout(STARTED).run();
+        Daemon { pid: seen.pid(), port: seen.port() }
+    }
+
+    /// Starts a daemon with a model.
+    pub fn start_with(&self, model: &Model) -> Daemon {
+        let start = self.opta("daemon start").env("OPTA_MODEL_URL", model.url());
+        let seen = start.stdout(STARTED).run();
         Daemon { pid: seen.pid(), port: seen.port() }
     }
 
@@ -872,6 +881,25 @@ pub fn is_refused(port: u16) -> bool {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let connected = TcpStream::connect_timeout(&address, DEADLINE);
     connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// Returns all files in a directory, relative to it and sorted.
+pub fn files_in(directory: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![directory.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let inside = path.strip_prefix(directory).unwrap();
+                files.push(inside.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    files.sort();
+    files
 }
 
 /// Returns the permissions of a file.

@@ -4,6 +4,7 @@
 use crate::model::Model;
 use crate::support::{ANYTHING, Finished, Home, need};
 use crate::task::task;
+use crate::user::task_in_terminal;
 
 /// Escape, delete, a C1 control, a zero-width space, an override and an isolate of direction, and a
 /// tag.
@@ -54,9 +55,7 @@ fn sessions_are_shown_without_a_character_that_controls_a_terminal() {
 fn a_terminal_is_shown_an_answer_without_a_character_that_controls_it() {
     need!("script");
     let (home, model) = (Home::new(), Model::new());
-    let window = home.sh(r#"exec script -qec "exec opta do x" /dev/null"#).env("NO_COLOR", "1");
-    let window = window.env("SHELL", "/bin/sh").env("OPTA_MODEL_URL", model.url());
-    let window = window.stdout(ANYTHING).spawn();
+    let window = task_in_terminal(&home, &model).spawn();
     let path = format!(r#"{{\"path\":\"{}\"}}"#, IN_JSON.replace('\\', r"\\"));
     model.question().call("read_file", &path);
     model.question().answer(IN_JSON);

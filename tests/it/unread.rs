@@ -13,6 +13,7 @@ use crate::support::{
     ANYTHING, DEADLINE, Home, eventually, fifo, freeze, has_ended, need, signal, state_of,
 };
 use crate::task::task;
+use crate::user::task_in_terminal;
 
 #[test]
 fn a_signal_reaches_a_command_whose_output_is_not_read() {
@@ -163,9 +164,7 @@ fn a_signal_reaches_a_command_whose_terminal_is_not_read() {
     for name in ["TERM", "INT"] {
         let (home, model) = (Home::new(), Model::new());
         home.start();
-        let window = home.sh(r#"exec script -qec "exec opta do x" /dev/null"#);
-        let window = window.env("SHELL", "/bin/sh").env("OPTA_MODEL_URL", model.url());
-        let window = window.stdout(ANYTHING).status_in(&[130, 143]).spawn();
+        let window = task_in_terminal(&home, &model).status_in(&[130, 143]).spawn();
         let mut question = model.question();
         question.say("begun\\n");
         eventually("the answer begins", || window.output().contains("begun"));

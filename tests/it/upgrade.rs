@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, STOPPED, http};
+use crate::support::{ANYTHING, Home, STOPPED, files_in, http};
 
 /// Has a journal with an incomplete last record, and a turn that the crash interrupted: opening it
 /// appends to it.
@@ -25,17 +25,8 @@ fn expected(name: &str) -> String {
 fn home() -> Home {
     let home = Home::new();
     let sessions = data("sessions");
-    let mut folders = vec![sessions.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let name = path.strip_prefix(&sessions).unwrap();
-                home.write(&ours(&home, name), fs::read(&path).unwrap());
-            }
-        }
+    for name in files_in(&sessions) {
+        home.write(&ours(&home, Path::new(&name)), fs::read(sessions.join(&name)).unwrap());
     }
     home
 }

@@ -8,8 +8,20 @@ use std::process::{Command, Stdio};
 
 use crate::model::Model;
 use crate::support::{
-    ANYTHING, DEADLINE, Home, Running, eventually, eventually_within, fifo, signal,
+    ANYTHING, DEADLINE, Home, Run, Running, eventually, eventually_within, fifo, signal,
 };
+
+/// Returns a run of a shell's command in a terminal.
+pub fn in_terminal<'h>(home: &'h Home, command: &str) -> Run<'h> {
+    let run = home.sh(r#"exec script -qec "$COMMAND" /dev/null"#).env("COMMAND", command);
+    run.env("SHELL", "/bin/sh")
+}
+
+/// Returns a run of a task in a terminal without colors, with any output.
+pub fn task_in_terminal<'h>(home: &'h Home, model: &Model) -> Run<'h> {
+    let run = in_terminal(home, "exec opta do x").env("NO_COLOR", "1");
+    run.env("OPTA_MODEL_URL", model.url()).stdout(ANYTHING)
+}
 
 /// A user in front of `opta chat`, or of another command. What is written to `keys` is typed.
 pub struct User {
@@ -49,8 +61,7 @@ impl User {
             File::create(path).unwrap().set_permissions(Permissions::from_mode(0o666)).unwrap();
         }
         let command = format!("exec sh '{}'", inner.display());
-        let window = home.sh(r#"exec script -qec "$COMMAND" /dev/null"#).env("COMMAND", command);
-        let window = window.env("SHELL", "/bin/sh").env("TERM", "xterm");
+        let window = in_terminal(home, &command).env("TERM", "xterm");
         let window = window.env("OPTA_MODEL_URL", model.url()).input(&path).stdout(ANYTHING);
         User { keys, window: window.spawn(), modes }
     }

@@ -185,7 +185,7 @@ fn each_message_has_its_answer() {
 fn a_permission_is_granted_over_the_websocket() {
     let model = Model::new();
     let home = Home::new();
-    home.opta("daemon start").env("OPTA_MODEL_URL", model.url()).stdout(ANYTHING).run();
+    home.start_with(&model);
     let api = Api::of(&home);
     let workspace = home.beside("workspace");
     std::fs::create_dir(&workspace).unwrap();
@@ -482,7 +482,7 @@ fn a_session_that_is_created_again_is_shown_again_and_unchanged() {
 fn events_have_the_names_that_clients_expect() {
     let model = Model::new();
     let home = Home::new();
-    home.opta("daemon start").env("OPTA_MODEL_URL", model.url()).stdout(ANYTHING).run();
+    home.start_with(&model);
     let api = Api::of(&home);
     api.create("s");
     let mut socket = Socket::open(&api, "sessionId=s");

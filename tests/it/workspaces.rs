@@ -30,7 +30,7 @@ fn make_file(api: &Api, model: &Model, id: &str, turn: &str) {
 }
 
 fn started(home: &Home, model: &Model) -> Api {
-    home.opta("daemon start").env("OPTA_MODEL_URL", model.url()).stdout(ANYTHING).run();
+    home.start_with(model);
     Api::of(home)
 }
 
