@@ -187,6 +187,7 @@ pub enum ConfigCommand {
     List,
     Get { key: String },
     Set { key: String, value: String },
+    Reset { key: String },
     Path,
     Edit,
 }

@@ -144,6 +144,14 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         },
     },
     Subcommand {
+        words: &["config", "reset"],
+        operand: Some(Operand { name: "KEY", arity: Arity::One, choices: &[] }),
+        options: &[JSON],
+        summary: "Remove a setting",
+        about: "Removes one value from config.json, so that its default applies again.",
+        build: |args| Ok(Command::Config(ConfigCommand::Reset { key: args.operand()? })),
+    },
+    Subcommand {
         words: &["config", "path"],
         operand: None,
         options: &[JSON],

@@ -1,7 +1,7 @@
 //! `opta config …`
 //!
-//! Only `set` and `edit` write the file. It may be a link, and keeps its mode, the order of its
-//! keys, and keys that this version does not know.
+//! Only `set`, `reset` and `edit` write the file. It may be a link, and keeps its mode, the order
+//! of its keys, and keys that this version does not know.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -27,21 +27,22 @@ pub fn run(paths: &Paths, args: &ConfigCommand, output: &Output) -> Result<ExitC
             output.result(&escaped(&shown), &Object(&[("path", &shown)]))?;
         }
         ConfigCommand::List => {
-            for (key, value) in leaves(&text_of(&path)?) {
+            for (key, value) in list(paths)? {
                 print(&format!("{key}="), &key, &value, output)?;
             }
             note_unknown(&path, output)?;
         }
-        ConfigCommand::Get { key } => {
-            let text = text_of(&path)?;
-            let found = value_of(&text, key);
-            if found.is_none() && !is_known(key) {
-                return Err(unknown(key));
-            }
-            let not_set = || Error::cannot(Kind::InvalidConfig, "get the setting", "it is not set");
-            print("", key, found.ok_or_else(not_set)?, output)?;
+        ConfigCommand::Get { key } => print("", key, &get(paths, key)?, output)?,
+        ConfigCommand::Set { key, value } => {
+            let value = set(paths, key, value)?;
+            note_unknown(&path, output)?;
+            output.json(&Object(&[("key", key), ("value", &value)]))?;
         }
-        ConfigCommand::Set { key, value } => set(paths, key, value, output)?,
+        ConfigCommand::Reset { key } => {
+            reset(paths, key)?;
+            note_unknown(&path, output)?;
+            output.json(&Object(&[("key", key)]))?;
+        }
         ConfigCommand::Edit => return open_in_editor(paths, output),
     }
     Ok(ExitCode::SUCCESS)
@@ -60,10 +61,11 @@ fn print(before: &str, key: &str, value: &str, output: &Output) -> Result<(), Er
     output.result(&escaped(&format!("{before}{plain}")), &Object(&[("key", &key), ("value", &raw)]))
 }
 
-/// Returns each setting with its value, as it is written.
-fn leaves(text: &str) -> Vec<(String, String)> {
+/// Returns each setting in the file with its value, as it is written.
+pub fn list(paths: &Paths) -> Result<Vec<(String, String)>, Error> {
+    let text = text_of(&paths.config())?;
     let mut leaves = Vec::new();
-    for (name, value) in edit::members(text).unwrap_or_default() {
+    for (name, value) in edit::members(&text).unwrap_or_default() {
         match edit::members(value) {
             Some(inner) if !inner.is_empty() => {
                 let inner = inner.into_iter();
@@ -73,7 +75,18 @@ fn leaves(text: &str) -> Vec<(String, String)> {
             _ => leaves.push((name, value.to_owned())),
         }
     }
-    leaves
+    Ok(leaves)
+}
+
+/// Returns the value of a setting in the file, as it is written.
+pub fn get(paths: &Paths, key: &str) -> Result<String, Error> {
+    let text = text_of(&paths.config())?;
+    let found = value_of(&text, key);
+    if found.is_none() && !is_known(key) {
+        return Err(unknown(key));
+    }
+    let not_set = || Error::cannot(Kind::InvalidConfig, "get the setting", "it is not set");
+    found.map(str::to_owned).ok_or_else(not_set)
 }
 
 /// Returns the value of a setting, as it is written; of settings with one name, the last one.
@@ -86,26 +99,51 @@ fn value_of<'t>(text: &'t str, key: &str) -> Option<&'t str> {
         .filter(|value| *value != "null")
 }
 
-fn set(paths: &Paths, key: &str, value: &str, output: &Output) -> Result<(), Error> {
+/// Sets a value, which is as a user types it, if the settings can then be used. Returns it.
+pub fn set(paths: &Paths, key: &str, value: &str) -> Result<json::Raw, Error> {
     if !is_known(key) {
         return Err(unknown(key));
     }
     let value = written(key, value)?;
+    change(paths, |old, path| {
+        edit::set(old, &names(key), &value).ok_or_else(|| {
+            let reason = format!("{}: its section is not an object", path.display());
+            Error::cannot(Kind::InvalidConfig, format!("set {key}"), reason)
+        })
+    })?;
+    json::Raw::parse(&value).map_err(|_checked| unknown(key))
+}
+
+/// Removes a setting from the file, if it is there. It may be one that is unknown.
+pub fn reset(paths: &Paths, key: &str) -> Result<(), Error> {
+    change(paths, |old, _path| match edit::remove(old, &names(key)) {
+        None if !is_known(key) => Err(unknown(key)),
+        removed => Ok(removed.unwrap_or_else(|| old.to_owned())),
+    })
+}
+
+/// Returns the name of a setting's section, if it has one, and its own.
+fn names(key: &str) -> Vec<&str> {
+    key.splitn(2, '.').collect()
+}
+
+/// Replaces the text of the file by what `edited` returns for it, if the settings can then be used.
+fn change(
+    paths: &Paths,
+    edited: impl FnOnce(&str, &Path) -> Result<String, Error>,
+) -> Result<(), Error> {
     let path = paths.config();
     disk::ensure_owned_directory(paths.root())?;
     // Of several commands that change the settings, each starts from the result of another.
     let directory = File::open(paths.root()).at("open", paths.root())?;
     directory.lock().at("lock", paths.root())?;
     let old = text_of(&path)?;
-    let names: Vec<&str> = key.splitn(2, '.').collect();
-    let new = edit::set(&old, &names, &value).ok_or_else(|| {
-        let reason = format!("{}: its section is not an object", path.display());
-        Error::cannot(Kind::InvalidConfig, format!("set {key}"), reason)
-    })?;
+    let new = edited(&old, &path)?;
+    if new == old {
+        return Ok(());
+    }
     config::check(&new, &path)?;
-    disk::replace_user_file(&target(&path)?, new.as_bytes())?;
-    note_unknown(&path, output)?;
-    output.json(&Object(&[("key", &key.to_owned()), ("value", &json::Raw::parse(&value).ok())]))
+    disk::replace_user_file(&target(&path)?, new.as_bytes())
 }
 
 /// Returns the file itself, which a link may lead to.
@@ -202,7 +240,8 @@ fn known() -> Vec<String> {
     keys.chain(agent::tool_names().map(of_tool)).collect()
 }
 
-fn is_known(key: &str) -> bool {
+/// Returns whether the name is that of a setting.
+pub fn is_known(key: &str) -> bool {
     // A workspace may have any label.
     key.starts_with("workspaces.") || known().iter().any(|known| known == key)
 }

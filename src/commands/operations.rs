@@ -7,6 +7,7 @@
 mod host;
 mod input;
 mod perform;
+mod settings;
 
 use std::sync::Arc;
 
@@ -76,6 +77,9 @@ impl Operations for Table {
         let operation = OPERATIONS.iter().find(|operation| operation.id == id);
         let performed = match operation {
             Some(operation) => operation.perform(&host, body),
+            None if UNSUPPORTED.contains(&id) => {
+                Err(Refusal::new(501, "not_implemented", "opta has nothing of the kind"))
+            }
             None => Err(Refusal::new(404, "not_found", format!("there is no operation '{id}'"))),
         };
         let safety = operation.map(|operation| operation.safety.name().to_owned());
@@ -154,6 +158,20 @@ const KEYCHAIN: &str = concat!(
     r#""gemini":{"stored":false},"openai":{"stored":false},"opencode-zen":{"stored":false}}}"#
 );
 
+/// The name of a setting.
+const KEY: InputField = InputField::text("key", "The name of the setting.").required();
+
+/// What clients ask for and opta cannot do: their results are no part of the list.
+const UNSUPPORTED: [&str; 7] = [
+    "env.delete",
+    "env.save",
+    "env.show",
+    "env.use",
+    "models.aliases.delete",
+    "models.aliases.set",
+    "vault.pull",
+];
+
 const OPERATIONS: &[Operation] = &[
     Operation {
         id: "sessions.list",
@@ -190,6 +208,38 @@ const OPERATIONS: &[Operation] = &[
         safety: Safety::Write,
         input: &[SESSION],
         result: Outcome::Of(perform::sessions_delete),
+    },
+    Operation {
+        id: "config.list",
+        title: "List settings",
+        description: "Returns the settings in the file, except those that opta does not know.",
+        safety: Safety::Read,
+        input: &[],
+        result: Outcome::Of(settings::list),
+    },
+    Operation {
+        id: "config.get",
+        title: "Show a setting",
+        description: "Returns the value of a setting in the file.",
+        safety: Safety::Read,
+        input: &[KEY],
+        result: Outcome::Of(settings::get),
+    },
+    Operation {
+        id: "config.set",
+        title: "Change a setting",
+        description: "Changes a setting in the file, if the result can be used.",
+        safety: Safety::Write,
+        input: &[KEY, InputField::any("value", "The new value.").required()],
+        result: Outcome::Of(settings::set),
+    },
+    Operation {
+        id: "config.reset",
+        title: "Remove a setting",
+        description: "Removes a setting from the file, so that its default applies again.",
+        safety: Safety::Write,
+        input: &[KEY],
+        result: Outcome::Of(settings::reset),
     },
     Operation {
         id: "doctor",

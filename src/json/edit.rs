@@ -101,6 +101,29 @@ pub fn set(text: &str, path: &[&str], value: &str) -> Option<String> {
     Some([text.get(..range.start)?, &new, text.get(range.end..)?].concat())
 }
 
+/// Returns the object in `text` without the member that `path` names, and without an object that
+/// would be left empty; `None` if there is no such member.
+pub fn remove(text: &str, path: &[&str]) -> Option<String> {
+    let (name, deeper) = path.split_first()?;
+    let Layout { members: all, inside, close } = layout(text)?;
+    let at = all.iter().rposition(|member| member.name == *name)?;
+    let Member { start, value, .. } = all.get(at)?;
+    if !deeper.is_empty() {
+        let rest = remove(text.get(value.clone())?, deeper)?;
+        if !members(&rest)?.is_empty() {
+            return Some([text.get(..value.start)?, &rest, text.get(value.end..)?].concat());
+        }
+    }
+    let range = match (at.checked_sub(1).and_then(|before| all.get(before)), all.get(at + 1)) {
+        (Some(before), _) => before.value.end..value.end,
+        (None, Some(next)) => *start..next.start,
+        (None, None) => inside..close,
+    };
+    let rest = [text.get(..range.start)?, text.get(range.end..)?].concat();
+    // Another member of this name would count now.
+    Some(remove(&rest, path).unwrap_or(rest))
+}
+
 /// Returns a value within new objects.
 fn nested(path: &[&str], value: &str) -> String {
     path.iter().rev().fold(value.to_owned(), |value, name| {
@@ -140,6 +163,29 @@ mod tests {
         }
         for text in ["[]", "1", "{\"a\":1}", "{\"a\":[]}"] {
             assert_eq!(set(text, &["a", "b"], "1"), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_member_is_removed_and_the_rest_stays_byte_for_byte() {
+        for (text, path, expected) in [
+            ("{\"a\":1}\n", "a", "{}\n"),
+            ("{\n  \"a\": {\"b\": 1}\n}\n", "a.b", "{}\n"),
+            ("{\"a\":1 , \"b\":2}", "a", "{\"b\":2}"),
+            ("{\"a\":1 , \"b\":2 }", "b", "{\"a\":1 }"),
+            (
+                "{\n\t\"z\": [1],\n\t\"a\": {\"b\": 7},\n\t\"c\": 3\n}",
+                "a.b",
+                "{\n\t\"z\": [1],\n\t\"c\": 3\n}",
+            ),
+            ("{\"a\":{\"b\":1,\"c\":2}}", "a.b", "{\"a\":{\"c\":2}}"),
+            ("{\"a\":1,\"x\":{},\"a\":2}", "a", "{\"x\":{}}"),
+        ] {
+            let path: Vec<&str> = path.split('.').collect();
+            assert_eq!(remove(text, &path).as_deref(), Some(expected), "{text}");
+        }
+        for text in ["[]", "{}", "{\"b\":1}", "{\"a\":1}", "{\"a\":{\"c\":1}}"] {
+            assert_eq!(remove(text, &["a", "b"]), None, "{text}");
         }
     }
 

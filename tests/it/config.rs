@@ -50,6 +50,26 @@ fn set_changes_one_value_and_nothing_else() {
 }
 
 #[test]
+fn reset_removes_one_setting_and_nothing_else() {
+    let home = Home::new();
+    home.write(&home.config(), FILE);
+    let reset = |key: &str| home.opta(&format!("config reset {key}"));
+    let other = "opta: unknown setting other\n";
+    let unknown = format!("opta: unknown setting daemon.prot (did you mean daemon.port?)\n{other}");
+    reset("log.level").stderr(&unknown).run();
+    let expected = FILE.replace("\n\t\"log\":{ \"level\" : \"info\" },", "");
+    assert_eq!(text(&home), expected);
+    // One that is not set is no error, and one that opta does not know can be removed.
+    reset("model.default").stderr(&unknown).run();
+    assert_eq!(text(&home), expected);
+    reset("daemon.prot --json").stdout("{\"key\":\"daemon.prot\"}\n").stderr(other).run();
+    assert_eq!(text(&home), "{\n\t\"other\": {\"deep\" :[1,  2]}\n}\n");
+    let error = "opta: unknown setting daemon.prot (did you mean daemon.port?)\n\
+                 to see all: man opta-daemon, section Configuration\n";
+    reset("daemon.prot").stderr(error).status(2).run();
+}
+
+#[test]
 fn the_first_set_creates_a_private_file() {
     let home = Home::new();
     let path = home.config().display().to_string();

@@ -650,7 +650,10 @@ fn the_page_lists_the_routes() {
 fn the_page_lists_the_operations_and_their_inputs() {
     let source = document("src/commands/operations.rs");
     let table = source.split("const OPERATIONS: ").nth(1).unwrap();
-    let session = source.split("const SESSION: ").nth(1).unwrap().split(';').next().unwrap();
+    let constant = |name: &str| {
+        let rest = source.split(&format!("const {name}: ")).nth(1).unwrap();
+        rest.split(';').next().unwrap().to_owned()
+    };
     let mut listed = BTreeMap::new();
     for item in Page::read("opta-daemon.1").section("Operations").items() {
         for id in item.head.split(", ") {
@@ -662,8 +665,11 @@ fn the_page_lists_the_operations_and_their_inputs() {
         operations.map(|rest| rest.split_once('"').unwrap()).collect();
     assert_eq!(set(listed.keys()), set(operations.iter().map(|(id, _)| id)));
     for (id, definition) in operations {
-        let definition = definition.replace("SESSION,", session).replace("[SESSION]", session);
-        let fields = ["text(", "one_of(", "up_to("];
+        let definition = ["SESSION", "KEY"].iter().fold(definition.to_owned(), |text, name| {
+            let used = [format!("{name},"), format!("[{name}]")];
+            used.iter().fold(text, |text, used| text.replace(used, &constant(name)))
+        });
+        let fields = ["any(", "text(", "one_of(", "up_to("];
         let mut names = BTreeSet::new();
         for constructor in fields.into_iter().chain([".or("]) {
             let calls = definition.split(constructor).skip(1);
@@ -675,6 +681,12 @@ fn the_page_lists_the_operations_and_their_inputs() {
         }
         assert_eq!(definition.contains("Safety::Dangerous"), body.contains("dangerous"), "{id}");
     }
+    let text = Page::read("opta-daemon.1").section("Operations").text();
+    let refused = source.split("const UNSUPPORTED: ").nth(1).unwrap().split("];").next().unwrap();
+    let names = text.split("not implemented: ").nth(1).unwrap().split(" The codes").next().unwrap();
+    let listed = names.split([',', ' ']).map(|name| name.trim_end_matches('.'));
+    let listed = listed.filter(|name| name.contains('.'));
+    assert_eq!(set(listed), between(refused, "    \"", '"'));
 }
 
 /// Returns the constants of `src/limits.rs` as a document writes them: seconds, bytes, `1 to 2`.
@@ -920,7 +932,7 @@ const TYPED: &[(&str, &str)] = &[
         "do chat models config doctor daemon sessions completions version help --help --version",
     ),
     ("opta da", "daemon"),
-    ("opta config ", "list get set path edit"),
+    ("opta config ", "list get set reset path edit"),
     ("opta do", "do doctor"),
     ("opta chat --re", "--resume"),
     ("opta chat --co", "--continue --continue=any"),

@@ -34,7 +34,11 @@ fn every_reading_operation_is_performed_and_says_what_it_needs() {
             continue;
         }
         let reply = perform(&api, &id, r#"{"sessionId":"none"}"#);
-        let expected = if id == "sessions.get" { 404 } else { 200 };
+        let expected = match id.as_str() {
+            "sessions.get" => 404,
+            "config.get" => 400,
+            _ => 200,
+        };
         let reply = reply.expect(expected);
         assert_eq!(reply.field("ok"), if expected == 200 { "true" } else { "false" }, "{id}");
         assert_eq!((reply.field("id"), reply.field("safety")), (id.as_str(), "read"));
@@ -94,6 +98,8 @@ fn an_input_is_checked_against_the_schema_in_the_list() {
         ("sessions.get", r#"{"input":{"id":7}}"#, "input.id is a text"),
         ("sessions.export", r#"{"input":{"id":"x","format":"pdf"}}"#, "json or markdown or text"),
         ("daemon.logs", r#"{"input":{"lines":1001}}"#, "from 1 to 1000"),
+        ("config.get", "{}", "input.key is missing"),
+        ("config.set", r#"{"input":{"key":"log.files","value":null}}"#, "input.value is missing"),
     ] {
         let reply = api.post(&format!("/v3/operations/{id}"), body).expect(400);
         assert_eq!(reply.field("code"), "validation_error", "{body}");
@@ -113,6 +119,11 @@ fn an_unknown_operation_is_not_found() {
     for id in ["nothing", "sessions", "sessions.list.x", "%00", "Doctor"] {
         let reply = perform(&api, id, "{}").expect(404);
         assert_eq!((reply.field("ok"), reply.field("code")), ("false", "not_found"), "{id}");
+    }
+    for id in ["env.save", "env.show", "env.use", "env.delete", "models.aliases.set", "vault.pull"]
+    {
+        let reply = perform(&api, id, r#"{"name":"x"}"#).expect(501);
+        assert_eq!((reply.field("ok"), reply.field("code")), ("false", "not_implemented"), "{id}");
     }
     api.get("/v3/operations/doctor").expect(405);
     api.post("/v3/operations", "{}").expect(405);
@@ -153,6 +164,81 @@ fn operations_report_what_the_commands_of_the_same_name_do() {
     assert_eq!(version.field("latest"), "null");
     let start = perform(&api, "daemon.start", "{}").expect(200);
     assert_eq!(start.field("alreadyRunning"), "true");
+}
+
+#[test]
+fn settings_are_read_and_changed_as_by_opta_config() {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    assert!(perform(&api, "config.list", "{}").expect(200).body.contains(r#""config":{}"#));
+    for (key, value, printed) in [
+        ("log.files", "2", "2"),
+        ("log.maxBytes", r#""4096""#, "4096"),
+        ("model.default", r#""qwen3""#, "qwen3"),
+        ("permissions.run_command", r#"{"allow":["make"]}"#, r#"{"allow":["make"]}"#),
+        ("environment", r#"["LANG"]"#, r#"["LANG"]"#),
+    ] {
+        let input = format!(r#"{{"key":"{key}","value":{value}}}"#);
+        perform(&api, "config.set", &input).expect(200);
+        home.opta(&format!("config get {key}")).stdout(&format!("{printed}\n")).run();
+        let member =
+            format!(r#""result":{{"key":"{key}","value":{}"#, value.replace("\"4096\"", "4096"));
+        let got = perform(&api, "config.get", &format!(r#"{{"key":"{key}"}}"#)).expect(200);
+        assert!(got.body.contains(&member), "{}", got.body);
+    }
+    let listed = perform(&api, "config.list", "{}").expect(200).body;
+    let begin = r#""config":{"log.files":2,"log.maxBytes":4096,"model.default":"qwen3","#;
+    assert!(listed.contains(begin), "{listed}");
+
+    let before = fs::read(home.config()).unwrap();
+    for (id, input, status, what) in [
+        ("config.get", r#"{"key":"log.level"}"#, 400, "it is not set"),
+        ("config.get", r#"{"key":"background.maxConcurrent"}"#, 404, "no setting 'background."),
+        ("config.set", r#"{"key":"model.defualt","value":"x"}"#, 404, "no setting 'model.defualt'"),
+        (
+            "config.set",
+            r#"{"key":"log.files","value":100}"#,
+            400,
+            "log.files: a number from 0 to 99",
+        ),
+        ("config.set", r#"{"key":"log.files","value":"x"}"#, 400, "it takes a number"),
+        ("config.reset", r#"{"key":"x"}"#, 404, "no setting 'x'"),
+    ] {
+        let refused = perform(&api, id, input).expect(status);
+        assert!(refused.field("message").contains(what), "{input}: {}", refused.body);
+    }
+    assert_eq!(fs::read(home.config()).unwrap(), before);
+
+    for key in ["permissions.run_command", "environment", "log.files", "log.maxBytes"] {
+        perform(&api, "config.reset", &format!(r#"{{"key":"{key}"}}"#)).expect(200);
+        perform(&api, "config.get", &format!(r#"{{"key":"{key}"}}"#)).expect(400);
+    }
+    home.opta("config list").stdout("model.default=qwen3\n").run();
+}
+
+#[test]
+fn no_secret_of_the_settings_is_told() {
+    let home = Home::new();
+    home.start();
+    let file = r#"{"connection":{"proxy":"http://me:s3cr\"@et@box:3128","adminKey":"s3cret",
+        "url":"https://s3cret\u0040box/v1"},"auth":{"token":"s3cret"},"s3cret":"s3cret",
+        "permissions":{"web_search":"s3cret"}}"#;
+    home.write(&home.config(), file);
+    let api = Api::of(&home);
+    let listed = perform(&api, "config.list", "{}").expect(200).body;
+    let proxy = "http://…@box:3128";
+    let shown = r#""config":{"connection.proxy":"PROXY","connection.url":"https://…@box/v1"}"#;
+    assert!(listed.contains(&shown.replace("PROXY", proxy)), "{listed}");
+    for key in ["proxy", "adminKey", "url"] {
+        let got = perform(&api, "config.get", &format!(r#"{{"key":"connection.{key}"}}"#));
+        assert!(!got.body.contains("s3cr") && !got.body.contains("@et"), "{}", got.body);
+    }
+    perform(&api, "config.get", r#"{"key":"auth.token"}"#).expect(404);
+    // What a client got and gives back is no proxy.
+    let back = format!(r#"{{"key":"connection.proxy","value":"{proxy}"}}"#);
+    perform(&api, "config.set", &back).expect(400);
+    assert_eq!(fs::read_to_string(home.config()).unwrap(), file);
 }
 
 #[test]

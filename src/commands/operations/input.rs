@@ -14,6 +14,7 @@ pub struct InputField {
 
 /// The values that a member may have.
 enum Values {
+    Any,
     Text,
     OneOf(&'static [&'static str]),
     /// A whole number from 1.
@@ -23,6 +24,11 @@ enum Values {
 impl InputField {
     const fn new(name: &'static str, values: Values, description: &'static str) -> InputField {
         InputField { name, alias: None, values, is_required: false, description }
+    }
+
+    /// Returns a member of any type.
+    pub const fn any(name: &'static str, description: &'static str) -> InputField {
+        InputField::new(name, Values::Any, description)
     }
 
     /// Returns a member that is a text.
@@ -62,13 +68,15 @@ impl InputField {
     fn schema(&self) -> Raw {
         let description = self.description.to_owned();
         let (kind, limit): (&str, Option<(&str, Raw)>) = match &self.values {
-            Values::Text => ("string", None),
+            Values::Any | Values::Text => ("string", None),
             Values::OneOf(words) => ("string", Some(("enum", Raw::of(&owned(words))))),
             Values::UpTo(max) => ("integer", Some(("maximum", Raw::of(max)))),
         };
         let kind = kind.to_owned();
-        let mut members: Vec<json::Field<'_>> =
-            vec![("type", &kind), ("description", &description)];
+        let mut members: Vec<json::Field<'_>> = vec![("description", &description)];
+        if !matches!(self.values, Values::Any) {
+            members.insert(0, ("type", &kind));
+        }
         if let Values::UpTo(_) = self.values {
             members.push(("minimum", &1_u64));
         }
@@ -81,6 +89,7 @@ impl InputField {
         let is_word =
             |words: &[&str]| matches!(value, Lenient::Text(text) if words.contains(&text.as_str()));
         let (fits, needed) = match &self.values {
+            Values::Any => (true, String::new()),
             Values::Text => (matches!(value, Lenient::Text(_)), "a text".to_owned()),
             Values::OneOf(words) => (is_word(words), words.join(" or ")),
             Values::UpTo(max) => {
