@@ -402,7 +402,8 @@ fn a_terminal_of_one_column_and_an_output_elsewhere_work() {
     user.sees("> ");
     user.types("hellp\x7fo\r");
     model.gets("hello").answer("Hi");
-    eventually("the answer is there", || fs::read_to_string(&answers).unwrap() == "Hi\n");
+    user.sees_prompt_after("1 tokens out");
+    assert_eq!(fs::read_to_string(&answers).unwrap(), "Hi\n");
     user.types("\x04");
     user.exits(0);
 }
