@@ -58,6 +58,42 @@ fn a_long_history_arrives_whole_at_every_reader() {
 }
 
 #[test]
+fn a_message_is_answered_before_a_long_history_is_sent() {
+    let (_home, api) = started();
+    api.create("s");
+    let long = "x".repeat(250_000);
+    for number in 0..10 {
+        let body = format!(r#"{{"turnId":"t{number}","content":"{long}"}}"#);
+        api.post("/v3/sessions/s/turns", &body).expect(202);
+        api.wait_for("s", "turn.error", &format!("t{number}"));
+    }
+    let mut socket = Socket::open(&api, "sessionId=s");
+    // It arrives before the client reads, and the history is longer than what the system holds.
+    socket.send(r#"{"type":"ping"}"#);
+    let is_last = |text: &str| text.contains("\"turn.error\"") && text.contains("\"t9\"");
+    let mut texts = std::iter::repeat_with(|| socket.text()).take_while(|text| !is_last(text));
+    assert!(texts.any(|text| text.contains("\"pong\"")));
+}
+
+#[test]
+fn many_small_events_arrive_without_a_pause() {
+    let (_home, api) = started();
+    // Each time, its followers are told.
+    (0..400).for_each(|_| drop(api.create("s")));
+    api.submit("s", "t").expect(202);
+    api.wait_for("s", "turn.error", "t");
+    let events = api.events("s", 0);
+    assert!(events.iter().map(|event| event.text.len()).sum::<usize>() > 128 * 1024);
+    let opened = Instant::now();
+    for query in ["sessionId=s", "afterSeq=0"] {
+        assert_eq!(Socket::open(&api, query).events_to("turn.error", "t"), events);
+    }
+    // After a pause, a WebSocket with nothing to send would send a ping.
+    let elapsed = opened.elapsed();
+    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
+}
+
+#[test]
 fn one_websocket_follows_all_sessions() {
     let (_home, api) = started();
     for id in ["a", "b"] {

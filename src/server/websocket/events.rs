@@ -92,14 +92,15 @@ impl<'a> Events<'a> {
         }
     }
 
-    /// Waits for the client, for more events, or until the next event is no longer held.
+    /// Waits for the client, for more events, or until the next event is no longer held. Does not
+    /// wait if there are events to send and room for them.
     pub fn wait(&mut self, socket: &mut Socket<'_>) -> Result<(), End> {
-        let can_read = self.batch.is_empty() && socket.has_room();
-        if can_read && self.feed.arm() {
-            return Ok(());
-        }
-        let waker = can_read.then(|| self.feed.as_fd());
-        if socket.wait(waker, self.held)? {
+        let can_send = self.held.is_none() && socket.has_room();
+        let has_more = can_send && (!self.batch.is_empty() || self.feed.arm());
+        // What the client has sent is read in any case, or else it would wait for the last event.
+        let until = if has_more { Some(Instant::now()) } else { self.held };
+        let waker = can_send.then(|| self.feed.as_fd());
+        if socket.wait(waker, until)? {
             self.feed.drain();
         }
         Ok(())
