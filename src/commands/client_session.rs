@@ -338,7 +338,8 @@ impl RunningTurn {
             if time_left == Some(Duration::ZERO) {
                 return console.abandon_turn().map(Some);
             }
-            let waits = [console.screen.update_progress(), console.make_room(), time_left];
+            let blocked = console.screen.flush_unblocked()?;
+            let waits = [blocked, console.screen.update_progress(), console.make_room(), time_left];
             let wait = waits.into_iter().flatten().fold(silence_left, Ord::min);
             let asking = console.interactive && !questions.is_empty();
             let input = if asking { console.stdin.as_fd() } else { stream.as_fd() };

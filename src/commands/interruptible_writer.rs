@@ -91,12 +91,16 @@ impl InterruptibleWriter {
         if !self.gave_up {
             self.pending.extend(text.as_bytes());
         }
-        if self.is_blocked() { Ok(()) } else { self.flush() }
+        self.flush_unblocked().map(drop)
     }
 
-    /// Returns whether output waits for the end of another process's line.
-    pub fn is_blocked(&mut self) -> bool {
-        !self.pending.is_empty() && !self.take_lock()
+    /// Writes what is pending, until a signal is pending; `false` if it waits for the end of
+    /// another process's line.
+    pub fn flush_unblocked(&mut self) -> io::Result<bool> {
+        if !self.pending.is_empty() && !self.take_lock() {
+            return Ok(false);
+        }
+        self.flush().map(|()| true)
     }
 
     /// Takes the lock if it is free; `false` if another process has it.

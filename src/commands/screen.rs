@@ -284,9 +284,6 @@ impl Screen {
 
     /// Shows what the turn is waiting for, if it is time. Returns the time until the next call.
     pub fn update_progress(&mut self) -> Option<Duration> {
-        if self.stdout.is_blocked() {
-            return Some(limits::PIPE_LOCK_EVERY);
-        }
         let waited = self.waiting_since?.elapsed();
         if !self.has_progress || self.output != TaskOutput::Full {
             return None;
@@ -472,6 +469,15 @@ impl Screen {
     pub fn flush(&mut self) -> Result<(), Error> {
         drop(self.stderr.flush());
         self.stdout.flush().map_err(Error::output)
+    }
+
+    /// Writes what is pending, unless another process is within a line or there is a signal to be
+    /// taken first. Returns the time until the next call if another process is.
+    pub fn flush_unblocked(&mut self) -> Result<Option<Duration>, Error> {
+        // As in `print_error`, there is no other place to report a failure.
+        let errors_written = self.stderr.flush_unblocked().unwrap_or(true);
+        let written = self.stdout.flush_unblocked().map_err(Error::output)?;
+        Ok((!(errors_written && written)).then_some(limits::PIPE_LOCK_EVERY))
     }
 
     /// Returns whether output is pending.

@@ -196,6 +196,30 @@ fn two_tasks_on_one_pipe_do_not_mix_within_a_line() {
     assert_eq!(lines, ["1a 1b", "1c 1d", "2a 2b", "2c"]);
 }
 
+#[test]
+fn a_line_that_waited_for_a_pipe_is_written_before_the_next_event() {
+    need!("/proc");
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let line = "{ opta do one & opta do two & wait; } 2>&1 | cat";
+    let running = script(&home, &model, line).stdout(ANYTHING).spawn();
+    let mut questions = [model.question(), model.question()];
+    questions.sort_by_key(|question| question.body.contains(r#""content":"two""#));
+    let [mut one, mut two] = questions;
+    one.say("1a ");
+    eventually("the first piece is not held back", || running.output() == "1a ");
+    two.say(r"2a\n");
+    wait_for_journals(&home, "2a");
+    one.say(r"1b\n");
+    // Both models are silent now.
+    eventually("both lines are written", || running.output() == "1a 1b\n2a\n");
+    one.say(r"1c\n");
+    eventually("the lock is free", || running.output() == "1a 1b\n2a\n1c\n");
+    two.end();
+    one.end();
+    running.finish();
+}
+
 /// Waits until a text of the model is in a journal.
 fn wait_for_journals(home: &Home, text: &str) {
     let sessions = home.path().join(".config/opta/sessions");
