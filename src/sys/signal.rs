@@ -289,28 +289,34 @@ impl Interrupts {
             // Between the end of the handler and that of the watch, it must do nothing.
             set_disposition(libc::SIGINT, libc::SIG_IGN)?;
             mask(libc::SIG_UNBLOCK, &[libc::SIGINT])?;
-            release(&[libc::SIGTSTP])?;
+            release(self.taken(libc::SIGTSTP).as_slice())?;
             let result = read();
             drop(end);
             Ok(result)
         })
         .and_then(|result| {
-            hold(&[libc::SIGTSTP])?;
-            let taken = self.taken.contains(&libc::SIGINT);
-            if taken {
+            hold(self.taken(libc::SIGTSTP).as_slice())?;
+            hold(self.taken(libc::SIGINT).as_slice())?;
+            // Where held signals are ignored ones, it stays so.
+            if cfg!(target_os = "linux") && self.taken(libc::SIGINT).is_some() {
                 set_disposition(libc::SIGINT, libc::SIG_DFL)?;
             }
-            hold(if taken { &[libc::SIGINT] } else { &[] })?;
             Ok(result)
         })
     }
 
     /// Runs `call`, during which another process has the terminal: Ctrl-Z stops this one, too.
     pub fn while_lent<T>(&self, call: impl FnOnce() -> T) -> io::Result<T> {
-        release(&[libc::SIGTSTP])?;
+        let stop = self.taken(libc::SIGTSTP);
+        release(stop.as_slice())?;
         let result = call();
-        hold(&[libc::SIGTSTP])?;
+        hold(stop.as_slice())?;
         Ok(result)
+    }
+
+    /// Returns `signal` if it was taken.
+    fn taken(&self, signal: libc::c_int) -> Option<libc::c_int> {
+        self.taken.contains(&signal).then_some(signal)
     }
 }
 

@@ -543,3 +543,25 @@ fn ctrl_z_gives_the_terminal_back_and_fg_draws_the_prompt_again() {
     window.sees_last("$");
     assert_eq!(modes("after"), before);
 }
+
+#[test]
+fn ctrl_z_stops_a_chat_without_a_line_editor_also_after_a_shell_command() {
+    need!("tmux");
+    let (home, model) = (Home::new(), Model::new());
+    let window = Window::new(&home, &model, 80, 40);
+    window.types("TERM=dumb opta chat");
+    window.presses(&["Enter"]);
+    window.sees("/help");
+    window.sees_last(">");
+    window.types("!echo sea-$((40 + 2))");
+    window.presses(&["Enter"]);
+    window.sees("\nsea-42\n>");
+    window.presses(&["C-z"]);
+    window.sees("Stopped");
+    window.types("fg");
+    window.presses(&["Enter"]);
+    eventually("it continues", || state_of(client(&home)) == Some('S'));
+    window.presses(&["C-d"]);
+    eventually("the chat ends", || home.processes().is_empty());
+    window.sees_last("$");
+}
