@@ -163,17 +163,19 @@ impl InterruptibleWriter {
     /// over.
     fn wait_for_lock(&mut self) -> io::Result<bool> {
         while !self.take_lock() {
-            let start = Instant::now();
-            let time_left = self.deadline.get();
-            if time_left == Some(Duration::ZERO) {
-                return Ok(false);
-            }
-            let wait = time_left.unwrap_or(Duration::MAX).min(limits::PIPE_LOCK_EVERY);
-            let [signaled] = sys::wait_readable([self.interrupts.as_fd()], Some(wait))?;
-            match time_left {
-                Some(left) => self.deadline.set(Some(left.saturating_sub(start.elapsed()))),
-                None if signaled => return Ok(false),
-                None => {}
+            match self.deadline.get() {
+                Some(Duration::ZERO) => return Ok(false),
+                Some(left) => {
+                    let start = Instant::now();
+                    sys::wait_readable([], Some(left.min(limits::PIPE_LOCK_EVERY)))?;
+                    self.deadline.set(Some(left.saturating_sub(start.elapsed())));
+                }
+                None => {
+                    let signals = [self.interrupts.as_fd()];
+                    if sys::wait_readable(signals, Some(limits::PIPE_LOCK_EVERY))? == [true] {
+                        return Ok(false);
+                    }
+                }
             }
         }
         Ok(true)

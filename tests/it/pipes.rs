@@ -6,7 +6,7 @@ use std::io::Read;
 use std::thread;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, DEADLINE, Home, Run, eventually, fifo, need};
+use crate::support::{ANYTHING, DEADLINE, Home, Run, eventually, fifo, line_of, need, signal};
 use crate::task::task;
 use crate::user::User;
 
@@ -218,6 +218,36 @@ fn a_line_that_waited_for_a_pipe_is_written_before_the_next_event() {
     two.end();
     one.end();
     running.finish();
+}
+
+#[test]
+fn a_second_signal_does_not_make_a_client_busy_that_waits_for_a_pipe() {
+    need!("/proc");
+    let (home, model) = (Home::new(), Model::new());
+    home.start();
+    let two = "opta do two & echo $! >pid; wait $! || times >times; sed -n 2p times >used";
+    fifo(&home.beside("pid"));
+    fifo(&home.beside("used"));
+    let line = format!("{{ opta do one & ({two}) & wait; }} 2>&1 | cat");
+    let running = script(&home, &model, &line).stdout(ANYTHING).spawn();
+    let mut questions = [model.question(), model.question()];
+    questions.sort_by_key(|question| question.body.contains(r#""content":"two""#));
+    let [mut one, mut two] = questions;
+    one.say("1a ");
+    eventually("the first piece is not held back", || running.output() == "1a ");
+    two.say(r"2a\n");
+    wait_for_journals(&home, "2a");
+    let pid = line_of(&home.beside("pid")).parse().unwrap();
+    signal(pid, "TERM");
+    wait_for_journals(&home, "cancelled");
+    signal(pid, "HUP");
+    // It waited two seconds for the pipe.
+    let used = line_of(&home.beside("used"));
+    one.end();
+    assert_eq!(running.finish().stdout, "1a \n");
+    let seconds = |time: &str| time.strip_prefix("0m")?.strip_suffix('s')?.parse::<f64>().ok();
+    let sum: f64 = used.split(' ').filter_map(seconds).sum();
+    assert!(sum < 0.3, "{used}");
 }
 
 /// Waits until a text of the model is in a journal.
