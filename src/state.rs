@@ -169,10 +169,9 @@ pub fn remove(paths: &Paths) -> Result<(), Error> {
 
 /// Removes the state file unless it is another daemon's, and the token.
 pub fn withdraw(paths: &Paths, daemon_id: &str) -> Result<(), Error> {
-    match read(paths) {
-        Ok(Found::Info(info)) if info.daemon_id == daemon_id => remove(paths),
-        Ok(Found::Nothing) => disk::remove(&paths.token()).map(drop),
-        _ => Ok(()),
+    match read(paths)? {
+        Found::Info(info) if info.daemon_id != daemon_id => Ok(()),
+        _ => remove(paths),
     }
 }
 

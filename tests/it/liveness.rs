@@ -213,6 +213,20 @@ fn a_damaged_state_file_is_replaced() {
 }
 
 #[test]
+fn a_daemon_that_stops_removes_a_damaged_state_file() {
+    let home = Home::new();
+    for damage in ["", "{\"pid\":"] {
+        let daemon = home.start();
+        home.write(&home.file("state.json"), damage);
+        signal(daemon.pid, "TERM");
+        home.wait_for_end();
+        assert!(!home.file("state.json").exists(), "{damage}");
+        // It did not crash.
+        home.opta("daemon status").stdout(NONE).status(3).run();
+    }
+}
+
+#[test]
 fn a_state_file_that_is_no_regular_file_is_refused_and_kept() {
     let plants: [(&str, Plant); 4] = [
         ("it is not a regular file", |path| fs::create_dir(path).unwrap()),
