@@ -1,9 +1,9 @@
 //! What the files of a git repository say without git: running it in a directory of unknown origin
 //! could run any command that the repository configures. gitrepository-layout(5)
 
-use std::fs::{self, File};
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::sys;
@@ -75,22 +75,27 @@ fn shown(text: &str) -> String {
     truncated(&escaped(text), NAME_CHARS_MAX).into_owned()
 }
 
+/// Opens a regular file for reading. Of a pipe, opening could wait for the other end.
+pub fn open_regular(path: &Path) -> Option<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    file.metadata().is_ok_and(|found| found.is_file()).then_some(file)
+}
+
 fn beginning(path: &Path) -> Option<String> {
     let mut text = String::new();
-    File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
+    open_regular(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
     Some(text)
 }
 
 /// Returns the path that a file names after `key`.
 fn named_in(file: &Path, key: &str) -> Option<PathBuf> {
-    let found = fs::metadata(file).ok().filter(fs::Metadata::is_file);
-    let text = found.and_then(|_| beginning(file))?;
+    let text = beginning(file)?;
     Some(PathBuf::from(text.strip_prefix(key)?.trim_end()))
 }
 
 /// Returns the message of the last entry of a reflog.
 fn latest_change(log: &Path) -> Option<String> {
-    let mut file = File::open(log).ok()?;
+    let mut file = open_regular(log)?;
     let start = file.metadata().ok()?.len().saturating_sub(FILE_BYTES_MAX);
     file.seek(SeekFrom::Start(start)).ok()?;
     let mut bytes = Vec::new();
@@ -104,6 +109,11 @@ fn latest_change(log: &Path) -> Option<String> {
 mod tests {
     use super::*;
     use crate::agent::tests::scratch::Scratch;
+    use std::fs;
+    use std::process::Command;
+    use std::sync::mpsc;
+    use std::thread::Builder;
+    use std::time::Duration;
 
     #[test]
     fn the_state_of_a_repository_is_read_from_its_files() {
@@ -127,5 +137,34 @@ mod tests {
         let worktree = Repository::of(&scratch.path().join("sub")).unwrap();
         assert!(worktree.common().join("HEAD").metadata().unwrap().len() > 16);
         assert!(worktree.is_trusted());
+    }
+
+    #[test]
+    fn a_pipe_in_a_repository_is_not_waited_for() {
+        for name in [".git", ".git/HEAD", ".git/logs/HEAD", ".git/info/exclude", ".git/config"] {
+            let scratch = Scratch::new();
+            let pipe = scratch.path().join(name);
+            if name != ".git" {
+                scratch.put(".git/HEAD", "ref: refs/heads/main\n");
+                scratch.put(".git/logs/x", "");
+                scratch.put(".git/info/x", "");
+                drop(fs::remove_file(&pipe));
+            }
+            assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+            let (done, end) = mpsc::channel();
+            // Not joined: it would never end.
+            let read = move || {
+                let state = Repository::of(scratch.path()).and_then(|found| found.state());
+                let listed = scratch.run("list_dir", r#"{"recursive":true}"#);
+                done.send((state.is_some(), listed.is_ok()))
+            };
+            drop(Builder::new().spawn(read).unwrap());
+            let (has_state, listed) = end.recv_timeout(Duration::from_secs(20)).expect(name);
+            assert_eq!(
+                (has_state, listed),
+                (!matches!(name, ".git" | ".git/HEAD"), true),
+                "{name}"
+            );
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::limits;
 use crate::sys::openat;
 
-use super::git::Repository;
+use super::git::{self, Repository};
 use super::workspace::ToolContext;
 use super::{command, glob};
 
@@ -57,9 +57,9 @@ impl IgnoreRules {
         let Some(repository) = Repository::of(root) else { return rules };
         let top = repository.top.as_path();
         if let Some(file) = global_file(&repository, context) {
-            rules.read(File::open(file).ok(), 0);
+            rules.read(git::open_regular(&file), 0);
         }
-        rules.read(File::open(repository.common().join("info/exclude")).ok(), 0);
+        rules.read(git::open_regular(&repository.common().join("info/exclude")), 0);
         let inside = root.strip_prefix(top).unwrap_or(Path::new(""));
         let mut above = top.to_owned();
         for name in inside {
@@ -226,11 +226,9 @@ fn global_file(repository: &Repository, context: &ToolContext<'_>) -> Option<Pat
 
 /// Returns whether git's settings in a file may name a file of rules, or other settings.
 fn may_name_file(config: &Path) -> bool {
+    let Some(file) = git::open_regular(config) else { return false };
     let mut text = Vec::new();
-    let read = File::open(config).and_then(|file| {
-        let is_file = file.metadata()?.is_file();
-        file.take(if is_file { limits::IGNORE_BYTES_MAX as u64 } else { 0 }).read_to_end(&mut text)
-    });
+    let read = file.take(limits::IGNORE_BYTES_MAX as u64).read_to_end(&mut text);
     let has = |word: &[u8]| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
     // Who has more settings has this one as well.
     read.is_ok_and(|count| count == limits::IGNORE_BYTES_MAX)
