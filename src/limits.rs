@@ -443,8 +443,8 @@ pub const TOKEN_BYTES: u64 = 3;
 pub const CONTEXT_ANSWER_TOKENS_MAX: u64 = 4_096;
 /// How long the first model of a server is remembered.
 pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
-/// How long a request that was too long for a model is remembered. The model may be loaded again
-/// with a larger context.
+/// How long it is remembered that a request was too long for a model, or which fields its server
+/// rejects. The model may be loaded again with a larger context, the server started with tools.
 pub const CONTEXT_KEPT: Duration = Duration::from_secs(10 * 60);
 /// Servers and models that are remembered.
 pub const MODEL_SERVERS_KEPT: usize = 32;

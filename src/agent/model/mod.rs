@@ -79,13 +79,17 @@ impl ChatModel for ServedModel {
         let timeouts = Timeouts { deadline: request.deadline, ..self.0.set_by(endpoint) };
         let server = ModelServer::new(endpoint, Some(cancel), timeouts)?;
         let mut pauses = Pauses::new(&server);
-        let mut omitted = memory.rejected(endpoint);
+        let known = memory.rejected(endpoint, Instant::now());
+        let mut omitted = known.clone();
         loop {
             match attempt(&server, request, memory, &mut omitted, on_delta) {
                 Ok(completion) => {
                     // The limit did not fit into this conversation; it may fit into the next one.
                     omitted.retain(|field| *field != wire::TOKEN_LIMIT);
-                    memory.learn_rejected(endpoint, omitted);
+                    // What was omitted from the beginning was not tried, and stays as old.
+                    if omitted != known {
+                        memory.learn_rejected(endpoint, omitted, Instant::now());
+                    }
                     return Ok(completion);
                 }
                 // It was there a moment ago.

@@ -16,8 +16,8 @@ pub struct ServerMemory(Mutex<Vec<Entry>>);
 struct Entry {
     url: String,
     model: Option<String>,
-    /// The fields that the server rejects.
-    rejected: Vec<&'static str>,
+    /// The fields that the server rejects, and when that was learned.
+    rejected: Option<(Vec<&'static str>, Instant)>,
     /// The server's first model, and when it was learned.
     first_model: Option<(String, Instant)>,
     /// The bytes of messages that are too many for the context, and when that was learned. Bytes
@@ -28,16 +28,16 @@ struct Entry {
 }
 
 impl ServerMemory {
-    /// Returns the fields that the server is known to reject.
-    pub fn rejected(&self, endpoint: &Endpoint) -> Vec<&'static str> {
-        self.known(endpoint).rejected
+    /// Returns the fields that the server rejects, if that was learned recently.
+    pub fn rejected(&self, endpoint: &Endpoint, now: Instant) -> Vec<&'static str> {
+        let known = self.known(endpoint).rejected;
+        let recent = known.filter(|(_, learned)| now - *learned < limits::CONTEXT_KEPT);
+        recent.map_or(Vec::new(), |(fields, _)| fields)
     }
 
     /// Remembers the fields without which the server has answered.
-    pub fn learn_rejected(&self, endpoint: &Endpoint, fields: Vec<&'static str>) {
-        if !fields.is_empty() {
-            self.update(endpoint, |entry| entry.rejected = fields);
-        }
+    pub fn learn_rejected(&self, endpoint: &Endpoint, fields: Vec<&'static str>, now: Instant) {
+        self.update(endpoint, |entry| entry.rejected = Some((fields, now)));
     }
 
     /// Returns the server's first model, if it was learned recently.
@@ -139,12 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_known_of_a_model_is_kept_until_others_displace_it() {
-        let memory = ServerMemory::default();
-        memory.learn_rejected(&endpoint(0), vec!["temperature"]);
+    fn all_that_is_known_of_a_model_is_kept_for_a_while_or_until_others_displace_it() {
+        let (memory, now) = (ServerMemory::default(), Instant::now());
+        memory.learn_rejected(&endpoint(0), vec!["temperature"], now);
         memory.learn_first_model(&endpoint(0), "m");
         let known = |model: usize| {
-            (memory.rejected(&endpoint(model)).len(), memory.first_model(&endpoint(model)))
+            (memory.rejected(&endpoint(model), now).len(), memory.first_model(&endpoint(model)))
         };
         assert_eq!(known(0), (1, Some("m".to_owned())));
         for model in 1..limits::MODEL_SERVERS_KEPT {
@@ -154,5 +154,7 @@ mod tests {
         memory.learn_first_model(&endpoint(limits::MODEL_SERVERS_KEPT), "n");
         assert_eq!(known(0), (0, None));
         assert_eq!(known(1), (0, Some("n".to_owned())));
+        memory.learn_rejected(&endpoint(1), vec!["tools"], now);
+        assert!(memory.rejected(&endpoint(1), now + limits::CONTEXT_KEPT).is_empty());
     }
 }

@@ -447,12 +447,12 @@ fn the_size_of_the_context_is_asked_for_once_where_servers_tell_it() {
 }
 
 #[test]
-fn thinking_that_a_server_refuses_to_get_back_is_omitted_from_then_on() {
+fn thinking_that_a_server_refuses_to_get_back_is_omitted_for_a_while() {
     const REFUSED: &str = "HTTP/1.1 400 Bad\r\n\r\n\
         {\"error\":{\"message\":\"messages.1.reasoning_content: not permitted\"}}";
     let server = Scripted::sending(&[REFUSED, HELLO, HELLO]);
     let call = r#"[{"role":"assistant","content":"","reasoning_content":"a \"b\""}]"#;
-    for _ in 0..2 {
+    let answered = [(); 2].map(|()| {
         let request = ChatRequest {
             endpoint: &server.endpoint,
             messages: call,
@@ -463,7 +463,11 @@ fn thinking_that_a_server_refuses_to_get_back_is_omitted_from_then_on() {
         let cancel = Cancel::new().unwrap();
         let model = ServedModel(NO_RETRIES);
         model.complete(&request, &server.memory, &cancel, &mut |_| Ok(())).unwrap();
-    }
+        Instant::now()
+    });
+    // But not forever: the second request did not find out whether it is still refused.
+    let end = answered[0] + limits::CONTEXT_KEPT;
+    assert!(server.memory.rejected(&server.endpoint, end).is_empty());
     let requests = server.requests();
     let has: Vec<bool> = requests.iter().map(|text| text.contains("reasoning")).collect();
     assert_eq!(has, [true, false, false]);
