@@ -378,7 +378,7 @@ impl<'a> TurnLoop<'a> {
         for request in requests {
             let call = Call::parse(request, is_text);
             // Equal calls side by side run once.
-            if !calls.iter().any(|other| other.canonical() == call.canonical()) {
+            if calls.last().is_none_or(|other| other.canonical() != call.canonical()) {
                 calls.push(call);
             }
         }

@@ -241,6 +241,17 @@ fn equal_calls_side_by_side_run_once() {
 }
 
 #[test]
+fn a_call_runs_again_after_another_one() {
+    let append = |text: &str| format!(r#"{{"command":"echo {text} >>runs"}}"#);
+    let fixture = Fixture::new(move |round| match round {
+        0 => Answer::Calls(["a", "b", "a"].map(|text| ("run_command", append(text))).into()),
+        _ => Answer::Text("done"),
+    });
+    fixture.run(granted(Grant::All), "turn.done");
+    assert_eq!(fixture.scratch.read("work/runs"), "a\nb\na\n");
+}
+
+#[test]
 fn ids_of_calls_are_unique_within_a_session() {
     // The scripted model gives every call the same id.
     let fixture = Fixture::new(|round| match round % 2 {
