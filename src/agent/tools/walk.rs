@@ -80,24 +80,25 @@ impl Walk {
     pub fn new(context: &ToolContext<'_>, given: &str) -> Result<Walk, String> {
         let workspace = context.workspace()?;
         let top = workspace.directory(given)?;
-        let mut rules = IgnoreRules::above(workspace.path(), context);
+        let relative = workspace.relative(given)?;
         let mut path = Vec::new();
-        // The rules of the directories above hold here as well.
-        rules.enter(workspace.root(), &path);
-        for component in workspace.relative(given)?.components() {
-            match component {
-                Component::CurDir => continue,
-                Component::Normal(name) => path.extend(name.as_bytes()),
-                // The path leads through a parent: it is unknown which rules hold.
-                _ => {
-                    rules = IgnoreRules::default();
-                    path = given.trim_end_matches('/').into();
-                }
-            }
+        let mut rules = IgnoreRules::default();
+        if relative.components().any(|name| name == Component::ParentDir) {
+            // Which rules of the directories above hold is unknown.
+            path.extend(relative.components().as_path().as_os_str().as_bytes());
             path.push(b'/');
-            let above = OsStr::from_bytes(&path).to_str().map(|path| path.trim_end_matches('/'));
-            if let Some(Ok(above)) = above.map(|path| workspace.directory(path)) {
-                rules.enter(above.as_fd(), &path);
+            rules.enter(top.as_fd(), &path);
+        } else {
+            rules = IgnoreRules::above(workspace.path(), context);
+            rules.enter(workspace.root(), &path);
+            for name in relative.components().filter(|name| *name != Component::CurDir) {
+                path.extend(name.as_os_str().as_bytes());
+                path.push(b'/');
+                let above = OsStr::from_bytes(&path).to_str();
+                let above = above.map(|path| path.trim_end_matches('/'));
+                if let Some(Ok(above)) = above.map(|path| workspace.directory(path)) {
+                    rules.enter(above.as_fd(), &path);
+                }
             }
         }
         let workspace = Arc::clone(workspace);
@@ -384,6 +385,21 @@ mod tests {
         symlink("..", scratch.path().join("a/up")).unwrap();
         symlink("/", scratch.path().join("root")).unwrap();
         assert_eq!(seen(&scratch, "."), ["a/f", "a/up", "root"]);
+    }
+
+    #[test]
+    fn a_walk_through_a_parent_has_the_paths_that_were_given() {
+        let scratch = Scratch::new();
+        scratch.put(".gitignore", "x\n");
+        scratch.put("a/f", "");
+        scratch.put("b/c/x", "");
+        scratch.put("b/c/y", "");
+        scratch.put("b/c/.gitignore", "y\n");
+        // Of the rules, only those in the directory itself are known to hold.
+        let wanted = ["a/../b/c/.gitignore", "a/../b/c/x"];
+        assert_eq!(seen(&scratch, "a/../b/c"), wanted);
+        let absolute = scratch.path().join("a/../b/c/");
+        assert_eq!(seen(&scratch, absolute.to_str().unwrap()), wanted);
     }
 
     #[test]
