@@ -240,12 +240,13 @@ pub fn proposal(workspace: &str, name: &str, arguments: &str) -> Option<(String,
     }
     let mut old = Vec::new();
     let file = Workspace::open(workspace, &[]).ok()?.file(&path?).ok()?;
-    file.take(limits::EDIT_BYTES_MAX).read_to_end(&mut old).ok()?;
-    let old = String::from_utf8(old).ok()?;
+    file.take(limits::EDIT_BYTES_MAX + 1).read_to_end(&mut old).ok()?;
+    let is_whole = old.len() as u64 <= limits::EDIT_BYTES_MAX;
+    let old = String::from_utf8(old).ok().filter(|text| is_whole && !text.contains('\0'))?;
     let new = match (content, old_text, new_text) {
-        (Some(content), _, _) => content,
-        (None, Some(from), Some(to)) if old.matches(&from).count() == 1 => {
-            old.replacen(&from, &to, 1)
+        (Some(content), _, _) => file_text::rewrite(&old, &content),
+        (None, Some(from), Some(to)) if !from.is_empty() && !file_text::is_same(&from, &to) => {
+            file_text::edit(&old, &from, &to).ok()?.0
         }
         _ => return None,
     };
@@ -329,6 +330,9 @@ impl Operation {
 
 #[cfg(test)]
 mod tests {
+    use crate::agent::tests::scratch::Scratch;
+    use std::fs;
+    use std::os::unix::fs::FileExt;
     use super::*;
 
     #[test]
@@ -389,6 +393,38 @@ mod tests {
     }
 
     #[test]
+    #[test]
+    fn a_proposal_is_what_the_call_makes_of_the_file() {
+        let scratch = Scratch::new();
+        let workspace = scratch.path().to_str().unwrap().to_owned();
+        let proposed = |tool: &str, arguments: &str| proposal(&workspace, tool, arguments);
+        let cases = [
+            ("a\r\nb\r\n", "write_file", r#"{"path":"f","content":"1\n2\n"}"#),
+            ("\u{feff}a\n", "write_file", r#"{"path":"f","content":"b\n"}"#),
+            ("a\r\nb\r\n", "edit_file", r#"{"path":"f","old_text":"a\nb","new_text":"1\n2"}"#),
+            ("a\n", "edit_file", r#"{"path":"f","old_text":"a","new_text":"b"}"#),
+            ("aaa\n", "edit_file", r#"{"path":"f","old_text":"aa","new_text":"b"}"#),
+            ("a\n", "edit_file", r#"{"path":"f","old_text":"","new_text":"b"}"#),
+            ("", "edit_file", r#"{"path":"f","old_text":"","new_text":"b"}"#),
+            ("a\0", "write_file", r#"{"path":"f","content":"b\n"}"#),
+        ];
+        for (old, tool, arguments) in cases {
+            scratch.put("f", old);
+            let proposed = proposed(tool, arguments);
+            scratch.run("read_file", r#"{"path":"f"}"#).unwrap();
+            let changed = scratch.run(tool, arguments).ok();
+            let made = changed.map(|_| (old.to_owned(), scratch.read("f")));
+            assert_eq!(proposed, made, "{old:?} {arguments}");
+        }
+        let write = r#"{"path":"f","content":"b"}"#;
+        let file = fs::File::create(scratch.path().join("f")).unwrap();
+        for (more, is_proposed) in [(0, true), (1, false)] {
+            let spaces = vec![b' '; usize::try_from(limits::EDIT_BYTES_MAX).unwrap() + more];
+            file.write_all_at(&spaces, 0).unwrap();
+            assert_eq!(proposed("write_file", write).is_some(), is_proposed);
+        }
+    }
+
     fn errors_in_arguments_are_reported_with_their_position() {
         let refused =
             |tool: &str, text: &str| Tool::named(tool).unwrap().parse(text).err().unwrap();
