@@ -433,7 +433,8 @@ pub const MODEL_OPENING_CHARS_MAX: usize = 200;
 pub const MODEL_LIST_BYTES_MAX: usize = 4 << 20;
 /// The time for that list when a turn needs it.
 pub const MODEL_LIST_MAX: Duration = Duration::from_secs(10);
-/// The time for each question to a server about the size of its context.
+/// The time until a server begins to answer each of two questions about the size of its context;
+/// twice that for everything.
 pub const MODEL_CONTEXT_MAX: Duration = Duration::from_secs(2);
 /// A shorter request fits into every context.
 pub const SHORT_REQUEST_BYTES: usize = 8 * 1024;

@@ -105,12 +105,15 @@ impl ChatModel for ServedModel {
     }
 
     fn learn_context(&self, endpoint: &Endpoint, memory: &ServerMemory, cancel: &Cancel) {
-        let timeouts = Timeouts { retrying: Duration::ZERO, ..self.0.set_by(endpoint) };
+        let deadline = Some(Instant::now() + limits::MODEL_CONTEXT_MAX * 2);
+        let timeouts = Timeouts { retrying: Duration::ZERO, deadline, ..self.0.set_by(endpoint) };
         if memory.context(endpoint, Instant::now()).is_none()
             && let Ok(server) = ModelServer::new(endpoint, Some(cancel), timeouts)
         {
             let tokens = server.context(endpoint.model.as_deref());
-            memory.learn_context_size(endpoint, tokens, Instant::now());
+            if !server.is_cancelled() {
+                memory.learn_context_size(endpoint, tokens, Instant::now());
+            }
         }
     }
 }

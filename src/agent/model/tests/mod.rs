@@ -447,6 +447,31 @@ fn the_size_of_the_context_is_asked_for_once_where_servers_tell_it() {
 }
 
 #[test]
+fn the_question_for_the_context_has_a_time_limit() {
+    const ENDLESS: &str = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{";
+    let (closed, seen) = mpsc::channel();
+    let server = Scripted::new(vec![vec![Step::Send(ENDLESS), Step::AwaitClose(closed)]]);
+    let begun = Instant::now();
+    let cancel = Cancel::new().unwrap();
+    ServedModel(NO_RETRIES).learn_context(&server.endpoint, &server.memory, &cancel);
+    assert!(begun.elapsed() < limits::MODEL_CONTEXT_MAX * 2 + AT_ONCE);
+    seen.recv().unwrap();
+    // It is not asked again with the next request.
+    assert_eq!(server.memory.context(&server.endpoint, Instant::now()), Some(None));
+    server.requests();
+}
+
+#[test]
+fn nothing_is_learned_of_the_context_from_a_question_that_is_cancelled() {
+    let server = Scripted::new(Vec::new());
+    let cancel = Cancel::new().unwrap();
+    cancel.cancel();
+    ServedModel(NO_RETRIES).learn_context(&server.endpoint, &server.memory, &cancel);
+    assert_eq!(server.memory.context(&server.endpoint, Instant::now()), None);
+    server.requests();
+}
+
+#[test]
 fn thinking_that_a_server_refuses_to_get_back_is_omitted_for_a_while() {
     const REFUSED: &str = "HTTP/1.1 400 Bad\r\n\r\n\
         {\"error\":{\"message\":\"messages.1.reasoning_content: not permitted\"}}";
