@@ -188,12 +188,18 @@ impl<'a> ModelServer<'a> {
     pub fn status_failure(&self, head: &ResponseHead, error: &str) -> RequestFailure {
         let has_code = fault::code_of(error) != fault::ERROR || fault::is_about_tools(error);
         let asked = retry_after(head.field("retry-after"), clock::now_millis());
+        let is_busy = match head.status {
+            // Whatever it says: "Too many tokens", for example, may be too many in a minute.
+            429 | 529 => true,
+            503 => !has_code,
+            _ => false,
+        };
+        if is_busy {
+            let fault = self.busy(error, head.status, asked.unwrap_or_default());
+            return RequestFailure { fault, retry: Retry::Busy(asked) };
+        }
         let retry = match head.status {
             _ if has_code => Retry::No,
-            429 | 503 | 529 => {
-                let fault = self.busy(error, head.status, asked.unwrap_or_default());
-                return RequestFailure { fault, retry: Retry::Busy(asked) };
-            }
             408 | 502 | 504 => Retry::Busy(asked),
             500 => Retry::Failed,
             _ => Retry::No,

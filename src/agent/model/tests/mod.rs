@@ -329,6 +329,11 @@ fn each_failure_has_its_code_and_its_words() {
             "model-error",
             "Unexpected endpoint",
         ),
+        (
+            "HTTP/1.1 429 Slow\r\n\r\n{\"message\":\"Too many tokens, please wait before trying again.\"}",
+            "model-busy",
+            "is busy (429): Too many tokens",
+        ),
         ("SSH-2.0-OpenSSH_9.2\r\n", "model-error", "does not speak HTTP"),
     ];
     for (answer, code, words) in cases {
