@@ -321,7 +321,7 @@ impl CompletionParser {
         let thinking = text(message.reasoning_content).map(|text| ("reasoning_content", text));
         let thinking = thinking.or_else(|| text(message.reasoning).map(|text| ("reasoning", text)));
         let thinking = thinking.map(|(name, text)| {
-            self.reasoning.get_or_insert_with(|| (name, String::new())).1.push_str(&text);
+            self.reasoning.get_or_insert_with(|| (name, String::new()));
             text
         });
         let content = message.content.map(content_text);
@@ -355,7 +355,12 @@ impl CompletionParser {
         match kind {
             _ if text.is_empty() => {}
             DeltaKind::Text => self.parts.push(text).into_iter().for_each(|part| self.pass(part)),
-            _ => self.pass(Delta { kind, text: text.to_owned() }),
+            _ => {
+                if let Some((_, reasoning)) = &mut self.reasoning {
+                    reasoning.push_str(text);
+                }
+                self.pass(Delta { kind, text: text.to_owned() });
+            }
         }
     }
 

@@ -70,7 +70,7 @@ fn a_character_that_the_server_splits_is_joined_and_a_lone_surrogate_is_replaced
     let parse_all = |deltas: &[&str], end: &str| {
         let stream: String = deltas.iter().copied().map(delta).chain([end.into()]).collect();
         let (deltas, answer) = parse(stream.as_bytes(), 1);
-        (deltas, answer.map(|answer| answer.text))
+        (deltas, answer.map(|answer| answer.text + &answer.extra))
     };
     let done = "data: [DONE]\n";
     let (deltas, text) = parse_all(
@@ -82,7 +82,7 @@ fn a_character_that_the_server_splits_is_joined_and_a_lone_surrogate_is_replaced
         ],
         done,
     );
-    assert_eq!(text.unwrap(), "hi \u{1f600} \\ud83d bye");
+    assert_eq!(text.unwrap(), "hi \u{1f600} \\ud83d bye,\"reasoning\":\"\u{1f601}\"");
     assert_eq!(deltas, "hi <\u{1f601}>\u{1f600} \\ud83d bye");
     for (deltas, whole) in [
         (
