@@ -210,7 +210,10 @@ impl PartialCall {
         } else {
             self.arguments.push_str(&self.joiner.join(part.arguments, has_surrogates));
         }
-        self.extra.push_str(&part.extra);
+        // Some servers repeat them with each fragment.
+        if !self.extra.contains(&part.extra) {
+            self.extra.push_str(&part.extra);
+        }
         self.nesting.read(&self.arguments);
     }
 
@@ -338,9 +341,12 @@ mod tests {
     fn unknown_members_of_a_call_are_kept() {
         let raw = r#"{"id":"a","type":"function","extra_content":{"google": {"s":"x"}},
             "function":{"name":"f","arguments":"{}"}}"#;
-        let fragment = Fragment::of(&Raw::parse(raw).unwrap()).unwrap();
+        let more = r#"{"extra_content":{"google":{"s":"x"}},"function":{"arguments":" "}}"#;
         let mut calls = ToolCallAssembler::default();
-        calls.add(fragment, false, false).unwrap();
+        for raw in [raw, more] {
+            let fragment = Fragment::of(&Raw::parse(raw).unwrap()).unwrap();
+            calls.add(fragment, false, false).unwrap();
+        }
         let extra = calls.finish().pop().unwrap().extra;
         assert_eq!(extra, r#","extra_content":{"google":{"s":"x"}}"#);
     }
