@@ -16,13 +16,12 @@ mod seen;
 mod walk;
 mod workspace;
 
-use std::collections::HashMap;
 use std::io::Read as _;
 
 use nanoserde::DeJson;
 
 use super::clip::clip;
-use crate::json::{self, Raw};
+use crate::json::{self, Members};
 use crate::limits;
 use crate::text::prefix;
 
@@ -178,10 +177,10 @@ impl Tool {
         let bytes = arguments.as_bytes();
         let attempt = (self.parse)(bytes).map_err(|problem| refused(problem.to_string()))?;
         // A field that the tool does not have is not ignored: the model relies on it.
-        let given: HashMap<String, Raw> = json::parse(bytes).unwrap_or_default();
+        let given = json::parse(bytes).map_or(Vec::new(), |Members(given)| given);
         let is_known = |name: &str| self.arguments.iter().any(|argument| argument.name == name);
-        match given.keys().find(|name| !is_known(name)) {
-            Some(name) => Err(refused(format!("there is no {:?}", truncated(name)))),
+        match given.iter().find(|(name, _)| !is_known(name)) {
+            Some((name, _)) => Err(refused(format!("there is no {:?}", truncated(name)))),
             None => {
                 let subjects = json::parse(bytes).unwrap_or_default();
                 Ok(Operation { effect: self.effect, subjects, attempt })
@@ -330,10 +329,10 @@ impl Operation {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::agent::tests::scratch::Scratch;
     use std::fs;
     use std::os::unix::fs::FileExt;
-    use super::*;
 
     #[test]
     fn definitions_are_json_and_names_are_found() {
@@ -388,11 +387,12 @@ mod tests {
         // A call with a field that the tool does not have would not run.
         let odd = r#"{"path":"Makefile","content":"x","command":"make test"}"#;
         assert_eq!(preview("write_file", odd), None);
-        let refused = Tool::named("write_file").unwrap().parse(odd).err().unwrap();
+        // The first one is named.
+        let odd = odd.replace('}', r#","a":1,"b":1,"c":1}"#);
+        let refused = Tool::named("write_file").unwrap().parse(&odd).err().unwrap();
         assert!(refused.ends_with("; there is no \"command\""), "{refused}");
     }
 
-    #[test]
     #[test]
     fn a_proposal_is_what_the_call_makes_of_the_file() {
         let scratch = Scratch::new();
@@ -425,6 +425,7 @@ mod tests {
         }
     }
 
+    #[test]
     fn errors_in_arguments_are_reported_with_their_position() {
         let refused =
             |tool: &str, text: &str| Tool::named(tool).unwrap().parse(text).err().unwrap();
