@@ -294,9 +294,11 @@ impl WriteFile {
                 (content, Expected::File(old.version))
             }
         };
-        write(context, &self.path, &content, expected)?;
+        let bytes = content.as_bytes();
+        let written = workspace.replace(&self.path, bytes, expected, context.umask)?;
+        context.seen.record(&written.path, written.version, Some(bytes));
         let done = if old.is_some() { "replaced" } else { "created" };
-        Ok(format!("{path} was {done}: {} bytes", content.len()))
+        Ok(format!("{path} was {done}: {} bytes", bytes.len()))
     }
 }
 
@@ -311,7 +313,8 @@ impl EditFile {
             return Err("old_text and new_text are the same".to_owned());
         }
         let file = OpenFile::open(context, &self.path)?;
-        if file.knowledge(context) == Knowledge::Outdated {
+        let knowledge = file.knowledge(context);
+        if knowledge == Knowledge::Outdated {
             return Err(changed_since(&path));
         }
         let edited = file_text::edit(file.text("edited")?, &self.old_text, &self.new_text);
@@ -321,22 +324,14 @@ impl EditFile {
                 "old_text occurs {count} times in {path}, not once; add more of the lines around it"
             ),
         })?;
-        write(context, &self.path, &new, Expected::File(file.version))?;
+        let (bytes, expected) = (new.as_bytes(), Expected::File(file.version));
+        let written = context.workspace()?.replace(&self.path, bytes, expected, context.umask)?;
+        // Of a file that it has not read, the model still knows only the text that it quoted.
+        if knowledge == Knowledge::Current {
+            context.seen.record(&written.path, written.version, Some(bytes));
+        }
         Ok(format!("{path} was edited at line {line}"))
     }
-}
-
-/// Writes a file, and records that the model knows it.
-fn write(
-    context: &ToolContext<'_>,
-    given: &str,
-    content: &str,
-    expected: Expected,
-) -> Result<(), String> {
-    let bytes = content.as_bytes();
-    let written = context.workspace()?.replace(given, bytes, expected, context.umask)?;
-    context.seen.record(&written.path, written.version, Some(bytes));
-    Ok(())
 }
 
 fn changed_since(path: &str) -> String {
@@ -516,11 +511,17 @@ mod tests {
         scratch.put("a", "two\n");
         do_it("edit_file", edit).unwrap();
         assert_eq!(scratch.read("a"), "tw0\n");
-        // What it wrote itself is known, and what it edits without reading is at least quoted.
+        // What it wrote itself is known, and what it edits without reading is at least quoted: the
+        // rest of that file is still unknown.
         do_it("write_file", write).unwrap();
         do_it("write_file", r#"{"path":"a","content":"one\n"}"#).unwrap();
-        scratch.put("b", "one\n");
-        do_it("edit_file", r#"{"path":"b","old_text":"o","new_text":"0"}"#).unwrap();
+        scratch.put("b", "one\ntwo\n");
+        for (old, new) in [("one", "1"), ("1", "one")] {
+            let edit = format!(r#"{{"path":"b","old_text":"{old}","new_text":"{new}"}}"#);
+            do_it("edit_file", &edit).unwrap();
+        }
+        let unread = do_it("write_file", r#"{"path":"b","content":"one\n"}"#).unwrap_err();
+        assert_eq!(unread, "b exists, and you have not read it: read it first");
         scratch.put("empty", "");
         do_it("write_file", r#"{"path":"empty","content":"x"}"#).unwrap();
     }
@@ -533,6 +534,7 @@ mod tests {
         do_it("edit_file", r#"{"path":"dos","old_text":"one\ntwo\n","new_text":"1\n2\n3\n"}"#)
             .unwrap();
         assert_eq!(scratch.read("dos"), "1\r\n2\r\n3\r\n");
+        do_it("read_file", r#"{"path":"dos"}"#).unwrap();
         do_it("write_file", r#"{"path":"dos","content":"x\ny\n"}"#).unwrap();
         assert_eq!(scratch.read("dos"), "x\r\ny\r\n");
         let latin = scratch.path().join("latin");
