@@ -13,7 +13,6 @@ use nanoserde::{DeJson, SerJson};
 
 use crate::json::{self, Lenient, Raw};
 use crate::limits;
-use overrides::Overrides;
 
 /// The version of the protocol. A client and a daemon understand each other if it is equal.
 pub const PROTOCOL_VERSION: &str = "3.0.0";
@@ -261,7 +260,8 @@ pub struct SubmitTurn {
     pub last_seen_seq: Option<u64>,
     pub metadata: Option<Raw>,
     pub options: Option<TurnOptions>,
-    pub overrides: Option<Overrides>,
+    /// See [`overrides::Overrides`].
+    pub overrides: Option<Raw>,
 }
 
 /// The mask of a caller that sends none.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nanoserde::DeJson;
 
 use crate::error::Error;
-use crate::json::{self, Raw};
+use crate::json::{self, Lenient, Members, Raw};
 use crate::limits;
 use crate::protocol::event::SessionConfig;
 use crate::protocol::overrides::Overrides;
@@ -173,10 +173,26 @@ pub fn submit_turn(
     }
     match &turn.overrides {
         None => runtime.accept(session, turn),
-        Some(overrides) => {
-            let options = overridden(turn.options.clone().unwrap_or_default(), overrides)?;
+        Some(given) => {
+            let options = overridden(turn.options.clone().unwrap_or_default(), &overrides(given)?)?;
             runtime.accept(session, &SubmitTurn { options: Some(options), ..turn.clone() })
         }
+    }
+}
+
+/// Decodes the overrides of a turn. Refuses unknown ones: one may be meant to restrict the turn.
+fn overrides(given: &Raw) -> Result<Overrides, SessionError> {
+    let given = given.as_str().as_bytes();
+    let refused = |error: json::DecodeError| invalid(format_args!("overrides: {}", error.what));
+    let overrides: Overrides = json::parse(given).map_err(refused)?;
+    let Members(given) = json::parse(given).map_err(refused)?;
+    // Those that were decoded.
+    let Members(known) = json::parse(json::text(&overrides).as_bytes()).map_err(refused)?;
+    let is_known = |name: &str| known.iter().any(|(known, _)| known == name);
+    let is_null = |value: &Lenient| matches!(value, Lenient::Other(raw) if raw.as_str() == "null");
+    match given.iter().find(|(name, value)| !is_known(name) && !is_null(value)) {
+        None => Ok(overrides),
+        Some((name, _)) => Err(invalid(format_args!("overrides.{name} is unknown"))),
     }
 }
 

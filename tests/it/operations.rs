@@ -379,13 +379,17 @@ fn overrides_of_a_turn_hold_or_are_refused() {
         (r#"{"autonomyLevel":6}"#, "it is a number from 1 to 5"),
         (r#"{"autonomyLevel":1.5}"#, "autonomyLevel"),
         (r#"{"dangerous":"yes"}"#, "dangerous"),
+        (r#"{"dangeruos":false}"#, "overrides.dangeruos is unknown"),
+        (r#"{"model":"x","modle":{}}"#, "overrides.modle is unknown"),
+        ("[]", "overrides: "),
     ] {
         let refused = submit(overrides).expect(400);
         assert!(refused.body.contains(what), "{overrides}: {}", refused.body);
     }
     for overrides in [
         "null",
-        r#"{"autonomyMode":"execution","autonomyLevel":5,"noCommit":true,"noCheckpoints":false}"#,
+        r#"{"autonomyMode":"execution","autonomyLevel":5,"noCommit":true,"noCheckpoints":false,
+            "unknown":null}"#,
     ] {
         submit(overrides).expect(202);
         model.question().answer("done");
