@@ -120,8 +120,8 @@ impl<'a> Record<'a> {
 }
 
 /// Returns the envelope of an event with the names that older clients know: the payload as `data`,
-/// with the id of the session, and the text of a token as `token`. A copy of a long payload would
-/// cost more than it is worth.
+/// with the id of the session, the text of a token as `token`, and the code of an error as they
+/// name it. A copy of a long payload would cost more than it is worth.
 pub fn with_aliases(envelope: &str, kind: Option<EventKind>) -> String {
     let parts = envelope.split_once(",\"payload\":");
     let Some((head, payload)) =
@@ -137,8 +137,12 @@ pub fn with_aliases(envelope: &str, kind: Option<EventKind>) -> String {
         members.push_str(",\"token\":");
         members.push_str(&token);
     }
+    let older = match kind {
+        Some(EventKind::TurnError) => with_older_code(&members),
+        _ => members.clone(),
+    };
     if payload.len() > limits::DATA_BYTES_MAX {
-        return format!("{head},\"payload\":{members}}}}}");
+        return format!("{head},\"payload\":{older}}}}}");
     }
     // The snapshot of a session has the id already.
     let id = match kind {
@@ -146,7 +150,30 @@ pub fn with_aliases(envelope: &str, kind: Option<EventKind>) -> String {
         _ if members == "{" => format!("\"sessionId\":{id}"),
         _ => format!(",\"sessionId\":{id}"),
     };
-    format!("{head},\"payload\":{members}}},\"data\":{members}{id}}}}}")
+    format!("{head},\"payload\":{older}}},\"data\":{members}{id}}}}}")
+}
+
+/// The codes of failed turns that older clients know, under their names.
+const OLDER_CODES: [(&str, &str); 3] = [
+    ("model-disconnected", "lmx-ws-closed"),
+    ("model-timeout", "lmx-timeout"),
+    ("model-unreachable", "lmx-connection-refused"),
+];
+
+/// Returns the members of an error with the code that older clients know. For them, a turn that was
+/// cancelled has none.
+fn with_older_code(members: &str) -> String {
+    const CODE: &str = ",\"code\":\"";
+    let Some((before, (code, rest))) =
+        members.split_once(CODE).and_then(|(before, rest)| Some((before, rest.split_once('"')?)))
+    else {
+        return members.to_owned();
+    };
+    match OLDER_CODES.iter().find(|(own, _)| *own == code) {
+        Some((_, older)) => format!("{before}{CODE}{older}\"{rest}"),
+        None if code == "cancelled" => format!("{before}{rest}"),
+        None => members.to_owned(),
+    }
 }
 
 /// Returns the time of the event whose record begins with `bytes`, which may end within the
@@ -256,6 +283,18 @@ mod tests {
             envelope("turn.thinking", r#"{"turnId":"t","text":"x"}"#),
             r#"{"turnId":"t","text":"x"},"data":{"turnId":"t","text":"x","sessionId":"s"}}"#
         );
+        for (own, older) in [
+            ("model-unreachable", ",\"code\":\"lmx-connection-refused\""),
+            ("model-timeout", ",\"code\":\"lmx-timeout\""),
+            ("model-disconnected", ",\"code\":\"lmx-ws-closed\""),
+            ("storage-full", ",\"code\":\"storage-full\""),
+            ("cancelled", ""),
+        ] {
+            let payload = format!(r#"{{"turnId":"t","code":"{own}","message":"x"}}"#);
+            let data = format!(r#"{{"turnId":"t","code":"{own}","message":"x","sessionId":"s"}}"#);
+            let expected = format!(r#"{{"turnId":"t"{older},"message":"x"}},"data":{data}}}"#);
+            assert_eq!(envelope("turn.error", &payload), expected);
+        }
         assert_eq!(envelope("x", "{}"), r#"{},"data":{"sessionId":"s"}}"#);
         let first = r#"{"sessionId":"s"}"#;
         assert_eq!(envelope("session.snapshot", first), format!("{first},\"data\":{first}}}"));

@@ -636,6 +636,17 @@ fn the_page_lists_the_messages_of_the_websocket() {
 }
 
 #[test]
+fn the_page_lists_the_codes_for_older_clients() {
+    let source = document("src/session/record.rs");
+    let table = source.split("const OLDER_CODES: ").nth(1).unwrap().split("\n];").next().unwrap();
+    let rows = table.split("    (\"").skip(1).map(|row| row.split('"').collect::<Vec<_>>());
+    let text = Page::read("opta-daemon.1").section("HTTP API").text();
+    let (_, list) = text.split_once("that older clients know:").unwrap();
+    let listed = list.split(", and none for").next().unwrap().split(',').map(str::trim);
+    assert_eq!(set(listed), set(rows.map(|row| format!("{} for {}", row[2], row[0]))));
+}
+
+#[test]
 fn the_page_lists_the_routes() {
     let mut routes = set(routes().into_keys());
     let items = Page::read("opta-daemon.1").section("HTTP API").items();

@@ -172,9 +172,10 @@ impl Socket {
         while text.contains(UPDATED) {
             text = self.text();
         }
-        // The same as over HTTP, and the payload once more.
+        // The same as over HTTP, but for the code, and the payload once more.
+        let (older, own) = ("\"lmx-connection-refused\"", "\"model-unreachable\"");
         match text.rsplit_once(",\"data\":{") {
-            Some((envelope, _)) => Event::read(&format!("{envelope}}}")),
+            Some((envelope, _)) => Event::read(&format!("{}}}", envelope.replace(older, own))),
             None => Event::read(&text),
         }
     }

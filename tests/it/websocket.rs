@@ -41,6 +41,21 @@ fn past_and_new_events_arrive_once_and_in_order() {
 }
 
 #[test]
+fn a_failed_turn_has_the_code_that_older_clients_know_and_its_own() {
+    let (_home, api) = started();
+    api.create("s");
+    api.submit("s", "t").expect(202);
+    let mut socket = Socket::open(&api, "sessionId=s");
+    let mut text = socket.text();
+    while !text.contains("\"turn.error\"") {
+        text = socket.text();
+    }
+    let (payload, data) = text.split_once(",\"data\":").unwrap();
+    assert!(payload.contains(r#""code":"lmx-connection-refused","message":"cannot"#), "{text}");
+    assert!(data.contains(r#""code":"model-unreachable","message":"cannot"#), "{text}");
+}
+
+#[test]
 fn a_long_history_arrives_whole_at_every_reader() {
     let (_home, api) = started();
     api.create("s");
