@@ -130,24 +130,35 @@ fn a_systemd_service_is_installed_run_and_removed() {
 }
 
 #[test]
-fn a_request_to_the_daemon_installs_the_service() {
+fn requests_to_the_daemon_install_and_remove_the_service() {
     need_systemd!();
     need!("curl");
     let home = machine();
     let script = r#"
         opta daemon start
         port=$(opta daemon status --json | sed 's/.*"port":\([0-9]*\).*/\1/')
-        curl --silent --fail --json '{}' --oauth2-bearer "$(opta daemon token)" \
-            "http://127.0.0.1:$port/v3/operations/daemon.install"
-        echo
+        perform() {
+            curl --silent --fail --json '{}' --oauth2-bearer "$(opta daemon token)" \
+                "http://127.0.0.1:$port/v3/operations/daemon.$1"
+            echo
+        }
+        perform install
         systemd-analyze verify --user "$unit"
-        opta daemon uninstall
+        # The daemon holds it until its end; the command first removes the service.
+        perform uninstall
+        try flock ~/.config/opta/daemon/daemon.pid ls "$unit"
+        try opta daemon uninstall
+        try opta daemon status
     "#;
     let expected = format!(
         r#"{STARTED}{{"ok":true,"id":"daemon.install","safety":"write","result":{{"installed":true,"#
-    ) + "{*}}\nRemoved systemd user service: opta-daemon\nDaemon stopped.\n";
-    let kept = "opta: sessions, settings and logs are kept in ~/.config/opta\n";
-    under_systemd(&home, "nobody", script).stdout(&expected).stderr(kept).run();
+    ) + "{*}}\n{\"ok\":true,\"id\":\"daemon.uninstall\",\"safety\":\"write\",\"result\":\
+         {\"started\":\"opta daemon uninstall\",\"pid\":{pid}}}\n\
+         {*}No such file or directory\n= 2\n\
+         No systemd user service is installed.\n= 0\n"
+        + NONE
+        + "= 3\n";
+    under_systemd(&home, "nobody", script).stdout(&expected).run();
 }
 
 #[test]
