@@ -21,9 +21,26 @@ impl Style {
 
     /// Returns `text` with a color, an SGR parameter of ECMA-48, such as `31` for red.
     pub fn paint(self, color: &str, text: &str) -> String {
-        match self {
-            Style::Color if !text.is_empty() => format!("\x1b[{color}m{text}\x1b[0m"),
-            _ => text.to_owned(),
+        let mut out = String::with_capacity(text.len());
+        self.paint_on(&mut out, color, |out| out.push_str(text));
+        out
+    }
+
+    /// Gives what `write` appends to `out` a color.
+    pub fn paint_on(self, out: &mut String, color: &str, write: impl FnOnce(&mut String)) {
+        let start = out.len();
+        if self == Style::Plain {
+            return write(out);
+        }
+        for part in ["\x1b[", color, "m"] {
+            out.push_str(part);
+        }
+        let painted = out.len();
+        write(out);
+        if out.len() == painted {
+            out.truncate(start);
+        } else {
+            out.push_str("\x1b[0m");
         }
     }
 }
@@ -32,6 +49,11 @@ impl Style {
 /// order in which the text is read or remain invisible are escaped: `\n`, `\u{1b}`.
 pub fn escaped(text: &str) -> String {
     escaped_except(text, |_| false)
+}
+
+/// Appends `text` as [`escaped`] returns it.
+pub fn push_escaped(text: &str, out: &mut String) {
+    push_escaped_except(text, |_| false, out);
 }
 
 /// Returns `text` as [`escaped`] does, but with its line feeds and tabs.
@@ -134,6 +156,15 @@ pub fn wrapped<'t>(
 
 fn escaped_except(text: &str, is_kept: impl Fn(char) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
+    push_escaped_except(text, is_kept, &mut out);
+    out
+}
+
+fn push_escaped_except(text: &str, is_kept: impl Fn(char) -> bool, out: &mut String) {
+    // Most texts are of printable ASCII.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return out.push_str(text);
+    }
     for c in text.chars() {
         if needs_escape(c) && !is_kept(c) {
             out.extend(c.escape_default());
@@ -141,7 +172,6 @@ fn escaped_except(text: &str, is_kept: impl Fn(char) -> bool) -> String {
             out.push(c);
         }
     }
-    out
 }
 
 /// Returns whether a character is escaped: control characters, line separators, direction marks and

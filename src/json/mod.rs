@@ -13,12 +13,14 @@ pub mod edit;
 #[cfg(test)]
 mod fuzz;
 mod grammar;
+mod members;
 mod surrogates;
 
 use std::fmt;
 use std::str::{Chars, FromStr};
 
 pub use grammar::{TokenKind, Tokenizer};
+pub use members::{Member, members};
 pub use surrogates::{Joiner, repair};
 
 use nanoserde::{DeJson, DeJsonErr, DeJsonState, DeJsonTok, SerJson, SerJsonState};

@@ -6,15 +6,16 @@
 //!
 //! What is shown cannot control a terminal.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use super::{Level, LineFormat, Query};
 use crate::error::Error;
-use crate::json::{self, Lenient, Members};
+use crate::json::{self, Member, Raw};
 use crate::limits::LOG_LINE_BYTES_MAX;
 use crate::lines::READ_BYTES;
 use crate::sys::WallClock;
-use crate::text::{Style, escaped, escaped_json, quoted, sanitized};
+use crate::text::{Style, escaped_json, push_escaped, quoted, sanitized};
 use crate::{clock, sys};
 
 /// A line that the daemon wrote: a JSON object with `ts`, `level` and `msg`, in any order.
@@ -22,69 +23,93 @@ pub struct Line<'a> {
     /// Milliseconds since 1970.
     pub ts: i64,
     pub level: Level,
-    message: String,
+    message: Cow<'a, str>,
     /// In their stored order.
-    fields: Vec<(String, Lenient)>,
+    fields: Vec<Member<'a>>,
     stored: &'a str,
 }
 
 impl<'a> Line<'a> {
     /// Parses a line without its end; `None` if it is foreign.
     pub fn parse(stored: &'a [u8]) -> Option<Line<'a>> {
-        let Members(mut fields) = json::parse(stored).ok()?;
+        let stored = std::str::from_utf8(stored).ok()?;
+        let mut fields = json::members(stored)?;
         let mut take = |name: &str| {
-            let values = fields.extract_if(.., |(key, _)| key == name);
-            values.last()?.1.text()
+            let values = fields.extract_if(.., |member| member.name == name);
+            values.last()?.string()
         };
         Some(Line {
             ts: clock::parse_rfc3339(&take("ts")?)?,
             level: Level::parse(&take("level")?)?,
             message: take("msg")?,
             fields,
-            stored: std::str::from_utf8(stored).ok()?,
+            stored,
         })
     }
 
-    /// Returns `[10:00:02] INFO  session created id=sess_abc123`, without an end of line: local
-    /// time, with its date if that is not the one of `now`, and fields in their stored order.
+    /// Appends `[10:00:02] INFO  session created id=sess_abc123`, without an end of line: local
+    /// time, with its date if that is not `today`, and fields in their stored order.
+    pub fn format(&self, style: Style, today: Date, out: &mut String) {
+        let time = sys::local_time(self.ts.div_euclid(1000));
+        out.push('[');
+        if date_of(&time) != today {
+            let (year, month, day) = date_of(&time);
+            out.push_str(&format!("{year:04}-{month:02}-{day:02} "));
+        }
+        out.push_str(&format!("{:02}:{:02}:{:02}] ", time.hour, time.minute, time.second));
+        let level = self.level.padded();
+        match self.level {
+            Level::Debug => style.paint_on(out, "2", |out| out.push_str(level)),
+            Level::Info => out.push_str(level),
+            Level::Warn => style.paint_on(out, "33", |out| out.push_str(level)),
+            Level::Error => style.paint_on(out, "31", |out| out.push_str(level)),
+        }
+        out.push(' ');
+        push_escaped(&self.message, out);
+        style.paint_on(out, "2", |out| {
+            self.fields.iter().for_each(|field| format_field(field, out));
+        });
+    }
+
+    /// Returns the line as [`Line::format`] appends it at the time `now`, in Unix milliseconds.
     pub fn formatted(&self, style: Style, now: i64) -> String {
-        let [time, today] = [self.ts, now].map(|millis| sys::local_time(millis.div_euclid(1000)));
-        let date = |at: &WallClock| (at.year, at.month, at.day);
-        let date = match date(&time) {
-            same if same == date(&today) => String::new(),
-            (year, month, day) => format!("{year:04}-{month:02}-{day:02} "),
-        };
-        let level = self.level.to_string();
-        let level = match self.level {
-            Level::Debug => style.paint("2", &level),
-            Level::Info => level,
-            Level::Warn => style.paint("33", &level),
-            Level::Error => style.paint("31", &level),
-        };
-        let fields: String = self.fields.iter().map(formatted_field).collect();
-        format!(
-            "[{date}{:02}:{:02}:{:02}] {level} {}{}",
-            time.hour,
-            time.minute,
-            time.second,
-            escaped(&self.message),
-            style.paint("2", &fields)
-        )
+        let mut out = String::new();
+        self.format(style, date(now), &mut out);
+        out
     }
 }
 
-/// Returns ` name=value`, with the value in quotes where it could be taken for more or less than
+/// Appends ` name=value`, with the value in quotes where it could be taken for more or less than
 /// one value.
-fn formatted_field((name, value): &(String, Lenient)) -> String {
+fn format_field(field: &Member<'_>, out: &mut String) {
     let is_bare = |text: &str| {
         !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '"' || c == '=')
     };
-    let value = match value {
-        Lenient::Text(text) if !is_bare(text) => quoted(text),
-        Lenient::Text(text) => escaped(text),
-        Lenient::Other(raw) => escaped(raw.as_str()),
-    };
-    format!(" {}={value}", escaped(name))
+    out.push(' ');
+    push_escaped(&field.name, out);
+    out.push('=');
+    match field.string() {
+        Some(text) if is_bare(&text) => push_escaped(&text, out),
+        Some(text) => out.push_str(&quoted(&text)),
+        None if field.value.starts_with(['{', '[']) => {
+            // Without white space between its tokens.
+            let raw = Raw::parse(field.value).ok();
+            push_escaped(raw.as_ref().map_or(field.value, Raw::as_str), out);
+        }
+        None => push_escaped(field.value, out),
+    }
+}
+
+/// A year, a month and a day.
+pub type Date = (i32, u8, u8);
+
+fn date_of(time: &WallClock) -> Date {
+    (time.year, time.month, time.day)
+}
+
+/// Returns the date of a time in Unix milliseconds.
+pub fn date(millis: i64) -> Date {
+    date_of(&sys::local_time(millis.div_euclid(1000)))
 }
 
 /// What a query does with a line.
@@ -113,8 +138,8 @@ impl Query {
         }
     }
 
-    /// Returns a line in the format of this query, without its end.
-    fn formatted(&self, stored: &[u8]) -> String {
+    /// Appends a line in the format of this query, without its end.
+    fn format(&self, stored: &[u8], today: Date, out: &mut String) {
         let (text, is_whole) = within_limit(stored);
         let line = is_whole.then(|| Line::parse(text)).flatten();
         let foreign = || {
@@ -122,13 +147,14 @@ impl Query {
             if is_whole { text.into_owned() } else { format!("{text}…") }
         };
         match (self.format, line) {
-            (LineFormat::Text(style), Some(line)) => line.formatted(style, clock::now_millis()),
-            (LineFormat::Text(_), None) => sanitized(&foreign()),
-            (LineFormat::Json, Some(line)) => escaped_json(line.stored).into_owned(),
+            (LineFormat::Text(style), Some(line)) => line.format(style, today, out),
+            (LineFormat::Text(_), None) => out.push_str(&sanitized(&foreign())),
+            (LineFormat::Json, Some(line)) => out.push_str(&escaped_json(line.stored)),
             (LineFormat::Json, None) => {
                 let mut object = r#"{"level":"ERROR","msg":"#.to_owned();
                 json::quote(&foreign(), &mut object);
-                escaped_json(&object).into_owned() + "}"
+                out.push_str(&escaped_json(&object));
+                out.push('}');
             }
         }
     }
@@ -149,17 +175,22 @@ pub(super) struct Printer<'a, W: Write + ?Sized> {
     pub out: &'a mut W,
     /// Formatted, but not written yet.
     formatted: String,
+    /// The date when the first line of it was formatted.
+    today: Date,
 }
 
 impl<'a, W: Write + ?Sized> Printer<'a, W> {
     pub fn new(query: Query, out: &'a mut W) -> Printer<'a, W> {
-        Printer { query, out, formatted: String::new() }
+        Printer { query, out, formatted: String::new(), today: (0, 0, 0) }
     }
 
     /// Prints a line without its end, if the query shows it.
     pub fn print(&mut self, stored: &[u8]) -> Result<(), Error> {
         if let Selection::Shown = self.query.select(stored) {
-            self.formatted.push_str(&self.query.formatted(stored));
+            if self.formatted.is_empty() {
+                self.today = date(clock::now_millis());
+            }
+            self.query.format(stored, self.today, &mut self.formatted);
             self.formatted.push('\n');
         }
         if self.formatted.len() > READ_BYTES { self.flush() } else { Ok(()) }

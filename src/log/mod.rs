@@ -17,7 +17,7 @@ mod writer;
 
 pub use tail::Tail;
 
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -47,19 +47,17 @@ impl Level {
 
     /// Returns the name as stored lines have it.
     pub fn name(self) -> &'static str {
+        self.padded().trim_end()
+    }
+
+    /// Returns the name, padded to the width of the longest one.
+    pub fn padded(self) -> &'static str {
         match self {
             Level::Debug => "DEBUG",
-            Level::Info => "INFO",
-            Level::Warn => "WARN",
+            Level::Info => "INFO ",
+            Level::Warn => "WARN ",
             Level::Error => "ERROR",
         }
-    }
-}
-
-/// Padded to the width of the longest name.
-impl Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<5}", self.name())
     }
 }
 
@@ -244,7 +242,7 @@ mod tests {
         assert_eq!(Level::parse("warning"), None);
         assert_eq!(Level::parse(""), None);
         for level in Level::ALL {
-            assert_eq!(level.to_string().len(), 5);
+            assert_eq!(level.padded().len(), 5);
             assert_eq!(Level::parse(level.name()), Some(level));
         }
     }

@@ -1,0 +1,89 @@
+//! The members of an object, as parts of its text.
+
+use std::borrow::Cow;
+
+use super::{TokenKind, Tokenizer, grammar, parse};
+
+/// A member of an object, with its value as it is written.
+pub struct Member<'t> {
+    pub name: Cow<'t, str>,
+    pub value: &'t str,
+}
+
+impl<'t> Member<'t> {
+    /// Returns the value if it is a string.
+    pub fn string(&self) -> Option<Cow<'t, str>> {
+        string(self.value)
+    }
+}
+
+/// Returns the members of an object in their order, with repeated ones; `None` if `text` is not
+/// exactly one object that [`parse`] would decode.
+pub fn members(text: &str) -> Option<Vec<Member<'_>>> {
+    grammar::strict(text).ok()?;
+    let mut tokens = Tokenizer::default();
+    tokens.next(text).filter(|token| token.text == "{")?;
+    let mut members = Vec::with_capacity(8);
+    loop {
+        let name = tokens.next(text)?;
+        match name.kind {
+            TokenKind::Close => return Some(members),
+            TokenKind::Comma => continue,
+            _ => tokens.next(text)?, // The colon.
+        };
+        let mut token = tokens.next(text)?;
+        let start = token.start;
+        let mut depth = 0_usize;
+        loop {
+            match token.kind {
+                TokenKind::Open => depth += 1,
+                TokenKind::Close => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+            token = tokens.next(text)?;
+        }
+        let value = text.get(start..token.start + token.text.len())?;
+        members.push(Member { name: string(name.text)?, value });
+    }
+}
+
+/// Returns the text of a string in quotes; `None` of any other value.
+fn string(token: &str) -> Option<Cow<'_, str>> {
+    let inner = token.strip_prefix('"')?.strip_suffix('"')?;
+    match inner.contains('\\') {
+        true => parse(token.as_bytes()).ok().map(Cow::Owned),
+        false => Some(inner.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Lenient, Members};
+    use super::*;
+
+    #[test]
+    fn members_are_those_that_are_decoded() {
+        for text in [
+            "{}",
+            r#" { "a" : "b\n" , "\u0061":[1, {"x":"]"}],"c":null,"d":{},"e":"" } "#,
+            r#"{"a":1}}"#,
+            "[]",
+            "\"a\"",
+            "",
+        ] {
+            let whole = parse::<Members>(text.as_bytes()).ok();
+            let decoded = whole.map(|Members(members)| members);
+            let found = members(text).map(|members| {
+                let value = |member: &Member<'_>| match member.string() {
+                    Some(text) => Lenient::Text(text.into_owned()),
+                    None => parse(member.value.as_bytes()).unwrap(),
+                };
+                members.iter().map(|member| (member.name.to_string(), value(member))).collect()
+            });
+            assert_eq!(found, decoded, "{text}");
+        }
+    }
+}
