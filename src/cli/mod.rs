@@ -175,6 +175,8 @@ pub enum SessionsCommand {
     Show { id: String },
     /// For other programs.
     Export { id: String, format: ExportFormat },
+    /// `list` prints the ids of the sessions only.
+    Grep { pattern: String, ignore_case: bool, list: bool },
     /// Without an id, all sessions.
     Verify { id: Option<String> },
     /// With `force`, without asking for confirmation.

@@ -242,8 +242,12 @@ fn missing_command(words: &[&str]) -> String {
 }
 
 /// Words that other programs use, and our commands.
-const SYNONYMS: [(&str, &str); 3] =
-    [("delete", "sessions rm"), ("ls", "sessions list"), ("remove", "sessions rm")];
+const SYNONYMS: [(&str, &str); 4] = [
+    ("delete", "sessions rm"),
+    ("ls", "sessions list"),
+    ("remove", "sessions rm"),
+    ("search", "sessions grep"),
+];
 
 /// Returns the message when no command begins with `words` followed by `word`. Suggests a command
 /// that ends with this word, or begins or ends with a similar one.

@@ -322,6 +322,22 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         },
     },
     Subcommand {
+        words: &["sessions", "grep"],
+        operand: Some(Operand { name: "PATTERN", arity: Arity::One, choices: &[] }),
+        options: &[
+            switch("ignore-case", "do not distinguish upper and lower case").short('i'),
+            switch("list", "print only the ids of the sessions").short('l'),
+            JSON,
+        ],
+        summary: "Search the text of all sessions",
+        about: "Prints each line of messages, answers and tools that matches a regular expression.\nExit status: 0 if a line matches, 1 if none does.",
+        build: |args| {
+            let (ignore_case, list) = (args.has("ignore-case"), args.has("list"));
+            let pattern = args.operand()?;
+            Ok(Command::Sessions(SessionsCommand::Grep { pattern, ignore_case, list }))
+        },
+    },
+    Subcommand {
         words: &["sessions", "verify"],
         operand: Some(Operand { arity: Arity::AtMostOne, ..ID }),
         options: &[JSON],

@@ -4,9 +4,12 @@
 //! a daemon is writing.
 
 use std::io::{self, IsTerminal};
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+
+use regex::bytes::Regex;
 
 use crate::cli::{ExportFormat, OutputMode, SessionChoice, SessionsCommand};
 use crate::commands::{Output, daemon_notes};
@@ -17,11 +20,12 @@ use crate::lifecycle::guardian::reach;
 use crate::paths::Paths;
 use crate::protocol::{SessionId, SessionSummary};
 use crate::session::reader::JournalReport;
+use crate::session::search::{self, MatchingLine, SearchResult};
 use crate::session::store::{Page, Store, no_session};
 use crate::session::transcript::{Transcript, turns};
 use crate::sys::watch::Watch;
 use crate::text::{escaped, escaped_json, prefix, truncated};
-use crate::{client, clock, limits};
+use crate::{client, clock, limits, sys};
 
 /// Runs `opta sessions …`.
 pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<ExitCode, Error> {
@@ -30,6 +34,16 @@ pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<Exi
         SessionsCommand::List { limit } => list(paths, &store, *limit, output),
         SessionsCommand::Show { id } => print(&store, id, None, output),
         SessionsCommand::Export { id, format } => print(&store, id, Some(*format), output),
+        SessionsCommand::Grep { pattern, ignore_case, list } => {
+            let regex = search::compile(pattern, *ignore_case).map_err(|reason| {
+                // The first lines draw where it is.
+                let reason = reason.lines().last().unwrap_or_default();
+                let reason = reason.trim_start_matches("error: ");
+                let next_step = "a backslash makes a character stand for itself: \\(";
+                Error::usage(format!("cannot search '{pattern}': {reason}"), next_step)
+            })?;
+            grep(&store, &regex, *list, output)
+        }
         SessionsCommand::Verify { id } => verify(&store, id.as_deref(), output),
         SessionsCommand::Remove { id, force } => remove(paths, &store, id, *force, output),
     }
@@ -169,6 +183,70 @@ pub fn omissions(id: &SessionId, damaged_records: u64, missing_bytes: u64) -> Ve
         (missing_bytes > 0).then(|| format!("{missing_bytes} bytes are missing at the end"));
     let see = |what| format!("{what}; see: opta sessions verify {}", as_argument(id));
     damaged.into_iter().chain(missing).map(see).collect()
+}
+
+/// Runs `opta sessions grep`: 1 if no line matches, or a session cannot be read.
+fn grep(store: &Store, regex: &Regex, list: bool, output: &Output) -> Result<ExitCode, Error> {
+    // The last session in which a line matched.
+    let mut last: Option<SessionId> = None;
+    let mut failed = false;
+    let searched = search::search(store, regex, |id, found| {
+        let is_listed = list && last.as_ref() == Some(id);
+        let printed = match found {
+            SearchResult::Line(_) if is_listed => Ok(()),
+            SearchResult::Line(line) => {
+                last = Some(id.clone());
+                print_match(id, (!list).then_some(&line), regex, output)
+            }
+            SearchResult::End(Ok(report)) => {
+                let notes = omissions(id, report.lost(), report.missing_bytes);
+                notes.iter().for_each(|note| output.note(note));
+                Ok(())
+            }
+            SearchResult::End(Err(error)) if is_deleted(&error) => Ok(()),
+            SearchResult::End(Err(error)) => {
+                failed = true;
+                output.error(&error)
+            }
+        };
+        match printed {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    })?;
+    match searched {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(ExitCode::from(u8::from(failed || last.is_none()))),
+    }
+}
+
+/// Prints a session in which a line matches, and the line, if there is one.
+fn print_match(
+    id: &SessionId,
+    line: Option<&MatchingLine<'_>>,
+    regex: &Regex,
+    output: &Output,
+) -> Result<(), Error> {
+    let session_id = id.as_str().to_owned();
+    let Some(MatchingLine { ts, role, text }) = line else {
+        return output.result(&session_id, &Object(&[("sessionId", &session_id)]));
+    };
+    let (style, mut marked, mut end) = (output.style(), String::new(), 0);
+    let part = |range: Range<usize>| escaped(text.get(range).unwrap_or_default());
+    for found in regex.find_iter(text.as_bytes()) {
+        marked += &part(end..found.start());
+        marked += &style.paint("1;31", &part(found.range()));
+        end = found.end();
+    }
+    marked += &part(end..text.len());
+    let time = sys::local_time(clock::parse_rfc3339(ts).unwrap_or(0).div_euclid(1000));
+    let sys::WallClock { year, month, day, hour, minute, .. } = time;
+    let time = format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}");
+    let (ts, role, text) = ((*ts).to_owned(), (*role).to_owned(), (*text).to_owned());
+    output.result(
+        &format!("{session_id}: {time} {}: {marked}", escaped(&role)),
+        &Object(&[("sessionId", &session_id), ("ts", &ts), ("role", &role), ("text", &text)]),
+    )
 }
 
 /// Formats an id as an argument of a command.

@@ -7,6 +7,7 @@ pub mod record;
 pub mod replay;
 pub mod runtime;
 mod said;
+pub mod search;
 #[expect(clippy::module_inception, reason = "the module is about sessions, the file about one")]
 pub mod session;
 pub mod store;

@@ -162,19 +162,28 @@ pub fn turns(count: u64) -> String {
 impl Part {
     /// Returns the role of its author, its text and its tool calls.
     fn content(&self) -> (String, String, &[ToolCall]) {
-        let (role, text) = match self {
-            Part::Message(Message::Given(message)) => given(message),
-            Part::Message(Message::Assistant { text, calls, .. }) => {
-                return ("assistant".to_owned(), text.clone(), calls);
+        match self {
+            Part::Message(message) => content_of(message),
+            Part::NotStarted(text) => ("user".to_owned(), text.clone(), &[]),
+            Part::Failed { code, message } => {
+                ("error".to_owned(), format!("{message} ({code})"), &[])
             }
-            Part::Message(Message::User(text)) | Part::NotStarted(text) => {
-                ("user".into(), text.clone())
-            }
-            Part::Message(Message::Tool { result, .. }) => ("tool".into(), result.clone()),
-            Part::Failed { code, message } => ("error".into(), format!("{message} ({code})")),
-        };
-        (role, text, &[])
+        }
     }
+}
+
+/// Returns the role of a message's author, its text and its tool calls.
+pub(super) fn content_of(message: &Message) -> (String, String, &[ToolCall]) {
+    let (role, text, calls): (&str, &String, &[ToolCall]) = match message {
+        Message::Given(message) => {
+            let (role, text) = given(message);
+            return (role, text, &[]);
+        }
+        Message::Assistant { text, calls, .. } => ("assistant", text, calls),
+        Message::User(text) => ("user", text, &[]),
+        Message::Tool { result, .. } => ("tool", result, &[]),
+    };
+    (role.to_owned(), text.clone(), calls)
 }
 
 /// Returns the role and the text of a message that the session was created with.

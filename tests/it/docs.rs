@@ -947,7 +947,7 @@ const TYPED: &[(&str, &str)] = &[
     ("opta do", "do doctor"),
     ("opta chat --re", "--resume"),
     ("opta chat --co", "--continue --continue=any"),
-    ("opta sessions ", "list show export verify rm"),
+    ("opta sessions ", "list show export grep verify rm"),
     ("opta sessions show ", "--json --help"),
     ("opta sessions export --format ", "json markdown"),
     ("opta sessions list --limit ", ""),

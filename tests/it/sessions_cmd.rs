@@ -8,7 +8,10 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::thread;
 
+use crate::model::Model;
 use crate::support::{ANYTHING, DEADLINE, Home, STOPPED, eventually, need};
+use crate::task::task;
+use crate::user::in_terminal;
 
 const UNANSWERED: &str = "  cannot reach the model server at http://127.0.0.1:1/v1 {why}\n";
 const ONE_DAMAGED: &str = "1 session checked, 1 damaged\n";
@@ -211,6 +214,92 @@ fn verify_finds_damaged_and_torn_records() {
         good.len() - first.len()
     );
     home.opta("sessions show h").stdout(ANYTHING).stderr(&missing).run();
+}
+
+#[test]
+fn grep_prints_each_line_that_matches_newest_session_first() {
+    let home = Home::new();
+    home.start();
+    let request = r#"{"sessionId":"old","messages":[
+        {"role":"system","content":"be brief"},{"role":"assistant","content":"a Needle\r\nhay"}]}"#;
+    ask(&home, "POST", "/v3/sessions", request);
+    create(&home, "new", None);
+    // Their turns never start, since there is no model server.
+    submit(&home, "new", "hay\\n\\u001b[2Jneedle needle-1", 1);
+    home.opta("daemon stop").stdout(STOPPED).run();
+    let before = home.snapshot();
+    let new = "new: {date} {time} user: \\u{1b}[2Jneedle needle-1\n";
+    let old = "old: {date} {time} assistant: a Needle\n";
+    let grep = |words: &str| home.opta(&format!("sessions grep {words}"));
+    grep("needle").stdout(new).run();
+    grep("-i needle").stdout(&format!("{new}{old}")).run();
+    grep("--ignore-case ^a.needle$").stdout(old).run();
+    grep("-- -[0-9]").stdout(new).run();
+    grep("-il needle").stdout("new\nold\n").run();
+    grep("-l hay").stdout("new\nold\n").run();
+    grep("NEEDLE").status(1).run();
+    let object = r#"{"sessionId":"old","ts":"{ts}","role":"assistant","text":"a Needle"}"#;
+    grep("Needle --json").stdout(&format!("{object}\n")).run();
+    grep("Needle --json --list").stdout("{\"sessionId\":\"old\"}\n").run();
+    for (pattern, reason) in
+        [("a(", "unclosed group"), ("[z-a]", "invalid character class range{*}")]
+    {
+        let refused = format!("opta: cannot search '{pattern}': {reason}\n{{next}}\n");
+        grep(pattern).stderr(&refused).status(2).run();
+    }
+    grep("").stderr("opta: PATTERN is missing\n{usage}\n").status(2).run();
+    assert_eq!(home.snapshot(), before);
+}
+
+#[test]
+fn grep_finds_answers_tool_calls_and_their_results() {
+    let (home, model) = (Home::new(), Model::new());
+    home.write(&home.beside("notes"), "first\nthe needle of the file\n");
+    let running = task(&home, &model, "look").stdout(ANYTHING).stderr(ANYTHING).spawn();
+    model.question().call("read_file", r#"{\"path\":\"notes\"}"#);
+    let mut question = model.question();
+    question.say("it has a nee");
+    question.answer("dle in it");
+    running.finish();
+    let found = "{id}: {date} {time} tool: {*}the needle of the file\n\
+                 {id}: {later} {then} assistant: it has a needle in it\n";
+    home.opta("sessions grep needle").stdout(found).run();
+    let call = "{id}: {date} {time} assistant: > read_file {\"path\":\"notes\"}\n";
+    home.opta("sessions grep read_file").stdout(call).run();
+}
+
+#[test]
+fn grep_names_a_damaged_session_and_searches_the_others() {
+    let home = with_sessions(&["good", "partial", "lost"]);
+    home.start();
+    submit(&home, "good", "needle", 1);
+    submit(&home, "partial", "needle", 1);
+    home.opta("daemon stop").stdout(STOPPED).run();
+    let partial = fs::read_to_string(journal(&home, "partial")).unwrap();
+    let one_bad = partial.replacen("turn.start", "turn.stop!", 1);
+    fs::write(journal(&home, "partial"), one_bad).unwrap();
+    fs::write(journal(&home, "lost"), "no journal\n").unwrap();
+    let found = "partial: {date} {time} user: needle\ngood: {date} {time} user: needle\n";
+    let omitted = "opta: 1 damaged record is omitted; see: opta sessions verify partial\n";
+    let damaged = format!("opta: cannot read the session lost: {{why}}\n{omitted}");
+    home.opta("sessions grep needle").stdout(found).stderr(&damaged).status(1).run();
+    home.opta("sessions grep x").stderr(&damaged).status(1).run();
+}
+
+#[test]
+fn grep_marks_the_matches_on_a_terminal_only() {
+    need!("script");
+    let home = with_sessions(&[]);
+    home.start();
+    create(&home, "one", None);
+    submit(&home, "one", "a needle and a needle", 1);
+    let marked =
+        "one: {date} {time} user: a \x1b[1;31mneedle\x1b[0m and a \x1b[1;31mneedle\x1b[0m\r\n";
+    let run = |command| in_terminal(&home, command).env("TERM", "xterm");
+    run("opta sessions grep needle").stdout(marked).run();
+    let plain = marked.replace("\x1b[1;31m", "").replace("\x1b[0m", "");
+    run("NO_COLOR=1 opta sessions grep needle").stdout(&plain).run();
+    home.opta("sessions grep needle").stdout(&plain.replace('\r', "")).run();
 }
 
 #[test]

@@ -15,10 +15,11 @@ use std::thread;
 use std::time::Instant;
 
 use nanoserde::DeJson;
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 
 use crate::agent::clip::Clip;
 use crate::error::reason;
+use crate::session::search::compile;
 use crate::session::wake::Waker;
 use crate::sys::openat::{self, FileType};
 use crate::sys::{self, Interest};
@@ -57,7 +58,7 @@ struct NameGlob {
 impl NameGlob {
     fn new(given: &str, start: &str) -> Result<NameGlob, String> {
         if given.len() > limits::PATTERN_BYTES_MAX {
-            return Err(too_long("glob"));
+            return Err(format!("the glob is longer than {} bytes", limits::PATTERN_BYTES_MAX));
         }
         let inside = given.strip_prefix("./").unwrap_or(given);
         let start = start.trim_start_matches("./").trim_end_matches('/');
@@ -106,7 +107,7 @@ impl FindFiles {
 impl SearchFiles {
     /// Returns `file:line:text` of the lines that match, in the order of paths.
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
-        let regex = compile(&self.pattern)?;
+        let regex = compile(&self.pattern, false)?;
         let start = start(self.path.as_deref());
         let names = self.glob.as_deref().map(|glob| NameGlob::new(glob, start)).transpose()?;
         let entry = context.workspace()?.entry(start)?;
@@ -132,21 +133,6 @@ impl SearchFiles {
         text.push_str(note(end));
         Ok(text)
     }
-}
-
-/// Compiles a regular expression that is matched against lines.
-fn compile(pattern: &str) -> Result<Regex, String> {
-    if pattern.len() > limits::PATTERN_BYTES_MAX {
-        return Err(too_long("pattern"));
-    }
-    let mut builder = RegexBuilder::new(pattern);
-    builder.multi_line(true).crlf(true);
-    builder.size_limit(limits::REGEX_BYTES_MAX).dfa_size_limit(limits::REGEX_BYTES_MAX);
-    builder.build().map_err(|error| error.to_string())
-}
-
-fn too_long(what: &str) -> String {
-    format!("the {what} is longer than {} bytes", limits::PATTERN_BYTES_MAX)
 }
 
 fn start(path: Option<&str>) -> &str {
