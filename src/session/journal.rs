@@ -206,6 +206,12 @@ impl Journal {
         &self.state
     }
 
+    /// Returns the state, to be damaged.
+    #[cfg(test)]
+    pub fn state_mut(&mut self) -> &mut JournalState {
+        &mut self.state
+    }
+
     /// Removes a turn from the state whose end cannot be appended now.
     pub fn end_turn(&mut self, turn_id: &str) {
         self.state.end_turn(turn_id);

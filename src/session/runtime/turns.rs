@@ -182,7 +182,9 @@ impl Runtime {
             let Some(session) = session else { continue };
             let fault = Fault { code: "internal-error", message: error.to_string() };
             loop {
-                self.fail_first_turn(&session, fault.clone());
+                if let Some(head) = first_turn(&session) {
+                    self.fail_turn(&session, &head, fault.clone(), None);
+                }
                 if !has_work(&mut lock(&session.state)) {
                     break;
                 }
@@ -228,38 +230,60 @@ impl Runtime {
         true
     }
 
-    /// Runs the first turn in the session's queue.
+    /// Runs the first turn in the session's queue. It ends whatever fails or panics: otherwise it
+    /// would count as unfinished forever.
     fn run_next(&self, session: &Session) {
-        let turn = match start_turn(session) {
-            Ok(Some(turn)) => turn,
-            Ok(None) => return,
-            Err(error) => {
+        let Some(head) = first_turn(session) else { return };
+        let mut counted = None;
+        let run = AssertUnwindSafe(|| self.run_turn(session, &head, &mut counted));
+        let fault = match catch_unwind(run) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
                 self.log_write_error(&session.id, &error);
-                self.fail_first_turn(session, error.into());
-                return;
+                error.into()
+            }
+            Err(_panic) => {
+                self.log.error("a turn panicked", &[("session", &session.id.as_str())]);
+                let message = "the daemon has failed at this turn; its log says more".to_owned();
+                Fault { code: "internal-error", message }
             }
         };
+        self.fail_turn(session, &head, fault, counted);
+    }
+
+    /// Runs a turn, which is counted in `counted` from its start to its end.
+    fn run_turn<'a>(
+        &'a self,
+        session: &Session,
+        head: &TurnHead,
+        counted: &mut Option<Counted<'a>>,
+    ) -> Result<(), SessionError> {
+        let Some(turn) = start_turn(session, head)? else { return Ok(()) };
+        *counted = Some(Counted(Some(self)));
         let fields: [(&str, &dyn Display); 2] =
             [("session", &session.id.as_str()), ("turn", &turn.number)];
         self.log.info("turn started", &fields);
         let started = sys::boot_clock();
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.agent.run(&turn)));
-        let outcome = outcome.unwrap_or_else(|_panic| {
-            self.log.error("a turn panicked", &fields);
-            let message = "the daemon has failed at this turn; its log says more".to_owned();
-            Err(Fault { code: "internal-error", message })
-        });
-        self.end_turn(&turn, outcome, sys::boot_clock() - started);
+        let outcome = self.agent.run(&turn);
+        let elapsed = sys::boot_clock() - started;
+        self.end_turn(&turn, outcome, elapsed, counted);
+        Ok(())
     }
 
-    fn end_turn(&self, turn: &Turn<'_>, outcome: Result<TurnStats, Fault>, elapsed: Duration) {
+    fn end_turn(
+        &self,
+        turn: &Turn<'_>,
+        outcome: Result<TurnStats, Fault>,
+        elapsed: Duration,
+        counted: &mut Option<Counted<'_>>,
+    ) {
         let Turn { session, head, .. } = turn;
         let mut state = lock(&session.state);
         // Its descriptors are for a running turn.
         state.cancel = None;
         state.permissions.clear();
         if state.closed.is_some() {
-            return self.turns_ended(1);
+            return;
         }
         // A turn that was cancelled ends as cancelled, even if it was done just before.
         let outcome = if turn.cancel.is_cancelled() { Err(cancelled()) } else { outcome };
@@ -269,6 +293,7 @@ impl Runtime {
             // Not now, but as soon as the disk has space.
             drop(session.end_turns(&mut state, vec![end_event(head, &Err(error.into()))]));
         }
+        *counted = None;
         // With a summary, a list need not read the journal, but each new file slows the next sync.
         let now = sys::boot_clock();
         let is_recent = |at: Duration| now.saturating_sub(at) < limits::SUMMARY_EVERY;
@@ -277,7 +302,6 @@ impl Runtime {
             self.save_summary(&session.id, &mut state);
         }
         drop(state);
-        self.turns_ended(1);
         let result = outcome.as_ref().map_or_else(|fault| fault.code, |_| "done");
         let ms = format!("{}ms", elapsed.as_millis());
         let fields: [(&str, &dyn Display); 3] =
@@ -285,14 +309,27 @@ impl Runtime {
         self.log.info("turn ended", &fields);
     }
 
-    /// Ends the first turn in a session's queue, because it cannot be started.
-    fn fail_first_turn(&self, session: &Session, fault: Fault) {
+    /// Ends a turn with a fault, unless it has ended. `counted` is `None` if it was not started.
+    fn fail_turn<'a>(
+        &'a self,
+        session: &Session,
+        head: &TurnHead,
+        fault: Fault,
+        counted: Option<Counted<'a>>,
+    ) {
         let mut state = lock(&session.state);
-        if let Some(head) = state.journal.state().queue.front().cloned() {
-            state.options.remove(&head.turn_id);
-            drop(session.end_turns(&mut state, vec![end_event(&head, &Err(fault))]));
-            self.turns_ended(1);
+        if !state.journal.state().unfinished().any(|turn| turn.turn_id == head.turn_id) {
+            return;
         }
+        let _counted = counted.unwrap_or_else(|| Counted(Some(self)));
+        let cancel = state.cancel.take();
+        state.permissions.clear();
+        state.options.remove(&head.turn_id);
+        let is_cancelled = cancel.is_some_and(|cancel| cancel.is_cancelled());
+        let fault = if is_cancelled { cancelled() } else { fault };
+        let ends = vec![end_event(head, &Err(fault))];
+        // After a panic, the turn has no end in the journal, but does not run again.
+        drop(catch_unwind(AssertUnwindSafe(|| session.end_turns(&mut state, ends))));
     }
 }
 
@@ -360,13 +397,18 @@ fn queued_event(turn_id: &str, turn: &SubmitTurn, before: u64) -> Event {
     })
 }
 
-/// Starts the first turn in the queue; `None` if there is none.
-fn start_turn(session: &Session) -> Result<Option<Turn<'_>>, SessionError> {
+fn first_turn(session: &Session) -> Option<TurnHead> {
+    lock(&session.state).journal.state().queue.front().cloned()
+}
+
+/// Starts a turn, the first in the queue; `None` if it was cancelled.
+fn start_turn<'a>(session: &'a Session, head: &TurnHead) -> Result<Option<Turn<'a>>, SessionError> {
     let mut state = lock(&session.state);
-    let first = state.journal.state().queue.front().cloned();
-    let Some(head) = first.filter(|_| state.closed.is_none()) else {
+    let queue = &state.journal.state().queue;
+    let is_first = queue.front().is_some_and(|first| first.turn_id == head.turn_id);
+    if !is_first || state.closed.is_some() {
         return Ok(None);
-    };
+    }
     // Pending ends come before the next start: a daemon that reads the journal after a crash looks
     // for one turn without an end, no more.
     session.flush_pending(&mut state)?;
@@ -377,6 +419,7 @@ fn start_turn(session: &Session) -> Result<Option<Turn<'_>>, SessionError> {
     let options = state.options.remove(&head.turn_id).unwrap_or_default();
     let turns = state.journal.state();
     let number = turns.turns - turns.queue.len() as u64;
+    let head = head.clone();
     Ok(Some(Turn { session, head, options, cancel, number, bytes: AtomicU64::new(0) }))
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::json::Raw;
 use crate::limits;
+use crate::mutex::lock;
 use crate::protocol::event::{Event, TurnText};
 use crate::protocol::{CancelTurns, SubmitTurn};
 use crate::session::journal::Durability;
@@ -264,6 +265,40 @@ fn a_panic_of_the_agent_fails_its_turn_only() {
     let events = events(&session);
     assert!(events.contains(&"turn.error bad internal-error".to_owned()), "{events:?}");
     assert!(events.contains(&"turn.done good".to_owned()));
+    wait_until("it is idle", || runtime.stop_if_idle().is_ok());
+}
+
+#[test]
+fn a_panic_at_the_start_or_the_end_of_a_turn_ends_that_turn_only() {
+    let scratch = Scratch::new();
+    let (held, held_agent) = HeldAgent::new();
+    let runtime = runtime(&scratch, move |turn| {
+        if turn.head.turn_id == "unended" {
+            // There is no next number for its end.
+            lock(&turn.session.state).journal.state_mut().seq = u64::MAX;
+        }
+        held_agent(turn)
+    });
+    let (session, other) = (create(&runtime, "s"), create(&runtime, "other"));
+    for name in ["first", "unstarted", "last"] {
+        runtime.submit(&session, &turn(name)).unwrap();
+    }
+    assert_eq!(held.next(), "first");
+    // The number of a turn is that of all turns, minus those in the queue.
+    lock(&session.state).journal.state_mut().turns = 0;
+    held.release();
+    wait_for(&session, "turn.done last");
+    let found = events(&session);
+    assert!(found.contains(&"turn.error unstarted internal-error".to_owned()), "{found:?}");
+    let is_idle = || {
+        let counts = runtime.counts();
+        counts.active_turn_count + counts.queued_turn_count == 0
+    };
+    wait_until("it is idle", is_idle);
+    runtime.submit(&session, &turn("unended")).unwrap();
+    wait_until("it has ended", is_idle);
+    runtime.submit(&other, &turn("good")).unwrap();
+    wait_for(&other, "turn.done good");
     wait_until("it is idle", || runtime.stop_if_idle().is_ok());
 }
 
