@@ -169,6 +169,11 @@ fn resolve_among(
     })
 }
 
+/// Returns the host and the port of an endpoint.
+pub fn address(endpoint: &Endpoint) -> Option<(String, u16)> {
+    BaseUrl::parse(&endpoint.url).ok().map(|base| (base.host, base.port))
+}
+
 /// Returns the endpoint with what a connection with TLS needs.
 fn with_tls(endpoint: Endpoint, base: &BaseUrl, settings: &ModelSettings) -> Endpoint {
     if !base.is_secure {

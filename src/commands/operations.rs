@@ -6,6 +6,7 @@
 
 mod host;
 mod input;
+mod model_server;
 mod perform;
 mod settings;
 
@@ -16,7 +17,7 @@ use crate::limits;
 use crate::paths::Paths;
 use crate::protocol::ErrorDetail;
 use crate::protocol::operation::{OperationFailure, OperationResult};
-use crate::server::Operations;
+use crate::server::{ModelServerView, Operations};
 use crate::session::runtime::Runtime;
 use host::{Host, Refusal};
 use input::{Input, InputField, schema};
@@ -91,6 +92,10 @@ impl Operations for Table {
                 (status, json::text(&OperationFailure { ok: false, id, safety, error }))
             }
         }
+    }
+
+    fn model_server(&self, view: ModelServerView) -> Result<String, String> {
+        model_server::show(&self.paths, view).map(|shown| shown.as_str().to_owned())
     }
 }
 

@@ -138,6 +138,7 @@ mod tests {
             authorization: None,
             content_type: None,
             last_event_id: None,
+            if_none_match: None,
             content_length: 0,
             upgrade: Upgrade::default(),
             expects_continue: false,

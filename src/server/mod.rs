@@ -36,7 +36,7 @@ use crate::sys::socket;
 
 use connections::Connections;
 use event_loop::EventLoop;
-pub use routes::{App, Deadlines, Operations};
+pub use routes::{App, Deadlines, ModelServerView, Operations};
 
 /// A server that accepts connections.
 pub struct Server {

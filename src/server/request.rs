@@ -24,6 +24,8 @@ pub struct RequestHead<'b> {
     pub content_type: Option<&'b str>,
     /// The last event before a stream broke off (Server-Sent Events).
     pub last_event_id: Option<&'b str>,
+    /// The entity tags of what the client has. RFC 9110, 13.1.2.
+    pub if_none_match: Option<&'b str>,
     /// The length of the body; 0 if none was announced. May exceed every limit.
     pub content_length: u64,
     pub upgrade: Upgrade<'b>,
@@ -112,6 +114,7 @@ pub fn parse(head: &[u8]) -> Result<RequestHead<'_>, Reply> {
         authorization: fields.authorization,
         content_type: fields.content_type,
         last_event_id: fields.last_event_id,
+        if_none_match: fields.if_none_match,
         content_length: fields.content_length.unwrap_or(0),
         upgrade: Upgrade { is_requested: fields.upgrade.is_requested && is_1_1, ..fields.upgrade },
         // A client of HTTP/1.0 takes the interim response for the final one (RFC 9110, 10.1.1).
@@ -157,6 +160,7 @@ struct Fields<'b> {
     authorization: Option<&'b str>,
     content_type: Option<&'b str>,
     last_event_id: Option<&'b str>,
+    if_none_match: Option<&'b str>,
     content_length: Option<u64>,
     upgrade: Upgrade<'b>,
     transfer_encoding: bool,
@@ -191,6 +195,7 @@ impl<'b> Fields<'b> {
             ("Authorization", &mut self.authorization),
             ("Content-Type", &mut self.content_type),
             ("Last-Event-ID", &mut self.last_event_id),
+            ("If-None-Match", &mut self.if_none_match),
             ("Upgrade", &mut self.upgrade.protocol),
             ("Sec-WebSocket-Key", &mut self.upgrade.key),
             ("Sec-WebSocket-Version", &mut self.upgrade.version),

@@ -52,6 +52,21 @@ pub trait Operations: Send + Sync {
     /// Performs the operation of this id, for the body of a request. Returns the status of the
     /// reply and its body.
     fn perform(&self, sessions: &Arc<Runtime>, id: &str, body: &[u8]) -> (u16, String);
+
+    /// Returns one of the views of the model server, as JSON, or why there is none.
+    fn model_server(&self, view: ModelServerView) -> Result<String, String>;
+}
+
+/// What the desktop app asks about the model server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelServerView {
+    Status,
+    Models,
+    /// Models that are not loaded.
+    Available,
+    Memory,
+    /// Where it is.
+    Discovery,
 }
 
 /// How long a client may take; see [`limits`].
@@ -118,6 +133,8 @@ enum Route<'h> {
     Sse,
     /// `/v3/health/stream`
     HealthStream,
+    /// `/v3/lmx/…`
+    ModelServer(ModelServerView),
     /// `/v3/background`
     Jobs,
     /// `/v3/background/start`
@@ -149,6 +166,11 @@ impl Route<'_> {
             ["sessions", id, "permissions", request] => Route::Permission(id, Some(request)),
             ["sse", "events"] => Route::Sse,
             ["health", "stream"] => Route::HealthStream,
+            ["lmx", "status"] => Route::ModelServer(ModelServerView::Status),
+            ["lmx", "models"] => Route::ModelServer(ModelServerView::Models),
+            ["lmx", "models", "available"] => Route::ModelServer(ModelServerView::Available),
+            ["lmx", "memory"] => Route::ModelServer(ModelServerView::Memory),
+            ["lmx", "discovery"] => Route::ModelServer(ModelServerView::Discovery),
             ["background"] => Route::Jobs,
             ["background", "start"] => Route::StartJob,
             ["ws"] => Route::WebSocket,
@@ -159,9 +181,12 @@ impl Route<'_> {
     /// Returns the methods that it accepts, for the `Allow` header.
     fn methods(&self) -> &'static str {
         match self {
-            Route::Health | Route::Liveness | Route::Metrics | Route::Operations | Route::Jobs => {
-                "GET, HEAD"
-            }
+            Route::Health
+            | Route::Liveness
+            | Route::Metrics
+            | Route::Operations
+            | Route::ModelServer(_)
+            | Route::Jobs => "GET, HEAD",
             Route::Sessions => "GET, HEAD, POST",
             Route::Session(_) => "GET, HEAD, DELETE",
             Route::Events(_) | Route::Sse | Route::HealthStream | Route::WebSocket => "GET",
@@ -264,6 +289,7 @@ impl App {
             (Route::Events(id), _) => {
                 return session_handlers::poll(&session(id)?, query).map(Answer::Poll);
             }
+            (Route::ModelServer(view), _) => self.model_server(view, head.if_none_match)?,
             (Route::Jobs, _) => Reply::json_text(200, NO_JOBS.to_owned()),
             (Route::StartJob, _) => {
                 let message = "opta has no background jobs";
@@ -285,6 +311,19 @@ impl App {
             }
         };
         Ok(Answer::Now(reply))
+    }
+
+    /// Shows the model server, unless the client has the same already. RFC 9110, 13.1.2.
+    fn model_server(&self, view: ModelServerView, known: Option<&str>) -> Result<Reply, Reply> {
+        let shown = self.operations.model_server(view);
+        let body = shown.map_err(|reason| Reply::error(502, "LMX_UNREACHABLE", reason))?;
+        let tag = format!("\"{}\"", websocket::digest(body.as_bytes()));
+        let is_same = |known: &str| known == "*" || known.trim_start_matches("W/") == tag;
+        let reply = match known {
+            Some(known) if known.split(',').map(str::trim).any(is_same) => Reply::empty(304),
+            _ => Reply::json_text(200, body),
+        };
+        Ok(reply.with("ETag", &tag))
     }
 
     fn health(&self, has_token: bool) -> Reply {

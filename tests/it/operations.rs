@@ -1,10 +1,13 @@
 //! The operations of the API: what a client may ask the daemon for by name.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
 
-use crate::api::{Api, Reply};
+use crate::api::{Api, Reply, answer};
 use crate::model::Model;
-use crate::support::{Home, eventually, http, mode};
+use crate::support::{Home, STARTED, eventually, http, mode};
 
 fn perform(api: &Api, id: &str, input: &str) -> Reply {
     api.post(&format!("/v3/operations/{id}"), &format!(r#"{{"input":{input}}}"#))
@@ -356,6 +359,89 @@ fn a_file_has_the_token_alone_while_the_daemon_runs() {
     assert_eq!(fs::read_to_string(&file).unwrap(), Api::of(&home).token);
     home.opta("daemon stop").stdout("{*}").run();
     assert!(!file.exists());
+}
+
+#[test]
+fn the_model_server_is_shown_as_the_desktop_app_asks_for_it() {
+    let home = Home::new();
+    let model = Model::listing(
+        r#"[{"id":"a","meta":{"n_ctx":4096}},{"id":"b","max_model_len":null,"object":"model"}]"#,
+    );
+    let start = home.opta("daemon start").env("OPTA_MODEL_URL", model.url());
+    start.env("OPTA_API_KEY", "s3cret").stdout(STARTED).run();
+    let api = Api::of(&home);
+    let models = concat!(
+        r#""models":[{"model_id":"a","status":"loaded","context_length":4096},"#,
+        r#"{"model_id":"b","status":"loaded"}]}"#
+    );
+    let discovery = concat!(
+        r#"{"ready":true,"endpoints":{"openai_base_url":"URL","preferred_base_url":"URL","#,
+        r#""base_urls":["URL"]},"target":{"host":"127.0.0.1","port":PORT,"#,
+        r#""fallbackHosts":[],"autoDiscover":false}}"#
+    );
+    let (url, port) = (format!("{}/v1", model.url()), model.url().split_off(17));
+    let discovery = discovery.replace("URL", &url).replace("PORT", &port);
+    let memory = r#"{"total_unified_memory_gb":0,"used_gb":0,"available_gb":0,"models":{}}"#;
+    for (view, expected) in [
+        ("status", format!(r#"{{"status":"ok",{models}"#)),
+        ("models", format!("{{{models}")),
+        ("models/available", "[]".to_owned()),
+        ("memory", memory.to_owned()),
+        ("discovery", discovery),
+    ] {
+        let path = format!("/v3/lmx/{view}");
+        let shown = api.get(&path).expect(200);
+        assert_eq!(shown.body, expected);
+        let (_, tag) = shown.head.split_once("ETag: ").unwrap();
+        let tag = tag.lines().next().unwrap();
+        for known in [tag.to_owned(), format!("\"x\", W/{tag}"), "*".to_owned()] {
+            let header = format!("If-None-Match: {known}\r\n");
+            let same = answer(api.send("GET", &path, &header, b"").unwrap()).unwrap().expect(304);
+            assert!(same.body.is_empty() && same.head.contains(tag), "{same:?}");
+        }
+        let other = api.send("GET", &path, "If-None-Match: \"x\"\r\n", b"").unwrap();
+        assert_eq!(answer(other).unwrap().expect(200).body, expected);
+        api.post(&path, "{}").expect(405);
+        assert_eq!(http(api.port, "GET", &path, None).0, 401);
+    }
+    api.post("/v3/lmx/models/load", "{}").expect(404);
+}
+
+#[test]
+fn without_a_model_server_every_view_of_it_fails() {
+    let home = Home::new();
+    home.start();
+    let api = Api::of(&home);
+    for view in ["status", "models", "models/available", "memory", "discovery"] {
+        let refused = api.get(&format!("/v3/lmx/{view}")).expect(502);
+        assert_eq!(refused.field("code"), "LMX_UNREACHABLE");
+        assert!(refused.field("message").starts_with("cannot reach the model server"));
+    }
+}
+
+/// The desktop app would take the server's own words for those of a daemon with another token.
+#[test]
+fn a_model_server_that_needs_a_key_is_no_refusal_of_the_token() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let refusing = move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let refusal = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 12\r\n\r\nUnauthorized";
+        stream.write_all(refusal.as_bytes()).unwrap();
+    };
+    let server = thread::Builder::new().name("model".into()).spawn(refusing).unwrap();
+    let home = Home::new();
+    home.opta("daemon start").env("OPTA_MODEL_URL", url).stdout(STARTED).run();
+    let refused = Api::of(&home).get("/v3/lmx/status").expect(502);
+    assert!(!refused.body.contains("401") && !refused.body.contains("nauthorized"), "{refused:?}");
+    assert!(refused.field("message").contains("needs a key"));
+    server.join().unwrap();
 }
 
 #[test]

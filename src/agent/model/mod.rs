@@ -19,7 +19,7 @@ mod wire;
 
 pub use completion::{Completion, FinishReason};
 pub use server::{Timeouts, invalid_setting};
-pub use server_facts::{first_chat_model, model_names};
+pub use server_facts::{ListedModel, first_chat_model, model_names};
 pub use server_memory::ServerMemory;
 pub use text_parts::{Delta, DeltaKind, OnDelta};
 pub use trust::owner_of;
@@ -161,10 +161,25 @@ fn attempt(
 /// # Faults
 /// As for [`ChatModel::complete`].
 pub fn models(endpoint: &Endpoint, limit: Duration) -> Result<Option<Vec<String>>, Fault> {
+    Ok(listed_models(endpoint, limit)?.map(names))
+}
+
+fn names(models: Vec<ListedModel>) -> Vec<String> {
+    models.into_iter().map(|model| model.name).collect()
+}
+
+/// Returns the same with what else the list tells about each model.
+///
+/// # Faults
+/// As for [`ChatModel::complete`].
+pub fn listed_models(
+    endpoint: &Endpoint,
+    limit: Duration,
+) -> Result<Option<Vec<ListedModel>>, Fault> {
     let deadline = Some(Instant::now() + limit);
     let timeouts = Timeouts { retrying: Duration::ZERO, deadline, ..Timeouts::TURN };
-    let names = ModelServer::new(endpoint, None, timeouts)?.models(limit);
-    names.map_err(|failure| failure.fault)
+    let models = ModelServer::new(endpoint, None, timeouts)?.models(limit);
+    models.map_err(|failure| failure.fault)
 }
 
 /// Returns the model to use when none is named; `None` leaves the choice to the server.
@@ -175,7 +190,7 @@ fn first_model(
     if let Some(model) = memory.first_model(server.endpoint) {
         return Ok(Some(model));
     }
-    let Some(names) = server.models(limits::MODEL_LIST_MAX)? else {
+    let Some(names) = server.models(limits::MODEL_LIST_MAX)?.map(names) else {
         return Ok(None);
     };
     let Some(model) = first_chat_model(&names) else {

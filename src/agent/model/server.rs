@@ -20,7 +20,7 @@ use crate::{clock, limits, sys, text};
 
 use super::completion::body_error;
 use super::fault::{self, RequestFailure, Retry};
-use super::server_facts;
+use super::server_facts::{self, ListedModel};
 use super::trust;
 
 /// The way to use a server that belongs to someone else.
@@ -139,12 +139,11 @@ impl<'a> ModelServer<'a> {
         }
     }
 
-    /// Returns the names of its models; `None` if it has no such list. The response must begin
-    /// within `limit`.
-    pub fn models(&self, limit: Duration) -> Result<Option<Vec<String>>, RequestFailure> {
+    /// Returns its models; `None` if it has no such list. The response must begin within `limit`.
+    pub fn models(&self, limit: Duration) -> Result<Option<Vec<ListedModel>>, RequestFailure> {
         let Some(body) = self.get(&self.base.target("/models"), limit)? else { return Ok(None) };
-        let names = server_facts::model_names(&body).map(Some);
-        names.ok_or_else(|| self.unexpected(&body).into())
+        let models = server_facts::listed_models(&body).map(Some);
+        models.ok_or_else(|| self.unexpected(&body).into())
     }
 
     /// Returns the body at `target`; `None` if there is none.

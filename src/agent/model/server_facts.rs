@@ -1,5 +1,7 @@
 //! What the list of models of a server, and its properties, say. Pure.
 
+use std::iter;
+
 use nanoserde::DeJson;
 
 use crate::json::{self, Lenient};
@@ -35,9 +37,32 @@ pub fn first_chat_model(names: &[String]) -> Option<&String> {
     })
 }
 
+/// A model in the list of a server.
+pub struct ListedModel {
+    pub name: String,
+    /// The size of its context in tokens, if the server tells it.
+    pub context: Option<u64>,
+}
+
+/// Returns the models in the body of `GET /v1/models`; `None` as [`model_names`].
+pub fn listed_models(body: &[u8]) -> Option<Vec<ListedModel>> {
+    let names = model_names(body)?.into_iter();
+    let contexts = contexts(body).unwrap_or_default().into_iter().map(|(_, context)| context);
+    let contexts = contexts.chain(iter::repeat(None));
+    Some(names.zip(contexts).map(|(name, context)| ListedModel { name, context }).collect())
+}
+
 /// Returns the size of a model's context in tokens, from the body of `GET /v1/models`. Without a
 /// name, the server's only model.
 pub fn listed_context(body: &[u8], name: Option<&str>) -> Option<u64> {
+    let models = contexts(body)?;
+    let is_only = models.len() == 1;
+    let is_it = |id: &str| is_only || name.is_some_and(|name| name == id);
+    models.into_iter().find(|(id, _)| is_it(id))?.1
+}
+
+/// Returns the id of each model in the body of `GET /v1/models`, and the size of its context.
+fn contexts(body: &[u8]) -> Option<Vec<(String, Option<u64>)>> {
     #[derive(DeJson)]
     struct List {
         data: Option<Vec<Model>>,
@@ -56,18 +81,18 @@ pub fn listed_context(body: &[u8], name: Option<&str>) -> Option<u64> {
     struct Meta {
         n_ctx: Option<Lenient>,
     }
-    let models = json::parse::<List>(body).ok()?.data?;
-    let is_only = models.len() == 1;
-    let is_it = |model: &Model| is_only || name.is_some_and(|name| name == model.id);
-    let model = models.into_iter().find(is_it)?;
-    let sizes = [
-        model.max_model_len,
-        model.loaded_context_length,
-        model.context_length,
-        model.max_context_length,
-        model.meta.and_then(|meta| meta.n_ctx),
-    ];
-    sizes.into_iter().flatten().find_map(tokens)
+    let models = json::parse::<List>(body).ok()?.data?.into_iter();
+    let sizes = models.map(|model| {
+        let sizes = [
+            model.max_model_len,
+            model.loaded_context_length,
+            model.context_length,
+            model.max_context_length,
+            model.meta.and_then(|meta| meta.n_ctx),
+        ];
+        (model.id, sizes.into_iter().flatten().find_map(tokens))
+    });
+    Some(sizes.collect())
 }
 
 /// Returns the size of the context in tokens, from the body of llama.cpp's `GET /props`.

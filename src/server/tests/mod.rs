@@ -29,7 +29,7 @@ use crate::session::turn::{Agent, Fault};
 use crate::sys;
 use crate::token::Token;
 
-use super::{App, Deadlines, Operations, Server, Stopping};
+use super::{App, Deadlines, ModelServerView, Operations, Server, Stopping};
 
 /// Longer than any reply takes on the slowest machine.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,6 +55,10 @@ impl Operations for NoOperations {
 
     fn perform(&self, _sessions: &Arc<Runtime>, id: &str, _body: &[u8]) -> (u16, String) {
         (404, format!("{{\"id\":\"{id}\"}}"))
+    }
+
+    fn model_server(&self, _view: ModelServerView) -> Result<String, String> {
+        Err("there is none".to_owned())
     }
 }
 

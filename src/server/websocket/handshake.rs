@@ -24,11 +24,16 @@ pub fn accept(head: &RequestHead<'_>) -> Result<String, Reply> {
     if head.content_length > 0 {
         return Err(Reply::invalid("the request for a WebSocket has a body"));
     }
-    let accept = base64(&sha1(format!("{key}{GUID}").as_bytes()));
+    let accept = digest(format!("{key}{GUID}").as_bytes());
     Ok(format!(
         "HTTP/1.1 101 Switching Protocols\r\nServer: opta\r\nUpgrade: websocket\r\n\
          Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
     ))
+}
+
+/// Returns the SHA-1 of `bytes` in base64.
+pub fn digest(bytes: &[u8]) -> String {
+    base64(&sha1(bytes))
 }
 
 fn refusal(message: &str) -> Reply {
@@ -60,7 +65,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// Returns the SHA-1 of `bytes`. RFC 3174. It is broken as a signature; here it only shows that the
-/// server understood the request.
+/// server understood the request, or that a reply has changed.
 fn sha1(bytes: &[u8]) -> [u8; 20] {
     let mut padded = bytes.to_vec();
     padded.push(0x80);

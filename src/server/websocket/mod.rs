@@ -25,6 +25,8 @@ use super::auth;
 use super::reply::Reply;
 use super::request::RequestHead;
 use super::stream::StreamSlot;
+pub use handshake::digest;
+
 use codec::{CLOSE_INTERNAL, CLOSE_NOT_TEXT, CLOSE_TRY_LATER, Incoming};
 use events::Events;
 use socket::{End, Ending, Socket};
