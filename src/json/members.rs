@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::{TokenKind, Tokenizer, grammar, parse};
+use super::grammar::{self, code_unit};
+use super::{TokenKind, Tokenizer};
 
 /// A member of an object, with its value as it is written.
 pub struct Member<'t> {
@@ -18,7 +19,7 @@ impl<'t> Member<'t> {
 }
 
 /// Returns the members of an object in their order, with repeated ones; `None` if `text` is not
-/// exactly one object that [`parse`] would decode.
+/// exactly one object that [`parse`](super::parse) would decode.
 pub fn members(text: &str) -> Option<Vec<Member<'_>>> {
     grammar::strict(text).ok()?;
     let mut tokens = Tokenizer::default();
@@ -53,15 +54,40 @@ pub fn members(text: &str) -> Option<Vec<Member<'_>>> {
 /// Returns the text of a string in quotes; `None` of any other value.
 fn string(token: &str) -> Option<Cow<'_, str>> {
     let inner = token.strip_prefix('"')?.strip_suffix('"')?;
-    match inner.contains('\\') {
-        true => parse(token.as_bytes()).ok().map(Cow::Owned),
-        false => Some(inner.into()),
+    if inner.contains('\\') { unescaped(inner).map(Cow::Owned) } else { Some(inner.into()) }
+}
+
+/// Returns the text that a string stands for, if its escapes are valid. RFC 8259, section 7.
+fn unescaped(inner: &str) -> Option<String> {
+    let mut out = String::with_capacity(inner.len());
+    let mut rest = inner;
+    while let Some(at) = rest.bytes().position(|byte| byte == b'\\') {
+        out.push_str(rest.get(..at)?);
+        let (c, end) = match *rest.as_bytes().get(at + 1)? {
+            b'u' => {
+                let (first, second) = (code_unit(rest, at), code_unit(rest, at + 6));
+                let is_pair = matches!(first, Some(0xd800..=0xdbff));
+                let units = first.into_iter().chain(second.filter(|_| is_pair));
+                let c = char::decode_utf16(units).next()?.ok()?;
+                (c, at + if is_pair { 12 } else { 6 })
+            }
+            b'n' => ('\n', at + 2),
+            b't' => ('\t', at + 2),
+            b'r' => ('\r', at + 2),
+            b'b' => ('\x08', at + 2),
+            b'f' => ('\x0c', at + 2),
+            itself => (char::from(itself), at + 2),
+        };
+        out.push(c);
+        rest = rest.get(end..)?;
     }
+    out.push_str(rest);
+    Some(out)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Lenient, Members};
+    use super::super::{Lenient, Members, parse};
     use super::*;
 
     #[test]
@@ -69,6 +95,7 @@ mod tests {
         for text in [
             "{}",
             r#" { "a" : "b\n" , "\u0061":[1, {"x":"]"}],"c":null,"d":{},"e":"" } "#,
+            r#"{"a":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00\uD83D\uDE00\\u0041€"}"#,
             r#"{"a":1}}"#,
             "[]",
             "\"a\"",

@@ -3,6 +3,7 @@
 //! The journal is authoritative; everything here can be computed from it again. The state is small,
 //! however long the session: the text of the conversation stays on disk.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use nanoserde::{SerJson, SerJsonState};
@@ -233,9 +234,13 @@ impl Conversation {
             return;
         }
         let is_token = record.kind == Some(EventKind::TurnToken);
-        match plain_text(record.payload).filter(|_| is_token) {
-            Some(token) => self.say(token),
-            None => record.event().into_iter().for_each(|event| self.apply(event)),
+        let is_result = record.kind == Some(EventKind::ToolEnd);
+        if let Some(token) = plain_text(record.payload).filter(|_| is_token) {
+            self.say(token);
+        } else if let Some((call_id, result)) = result_of(record.payload).filter(|_| is_result) {
+            self.messages.push(Message::Tool { call_id, result });
+        } else if let Some(event) = record.event() {
+            self.apply(event);
         }
     }
 
@@ -302,6 +307,17 @@ fn plain_text(payload: &str) -> Option<&str> {
     let text = text.strip_suffix("\"}")?;
     let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
     (id.bytes().all(is_plain) && text.bytes().all(is_plain)).then_some(text)
+}
+
+/// Returns the id of a call and its result, from a payload of `tool.end`. Results are long:
+/// decoding the whole event would take several times as long.
+fn result_of(payload: &str) -> Option<(String, String)> {
+    let members = json::members(payload)?;
+    let text = |name: &str| {
+        let member = members.iter().rev().find(|member| member.name == name);
+        member?.string().map(Cow::into_owned)
+    };
+    Some((text("id")?, text("result")?))
 }
 
 impl Message {
