@@ -28,7 +28,7 @@ use crate::{limits, mutex};
 
 use super::file_text::{excerpt, is_binary};
 use super::glob;
-use super::walk::{self, Walk, WalkEnd};
+use super::walk::{self, Entry, Walk, WalkEnd};
 use super::workspace::ToolContext;
 
 /// The arguments of `find_files`.
@@ -51,30 +51,25 @@ pub struct SearchFiles {
 struct NameGlob {
     globs: Vec<String>,
     whole_path: bool,
-    /// How many bytes of a path lead to the start of the search.
-    base: usize,
 }
 
 impl NameGlob {
-    fn new(given: &str, start: &str) -> Result<NameGlob, String> {
+    fn new(given: &str) -> Result<NameGlob, String> {
         if given.len() > limits::PATTERN_BYTES_MAX {
             return Err(format!("the glob is longer than {} bytes", limits::PATTERN_BYTES_MAX));
         }
         let inside = given.strip_prefix("./").unwrap_or(given);
-        let start = start.trim_start_matches("./").trim_end_matches('/');
-        let base = if matches!(start, "" | ".") { 0 } else { start.len() + 1 };
         let globs = glob::alternatives(inside.trim_start_matches('/'))?;
-        Ok(NameGlob { globs, whole_path: inside.contains('/'), base })
+        Ok(NameGlob { globs, whole_path: inside.contains('/') })
     }
 
-    fn matches(&self, path: &[u8]) -> bool {
+    fn matches(&self, entry: &Entry<'_>) -> bool {
         self.globs.iter().map(String::as_bytes).any(|glob| {
             if self.whole_path {
                 // A path from the workspace is as clear.
-                let inside = path.get(self.base..).unwrap_or_default();
-                glob::matches_path(glob, inside) || glob::matches_path(glob, path)
+                glob::matches_path(glob, entry.inside) || glob::matches_path(glob, entry.path)
             } else {
-                glob::matches_name(glob, name_of(path).as_bytes())
+                glob::matches_name(glob, name_of(entry.path).as_bytes())
             }
         })
     }
@@ -83,12 +78,11 @@ impl NameGlob {
 impl FindFiles {
     /// Returns the paths of the files that match, one per line.
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
-        let start = start(self.path.as_deref());
-        let names = NameGlob::new(&self.pattern, start)?;
+        let names = NameGlob::new(&self.pattern)?;
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 200);
         let mut found = false;
-        let end = walk::walk(context, start, &mut |entry| {
-            if entry.kind != FileType::Directory && names.matches(entry.path) {
+        let end = walk::walk(context, start(self.path.as_deref()), &mut |entry| {
+            if entry.kind != FileType::Directory && names.matches(entry) {
                 clip.push(shown(entry.path).as_bytes());
                 clip.push(b"\n");
                 found = true;
@@ -109,7 +103,7 @@ impl SearchFiles {
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
         let regex = compile(&self.pattern, false)?;
         let start = start(self.path.as_deref());
-        let names = self.glob.as_deref().map(|glob| NameGlob::new(glob, start)).transpose()?;
+        let names = self.glob.as_deref().map(NameGlob::new).transpose()?;
         let entry = context.workspace()?.entry(start)?;
         let file = entry.filter(|entry| entry.metadata().is_ok_and(|found| found.is_file()));
         let files = match file {
@@ -313,7 +307,7 @@ impl Shared {
             && let Some(entry) = walk.as_mut().and_then(|walk| walk.next(&|| self.is_over()))
         {
             if entry.kind == FileType::File
-                && names.as_ref().is_none_or(|names| names.matches(entry.path))
+                && names.as_ref().is_none_or(|names| names.matches(&entry))
             {
                 files.push((entry.path.to_owned(), Source::In(Arc::clone(entry.directory))));
             }
@@ -494,7 +488,7 @@ mod tests {
         for name in
             ["a.rs", "src/b.rs", "src/deep/c.rs", "src/c.txt", "target/d.rs", "we ird\u{7f}.rs"]
         {
-            scratch.put(name, "");
+            scratch.put(name, "x");
         }
         scratch.put(".gitignore", "target\n");
         let find = |arguments: &str| scratch.run("find_files", arguments).unwrap();
@@ -507,6 +501,16 @@ mod tests {
         assert_eq!(find(r#"{"pattern":"*.rs","path":"src"}"#), "src/b.rs\nsrc/deep/c.rs\n");
         assert_eq!(find(r#"{"pattern":"deep/*","path":"src"}"#), "src/deep/c.rs\n");
         assert_eq!(find(r#"{"pattern":"src/deep/*","path":"src"}"#), "src/deep/c.rs\n");
+        let absolute = scratch.path().join("src").to_str().unwrap().to_owned();
+        for path in [&absolute, "src/", "./src", "src/.", "src//"] {
+            let arguments = format!(r#"{{"pattern":"deep/*","path":"{path}"}}"#);
+            assert_eq!(find(&arguments), "src/deep/c.rs\n", "{path}");
+            let arguments = format!(r#"{{"pattern":"x","path":"{path}","glob":"*/c.rs"}}"#);
+            let found = scratch.run("search_files", &arguments).unwrap();
+            assert_eq!(found, "src/deep/c.rs:1:x\n", "{path}");
+        }
+        let through_parent = find(r#"{"pattern":"deep/*","path":"target/../src"}"#);
+        assert_eq!(through_parent, "target/../src/deep/c.rs\n");
         assert_eq!(find(r#"{"pattern":"nothing"}"#), "[no file matches]");
         for path in ["..", "/", "src/../../"] {
             let arguments = format!(r#"{{"pattern":"*","path":"{path}"}}"#);

@@ -22,6 +22,8 @@ pub struct Entry<'a> {
     pub directory: &'a Arc<File>,
     /// From the workspace.
     pub path: &'a [u8],
+    /// From where the walk began.
+    pub inside: &'a [u8],
     pub kind: FileType,
 }
 
@@ -43,6 +45,8 @@ pub struct Walk {
     /// That of the last entry.
     path: Vec<u8>,
     /// The last entry was a directory, and its entries come next.
+    /// How many bytes of a path lead to where the walk began.
+    start: usize,
     descends: bool,
     visited: usize,
 }
@@ -102,8 +106,15 @@ impl Walk {
             }
         }
         let workspace = Arc::clone(workspace);
-        let (levels, descends, visited) = (Vec::new(), false, 0);
-        let mut walk = Walk { workspace, rules, levels, path, descends, visited };
+        let mut walk = Walk {
+            workspace,
+            rules,
+            levels: Vec::new(),
+            start: path.len(),
+            path,
+            descends: false,
+            visited: 0,
+        };
         walk.enter(top);
         Ok(walk)
     }
@@ -135,7 +146,8 @@ impl Walk {
         }
         self.descends = kind == FileType::Directory;
         let directory = &self.levels.last()?.directory;
-        Some(Entry { directory, path: &self.path, kind })
+        let inside = self.path.get(self.start..).unwrap_or_default();
+        Some(Entry { directory, path: &self.path, inside, kind })
     }
 
     /// Returns what was left out so far.
