@@ -106,7 +106,12 @@ impl SearchFiles {
         let names = self.glob.as_deref().map(NameGlob::new).transpose()?;
         let entry = context.workspace()?.entry(start)?;
         let file = entry.filter(|entry| entry.metadata().is_ok_and(|found| found.is_file()));
+        let most = limits::SEARCH_BYTES_MAX;
         let files = match file {
+            Some(file) if file.metadata().is_ok_and(|found| found.len() > most) => {
+                let path = escaped(start);
+                return Err(format!("{path} is too large to be searched: more than {most} bytes"));
+            }
             Some(file) => {
                 Files { named: Some((start.into(), Source::Open(file))), ..Files::default() }
             }
@@ -143,7 +148,7 @@ fn shown(path: &[u8]) -> String {
 
 fn note(end: WalkEnd) -> &'static str {
     if end.too_many_entries {
-        "\n[not all was looked through: there are too many files]"
+        "\n[not all was looked through: there are too many files, or they lie too deep]"
     } else if end.too_many_rules {
         "\n[not all .gitignore rules were applied: there are too many]"
     } else {
@@ -561,6 +566,19 @@ mod tests {
         assert!(found.ends_with("[there are more than these 50]"), "{found}");
         scratch.put("wide", &format!("wide{}", "é".repeat(limits::MATCH_CHARS_MAX)));
         assert!(search("wide").ends_with("é…\n"));
+    }
+
+    #[test]
+    fn a_file_that_is_named_and_too_large_is_no_file_without_matches() {
+        let scratch = Scratch::new();
+        let file = File::create(scratch.path().join("a")).unwrap();
+        let search = |size| {
+            file.set_len(size).unwrap();
+            scratch.run("search_files", r#"{"pattern":"x","path":"a"}"#)
+        };
+        assert_eq!(search(limits::SEARCH_BYTES_MAX).unwrap(), "[no line matches]");
+        let refused = search(limits::SEARCH_BYTES_MAX + 1).unwrap_err();
+        assert_eq!(refused, "a is too large to be searched: more than 16777216 bytes");
     }
 
     #[test]

@@ -30,7 +30,8 @@ pub struct Entry<'a> {
 /// What a walk left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WalkEnd {
-    /// There are more than [`limits::WALK_ENTRIES_MAX`] entries.
+    /// There are more entries than [`limits::WALK_ENTRIES_MAX`], in a directory more than
+    /// [`limits::DIRECTORY_ENTRIES_MAX`], or some deeper than [`limits::WALK_DEPTH_MAX`].
     pub too_many_entries: bool,
     /// There are more rules of what git ignores than [`limits::IGNORE_BYTES_ALL_MAX`].
     pub too_many_rules: bool,
@@ -44,11 +45,14 @@ pub struct Walk {
     levels: Vec<Level>,
     /// That of the last entry.
     path: Vec<u8>,
-    /// The last entry was a directory, and its entries come next.
     /// How many bytes of a path lead to where the walk began.
     start: usize,
+    /// The last entry was a directory, and its entries come next.
     descends: bool,
     visited: usize,
+    /// [`limits::DIRECTORY_ENTRIES_MAX`], less in a test.
+    directory_entries_max: usize,
+    end: WalkEnd,
 }
 
 /// A directory that a walk is in.
@@ -114,6 +118,8 @@ impl Walk {
             path,
             descends: false,
             visited: 0,
+            directory_entries_max: limits::DIRECTORY_ENTRIES_MAX,
+            end: WalkEnd::default(),
         };
         walk.enter(top);
         Ok(walk)
@@ -143,6 +149,7 @@ impl Walk {
         self.visited += 1;
         if self.visited > limits::WALK_ENTRIES_MAX {
             self.levels.clear();
+            self.end.too_many_entries = true;
         }
         self.descends = kind == FileType::Directory;
         let directory = &self.levels.last()?.directory;
@@ -152,17 +159,16 @@ impl Walk {
 
     /// Returns what was left out so far.
     pub fn end(&self) -> WalkEnd {
-        let too_many_entries = self.visited > limits::WALK_ENTRIES_MAX;
-        WalkEnd { too_many_entries, too_many_rules: self.rules.are_cut }
+        WalkEnd { too_many_rules: self.rules.are_cut, ..self.end }
     }
 
     /// Enters the directory that is the last entry.
     fn descend(&mut self) {
         let Some(level) = self.levels.last() else { return };
         let name = OsStr::from_bytes(self.path.get(level.path..).unwrap_or_default());
-        if self.levels.len() <= limits::WALK_DEPTH_MAX
-            && let Ok(below) = openat::enter(level.directory.as_fd(), name)
-        {
+        if self.levels.len() > limits::WALK_DEPTH_MAX {
+            self.end.too_many_entries = true;
+        } else if let Ok(below) = openat::enter(level.directory.as_fd(), name) {
             self.path.push(b'/');
             self.enter(below);
         }
@@ -170,13 +176,16 @@ impl Walk {
 
     /// Makes the entries of a directory the next ones.
     fn enter(&mut self, directory: File) {
-        let most = limits::DIRECTORY_ENTRIES_MAX;
+        let most = self.directory_entries_max;
         // A directory that may not be read has no entries.
-        let mut entries = openat::entries(directory.as_fd(), most).unwrap_or_default();
+        let mut entries = openat::entries(directory.as_fd(), most + 1).unwrap_or_default();
+        let is_cut = entries.len() > most;
+        self.end.too_many_entries |= is_cut;
+        entries.truncate(most);
         let rules = self.rules.count();
         let is_rules =
             |(name, kind): &(OsString, FileType)| name == ignore::FILE && *kind == FileType::File;
-        if !self.levels.is_empty() && (entries.len() == most || entries.iter().any(is_rules)) {
+        if !self.levels.is_empty() && (is_cut || entries.iter().any(is_rules)) {
             self.rules.enter(directory.as_fd(), &self.path);
         }
         entries.retain(|(name, _)| name != ".git");
@@ -414,12 +423,37 @@ mod tests {
         assert_eq!(seen(&scratch, absolute.to_str().unwrap()), wanted);
     }
 
+    /// Returns the number of files that a walk visits, and whether there are more entries.
+    fn count(scratch: &Scratch, set: impl FnOnce(&mut Walk)) -> (usize, bool) {
+        scratch.with_context(|context| {
+            let mut walk = Walk::new(context, ".").unwrap();
+            set(&mut walk);
+            let mut count = 0;
+            while let Some(entry) = walk.next(&|| false) {
+                count += usize::from(entry.kind == FileType::File);
+            }
+            (count, walk.end().too_many_entries)
+        })
+    }
+
     #[test]
     fn the_depth_of_a_walk_is_limited() {
         let scratch = Scratch::new();
         scratch.put(&format!("{}f", "d/".repeat(limits::WALK_DEPTH_MAX)), "x");
-        assert_eq!(seen(&scratch, ".").len(), 1);
+        assert_eq!(count(&scratch, |_| ()), (1, false));
         scratch.put(&format!("{}g", "d/".repeat(limits::WALK_DEPTH_MAX + 1)), "x");
-        assert_eq!(seen(&scratch, ".").len(), 1);
+        assert_eq!(count(&scratch, |_| ()), (1, true));
+    }
+
+    #[test]
+    fn the_entries_of_a_walk_and_of_a_directory_are_limited() {
+        let scratch = Scratch::new();
+        ["d/a", "d/b", "d/c"].iter().for_each(|name| scratch.put(name, "x"));
+        for (most, wanted) in [(3, (3, false)), (2, (2, true))] {
+            assert_eq!(count(&scratch, |walk| walk.directory_entries_max = most), wanted);
+            // With the directory itself.
+            let visited = limits::WALK_ENTRIES_MAX - most - 1;
+            assert_eq!(count(&scratch, |walk| walk.visited = visited), wanted);
+        }
     }
 }
