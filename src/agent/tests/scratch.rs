@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::agent::tools::{LazyWorkspace, SeenBySession, Tool, ToolContext, Workspace};
@@ -43,16 +44,8 @@ impl Scratch {
         cancel: &Cancel,
         act: impl FnOnce(&ToolContext<'_>) -> T,
     ) -> T {
-        let workspace = lazy_workspace(&self.0);
-        let deadline = Instant::now() + Duration::from_secs(120);
-        act(&ToolContext {
-            workspace,
-            environment,
-            umask: 0o022,
-            seen: self.1.of("scratch"),
-            cancel,
-            deadline,
-        })
+        let seen = self.1.of("scratch");
+        act(&ToolContext { seen, ..context(&self.0, environment, cancel) })
     }
 
     /// As [`Scratch::with_context`], with a workspace inside of it and an environment.
@@ -62,17 +55,7 @@ impl Scratch {
         environment: &[Variable],
         act: impl FnOnce(&ToolContext<'_>) -> T,
     ) -> T {
-        let workspace = lazy_workspace(workspace);
-        let deadline = Instant::now() + Duration::from_secs(120);
-        let cancel = &Cancel::new().unwrap();
-        act(&ToolContext {
-            workspace,
-            environment,
-            umask: 0o022,
-            seen: self.1.of("scratch"),
-            cancel,
-            deadline,
-        })
+        act(&context(workspace, environment, &Cancel::new().unwrap()))
     }
 
     /// Runs a tool. Gives its result as the tool returns it.
@@ -88,8 +71,19 @@ impl Drop for Scratch {
     }
 }
 
-/// The workspace at `path`, in which nothing is protected by its path.
-pub fn lazy_workspace(path: &Path) -> LazyWorkspace {
-    let path = path.to_str().unwrap().to_owned();
-    LazyWorkspace::new(Box::new(move || Workspace::open(&path, &[])))
+/// Makes a context with a workspace in which nothing is protected by its path or was seen.
+pub fn context<'a>(
+    workspace: &Path,
+    environment: &'a [Variable],
+    cancel: &'a Cancel,
+) -> ToolContext<'a> {
+    let path = workspace.to_str().unwrap().to_owned();
+    ToolContext {
+        workspace: LazyWorkspace::new(Box::new(move || Workspace::open(&path, &[]))),
+        environment,
+        umask: 0o022,
+        seen: Arc::default(),
+        cancel,
+        deadline: Instant::now() + Duration::from_secs(120),
+    }
 }

@@ -325,13 +325,12 @@ impl Watcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::tests::scratch::{Scratch, lazy_workspace};
+    use crate::agent::tests::scratch::{Scratch, context};
     use crate::agent::tools::{Operation, Tool};
     use crate::json;
     use crate::protocol::Variable;
     use std::io::{BufRead, BufReader};
     use std::path::Path;
-    use std::sync::Arc;
 
     fn arguments(command: &str) -> String {
         format!(r#"{{"command":{},"timeout_ms":60000}}"#, json::text(&command.to_owned()))
@@ -430,15 +429,7 @@ mod tests {
         let operation = operation("sleep 600");
         let cancel = Cancel::new().unwrap();
         let deadline = Instant::now() + Duration::from_millis(300);
-        let workspace = lazy_workspace(scratch.path());
-        let context = ToolContext {
-            workspace,
-            environment: &[],
-            umask: 0o022,
-            seen: Arc::default(),
-            cancel: &cancel,
-            deadline,
-        };
+        let context = ToolContext { deadline, ..context(scratch.path(), &[], &cancel) };
         let result = (operation.attempt)(&context).unwrap_err();
         let millis = result.strip_prefix("[ended after ").unwrap().split(' ').next().unwrap();
         assert!(millis.parse::<u64>().unwrap() <= 300, "{result}");
@@ -588,16 +579,7 @@ mod tests {
         let place = std::env::var(MARK);
         if let Ok(place) = place {
             let cancel = Cancel::new().unwrap();
-            let deadline = Instant::now() + Duration::from_secs(60);
-            let workspace = lazy_workspace(Path::new(&place));
-            let context = ToolContext {
-                workspace,
-                environment: &[],
-                umask: 0o022,
-                seen: Arc::default(),
-                cancel: &cancel,
-                deadline,
-            };
+            let context = context(Path::new(&place), &[], &cancel);
             drop((operation(STUBBORN).attempt)(&context));
             return;
         }
