@@ -27,7 +27,10 @@ impl Protection {
     /// Returns whether a path without links is protected, or lies in a protected directory.
     pub fn covers(&self, path: &Path) -> bool {
         self.0.iter().any(|protected| path.starts_with(protected))
-            || path.ancestors().any(is_directory_of_opta)
+            || path
+                .ancestors()
+                .map(|above| above.join(DAEMON))
+                .any(|daemon| is_of_opta(|name| daemon.join(name).symlink_metadata().is_ok()))
     }
 
     /// Fails if an open file or directory, which is at `path`, is protected: what is opened counts,
@@ -69,7 +72,10 @@ impl Protection {
             name == DAEMON && matches!(kind, FileType::Directory | FileType::Link)
         });
         let is_whole = openat::is_kernel_state(directory).unwrap_or(true)
-            || (has_daemon && is_opta(directory));
+            || (has_daemon
+                && openat::open_directory(directory, Path::new(DAEMON)).is_ok_and(|daemon| {
+                    is_of_opta(|name| openat::has_entry(daemon.as_fd(), OsStr::new(name)))
+                }));
         if !is_whole && !self.0.iter().any(|protected| protected.starts_with(base)) {
             return;
         }
@@ -95,15 +101,8 @@ fn belongs_to_opta() -> io::Error {
 }
 
 /// Returns whether a directory is one of opta's, whichever user or home it is for: a daemon is
-/// running in it, or was.
-fn is_directory_of_opta(path: &Path) -> bool {
-    let has = |name| path.join(DAEMON).join(name).symlink_metadata().is_ok();
-    has("daemon.pid") && (has("state.json") || has("start.lock"))
-}
-
-fn is_opta(directory: BorrowedFd<'_>) -> bool {
-    let Ok(daemon) = openat::open_directory(directory, Path::new(DAEMON)) else { return false };
-    let has = |name| openat::has_entry(daemon.as_fd(), OsStr::new(name));
+/// running in it, or was. `has` returns whether a file is in its directory for the daemon.
+fn is_of_opta(has: impl Fn(&str) -> bool) -> bool {
     has("daemon.pid") && (has("state.json") || has("start.lock"))
 }
 
