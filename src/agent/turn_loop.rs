@@ -345,8 +345,8 @@ impl<'a> TurnLoop<'a> {
         Ok(completion)
     }
 
-    /// Returns the calls that the model requested, up to the number that it may still make. Those
-    /// that it wrote as text are no text anymore.
+    /// Returns the calls that the model requested, up to the number that it may still make. What it
+    /// wrote in tags, and is no call, becomes text.
     fn calls_of(&mut self, completion: &mut Completion) -> Result<Vec<Call>, Fault> {
         let left = self.calls_left();
         let mut requests = std::mem::take(&mut completion.calls);

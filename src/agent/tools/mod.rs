@@ -301,7 +301,7 @@ pub struct Subjects {
 /// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// At most [`limits::RESULT_BYTES_MAX`].
+    /// At most [`limits::RESULT_BYTES_MAX`], and a mark where more was left out.
     pub text: String,
     pub success: bool,
 }
