@@ -9,6 +9,7 @@ mod files;
 mod git;
 mod glob;
 mod ignore;
+mod line_search;
 mod protection;
 mod replace;
 mod search;

@@ -13,6 +13,7 @@ use std::vec;
 
 use crate::limits;
 use crate::sys::openat::{self, FileType};
+use crate::text::escaped;
 
 use super::ignore::{self, IgnoreRules};
 use super::workspace::{ToolContext, Workspace};
@@ -81,6 +82,16 @@ pub fn walk(
     }
     context.check()?;
     Ok(walk.end())
+}
+
+/// Returns the last name of a path.
+pub fn name_of(path: &[u8]) -> &OsStr {
+    OsStr::from_bytes(path.rsplit(|byte| *byte == b'/').next().unwrap_or(path))
+}
+
+/// Returns a path as results show it.
+pub fn shown(path: &[u8]) -> String {
+    escaped(&String::from_utf8_lossy(path))
 }
 
 impl Walk {
