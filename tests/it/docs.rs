@@ -1,6 +1,7 @@
 //! The documents describe the program as it is: manual, help, completions and README agree with the
 //! sources, in both directions.
 
+mod api;
 mod readme;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -700,7 +701,8 @@ fn the_page_lists_the_operations_and_their_inputs() {
     assert_eq!(set(listed), between(refused, "    \"", '"'));
 }
 
-/// Returns the constants of `src/limits.rs` as a document writes them: seconds, bytes, `1 to 2`.
+/// Returns the constants of `src/limits.rs` as a document writes them: seconds or milliseconds,
+/// bytes, `1 to 2`.
 pub fn limits() -> BTreeMap<String, String> {
     fn product(expression: &str) -> u64 {
         let term = |text: &str| text.trim().replace('_', "").parse::<u64>().unwrap();
@@ -715,11 +717,12 @@ pub fn limits() -> BTreeMap<String, String> {
         let (name, rest) = constant.split_once(':').unwrap();
         let (_, value) = rest.split_once('=').unwrap();
         let value = value.split(';').next().unwrap().trim();
-        let seconds = value.strip_prefix("Duration::from_secs(");
-        let written = match (seconds, value.split_once("..=")) {
-            (Some(seconds), _) => product(seconds.trim_end_matches(')')).to_string(),
+        let time = ["Duration::from_secs(", "Duration::from_millis("]
+            .iter()
+            .find_map(|unit| value.strip_prefix(unit));
+        let written = match (time, value.split_once("..=")) {
+            (Some(time), _) => product(time.trim_end_matches(')')).to_string(),
             (None, Some((first, last))) => format!("{} to {}", product(first), product(last)),
-            (None, None) if value.starts_with("Duration::from_millis(") => continue,
             (None, None) => product(value).to_string(),
         };
         limits.insert(name.to_owned(), written);
@@ -788,6 +791,10 @@ const STATED: [Stated; 5] = [
             ("WEBSOCKET_MESSAGE_MAX", "not complete {} seconds after its first byte"),
             ("WEBSOCKET_STALL_MAX", "took nothing for {} seconds"),
             ("WEBSOCKET_PING_EVERY", "After {} seconds without a byte"),
+            ("TURN_END_HELD", "sent at least {} milliseconds after its beginning"),
+            ("NAME_BYTES_MAX", "at most {} bytes in a name"),
+            ("TITLE_BYTES_MAX", "{} in a title"),
+            ("PATH_BYTES_MAX", "{} in a workspace"),
         ],
     ),
     (
