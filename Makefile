@@ -18,7 +18,7 @@ SCRIPTS = .ci/run dist/install.sh dist/package dist/tree tests/tools/launchctl \
 	tests/tools/mock-server tests/tools/with-user-systemd
 PROGRAMS = benches/run tests/tools/decoy-servers tests/tools/model-server
 PAGES = man/opta.1 man/opta-do.1 man/opta-chat.1 man/opta-doctor.1 man/opta-daemon.1 \
-	man/opta-config.1 man/opta-models.1 \
+	man/opta-config.1 man/opta-models.1 man/opta-web.1 \
 	man/opta-sessions.1
 
 # target: prints the arguments for the static target, unless cargo's own settings name a target.

@@ -19,7 +19,7 @@ fail() {
 # each COMMAND: runs the command with the mode, the source and the destination of each file.
 each() {
     "$1" 755 "$here/bin/opta" "$DESTDIR$BINDIR/opta" || return
-    for page in opta opta-do opta-chat opta-models opta-config opta-doctor opta-daemon opta-sessions; do
+    for page in opta opta-do opta-chat opta-models opta-config opta-doctor opta-web opta-daemon opta-sessions; do
         "$1" 644 "$here/share/man/man1/$page.1" "$DESTDIR$MANDIR/man1/$page.1" || return
     done
     for file in bash-completion/completions/opta zsh/site-functions/_opta \

@@ -13,7 +13,7 @@ use nanoserde::DeJson;
 use crate::error::Error;
 use crate::json::Lenient;
 use crate::log::{Level, Rotation};
-use crate::{disk, json, limits};
+use crate::{disk, json, limits, sys};
 
 mod inherited;
 mod keys;
@@ -273,6 +273,22 @@ pub fn cursor_can_move() -> bool {
 /// Returns the user's editor, a command for the shell: `VISUAL`, or `EDITOR`. environ(7)
 pub fn editor() -> Option<String> {
     variable("VISUAL").or_else(|| variable("EDITOR"))
+}
+
+/// Returns the shell commands that open a browser on the user's screen, the preferred one first:
+/// `BROWSER`, or those that desktops have. The error says why none would.
+pub fn browsers() -> Result<Vec<String>, &'static str> {
+    if let Some(browser) = variable("BROWSER") {
+        return Ok(vec![browser]);
+    }
+    if variable("SSH_CONNECTION").is_some() {
+        return Err("this is an ssh session");
+    }
+    let has_display = variable("DISPLAY").or_else(|| variable("WAYLAND_DISPLAY")).is_some();
+    if !has_display && !sys::HAS_WINDOW_SERVER {
+        return Err("there is no display");
+    }
+    Ok(vec!["xdg-open".to_owned(), "open".to_owned()])
 }
 
 /// The variables that a service manager sets for a process that it starts.

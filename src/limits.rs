@@ -37,6 +37,8 @@ pub const GRACE_MAX: Duration = Duration::from_secs(3);
 /// After that: for the last replies and the last events of streams.
 pub const LAST_REPLIES_MAX: Duration = Duration::from_secs(1);
 
+/// How long a command that opens a browser may take to fail. Some run as long as the browser.
+pub const BROWSER_MAX: Duration = Duration::from_secs(2);
 /// One call of `systemctl` or `launchctl`. They answer in milliseconds, or wait for a daemon that
 /// starts within [`START_MAX`] or stops within [`GRACE_MAX`].
 pub const MANAGER_MAX: Duration = Duration::from_secs(15);

@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use cli::{Command, OutputMode};
 use commands::{
-    Output, chat, config_file, daemon, doctor, models, operations, service, sessions, task,
+    Output, chat, config_file, daemon, doctor, models, operations, service, sessions, task, web,
 };
 use error::{Error, Kind};
 use lifecycle::handover;
@@ -84,6 +84,7 @@ fn perform(command: Command, output: &Output) -> Result<ExitCode, Error> {
         Command::Do(args) => return task::run(&paths()?, &args, output),
         Command::Chat(args) => return chat::run(&paths()?, &args),
         Command::Models { url } => return models::run(&paths()?, url.as_deref(), output),
+        Command::Web { print } => return web::run(&paths()?, print, output),
         Command::Config(args) => return config_file::run(&paths()?, &args, output),
         Command::Doctor => return doctor::run(&paths()?, output),
     };

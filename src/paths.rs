@@ -139,6 +139,11 @@ impl Paths {
         self.root.join("daemon/token")
     }
 
+    /// Returns the path of the file that leads a browser to the local page, with the token.
+    pub fn open_page(&self) -> PathBuf {
+        self.root.join("daemon/open.html")
+    }
+
     /// Returns the path of the lock that a daemon holds while it lives.
     pub fn pid(&self) -> PathBuf {
         self.root.join("daemon/daemon.pid")

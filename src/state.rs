@@ -161,13 +161,26 @@ pub fn publish(paths: &Paths, info: &DaemonInfo) -> Result<(), Error> {
     disk::replace(&paths.state(), info.line().as_bytes())
 }
 
-/// Removes the state file and the token.
+/// Removes the state file and the files with the token.
 pub fn remove(paths: &Paths) -> Result<(), Error> {
     disk::remove(&paths.token())?;
-    disk::remove(&paths.state()).map(drop)
+    disk::remove(&paths.state())?;
+    // Last: `publish_page` looks for the state file after it wrote this one.
+    disk::remove(&paths.open_page()).map(drop)
 }
 
-/// Removes the state file unless it is another daemon's, and the token.
+/// Writes the file that leads a browser to the local page. The caller holds the start lock, so it
+/// is the only writer. Returns false, without a file, if the daemon no longer serves.
+pub fn publish_page(paths: &Paths, info: &DaemonInfo, page: &str) -> Result<bool, Error> {
+    disk::replace(&paths.open_page(), page.as_bytes())?;
+    if is_published(paths, info) {
+        return Ok(true);
+    }
+    disk::remove(&paths.open_page())?;
+    Ok(false)
+}
+
+/// Removes the state file unless it is another daemon's, and the files with the token.
 pub fn withdraw(paths: &Paths, daemon_id: &str) -> Result<(), Error> {
     match read(paths)? {
         Found::Info(info) if info.daemon_id != daemon_id => Ok(()),

@@ -43,6 +43,10 @@ pub enum Command {
     Models {
         url: Option<String>,
     },
+    /// Open the local page, or only `print` its URL.
+    Web {
+        print: bool,
+    },
     Config(ConfigCommand),
     Doctor,
     Completions(Shell),

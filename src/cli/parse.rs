@@ -15,7 +15,7 @@ use super::{Command, OutputMode};
 
 /// The pages of the manual.
 const PAGES: &str = "man opta, man opta-do, man opta-chat, man opta-models, man opta-config, man opta-doctor, \
-     man opta-sessions, man opta-daemon";
+     man opta-web, man opta-sessions, man opta-daemon";
 
 /// Parses the arguments, without the program's name.
 ///

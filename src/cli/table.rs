@@ -107,6 +107,14 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         build: chat,
     },
     Subcommand {
+        words: &["web"],
+        operand: None,
+        options: &[switch("print", "only print the URL, which contains the token")],
+        summary: "Open your sessions in a browser",
+        about: "Opens the page that the daemon serves, and starts the daemon if needed.",
+        build: |args| Ok(Command::Web { print: args.has("print") }),
+    },
+    Subcommand {
         words: &["models"],
         operand: None,
         options: &[MODEL_URL, JSON],

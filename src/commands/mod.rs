@@ -25,6 +25,7 @@ mod slash;
 pub mod task;
 mod task_input;
 mod tool_report;
+pub mod web;
 
 use std::cell::{OnceCell, RefCell};
 use std::io::{self, IsTerminal, Write};

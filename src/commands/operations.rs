@@ -195,6 +195,14 @@ const OPERATIONS: &[Operation] = &[
         result: Outcome::Of(perform::sessions_get),
     },
     Operation {
+        id: "sessions.rename",
+        title: "Rename a session",
+        description: "Gives a session another title.",
+        safety: Safety::Write,
+        input: &[SESSION, InputField::text("title", "The new title.").required()],
+        result: Outcome::Of(perform::sessions_rename),
+    },
+    Operation {
         id: "sessions.export",
         title: "Export a session",
         description: "Writes a session to a file, and returns its path.",

@@ -12,6 +12,7 @@ mod auth;
 mod connections;
 mod event_loop;
 mod held;
+mod page;
 mod reply;
 mod request;
 mod request_loop;

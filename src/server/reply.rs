@@ -36,6 +36,12 @@ impl Reply {
         reply
     }
 
+    /// Makes a reply with these bytes as its body.
+    pub fn bytes(media_type: &str, body: &[u8]) -> Reply {
+        let reply = Reply::empty(200).with("Content-Type", media_type);
+        Reply { body: body.to_vec(), ..reply }
+    }
+
     /// Makes a reply without a body.
     pub fn empty(status: u16) -> Reply {
         let (headers, body) = (Vec::new(), Vec::new());
@@ -67,6 +73,20 @@ impl Reply {
     pub fn with(mut self, name: &'static str, value: &str) -> Reply {
         self.headers.push((name, value.to_owned()));
         self
+    }
+
+    /// Adds an ETag, without the quotes. If the client has the same already, which its
+    /// `If-None-Match` tells, drops the body. RFC 9110, 13.1.2.
+    pub fn with_tag(self, tag: &str, known: Option<&str>) -> Reply {
+        let tag = format!("\"{tag}\"");
+        let is_same = |known: &str| known == "*" || known.trim_start_matches("W/") == tag;
+        let reply = match known {
+            Some(known) if known.split(',').map(str::trim).any(is_same) => {
+                Reply { status: 304, body: Vec::new(), ..self }
+            }
+            _ => self,
+        };
+        reply.with("ETag", &tag)
     }
 
     /// Announces that it is the last reply of its connection.
@@ -110,7 +130,9 @@ impl Reply {
             ("X-Content-Type-Options", "nosniff"),
         ];
         let own = self.headers.iter().map(|(name, value)| (*name, value.as_str()));
-        let headers = common.into_iter().chain(own).filter_map(|(name, value)| {
+        let is_set = |name: &str| self.headers.iter().any(|(own, _)| *own == name);
+        let common = common.into_iter().filter(|(name, _)| !is_set(name));
+        let headers = common.chain(own).filter_map(|(name, value)| {
             let plain = !value.bytes().any(|byte| byte.is_ascii_control());
             Header::from_bytes(name, value).ok().filter(|_| plain)
         });

@@ -18,6 +18,7 @@ use crate::token::Token;
 use crate::{clock, json};
 
 use super::auth;
+use super::page;
 use super::reply::Reply;
 use super::request::RequestHead;
 use super::session_handlers;
@@ -113,6 +114,8 @@ pub enum Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route<'h> {
     Health,
+    /// `/` and `/page/:name`
+    Page(&'static page::PageFile),
     /// `/health`
     Liveness,
     Metrics,
@@ -151,6 +154,9 @@ impl Route<'_> {
         if path == "/health" {
             return Some(Route::Liveness);
         }
+        if let Some(file) = page::find(path) {
+            return Some(Route::Page(file));
+        }
         let segments: Vec<&str> = path.strip_prefix("/v3/")?.split('/').collect();
         Some(match *segments.as_slice() {
             ["metrics"] => Route::Metrics,
@@ -182,6 +188,7 @@ impl Route<'_> {
     fn methods(&self) -> &'static str {
         match self {
             Route::Health
+            | Route::Page(_)
             | Route::Liveness
             | Route::Metrics
             | Route::Operations
@@ -217,7 +224,7 @@ impl App {
         });
         let has_token = match presented {
             Some(token) if self.token.matches(token.as_bytes()) => true,
-            _ if route == Some(Route::Liveness) => false,
+            _ if matches!(route, Some(Route::Liveness | Route::Page(_))) => false,
             None if route == Some(Route::Health) => false,
             _ if route == Some(Route::WebSocket) && head.upgrade.is_requested => {
                 return Err(websocket::unauthorized(head));
@@ -261,6 +268,7 @@ impl App {
             Route::Health
                 | Route::HealthStream
                 | Route::Liveness
+                | Route::Page(_)
                 | Route::Metrics
                 | Route::Shutdown
         );
@@ -269,6 +277,7 @@ impl App {
         }
         let reply = match (authorized.route, &head.method) {
             (Route::Health, _) => self.health(authorized.has_token),
+            (Route::Page(file), _) => file.reply(head.if_none_match),
             (Route::Liveness, _) => Reply::json(200, &liveness()),
             (Route::Metrics, _) => self.metrics(),
             (Route::Shutdown, _) => self.shutdown(body)?,
@@ -317,13 +326,8 @@ impl App {
     fn model_server(&self, view: ModelServerView, known: Option<&str>) -> Result<Reply, Reply> {
         let shown = self.operations.model_server(view);
         let body = shown.map_err(|reason| Reply::error(502, "LMX_UNREACHABLE", reason))?;
-        let tag = format!("\"{}\"", websocket::digest(body.as_bytes()));
-        let is_same = |known: &str| known == "*" || known.trim_start_matches("W/") == tag;
-        let reply = match known {
-            Some(known) if known.split(',').map(str::trim).any(is_same) => Reply::empty(304),
-            _ => Reply::json_text(200, body),
-        };
-        Ok(reply.with("ETag", &tag))
+        let tag = websocket::digest(body.as_bytes());
+        Ok(Reply::json_text(200, body).with_tag(&tag, known))
     }
 
     fn health(&self, has_token: bool) -> Reply {
@@ -389,7 +393,7 @@ fn liveness() -> protocol::Liveness {
 impl Authorized<'_> {
     /// Returns whether it is answered without a body, and without waiting for the disk.
     pub fn is_immediate(&self) -> bool {
-        self.is_health() || self.route == Route::Liveness
+        self.is_health() || matches!(self.route, Route::Liveness | Route::Page(_))
     }
 
     /// Returns whether it asks for the health of the daemon.

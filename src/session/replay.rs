@@ -69,7 +69,11 @@ impl JournalState {
         match event {
             Event::SessionSnapshot(snapshot) => match &snapshot.config {
                 Some(config) => self.create(config, ts),
-                None => return,
+                // Created again, or renamed.
+                None => {
+                    self.title.clone_from(&snapshot.snapshot.title);
+                    return;
+                }
             },
             Event::TurnQueued(queued) => self.enqueue(queued, seq),
             Event::TurnStart(TurnHead { turn_id, .. }) => {

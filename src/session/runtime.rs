@@ -104,7 +104,7 @@ impl Runtime {
         let id = id.map_or_else(|| new_id("sess_"), Ok)?;
         self.with_slot(&id, |slot, place| match self.load(&id, slot, place)? {
             Some(session) => {
-                if let Err(error) = session.announce() {
+                if let Err(error) = session.announce(None) {
                     self.log_write_error(&id, &error);
                 }
                 Ok(session)

@@ -139,11 +139,13 @@ impl Session {
         lock(&self.state).journal.state().summary(&self.id)
     }
 
-    /// Tells the followers that the session was created again, which changes nothing.
-    pub(super) fn announce(&self) -> Result<(), SessionError> {
+    /// Tells the followers that the session was created again, which changes nothing, or has a new
+    /// title.
+    pub fn announce(&self, title: Option<&str>) -> Result<(), SessionError> {
         let mut state = lock(&self.state);
         let mut snapshot = state.journal.state().summary(&self.id);
         snapshot.seq += 1;
+        snapshot.title = title.map(str::to_owned).or(snapshot.title);
         let event = Event::SessionSnapshot(SessionSnapshot::new(snapshot, None).into());
         let is_active = state.journal.state().unfinished().next().is_some();
         let appended = self.append(&mut state, &[event], Durability::Synced);

@@ -44,6 +44,9 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Whether programs can show windows although no variable names a display.
+pub const HAS_WINDOW_SERVER: bool = cfg!(target_os = "macos");
+
 /// Waits until one of `files` is readable, closed at the other end or in error, and returns which.
 /// After `timeout`, none is. A signal that interrupts the wait has no effect. poll(2).
 pub fn wait_readable<const N: usize>(

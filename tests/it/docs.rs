@@ -16,21 +16,24 @@ use crate::support::{ANYTHING, Home, http, need};
 use readme::plain;
 
 const OPTA: &str = env!("CARGO_BIN_EXE_opta");
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "opta.1",
     "opta-do.1",
     "opta-chat.1",
     "opta-models.1",
     "opta-config.1",
     "opta-doctor.1",
+    "opta-web.1",
     "opta-daemon.1",
     "opta-sessions.1",
 ];
 /// The pages about a single command.
-const SINGLE: [&str; 4] = ["opta-do.1", "opta-chat.1", "opta-models.1", "opta-doctor.1"];
+const SINGLE: [&str; 5] =
+    ["opta-do.1", "opta-chat.1", "opta-models.1", "opta-doctor.1", "opta-web.1"];
 /// The pages that describe commands, each with the first word of its commands, or its only command.
-const GROUPS: [(&str, &str); 7] = [
+const GROUPS: [(&str, &str); 8] = [
     ("opta-models.1", "models"),
+    ("opta-web.1", "web"),
     ("opta-config.1", "config "),
     ("opta-do.1", "do"),
     ("opta-chat.1", "chat"),
@@ -655,6 +658,8 @@ fn the_page_lists_the_routes() {
     let listed = set(heads.map(|(_, path)| path).filter(|path| path.starts_with('/')));
     // The id of a permission request may be in the body.
     routes.remove("/v3/sessions/ID/permissions/ID");
+    // It has a table of its own.
+    routes.insert("/".to_owned());
     assert_eq!(listed, routes);
 }
 
@@ -947,7 +952,7 @@ pub fn in_shell_of(home: &Home, shell: &str, script: &str) -> String {
 const TYPED: &[(&str, &str)] = &[
     (
         "opta ",
-        "do chat models config doctor daemon sessions completions version help --help --version",
+        "do chat web models config doctor daemon sessions completions version help --help --version",
     ),
     ("opta da", "daemon"),
     ("opta config ", "list get set reset path edit"),
@@ -1013,8 +1018,8 @@ fn zsh_completes_commands_and_options() {
         done <"${1:h}/typed"
     "#;
     let cases = [
-        ("opta ", "do chat models config doctor daemon sessions completions version"),
-        ("opta da", "do chat models config doctor daemon sessions completions version"),
+        ("opta ", "do chat web models config doctor daemon sessions completions version"),
+        ("opta da", "do chat web models config doctor daemon sessions completions version"),
         ("opta sessions export --format ", "json markdown"),
         ("opta sessions rm ", "--force --json --help"),
         ("opta daemon st", "start status logs restart stop token install uninstall"),

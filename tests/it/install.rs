@@ -97,6 +97,7 @@ fn uninstall_removes_every_file_that_install_puts_in_place() {
         ("pre fix/share/man/man1/opta-doctor.1", 0o644),
         ("pre fix/share/man/man1/opta-models.1", 0o644),
         ("pre fix/share/man/man1/opta-sessions.1", 0o644),
+        ("pre fix/share/man/man1/opta-web.1", 0o644),
         ("pre fix/share/man/man1/opta.1", 0o644),
         ("pre fix/share/zsh/site-functions/_opta", 0o644),
     ];
@@ -128,6 +129,7 @@ fn bindir_and_mandir_decide_where_programs_and_pages_are_installed() {
             "else where/man/man1/opta-doctor.1",
             "else where/man/man1/opta-models.1",
             "else where/man/man1/opta-sessions.1",
+            "else where/man/man1/opta-web.1",
             "else where/man/man1/opta.1",
             "else where/sbin/opta"
         ]

@@ -91,6 +91,8 @@ mod unread;
 mod upgrade;
 /// A user at a terminal.
 mod user;
+/// The local page: how it is opened and served.
+mod web;
 /// The WebSocket: events, messages, and how it ends.
 mod websocket;
 /// The workspaces of sessions.

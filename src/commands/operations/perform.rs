@@ -88,6 +88,17 @@ fn create(path: &Path, bytes: &[u8]) -> Result<(), Refusal> {
     }
 }
 
+pub fn sessions_rename(host: &Host<'_>, input: &Input) -> Result<Raw, Refusal> {
+    let title = input.text("title").unwrap_or_default().trim();
+    if title.is_empty() || title.len() > limits::TITLE_BYTES_MAX {
+        let max = limits::TITLE_BYTES_MAX;
+        return Err(Refusal::invalid(format!("a title has 1 to {max} bytes, blanks aside")));
+    }
+    let session = host.sessions.session(&session_of(host, input)?)?;
+    session.announce(Some(title))?;
+    Ok(Raw::of(&session.summary()))
+}
+
 pub fn sessions_delete(host: &Host<'_>, input: &Input) -> Result<Raw, Refusal> {
     // Not a prefix: no one is asked whether that is the session.
     let typed = input.text("sessionId").unwrap_or_default();

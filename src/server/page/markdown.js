@@ -1,0 +1,134 @@
+// Markdown, made into elements: what models write, and no HTML. Pure but for the elements.
+
+import { el, visible } from "./dom.js";
+
+const FENCE = /^ {0,3}(```+|~~~+)\s*([\w+#.-]*)[^`]*$/;
+const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*$/;
+const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
+const RULE = /^ {0,3}([-*_])( *\1){2,}\s*$/;
+const TABLE = /^ *\|?( *:?-+:? *\|)+( *:?-+:? *)?$/;
+
+/** Returns the elements of a text. */
+export function markdown(text) {
+  return blocks(visible(text).split("\n"));
+}
+
+function blocks(lines) {
+  const out = [];
+  let paragraph = [];
+  const flush = () => {
+    if (paragraph.length) out.push(el("p", {}, ...inline(paragraph.join("\n"))));
+    paragraph = [];
+  };
+  for (let at = 0; at < lines.length; at += 1) {
+    const line = lines[at];
+    let found;
+    if ((found = FENCE.exec(line))) {
+      flush();
+      const end = lines.findIndex((other, n) => n > at && other.trim() === found[1]);
+      const code = lines.slice(at + 1, end < 0 ? undefined : end).join("\n");
+      out.push(el("pre", { tabindex: "0", "data-language": found[2] || null }, el("code", {}, code)));
+      at = end < 0 ? lines.length : end;
+    } else if ((found = HEADING.exec(line))) {
+      flush();
+      // The page has a heading of its own.
+      const level = Math.min(6, found[1].length + 2);
+      out.push(el(`h${level}`, {}, ...inline(found[2])));
+    } else if (RULE.test(line)) {
+      flush();
+      out.push(el("hr"));
+    } else if (/^ {0,3}>/.test(line)) {
+      flush();
+      const end = endOf(lines, at, (other) => /^ {0,3}>/.test(other));
+      const quoted = lines.slice(at, end).map((other) => other.replace(/^ {0,3}> ?/, ""));
+      out.push(el("blockquote", {}, ...blocks(quoted)));
+      at = end - 1;
+    } else if (ITEM.test(line)) {
+      flush();
+      const indent = ITEM.exec(line)[1].length;
+      const isPart = (other) => ITEM.test(other) || /^\s{2,}\S/.test(other) || other.trim() === "";
+      const end = endOf(lines, at, isPart);
+      out.push(list(lines.slice(at, end), indent));
+      at = end - 1;
+    } else if (line.includes("|") && TABLE.test(lines[at + 1] ?? "")) {
+      flush();
+      const end = endOf(lines, at, (other) => other.includes("|"));
+      out.push(table(lines.slice(at, end)));
+      at = end - 1;
+    } else if (line.trim() === "") flush();
+    else paragraph.push(line);
+  }
+  flush();
+  return out;
+}
+
+function endOf(lines, at, isPart) {
+  let end = at + 1;
+  while (end < lines.length && isPart(lines[end])) end += 1;
+  while (lines[end - 1].trim() === "") end -= 1;
+  return end;
+}
+
+function list(lines, indent) {
+  const ordered = /^\s*\d/.test(lines[0]);
+  const start = ordered ? parseInt(lines[0].trim(), 10) : null;
+  const items = [];
+  for (const line of lines) {
+    const found = ITEM.exec(line);
+    if (found && found[1].length <= indent + 1) items.push([found[3]]);
+    else items.at(-1)?.push(line.replace(/^\s{1,4}/, ""));
+  }
+  const children = items.map((item) => el("li", {}, ...tight(blocks(item))));
+  return el(ordered ? "ol" : "ul", ordered && start !== 1 ? { start } : {}, ...children);
+}
+
+/** An item that is one paragraph needs no space around it. */
+function tight(elements) {
+  const [first, ...rest] = elements;
+  return first?.localName === "p" ? [...first.childNodes, ...rest] : elements;
+}
+
+function table(lines) {
+  const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|");
+  const row = (line, name) =>
+    el("tr", {}, ...cells(line).map((cell) => el(name, {}, ...inline(cell.trim()))));
+  const body = lines.slice(2).map((line) => row(line, "td"));
+  const head = el("thead", {}, row(lines[0], "th"));
+  return el("div", { class: "table", tabindex: "0" }, el("table", {}, head, el("tbody", {}, ...body)));
+}
+
+const INLINE = new RegExp(
+  [
+    "(?<code>(`+)(?!`)(.+?)(?<!`)\\2(?!`))",
+    "(?<strong>\\*\\*(?=\\S)(.+?\\S?)\\*\\*)",
+    "(?<em>(?<![\\w*])[*_](?=[^\\s*_])([^*_\\n]*[^\\s*_])[*_](?![\\w*]))",
+    "(?<link>!?\\[([^\\]\\n]*)\\]\\(([^\\s()<>]+)(?: \"[^\"\\n]*\")?\\))",
+    "(?<url>https?://[^\\s<>\"'`)\\]]*[^\\s<>\"'`)\\].,;:!?])",
+  ].join("|"),
+  "gsu",
+);
+
+/** Returns the nodes of a text without blocks. */
+function inline(text) {
+  const out = [];
+  let end = 0;
+  for (const found of text.matchAll(INLINE)) {
+    const { code, strong, em, link, url } = found.groups;
+    out.push(text.slice(end, found.index));
+    if (code) out.push(el("code", {}, found[3].trim() || found[3]));
+    else if (strong) out.push(el("strong", {}, ...inline(found[5])));
+    else if (em) out.push(el("em", {}, ...inline(found[7])));
+    else if (link) out.push(anchor(found[10], found[9] || found[10], found[0]));
+    else out.push(anchor(url, url, url));
+    end = found.index + found[0].length;
+  }
+  out.push(text.slice(end));
+  return out.filter((part) => part !== "");
+}
+
+/** Returns a link, or what was written if it leads to something else than a web page. */
+function anchor(target, text, written) {
+  const isWeb = /^https?:\/\//i.test(target) && URL.canParse(target);
+  if (!isWeb) return written;
+  return el("a", { href: target, rel: "noreferrer noopener", target: "_blank", title: target }, text);
+}
