@@ -139,14 +139,15 @@ fn at_a_terminal_there_is_a_prompt_and_ctrl_d_exits() {
     let mut user = User::at_prompt(&home, &model);
     user.types("hello\n");
     let mut question = model.question();
-    user.sees("waiting 0s");
+    user.sees("waiting ");
     question.say("Hi \\u001b[31mthere");
     user.sees("Hi \\u{1b}[31mthere");
     question.end();
+    user.sees_prompt_after("Hi \\u{1b}[31mthere\n");
     user.types("/help\n");
-    user.sees("/sessions       list the sessions");
+    user.sees_prompt_after("/sessions       list the sessions");
     user.types("/nonsense\n");
-    user.sees("unknown command '/nonsense'; see /help");
+    user.sees_prompt_after("unknown command '/nonsense'; see /help\n");
     user.types("\x04");
     let shown = user.exits(0);
     assert!(shown.contains("opta: to resume: opta chat --resume sess_"), "{shown}");
@@ -162,7 +163,7 @@ fn at_a_terminal_ctrl_c_cancels_a_turn_and_pressed_twice_exits() {
     question.say("so far");
     user.sees("so far");
     user.types("\x03");
-    user.sees("opta: the turn was cancelled");
+    user.sees_prompt_after("opta: the turn was cancelled\n");
     question.assert_dropped();
     // The chat is still there.
     user.types("again\n");
@@ -170,7 +171,7 @@ fn at_a_terminal_ctrl_c_cancels_a_turn_and_pressed_twice_exits() {
     // Pressed before the prompt, it would be for the turn.
     user.sees_prompt_after("second answer\n");
     user.types("\x03");
-    user.sees("press Ctrl-C again to exit");
+    user.sees_prompt_after("press Ctrl-C again to exit (or Ctrl-D, /exit)\n");
     user.types("\x03");
     user.exits(130);
 }
@@ -184,7 +185,7 @@ fn at_a_terminal_the_user_is_asked_for_permissions() {
     let asked = |count: usize, user: &User| {
         let question = "Allow run_command \"true 1\"?\n[y]es / [n]o / [a]lways every \
                         \"true 1 …\" until opta exits ";
-        eventually("the question is asked", || user.shown().matches(question).count() == count);
+        user.sees_that("the question", |shown| shown.matches(question).count() == count);
     };
     let run = |model: &Model| {
         model.question().call("run_command", r#"{\"command\":\"true 1\"}"#);
@@ -204,7 +205,7 @@ fn at_a_terminal_the_user_is_asked_for_permissions() {
     user.sees("Allow run_command \"true 1; true 2\"?\n[y]es / [n]o / [a]lways this command");
     user.types("n\n");
     model.question().answer("all done");
-    user.sees("all done");
+    user.sees_prompt_after("\nall done\n");
     user.types("/exit\n");
     let shown = user.exits(0);
     assert_eq!(shown.matches("[a]lways").count(), 4, "{shown}");
@@ -226,11 +227,17 @@ fn at_a_terminal_a_change_is_shown_before_the_question() {
     let question = "Allow write_file \"evil\\u{202e}txt\"?\n[y]es / [n]o / [a]lways every \
                     write_file until opta exits";
     user.sees(&format!("+ line 20\n… and 11 more lines\n{question} / [s]how all "));
+    // What is typed before the question is asked again is no answer to it.
+    let asked_after = |user: &User, note: &str, end: &str| {
+        let text = format!("{question}{end}");
+        user.sees_that("the question again", |shown| {
+            shown.split_once(note).is_some_and(|(_, after)| after.ends_with(&text))
+        });
+    };
     user.types("y\n");
-    user.sees("opta: not all of it was shown: press s first\n");
+    asked_after(&user, "opta: not all of it was shown: press s first\n", " / [s]how all ");
     user.types("s\n");
-    user.sees("+ line 30\n\\ no line end\n");
-    user.sees(&format!("{question} "));
+    asked_after(&user, "+ line 30\n\\ no line end\n", " ");
     user.types("n\n");
     // An argument that the tool does not have cannot appear in a question: the call is refused.
     let unknown = r#"{\"path\":\"a\",\"content\":\"x\",\"command\":\"make test\"}"#;
@@ -238,7 +245,7 @@ fn at_a_terminal_a_change_is_shown_before_the_question() {
     let refusal = model.question();
     assert!(refusal.body.contains(r#"there is no \"command\""#), "{}", refusal.body);
     refusal.answer("done");
-    user.sees("done");
+    user.sees_prompt_after("\ndone\n");
     user.types("/exit\n");
     let shown = user.exits(0);
     assert_eq!(shown.matches("line 21").count(), 1, "{shown}");
@@ -391,9 +398,9 @@ fn at_a_terminal_a_running_tool_is_reported() {
     let mut user = User::at_prompt(&home, &model);
     user.types("hello\n");
     let question = model.question();
-    user.sees("waiting 0s");
+    user.sees("waiting ");
     question.call("run_command", r#"{\"command\":\"read x <gate\"}"#);
-    user.sees("running 0s");
+    user.sees("running ");
     drop(File::options().write(true).open(&gate).unwrap());
     model.question().answer("Hi");
     user.sees_prompt_after("Hi\n");
@@ -457,8 +464,7 @@ fn at_a_terminal_a_command_cannot_push_its_question_off_the_screen() {
     user.sees(" more characters … xxx");
     for (refused, count) in [("y\n", 1), ("a\n", 2)] {
         user.types(refused);
-        eventually("it is refused and asked again", || {
-            let shown = user.shown();
+        user.sees_that("the refusal and the question again", |shown| {
             let parts: Vec<&str> = shown.split("not all of it was shown: press s first").collect();
             parts.len() == count + 1 && parts.last().unwrap().contains("[s]how all ")
         });
@@ -466,7 +472,7 @@ fn at_a_terminal_a_command_cannot_push_its_question_off_the_screen() {
     assert!(!home.beside("made").exists());
     user.types("s\n");
     user.sees(&format!("true {}; touch made\"?\n", "x".repeat(4_000)));
-    eventually("it is asked again", || user.shown().ends_with("until opta exits "));
+    user.sees_that("the question again", |shown| shown.ends_with("until opta exits "));
     user.types("y\n");
     model.question().answer("done");
     user.sees_prompt_after("\ndone\n");
@@ -493,7 +499,7 @@ fn at_a_terminal_the_line_of_a_tool_says_what_became_of_it() {
         "\n• read_file a.txt\n",
         "\n• edit_file a.txt  1 line changed\n",
         "\n• list_dir Paris  failed: there is no Paris\n",
-        "\n• run_command seq 9; exit 2  exit 2, 0.",
+        "\n• run_command seq 9; exit 2  exit 2, ",
         " s\n    7\n    8\n    9\n",
     ] {
         user.sees(line);

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 
 use crate::model::{Model, Question};
-use crate::support::{Home, eventually, has, mode, need, signal, state_of};
+use crate::support::{Home, eventually, has, has_ended, mode, need, signal, state_of};
 use crate::user::{User, Window, client, signal_client};
 
 #[test]
@@ -174,13 +174,12 @@ fn what_is_typed_during_a_turn_stands_in_the_next_prompt() {
     let mut question = model.gets("first");
     question.say("one ");
     user.sees("one ");
-    user.types("next\x1b[Dx");
+    user.types_ahead(&home, "next\x1b[Dx");
     question.say("two");
     user.sees("one two");
     question.end();
     // Not shown in the answer.
-    eventually("it stands in the prompt", || {
-        let shown = user.shown();
+    user.sees_that("it in the prompt", |shown| {
         shown.contains("\none two\n") && shown.ends_with("\n> nexxt")
     });
     user.types("\r");
@@ -209,7 +208,7 @@ fn what_is_typed_before_a_question_is_no_answer_and_stands_in_the_next_prompt() 
     user.types("first\r");
     let question = model.gets("first");
     user.sees("waiting");
-    user.types("yes, please");
+    user.types_ahead(&home, "yes, please");
     question.call("run_command", r#"{\"command\":\"true\"}"#);
     user.sees("[y]es / [n]o");
     user.types("n\r");
@@ -277,7 +276,7 @@ fn a_chat_ends_with_its_terminal() {
         let question = within.then(|| model.question());
         let chat = client(&home);
         signal(user.window.pid(), "KILL");
-        eventually("the chat ends", || state_of(chat).is_none());
+        eventually("the chat ends", || has_ended(chat));
         question.into_iter().for_each(Question::assert_dropped);
     }
 }
@@ -291,8 +290,7 @@ fn messages_are_kept_for_the_next_chat() {
         user.types(keys);
         let shown = user.shown().matches("\nyes\n").count();
         model.question().answer("yes");
-        eventually("the answer is shown", || {
-            let text = user.shown();
+        user.sees_that("the answer", |text| {
             text.matches("\nyes\n").count() > shown && text.ends_with("\n> ")
         });
     }
@@ -389,8 +387,8 @@ fn a_terminal_of_one_column_and_an_output_elsewhere_work() {
     user.sees("> ");
     user.types("ab\u{4f60}c\x1b[D\x1b[Dd\r");
     model.gets("abd\u{4f60}c").answer("x");
-    eventually("the prompt is back", || {
-        user.shown().split_once("\nx\n").is_some_and(|(_, after)| after.contains('>'))
+    user.sees_that("the prompt again", |shown| {
+        shown.split_once("\nx\n").is_some_and(|(_, after)| after.contains('>'))
     });
     user.types("\x04");
     // It was changed on purpose.
@@ -417,7 +415,7 @@ fn tab_completes_commands_and_paths() {
     home.write(&home.beside("documents/evil\x1b[2J"), "");
     let mut user = User::at_prompt(&home, &model);
     user.types("/ses\t\r");
-    user.sees("there are no sessions yet");
+    user.sees_prompt_after("there are no sessions yet\n");
     user.types("read @doc\t\t\r");
     model.gets("read @documents/letter.txt").answer("seen");
     user.sees_prompt_after("\nseen\n");
@@ -508,8 +506,9 @@ fn ctrl_z_gives_the_terminal_back_and_fg_draws_the_prompt_again() {
         fs::read_to_string(home.path().join(name)).unwrap()
     };
     // What a shell without a line editor finds.
-    window.types("exec sh -i");
+    window.types("PS1='% ' exec sh -i");
     window.presses(&["Enter"]);
+    window.sees_last("%");
     let before = modes("before");
     window.types("opta chat");
     window.presses(&["Enter"]);
@@ -540,7 +539,7 @@ fn ctrl_z_gives_the_terminal_back_and_fg_draws_the_prompt_again() {
     window.sees_last(">");
     window.presses(&["C-d"]);
     window.sees("to resume");
-    window.sees_last("$");
+    window.sees_last("%");
     assert_eq!(modes("after"), before);
 }
 

@@ -670,6 +670,16 @@ impl Running {
         read_text(&self.output)
     }
 
+    /// Returns the length of that in bytes.
+    pub fn output_length(&self) -> u64 {
+        self.output.metadata().unwrap().len()
+    }
+
+    /// Returns what it has written to standard error so far.
+    pub fn errors(&self) -> String {
+        read_text(&self.errors)
+    }
+
     /// Waits for its end, and checks the expectations.
     #[track_caller]
     pub fn finish(self) -> Finished {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -70,6 +71,24 @@ impl User {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
+    /// Types while the terminal hides it, and waits until it is there to be read.
+    #[track_caller]
+    pub fn types_ahead(&mut self, home: &Home, keys: &str) {
+        let input = format!("/proc/{}/fd/0", client(home));
+        let terminal = File::open(input).unwrap();
+        let unread = || {
+            let mut count: libc::c_int = 0;
+            // SAFETY: the descriptor lives, and FIONREAD writes an int, which `count` is.
+            #[expect(unsafe_code, reason = "std has no way to do it")]
+            let got = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+            assert_eq!(got, 0);
+            usize::try_from(count).unwrap()
+        };
+        let before = unread();
+        self.types(keys);
+        eventually("the keys are there", || unread() == before + keys.len());
+    }
+
     /// Returns what was shown so far, without control sequences and carriage returns.
     pub fn shown(&self) -> String {
         plain(&self.window.output())
@@ -78,15 +97,25 @@ impl User {
     /// Waits until this is shown.
     #[track_caller]
     pub fn sees(&self, text: &str) {
-        eventually(&format!("{text:?} is shown"), || self.shown().contains(text));
+        self.sees_that(&format!("{text:?}"), |shown| shown.contains(text));
     }
 
     /// Waits until a prompt is shown last, after the text.
     #[track_caller]
     pub fn sees_prompt_after(&self, text: &str) {
-        eventually(&format!("a prompt is shown after {text:?}"), || {
-            let shown = self.shown();
+        self.sees_that(&format!("a prompt after {text:?}"), |shown| {
             shown.ends_with("\n> ") && shown.contains(text)
+        });
+    }
+
+    /// Waits until this is so of what is shown. It is looked at again only when there is more: with
+    /// a long paste, that takes time which the editor needs.
+    #[track_caller]
+    pub fn sees_that(&self, what: &str, is_so: impl Fn(&str) -> bool) {
+        let mut length = None;
+        eventually(&format!("{what} is shown"), || {
+            let before = length.replace(self.window.output_length());
+            before != length && is_so(&self.shown())
         });
     }
 
