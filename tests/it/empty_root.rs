@@ -1,11 +1,11 @@
 //! A root directory with nothing but the program: no shell, no C library, no time zones, no /proc.
 
 use std::fs;
-use std::process::Command;
 
 use crate::model::Model;
 use crate::support::{
-    ANYTHING, Home, NONE, NOT_RUNNING, RESTARTED, RUNNING, Run, STARTED, STOPPED, need, skip,
+    ANYTHING, Home, NONE, NOT_RUNNING, RESTARTED, RUNNING, Run, STARTED, STOPPED, copy_opta, need,
+    skip,
 };
 
 /// The root: the home of a test, which also has the program and /dev/null.
@@ -22,10 +22,7 @@ impl Root {
             fs::create_dir(home.path().join(directory)).unwrap();
         }
         fs::write(home.path().join("dev/null"), "").unwrap();
-        // Copied by another process: see `Home::of_another_user`.
-        let program = env!("CARGO_BIN_EXE_opta");
-        let copied = Command::new("cp").arg(program).arg(home.path().join("opta")).status();
-        assert!(copied.unwrap().success());
+        copy_opta(&home.path().join("opta"));
         Root { home, proc }
     }
 

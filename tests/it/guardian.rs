@@ -2,14 +2,13 @@
 //! never two.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{
     ALREADY, ANYTHING, Daemon, Finished, HAS_CRASHED, Home, NONE, READS_BEFORE_MAIN, RESTARTED,
-    RUNNING, Run, Running, START_THREAD, STARTED, STOPPED, eventually, has_ended, http, is_locked,
-    namespace, need, rounds, signal, skip,
+    RUNNING, Run, Running, START_THREAD, STARTED, STOPPED, copy_opta, eventually, has_ended, http,
+    is_locked, namespace, need, rounds, signal, skip, write_program,
 };
 
 const CRASHED: &str = "opta: the daemon had crashed (pid {old})\n";
@@ -491,8 +490,7 @@ fn copy_of_opta(home: &Home) -> PathBuf {
 /// Returns a shell that runs `before`, then starts a daemon with a copy of the program.
 fn start_with_a_copy<'h>(home: &'h Home, before: &str) -> Run<'h> {
     let copy = copy_of_opta(home);
-    let mut copying = Command::new("cp");
-    assert!(copying.arg(env!("CARGO_BIN_EXE_opta")).arg(&copy).status().unwrap().success());
+    copy_opta(&copy);
     home.sh(&format!("{before}; exec \"$COPY\" daemon start")).env("COPY", copy)
 }
 
@@ -511,8 +509,7 @@ fn change_meanwhile(home: &Home, start: Run<'_>, change: impl Fn(&Path)) {
 
 fn replace(copy: &Path) {
     let new = copy.with_extension("new");
-    fs::write(&new, ANOTHER).unwrap();
-    fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&new, ANOTHER);
     fs::rename(new, copy).unwrap();
 }
 

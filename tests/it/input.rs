@@ -6,11 +6,10 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use crate::support::{
     ALREADY, ANYTHING, Finished, Home, NONE, NOT_RUNNING, RUNNING, Run, STARTED, STOPPED,
-    TOO_MANY_FILES, namespace, need, skip,
+    TOO_MANY_FILES, copy_opta, namespace, need, skip,
 };
 
 /// A function that creates something where it does not belong.
@@ -107,8 +106,7 @@ fn without_home_the_user_database_is_asked() {
         skip!("it needs a user without a home");
     }
     let program = home.path().join("opta");
-    let mut copy = Command::new("cp");
-    assert!(copy.arg(env!("CARGO_BIN_EXE_opta")).arg(&program).status().unwrap().success());
+    copy_opta(&program);
     let words = |verb: &str| format!(r#"exec "$PROGRAM" daemon {verb}"#);
     for empty in [false, true] {
         let run = |verb: &str| {

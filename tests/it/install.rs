@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{files_in, need};
+use crate::support::{files_in, need, write_program};
 
 const OPTA: &str = env!("CARGO_BIN_EXE_opta");
 
@@ -234,9 +234,7 @@ fn build(
     fs::create_dir_all(&bin).unwrap();
     let here = stage.path.display();
     let program = |name: &str, script: String| {
-        let path = bin.join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&bin.join(name), &format!("#!/bin/sh\n{script}"));
     };
     let library = stage.path.join("sysroot/lib/rustlib/riscv64gc-unknown-linux-musl/lib");
     drop(fs::remove_dir_all(&library));
@@ -363,8 +361,7 @@ fn package(stage: &Stage, name: &str, umask: &str) -> PathBuf {
     let copy = stage.path.join(name);
     fs::create_dir_all(&copy).unwrap();
     for (name, script) in [("cargo", CARGO), ("rustc", RUSTC)] {
-        fs::write(copy.join(name), script).unwrap();
-        fs::set_permissions(copy.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&copy.join(name), script);
     }
     for machine in ["x86_64", "aarch64"] {
         let library = format!("sysroot/lib/rustlib/{machine}-unknown-linux-musl/lib");

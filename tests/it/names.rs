@@ -2,21 +2,20 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use crate::model::Model;
-use crate::support::{ANYTHING, Home, Run, eventually, need, signal, skip};
+use crate::support::{
+    ANYTHING, Home, Run, eventually, has_ended, need, signal, skip, write_program,
+};
 
 /// Writes a program that answers for getent(1), whose arguments are added to a file.
 fn getent(home: &Home, script: &str) -> PathBuf {
     let (path, calls) = (home.beside("getent"), home.beside("calls"));
-    fs::write(&path, format!("#!/bin/sh\necho \"$*\" >>'{}'\n{script}\n", calls.display()))
-        .unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, &format!("#!/bin/sh\necho \"$*\" >>'{}'\n{script}\n", calls.display()));
     path
 }
 

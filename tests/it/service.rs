@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{ANYTHING, Home, NONE, Run, STARTED, namespace, need, skip};
+use crate::support::{ANYTHING, Home, NONE, Run, STARTED, copy_opta, namespace, need, skip};
 
 /// The beginning of each script. `try` prints the exit status of a command, and `wait_until` runs
 /// one until it succeeds.
@@ -37,8 +37,7 @@ pub fn machine() -> Home {
     let home = Home::new();
     let bin = home.beside("bin");
     std::fs::create_dir(&bin).unwrap();
-    let program = env!("CARGO_BIN_EXE_opta");
-    assert!(Command::new("cp").arg(program).arg(&bin).status().unwrap().success());
+    copy_opta(&bin.join("opta"));
     home
 }
 

@@ -190,8 +190,7 @@ impl Home {
         // descriptor open for writing here would be inherited by the children of other tests for a
         // moment, and a file that is open for writing cannot be executed.
         fs::create_dir(home.bin()).unwrap();
-        let copied = Command::new("cp").arg(OPTA).arg(home.bin().join("opta")).status().unwrap();
-        assert!(copied.success());
+        copy_opta(&home.bin().join("opta"));
         home.user = Some(user);
         home
     }
@@ -891,6 +890,29 @@ pub fn is_refused(port: u16) -> bool {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let connected = TcpStream::connect_timeout(&address, DEADLINE);
     connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// Copies the program under test.
+#[track_caller]
+pub fn copy_opta(to: &Path) {
+    copy_program(OPTA.as_ref(), to);
+}
+
+/// Writes a program.
+#[track_caller]
+pub fn write_program(path: &Path, text: &str) {
+    let source = path.with_extension("source");
+    fs::write(&source, text).unwrap();
+    copy_program(&source, path);
+    fs::remove_file(source).unwrap();
+}
+
+/// Copies a program. Another process does it: a descriptor open for writing here would be inherited
+/// by the children of other tests for a moment, and a file that is written cannot be executed.
+#[track_caller]
+fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("install").args(["-m", "755", "--"]).args([from, to]).status();
+    assert!(copied.unwrap().success());
 }
 
 /// Returns all files in a directory, relative to it and sorted.
