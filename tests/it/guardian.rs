@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::support::{
     ALREADY, ANYTHING, Daemon, Finished, HAS_CRASHED, Home, NONE, READS_BEFORE_MAIN, RESTARTED,
@@ -133,14 +132,14 @@ fn starts_stops_and_kills_at_once_leave_one_daemon_or_none() {
 fn stop_ends_a_daemon_whose_starter_was_killed() {
     need!("/proc", "strace");
     let home = Home::new();
-    let slow = "inject=close_range:delay_enter=500000:when=1";
+    let slow = "inject=close_range:delay_enter=2s:when=1";
     let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", slow];
     let start = home.opta("daemon start").within(words).status(-9).spawn();
-    let pid = || fs::read_to_string(home.file("daemon.pid")).unwrap_or_default();
-    eventually("the lock is signed", || pid().ends_with('\n'));
-    let starter = pid().trim().parse().unwrap();
-    let forked = || fs::read_dir(format!("/proc/{starter}/fd")).map_or(0, Iterator::count);
-    eventually("the daemon alone has the lock", || home.owner() != Some(starter) && forked() > 0);
+    eventually("the lock is taken", || home.owner().is_some());
+    let children = format!("/proc/{0}/task/{0}/children", start.pid());
+    let starter: i32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    let has_signed = || home.owner().is_some_and(|owner| owner != starter);
+    eventually("the daemon has signed the lock", has_signed);
     signal(starter, "KILL");
     home.opta("daemon stop").stdout(STOPPED).run();
     start.finish();
@@ -388,7 +387,7 @@ fn a_daemon_that_hangs_while_it_starts_is_killed_wherever_it_hangs() {
         (START_THREAD, 2),
     ] {
         let home = Home::new();
-        let hang = format!("inject={call}:delay_enter=11000000:when={number}");
+        let hang = format!("inject={call}:delay_enter=20s:when={number}");
         let start = home.opta("daemon start").within(traced(&["-f", "-e", &hang]));
         let start = start.stderr(late).status(1).spawn();
         starts.push((call, home, start));

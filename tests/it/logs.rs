@@ -126,7 +126,7 @@ fn following_can_start_before_there_is_a_log() {
     let home = Home::new();
     let none = "opta: there is no log yet at ~/.config/opta/daemon/daemon.log\n";
     let following = home.opta("daemon logs -f").stdout(ANYTHING).stderr(none).status(-15).spawn();
-    eventually("it follows", || !home.processes().is_empty());
+    eventually("it follows", || following.errors() == none);
     home.start();
     eventually("the first line is shown", || following.output().ends_with('\n'));
     signal(following.pid(), "TERM");

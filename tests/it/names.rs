@@ -96,8 +96,8 @@ fn ctrl_c_ends_a_task_whose_getent_does_not_answer() {
     eventually("getent is asked", || fs::read_to_string(&pid).is_ok_and(|pid| pid.ends_with('\n')));
     signal(running.pid(), "INT");
     running.finish();
-    let pid = fs::read_to_string(&pid).unwrap();
-    eventually("getent has ended", || !PathBuf::from(format!("/proc/{}", pid.trim())).exists());
+    let pid = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    eventually("getent has ended", || has_ended(pid));
 }
 
 /// Starts a DNS server that knows these addresses of every name; without any, it does not answer.

@@ -120,7 +120,7 @@ fn an_answer_has_a_limit_only_if_one_is_set() {
 #[test]
 fn a_server_that_is_silent_for_longer_than_is_set_fails_the_task() {
     let (home, model) = (Home::new(), Model::new());
-    home.write(&home.config(), r#"{"connection":{"silenceSeconds":1}}"#);
+    home.write(&home.config(), r#"{"connection":{"silenceSeconds":2}}"#);
     let stderr = "opta: cannot finish the turn: {why} (model-timeout)\n";
     let running = task(&home, &model, "x").stdout("half\n").stderr(stderr).status(1).spawn();
     let mut question = model.question();
@@ -136,7 +136,9 @@ fn a_terminal_counts_the_seconds_of_a_silence_within_an_answer() {
     let window = task_in_terminal(&home, &model).spawn();
     let mut question = model.question();
     question.say("half");
-    eventually("the seconds are shown", || window.output().contains("waiting 3s"));
+    // One may be missing, if the machine is busy.
+    let is_shown = |seconds: u64| window.output().contains(&format!("waiting {seconds}s"));
+    eventually("the seconds are shown", || (2..60).filter(|count| is_shown(*count)).count() > 1);
     question.answer(" and half");
     // The line below the text is removed again.
     let shown = window.finish().stdout;
@@ -150,10 +152,9 @@ fn a_terminal_counts_down_to_the_next_request() {
     let home = Home::new();
     let model = Model::refusing(&["HTTP/1.1 503 Busy\r\nRetry-After: 3\r\n\r\nno room"]);
     let window = task_in_terminal(&home, &model).spawn();
-    for seconds in [3, 2, 1] {
-        let shown = format!("… trying again in {seconds}s");
-        eventually("the seconds are shown", || window.output().contains(&shown));
-    }
+    // One may be missing, if the machine is busy.
+    let is_shown = |left: u64| window.output().contains(&format!("… trying again in {left}s"));
+    eventually("the seconds are shown", || (1..=3).filter(|left| is_shown(*left)).count() > 1);
     model.question().answer("hello");
     let shown = window.finish().stdout;
     assert!(shown.contains("is busy (503): no room\r\n"), "{shown:?}");

@@ -186,9 +186,7 @@ impl Home {
         let mut home = Home::new();
         let user = 61_000 + std::process::id() % 1000 * 4 + MADE.fetch_add(1, Ordering::Relaxed);
         std::os::unix::fs::chown(&home.home, Some(user), Some(user)).unwrap();
-        // The program may be where other users have no access. Copied by another process: a
-        // descriptor open for writing here would be inherited by the children of other tests for a
-        // moment, and a file that is open for writing cannot be executed.
+        // The program may be where other users have no access.
         fs::create_dir(home.bin()).unwrap();
         copy_opta(&home.bin().join("opta"));
         home.user = Some(user);

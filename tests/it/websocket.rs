@@ -324,21 +324,22 @@ fn the_end_of_a_fast_turn_is_held_on_the_websocket_alone() {
     api.create("s");
     let mut socket = Socket::open(&api, "sessionId=s&afterSeq=1");
     let stream = api.follow("s", 1, "").unwrap();
-    for turn in ["t1", "t2"] {
+    let held = Duration::from_millis(150);
+    // The machine may be busy with something else: one of these is not.
+    let (mut streamed, mut resumed) = (Duration::MAX, Duration::MAX);
+    for turn in ["t1", "t2", "t3", "t4", "t5"] {
+        let begun = Instant::now();
         api.submit("s", turn).expect(202);
-        let begun = socket.events_to("turn.queued", turn);
-        let at = Instant::now();
         while !matches!(stream.next(), Delivery::Event(event) if event.name == "turn.error") {}
-        let streamed = at.elapsed();
+        streamed = streamed.min(begun.elapsed());
         socket.events_to("turn.error", turn);
-        let held = at.elapsed();
-        assert!(held >= Duration::from_millis(140), "{held:?} after {}", begun.len());
-        assert!(streamed < held, "{streamed:?}, {held:?}");
+        assert!(begun.elapsed() >= held, "{:?}", begun.elapsed());
+        // What was before is not held.
+        let opened = Instant::now();
+        Socket::open(&api, "sessionId=s").events_to("turn.error", turn);
+        resumed = resumed.min(opened.elapsed());
     }
-    // What was long ago is not held.
-    let at = Instant::now();
-    Socket::open(&api, "sessionId=s").events_to("turn.error", "t2");
-    assert!(at.elapsed() < Duration::from_millis(140), "{:?}", at.elapsed());
+    assert!(streamed < held && resumed < held, "{streamed:?}, {resumed:?}");
 }
 
 #[test]
@@ -602,9 +603,12 @@ fn many_websockets_take_little_memory_and_no_time() {
     // The frames of a debug build are larger.
     let limit = if cfg!(debug_assertions) { 56.0 } else { 24.0 };
     assert!(each <= limit, "{each} KiB each");
-    let (_, woken) = usage(pid);
-    assert!(sockets[0].is_silent_for(Duration::from_secs(2)));
-    assert_eq!(usage(pid).1, woken, "an idle WebSocket was woken");
+    // A thread that has sent something goes to sleep only then.
+    eventually("no idle WebSocket is woken", || {
+        let (_, woken) = usage(pid);
+        assert!(sockets[0].is_silent_for(Duration::from_secs(2)));
+        usage(pid).1 == woken
+    });
     let sent = Instant::now();
     api.submit("s", "t").expect(202);
     let acknowledged = sent.elapsed();
