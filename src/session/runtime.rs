@@ -257,6 +257,7 @@ impl Runtime {
         };
         for session in self.slots().iter().filter_map(opened) {
             let mut state = lock(&session.state);
+            drop(session.flush_pending(&mut state));
             self.interrupt_turns(&session, &mut state, "the daemon was stopped");
             if let Err(cause) = state.journal.sync() {
                 self.log_write_error(&session.id, &not_written(&cause));

@@ -313,9 +313,12 @@ impl Session {
 
     pub(super) fn is_idle(&self, now: u64) -> bool {
         let unused = now.saturating_sub(self.used_at.load(Ordering::Relaxed));
-        unused >= limits::SESSION_IDLE_MAX.as_secs()
-            && self.subscribers() == 0
-            && lock(&self.state).journal.state().unfinished().next().is_none()
+        let is_used = unused < limits::SESSION_IDLE_MAX.as_secs() || self.subscribers() > 0;
+        let state = lock(&self.state);
+        // The end of a turn that could not be written is only in memory.
+        !is_used
+            && state.pending_ends.is_empty()
+            && state.journal.state().unfinished().next().is_none()
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
+use crate::mutex::lock;
 use crate::protocol::event::SessionConfig;
 use crate::session::session::{Session, SessionError};
 use crate::{limits, sys};
@@ -162,6 +163,37 @@ fn an_unused_session_is_dropped_from_memory_and_opened_again_unchanged() {
     let session = runtime.session(&id("s")).unwrap();
     assert_eq!(format!("{:?}", session.summary()), before);
     assert_eq!(runtime.submit(&session, &turn("t")).unwrap().seq, 2);
+}
+
+#[test]
+fn an_end_that_could_not_be_written_is_kept_and_written_when_the_daemon_stops() {
+    let scratch = Scratch::new();
+    let path = scratch.path().join("sessions/s/journal.jsonl");
+    let away = path.with_extension("away");
+    let first = {
+        let (path, away) = (path.clone(), away.clone());
+        runtime(&scratch, move |turn| {
+            lock(&turn.session.state).journal.close_file();
+            std::fs::rename(&path, &away).unwrap();
+            done()
+        })
+    };
+    let session = create(&first, "s");
+    first.submit(&session, &turn("t")).unwrap();
+    wait_until("the turn has ended", || {
+        let counts = first.counts();
+        counts.active_turn_count + counts.queued_turn_count == 0
+    });
+    std::fs::rename(&away, &path).unwrap();
+    session.used_at.store(0, Ordering::Relaxed);
+    drop(session);
+    first.swept_at.store(0, Ordering::Relaxed);
+    first.sweep();
+    assert_eq!(first.counts().session_count, 1);
+    first.close();
+    let second = runtime(&scratch, |_| done());
+    let found = events(&second.session(&id("s")).unwrap());
+    assert_eq!(found.last().unwrap(), "turn.error t storage-error", "{found:?}");
 }
 
 #[test]
