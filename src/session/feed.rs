@@ -78,8 +78,8 @@ pub struct WideFeed {
     watcher: Arc<Watcher>,
     /// The sessions whose earlier events are still to be read, and the number after which.
     replay: (VecDeque<SessionId>, u64),
-    /// The last event that was read of each session in the replay.
-    replayed: HashMap<SessionId, u64>,
+    /// The sessions in the replay, and the last event that was read of each.
+    replayed: HashMap<SessionId, (Arc<Session>, u64)>,
     /// What is being read.
     ranges: VecDeque<Range>,
 }
@@ -156,8 +156,11 @@ impl WideFeed {
             // Only what was noted during the replay can overlap it.
             let replayed = std::mem::take(&mut self.replayed);
             self.ranges.extend(self.watcher.take().filter_map(|mut range| {
-                let seen = replayed.get(&range.session).copied().unwrap_or(0);
-                range.after = range.after.max(seen);
+                let replayed = replayed.get(&range.session);
+                // After a deletion, the range is that of a new session of the same id.
+                let same = replayed
+                    .filter(|(session, _)| session.close_reason() != Some(CloseReason::Deleted));
+                range.after = range.after.max(same.map_or(0, |(_, seen)| *seen));
                 (range.after < range.last).then_some(range)
             }));
             if self.ranges.is_empty() {
@@ -170,14 +173,12 @@ impl WideFeed {
     /// Returns the earlier events of the next session in the replay.
     fn next_replay(&mut self) -> Option<Range> {
         let after = self.replay.1;
-        while let Some(session) = self.replay.0.pop_front() {
-            let Ok((reader, last)) = self.runtime.session(&session).map(|one| one.position())
-            else {
-                continue;
-            };
-            self.replayed.insert(session.clone(), last);
+        while let Some(id) = self.replay.0.pop_front() {
+            let Ok(session) = self.runtime.session(&id) else { continue };
+            let (reader, last) = session.position();
+            self.replayed.insert(id.clone(), (session, last));
             if last > after {
-                return Some(Range { session, reader, after, last });
+                return Some(Range { session: id, reader, after, last });
             }
         }
         None

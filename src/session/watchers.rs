@@ -60,8 +60,9 @@ impl Watchers {
         for watcher in lock(&self.all).iter().filter(|watcher| watcher.follows(id)) {
             let mut untaken = lock(&watcher.untaken);
             match untaken.get_mut(id) {
-                Some(range) => range.last = last,
-                None => {
+                Some(range) if range.last == after => range.last = last,
+                // There is none, or that of a session of this id that was deleted.
+                _ => {
                     let range = Range { session: id.clone(), reader: reader(), after, last };
                     untaken.insert(id.clone(), range);
                 }

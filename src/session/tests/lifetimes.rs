@@ -9,6 +9,7 @@ use std::thread;
 
 use crate::mutex::lock;
 use crate::protocol::event::SessionConfig;
+use crate::session::feed::{Feed, WideFeed};
 use crate::session::session::{Session, SessionError};
 use crate::{limits, sys};
 
@@ -194,6 +195,33 @@ fn an_end_that_could_not_be_written_is_kept_and_written_when_the_daemon_stops() 
     let second = runtime(&scratch, |_| done());
     let found = events(&second.session(&id("s")).unwrap());
     assert_eq!(found.last().unwrap(), "turn.error t storage-error", "{found:?}");
+}
+
+#[test]
+fn followers_of_all_sessions_get_the_events_of_one_that_is_created_again() {
+    let scratch = Scratch::new();
+    let runtime = runtime(&scratch, |_| done());
+    let next = |feed: &mut Feed| -> Vec<String> {
+        let read = feed.next(limits::EVENTS_MAX, limits::EVENTS_BYTES_MAX).unwrap();
+        read.iter().map(|event| format!("{} {}", event.session_id().unwrap(), event.seq)).collect()
+    };
+    let follow = |after| Feed::Wide(Box::new(WideFeed::of_all(&runtime, after, false).unwrap()));
+    let mut live = follow(None);
+    // Twice: the second time, only its followers are told.
+    for name in ["a", "a", "b"] {
+        create(&runtime, name);
+    }
+    assert_eq!(next(&mut live).len() + next(&mut live).len(), 3);
+    let mut replay = follow(Some(0));
+    assert_eq!(next(&mut replay), ["a 1", "a 2"]);
+    // The third one is not read before the session is deleted.
+    create(&runtime, "a");
+    runtime.delete(&id("a")).unwrap();
+    create(&runtime, "a");
+    assert_eq!(next(&mut live), ["a 1"]);
+    assert_eq!(next(&mut replay), ["b 1"]);
+    assert_eq!(next(&mut replay), ["a 1"]);
+    assert!(next(&mut live).is_empty() && next(&mut replay).is_empty());
 }
 
 #[test]
