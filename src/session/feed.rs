@@ -5,6 +5,7 @@
 //! memory and delays no other.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -129,11 +130,14 @@ impl WideFeed {
         })
     }
 
-    fn next(&mut self, events_max: usize, bytes_max: usize) -> Envelopes {
-        while let Some(range) = self.next_range() {
-            // A session that was deleted, or cannot be read, must not hide the others.
-            let mut envelopes =
-                range.reader.after(range.after, events_max, bytes_max).unwrap_or_default();
+    /// Takes the next events. Fails if there are no descriptors to read them.
+    fn next(&mut self, events_max: usize, bytes_max: usize) -> io::Result<Envelopes> {
+        while let Some(range) = self.next_range()? {
+            let mut envelopes = match range.reader.after(range.after, events_max, bytes_max) {
+                Err(error) if is_lack_of_descriptors(&error) => return Err(error),
+                // A session that was deleted, or cannot be read, must not hide the others.
+                read => read.unwrap_or_default(),
+            };
             envelopes.retain(|envelope| envelope.seq <= range.last);
             let newest = envelopes.last().map_or(range.last, |newest| newest.seq);
             range.after = newest;
@@ -141,15 +145,15 @@ impl WideFeed {
                 self.ranges.pop_front();
             }
             if !envelopes.is_empty() {
-                return envelopes;
+                return Ok(envelopes);
             }
         }
-        Envelopes::new()
+        Ok(Envelopes::new())
     }
 
-    fn next_range(&mut self) -> Option<&mut Range> {
+    fn next_range(&mut self) -> io::Result<Option<&mut Range>> {
         while self.ranges.is_empty() {
-            if let Some(range) = self.next_replay() {
+            if let Some(range) = self.next_replay()? {
                 self.ranges.push_back(range);
                 continue;
             }
@@ -164,24 +168,28 @@ impl WideFeed {
                 (range.after < range.last).then_some(range)
             }));
             if self.ranges.is_empty() {
-                return None;
+                return Ok(None);
             }
         }
-        self.ranges.front_mut()
+        Ok(self.ranges.front_mut())
     }
 
     /// Returns the earlier events of the next session in the replay.
-    fn next_replay(&mut self) -> Option<Range> {
+    fn next_replay(&mut self) -> io::Result<Option<Range>> {
         let after = self.replay.1;
         while let Some(id) = self.replay.0.pop_front() {
-            let Ok(session) = self.runtime.session(&id) else { continue };
+            let Ok(session) = self.runtime.session(&id) else {
+                // As above, but if nothing can be opened, there are no descriptors.
+                File::open("/")?;
+                continue;
+            };
             let (reader, last) = session.position();
             self.replayed.insert(id.clone(), (session, last));
             if last > after {
-                return Some(Range { session: id, reader, after, last });
+                return Ok(Some(Range { session: id, reader, after, last }));
             }
         }
-        None
+        Ok(None)
     }
 
     fn arm(&self) -> bool {
@@ -189,6 +197,10 @@ impl WideFeed {
         let is_reading = !self.ranges.is_empty() || !self.replay.0.is_empty();
         is_reading || self.watcher.has_more() || self.runtime.is_closed()
     }
+}
+
+fn is_lack_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// What a client follows.
@@ -223,7 +235,7 @@ impl Feed {
     pub fn next(&mut self, events_max: usize, bytes_max: usize) -> io::Result<Envelopes> {
         match self {
             Feed::Session(feed) => feed.next(events_max, bytes_max),
-            Feed::Wide(feed) => Ok(feed.next(events_max, bytes_max)),
+            Feed::Wide(feed) => feed.next(events_max, bytes_max),
         }
     }
 

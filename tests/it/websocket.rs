@@ -1,11 +1,12 @@
 //! The WebSocket: events, messages, and how it ends, byte by byte with a scripted client.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::api::{Api, Delivery, Event};
 use crate::model::Model;
 use crate::socket::{Frame, Socket, UPDATED, frame, handshake};
-use crate::support::{ANYTHING, Home, RESTARTED, eventually, need, proc_number};
+use crate::support::{ANYTHING, Home, RESTARTED, TOO_MANY_FILES, eventually, need, proc_number};
 
 /// Starts a daemon without a model: each turn fails at once.
 fn started() -> (Home, Api) {
@@ -160,6 +161,48 @@ fn one_websocket_follows_all_sessions() {
     read(&mut all, "b", before_t2 as u64);
     assert!(live.text().contains(UPDATED));
     assert!(live.is_silent_for(Duration::from_millis(200)));
+}
+
+#[test]
+fn a_follower_of_all_sessions_is_told_when_descriptors_run_out() {
+    need!("/proc", "prlimit");
+    let model = Model::new();
+    let home = Home::new();
+    home.start_with(&model);
+    let pid = home.daemon_info().pid();
+    let api = Api::of(&home);
+    api.create("s");
+    let mut socket = Socket::open(&api, "");
+    api.submit("s", "t").expect(202);
+    let mut question = model.question();
+    socket.events_to("turn.start", "t");
+    let limit = |count: usize| {
+        let mut prlimit = std::process::Command::new("prlimit");
+        prlimit.args(["--pid", &pid.to_string(), &format!("--nofile={count}:4096")]);
+        assert!(prlimit.status().unwrap().success());
+    };
+    let is_open = |number: &usize| Path::new(&format!("/proc/{pid}/fd/{number}")).exists();
+    let mut said = 0;
+    // Each word arrives until the journal, which the turn has open, cannot be opened once more.
+    eventually("no descriptor is left", || {
+        limit((0..).find(|number| !is_open(number)).unwrap());
+        said += 1;
+        question.say(&format!("word{said}"));
+        match socket.frame() {
+            Frame::Text(text) => {
+                assert!(text.contains(&format!("word{said}")), "{text}");
+                false
+            }
+            Frame::Close(code, reason) => {
+                assert_eq!((code, reason.as_str()), (1011, TOO_MANY_FILES));
+                true
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+    limit(1024);
+    question.end();
+    api.wait_for("s", "turn.done", "t");
 }
 
 #[test]
