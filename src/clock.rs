@@ -255,8 +255,8 @@ impl Reader<'_> {
         let rest = self.0.trim_start_matches(|digit: char| digit.is_ascii_digit());
         let digits = self.0.strip_suffix(rest).filter(|digits| !digits.is_empty())?;
         self.0 = rest;
-        let millis = digits.chars().chain("00".chars()).take(3).collect::<String>();
-        millis.parse().ok()
+        let millis = digits.bytes().chain(*b"00").take(3);
+        Some(millis.fold(0, |millis, digit| millis * 10 + i64::from(digit - b'0')))
     }
 
     fn digits(&mut self, count: usize) -> Option<i64> {

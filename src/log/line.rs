@@ -56,7 +56,10 @@ impl<'a> Line<'a> {
             let (year, month, day) = date_of(&time);
             out.push_str(&format!("{year:04}-{month:02}-{day:02} "));
         }
-        out.push_str(&format!("{:02}:{:02}:{:02}] ", time.hour, time.minute, time.second));
+        for (number, end) in [(time.hour, ":"), (time.minute, ":"), (time.second, "] ")] {
+            out.extend([number / 10, number % 10].map(|digit| char::from(b'0' + digit)));
+            out.push_str(end);
+        }
         let level = self.level.padded();
         match self.level {
             Level::Debug => style.paint_on(out, "2", |out| out.push_str(level)),
