@@ -187,6 +187,17 @@ const OPERATIONS: &[Operation] = &[
         result: Outcome::Of(perform::sessions_list),
     },
     Operation {
+        id: "sessions.search",
+        title: "Search sessions",
+        description: "Returns the newest sessions whose title or text has these words.",
+        safety: Safety::Read,
+        input: &[
+            InputField::text("query", "The words, whatever their case.").required(),
+            InputField::up_to("limit", limits::SESSIONS_PAGE_MAX, "The number of sessions."),
+        ],
+        result: Outcome::Of(perform::sessions_search),
+    },
+    Operation {
         id: "sessions.get",
         title: "Show a session",
         description: "Returns a session without its messages.",

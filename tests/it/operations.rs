@@ -39,7 +39,7 @@ fn every_reading_operation_is_performed_and_says_what_it_needs() {
         let reply = perform(&api, &id, r#"{"sessionId":"none"}"#);
         let expected = match id.as_str() {
             "sessions.get" => 404,
-            "config.get" => 400,
+            "config.get" | "sessions.search" => 400,
             _ => 200,
         };
         let reply = reply.expect(expected);
@@ -68,6 +68,42 @@ fn the_list_of_sessions_has_what_the_desktop_app_shows() {
     let one = perform(&api, "sessions.list", r#"{"limit":1,"tag":null,"unknown":{}}"#);
     assert!(!one.expect(200).body.contains("first"));
     assert_eq!(perform(&api, "browser.host", r#"{"action":"status"}"#).field("running"), "false");
+}
+
+#[test]
+fn sessions_are_found_by_their_title_and_their_text() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start_with(&model);
+    let api = Api::of(&home);
+    for (id, title) in [("a", "Fix the Makefile (2)"), ("b", "Other"), ("c", "c"), ("d", "d")] {
+        let body = format!(r#"{{"sessionId":"{id}","title":"{title}"}}"#);
+        api.post("/v3/sessions", &body).expect(201);
+    }
+    for (id, text, answer) in [("b", "x", "It is in the MAKEFILE."), ("c", "a makefile?", "x")] {
+        let body = format!(r#"{{"turnId":"t","content":"{text}"}}"#);
+        api.post(&format!("/v3/sessions/{id}/turns"), &body).expect(202);
+        model.question().answer(answer);
+        api.wait_for(id, "turn.done", "t");
+    }
+    let found = |input: &str| {
+        let reply = perform(&api, "sessions.search", input).expect(200);
+        let ids = reply.body.split(r#"{"sessionId":""#).skip(1);
+        let ids: String = ids.map(|rest| &rest[..1]).collect();
+        (ids, reply.number("total"))
+    };
+    assert_eq!(found(r#"{"query":"makefile"}"#), ("cba".to_owned(), 3));
+    assert_eq!(found(r#"{"query":"makefile","limit":2}"#), ("cb".to_owned(), 3));
+    assert_eq!(found(r#"{"query":"Makefile (2)"}"#), ("a".to_owned(), 1));
+    assert_eq!(found(r#"{"query":"make.*"}"#), (String::new(), 0));
+    assert_eq!(found(r#"{"query":""}"#), ("dcba".to_owned(), 4));
+    let long = format!(r#"{{"query":"{}"}}"#, "x".repeat(1001));
+    perform(&api, "sessions.search", &long).expect(400);
+    let listed = perform(&api, "sessions.list", "{}").expect(200);
+    let all = perform(&api, "sessions.search", r#"{"query":""}"#).expect(200);
+    let sessions = |reply: &Reply| {
+        reply.body.split_once("\"sessions\":[").unwrap().1.split(']').next().unwrap().to_owned()
+    };
+    assert_eq!(sessions(&all), sessions(&listed));
 }
 
 #[test]

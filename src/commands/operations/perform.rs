@@ -2,6 +2,8 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
+use std::mem;
+use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use crate::lifecycle::status;
 use crate::limits;
 use crate::log::{Level, LineFormat, Query, Tail};
 use crate::protocol::{self, SessionId};
+use crate::session::search::{self, SearchResult};
 use crate::session::store::Store;
 use crate::session::transcript::Transcript;
 use crate::state::{self, Found};
@@ -35,6 +38,35 @@ pub fn sessions_list(host: &Host<'_>, input: &Input) -> Result<Raw, Refusal> {
     let limit = input.number("limit").unwrap_or(limits::SESSIONS_PAGE_DEFAULT);
     let sessions = host.sessions.summaries(None, limit)?.sessions;
     Ok(Raw::of(&Object(&[("sessions", &sessions)])))
+}
+
+/// Lists the sessions in which `opta sessions grep` finds these words, or whose title has them.
+pub fn sessions_search(host: &Host<'_>, input: &Input) -> Result<Raw, Refusal> {
+    let limit = input.number("limit").unwrap_or(limits::SESSIONS_PAGE_DEFAULT);
+    let words = regex::escape(input.text("query").unwrap_or_default());
+    let regex = search::compile(&words, true).map_err(Refusal::invalid)?;
+    let (mut sessions, mut total, mut is_found) = (Vec::new(), 0_usize, false);
+    let store = Store::new(host.paths.sessions());
+    let searched = search::search(&store, &regex, |id, found| {
+        let SearchResult::End(_) = found else {
+            is_found = true;
+            return ControlFlow::<()>::Continue(());
+        };
+        let is_found = mem::take(&mut is_found);
+        // One that has just been deleted has none.
+        if let Ok(summary) = host.sessions.summary(id) {
+            let title = summary.title.as_deref().unwrap_or_default();
+            if is_found || regex.is_match(title.as_bytes()) {
+                total += 1;
+                sessions.push(summary);
+                sessions.truncate(limit);
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    searched
+        .map(|_flow| Raw::of(&Object(&[("sessions", &sessions), ("total", &total)])))
+        .map_err(Refusal::from)
 }
 
 pub fn sessions_get(host: &Host<'_>, input: &Input) -> Result<Raw, Refusal> {
