@@ -1,8 +1,13 @@
 //! What a turn costs in a long session.
 
+use std::fs;
+use std::thread;
+
 use crate::api::Api;
+use crate::crash::Strace;
 use crate::model::Model;
-use crate::support::{Home, eventually, need, proc_number};
+use crate::sessions_cmd::journal;
+use crate::support::{Home, STOPPED, eventually, need, proc_number};
 
 /// A long message of a user.
 const MESSAGE_BYTES: usize = 300_000;
@@ -81,4 +86,34 @@ fn turns_that_wait_take_no_memory_of_the_one_that_runs() {
     }
     let grown = peak() - before;
     assert!(grown < 16 << 20, "{grown} bytes");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_journal_that_is_being_read() {
+    need!("/proc", "strace");
+    let (home, model) = (Home::new(), Model::new());
+    let session = Session::new(&home, &model);
+    let long = "x".repeat(3_300_000);
+    for _ in 0..3 {
+        session.turn(&long);
+    }
+    home.opta("daemon stop").stdout(STOPPED).run();
+    home.start();
+    // The journal has at least 150 blocks: it would take longer than any stop may.
+    let slow = "inject=pread64:delay_enter=1s";
+    let journal = journal(&home, "s").canonicalize().unwrap();
+    let strace = Strace::attach(&home, &["-e", "trace=pread64", "-e", slow], Some(&journal));
+    let api = Api::of(&home);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| api.get("/v3/sessions/s"));
+        let open = format!("/proc/{}/fd", home.owner().unwrap());
+        eventually("the journal is being read", || {
+            let open = fs::read_dir(&open).unwrap();
+            open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).any(|to| to == journal)
+        });
+        home.opta("daemon stop").stdout(STOPPED).run();
+        let reply = reader.join().unwrap();
+        assert_eq!((reply.status, reply.field("message")), (503, "the daemon is stopping"));
+    });
+    drop(strace);
 }
