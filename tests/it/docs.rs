@@ -902,7 +902,7 @@ fn sessions_are_as_the_manual_shows_them() {
     let (head, conversation) = shown.split_once("\n\n").unwrap();
     let expected = example("show").concat();
     let (expected_head, expected_conversation) = expected.split_once("\n\n").unwrap();
-    let until_date = |head: &str| plain(head.split("20").next().unwrap());
+    let until_date = |head: &str| plain(head.split(" 20").next().unwrap());
     assert_eq!(until_date(head), until_date(expected_head));
     assert_eq!(conversation, expected_conversation);
 
