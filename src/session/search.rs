@@ -79,24 +79,28 @@ fn visit_lines(
     // When the last message began.
     let mut last_ts = String::new();
     let report = store.scan(id, |record| {
-        let known = conversation.messages.len();
-        conversation.apply_record(record);
-        if record.kind == Some(EventKind::TurnError)
-            && let Some(Event::TurnError(error)) = record.event()
+        if record.kind == Some(EventKind::TurnQueued)
+            && let Some(Event::TurnQueued(queued)) = record.event()
         {
-            // It may never have started.
-            let input = conversation.take_queued(&error.turn_id);
-            conversation.start(input);
-        }
-        let Some(complete) = conversation.messages.len().checked_sub(1) else { return };
-        if complete < known {
+            // Not when its turn starts: up to then it would be kept in memory.
+            visit_message(&Message::User(queued.content), record.ts, visit);
             return;
         }
+        let known = conversation.messages.len();
+        conversation.apply_record(record);
+        let messages = conversation.messages.len();
+        let complete = match record.kind {
+            Some(EventKind::TurnDone | EventKind::TurnError) => messages,
+            _ if messages > known => messages - 1,
+            _ => 0,
+        };
         for (index, message) in conversation.messages.drain(..complete).enumerate() {
             let ts = if index < known { &last_ts } else { record.ts };
             visit_message(&message, ts, visit);
         }
-        record.ts.clone_into(&mut last_ts);
+        if messages > known {
+            record.ts.clone_into(&mut last_ts);
+        }
     })?;
     conversation.messages.iter().for_each(|message| visit_message(message, &last_ts, visit));
     report.require_records(id)
