@@ -276,6 +276,22 @@ fn unknown_settings_are_named_with_the_nearest_known_one() {
 }
 
 #[test]
+fn settings_that_turns_refuse_fail() {
+    let (home, model) = (Home::new(), Model::new());
+    for (settings, key) in [
+        (r#"{"environment":["A=B"]}"#, "environment"),
+        (r#"{"workspaces":{"a":"b"}}"#, "workspaces.a"),
+        (r#"{"safety":{"maxToolCalls":0}}"#, "safety.maxToolCalls"),
+        (r#"{"model":{"toolChoice":"x"}}"#, "model.toolChoice"),
+        (r#"{"log":{"files":-1}}"#, "log.files"),
+    ] {
+        home.write(&home.config(), settings);
+        let expected = format!("fail settings cannot use the settings: {{path}}: {key}: {{*}}");
+        care(&home, &model, "found settings").stdout(&expected).run();
+    }
+}
+
+#[test]
 fn allowed_commands_of_a_tool_that_runs_none_are_refused_with_their_key() {
     let (home, model) = (Home::new(), Model::new());
     home.write(&home.config(), r#"{"permissions":{"edit_file":{"allow":["cargo test"]}}}"#);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::finding::{Check, fail, failed, first_installed, pass, quoted, warn};
 use crate::commands::config_file::unknown_settings;
-use crate::config::{self, Config, ModelSettings};
+use crate::config;
 use crate::error::{Error, Kind};
 use crate::paths::Paths;
 
@@ -18,9 +18,8 @@ pub fn settings(paths: &Paths) -> Check {
         }
         _ => failed(&error, edit(&path)),
     };
-    Config::load(&path).map_err(invalid)?;
-    ModelSettings::load(&path).map_err(invalid)?;
-    config::workspaces(&path).map_err(invalid)?;
+    let text = config::source(&path).map_err(invalid)?;
+    config::check(text.as_deref().unwrap_or("{}"), &path).map_err(invalid)?;
     let unknown = unknown_settings(&path).map_err(invalid)?;
     if !unknown.is_empty() {
         let message = format!("{shown} has unknown settings: {}", unknown.join(", "));
