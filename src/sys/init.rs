@@ -88,7 +88,7 @@ pub fn reap() -> Option<(u32, u8)> {
 
 /// Starts this program again, with the same arguments. Returns its pid.
 pub fn start_again() -> io::Result<u32> {
-    let program = std::env::current_exe()?;
+    let program = super::spawn::program()?;
     Ok(Command::new(program).args(std::env::args_os().skip(1)).spawn()?.id())
 }
 

@@ -40,12 +40,10 @@ pub struct Process {
 impl Process {
     /// Opens the process that has this pid now; `None` if there is none.
     ///
-    /// Refuses the numbers that mean process groups to kill(2), this process, and its parent: none
-    /// of them is a daemon to be stopped.
+    /// Refuses the numbers that mean process groups to kill(2), and this process: it is no daemon
+    /// to be stopped.
     pub fn open(pid: i32) -> io::Result<Option<Process>> {
-        // SAFETY: getppid takes nothing and cannot fail.
-        let parent = unsafe { libc::getppid() };
-        if pid <= 0 || pid == parent || u32::try_from(pid) == Ok(std::process::id()) {
+        if pid <= 0 || u32::try_from(pid) == Ok(std::process::id()) {
             return Ok(None);
         }
         #[cfg(target_os = "linux")]

@@ -379,6 +379,9 @@ fn a_daemon_that_is_asked_to_stop_answers_first() {
     home.wait_for_end();
     eventually("the command has ended", || home.processes().is_empty());
     home.assert_nothing_left();
+    // Its child knows it as the owner of the lock.
+    let log = home.opta("daemon logs").stdout("{*}").run().stdout;
+    assert!(log.contains("daemon stopping cause=SIGTERM"), "{log}");
 }
 
 #[test]

@@ -27,6 +27,7 @@ use crate::session::search::{self, SearchResult};
 use crate::session::store::Store;
 use crate::session::transcript::Transcript;
 use crate::state::{self, Found};
+use crate::sys::spawn;
 use crate::text::Style;
 
 use super::host::{Host, Refusal};
@@ -257,7 +258,7 @@ fn run_command(host: &Host<'_>, words: &'static [&'static str]) -> Result<Raw, R
         Found::Info(info) => info.executable.map(PathBuf::from),
         Found::Damaged | Found::Nothing => None,
     };
-    let program = program.map_or_else(std::env::current_exe, Ok).doing("find the program")?;
+    let program = program.map_or_else(spawn::program, Ok).doing("find the program")?;
     let mut command = Command::new(&program);
     command
         .args(words)
