@@ -1,6 +1,6 @@
 //! A message that is written in the user's own editor.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::commands::config_file::run_editor;
 use crate::error::{Error, Kind};
@@ -8,41 +8,50 @@ use crate::paths::Paths;
 use crate::token::random_name;
 use crate::{disk, limits};
 
-/// The file of a message that is being written. Dropping it removes the file.
-pub struct Draft(PathBuf);
+/// The file of a message that is being written. Dropping it removes the file, unless it has text
+/// that cannot be used.
+pub struct Draft {
+    path: PathBuf,
+    is_kept: bool,
+}
 
 impl Draft {
     /// Writes the beginning of a message.
     pub fn new(paths: &Paths, text: &str) -> Result<Draft, Error> {
         disk::ensure_owned_directory(paths.root())?;
-        let draft = Draft(paths.root().join(format!("message-{}.md", random_name(8)?)));
-        disk::replace(&draft.0, text.as_bytes())?;
+        let path = paths.root().join(format!("message-{}.md", random_name(8)?));
+        let draft = Draft { path, is_kept: false };
+        disk::replace(&draft.path, text.as_bytes())?;
         Ok(draft)
     }
 
     /// Runs the user's editor until it ends.
     pub fn edit(&self) -> Result<(), Error> {
-        run_editor(&self.0, "edit the message")
+        run_editor(&self.path, "edit the message")
     }
 
-    /// Returns what was written.
-    pub fn read(&self) -> Result<String, Error> {
-        let path: &Path = &self.0;
-        let Some(mut file) = disk::open_user_file(path)? else {
+    /// Returns what was written. The file is kept if that cannot be used.
+    pub fn read(mut self) -> Result<String, Error> {
+        let Some(mut file) = disk::open_user_file(&self.path)? else {
             return Ok(String::new());
         };
-        let refused = |reason: String| Err(Error::cannot(Kind::System, "use the message", reason));
         let max = limits::TASK_BYTES_MAX;
-        match disk::read_up_to(&mut file, path, max)?.map(String::from_utf8) {
-            Some(Ok(text)) => Ok(text.trim_end().to_owned()),
-            Some(Err(_)) => refused("it is not UTF-8".to_owned()),
-            None => refused(format!("it is longer than {max} bytes")),
-        }
+        let read = disk::read_up_to(&mut file, &self.path, max)?.map(String::from_utf8);
+        let reason = match read {
+            Some(Ok(text)) => return Ok(text.trim_end().to_owned()),
+            Some(Err(_)) => "it is not UTF-8".to_owned(),
+            None => format!("it is longer than {max} bytes"),
+        };
+        self.is_kept = true;
+        let next_step = format!("it is kept in {}", self.path.display());
+        Err(Error::cannot(Kind::System, "use the message", reason).with_next_step(next_step))
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        drop(disk::remove(&self.0));
+        if !self.is_kept {
+            drop(disk::remove(&self.path));
+        }
     }
 }
