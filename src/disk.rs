@@ -110,7 +110,9 @@ pub fn read_up_to(file: &mut File, path: &Path, bytes_max: u64) -> Result<Option
 /// For one writer at a time: the new file is prepared under a fixed name in the same directory, so
 /// that a crash leaves at most one. It is not synced: it describes a running process.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    replace_with(path, |mut file, prepared| file.write_all(bytes).at("write", prepared))
+    replace_with(path, &unfinished(path), |mut file, prepared| {
+        file.write_all(bytes).at("write", prepared)
+    })
 }
 
 /// Replaces, in the same way, a file without secrets that other programs read and that must survive
@@ -119,7 +121,7 @@ pub fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).at("create", directory)?;
     }
-    replace_with(path, |mut file, prepared| {
+    replace_with(path, &unfinished(path), |mut file, prepared| {
         file.write_all(bytes).at("write", prepared)?;
         let public = Permissions::from_mode(PUBLIC_FILE_MODE);
         file.set_permissions(public).at("publish", prepared)?;
@@ -127,12 +129,14 @@ pub fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     })
 }
 
-/// Replaces a file of the user's own, in the same way: it keeps its mode, and survives a power
-/// failure. A new one is private.
+/// Replaces a file of the user's own atomically: it keeps its mode, and survives a power failure. A
+/// new one is private. The files next to it are the user's, too: the new file is prepared under a
+/// random name.
 pub fn replace_user_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let old = if_exists(path.metadata()).at("inspect", path)?;
     let mode = old.map_or(FILE_MODE, |found| found.mode() & 0o777);
-    replace_with(path, |mut file, prepared| {
+    let prepared = path.with_extension(format!("{:016x}.new", fastrand::u64(..)));
+    replace_with(path, &prepared, |mut file, prepared| {
         file.write_all(bytes).at("write", prepared)?;
         file.set_permissions(Permissions::from_mode(mode)).at("change the mode of", prepared)?;
         file.sync_all().at("sync", prepared)
@@ -141,16 +145,17 @@ pub fn replace_user_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 fn replace_with(
     path: &Path,
+    prepared: &Path,
     fill: impl Fn(&File, &Path) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let prepared = unfinished(path);
-    remove(&prepared)?;
-    let written = open(&prepared, OpenOptions::new().write(true).create_new(true))
-        .and_then(|file| fill(&file, &prepared))
-        .and_then(|()| fs::rename(&prepared, path).at("write", path));
+    if prepared == unfinished(path) {
+        remove(prepared)?;
+    }
+    let file = open(prepared, OpenOptions::new().write(true).create_new(true))?;
+    let written = fill(&file, prepared).and_then(|()| fs::rename(prepared, path).at("write", path));
     if written.is_err() {
         // The first failure is the one to report.
-        drop(remove(&prepared));
+        drop(remove(prepared));
     }
     written
 }

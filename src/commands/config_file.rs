@@ -148,8 +148,14 @@ fn change(
 
 /// Returns the file itself, which a link may lead to.
 fn target(path: &Path) -> Result<PathBuf, Error> {
-    let target = disk::if_exists(path.canonicalize()).at("find", path)?;
-    Ok(target.unwrap_or_else(|| path.to_owned()))
+    match disk::if_exists(path.canonicalize()).at("find", path)? {
+        None if path.is_symlink() => {
+            let action = format!("write {}", path.display());
+            let reason = "it is a link to a file that does not exist";
+            Err(Error::cannot(Kind::InvalidConfig, action, reason))
+        }
+        target => Ok(target.unwrap_or_else(|| path.to_owned())),
+    }
 }
 
 /// Returns a value as JSON.
@@ -185,7 +191,7 @@ fn open_in_editor(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let path = paths.config();
     disk::ensure_owned_directory(paths.root())?;
     if disk::open_user_file(&path)?.is_none() {
-        disk::replace_user_file(&path, b"{\n}\n")?;
+        disk::replace_user_file(&target(&path)?, b"{\n}\n")?;
     }
     let action = format!("edit {}", path.display());
     let interrupts = Interrupts::take(true).doing("wait for signals")?;

@@ -213,6 +213,31 @@ fn a_link_stays_a_link() {
 }
 
 #[test]
+fn files_next_to_the_settings_are_kept() {
+    let home = Home::new();
+    let target = home.beside("dotfiles/opta.json");
+    home.write(&target, "{}");
+    let others = ["opta.new", "opta.json.new", "opta"].map(|name| target.with_file_name(name));
+    others.iter().for_each(|path| home.write(path, "mine"));
+    fs::create_dir_all(home.config().parent().unwrap()).unwrap();
+    symlink(&target, home.config()).unwrap();
+    home.opta("config set daemon.port 7").run();
+    assert!(others.iter().all(|path| fs::read(path).unwrap() == b"mine"));
+    assert_eq!(fs::read_dir(home.beside("dotfiles")).unwrap().count(), 4);
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_kept() {
+    let home = Home::new();
+    fs::create_dir_all(home.config().parent().unwrap()).unwrap();
+    symlink(home.beside("nothing"), home.config()).unwrap();
+    let refused = "opta: cannot write {*}config.json: it is a link to a file that does not exist\n";
+    home.opta("config set daemon.port 7").stderr(refused).status(1).run();
+    home.opta("config edit").env("EDITOR", "true").stderr(refused).status(1).run();
+    assert!(home.config().is_symlink() && !home.beside("nothing").exists());
+}
+
+#[test]
 fn simultaneous_changes_are_all_kept() {
     let home = Home::new();
     let keys = ["daemon.port", "log.files", "model.maxTokens", "safety.maxToolCalls"];
