@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use crate::state::{self, DaemonInfo, Found};
 use crate::sys::process;
 use crate::sys::signal::Signal;
 use crate::sys::socket::{self, Listening};
-use crate::{disk, http, limits};
+use crate::{disk, http, limits, sys};
 
 /// What a process needs to be the daemon.
 pub struct Claim {
@@ -224,10 +225,15 @@ fn cannot_listen(cause: &io::Error, on: &str, next_step: impl Fn() -> String) ->
 fn check_reachable(listener: &TcpListener) -> Result<(), Error> {
     let port = listener.local_addr().doing("tell the daemon's port")?.port();
     let connected = http::connect(port, Instant::now() + limits::HEALTH_MAX, None);
-    let _open = connected.map_err(|cause| {
+    let unreachable = |cause: io::Error| {
         let reason = format!("cannot connect to 127.0.0.1:{port}: {}", reason(&cause));
         no_loopback(format!("{reason}, so no command could reach it"))
-    })?;
+    };
+    let _open = connected.map_err(unreachable)?;
+    let arrived = sys::wait_readable([listener.as_fd()], Some(limits::HEALTH_MAX));
+    if arrived.doing("accept a connection")? == [false] {
+        return Err(unreachable(io::ErrorKind::TimedOut.into()));
+    }
     // The daemon would take it for a client.
     drop(listener.accept().doing("accept a connection")?);
     Ok(())
