@@ -73,10 +73,14 @@ pub fn detach_from_terminal(command: &mut Command, umask: u32) {
 }
 
 /// Makes `command` start with no signal blocked: a child inherits the mask of the thread that
-/// starts it.
+/// starts it. Where `Interrupts` ignores the signals that it reads, none is ignored.
 pub fn unblock_signals(command: &mut Command) {
-    // SAFETY: between fork and exec it makes a system call, and no allocation.
-    unsafe { command.pre_exec(unblock_all) };
+    let unblock = || match cfg!(target_os = "linux") {
+        true => unblock_all(),
+        false => reset_for_exec(libc::SIG_DFL),
+    };
+    // SAFETY: between fork and exec it makes system calls, and no allocation.
+    unsafe { command.pre_exec(unblock) };
 }
 
 /// Makes `command` start with all signals ignored, so that only SIGKILL ends it and only SIGSTOP
