@@ -21,10 +21,16 @@ pub fn of_peer(stream: &TcpStream) -> io::Result<Option<u32>> {
     let (std::net::SocketAddr::V4(ours), std::net::SocketAddr::V4(theirs)) = ends else {
         return Ok(None);
     };
+    let (tcp, tcp6) = tables()?;
+    Ok(table::owner(&tcp, &tcp6, ours, theirs))
+}
+
+/// Reads the tables of the sockets of IPv4 and of IPv6.
+#[cfg(target_os = "linux")]
+pub(super) fn tables() -> io::Result<(String, String)> {
     let tcp = std::fs::read_to_string("/proc/net/tcp")?;
     // A machine may have no IPv6.
-    let tcp6 = std::fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
-    Ok(table::owner(&tcp, &tcp6, ours, theirs))
+    Ok((tcp, std::fs::read_to_string("/proc/net/tcp6").unwrap_or_default()))
 }
 
 /// Fails: the system does not say.
@@ -34,7 +40,7 @@ pub fn of_peer(_stream: &TcpStream) -> io::Result<Option<u32>> {
 }
 
 #[cfg(target_os = "linux")]
-mod table {
+pub(super) mod table {
     use std::net::{Ipv4Addr, SocketAddrV4};
 
     /// A listening socket, in the column `st`.
@@ -44,25 +50,32 @@ mod table {
     /// accepted, and after it is closed, no process has it; then the socket that listens there
     /// decides.
     pub fn owner(tcp: &str, tcp6: &str, ours: SocketAddrV4, theirs: SocketAddrV4) -> Option<u32> {
-        let sockets = || tcp.lines().chain(tcp6.lines()).filter_map(Socket::parse);
+        let sockets = || tcp.lines().chain(tcp6.lines()).filter_map(SocketRow::parse);
         let (ours, remote) = (written(ours), written(theirs));
-        let is_it = |one: &Socket<'_>| {
+        let is_it = |one: &SocketRow<'_>| {
             remote.iter().any(|end| end == one.local) && ours.iter().any(|end| end == one.remote)
         };
         if let Some(accepted) = sockets().find(|one| is_it(one) && one.inode != "0") {
             return Some(accepted.user);
         }
-        // The kernel prefers the one with the nearest address.
-        let any = written(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, theirs.port()));
-        let all = format!("{}:{:04X}", "0".repeat(32), theirs.port());
-        let [any, _] = any;
-        let mut places = remote.iter().chain([&any, &all]);
-        places.find_map(|place| {
-            let is_there = |one: &Socket<'_>| one.local == place.as_str() && one.state == LISTENING;
-            let mut listening = sockets().filter(is_there);
-            let first = listening.next()?;
-            Some(listening.all(|one| one.user == first.user).then_some(first.user))
-        })?
+        let found = listening(tcp, tcp6, theirs);
+        let user = found.first()?.user;
+        found.iter().all(|one| one.user == user).then_some(user)
+    }
+
+    /// Returns the sockets that listen where connections to `address` arrive: the kernel prefers
+    /// those with the nearest address.
+    pub fn listening<'t>(tcp: &'t str, tcp6: &'t str, address: SocketAddrV4) -> Vec<SocketRow<'t>> {
+        let sockets = || tcp.lines().chain(tcp6.lines()).filter_map(SocketRow::parse);
+        let [own, mapped] = written(address);
+        let [any, _] = written(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, address.port()));
+        let all = format!("{}:{:04X}", "0".repeat(32), address.port());
+        let at = |place: String| {
+            let is_there = |one: &SocketRow<'_>| one.local == place && one.state == LISTENING;
+            sockets().filter(is_there).collect::<Vec<_>>()
+        };
+        let found = [own, mapped, any, all].into_iter().map(at).find(|found| !found.is_empty());
+        found.unwrap_or_default()
     }
 
     /// Returns an address as the table writes it, and as it writes it for a socket that accepts
@@ -75,23 +88,29 @@ mod table {
         [format!("{ip}:{port:04X}"), format!("{zeros}{zeros}{mapped}{ip}:{port:04X}")]
     }
 
-    struct Socket<'t> {
+    /// A row of the table: a socket.
+    pub struct SocketRow<'t> {
         local: &'t str,
         remote: &'t str,
         state: &'t str,
-        user: u32,
+        pub user: u32,
         /// `0` if no process has it.
-        inode: &'t str,
+        pub inode: &'t str,
     }
 
-    impl<'t> Socket<'t> {
-        fn parse(line: &'t str) -> Option<Socket<'t>> {
+    impl<'t> SocketRow<'t> {
+        /// Returns whether its own address is the unspecified one.
+        pub fn is_on_all_addresses(&self) -> bool {
+            self.local.split(':').next().is_some_and(|ip| ip.bytes().all(|digit| digit == b'0'))
+        }
+
+        fn parse(line: &'t str) -> Option<SocketRow<'t>> {
             let mut words = line.split_ascii_whitespace().skip(1);
             let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
             let mut words = words.skip(3);
             let user = words.next()?.parse().ok()?;
             let inode = words.nth(1)?;
-            Some(Socket { local, remote, state, user, inode })
+            Some(SocketRow { local, remote, state, user, inode })
         }
     }
 

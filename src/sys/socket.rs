@@ -1,10 +1,14 @@
 //! Sockets: connecting without blocking, and the queue of a listener. socket(2), connect(2).
 
 use std::io;
+#[cfg(target_os = "linux")]
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::check;
+#[cfg(target_os = "linux")]
+use super::owner;
 
 /// Starts a connection to `address`. The stream does not block. It becomes writable when it is
 /// connected or the connection has failed; `take_error` returns the failure.
@@ -68,22 +72,14 @@ pub struct Listening {
 /// The system's table of sockets cannot be read.
 #[cfg(target_os = "linux")]
 pub fn listening_on(port: u16) -> io::Result<Option<Listening>> {
-    let table = std::fs::read_to_string("/proc/net/tcp")?;
-    let listening = table.lines().skip(1).filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (address, local_port) = fields.get(1)?.split_once(':')?;
-        // 127.0.0.1 or 0.0.0.0, in state LISTEN.
-        let is_listening = matches!(address, "0100007F" | "00000000") && *fields.get(3)? == "0A";
-        let is_port = u16::from_str_radix(local_port, 16).ok()? == port;
-        (is_listening && is_port).then_some(())?;
-        Some(Listening {
-            uid: fields.get(7)?.parse().ok()?,
-            inode: fields.get(9)?.parse().ok()?,
-            on_all_addresses: address == "00000000",
-        })
-    });
-    // The kernel prefers the more specific address.
-    Ok(listening.min_by_key(|one| one.on_all_addresses))
+    let (tcp, tcp6) = owner::tables()?;
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let found = owner::table::listening(&tcp, &tcp6, address);
+    Ok(found.first().map(|one| Listening {
+        uid: one.user,
+        inode: one.inode.parse().unwrap_or(0),
+        on_all_addresses: one.is_on_all_addresses(),
+    }))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -147,6 +143,19 @@ mod tests {
     use std::time::Duration;
 
     const LONG: Option<Duration> = Some(Duration::from_secs(5));
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_listener_on_all_addresses_of_ipv6_gets_connections_to_127_0_0_1() {
+        for address in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
+            // A machine may have no IPv6.
+            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let found = listening_on(listener.local_addr().unwrap().port()).unwrap().unwrap();
+            assert_eq!(found.uid, crate::sys::effective_user());
+            assert_eq!(found.on_all_addresses, address != "127.0.0.1:0", "{address}");
+            assert_ne!(found.inode, 0);
+        }
+    }
 
     #[test]
     fn a_connection_that_was_begun_becomes_one_or_says_why_not() {
