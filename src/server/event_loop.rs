@@ -141,12 +141,16 @@ impl EventLoop {
     fn hand_over(&mut self, held: HeldConnection) {
         let Some(connections) = &self.connections else { return };
         let (stream, unread, output) = held.into_parts();
+        let is_replied = output.is_empty();
         let guard = connections.add(stream);
         let connection = Arc::clone(&guard.connection);
         let started = memory::reserve(MEMORY_RESERVE_BYTES)
             .and_then(|()| self.workers.serve(Job { guard, unread, output }));
         if let Err(error) = started {
-            refuse(&connection.stream, "no thread can be started for the connection");
+            // It would be taken for the rest of an earlier reply.
+            if is_replied {
+                refuse(&connection.stream, "no thread can be started for the connection");
+            }
             drop(connection);
             self.close_idle();
             self.log("cannot serve a connection", &error);

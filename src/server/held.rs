@@ -302,10 +302,12 @@ impl Responder {
     /// Writes `output`, as far as the client takes it now.
     fn write(&mut self, held: &mut HeldConnection, output: &[u8], then: Then) -> Next {
         let mut rest = output;
-        while !rest.is_empty() && then != Then::HandOver {
+        while !rest.is_empty() {
             match (&held.stream).write(rest) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Its thread writes the rest.
+                Err(_) if then == Then::HandOver => break,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     // The time for a reply is that from its first byte to its last.
                     if !matches!(held.state, State::Reply(_)) {
@@ -320,7 +322,6 @@ impl Responder {
         let deadlines = &self.app.deadlines;
         match then {
             Then::Close => Next::Close,
-            // Its thread writes the rest.
             Then::HandOver => {
                 held.output = rest.to_vec();
                 Next::HandOver

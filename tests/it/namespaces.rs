@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 use std::time::Duration;
 
+use crate::api::Api;
 use crate::support::{
-    ALREADY, ANYTHING, Home, NONE, NOT_RUNNING, RESTARTED, RUNNING, Run, Running, STARTED, STOPPED,
-    eventually, fifo, freeze, has, http, namespace, need, signal, skip,
+    ALREADY, ANYTHING, DEADLINE, Home, NONE, NOT_RUNNING, RESTARTED, RUNNING, Run, Running,
+    STARTED, STOPPED, eventually, fifo, freeze, has, http, namespace, need, signal, skip,
 };
 
 /// Runs `act` in a thread with its own network, as root. Only the loopback interface is there, and
@@ -367,6 +368,17 @@ fn a_daemon_without_a_thread_for_a_connection_answers_or_says_so() {
     let (status, reply) = sessions();
     let message = "\"message\":\"no thread can be started for the connection\"";
     assert!(status == 503 && reply.contains(message), "{status} {reply}");
+    // The reply to an earlier request is not lost.
+    let api = Api::of(&home);
+    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = format!("HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n", api.token);
+    let both = format!("GET /v3/health {head}\r\nGET /v3/sessions {head}\r\n");
+    stream.write_all(both.as_bytes()).unwrap();
+    let mut replies = String::new();
+    stream.read_to_string(&mut replies).unwrap();
+    let (first, second) = replies.split_at(replies.rfind("HTTP/1.1 ").unwrap());
+    assert!(first.starts_with("HTTP/1.1 200 ") && second.contains(message), "{replies}");
     limit("1000:");
     assert_eq!(sessions().0, 200);
     home.opta("daemon stop").stdout(STOPPED).of(daemon).run();
