@@ -136,7 +136,9 @@ impl Responder {
             State::Idle | State::Head => self.read(held),
             State::Reply(then) => {
                 let output = mem::take(&mut held.output);
-                self.write(held, &output, then)
+                let next = self.write(held, &output, then);
+                // A connection that has become idle ends with the server.
+                if self.stopping && held.state == State::Idle { self.read(held) } else { next }
             }
             State::Drain(left) => discard(held, left),
         }

@@ -3,6 +3,9 @@
 use std::sync::Mutex;
 use std::sync::mpsc::Sender;
 
+use crate::server::held::{HeldConnection, Next, Responder};
+use crate::sys::Interest;
+
 use super::*;
 
 /// Starts a daemon whose handlers report that they have begun, then wait for a message.
@@ -65,6 +68,36 @@ fn a_partial_head_can_be_completed_while_the_server_stops() {
     let reply = client.reply();
     assert_eq!((reply.status, reply.closes()), (200, true));
     all_ended.recv_timeout(TIMEOUT).unwrap();
+}
+
+#[test]
+fn a_client_that_takes_its_replies_late_does_not_delay_the_stop() {
+    let daemon = Daemon::start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = Client::connect(listener.local_addr().unwrap().port());
+    let mut held = HeldConnection::new(listener.accept().unwrap().0, TIMEOUT).unwrap();
+    let mut responder = Responder::new(Arc::clone(&daemon.app));
+    // Until the client has to read before the last reply can be written. Each time, all that it has
+    // sent arrives in one piece.
+    client.stream.set_nodelay(true).unwrap();
+    let wait = |held: &HeldConnection| {
+        let ready = sys::wait_any(&[held.interest()], Some(TIMEOUT)).unwrap();
+        assert!(ready[0], "it waits for another request");
+    };
+    let mut asked = 0;
+    while !matches!(held.interest().1, Interest::Write) {
+        client.send(&HEALTH.repeat(50));
+        asked += 50;
+        wait(&held);
+        assert!(responder.advance(&mut held) == Next::Hold);
+    }
+    responder.stopping = true;
+    thread::scope(|scope| {
+        scope.spawn(|| (0..asked).for_each(|_| assert_eq!(client.reply().status, 200)));
+        while responder.advance(&mut held) == Next::Hold {
+            wait(&held);
+        }
+    });
 }
 
 #[test]

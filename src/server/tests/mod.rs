@@ -65,6 +65,7 @@ impl Operations for NoOperations {
 /// A running server with what it needs.
 struct Daemon {
     server: Option<Server>,
+    app: Arc<App>,
     port: u16,
     token: Token,
     shutdowns: Receiver<()>,
@@ -102,8 +103,10 @@ impl Daemon {
             on_shutdown: Box::new(move || shutdown.send(()).unwrap()),
             on_activity: Box::new(activity),
         };
+        let app = Arc::new(app);
         Daemon {
-            server: Some(Server::start(listener, Arc::new(app)).unwrap()),
+            server: Some(Server::start(listener, Arc::clone(&app)).unwrap()),
+            app,
             port,
             token,
             shutdowns,
@@ -112,10 +115,7 @@ impl Daemon {
     }
 
     fn connect(&self) -> Client {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
-        Client { stream, unread: Vec::new() }
+        Client::connect(self.port)
     }
 
     /// Sends one request on a new connection and returns the reply.
@@ -182,6 +182,13 @@ impl TestReply {
 }
 
 impl Client {
+    fn connect(port: u16) -> Client {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
+        Client { stream, unread: Vec::new() }
+    }
+
     fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).unwrap();
     }
