@@ -320,5 +320,8 @@ mod tests {
     #[test]
     fn curl_is_found_in_the_absolute_directories_of_the_search_path_only() {
         assert_eq!(find(OsStr::new("relative::/nonexistent")), None);
+        // From any directory, the way to one with a curl.
+        let relative = format!("{}usr/bin", "../".repeat(64));
+        assert_eq!(find(OsStr::new(&relative)), None);
     }
 }
