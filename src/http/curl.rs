@@ -12,13 +12,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::limits;
 use crate::sys::{self, Interest, child};
 
 use super::message::Request;
-use super::resolve::output_of;
+use super::resolve::{output_of, read_answer};
 use super::wait::wait;
 
 /// The only arguments: no settings of the user, but those on standard input.
@@ -118,25 +118,16 @@ impl<'w> Curl<'w> {
         }
     }
 
-    /// Waits for the end of curl, after that of its output. Fails if it did.
+    /// Waits for the end of curl, after that of its output, at most [`limits::CURL_END_MAX`]. Fails
+    /// if it did.
     fn end(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + limits::CURL_END_MAX;
-        let mut errors = Vec::new();
-        let mut chunk = [0; 4096];
-        while errors.len() < limits::PROGRAM_BYTES_MAX {
-            let left = deadline.saturating_duration_since(Instant::now());
-            wait(&self.errors, Interest::Read, left, None)?;
-            match self.errors.read(&mut chunk)? {
-                0 => break,
-                count => errors.extend_from_slice(chunk.get(..count).unwrap_or_default()),
-            }
-        }
+        let errors = read_answer(&mut self.errors, limits::CURL_END_MAX, None)?;
         // It has closed everything: it is ending, and its status is its own.
         drop(self.child.kill());
         let status = self.child.wait()?;
         match status.code() {
             Some(0) => Ok(()),
-            code => Err(failure(code, &String::from_utf8_lossy(&errors))),
+            code => Err(failure(code, &errors)),
         }
     }
 }

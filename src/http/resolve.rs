@@ -7,9 +7,9 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -114,13 +114,15 @@ pub fn output_of(
     child::prepare_child(&mut command, File::open("/")?);
     let mut program = command.spawn()?;
     let output = program.stdout.take();
-    let answer = output.map_or(Ok(String::new()), |output| read_answer(output, limit, wake));
+    let read = |mut output| read_answer(&mut output, limit, wake);
+    let answer = output.map_or(Ok(String::new()), read);
     end(&mut program);
     answer
 }
 
-fn read_answer(
-    mut output: ChildStdout,
+/// Reads what a program writes to a pipe until it closes it, or has written enough.
+pub fn read_answer(
+    output: &mut (impl Read + AsFd),
     limit: Duration,
     wake: Option<BorrowedFd<'_>>,
 ) -> io::Result<String> {
@@ -129,7 +131,7 @@ fn read_answer(
     let mut chunk = [0; 4096];
     while answer.len() < limits::PROGRAM_BYTES_MAX {
         let left = deadline.saturating_duration_since(Instant::now());
-        wait(&output, Interest::Read, left, wake)?;
+        wait(output, Interest::Read, left, wake)?;
         match output.read(&mut chunk)? {
             0 => break,
             count => answer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
@@ -148,7 +150,6 @@ fn end(child: &mut Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     const LONG: Duration = Duration::from_secs(60);
 
