@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::sys::socket::is_temporary;
 use crate::sys::{self, Interest};
 
 use super::curl::{Curl, Tls};
@@ -181,12 +182,8 @@ fn receive(source: &mut impl Read, response: &mut ResponseParser) -> io::Result<
     match source.read(&mut bytes) {
         Ok(0) => response.end()?,
         Ok(count) => response.feed(bytes.get(..count).unwrap_or_default())?,
-        Err(error) => {
-            return match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(false),
-                _ => Err(error),
-            };
-        }
+        Err(error) if is_temporary(&error) => return Ok(false),
+        Err(error) => return Err(error),
     }
     Ok(true)
 }

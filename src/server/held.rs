@@ -15,6 +15,7 @@ use tiny_http::Method;
 
 use crate::limits::DRAIN_BYTES_MAX;
 use crate::log::Level;
+use crate::sys::socket::is_temporary;
 use crate::sys::{self, Interest};
 
 use super::reply::Reply;
@@ -161,7 +162,7 @@ impl Responder {
                 return self.refuse(held, Reply::invalid("the head of the request is cut off"));
             }
             Ok(count) => count,
-            Err(error) if is_not_ready(&error) => {
+            Err(error) if is_temporary(&error) => {
                 let unused = self.stopping && held.state == State::Idle;
                 return if unused { Next::Close } else { Next::Hold };
             }
@@ -357,13 +358,9 @@ fn discard(held: &mut HeldConnection, left: usize) -> Next {
             }
             None => Next::Close,
         },
-        Err(error) if is_not_ready(&error) => Next::Hold,
+        Err(error) if is_temporary(&error) => Next::Hold,
         Err(_) => Next::Close,
     }
-}
-
-fn is_not_ready(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 /// Returns the seconds of the two clocks that a reply shows.

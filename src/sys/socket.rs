@@ -50,6 +50,11 @@ fn is_in_progress(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR))
 }
 
+/// Returns whether a read or a write that failed may succeed later.
+pub fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 /// Returns a TCP socket without an address. socket(2).
 #[cfg(target_os = "linux")]
 pub(super) fn unconnected() -> io::Result<OwnedFd> {

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::sys::Interest;
+use crate::sys::socket::is_temporary;
 use crate::{limits, sys};
 
 use super::codec::{self, CLOSE_POLICY, CLOSE_TRY_LATER, Decoder, Incoming, Violation};
@@ -247,10 +248,6 @@ impl<'a> Socket<'a> {
 
 /// The most that one read takes; most messages are smaller.
 const CHUNK_BYTES: usize = 2048;
-
-fn is_temporary(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-}
 
 /// Waits until `client` is ready; returns `false` at the deadline.
 fn wait(client: &TcpStream, interest: Interest, deadline: Instant) -> io::Result<bool> {
