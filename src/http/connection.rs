@@ -16,7 +16,8 @@ use super::wait::wait;
 /// A connection to a server. Dropping it closes it.
 ///
 /// Every call fails with `Interrupted` once `wake` is readable, and with `TimedOut` after its
-/// limit.
+/// limit. Only the end of curl is always waited for, if it takes no longer than
+/// [`CURL_END_MAX`](crate::limits::CURL_END_MAX).
 pub struct ClientConnection<'w> {
     transport: Transport<'w>,
     wake: Option<BorrowedFd<'w>>,
