@@ -112,9 +112,9 @@ impl EventLoop {
         for index in (0..self.held.len()).rev() {
             let Some(held) = self.held.get_mut(index) else { continue };
             let next = if self.files.is_ready(index + 1) {
-                advance(&mut self.responder, held)
+                guarded(|| self.responder.advance(held))
             } else if held.deadline <= now {
-                self.responder.expire(held)
+                guarded(|| self.responder.expire(held))
             } else {
                 continue;
             };
@@ -191,7 +191,7 @@ impl EventLoop {
         // Fails if the client has left.
         if let Ok(mut held) = HeldConnection::new(stream, idle) {
             // The request has usually arrived.
-            let next = advance(&mut self.responder, &mut held);
+            let next = guarded(|| self.responder.advance(&mut held));
             self.follow(held, next);
         }
     }
@@ -218,7 +218,7 @@ impl EventLoop {
         drop(listener);
         self.responder.stopping = true;
         for mut held in std::mem::take(&mut self.held) {
-            let next = advance(&mut self.responder, &mut held);
+            let next = guarded(|| self.responder.advance(&mut held));
             self.follow(held, next);
         }
         if self.held.is_empty() {
@@ -235,9 +235,9 @@ impl EventLoop {
     }
 }
 
-/// Does what a connection is ready for. A panic costs this connection and no other.
-fn advance(responder: &mut Responder, held: &mut HeldConnection) -> Next {
-    catch_unwind(AssertUnwindSafe(|| responder.advance(held))).unwrap_or(Next::Close)
+/// Serves a connection. A panic costs this connection and no other.
+fn guarded(serve: impl FnOnce() -> Next) -> Next {
+    catch_unwind(AssertUnwindSafe(serve)).unwrap_or(Next::Close)
 }
 
 /// Tells a client why it is not served, without waiting for it.
