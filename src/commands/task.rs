@@ -13,6 +13,7 @@ use crate::error::{Error, Kind};
 use crate::json;
 use crate::paths::Paths;
 use crate::protocol::{ErrorDetail, Grant, error_body, event::TurnStats};
+use crate::session::replay::answer_of;
 use crate::session::store::Store;
 use crate::text::escaped;
 
@@ -78,7 +79,7 @@ fn print_end(
         let report = TaskReport {
             session_id: session.is_created().then(|| session.id.as_str().to_owned()),
             turn_id: session.turn_id,
-            result: std::mem::take(&mut console.screen.answer),
+            result: answer_of(&console.screen.answer).to_owned(),
             tool_calls: std::mem::take(&mut console.screen.tool_calls),
             stats,
             error,

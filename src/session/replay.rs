@@ -184,6 +184,9 @@ pub fn title_of(content: &str) -> String {
     text::prefix(&line, limits::TITLE_CHARS_MAX).to_owned()
 }
 
+/// The tag that closes thinking, at the end of a line.
+pub const THINK_END_LINE: &str = "</think>\n";
+
 /// A message of the conversation, in the form of OpenAI's chat messages.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
@@ -191,6 +194,7 @@ pub enum Message {
     Given(String),
     User(String),
     Assistant {
+        /// As the model sent it: see [`answer_of`].
         text: String,
         calls: Vec<ToolCall>,
         /// Members for the model server alone, each after a comma: what it wants back in the same
@@ -212,6 +216,15 @@ pub struct ToolCall {
     pub arguments: String,
     /// As [`Message::Assistant::extra`].
     pub extra: String,
+}
+
+/// Returns the answer in a model's text. Thinking may come before it, without the tag that opens
+/// it: with some models that is the end of the prompt, which servers do not repeat. The tag that
+/// closes it ends a line, and is not in a block of code.
+pub fn answer_of(text: &str) -> &str {
+    let Some((thinking, answer)) = text.rsplit_once(THINK_END_LINE) else { return text };
+    let is_in_code = thinking.matches("```").count() % 2 == 1;
+    if is_in_code || thinking.contains("<think>") { text } else { answer.trim_start() }
 }
 
 /// The conversation of a session.
@@ -362,7 +375,7 @@ impl Message {
                 out.push('}');
             }
             Message::Assistant { text, calls, extra } => {
-                quote_after("{\"role\":\"assistant\",\"content\":", text, out);
+                quote_after("{\"role\":\"assistant\",\"content\":", answer_of(text), out);
                 out.push_str(extra);
                 let mut before = ",\"tool_calls\":[{\"id\":";
                 for call in calls {

@@ -11,7 +11,7 @@ use crate::protocol::{ChatMessage, SessionId, SessionSummary};
 use crate::text::{Style, escaped, sanitized, truncated};
 
 use super::reader::JournalReport;
-use super::replay::{Conversation, JournalState, Message, ToolCall};
+use super::replay::{Conversation, JournalState, Message, ToolCall, answer_of};
 use super::store::Store;
 
 /// A session, read from its journal.
@@ -174,16 +174,16 @@ impl Part {
 
 /// Returns the role of a message's author, its text and its tool calls.
 pub(super) fn content_of(message: &Message) -> (String, String, &[ToolCall]) {
-    let (role, text, calls): (&str, &String, &[ToolCall]) = match message {
+    let (role, text, calls): (&str, &str, &[ToolCall]) = match message {
         Message::Given(message) => {
             let (role, text) = given(message);
             return (role, text, &[]);
         }
-        Message::Assistant { text, calls, .. } => ("assistant", text, calls),
+        Message::Assistant { text, calls, .. } => ("assistant", answer_of(text), calls),
         Message::User(text) => ("user", text, &[]),
         Message::Tool { result, .. } => ("tool", result, &[]),
     };
-    (role.to_owned(), text.clone(), calls)
+    (role.to_owned(), text.to_owned(), calls)
 }
 
 /// Returns the role and the text of a message that the session was created with.

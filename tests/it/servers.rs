@@ -66,6 +66,27 @@ fn thinking_and_calls_in_tags_are_not_shown_and_the_calls_run() {
 }
 
 #[test]
+fn thinking_without_its_opening_tag_is_shown_but_is_no_part_of_the_answer() {
+    let (home, model) = (Home::new(), Model::new());
+    let report = r#"{"sessionId":"{*}","turnId":"{*}","result":"done","toolCalls":[{{call}}],{*}"#;
+    let running = task(&home, &model, "--json x").stdout(&format!("{report}\n")).spawn();
+    let call = r#"<tool_call>{\"name\":\"read_file\",\"arguments\":{\"path\":\"no\"}}</tool_call>"#;
+    model.question().answer(&format!("Pondering.\\n</think>\\n\\n{call}"));
+    let question = model.question();
+    assert!(!question.body.contains("Pondering") && question.body.contains("tool_call_id"));
+    question.answer("Musing.</think>\\n\\ndone");
+    running.finish();
+    let streamed = "Again.\n</think>\nyes\n";
+    let running = task(&home, &model, "--continue y").stdout(streamed).stderr(ANYTHING).spawn();
+    let question = model.question();
+    assert!(!question.body.contains("</think>") && question.body.contains(r#""content":"done""#));
+    question.answer("Again.\\n</think>\\n\\nyes");
+    running.finish();
+    let shown = home.opta("sessions show last").stdout(ANYTHING).run().stdout;
+    assert!(!shown.contains("</think>") && shown.contains("done") && shown.contains("yes"));
+}
+
+#[test]
 fn a_busy_server_is_asked_again_and_the_pause_is_announced() {
     let home = Home::new();
     let model = Model::refusing(&["HTTP/1.1 503 Busy\r\nRetry-After: 1\r\n\r\nno room"]);

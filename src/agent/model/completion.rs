@@ -13,7 +13,7 @@ use nanoserde::DeJson;
 
 use crate::json::{self, Joiner, Lenient, Raw};
 use crate::lines::Lines;
-use crate::session::replay::ToolCall;
+use crate::session::replay::{ToolCall, answer_of};
 use crate::{limits, text};
 
 use super::fault::CompletionError;
@@ -23,7 +23,8 @@ use super::tool_calls::{Fragment, ToolCallAssembler};
 /// A whole completion.
 #[derive(Default)]
 pub struct Completion {
-    /// All of its text, byte for byte as it was sent, but for thinking and `text_calls`.
+    /// All of its text, byte for byte as it was sent, but for thinking and `text_calls`. Thinking
+    /// whose opening tag is missing was passed on as text.
     pub text: String,
     /// Text that was not passed on, because it begins like tool calls.
     pub text_calls: String,
@@ -233,6 +234,11 @@ impl CompletionParser {
         } else {
             let written = !self.completion.text_calls.is_empty();
             self.completion.has_cut_call = written || self.calls.has_calls();
+        }
+        let answer = answer_of(&self.completion.text);
+        if answer.len() < self.completion.text.len() {
+            self.completion.text = answer.to_owned();
+            self.completion.has_thinking = true;
         }
         if let Some((name, reasoning)) = self.reasoning {
             self.completion.extra = json::member(name, &Lenient::Text(reasoning));

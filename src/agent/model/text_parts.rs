@@ -1,8 +1,10 @@
 //! The parts of an answer's text: thinking in tags at its beginning, then either text for the user
-//! or tool calls in tags, which the user never sees. Pure.
+//! or tool calls in tags, which the user never sees. Without its opening tag, thinking is text
+//! until its end. Pure.
 
 use std::time::Duration;
 
+use crate::session::replay::{THINK_END_LINE, answer_of};
 use crate::session::turn::Fault;
 
 const THINK: &str = "<think>";
@@ -34,6 +36,8 @@ pub struct TextParts {
     state: State,
     /// What may still belong to a tag, or the calls.
     pending: String,
+    /// The text that may still turn out to be thinking.
+    text: String,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -43,15 +47,19 @@ enum State {
     Thinking,
     /// After the thinking, where white space means nothing.
     Thought,
+    /// Perhaps thinking without its opening tag.
     Text,
+    Answer,
     Calls,
 }
 
 impl TextParts {
     /// Adds a piece. Returns what it makes known.
     pub fn push(&mut self, piece: &str) -> Vec<Delta> {
-        if self.state == State::Text {
-            return Vec::from_iter(delta(DeltaKind::Text, piece.to_owned()));
+        match self.state {
+            State::Text => return self.push_text(piece),
+            State::Answer => return Vec::from_iter(delta(DeltaKind::Text, piece.to_owned())),
+            _ => {}
         }
         self.pending.push_str(piece);
         let mut deltas = Vec::new();
@@ -84,10 +92,31 @@ impl TextParts {
             if CALLS.iter().any(|tag| begun.starts_with(tag)) {
                 self.state = State::Calls;
             } else if !CALLS.iter().any(|tag| tag.starts_with(begun)) {
-                self.state = State::Text;
-                deltas.extend(delta(DeltaKind::Text, std::mem::take(&mut self.pending)));
+                let is_first = self.state == State::Beginning;
+                self.state = if is_first { State::Text } else { State::Answer };
+                let text = std::mem::take(&mut self.pending);
+                deltas.extend(self.push(&text));
             }
         }
+        deltas
+    }
+
+    /// Adds a piece of a text that ends if it turns out to be thinking.
+    fn push_text(&mut self, piece: &str) -> Vec<Delta> {
+        let from = self.text.len().saturating_sub(THINK_END_LINE.len() - 1);
+        self.text.push_str(piece);
+        let new = self.text.as_bytes().get(from..).unwrap_or_default();
+        let tag = THINK_END_LINE.as_bytes();
+        let Some(at) = new.windows(tag.len()).position(|part| part == tag) else {
+            return Vec::from_iter(delta(DeltaKind::Text, piece.to_owned()));
+        };
+        let rest = new.len() - at - tag.len();
+        let (thinking, rest) = piece.split_at_checked(piece.len() - rest).unwrap_or((piece, ""));
+        let text = self.text.get(..self.text.len() - rest.len()).unwrap_or_default();
+        self.state = if answer_of(text).is_empty() { State::Thought } else { State::Answer };
+        self.text = String::new();
+        let mut deltas = Vec::from_iter(delta(DeltaKind::Text, thinking.to_owned()));
+        deltas.extend(self.push(rest));
         deltas
     }
 
@@ -96,7 +125,7 @@ impl TextParts {
         let kind = match self.state {
             State::Calls => return None,
             State::Thinking => DeltaKind::Thinking,
-            State::Beginning | State::Thought | State::Text => DeltaKind::Text,
+            State::Beginning | State::Thought | State::Text | State::Answer => DeltaKind::Text,
         };
         delta(kind, std::mem::take(&mut self.pending))
     }
@@ -149,6 +178,10 @@ mod tests {
             ("\n<function=f>", "", "", "\n<function=f>"),
             (" <thin", "", " <thin", ""),
             ("  yes <think>no</think> <tool_call>", "", "  yes <think>no</think> <tool_call>", ""),
+            ("hm\n</think>\n\nyes</think>\n", "", "hm\n</think>\nyes</think>\n", ""),
+            ("hm</think>\n <tool_call>{}", "", "hm</think>\n", "<tool_call>{}"),
+            ("a </think> tag\n <tool_call>", "", "a </think> tag\n <tool_call>", ""),
+            ("```\n</think>\n``` <tool_call>", "", "```\n</think>\n``` <tool_call>", ""),
             ("<tool>", "", "<tool>", ""),
             (" \n", "", " \n", ""),
         ] {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::json::{self, Raw};
 use crate::protocol::Endpoint;
-use crate::session::replay::{Message, ToolCall};
+use crate::session::replay::{Message, ToolCall, answer_of};
 
 use super::fault::is_about_context;
 
@@ -145,7 +145,9 @@ pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
     for (position, message) in conversation.iter().enumerate() {
         let following = conversation.get(position + 1..).unwrap_or_default();
         match message {
-            Message::Assistant { text, calls, extra } if !text.is_empty() || !calls.is_empty() => {
+            Message::Assistant { text, calls, extra }
+                if !answer_of(text).is_empty() || !calls.is_empty() =>
+            {
                 let sent: Vec<ToolCall> = calls.iter().map(|call| valid(call, &mut ids)).collect();
                 let results: Vec<Message> = calls
                     .iter()
