@@ -387,7 +387,7 @@ fn a_daemon_that_hangs_while_it_starts_is_killed_wherever_it_hangs() {
         (START_THREAD, 2),
     ] {
         let home = Home::new();
-        let hang = format!("inject={call}:delay_enter=20s:when={number}");
+        let hang = format!("inject={call}:delay_enter=15s:when={number}");
         let start = home.opta("daemon start").within(traced(&["-f", "-e", &hang]));
         let start = start.stderr(late).status(1).spawn();
         starts.push((call, home, start));

@@ -73,7 +73,7 @@ fn a_start_reports_a_failed_system_call_of_the_daemon() {
 fn a_start_that_times_out_leaves_nothing() {
     need!("/proc", "strace");
     let home = Home::new();
-    let slow = "inject=socketpair:delay_enter=20s";
+    let slow = "inject=socketpair:delay_enter=15s";
     let words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", slow];
     let late = "{*}opta: cannot start the daemon: it was not ready after 10s\n\
                 see the log: {home}/.config/opta/daemon/daemon.log\n";

@@ -532,7 +532,7 @@ fn slow_clients_and_half_messages_are_let_go() {
     // The others are served meanwhile.
     let mut fast = Socket::open(&api, "sessionId=s");
     fast.events_to("turn.error", "t3");
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(api.get("/v3/metrics").number("subscriberCount"), 4);
     for socket in [&mut half, &mut unfinished] {
         assert_eq!(socket.assert_closed(1008), "a message took too long");
     }
