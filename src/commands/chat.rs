@@ -236,7 +236,7 @@ impl Chat<'_> {
     fn report(&mut self, error: &Error) {
         self.note(&error.to_string());
         if let Some(next_step) = error.next_step() {
-            self.console.screen.print_error(&format!("{}\n", escaped(next_step)));
+            self.console.screen.print_wrapped(&escaped(next_step));
         }
     }
 

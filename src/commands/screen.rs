@@ -444,7 +444,7 @@ impl Screen {
 
     /// Prints a message to standard error.
     pub fn note(&mut self, text: &str) {
-        self.print_error(&format!("opta: {}\n", escaped(text)));
+        self.print_wrapped(&format!("opta: {}", escaped(text)));
     }
 
     /// Prints what the user should know before the answer, once, but not with `--quiet`.

@@ -484,6 +484,20 @@ fn a_message_from_the_editor_that_cannot_be_used_is_kept_in_its_file() {
 }
 
 #[test]
+fn notes_break_between_words_on_a_narrow_terminal() {
+    need!("tmux");
+    let (home, model) = (Home::new(), Model::new());
+    let window = Window::new(&home, &model, 20, 40);
+    window.types("opta chat");
+    window.presses(&["Enter"]);
+    window.sees("/help");
+    window.sees_last(">");
+    window.types("/modle");
+    window.presses(&["Enter"]);
+    window.sees("\nopta: unknown\n  command '/modle';\n  did you mean\n  '/model'?\n");
+}
+
+#[test]
 fn the_cursor_stays_where_it_belongs_between_wide_characters_and_after_a_resize() {
     need!("tmux");
     let (home, model) = (Home::new(), Model::new());
