@@ -1,6 +1,7 @@
 //! Completion scripts for bash, zsh and fish, made from the table of commands. Pure.
 
 use crate::cli::{OptionSpec, OptionValue, SUBCOMMANDS, Shell, Subcommand, next_words};
+use crate::config::KEYS;
 
 /// Returns the script for a shell.
 pub fn script(shell: Shell) -> String {
@@ -47,6 +48,17 @@ fn positions() -> Vec<Position> {
         let candidates = candidates.collect();
         positions.push(Position { words, is_command: false, candidates });
     }
+    // The first argument, before the values that may follow it.
+    let takes_key = |subcommand: &&Subcommand| {
+        subcommand.operand.as_ref().is_some_and(|operand| operand.name.starts_with(SETTING_KEY))
+    };
+    positions.extend(SUBCOMMANDS.iter().filter(takes_key).map(|subcommand| {
+        let keys = KEYS.iter().map(|key| Candidate::Word(key, String::new()));
+        let help = Candidate::Word("--help", "show help".to_owned());
+        let options = subcommand.options.iter().map(Candidate::Option).chain([help]);
+        let candidates = keys.chain(options).collect();
+        Position { words: subcommand.words.join(" "), is_command: false, candidates }
+    }));
     positions.extend(SUBCOMMANDS.iter().map(|subcommand| {
         let choices = subcommand.operand.as_ref().map_or(&[][..], |operand| operand.choices);
         let choices = choices.iter().map(|word| Candidate::Word(word, String::new()));
@@ -62,6 +74,9 @@ fn positions() -> Vec<Position> {
 
 /// The name of an operand or a value that is the id of a session.
 const SESSION_ID: &str = "ID";
+
+/// What the name of an operand begins with that begins with the name of a setting.
+const SETTING_KEY: &str = "KEY";
 
 /// The options that require a value.
 #[derive(Default)]

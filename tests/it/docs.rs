@@ -956,6 +956,10 @@ const TYPED: &[(&str, &str)] = &[
     ),
     ("opta da", "daemon"),
     ("opta config ", "list get set reset path edit"),
+    ("opta config get model.", "model.default model.maxTokens model.toolChoice"),
+    ("opta config set log.l", "log.level"),
+    ("opta config reset --", "--json --help"),
+    ("opta config set log.level ", "--json --help"),
     ("opta do", "do doctor"),
     ("opta chat --re", "--resume"),
     ("opta chat --co", "--continue --continue=any"),
@@ -1026,6 +1030,11 @@ fn zsh_completes_commands_and_options() {
         ("opta daemon start --json ", "--foreground --port --json --help"),
         ("opta daemon logs --level ", "debug info warn error"),
         ("opta completions ", "bash zsh fish --help"),
+        (
+            "opta config get ",
+            "connection.caFile connection.firstWordSeconds connection.host connection.port connection.proxy connection.silenceSeconds connection.url daemon.port environment log.files log.level log.maxBytes model.default model.maxTokens model.toolChoice permissions safety.maxToolCalls workspaces --json --help",
+        ),
+        ("opta config set log.level ", "--json --help"),
     ];
     let typed: String = cases.iter().map(|(line, _)| format!("{line}\n")).collect();
     let script = format!("printf '{typed}' >\"${{1:h}}/typed\"\n{script}");
@@ -1046,11 +1055,13 @@ fn fish_completes_commands_and_options() {
         ("opta daemon logs --level w", "warn"),
         ("opta sessions export --format m", "markdown"),
         ("opta completions z", "zsh"),
+        ("opta config get daemon.", "daemon.port"),
+        ("opta config set log.level d", ""),
     ] {
         let script = format!("source $argv[1]; complete -C '{typed}'");
         let answers = in_shell("fish", &script);
         let words: BTreeSet<&str> =
             answers.lines().filter_map(|line| line.split('\t').next()).collect();
-        assert_eq!(words, expected.split(' ').collect(), "{typed}");
+        assert_eq!(words, expected.split_terminator(' ').collect(), "{typed}");
     }
 }
