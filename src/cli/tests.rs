@@ -87,7 +87,7 @@ fn a_usage_error_names_the_argument_and_what_is_accepted() {
         ("daemon logs --level loud", "--level must be debug, info, warn or error, not 'loud'"),
         ("daemon restart --if-idle --force", "--if-idle and --force cannot be used together"),
         ("completions", "SHELL is missing"),
-        ("sessions", "'sessions' requires a command: list, show, export, verify, rm"),
+        ("sessions", "'sessions' requires a command: list, show, export, grep, verify, rm"),
         ("sessions show", "ID is missing"),
         ("sessions rm --force", "ID is missing"),
         ("do", "TASK is missing"),
