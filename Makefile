@@ -15,7 +15,7 @@ BUILT = target/built
 OPTA = $(BUILT)/bin/opta
 
 SCRIPTS = .ci/run dist/install.sh dist/package dist/tree tests/tools/launchctl \
-	tests/tools/mock-server tests/tools/with-user-systemd
+	tests/tools/mock-server tests/tools/with-user-systemd tests/web/run
 PROGRAMS = benches/run tests/tools/decoy-servers tests/tools/model-server
 PAGES = man/opta.1 man/opta-do.1 man/opta-chat.1 man/opta-doctor.1 man/opta-daemon.1 \
 	man/opta-config.1 man/opta-models.1 man/opta-web.1 \
@@ -56,6 +56,7 @@ check:
 	@$(TRY) cargo-clippy $(CARGO) clippy --locked --test models -- -D warnings
 	@$(TRY) mandoc mandoc -Tlint -W warning $(PAGES)
 	@$(TRY) shellcheck shellcheck $(SCRIPTS)
+	@$(TRY) node tests/web/run check
 	@$(TRY) python3 python3 -c "[compile(open(file).read(), file, 'exec') for file in '$(PROGRAMS)'.split()]"
 
 # The same kind of program that 'make build' makes.
@@ -67,6 +68,11 @@ test-model:
 	tests/tools/model-server install
 	tests/tools/mock-server install
 	$(CARGO) test --locked --test models
+
+# The local page in the system's Chromium. Downloads about 20 MB from npm, once; no browser.
+test-web: build
+	tests/web/run install
+	tests/web/run test "$(OPTA)"
 
 bench: build
 	benches/run --opta "$(OPTA)"
@@ -86,4 +92,4 @@ clean:
 	$(CARGO) clean
 	rm -rf "$(BUILT)"
 
-.PHONY: all build check test test-model bench dist install uninstall clean
+.PHONY: all build check test test-model test-web bench dist install uninstall clean

@@ -16,8 +16,7 @@ const MAKERS = {
   user: ({ text }) =>
     el("div", { class: "user" }, el("span", { class: "sr" }, "You: "), visible(text ?? "…")),
   answer: ({ text }) => el("div", { class: "answer" }, ...markdown(text)),
-  thinking: (item) =>
-    folded(item, "thinking", ["Thinking"], () => [el("div", {}, ...markdown(item.text))]),
+  thinking: (item) => folded(item, "thinking", ["Thinking"], () => [el("div", {}, ...markdown(item.text))]),
   notice: ({ text }) => el("p", { class: "note" }, oneLine(text)),
   decision: ({ decision, by }) => {
     const words = decision === "allow" ? "Allowed" : "Denied";
@@ -46,13 +45,24 @@ function tool(item, sessionId) {
   const { name, input, result, success } = item;
   const lines = change(input);
   const [state, words] = outcome(item, lines);
-  const content = () => [
-    lines && changeTable(lines),
-    !lines && input && Object.keys(input).length > 1 && el("pre", { tabindex: "0" }, visible(JSON.stringify(input, null, 2))),
-    result != null && (!lines || !success) && el("pre", { class: "output", tabindex: "0" }, visible(result)),
-    item.cut > 0 &&
-      el("p", { class: "note" }, `… ${plural(item.cut, "more character")}; all of it: `, el("code", {}, `opta sessions export ${sessionId}`)),
-  ].filter(Boolean);
+  const content = () =>
+    [
+      lines && changeTable(lines),
+      !lines &&
+        input &&
+        Object.keys(input).length > 1 &&
+        el("pre", { tabindex: "0" }, visible(JSON.stringify(input, null, 2))),
+      result != null &&
+        (!lines || !success) &&
+        el("pre", { class: "output", tabindex: "0" }, visible(result)),
+      item.cut > 0 &&
+        el(
+          "p",
+          { class: "note" },
+          `… ${plural(item.cut, "more character")}; all of it: `,
+          el("code", {}, `opta sessions export ${sessionId}`),
+        ),
+    ].filter(Boolean);
   const summary = [
     el("span", { class: "mark", "aria-hidden": "true" }),
     el("span", { class: "name" }, oneLine(name)),
@@ -85,12 +95,21 @@ function outcome({ input, result, success, ms, tail, over }, lines) {
   return ["done", `${plural(Math.max(count("-"), count("+")), "line")} ${isNew ? "written" : "changed"}`];
 }
 
-function statistics({ promptTokens, completionTokens, speed, elapsed, finishReason, contextTokens, contextSize, model }) {
+function statistics({
+  promptTokens,
+  completionTokens,
+  speed,
+  elapsed,
+  finishReason,
+  contextTokens,
+  contextSize,
+  model,
+}) {
   return [
     model && oneLine(model),
     promptTokens > 0 && `${plural(promptTokens, "token")} in`,
     `${plural(completionTokens, "token")} out`,
-    speed > 0 && `${Math.round(speed)} tokens/s`,
+    speed > 0 && elapsed >= 1000 && `${Math.round(speed)} tokens/s`,
     `${Math.round(elapsed / 1000)} s`,
     contextSize > 0 && `${Math.ceil((contextTokens * 100) / contextSize)}% of the context used`,
     finishReason && `ended by ${oneLine(finishReason)}`,

@@ -113,11 +113,9 @@ export class Conversation {
 
   endTurn(turn, { stats, code, message }) {
     const known = this.turns.get(turn);
-    if (known?.state === "queued") {
-      // It was cancelled before it began.
-      this.push({ kind: "user", turn, text: known.text });
-    }
     this.turn(turn, { state: "ended" });
+    // It was removed from the queue.
+    if (known?.state === "queued" && code === "cancelled") return;
     for (const [id, question] of this.questions) {
       if (question.turnId === turn) this.questions.delete(id);
     }
@@ -155,8 +153,11 @@ export class Conversation {
     this.first = earlier.first;
     this.summary ??= earlier.summary;
     for (const [id, question] of earlier.questions) {
-      if (this.turns.get(question.turnId)?.state === "running" && !this.items.some((item) =>
-        item.kind === "decision" && item.turn === question.turnId)) this.questions.set(id, question);
+      if (
+        this.turns.get(question.turnId)?.state === "running" &&
+        !this.items.some((item) => item.kind === "decision" && item.turn === question.turnId)
+      )
+        this.questions.set(id, question);
     }
   }
 

@@ -74,7 +74,9 @@ function renderLog() {
   const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
   const rows = lines.filter(fits).map(({ timestamp, level, message, raw }) => {
     const { ts, level: _, msg, ...fields } = JSON.parse(raw);
-    const more = Object.entries(fields).map(([name, value]) => ` ${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);
+    const more = Object.entries(fields).map(
+      ([name, value]) => ` ${name}=${typeof value === "string" ? value : JSON.stringify(value)}`,
+    );
     const time = new Date(timestamp ?? ts).toLocaleTimeString([], { hour12: false });
     return el(
       "div",

@@ -47,8 +47,7 @@ function middle(a, b) {
     }
   }
   let [i, j] = [0, 0];
-  const skipsOld = () =>
-    j === b.length || !isShort || table[(i + 1) * width + j] >= table[i * width + j + 1];
+  const skipsOld = () => j === b.length || !isShort || table[(i + 1) * width + j] >= table[i * width + j + 1];
   while (i < a.length || j < b.length) {
     if (isShort && i < a.length && j < b.length && a[i] === b[j]) {
       steps.push([" ", a[i]]);

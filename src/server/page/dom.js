@@ -12,7 +12,9 @@ const HIDDEN = new RegExp(
 /** Returns a text in which no character is hidden: `\u{202e}` instead. */
 export function visible(text) {
   const escape = (c) => `\\u{${c.codePointAt(0).toString(16)}}`;
-  return String(text ?? "").replaceAll("\r\n", "\n").replace(HIDDEN, escape);
+  return String(text ?? "")
+    .replaceAll("\r\n", "\n")
+    .replace(HIDDEN, escape);
 }
 
 /** Returns a text as `visible` does, on one line. */
@@ -40,7 +42,11 @@ export function setText(element, text) {
 /** Returns a duration in its largest unit. A clock that is wrong makes it 0 at least. */
 export function duration(ms) {
   const seconds = Math.max(0, Math.floor(ms / 1000)) || 0;
-  for (const [unit, length] of [["d", 86400], ["h", 3600], ["m", 60]]) {
+  for (const [unit, length] of [
+    ["d", 86400],
+    ["h", 3600],
+    ["m", 60],
+  ]) {
     if (seconds >= length) return `${Math.floor(seconds / length)}${unit}`;
   }
   return `${seconds}s`;

@@ -29,7 +29,13 @@ export function graph(title, summary, values) {
   values.forEach((value, at) => {
     const height = (value / top) * (HEIGHT - 14);
     if (value > 0) {
-      const box = { x: at * step + 1, y: HEIGHT - Math.max(2, height), width: step - 2, height: Math.max(2, height), rx: 1.5 };
+      const box = {
+        x: at * step + 1,
+        y: HEIGHT - Math.max(2, height),
+        width: step - 2,
+        height: Math.max(2, height),
+        rx: 1.5,
+      };
       drawing.append(svg("rect", box));
     }
   });

@@ -34,13 +34,13 @@ function route() {
   if (view !== "session") document.title = view === "daemon" ? "Daemon – opta" : "opta";
 }
 
-async function onState(state) {
+async function onState(state, before) {
   document.body.dataset.connection = state;
   byId("trouble").hidden = state === "open" || !hasToken();
   setText(byId("trouble-text"), TROUBLE[state] ?? "");
   byId("entry").hidden = hasToken();
   byId("app").hidden = !hasToken();
-  if (state !== "open") return;
+  if (state !== "open" || before === "silent") return;
   try {
     await Promise.all([sessions.load(), session.catchUp(), daemon.load()]);
   } catch (error) {

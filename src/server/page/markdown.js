@@ -16,6 +16,8 @@ export function markdown(text) {
 function blocks(lines) {
   const out = [];
   let paragraph = [];
+  // The page has a heading of level 1; no level is left out.
+  let level = 1;
   const flush = () => {
     if (paragraph.length) out.push(el("p", {}, ...inline(paragraph.join("\n"))));
     paragraph = [];
@@ -31,8 +33,7 @@ function blocks(lines) {
       at = end < 0 ? lines.length : end;
     } else if ((found = HEADING.exec(line))) {
       flush();
-      // The page has a heading of its own.
-      const level = Math.min(6, found[1].length + 2);
+      level = Math.min(6, found[1].length + 1, level + 1);
       out.push(el(`h${level}`, {}, ...inline(found[2])));
     } else if (RULE.test(line)) {
       flush();
@@ -89,7 +90,11 @@ function tight(elements) {
 }
 
 function table(lines) {
-  const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|");
+  const cells = (line) =>
+    line
+      .trim()
+      .replace(/^\||\|$/g, "")
+      .split("|");
   const row = (line, name) =>
     el("tr", {}, ...cells(line).map((cell) => el(name, {}, ...inline(cell.trim()))));
   const body = lines.slice(2).map((line) => row(line, "td"));
@@ -102,7 +107,7 @@ const INLINE = new RegExp(
     "(?<code>(`+)(?!`)(.+?)(?<!`)\\2(?!`))",
     "(?<strong>\\*\\*(?=\\S)(.+?\\S?)\\*\\*)",
     "(?<em>(?<![\\w*])[*_](?=[^\\s*_])([^*_\\n]*[^\\s*_])[*_](?![\\w*]))",
-    "(?<link>!?\\[([^\\]\\n]*)\\]\\(([^\\s()<>]+)(?: \"[^\"\\n]*\")?\\))",
+    '(?<link>!?\\[([^\\]\\n]*)\\]\\(([^\\s()<>]+)(?: "[^"\\n]*")?\\))',
     "(?<url>https?://[^\\s<>\"'`)\\]]*[^\\s<>\"'`)\\].,;:!?])",
   ].join("|"),
   "gsu",

@@ -21,12 +21,16 @@ export class VirtualList {
     this.before = document.createElement("div");
     this.after = document.createElement("div");
     scroller.replaceChildren(this.before, this.after);
-    scroller.addEventListener("scroll", () => {
-      const { scrollTop, scrollHeight, clientHeight } = scroller;
-      this.#atEnd = scrollHeight - scrollTop - clientHeight < END;
-      this.#anchor = null;
-      this.schedule();
-    }, { passive: true });
+    scroller.addEventListener(
+      "scroll",
+      () => {
+        const { scrollTop, scrollHeight, clientHeight } = scroller;
+        this.#atEnd = scrollHeight - scrollTop - clientHeight < END;
+        this.#anchor = null;
+        this.schedule();
+      },
+      { passive: true },
+    );
     this.observer = new ResizeObserver(() => this.schedule());
     this.observer.observe(scroller);
   }
@@ -38,7 +42,7 @@ export class VirtualList {
   /** Shows these items; their `version` says whether one has changed. */
   show(items) {
     this.items = items;
-    this.schedule();
+    this.#update();
   }
 
   toEnd() {

@@ -145,11 +145,16 @@ function react({ event, payload }) {
     if (isOwn && always.some((one) => one.allows(payload))) return decide(payload, "allow");
     setText(byId("announcement"), question(payload));
   }
-  if (event === "permission.resolved" && payload.requestId === shownQuestion && payload.decidedBy !== CLIENT) {
+  if (
+    event === "permission.resolved" &&
+    payload.requestId === shownQuestion &&
+    payload.decidedBy !== CLIENT
+  ) {
     say(`answered elsewhere: ${payload.decision}`);
   }
   if (event === "turn.done") setText(byId("announcement"), "The answer is complete.");
-  if (event === "turn.error") setText(byId("announcement"), `The turn has failed: ${oneLine(payload.message)}`);
+  if (event === "turn.error")
+    setText(byId("announcement"), `The turn has failed: ${oneLine(payload.message)}`);
 }
 
 let scheduled = false;
@@ -174,6 +179,7 @@ function render() {
   const isBusy = Boolean(conversation.running);
   byId("stop").hidden = !isBusy;
   byId("log").setAttribute("aria-busy", String(isBusy));
+  byId("log").dataset.first = conversation.first;
   byId("empty").hidden = Boolean(reading) || conversation.items.length > 0 || conversation.queue.length > 0;
   renderQueue();
   renderQuestion();
@@ -263,7 +269,10 @@ export function start() {
   byId("log").addEventListener("scroll", () => (byId("latest").hidden = view.isAtEnd), { passive: true });
   document.addEventListener("keydown", ({ key, target, ctrlKey, metaKey, altKey }) => {
     const isTyping = target.closest("input, textarea, dialog") || ctrlKey || metaKey || altKey;
-    if (!isTyping && id) byId("question").querySelector(`[aria-keyshortcuts="${CSS.escape(key)}"]`)?.click();
+    if (!isTyping && id)
+      byId("question")
+        .querySelector(`[aria-keyshortcuts="${CSS.escape(key)}"]`)
+        ?.click();
   });
   deletions.addEventListener("message", ({ data }) => {
     list.remove(data);

@@ -30,7 +30,6 @@ export function stateOf(summary) {
 export async function load() {
   const first = await call("GET", `/v3/sessions?limit=${PAGE}`);
   sessions.clear();
-  questions.clear();
   add(first);
   byId("list-loading")?.remove();
   const running = first.sessions.filter((summary) => summary.activeTurnId);
@@ -39,9 +38,10 @@ export async function load() {
       const recent = new Conversation();
       const reply = await events(sessionId, Math.max(0, seq - RECENT));
       reply.events.forEach((event) => recent.append(event));
-      for (const id of recent.questions.keys()) noteQuestion(sessionId, id, true);
+      questions.set(sessionId, new Set(recent.questions.keys()));
     }),
   );
+  schedule();
   if (byId("filter").value) await loadAll();
 }
 
@@ -69,7 +69,9 @@ export async function receive({ event, sessionId: id, ts, payload }) {
     return schedule();
   }
   if (!sessions.has(id)) {
-    const { events: [first] } = await events(id, 0, 1);
+    const {
+      events: [first],
+    } = await events(id, 0, 1);
     if (!first || sessions.has(id)) return;
     sessions.set(id, first.payload.snapshot);
   }
@@ -124,7 +126,9 @@ function render() {
   shown.sort((a, b) => b.createdAt.localeCompare(a.createdAt));
   const elements = shown.map(rowOf);
   const list = byId("sessions");
-  const isSame = list.childElementCount === elements.length && elements.every((element, at) => list.children[at] === element);
+  const isSame =
+    list.childElementCount === elements.length &&
+    elements.every((element, at) => list.children[at] === element);
   if (!isSame) list.replaceChildren(...elements);
   const none = words.length ? "No session fits." : "There are no sessions yet.";
   setText(byId("none"), shown.length ? "" : none);
@@ -137,7 +141,9 @@ function rowOf(summary) {
   const id = summary.sessionId;
   let row = rows.get(id);
   if (!row) {
-    const [state, title, meta, age] = ["state", "title", "meta", "age"].map((name) => el("span", { class: name }));
+    const [state, title, meta, age] = ["state", "title", "meta", "age"].map((name) =>
+      el("span", { class: name }),
+    );
     const link = el("a", { href: `#/session/${id}` }, state, title, age, meta);
     row = { element: el("li", {}, link), link, state, title, meta, age };
     rows.set(id, row);

@@ -7,7 +7,10 @@ const PAUSE_MIN = 250;
 const PAUSE_MAX = 10_000;
 const SILENCE_MAX = 10_000;
 
-/** Follows all sessions. `onEvent` gets each event; `onState` "open", "silent", "lost", "refused". */
+/**
+ * Follows all sessions. `onEvent` gets each event; `onState` gets "open", "silent", "lost" or
+ * "refused", and the state before. Nothing is missed between "silent" and "open".
+ */
 export function follow(onEvent, onState) {
   let socket = null;
   let state = "";
@@ -17,7 +20,10 @@ export function follow(onEvent, onState) {
   let attempt = 0;
 
   const set = (next) => {
-    if (next !== state) onState((state = next));
+    if (next === state) return;
+    const before = state;
+    state = next;
+    onState(next, before);
   };
 
   const lose = () => {

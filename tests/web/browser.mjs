@@ -1,0 +1,57 @@
+// Chromium, and pages in it that fail a test if anything is wrong with them.
+
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+
+const require = createRequire(join(process.env.MODULES, "package.json"));
+export const { chromium } = require("playwright-core");
+const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+export function launch() {
+  const options = { executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-dev-shm-usage"] };
+  return chromium.launch(options);
+}
+
+/** Opens a context whose pages may only ask the daemon, and say nothing. */
+export async function open(browser, home, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
+  context.setDefaultTimeout(15_000);
+  context.problems = [];
+  context.asked = [];
+  /** Errors in the console that a test expects. */
+  context.expected = [];
+  context.on("request", (request) => {
+    const url = request.url();
+    context.asked.push(url);
+    const isOurs = url.startsWith(`http://127.0.0.1:${home.port}/`) || /^(file|data):/.test(url);
+    if (!isOurs) context.problems.push(`a request to ${url}`);
+  });
+  context.on("console", (message) => {
+    if (message.type() === "error") context.problems.push(message.text());
+  });
+  context.on("weberror", (error) => context.problems.push(String(error.error().stack)));
+  return context;
+}
+
+export function problems({ problems, expected }) {
+  return problems.filter((text) => !expected.some((pattern) => pattern.test(text)));
+}
+
+/** Returns what axe finds wrong with a page. CSP forbids scripts, so it is evaluated. */
+export async function violations(page) {
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate(() => globalThis.axe.run());
+  return violations.map(
+    ({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html.slice(0, 120)).join(" ; ")}`,
+  );
+}
+
+/** Waits until a function is true in a page. CSP forbids what Playwright has for it. */
+export async function until(page, isSo, argument) {
+  const deadline = Date.now() + 15_000;
+  while (!(await page.evaluate(isSo, argument))) {
+    if (Date.now() > deadline) throw new Error(`not within 15 s: ${isSo} (${argument ?? ""})`);
+    await page.evaluate(() => new Promise(requestAnimationFrame));
+  }
+}
