@@ -7,8 +7,8 @@ use std::path::Path;
 
 use crate::support::{
     ALREADY, ANYTHING, Bystander, HAS_CRASHED, Home, NONE, NOT_RUNNING, RESTARTED_AFRESH, RUNNING,
-    Run, Running, STARTED, STOPPED, eventually, fifo, line_of, namespace, need, signal, skip,
-    state_of,
+    Run, Running, STARTED, STOPPED, eventually, fifo, line_of, namespace, need, proc_number,
+    signal, skip, state_of,
 };
 
 /// A function that replaces a file with something else.
@@ -343,12 +343,16 @@ fn a_command_that_tests_the_lock_is_not_taken_for_a_daemon() {
     ] {
         let home = Home::new();
         let lock = test_lock(&home);
-        let mut waiting = home.opta(words).stdout(stdout).stderr(stderr).spawn();
+        let waiting = home.opta(words).stdout(stdout).stderr(stderr).spawn();
         let open = format!("/proc/{}/fd", waiting.pid());
-        eventually("it watches the directory", || {
+        let slept = || proc_number(waiting.pid(), "status", "voluntary_ctxt_switches:");
+        let before = slept();
+        eventually("it waits", || {
+            // There may be too many watches: then it looks again after each pause.
+            let polls = slept() > before.map(|count| count + 10);
             let open = fs::read_dir(&open).into_iter().flatten();
             let mut links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-            links.any(|link| link.to_string_lossy().contains("inotify")) || waiting.has_ended()
+            polls || links.any(|link| link.to_string_lossy().contains("inotify"))
         });
         drop(lock);
         waiting.finish();
