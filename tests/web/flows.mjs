@@ -3,7 +3,7 @@
 // `node flows.mjs [WORD]` runs the flows whose names contain the word.
 
 import assert from "node:assert/strict";
-import { readFileSync, statSync } from "node:fs";
+import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 import { launch, open, problems, until, violations } from "./browser.mjs";
@@ -171,7 +171,7 @@ flow("a daemon that is killed is missed within two seconds, and found again", as
   // The same tab gets the new address; what it shows is still there.
   await page.evaluate((hash) => (location.hash = hash), `#token=${home.info.token}`);
   await page.waitForSelector('body[data-connection="open"]');
-  await page.goto(address(home, `#/session/${id}`));
+  assert.equal(page.url(), address(home, `#/session/${id}`));
   await page.waitForSelector(".failure:has-text('interrupted')");
   await send(page, "hello again");
   await page.waitForSelector(".row .end");
@@ -219,6 +219,17 @@ flow("what is full of HTML stays text", async ({ home, context }) => {
   );
   assert.equal(await page.textContent("#title"), "<img src=x onerror=alert(1)> \\u{202e}gnp <b>title</b>");
   assert.match(await page.title(), /^<img src=x/);
+  // A path, and the content of a file.
+  const place = join(home.path, "<b>place");
+  mkdirSync(place);
+  writeFileSync(join(place, "page.html"), HOSTILE);
+  const { sessionId } = await home.call("POST", "/v3/sessions", { metadata: { workspace: place } });
+  await home.turn(sessionId, "file");
+  await page.goto(address(home, `#/session/${sessionId}`));
+  await page.click(".tool summary");
+  await page.waitForSelector(".output:has-text('<img src=x')");
+  assert.match(await page.textContent("#about"), /<b>place/);
+  assert.equal(await page.$$eval("#app :is(img, script, b, iframe)", (all) => all.length), 0);
   await page.goto(address(home, "#/daemon"));
   await page.waitForSelector("#log-lines div");
   assert.equal(await page.$$eval("#app :is(img, script, b, iframe)", (all) => all.length), 0);
@@ -400,6 +411,15 @@ flow("pictures, without violations, in both schemes and three widths", async ({ 
   for (const title of ["Fix the login form", "Why is the build slow?", "Write the release notes"]) {
     await home.turn(await home.session(title), "hello");
   }
+  const readme = await open(browser, home, { viewport: { width: 1200, height: 720 }, colorScheme: "light" });
+  const shown = await enterSession(readme, home, id);
+  await send(shown, "edit the notes");
+  await shown.waitForSelector("#question:not([hidden])");
+  await shown.waitForSelector("#sessions .state.waiting");
+  await shown.screenshot({ path: join(process.env.PICTURES, "readme.png") });
+  await shown.click("#question button:has-text('No')");
+  await shown.waitForSelector("#question", { state: "hidden" });
+  await readme.close();
   for (const colorScheme of ["light", "dark"]) {
     for (const width of [360, 800, 1600]) {
       const viewport = { width, height: width < 500 ? 740 : 900 };

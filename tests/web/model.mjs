@@ -41,6 +41,7 @@ const SCRIPTS = {
     results ? ["I moved the meeting to Wednesday."] : ["I edit it. ", call("edit_file", EDIT)],
   run: (_, results) => (results ? ["The command printed two lines."] : [call("run_command", COMMAND)]),
   read: (_, results) => (results ? ["Read."] : [call("read_file", { path: "large.txt" })]),
+  file: (_, results) => (results ? ["Read."] : [call("read_file", { path: "page.html" })]),
   html: () => [HOSTILE],
   slow: () => Array.from({ length: 600 }, (_, at) => ({ pause: 50, text: `part${at} ` })),
   many: ([, count]) => words(Number(count)),

@@ -19,11 +19,14 @@ function setToken(next) {
   for (const listener of listeners) listener();
 }
 
-/** Takes the token out of the address bar, and hands it to the other tabs of this page. */
-export function takeToken() {
+/**
+ * Takes the token out of the address bar, and hands it to the other tabs of this page. `view` is
+ * the fragment of what is shown.
+ */
+export function takeToken(view = "") {
   const found = /^#token=([\w-]+)$/.exec(location.hash);
   if (!found) return;
-  history.replaceState(null, "", "/");
+  history.replaceState(null, "", `/${view}`);
   setToken(found[1]);
   // The other tabs get a storage event; nothing is kept.
   localStorage.setItem(KEPT, token);

@@ -13,9 +13,13 @@ const TROUBLE = {
   refused: "The daemon was restarted, so this page may no longer talk to it. To go on: opta web",
 };
 
+/** The fragment of the view that is shown. */
+let shown = "";
+
 /** Shows the view that the address names. */
 function route() {
-  takeToken();
+  takeToken(shown);
+  shown = location.hash;
   const [, name, id] = /^#\/(session|daemon)(?:\/([\w-]{1,64}))?$/.exec(location.hash) ?? [];
   const view = name === "daemon" ? "daemon" : id ? "session" : "list";
   document.body.dataset.view = view;
@@ -49,7 +53,8 @@ async function onState(state, before) {
 }
 
 function onEvent(event) {
-  sessions.receive(event);
+  // The next event, or the next connection, tries again.
+  sessions.receive(event).catch(() => {});
   session.receive(event);
   daemon.receive(event);
 }

@@ -40,7 +40,9 @@ export async function open(next) {
   await read(async () => {
     const { lastSeq } = await events(id, Number.MAX_SAFE_INTEGER, 1);
     const stretch = await readStretch(Math.max(0, lastSeq - STRETCH), lastSeq);
-    if (id === next) conversation = stretch;
+    if (id !== next) return;
+    conversation = stretch;
+    await list.find(id);
   });
   if (matchMedia("(pointer: fine)").matches && id === next) byId("input").focus();
 }
@@ -152,6 +154,7 @@ function react({ event, payload }) {
   ) {
     say(`answered elsewhere: ${payload.decision}`);
   }
+  if (event === "turn.start") setText(byId("announcement"), "");
   if (event === "turn.done") setText(byId("announcement"), "The answer is complete.");
   if (event === "turn.error")
     setText(byId("announcement"), `The turn has failed: ${oneLine(payload.message)}`);

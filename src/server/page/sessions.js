@@ -55,6 +55,15 @@ function add(page) {
   schedule();
 }
 
+/** Returns a session, also one that is not on a page that was read. */
+export async function find(id) {
+  if (!sessions.has(id)) {
+    const first = (await events(id, 0, 1)).events[0];
+    if (first && !sessions.has(id)) sessions.set(id, first.payload.snapshot);
+  }
+  return sessions.get(id);
+}
+
 function noteQuestion(id, request, isOpen) {
   if (!questions.has(id)) questions.set(id, new Set());
   if (isOpen) questions.get(id).add(request);
@@ -68,14 +77,8 @@ export async function receive({ event, sessionId: id, ts, payload }) {
     sessions.set(id, payload.snapshot);
     return schedule();
   }
-  if (!sessions.has(id)) {
-    const {
-      events: [first],
-    } = await events(id, 0, 1);
-    if (!first || sessions.has(id)) return;
-    sessions.set(id, first.payload.snapshot);
-  }
-  const known = sessions.get(id);
+  const known = await find(id);
+  if (!known) return;
   const more = { lastActivityAt: ts };
   if (event === "turn.queued") {
     more.queuedTurns = known.queuedTurns + 1;
@@ -154,7 +157,7 @@ function rowOf(summary) {
   setText(row.title, titleOf(summary));
   setText(row.age, duration(now() - Date.parse(summary.lastActivityAt)));
   const place = placeOf(summary).split("/").pop();
-  setText(row.meta, [place, modelOf(summary)].filter(Boolean).join(" · "));
+  setText(row.meta, [state !== "idle" && STATES[state], place, modelOf(summary)].filter(Boolean).join(" · "));
   row.link.title = placeOf(summary);
   if (id === current) row.link.setAttribute("aria-current", "page");
   else row.link.removeAttribute("aria-current");
@@ -188,8 +191,9 @@ export function start() {
     schedule();
     loadAll().catch((error) => say(error.message));
   });
-  byId("more").addEventListener("click", async () => {
-    add(await call("GET", `/v3/sessions?limit=${PAGE}&before=${next}`));
+  byId("more").addEventListener("click", () => {
+    const older = call("GET", `/v3/sessions?limit=${PAGE}&before=${next}`);
+    older.then(add).catch((error) => say(error.message));
   });
   byId("new").addEventListener("click", create);
   setInterval(() => document.hidden || schedule(), 15_000);
