@@ -8,6 +8,9 @@ const require = createRequire(join(process.env.MODULES, "package.json"));
 export const { chromium } = require("playwright-core");
 const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
+/** Far more than anything here takes, even on a machine that is busy with something else. */
+const TIMEOUT = 30_000;
+
 export function launch() {
   const options = { executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-dev-shm-usage"] };
   return chromium.launch(options);
@@ -16,7 +19,7 @@ export function launch() {
 /** Opens a context whose pages may only ask the daemon, and say nothing. */
 export async function open(browser, home, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
-  context.setDefaultTimeout(15_000);
+  context.setDefaultTimeout(TIMEOUT);
   context.problems = [];
   context.asked = [];
   /** Errors in the console that a test expects. */
@@ -49,9 +52,9 @@ export async function violations(page) {
 
 /** Waits until a function is true in a page. CSP forbids what Playwright has for it. */
 export async function until(page, isSo, argument) {
-  const deadline = Date.now() + 15_000;
+  const deadline = Date.now() + TIMEOUT;
   while (!(await page.evaluate(isSo, argument))) {
-    if (Date.now() > deadline) throw new Error(`not within 15 s: ${isSo} (${argument ?? ""})`);
+    if (Date.now() > deadline) throw new Error(`not in time: ${isSo} (${argument ?? ""})`);
     await page.evaluate(() => new Promise(requestAnimationFrame));
   }
 }

@@ -71,9 +71,9 @@ export function follow(onEvent, onState) {
     if (document.hidden || !socket) return;
     const silence = performance.now() - heard;
     if (silence > SILENCE_MAX) return lose();
-    if (silence > 1500 && state === "open") set("silent");
-    if (silence > 700 && socket.readyState === WebSocket.OPEN) socket.send('{"type":"ping"}');
-  }, 500);
+    if (silence > 1200 && state === "open") set("silent");
+    if (silence > 500 && socket.readyState === WebSocket.OPEN) socket.send('{"type":"ping"}');
+  }, 400);
   document.addEventListener("visibilitychange", () => {
     heard = performance.now();
     if (state === "lost" && !document.hidden) connect();
