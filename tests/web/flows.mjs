@@ -15,7 +15,7 @@ const flows = [];
 const flow = (name, run, options) => flows.push({ name, run, options });
 
 const REFUSED =
-  /Failed to load resource: (the server responded with a status of 401|net::ERR_CONNECTION_REFUSED|net::ERR_)/;
+  /Failed to load resource: (the server responded with a status of (401|503)|net::ERR_CONNECTION_REFUSED|net::ERR_)/;
 
 const address = (home, path = "") => `http://127.0.0.1:${home.port}/${path}`;
 const send = async (page, text) => {
