@@ -6,6 +6,8 @@
 //! The id of the session is not among them, since a journal belongs to one session: most events
 //! are tokens, and their records consist mostly of field names.
 
+use std::borrow::Cow;
+
 use crate::protocol::event::{Event, EventKind};
 use crate::{json, limits};
 
@@ -131,26 +133,28 @@ pub fn with_aliases(envelope: &str, kind: Option<EventKind>) -> String {
     };
     let (_, rest) = head.split_once(",\"sessionId\":").unwrap_or_default();
     let id = rest.split(',').next().unwrap_or_default();
-    let mut members = payload.strip_suffix('}').unwrap_or_default().to_owned();
-    let token = members.split_once(",\"text\":").map(|(_, token)| token.to_owned());
-    if let Some(token) = token.filter(|_| kind == Some(EventKind::TurnToken)) {
-        members.push_str(",\"token\":");
-        members.push_str(&token);
-    }
+    let members = payload.strip_suffix('}').unwrap_or_default();
     let older = match kind {
-        Some(EventKind::TurnError) => with_older_code(&members),
-        _ => members.clone(),
+        Some(EventKind::TurnError) => with_older_code(members).into(),
+        _ => Cow::Borrowed(members),
     };
-    if payload.len() > limits::DATA_BYTES_MAX {
-        return format!("{head},\"payload\":{older}}}}}");
+    let token = match members.split_once(",\"text\":") {
+        Some((_, token)) if kind == Some(EventKind::TurnToken) => [",\"token\":", token],
+        _ => ["", ""],
+    };
+    let mut out = String::with_capacity(envelope.len() + payload.len() + 2 * token[1].len() + 64);
+    let mut push = |parts: &[&str]| parts.iter().for_each(|part| out.push_str(part));
+    push(&[head, ",\"payload\":", &older, token[0], token[1], "}"]);
+    if payload.len() <= limits::DATA_BYTES_MAX {
+        push(&[",\"data\":", members, token[0], token[1]]);
+        // The snapshot of a session has the id already.
+        if kind != Some(EventKind::SessionSnapshot) {
+            push(&[if members == "{" { "" } else { "," }, "\"sessionId\":", id]);
+        }
+        push(&["}"]);
     }
-    // The snapshot of a session has the id already.
-    let id = match kind {
-        Some(EventKind::SessionSnapshot) => String::new(),
-        _ if members == "{" => format!("\"sessionId\":{id}"),
-        _ => format!(",\"sessionId\":{id}"),
-    };
-    format!("{head},\"payload\":{older}}},\"data\":{members}{id}}}}}")
+    out.push('}');
+    out
 }
 
 /// The codes of failed turns that older clients know, under their names.

@@ -140,6 +140,10 @@ impl<'a> Events<'a> {
 /// same events: decoding them would take most of its time.
 fn turn_id(event: &EventText) -> Option<Cow<'_, str>> {
     let (_, payload) = event.text.split_once(",\"payload\":")?;
+    let first = payload.strip_prefix("{\"turnId\":\"").and_then(|rest| rest.split_once('"'));
+    if let Some((id, _)) = first.filter(|(id, _)| !id.contains('\\')) {
+        return Some(id.into());
+    }
     let members = json::members(payload.strip_suffix('}')?)?;
     members.iter().rev().find(|member| member.name == "turnId")?.string()
 }
