@@ -221,7 +221,9 @@ fn pages_mention_no_option_that_does_not_exist() {
         // Options of other programs.
         let unknown: Vec<&str> = mentioned
             .filter(|option| !known.contains(*option))
-            .filter(|option| !["--silent", "--header", "--user", "--unit"].contains(option))
+            .filter(|option| {
+                !["--silent", "--header", "--user", "--unit", "--incognito"].contains(option)
+            })
             .collect();
         assert_eq!(unknown, Vec::<&str>::new(), "{name}");
     }
