@@ -8,12 +8,16 @@ const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const RULE = /^ {0,3}([-*_])( *\1){2,}\s*$/;
 const TABLE = /^ *\|?( *:?-+:? *\|)+( *:?-+:? *)?$/;
 
+/** Quotes and lists in one another: deeper ones are shown as they were written. */
+const DEPTH_MAX = 20;
+
 /** Returns the elements of a text. */
 export function markdown(text) {
-  return blocks(visible(text).split("\n"));
+  return blocks(visible(text).split("\n"), 0);
 }
 
-function blocks(lines) {
+function blocks(lines, depth) {
+  if (depth > DEPTH_MAX) return [el("p", {}, lines.join("\n"))];
   const out = [];
   let paragraph = [];
   // The page has a heading of level 1; no level is left out.
@@ -42,14 +46,14 @@ function blocks(lines) {
       flush();
       const end = endOf(lines, at, (other) => /^ {0,3}>/.test(other));
       const quoted = lines.slice(at, end).map((other) => other.replace(/^ {0,3}> ?/, ""));
-      out.push(el("blockquote", {}, ...blocks(quoted)));
+      out.push(el("blockquote", {}, ...blocks(quoted, depth + 1)));
       at = end - 1;
     } else if (ITEM.test(line)) {
       flush();
       const indent = ITEM.exec(line)[1].length;
       const isPart = (other) => ITEM.test(other) || /^\s{2,}\S/.test(other) || other.trim() === "";
       const end = endOf(lines, at, isPart);
-      out.push(list(lines.slice(at, end), indent));
+      out.push(list(lines.slice(at, end), indent, depth + 1));
       at = end - 1;
     } else if (line.includes("|") && TABLE.test(lines[at + 1] ?? "")) {
       flush();
@@ -70,7 +74,7 @@ function endOf(lines, at, isPart) {
   return end;
 }
 
-function list(lines, indent) {
+function list(lines, indent, depth) {
   const ordered = /^\s*\d/.test(lines[0]);
   const start = ordered ? parseInt(lines[0].trim(), 10) : null;
   const items = [];
@@ -79,7 +83,7 @@ function list(lines, indent) {
     if (found && found[1].length <= indent + 1) items.push([found[3]]);
     else items.at(-1)?.push(line.replace(/^\s{1,4}/, ""));
   }
-  const children = items.map((item) => el("li", {}, ...tight(blocks(item))));
+  const children = items.map((item) => el("li", {}, ...tight(blocks(item, depth))));
   return el(ordered ? "ol" : "ul", ordered && start !== 1 ? { start } : {}, ...children);
 }
 
