@@ -19,22 +19,19 @@ function setToken(next) {
   for (const listener of listeners) listener();
 }
 
-/**
- * Takes the token out of the address bar, and hands it to the other tabs of this page. `view` is
- * the fragment of what is shown.
- */
+/** Takes the token out of the address bar. `view` is the fragment of what is shown. */
 export function takeToken(view = "") {
   const found = /^#token=([\w-]+)$/.exec(location.hash);
   if (!found) return;
   history.replaceState(null, "", `/${view}`);
   setToken(found[1]);
-  // The other tabs get a storage event; nothing is kept.
-  localStorage.setItem(KEPT, token);
-  localStorage.removeItem(KEPT);
 }
-addEventListener("storage", ({ key, newValue }) => {
-  if (key === KEPT && newValue) setToken(newValue);
-});
+
+const tokens = new BroadcastChannel(KEPT);
+tokens.addEventListener("message", ({ data }) => setToken(data));
+/** Hands the token to the other tabs of this page. Only one that the daemon has accepted: any page
+ * may open this one with another. */
+export const shareToken = () => tokens.postMessage(token);
 
 /** The time on the daemon's clock: this machine may be another one, with a wrong clock. */
 export const now = () => Date.now() + clockAhead;

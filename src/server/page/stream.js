@@ -1,7 +1,7 @@
 // The stream of all events: one WebSocket for the page. That it is lost is shown within two
 // seconds, and it is opened again after pauses of up to ten.
 
-import { call, hasToken, onToken, setClock, streamUrl } from "./api.js";
+import { call, hasToken, onToken, setClock, shareToken, streamUrl } from "./api.js";
 
 const PAUSE_MIN = 250;
 const PAUSE_MAX = 10_000;
@@ -37,6 +37,9 @@ export function follow(onEvent, onState) {
 
   const connect = async () => {
     clearTimeout(timer);
+    // One that was still opening would stay open.
+    socket?.close();
+    socket = null;
     if (!hasToken()) return set("refused");
     const mine = (attempt += 1);
     try {
@@ -50,6 +53,7 @@ export function follow(onEvent, onState) {
       return;
     }
     if (mine !== attempt) return;
+    shareToken();
     const current = (socket = new WebSocket(streamUrl()));
     heard = performance.now();
     current.onopen = () => current.send('{"type":"ping"}');
@@ -78,10 +82,6 @@ export function follow(onEvent, onState) {
     heard = performance.now();
     if (state === "lost" && !document.hidden) connect();
   });
-  onToken(() => {
-    socket?.close();
-    socket = null;
-    connect();
-  });
+  onToken(connect);
   connect();
 }
