@@ -29,8 +29,13 @@ export function stateOf(summary) {
 /** Reads the list again: at the start, and after the connection was lost. */
 export async function load() {
   const first = await call("GET", `/v3/sessions?limit=${PAGE}`);
+  const known = new Map(sessions);
   sessions.clear();
   add(first);
+  for (const { sessionId: id, seq } of first.sessions) {
+    // An event of it arrived while the list was on its way.
+    if (known.get(id)?.seq > seq) sessions.set(id, known.get(id));
+  }
   byId("list-loading")?.remove();
   const running = first.sessions.filter((summary) => summary.activeTurnId);
   await Promise.all(
@@ -58,8 +63,8 @@ function add(page) {
 /** Returns a session, also one that is not on a page that was read. */
 export async function find(id) {
   if (!sessions.has(id)) {
-    const first = (await events(id, 0, 1)).events[0];
-    if (first && !sessions.has(id)) sessions.set(id, first.payload.snapshot);
+    const found = await call("GET", `/v3/sessions/${id}`);
+    if (!sessions.has(id)) sessions.set(id, found);
   }
   return sessions.get(id);
 }
@@ -71,15 +76,20 @@ function noteQuestion(id, request, isOpen) {
 }
 
 /** Notes an event of any session. */
-export async function receive({ event, sessionId: id, ts, payload }) {
+export async function receive({ event, sessionId: id, seq, ts, payload }) {
   if (event === "turn.token" || event === "turn.thinking") return;
   if (event === "session.snapshot" || event === "session.updated") {
     sessions.set(id, payload.snapshot);
     return schedule();
   }
+  if (event === "permission.request") noteQuestion(id, payload.requestId, true);
+  if (event === "permission.resolved") noteQuestion(id, payload.requestId, false);
+  const isEnd = event === "turn.done" || event === "turn.error";
+  if (isEnd) questions.delete(id);
   const known = await find(id);
-  if (!known) return;
-  const more = { lastActivityAt: ts };
+  // The list, which was read later, counts it already.
+  if (seq <= known.seq) return schedule();
+  const more = { seq, lastActivityAt: ts };
   if (event === "turn.queued") {
     more.queuedTurns = known.queuedTurns + 1;
     more.title = known.title ?? payload.content.trim().split("\n", 1)[0].slice(0, 80);
@@ -88,13 +98,8 @@ export async function receive({ event, sessionId: id, ts, payload }) {
     more.activeTurnId = payload.turnId;
     more.queuedTurns = Math.max(0, known.queuedTurns - 1);
   }
-  if (event === "turn.done" || event === "turn.error") {
-    if (known.activeTurnId === payload.turnId) more.activeTurnId = null;
-    else more.queuedTurns = Math.max(0, known.queuedTurns - 1);
-    questions.delete(id);
-  }
-  if (event === "permission.request") noteQuestion(id, payload.requestId, true);
-  if (event === "permission.resolved") noteQuestion(id, payload.requestId, false);
+  if (isEnd && known.activeTurnId === payload.turnId) more.activeTurnId = null;
+  else if (isEnd) more.queuedTurns = Math.max(0, known.queuedTurns - 1);
   sessions.set(id, { ...known, ...more });
   schedule();
 }
