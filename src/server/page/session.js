@@ -30,7 +30,7 @@ const view = new VirtualList(byId("log"), (item) => card(item, id), readEarlier)
 export async function open(next) {
   if (id === next) return;
   id = next;
-  [conversation, pending, reading, shownQuestion] = [new Conversation(), [], null, null];
+  [conversation, pending, reading] = [new Conversation(), [], null];
   composer.open(id);
   byId("gone").hidden = true;
   byId("composer").hidden = false;
@@ -38,8 +38,8 @@ export async function open(next) {
   view.toEnd();
   render();
   await read(async () => {
-    const { lastSeq } = await events(id, Number.MAX_SAFE_INTEGER, 1);
-    const stretch = await readStretch(Math.max(0, lastSeq - STRETCH), lastSeq);
+    const { lastSeq } = await events(next, Number.MAX_SAFE_INTEGER, 1);
+    const stretch = await readStretch(next, Math.max(0, lastSeq - STRETCH), lastSeq);
     if (id !== next) return;
     conversation = stretch;
     await list.find(id);
@@ -71,9 +71,8 @@ async function read(reader) {
   render();
 }
 
-async function readStretch(after, last) {
+async function readStretch(from, after, last) {
   const stretch = new Conversation();
-  const from = id;
   while (after < last) {
     const reply = await events(from, after, Math.min(STRETCH, last - after));
     if (!reply.events.length) break;
@@ -100,7 +99,7 @@ async function readEarlier() {
   const target = conversation;
   const last = target.first - 1;
   try {
-    const stretch = await readStretch(Math.max(0, last - STRETCH), last);
+    const stretch = await readStretch(id, Math.max(0, last - STRETCH), last);
     // What is damaged is left out.
     stretch.first = Math.max(1, last - STRETCH + 1);
     target.prepend(stretch);
