@@ -14,6 +14,8 @@ pub const PORTS_FALLBACK: std::ops::RangeInclusive<u16> = 10_000..=10_020;
 pub const START_MAX: Duration = Duration::from_secs(10);
 /// The pause between two looks at the lock, whose release changes no directory.
 pub const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a command waits for others that change the settings. Each takes milliseconds.
+pub const SETTINGS_LOCK_MAX: Duration = Duration::from_secs(5);
 /// The pause between two looks at a process where the kernel has no notification of its end.
 pub const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a command waits for a daemon that holds the lock and does not answer.

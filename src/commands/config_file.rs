@@ -3,9 +3,11 @@
 //! Only `set`, `reset` and `edit` write the file. It may be a link, and keeps its mode, the order
 //! of its keys, and keys that this version does not know.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Instant;
 
 use crate::cli::ConfigCommand;
 use crate::commands::Output;
@@ -16,7 +18,7 @@ use crate::paths::Paths;
 use crate::sys::child;
 use crate::sys::signal::Interrupts;
 use crate::text::escaped;
-use crate::{agent, cli, disk};
+use crate::{agent, cli, disk, limits};
 
 /// Runs `opta config …`.
 pub fn run(paths: &Paths, args: &ConfigCommand, output: &Output) -> Result<ExitCode, Error> {
@@ -136,7 +138,7 @@ fn change(
     disk::ensure_owned_directory(paths.root())?;
     // Of several commands that change the settings, each starts from the result of another.
     let directory = File::open(paths.root()).at("open", paths.root())?;
-    directory.lock().at("lock", paths.root())?;
+    lock(&directory, paths.root())?;
     let old = text_of(&path)?;
     let new = edited(&old, &path)?;
     if new == old {
@@ -144,6 +146,26 @@ fn change(
     }
     config::check(&new, &path)?;
     disk::replace_user_file(&target(&path)?, new.as_bytes())
+}
+
+/// Locks a directory; waits while others have it locked.
+fn lock(directory: &File, path: &Path) -> Result<(), Error> {
+    let begin = Instant::now();
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(cause)) => return Err(cause).at("lock", path),
+            Err(TryLockError::WouldBlock) if begin.elapsed() < limits::SETTINGS_LOCK_MAX => {
+                // flock(2) has no timeout.
+                thread::park_timeout(limits::LOCK_POLL_INTERVAL);
+            }
+            Err(TryLockError::WouldBlock) => {
+                let (seconds, path) = (limits::SETTINGS_LOCK_MAX.as_secs(), path.display());
+                let reason = format!("another process has locked {path} for {seconds}s");
+                return Err(Error::cannot(Kind::Busy, "change the settings", reason));
+            }
+        }
+    }
 }
 
 /// Returns the file itself, which a link may lead to.

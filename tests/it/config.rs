@@ -311,3 +311,15 @@ fn models_lists_names_and_says_which_is_used() {
     home.write(&home.config(), "{");
     run("models").stderr(file).status(1).stdout(ANYTHING).run();
 }
+
+#[test]
+fn a_lock_that_stays_on_the_settings_is_reported() {
+    let home = Home::new();
+    home.opta("config set daemon.port 1234").stdout(ANYTHING).run();
+    let directory = fs::File::open(home.config().parent().unwrap()).unwrap();
+    directory.lock().unwrap();
+    let busy = "opta: cannot change the settings: another process has locked {*} for 5s{*}";
+    home.opta("config reset daemon.port").stderr(busy).status(1).run();
+    directory.unlock().unwrap();
+    home.opta("config reset daemon.port").stdout(ANYTHING).run();
+}
