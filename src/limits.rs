@@ -207,6 +207,9 @@ pub const WEBSOCKET_MESSAGE_MAX: Duration = Duration::from_secs(10);
 pub const WEBSOCKET_FRAME_BYTES_MAX: usize = 32 * 1024;
 /// What is held for a WebSocket's client that does not take it. More waits in the journal.
 pub const WEBSOCKET_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// The memory for it that an idle WebSocket keeps: enough for most events. The allocator has one
+/// lock for all threads, for which the followers of a session would wait at each event.
+pub const WEBSOCKET_OUTPUT_KEPT_BYTES: usize = 2 * 1024;
 /// The same in the system: a slow client must not take its memory either. Some is left for a last
 /// message.
 pub const WEBSOCKET_SEND_BUFFER_BYTES: usize = 64 * 1024;

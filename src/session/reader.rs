@@ -56,7 +56,7 @@ impl Published {
 /// A reader of a journal that the daemon may be writing.
 pub struct Reader {
     path: PathBuf,
-    id: SessionId,
+    id: Arc<SessionId>,
     published: Arc<Mutex<Published>>,
     file: Option<File>,
     /// The number of the event that was read last, and the offset of the end of its record.
@@ -99,7 +99,7 @@ pub type Envelopes = Vec<EventText>;
 
 impl Reader {
     pub(super) fn new(path: PathBuf, id: SessionId, published: Arc<Mutex<Published>>) -> Reader {
-        Reader { path, id, published, file: None, position: (0, 0) }
+        Reader { path, id: Arc::new(id), published, file: None, position: (0, 0) }
     }
 
     /// Returns the number of the last published event.
@@ -120,7 +120,7 @@ impl Reader {
         if events_max == 0 {
             return Ok(envelopes);
         }
-        let id = self.id.clone();
+        let id = Arc::clone(&self.id);
         self.visit_after(after, |record| {
             let text = record.envelope(id.as_str());
             bytes += text.len();

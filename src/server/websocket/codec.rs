@@ -216,6 +216,7 @@ fn parse_close(payload: &[u8]) -> Result<Option<u16>, Violation> {
 pub fn write_text(text: &str, out: &mut Vec<u8>) {
     let mut opcode = TEXT;
     let mut rest = text.as_bytes();
+    out.reserve(rest.len() + HEAD_BYTES_MAX);
     loop {
         let (fragment, after) = rest.split_at(rest.len().min(limits::WEBSOCKET_FRAME_BYTES_MAX));
         let end = if after.is_empty() { FIN } else { 0 };
@@ -226,6 +227,9 @@ pub fn write_text(text: &str, out: &mut Vec<u8>) {
         (rest, opcode) = (after, CONTINUATION);
     }
 }
+
+/// The longest head of a frame that this side sends.
+const HEAD_BYTES_MAX: usize = 10;
 
 /// Appends a ping.
 pub fn write_ping(out: &mut Vec<u8>) {

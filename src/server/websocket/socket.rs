@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::sys::Interest;
+use crate::sys::poll::PollSet;
 use crate::sys::socket::is_temporary;
 use crate::{limits, sys};
 
@@ -56,6 +57,8 @@ pub struct Socket<'a> {
     client: &'a TcpStream,
     decoder: Decoder,
     output: Vec<u8>,
+    /// The client, and what else is waited for.
+    files: PollSet,
     /// How much of the output the system has.
     written: usize,
     /// When the last byte was read or written.
@@ -79,6 +82,7 @@ impl<'a> Socket<'a> {
             client,
             decoder,
             output: Vec::new(),
+            files: PollSet::default(),
             written: 0,
             active_at: Instant::now(),
             stalled_at: None,
@@ -132,8 +136,9 @@ impl<'a> Socket<'a> {
                 Err(error) => return Err(error),
             }
         }
-        // An idle WebSocket holds no memory.
-        self.output = Vec::new();
+        // An idle WebSocket holds little memory.
+        self.output.clear();
+        self.output.shrink_to(limits::WEBSOCKET_OUTPUT_KEPT_BYTES);
         self.written = 0;
         Ok(())
     }
@@ -169,13 +174,14 @@ impl<'a> Socket<'a> {
             (false, _) => Interest::Write,
         };
         let left = deadline.saturating_duration_since(now);
-        let mut files = vec![(self.client.as_fd(), interest)];
-        files.extend(waker.map(|waker| (waker, Interest::Read)));
-        let ready = sys::wait_any(&files, Some(left))?;
-        if ready.first() == Some(&true) && self.has_room() {
+        self.files.clear();
+        self.files.add(self.client.as_fd(), interest);
+        waker.into_iter().for_each(|waker| self.files.add(waker, Interest::Read));
+        self.files.wait(Some(left))?;
+        if self.files.is_ready(0) && self.has_room() {
             self.read()?;
         }
-        Ok(ready.get(1) == Some(&true))
+        Ok(self.files.is_ready(1))
     }
 
     fn read(&mut self) -> Result<(), End> {

@@ -134,7 +134,7 @@ fn the_page_lists_the_codes_of_operations() {
 }
 
 /// Limits of the server that clients do not meet: how it works inside.
-const INTERNAL: [&str; 13] = [
+const INTERNAL: [&str; 14] = [
     "ACCEPT_BATCH",
     "ACCEPT_PAUSE",
     "BACKLOG",
@@ -147,6 +147,7 @@ const INTERNAL: [&str; 13] = [
     "SPARE_THREADS_MAX",
     "WEBSOCKET_FRAME_BYTES_MAX",
     "WEBSOCKET_OUTPUT_BYTES_MAX",
+    "WEBSOCKET_OUTPUT_KEPT_BYTES",
     "WEBSOCKET_SEND_BUFFER_BYTES",
 ];
 
