@@ -67,15 +67,16 @@ const CHECKS = {
     const ask = `const { receive } = await import("/page/session.js");
       location.hash = "#/session/first";
       await until(() => !byId("empty").hidden);
-      const input = { command: "ls" };
+      const input = { command: "ls ".repeat(20000) };
       const payload = { requestId: "r", turnId: "t", toolName: "run_command", input, expiresAt: Date.now() + 60000 };
       receive({ event: "permission.request", sessionId: "first", seq: 2, payload });
       await until(() => !byId("question").hidden);
+      const isWithin = byId("question").querySelector("button").getBoundingClientRect().bottom <= innerHeight;
       const shown = new Promise((done) => addEventListener("hashchange", done));
       location.hash = "#/session/second";
       await shown;
-      return byId("question").hidden`
-    check(await tab(ask), true, "whether a question stays in its session")
+      return [isWithin, byId("question").hidden].join()`
+    check(await tab(ask), "true,true", "whether a long question leaves room, and stays in its session")
   },
   async token(tab) {
     const stranger = await open(`${page}#token=wrong`)
