@@ -1,6 +1,5 @@
-//! Clients that others wrote: the WebSockets of Chromium, of `ws` from npm and of `websockets` from
-//! PyPI, and Chromium with the local page. The packages are installed in the build directory, once,
-//! if their registry can be reached.
+//! Clients of the WebSocket that others wrote: Chromium's, `ws` from npm, and `websockets` from
+//! PyPI. The last two are installed in the build directory, once, if their registry can be reached.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -115,17 +114,4 @@ fn the_websocket_of_chromium_is_served() {
     eventually("chromium has ended", || chromium.try_wait().unwrap().is_some());
     assert!(ended.success());
     assert_eq!(result.as_deref(), Ok("served"));
-}
-
-#[test]
-fn the_page_in_chromium_withstands_deep_text_wrong_tokens_and_late_lists() {
-    need!("chromium", "node");
-    let home = Home::new();
-    home.start();
-    let api = Api::of(&home);
-    api.create("first");
-    api.create("second");
-    let client = home.sh("exec node \"$@\"").arg("sh").arg(path("page.mjs"));
-    let page = format!("http://127.0.0.1:{}/", api.port);
-    client.arg(page).arg(&api.token).arg(home.beside("chromium")).run();
 }
