@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, Daemon, Home, STARTED};
 
 const ONE_MODEL: &str = r#"[{"id":"scripted","object":"model"}]"#;
 
@@ -16,6 +16,15 @@ const ONE_MODEL: &str = r#"[{"id":"scripted","object":"model"}]"#;
 pub struct Model {
     address: SocketAddr,
     questions: Receiver<Question>,
+}
+
+impl Home {
+    /// Starts a daemon with a model.
+    pub fn start_with(&self, model: &Model) -> Daemon {
+        let start = self.opta("daemon start").env("OPTA_MODEL_URL", model.url());
+        let seen = start.stdout(STARTED).run();
+        Daemon { pid: seen.pid(), port: seen.port() }
+    }
 }
 
 /// A request to the model that is not answered yet.

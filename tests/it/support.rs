@@ -19,8 +19,6 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::model::Model;
-
 /// Far more than anything here takes, even on a machine that is busy with something else. It is
 /// waited for only when something hangs.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -257,13 +255,6 @@ impl Home {
     /// Starts a daemon.
     pub fn start(&self) -> Daemon {
         let seen = self.opta("daemon start").stdout(STARTED).run();
-        Daemon { pid: seen.pid(), port: seen.port() }
-    }
-
-    /// Starts a daemon with a model.
-    pub fn start_with(&self, model: &Model) -> Daemon {
-        let start = self.opta("daemon start").env("OPTA_MODEL_URL", model.url());
-        let seen = start.stdout(STARTED).run();
         Daemon { pid: seen.pid(), port: seen.port() }
     }
 

@@ -10,6 +10,7 @@
     clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
+#![expect(clippy::disallowed_methods, reason = "files are prepared as any program may leave them")]
 
 #[path = "../it/support.rs"]
 #[expect(dead_code, unused_imports, unused_macros, reason = "the other tests use the rest of it")]
