@@ -32,17 +32,20 @@ impl Draft {
 
     /// Returns what was written. The file is kept if that cannot be used.
     pub fn read(mut self) -> Result<String, Error> {
+        self.is_kept = true;
         let Some(mut file) = disk::open_user_file(&self.path)? else {
             return Ok(String::new());
         };
         let max = limits::TASK_BYTES_MAX;
         let read = disk::read_up_to(&mut file, &self.path, max)?.map(String::from_utf8);
         let reason = match read {
-            Some(Ok(text)) => return Ok(text.trim_end().to_owned()),
+            Some(Ok(text)) => {
+                self.is_kept = false;
+                return Ok(text.trim_end().to_owned());
+            }
             Some(Err(_)) => "it is not UTF-8".to_owned(),
             None => format!("it is longer than {max} bytes"),
         };
-        self.is_kept = true;
         let next_step = format!("it is kept in {}", self.path.display());
         Err(Error::cannot(Kind::System, "use the message", reason).with_next_step(next_step))
     }

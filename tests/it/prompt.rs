@@ -462,25 +462,30 @@ fn a_message_is_written_in_the_users_editor() {
 #[test]
 fn a_message_from_the_editor_that_cannot_be_used_is_kept_in_its_file() {
     need!("script");
-    let (home, model) = (Home::new(), Model::new());
-    let editor = home.beside("ed");
-    home.write(&editor, "printf 'long work \\377' >\"$1\"\n");
-    let by = format!("VISUAL='sh \"{}\"'", editor.display());
-    let mut user = User::before(&home, &model, "opta chat", &by);
-    user.sees("> ");
-    user.types("/edit begin\r");
-    user.sees("cannot use the message: it is not UTF-8");
-    user.sees("it is kept in ");
-    user.sees("> begin");
-    user.types("\x03");
-    user.sees("press Ctrl-C again");
-    user.types("\x03");
-    user.exits(130);
-    let left = fs::read_dir(home.path().join(".config/opta")).unwrap();
-    let paths = left.map(|entry| entry.unwrap().path());
-    let kept: Vec<_> = paths.filter(|path| path.extension() == Some("md".as_ref())).collect();
-    assert_eq!(kept.len(), 1);
-    assert_eq!(fs::read(&kept[0]).unwrap(), b"long work \xff");
+    for (text, and, error) in [
+        (&b"long work \xff"[..], "", "cannot use the message: it is not UTF-8"),
+        (b"long work", "; chmod 666 \"$1\"", "other users can write to it"),
+    ] {
+        let (home, model) = (Home::new(), Model::new());
+        let (editor, written) = (home.beside("ed"), home.beside("written"));
+        fs::write(&written, text).unwrap();
+        home.write(&editor, format!("cat '{}' >\"$1\"{and}\n", written.display()));
+        let by = format!("VISUAL='sh \"{}\"'", editor.display());
+        let mut user = User::before(&home, &model, "opta chat", &by);
+        user.sees("> ");
+        user.types("/edit begin\r");
+        user.sees(error);
+        user.sees("> begin");
+        user.types("\x03");
+        user.sees("press Ctrl-C again");
+        user.types("\x03");
+        user.exits(130);
+        let left = fs::read_dir(home.path().join(".config/opta")).unwrap();
+        let paths = left.map(|entry| entry.unwrap().path());
+        let kept: Vec<_> = paths.filter(|path| path.extension() == Some("md".as_ref())).collect();
+        assert_eq!(kept.len(), 1, "{error}");
+        assert_eq!(fs::read(&kept[0]).unwrap(), text);
+    }
 }
 
 #[test]
