@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use regex::bytes::Regex;
+use regex::bytes::{Match, Regex};
 
 use crate::cli::{ExportFormat, OutputMode, SessionChoice, SessionsCommand};
 use crate::commands::{Output, daemon_notes};
@@ -233,7 +233,9 @@ fn print_match(
     };
     let (style, mut marked, mut end) = (output.style(), String::new(), 0);
     let part = |range: Range<usize>| escaped(text.get(range).unwrap_or_default());
-    for found in regex.find_iter(text.as_bytes()) {
+    // Part of a character cannot be marked.
+    let is_whole = |found: &Match<'_>| text.get(found.range()).is_some();
+    for found in regex.find_iter(text.as_bytes()).filter(is_whole) {
         marked += &part(end..found.start());
         marked += &style.paint("1;31", &part(found.range()));
         end = found.end();

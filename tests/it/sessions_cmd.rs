@@ -221,7 +221,7 @@ fn grep_prints_each_line_that_matches_newest_session_first() {
     let home = Home::new();
     home.start();
     let request = r#"{"sessionId":"old","messages":[
-        {"role":"system","content":"be brief"},{"role":"assistant","content":"a Needle\r\nhay"}]}"#;
+        {"role":"system","content":"be brïef"},{"role":"assistant","content":"a Needle\r\nhay"}]}"#;
     ask(&home, "POST", "/v3/sessions", request);
     create(&home, "new", None);
     // Their turns never start, since there is no model server.
@@ -237,6 +237,8 @@ fn grep_prints_each_line_that_matches_newest_session_first() {
     grep("-- -[0-9]").stdout(new).run();
     grep("-il needle").stdout("new\nold\n").run();
     grep("-l hay").stdout("new\nold\n").run();
+    // The first byte of a character, which cannot be printed alone.
+    grep("(?-u:\\xc3)").stdout("old: {date} {time} system: be brïef\n").run();
     grep("NEEDLE").status(1).run();
     let object = r#"{"sessionId":"old","ts":"{ts}","role":"assistant","text":"a Needle"}"#;
     grep("Needle --json").stdout(&format!("{object}\n")).run();
