@@ -10,9 +10,9 @@ use super::reply::Reply;
 use super::request::RequestHead;
 
 const METHODS: &str = "GET, HEAD, POST, DELETE";
-/// The headers of a request that a page may send. The last has no effect, but clients send it.
+/// The headers of a request that a page may send.
 const HEADERS: &str = "Authorization, Content-Type, If-None-Match";
-/// The headers of a reply that a page may read. Clients expect it, but no reply has one.
+/// The header of a reply that a page may read besides those that it always may.
 const EXPOSED: &str = "ETag";
 
 /// Checks that the request names this daemon as its host and comes from no page, or from one of
