@@ -154,6 +154,29 @@ async function assertWords(page, count) {
   assert.deepEqual(text.split(/\s+/).filter(Boolean), expected);
 }
 
+flow("an event between the reading and the connection is not lost", async ({ home, context }) => {
+  const id = await home.session("Between");
+  const page = await enterSession(context, home, id);
+  const gate = () => {
+    let open;
+    const opened = new Promise((resolve) => (open = resolve));
+    return { open, opened };
+  };
+  const [connect, read, reading] = [gate(), gate(), gate()];
+  await page.route("**/v3/health", (route) => connect.opened.then(() => route.continue()));
+  await page.route("**/events?afterSeq=0&*", (route) => {
+    reading.open();
+    return read.opened.then(() => route.continue());
+  });
+  await page.reload();
+  await reading.opened;
+  await home.turn(id, "hello");
+  connect.open();
+  await page.waitForSelector('body[data-connection="open"]');
+  read.open();
+  await page.waitForSelector(".row .end");
+});
+
 flow("a daemon that is killed is missed within two seconds, and found again", async ({ home, context }) => {
   context.expected.push(REFUSED);
   await context.addInitScript(() => {

@@ -98,12 +98,15 @@ function renderLog() {
 export function receive({ event, ts, payload }) {
   if (event !== "turn.done" && event !== "turn.error") return;
   const { completionTokens = 0, elapsed = 0 } = payload.stats ?? {};
+  for (const [id, { end }] of turns) {
+    if (end >= now() - HOUR) break;
+    turns.delete(id);
+  }
   turns.set(payload.turnId, { end: Date.parse(ts), tokens: completionTokens, elapsed });
 }
 
 /** Reads the turns that ended before the page was opened. */
 async function loadHistory() {
-  hasHistory = true;
   const { sessions } = await call("GET", `/v3/sessions?limit=${SESSIONS_MAX}`);
   const since = now() - HOUR;
   const recent = sessions.filter((summary) => Date.parse(summary.lastActivityAt) > since);
@@ -116,6 +119,7 @@ async function loadHistory() {
       }
     }),
   );
+  hasHistory = true;
   drawGraphs();
 }
 

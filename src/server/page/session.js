@@ -18,6 +18,8 @@ let conversation = new Conversation();
 let pending = [];
 /** What is being read now; events wait for it. */
 let reading = null;
+/** The connection was opened while something was being read, which may not have the newest. */
+let missed = false;
 let readingEarlier = false;
 let shownQuestion = null;
 /** What the user always allows in turns of this page. */
@@ -53,7 +55,10 @@ export function close() {
 }
 
 /** Reads what was missed while the connection was lost. */
-export const catchUp = () => id && !reading && read(readMissing);
+export async function catchUp() {
+  if (reading) missed = true;
+  else if (id) await read(readMissing);
+}
 
 /** Reads; only then come the events that have arrived meanwhile. */
 async function read(reader) {
@@ -62,11 +67,17 @@ async function read(reader) {
     await reader();
   } catch (error) {
     if (mine !== reading) return;
+    // The next event, or the next connection, reads them again.
+    pending = [];
     if (error.status === 404) gone();
     else if (error.status !== 401 && error.status !== 0) say(error.message);
   }
   if (mine !== reading) return;
   reading = null;
+  if (missed) {
+    missed = false;
+    return read(readMissing);
+  }
   drain();
   render();
 }
@@ -240,8 +251,9 @@ function gone() {
 
 async function rename() {
   const value = list.titleOf(list.session(id) ?? conversation.summary);
+  const renamed = id;
   const title = await ask({ title: "Rename the session", label: "Title", value, action: "Rename" });
-  if (title) await attempt(operation("sessions.rename", { sessionId: id, title }));
+  if (title) await attempt(operation("sessions.rename", { sessionId: renamed, title }));
 }
 
 async function exportSession() {
@@ -252,8 +264,9 @@ async function exportSession() {
 async function remove() {
   const title = `Delete “${list.titleOf(list.session(id) ?? conversation.summary)}”?`;
   const text = "The session is deleted permanently, with all that was said in it.";
-  if (!(await ask({ title, text, action: "Delete", danger: true }))) return;
+  // "Back" may show another one while the dialog is open.
   const deleted = id;
+  if (!(await ask({ title, text, action: "Delete", danger: true }))) return;
   if (!(await attempt(call("DELETE", `/v3/sessions/${deleted}`)))) return;
   list.remove(deleted);
   deletions.postMessage(deleted);
@@ -269,9 +282,10 @@ export function start() {
   byId("delete").addEventListener("click", remove);
   byId("latest").addEventListener("click", () => view.toEnd());
   byId("log").addEventListener("scroll", () => (byId("latest").hidden = view.isAtEnd), { passive: true });
-  document.addEventListener("keydown", ({ key, target, ctrlKey, metaKey, altKey }) => {
-    const isTyping = target.closest("input, textarea, dialog") || ctrlKey || metaKey || altKey;
-    if (!isTyping && id)
+  document.addEventListener("keydown", ({ key, target, repeat, ctrlKey, metaKey, altKey }) => {
+    const isTyping = target.closest("input, select, textarea, dialog") || ctrlKey || metaKey || altKey;
+    // A key that is held must not answer the next question.
+    if (!isTyping && !repeat && id)
       byId("question")
         .querySelector(`[aria-keyshortcuts="${CSS.escape(key)}"]`)
         ?.click();

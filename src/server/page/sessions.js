@@ -31,6 +31,8 @@ export async function load() {
   const first = await call("GET", `/v3/sessions?limit=${PAGE}`);
   const known = new Map(sessions);
   sessions.clear();
+  // Those of running sessions are read below.
+  questions.clear();
   add(first);
   for (const { sessionId: id, seq } of first.sessions) {
     // An event of it arrived while the list was on its way.
@@ -106,6 +108,8 @@ export async function receive({ event, sessionId: id, seq, ts, payload }) {
 
 /** Removes a session that no longer exists. */
 export function remove(id) {
+  rows.delete(id);
+  questions.delete(id);
   if (sessions.delete(id)) schedule();
 }
 
