@@ -205,6 +205,11 @@ pub const WEBSOCKET_MESSAGE_MAX: Duration = Duration::from_secs(10);
 /// A frame that the daemon sends; a longer message is sent in fragments. While a slow client takes
 /// one, it can be sent nothing else.
 pub const WEBSOCKET_FRAME_BYTES_MAX: usize = 32 * 1024;
+/// The newest events of a session, as text, which its followers share: they are woken at the same
+/// time and would each read the same records.
+pub const RECENT_EVENTS_MAX: usize = 4;
+/// A longer one is read by each of them.
+pub const RECENT_EVENT_BYTES_MAX: usize = 4 * 1024;
 /// What is held for a WebSocket's client that does not take it. More waits in the journal.
 pub const WEBSOCKET_OUTPUT_BYTES_MAX: usize = 64 * 1024;
 /// The memory for it that an idle WebSocket keeps: enough for most events. The allocator has one

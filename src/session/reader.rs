@@ -3,10 +3,11 @@
 //! Only valid records are ever read. Readers see what the writer has published, in order, each
 //! event once.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::{At, Error, Kind};
 use crate::lines::Forwards;
@@ -15,7 +16,7 @@ use crate::protocol::SessionId;
 use crate::protocol::event::{Event, EventKind};
 use crate::{disk, limits};
 
-use super::record::Record;
+use super::record::{self, Record};
 use super::said::{Place, Run};
 
 /// The file in a session's directory.
@@ -28,6 +29,8 @@ pub(super) struct Published {
     seq: u64,
     /// The number and the offset of one record in each stretch of the file, in order.
     index: Vec<(u64, u64)>,
+    /// The newest events, if they were read: each of many followers takes the same ones.
+    recent: VecDeque<Arc<EventText>>,
 }
 
 impl Published {
@@ -78,9 +81,15 @@ pub struct EventText {
     /// `None`: this version does not know the event.
     pub kind: Option<EventKind>,
     pub text: String,
+    with_aliases: OnceLock<String>,
 }
 
 impl EventText {
+    /// Returns the envelope with the names that older clients know.
+    pub fn with_aliases(&self) -> &str {
+        self.with_aliases.get_or_init(|| record::with_aliases(&self.text, self.kind))
+    }
+
     /// Returns when the event was written.
     pub fn ts(&self) -> Option<&str> {
         let (_, rest) = self.text.split_once(",\"ts\":\"")?;
@@ -95,7 +104,7 @@ impl EventText {
 }
 
 /// The envelopes of consecutive events.
-pub type Envelopes = Vec<EventText>;
+pub type Envelopes = Vec<Arc<EventText>>;
 
 impl Reader {
     pub(super) fn new(path: PathBuf, id: SessionId, published: Arc<Mutex<Published>>) -> Reader {
@@ -116,18 +125,57 @@ impl Reader {
         events_max: usize,
         bytes_max: usize,
     ) -> io::Result<Envelopes> {
-        let (mut envelopes, mut bytes) = (Vec::new(), 0);
-        if events_max == 0 {
+        let (mut envelopes, mut bytes) = (self.recent_after(after, events_max), 0);
+        if events_max == 0 || !envelopes.is_empty() {
             return Ok(envelopes);
         }
         let id = Arc::clone(&self.id);
         self.visit_after(after, |record| {
             let text = record.envelope(id.as_str());
             bytes += text.len();
-            envelopes.push(EventText { seq: record.seq, kind: record.kind, text });
+            envelopes.push(Arc::new(EventText {
+                seq: record.seq,
+                kind: record.kind,
+                text,
+                with_aliases: OnceLock::new(),
+            }));
             envelopes.len() < events_max && bytes < bytes_max
         })?;
+        self.share(&envelopes);
         Ok(envelopes)
+    }
+
+    /// Returns the events after number `after`, if another follower has read all of them.
+    fn recent_after(&self, after: u64, events_max: usize) -> Envelopes {
+        let published = lock(&self.published);
+        if published.recent.back().is_none_or(|newest| newest.seq != published.seq) {
+            return Vec::new();
+        }
+        let recent = published.recent.iter().skip_while(|event| event.seq <= after);
+        match recent.clone().next() {
+            Some(next) if next.seq == after + 1 => recent.take(events_max).cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Keeps the newest events for other followers, if there are some.
+    fn share(&self, envelopes: &[Arc<EventText>]) {
+        // One belongs to the journal, and one to this reader.
+        if Arc::strong_count(&self.published) <= 2 {
+            return;
+        }
+        let mut published = lock(&self.published);
+        let newest = envelopes.len().saturating_sub(limits::RECENT_EVENTS_MAX);
+        for event in envelopes.iter().skip(newest) {
+            if published.recent.back().is_some_and(|last| last.seq + 1 != event.seq) {
+                published.recent.clear();
+            }
+            if event.text.len() <= limits::RECENT_EVENT_BYTES_MAX {
+                published.recent.push_back(Arc::clone(event));
+            }
+        }
+        let excess = published.recent.len().saturating_sub(limits::RECENT_EVENTS_MAX);
+        published.recent.drain(..excess);
     }
 
     /// Returns event number `seq`; `None` if its record is damaged or this version does not know

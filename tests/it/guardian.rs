@@ -150,9 +150,9 @@ fn stop_ends_a_daemon_whose_starter_was_killed() {
 fn stop_ends_a_daemon_whose_starter_hangs() {
     need!("/proc", "strace");
     let home = Home::new();
-    // The first poll is that of the runtime, the second that of the connection to the listener; the
-    // next ones wait for the daemon.
-    let slow = "inject=poll:delay_enter=600s:when=3+";
+    // The first poll is that of the runtime, the next two are those of the connection to the
+    // listener; the others wait for the daemon.
+    let slow = "inject=poll:delay_enter=600s:when=4+";
     let words = ["strace", "-qq", "-o", "/dev/null", "-e", slow];
     let _starter = home.opta("daemon start").within(words).spawn();
     home.opta("daemon status --wait=60").stdout(RUNNING).run();

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::reason;
@@ -25,7 +26,7 @@ use super::socket::{End, Ending, Socket};
 pub struct Events<'a> {
     feed: &'a mut Feed,
     /// What was read and not sent.
-    batch: VecDeque<EventText>,
+    batch: VecDeque<Arc<EventText>>,
     /// The turns that began a moment ago, and until when their ends are held.
     fresh: Vec<(String, Instant)>,
     /// Until when the first event in the batch is held.
@@ -52,7 +53,7 @@ impl<'a> Events<'a> {
             if self.held.is_some() {
                 break;
             }
-            socket.send_text(&record::with_aliases(&event.text, event.kind));
+            socket.send_text(event.with_aliases());
             if let Some(event) = self.batch.pop_front() {
                 self.remember(&event);
                 self.update_after(&event).iter().for_each(|update| socket.send_text(update));
