@@ -445,9 +445,12 @@ fn a_session_is_resumed_by_the_beginning_of_its_id() {
     }
     question.answer("plum");
     running.finish();
-    let unknown = "opta: cannot find the session: no id begins with 'x'\n\
-                   to see which there are: opta sessions list\n";
-    task(&home, &model, "more --resume x").stderr(unknown).status(1).run();
+    // Longer than the only id: a single letter might begin it.
+    let unknown = format!(
+        "opta: cannot find the session: no id begins with '{id}0'\n\
+         to see which there are: opta sessions list\n"
+    );
+    task(&home, &model, &format!("more --resume {id}0")).stderr(&unknown).status(1).run();
 }
 
 #[test]
