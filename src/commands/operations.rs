@@ -189,7 +189,7 @@ const OPERATIONS: &[Operation] = &[
     Operation {
         id: "sessions.search",
         title: "Search sessions",
-        description: "Returns the newest sessions whose title or text has these words.",
+        description: "Returns the newest sessions whose title or text contains the query.",
         safety: Safety::Read,
         input: &[
             InputField::text("query", "The words, whatever their case.").required(),

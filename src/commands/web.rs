@@ -92,11 +92,14 @@ fn open(opener: &str, path: &Path) -> bool {
     shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     child::unblock_signals(&mut shell);
     let Ok(mut child) = shell.spawn() else { return false };
-    let process = i32::try_from(child.id()).ok().and_then(|pid| Process::open(pid).ok());
-    let exited = process.flatten().is_none_or(|process| {
-        let waited = process.wait(limits::BROWSER_MAX, limits::EXIT_POLL_INTERVAL);
-        waited.unwrap_or(false)
-    });
+    let exited = match i32::try_from(child.id()).map(Process::open) {
+        Ok(Ok(Some(process))) => {
+            process.wait(limits::BROWSER_MAX, limits::EXIT_POLL_INTERVAL).unwrap_or(false)
+        }
+        Ok(Ok(None)) => true,
+        // Whether it runs is unknown, and waiting would have no limit.
+        _ => false,
+    };
     !exited || child.wait().is_ok_and(|status| status.success())
 }
 

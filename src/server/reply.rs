@@ -76,13 +76,13 @@ impl Reply {
     }
 
     /// Adds an ETag, without the quotes. If the client has the same already, which its
-    /// `If-None-Match` tells, drops the body. RFC 9110, 13.1.2.
+    /// `If-None-Match` tells, sends only the head. RFC 9110, 13.1.2.
     pub fn with_tag(self, tag: &str, known: Option<&str>) -> Reply {
         let tag = format!("\"{tag}\"");
         let is_same = |known: &str| known == "*" || known.trim_start_matches("W/") == tag;
         let reply = match known {
             Some(known) if known.split(',').map(str::trim).any(is_same) => {
-                Reply { status: 304, body: Vec::new(), ..self }
+                Reply { status: 304, ..self }.bodiless()
             }
             _ => self,
         };
@@ -95,7 +95,7 @@ impl Reply {
         self
     }
 
-    /// Drops the body and keeps all headers: for HEAD.
+    /// Drops the body and keeps all headers.
     pub fn bodiless(mut self) -> Reply {
         self.bodiless = true;
         self

@@ -187,10 +187,11 @@ pub fn answer(mut stream: TcpStream) -> Option<Reply> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let length: Option<usize> =
         head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse().ok());
-    if length.is_some_and(|length| length > body.len()) {
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    // That of what the client has already (RFC 9110, 8.6).
+    if status != 304 && length.is_some_and(|length| length > body.len()) {
         return None;
     }
-    let status = head.split(' ').nth(1)?.parse().ok()?;
     Some(Reply { status, head: head.to_owned(), body: body.to_owned() })
 }
 

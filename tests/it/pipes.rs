@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::thread;
 
-use crate::model::Model;
-use crate::support::{ANYTHING, DEADLINE, Home, Run, eventually, fifo, line_of, need, signal};
+use crate::model::{Model, Question};
+use crate::support::{
+    ANYTHING, DEADLINE, Home, Run, Running, eventually, fifo, line_of, need, signal,
+};
 use crate::task::task;
 use crate::user::User;
 
@@ -171,18 +173,24 @@ fn quiet_prints_the_answer_and_errors_only() {
     running.finish();
 }
 
+/// Runs two tasks that write to one pipe. The first one has written `1a `.
+fn two_on_one_pipe(home: &Home, model: &Model) -> (Running, Question, Question) {
+    let line = "{ opta do one & opta do two & wait; } 2>&1 | cat";
+    let running = script(home, model, line).stdout(ANYTHING).spawn();
+    let mut questions = [model.question(), model.question()];
+    questions.sort_by_key(|question| question.body.contains(r#""content":"two""#));
+    let [mut one, two] = questions;
+    one.say("1a ");
+    eventually("the first piece is not held back", || running.output() == "1a ");
+    (running, one, two)
+}
+
 #[test]
 fn two_tasks_on_one_pipe_do_not_mix_within_a_line() {
     need!("/proc");
     let (home, model) = (Home::new(), Model::new());
     home.start();
-    let line = "{ opta do one & opta do two & wait; } 2>&1 | cat";
-    let running = script(&home, &model, line).stdout(ANYTHING).spawn();
-    let mut questions = [model.question(), model.question()];
-    questions.sort_by_key(|question| question.body.contains(r#""content":"two""#));
-    let [mut one, mut two] = questions;
-    one.say("1a ");
-    eventually("the first piece is not held back", || running.output() == "1a ");
+    let (running, mut one, mut two) = two_on_one_pipe(&home, &model);
     two.say("2a ");
     wait_for_journals(&home, "2a ");
     one.say(r"1b\n1c ");
@@ -201,13 +209,7 @@ fn a_line_that_waited_for_a_pipe_is_written_before_the_next_event() {
     need!("/proc");
     let (home, model) = (Home::new(), Model::new());
     home.start();
-    let line = "{ opta do one & opta do two & wait; } 2>&1 | cat";
-    let running = script(&home, &model, line).stdout(ANYTHING).spawn();
-    let mut questions = [model.question(), model.question()];
-    questions.sort_by_key(|question| question.body.contains(r#""content":"two""#));
-    let [mut one, mut two] = questions;
-    one.say("1a ");
-    eventually("the first piece is not held back", || running.output() == "1a ");
+    let (running, mut one, mut two) = two_on_one_pipe(&home, &model);
     two.say(r"2a\n");
     wait_for_journals(&home, "2a");
     one.say(r"1b\n");

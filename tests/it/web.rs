@@ -64,6 +64,8 @@ fn the_page_is_served_to_anyone_with_headers_that_confine_it() {
         let tag = header(&reply, "ETag").unwrap();
         let known = ask(&api, "GET", &path, &format!("If-None-Match: \"x\", {tag}\r\n"));
         assert_eq!((known.status, known.body.as_str()), (304, ""), "{path}");
+        // Of the file, or none (RFC 9110, 8.6).
+        assert!(!known.head.contains("Content-Length: 0\r\n"), "{}", known.head);
         assert_eq!(header(&known, "ETag"), Some(tag));
         assert_eq!(ask(&api, "GET", &path, "If-None-Match: \"x\"\r\n").status, 200);
         assert_eq!(ask(&api, "POST", &path, "").status, 405);

@@ -41,7 +41,7 @@ pub fn sessions_list(host: &Host<'_>, input: &Input) -> Result<Raw, Refusal> {
     Ok(Raw::of(&Object(&[("sessions", &sessions)])))
 }
 
-/// Lists the sessions in which `opta sessions grep` finds these words, or whose title has them.
+/// Lists the sessions in which `opta sessions grep` finds the query, or whose title contains it.
 pub fn sessions_search(host: &Host<'_>, input: &Input) -> Result<Raw, Refusal> {
     let limit = input.number("limit").unwrap_or(limits::SESSIONS_PAGE_DEFAULT);
     let words = regex::escape(input.text("query").unwrap_or_default());

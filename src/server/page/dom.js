@@ -96,3 +96,16 @@ export function ask({ title, text, label, value = "", action, danger }) {
     input?.select();
   });
 }
+
+/** Returns a function that has `draw` called in the next frame, once however often it is called. */
+export function nextFrame(draw) {
+  let scheduled = false;
+  return () => {
+    if (scheduled) return;
+    scheduled = true;
+    requestAnimationFrame(() => {
+      scheduled = false;
+      draw();
+    });
+  };
+}

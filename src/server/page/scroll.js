@@ -1,6 +1,8 @@
 // A list of which only the visible part is in the document. It stays at its end while the end
 // grows, and what is on the screen stays there when something is added before it.
 
+import { nextFrame } from "./dom.js";
+
 /** What is rendered beyond the edges, in pixels. */
 const MARGIN = 800;
 const END = 40;
@@ -8,7 +10,6 @@ const END = 40;
 export class VirtualList {
   items = [];
   #rows = new Map();
-  #scheduled = false;
   #anchor = null;
   #atEnd = true;
   #width = 0;
@@ -50,14 +51,7 @@ export class VirtualList {
     this.schedule();
   }
 
-  schedule() {
-    if (this.#scheduled) return;
-    this.#scheduled = true;
-    requestAnimationFrame(() => {
-      this.#scheduled = false;
-      this.#update();
-    });
-  }
+  schedule = nextFrame(() => this.#update());
 
   #update() {
     const { scroller } = this;

@@ -4,7 +4,7 @@ import { CLIENT, call, events, operation } from "./api.js";
 import { card } from "./cards.js";
 import * as composer from "./composer.js";
 import { Conversation } from "./conversation.js";
-import { ask, byId, el, oneLine, say, setText } from "./dom.js";
+import { ask, byId, el, nextFrame, oneLine, say, setText } from "./dom.js";
 import { question, questionPanel } from "./permission.js";
 import { VirtualList } from "./scroll.js";
 import * as list from "./sessions.js";
@@ -170,15 +170,7 @@ function react({ event, payload }) {
     setText(byId("announcement"), `The turn has failed: ${oneLine(payload.message)}`);
 }
 
-let scheduled = false;
-function schedule() {
-  if (scheduled) return;
-  scheduled = true;
-  requestAnimationFrame(() => {
-    scheduled = false;
-    render();
-  });
-}
+const schedule = nextFrame(render);
 
 function render() {
   if (!id) return;

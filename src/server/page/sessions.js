@@ -2,7 +2,7 @@
 
 import { call, events, now } from "./api.js";
 import { Conversation } from "./conversation.js";
-import { ask, byId, duration, el, oneLine, say, setText } from "./dom.js";
+import { ask, byId, duration, el, nextFrame, oneLine, say, setText } from "./dom.js";
 
 const PAGE = 250;
 /** Events of a running session among which its open question must be. */
@@ -15,7 +15,7 @@ const questions = new Map();
 const rows = new Map();
 let next = null;
 let current = null;
-let scheduled = false;
+const schedule = nextFrame(render);
 
 export const session = (id) => sessions.get(id);
 export const titleOf = (summary) => oneLine(summary?.title || "New session");
@@ -117,15 +117,6 @@ export function remove(id) {
 export function choose(id) {
   current = id;
   schedule();
-}
-
-function schedule() {
-  if (scheduled) return;
-  scheduled = true;
-  requestAnimationFrame(() => {
-    scheduled = false;
-    render();
-  });
 }
 
 function render() {
