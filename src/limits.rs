@@ -183,6 +183,10 @@ pub const TORN_WAIT_MAX: Duration = Duration::from_millis(200);
 pub const LOG_LINES_OPERATION_MAX: usize = 1000;
 /// Lines of the log in a reply, unless the request says how many.
 pub const LOG_LINES_OPERATION_DEFAULT: usize = 100;
+/// How long a client waits for a search of sessions. Those that clients give up on take 8 seconds.
+pub const SESSIONS_SEARCH_MAX: Duration = Duration::from_secs(5);
+/// Records that are searched between two checks whether the result is still awaited.
+pub const SEARCH_RECORDS: u64 = 64;
 /// Sessions on one page of the list.
 pub const SESSIONS_PAGE_MAX: usize = 250;
 /// Sessions on a page, unless `limit` is given.

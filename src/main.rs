@@ -19,6 +19,7 @@ mod lock;
 mod log;
 mod mutex;
 mod paths;
+mod pattern;
 mod protocol;
 mod server;
 mod session;

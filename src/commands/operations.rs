@@ -73,8 +73,14 @@ impl Operations for Table {
         json::text(&Object(&[("operations", &operations)]))
     }
 
-    fn perform(&self, sessions: &Arc<Runtime>, id: &str, body: &[u8]) -> (u16, String) {
-        let host = Host { paths: &self.paths, sessions };
+    fn perform(
+        &self,
+        sessions: &Arc<Runtime>,
+        id: &str,
+        body: &[u8],
+        is_awaited: &dyn Fn() -> bool,
+    ) -> (u16, String) {
+        let host = Host { paths: &self.paths, sessions, is_awaited };
         let operation = OPERATIONS.iter().find(|operation| operation.id == id);
         let performed = match operation {
             Some(operation) => operation.perform(&host, body),

@@ -20,12 +20,12 @@ use crate::lifecycle::guardian::reach;
 use crate::paths::Paths;
 use crate::protocol::{SessionId, SessionSummary};
 use crate::session::reader::JournalReport;
-use crate::session::search::{self, MatchingLine, SearchResult};
+use crate::session::search::{MatchingLine, search};
 use crate::session::store::{Page, Store, no_session};
 use crate::session::transcript::{Transcript, turns};
 use crate::sys::watch::Watch;
 use crate::text::{escaped, escaped_json, prefix, truncated};
-use crate::{client, clock, limits, sys};
+use crate::{client, clock, limits, pattern, sys};
 
 /// Runs `opta sessions …`.
 pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<ExitCode, Error> {
@@ -35,7 +35,7 @@ pub fn run(paths: &Paths, args: &SessionsCommand, output: &Output) -> Result<Exi
         SessionsCommand::Show { id } => print(&store, id, None, output),
         SessionsCommand::Export { id, format } => print(&store, id, Some(*format), output),
         SessionsCommand::Grep { pattern, ignore_case, list } => {
-            let regex = search::compile(pattern, *ignore_case).map_err(|reason| {
+            let regex = pattern::compile(pattern, *ignore_case).map_err(|reason| {
                 // The first lines draw where it is.
                 let reason = reason.lines().last().unwrap_or_default();
                 let reason = reason.trim_start_matches("error: ");
@@ -185,39 +185,35 @@ pub fn omissions(id: &SessionId, damaged_records: u64, missing_bytes: u64) -> Ve
     damaged.into_iter().chain(missing).map(see).collect()
 }
 
-/// Runs `opta sessions grep`: 1 if no line matches, or a session cannot be read.
+/// Runs `opta sessions grep`: 1 if no line matches, or a session cannot be read. Stops at an error
+/// of the output.
 fn grep(store: &Store, regex: &Regex, list: bool, output: &Output) -> Result<ExitCode, Error> {
-    // The last session in which a line matched.
-    let mut last: Option<SessionId> = None;
-    let mut failed = false;
-    let searched = search::search(store, regex, |id, found| {
-        let is_listed = list && last.as_ref() == Some(id);
-        let printed = match found {
-            SearchResult::Line(_) if is_listed => Ok(()),
-            SearchResult::Line(line) => {
-                last = Some(id.clone());
-                print_match(id, (!list).then_some(&line), regex, output)
+    let (mut found, mut failed) = (false, false);
+    for id in store.page(None, usize::MAX)?.ids {
+        let mut printed = Ok(());
+        let searched = search(store, &id, regex, &|| true, &mut |line| {
+            found = true;
+            printed = print_match(&id, (!list).then_some(line), regex, output);
+            match printed {
+                Ok(()) if !list => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
             }
-            SearchResult::End(Ok(report)) => {
-                let notes = omissions(id, report.lost(), report.missing_bytes);
+        });
+        printed?;
+        match searched {
+            Ok(Some(report)) => {
+                let notes = omissions(&id, report.lost(), report.missing_bytes);
                 notes.iter().for_each(|note| output.note(note));
-                Ok(())
             }
-            SearchResult::End(Err(error)) if is_deleted(&error) => Ok(()),
-            SearchResult::End(Err(error)) => {
+            Ok(None) => {}
+            Err(error) if is_deleted(&error) => {}
+            Err(error) => {
                 failed = true;
-                output.error(&error)
+                output.error(&error)?;
             }
-        };
-        match printed {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(error),
         }
-    })?;
-    match searched {
-        ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok(ExitCode::from(u8::from(failed || last.is_none()))),
     }
+    Ok(ExitCode::from(u8::from(failed || !found)))
 }
 
 /// Prints a session in which a line matches, and the line, if there is one.

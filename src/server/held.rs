@@ -240,7 +240,9 @@ impl Responder {
                 if authorized.is_health() && !authorized.has_token && self.carries_nothing(head) {
                     let now = seconds();
                     if self.health.printed_at != now {
-                        let Answer::Now(reply) = answer(&self.app, head, &authorized, &[]) else {
+                        let Answer::Now(reply) =
+                            answer(&self.app, head, &authorized, &[], &|| true)
+                        else {
                             return Then::HandOver;
                         };
                         if reply.status() != 200 {
@@ -253,7 +255,7 @@ impl Responder {
                     self.output.extend_from_slice(&self.health.text);
                     return Then::Read;
                 }
-                match answer(&self.app, head, &authorized, &[]) {
+                match answer(&self.app, head, &authorized, &[], &|| true) {
                     Answer::Now(reply) => reply,
                     _ => return Then::HandOver,
                 }

@@ -23,6 +23,7 @@ use super::connections::ConnectionGuard;
 use super::reply::Reply;
 use super::request::{self, RequestHead};
 use super::routes::{Answer, App, Authorized};
+use super::stream::is_gone;
 
 /// Serves a connection until it ends. The client has sent `unread`, and has not taken `output` yet.
 pub fn serve(guard: &ConnectionGuard, app: &App, unread: Vec<u8>, output: Vec<u8>) {
@@ -145,7 +146,8 @@ impl<'a> RequestLoop<'a> {
         };
         self.has_token |= authorized.has_token;
         let body = self.read_body(head, authorized.body_bytes_max())?;
-        match answer(self.app, head, &authorized, &body) {
+        let is_awaited = || !self.guard.is_closing() && !is_gone(self.stream);
+        match answer(self.app, head, &authorized, &body, &is_awaited) {
             Answer::Now(reply) => Ok(reply),
             Answer::Poll(poll) => match poll.run(self.stream) {
                 Ok(reply) => reply.ok_or(End::Close),
@@ -353,8 +355,10 @@ pub fn answer(
     head: &RequestHead<'_>,
     authorized: &Authorized<'_>,
     body: &[u8],
+    is_awaited: &dyn Fn() -> bool,
 ) -> Answer {
-    let answered = catch_unwind(AssertUnwindSafe(|| app.answer(authorized, head, body)));
+    let answer = || app.answer(authorized, head, body, is_awaited);
+    let answered = catch_unwind(AssertUnwindSafe(answer));
     answered.unwrap_or_else(|panic| {
         let cause = panic
             .downcast_ref::<String>()

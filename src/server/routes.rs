@@ -50,9 +50,15 @@ pub trait Operations: Send + Sync {
     /// Returns the list of all operations, as JSON.
     fn list(&self) -> String;
 
-    /// Performs the operation of this id, for the body of a request. Returns the status of the
-    /// reply and its body.
-    fn perform(&self, sessions: &Arc<Runtime>, id: &str, body: &[u8]) -> (u16, String);
+    /// Performs the operation of this id, for the body of a request. It may end early once the
+    /// reply is no longer awaited. Returns the status of the reply and its body.
+    fn perform(
+        &self,
+        sessions: &Arc<Runtime>,
+        id: &str,
+        body: &[u8],
+        is_awaited: &dyn Fn() -> bool,
+    ) -> (u16, String);
 
     /// Returns one of the views of the model server, as JSON, or why there is none.
     fn model_server(&self, view: ModelServerView) -> Result<String, String>;
@@ -244,15 +250,16 @@ impl App {
         Ok(Authorized { route, has_token })
     }
 
-    /// Answers an authorized request.
+    /// Answers an authorized request. `is_awaited` returns whether the client waits for the reply.
     pub fn answer(
         &self,
         authorized: &Authorized<'_>,
         head: &RequestHead<'_>,
         body: &[u8],
+        is_awaited: &dyn Fn() -> bool,
     ) -> Answer {
         (self.on_activity)();
-        self.dispatch(authorized, head, body).unwrap_or_else(Answer::Now)
+        self.dispatch(authorized, head, body, is_awaited).unwrap_or_else(Answer::Now)
     }
 
     fn dispatch(
@@ -260,6 +267,7 @@ impl App {
         authorized: &Authorized<'_>,
         head: &RequestHead<'_>,
         body: &[u8],
+        is_awaited: &dyn Fn() -> bool,
     ) -> Result<Answer, Reply> {
         let (runtime, query) = (&self.sessions, head.query);
         let session = |id| session_handlers::find(runtime, id);
@@ -283,7 +291,7 @@ impl App {
             (Route::Shutdown, _) => self.shutdown(body)?,
             (Route::Operations, _) => Reply::json_text(200, self.operations.list()),
             (Route::Operation(id), _) => {
-                let (status, body) = self.operations.perform(runtime, id, body);
+                let (status, body) = self.operations.perform(runtime, id, body, is_awaited);
                 Reply::json_text(status, body)
             }
             (Route::Sessions, Method::Post) => session_handlers::create(runtime, body)?,

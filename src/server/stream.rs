@@ -80,14 +80,21 @@ impl Follower {
         if !readable {
             return Ok(Waited::TimedOut);
         }
-        match client.peek(&mut [0]) {
-            Ok(count) if count > 0 => {
-                self.has_next_request = true;
-                Ok(Waited::Woken)
-            }
-            _ => Ok(Waited::Disconnected),
-        }
+        self.has_next_request = has_sent_more(client);
+        Ok(if self.has_next_request { Waited::Woken } else { Waited::Disconnected })
     }
+}
+
+/// Returns whether a client whose socket is readable has sent something, and not disconnected.
+fn has_sent_more(client: &TcpStream) -> bool {
+    client.peek(&mut [0]).is_ok_and(|count| count > 0)
+}
+
+/// Returns whether a client has disconnected. That cannot be seen after it has sent its next
+/// request.
+pub fn is_gone(client: &TcpStream) -> bool {
+    let readable = sys::wait_readable([client.as_fd()], Some(Duration::ZERO));
+    readable.is_ok_and(|readable| readable == [true]) && !has_sent_more(client)
 }
 
 /// A stream of events.

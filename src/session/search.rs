@@ -1,11 +1,11 @@
-//! The search for a regular expression in the text of all sessions: messages, answers, tool calls
-//! and their results, line by line.
+//! The search for a regular expression in the text of a session: messages, answers, tool calls and
+//! their results, line by line.
 //!
-//! At any time, one message of one session is in memory.
+//! At any time, one message is in memory.
 
 use std::ops::ControlFlow;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 
 use crate::error::Error;
 use crate::limits;
@@ -13,6 +13,7 @@ use crate::protocol::SessionId;
 use crate::protocol::event::{Event, EventKind};
 
 use super::reader::JournalReport;
+use super::record::Record;
 use super::replay::{Conversation, Message};
 use super::store::Store;
 use super::transcript::content_of;
@@ -27,93 +28,89 @@ pub struct MatchingLine<'a> {
     pub text: &'a str,
 }
 
-/// What a search comes upon in a session.
-pub enum SearchResult<'a> {
-    Line(MatchingLine<'a>),
-    /// The end of the session, with what is missing of it, or why it cannot be read.
-    End(Result<JournalReport, Error>),
-}
-
-/// Compiles a regular expression that is matched against lines. Fails with the reason.
-pub fn compile(pattern: &str, ignore_case: bool) -> Result<Regex, String> {
-    if pattern.len() > limits::PATTERN_BYTES_MAX {
-        return Err(format!("the pattern is longer than {} bytes", limits::PATTERN_BYTES_MAX));
-    }
-    let mut builder = RegexBuilder::new(pattern);
-    builder.multi_line(true).crlf(true).case_insensitive(ignore_case);
-    builder.size_limit(limits::REGEX_BYTES_MAX).dfa_size_limit(limits::REGEX_BYTES_MAX);
-    builder.build().map_err(|error| error.to_string())
-}
-
-/// Searches all sessions, newest first, without the daemon: calls `visit` with each line that
-/// matches and with the end of each session, until it returns a break.
-pub fn search<B>(
-    store: &Store,
-    regex: &Regex,
-    mut visit: impl FnMut(&SessionId, SearchResult<'_>) -> ControlFlow<B>,
-) -> Result<ControlFlow<B>, Error> {
-    for id in store.page(None, usize::MAX)?.ids {
-        let mut flow = ControlFlow::Continue(());
-        let end = visit_lines(store, &id, &mut |line| {
-            if flow.is_continue() && regex.is_match(line.text.as_bytes()) {
-                flow = visit(&id, SearchResult::Line(line));
-            }
-        });
-        if flow.is_continue() {
-            flow = visit(&id, SearchResult::End(end));
-        }
-        if flow.is_break() {
-            return Ok(flow);
-        }
-    }
-    Ok(ControlFlow::Continue(()))
-}
-
-/// Calls `visit` with every line of a session.
-fn visit_lines(
+/// Searches a session, without the daemon: calls `visit` with each line that matches, until it
+/// returns a break. Stops soon after `goes_on` returns `false`, too. Returns what is missing of the
+/// session; `None` if it was not searched to its end.
+pub fn search(
     store: &Store,
     id: &SessionId,
-    visit: &mut impl FnMut(MatchingLine<'_>),
-) -> Result<JournalReport, Error> {
-    let mut conversation = Conversation::default();
-    // When the last message began.
-    let mut last_ts = String::new();
-    let report = store.scan(id, |record| {
+    regex: &Regex,
+    goes_on: &dyn Fn() -> bool,
+    visit: &mut dyn FnMut(&MatchingLine<'_>) -> ControlFlow<()>,
+) -> Result<Option<JournalReport>, Error> {
+    let mut messages = Messages::default();
+    let visit = &mut |line: MatchingLine<'_>| match regex.is_match(line.text.as_bytes()) {
+        true => visit(&line),
+        false => ControlFlow::Continue(()),
+    };
+    let mut flow = ControlFlow::Continue(());
+    let scanned = store.scan_while(id, |record| {
+        flow = messages.read(record, visit);
+        if record.seq.is_multiple_of(limits::SEARCH_RECORDS) && !goes_on() {
+            flow = ControlFlow::Break(());
+        }
+        flow.is_continue()
+    });
+    if flow.is_break() {
+        return Ok(None);
+    }
+    let report = scanned?.require_records(id)?;
+    let mut rest = messages.conversation.messages.iter();
+    let flow = rest.try_for_each(|message| visit_message(message, &messages.last_ts, visit));
+    Ok(flow.is_continue().then_some(report))
+}
+
+/// The messages of a session that are not complete.
+#[derive(Default)]
+struct Messages {
+    conversation: Conversation,
+    /// When the last one began.
+    last_ts: String,
+}
+
+impl Messages {
+    /// Reads a record, and passes the lines of the messages that it completes to `visit`.
+    fn read(
+        &mut self,
+        record: &Record<'_>,
+        visit: &mut dyn FnMut(MatchingLine<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         if record.kind == Some(EventKind::TurnQueued)
             && let Some(Event::TurnQueued(queued)) = record.event()
         {
             // Not when its turn starts: up to then it would be kept in memory.
-            visit_message(&Message::User(queued.content), record.ts, visit);
-            return;
+            return visit_message(&Message::User(queued.content), record.ts, visit);
         }
-        let known = conversation.messages.len();
-        conversation.apply_record(record);
-        let messages = conversation.messages.len();
+        let known = self.conversation.messages.len();
+        self.conversation.apply_record(record);
+        let messages = self.conversation.messages.len();
         let complete = match record.kind {
             Some(EventKind::TurnDone | EventKind::TurnError) => messages,
             _ if messages > known => messages - 1,
             _ => 0,
         };
-        for (index, message) in conversation.messages.drain(..complete).enumerate() {
-            let ts = if index < known { &last_ts } else { record.ts };
-            visit_message(&message, ts, visit);
-        }
+        let mut completed = self.conversation.messages.drain(..complete).enumerate();
+        completed.try_for_each(|(index, message)| {
+            let ts = if index < known { &self.last_ts } else { record.ts };
+            visit_message(&message, ts, visit)
+        })?;
+        drop(completed);
         if messages > known {
-            record.ts.clone_into(&mut last_ts);
+            record.ts.clone_into(&mut self.last_ts);
         }
-    })?;
-    conversation.messages.iter().for_each(|message| visit_message(message, &last_ts, visit));
-    report.require_records(id)
+        ControlFlow::Continue(())
+    }
 }
 
-fn visit_message(message: &Message, ts: &str, visit: &mut impl FnMut(MatchingLine<'_>)) {
+fn visit_message(
+    message: &Message,
+    ts: &str,
+    visit: &mut dyn FnMut(MatchingLine<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
     let (role, text, calls) = content_of(message);
-    text.lines().for_each(|text| visit(MatchingLine { ts, role: &role, text }));
-    for call in calls {
-        visit(MatchingLine {
-            ts,
-            role: &role,
-            text: &format!("> {} {}", call.name, call.arguments),
-        });
-    }
+    text.lines().try_for_each(|text| visit(MatchingLine { ts, role: &role, text }))?;
+    calls.iter().try_for_each(|call| {
+        let text = &format!("> {} {}", call.name, call.arguments);
+        visit(MatchingLine { ts, role: &role, text })
+    })
 }

@@ -399,14 +399,23 @@ impl Store {
         id: &SessionId,
         mut visit: impl FnMut(&Record<'_>),
     ) -> Result<JournalReport, Error> {
+        self.scan_while(id, |record| {
+            visit(record);
+            true
+        })
+    }
+
+    /// Reads a journal as [`Store::scan`] does, but fails as soon as `visit` returns `false`.
+    pub fn scan_while(
+        &self,
+        id: &SessionId,
+        mut visit: impl FnMut(&Record<'_>) -> bool,
+    ) -> Result<JournalReport, Error> {
         let path = self.journal(id);
         // First: the journal may grow while it is read.
         let summarized = self.summarized_bytes(id);
         let report = match disk::open_if_exists(&path)? {
-            Some(file) => scan(&file, &path, |record, _, _| {
-                visit(record);
-                true
-            })?,
+            Some(file) => scan(&file, &path, |record, _, _| visit(record))?,
             // Unless the session has just been deleted.
             None if summarized > 0 && self.summarized_bytes(id) > 0 => JournalReport::default(),
             None => return Err(io::Error::from(io::ErrorKind::NotFound)).at("read", &path),

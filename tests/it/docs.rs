@@ -785,6 +785,7 @@ const STATED: [Stated; 5] = [
             ("LOG_LINES_OPERATION_MAX", "from 1 to {}, by default"),
             ("LOG_LINES_OPERATION_DEFAULT", "by default {}, as logs"),
             ("SESSIONS_PAGE_DEFAULT", "newest sessions, by default {},"),
+            ("SESSIONS_SEARCH_MAX", "After {} seconds the search ends"),
             ("QUEUED_TURNS_MAX", "or {} turns are already waiting"),
             ("ACTIVE_TURNS_MAX", "at most {} run at the same time"),
             ("EVENTS_MAX", "of them, from 1 to {},"),

@@ -7,6 +7,7 @@ use std::thread;
 
 use crate::api::{Api, Reply, answer};
 use crate::model::Model;
+use crate::sessions_cmd::make_endless;
 use crate::support::{Home, STARTED, eventually, http, mode};
 
 fn perform(api: &Api, id: &str, input: &str) -> Reply {
@@ -104,6 +105,29 @@ fn sessions_are_found_by_their_title_and_their_text() {
         reply.body.split_once("\"sessions\":[").unwrap().1.split(']').next().unwrap().to_owned()
     };
     assert_eq!(sessions(&all), sessions(&listed));
+}
+
+#[test]
+fn a_search_that_takes_too_long_returns_what_it_has_found() {
+    let (home, model) = (Home::new(), Model::new());
+    home.start_with(&model);
+    let api = Api::of(&home);
+    for id in ["old", "endless", "new"] {
+        api.create(id).expect(201);
+        api.post(&format!("/v3/sessions/{id}/turns"), r#"{"turnId":"t","content":"x"}"#);
+        model.question().answer(if id == "endless" { "hay" } else { "a needle" });
+        api.wait_for(id, "turn.done", "t");
+    }
+    let found = |query: &str| {
+        let input = format!(r#"{{"query":"{query}"}}"#);
+        let reply = perform(&api, "sessions.search", &input).expect(200);
+        (reply.number("total"), reply.field("complete").to_owned())
+    };
+    assert_eq!(found("needle"), (2, "true".to_owned()));
+    make_endless(&home, "endless");
+    assert_eq!(found("needle"), (1, "false".to_owned()));
+    // Of a session in which one line matches, no more is read.
+    assert_eq!(found("x"), (3, "true".to_owned()));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::PathBuf;
 use std::thread;
 
@@ -71,6 +71,28 @@ fn sessions(home: &Home) -> PathBuf {
 
 pub fn journal(home: &Home, id: &str) -> PathBuf {
     sessions(home).join(id).join("journal.jsonl")
+}
+
+/// Adds records to a session, each with its last input again, that take minutes to read. The file
+/// has holes between them and takes little of the disk.
+pub fn make_endless(home: &Home, id: &str) {
+    let text = fs::read_to_string(journal(home, id)).unwrap();
+    let queued = text.lines().rfind(|line| line.contains("\"turn.queued\"")).unwrap();
+    let (before, rest) = queued.split_once("\"seq\":").unwrap();
+    let (_, rest) = rest.split_once(',').unwrap();
+    let (after, _) = rest.split_once(",\"crc\"").unwrap();
+    let file = File::options().write(true).open(journal(home, id)).unwrap();
+    for number in 1..=8192_u64 {
+        let record = format!("{before}\"seq\":{},{after}", 64 * number);
+        let line = format!("\n{record},\"crc\":\"{:08x}\"}}\n", crc32c(record.as_bytes()));
+        file.write_all_at(line.as_bytes(), number << 24).unwrap();
+    }
+}
+
+/// The checksum of a record. RFC 3720, B.4.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
 }
 
 #[test]
@@ -251,6 +273,20 @@ fn grep_prints_each_line_that_matches_newest_session_first() {
     }
     grep("").stderr("opta: PATTERN is missing\n{usage}\n").status(2).run();
     assert_eq!(home.snapshot(), before);
+}
+
+#[test]
+fn grep_reads_no_further_than_it_has_to() {
+    let home = with_sessions(&[]);
+    home.start();
+    create(&home, "one", None);
+    submit(&home, "one", "a needle", 1);
+    home.opta("daemon stop").stdout(STOPPED).run();
+    make_endless(&home, "one");
+    home.opta("sessions grep --list needle").stdout("one\n").run();
+    let first = "one: {date} {time} user: a needle\n";
+    home.sh("opta sessions grep needle | head -n 1").stdout(first).run();
+    home.sh("opta sessions grep needle >/dev/full").stderr("{why}\n").status(1).run();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use nanoserde::DeJson;
 use crate::agent::clip::Clip;
 use crate::error::reason;
 use crate::limits;
-use crate::session::search::compile;
+use crate::pattern::compile;
 use crate::sys::openat::FileType;
 use crate::text::escaped;
 

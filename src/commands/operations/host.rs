@@ -11,6 +11,8 @@ use crate::session::session::SessionError;
 pub struct Host<'d> {
     pub paths: &'d Paths,
     pub sessions: &'d Arc<Runtime>,
+    /// Whether the client still waits for the result.
+    pub is_awaited: &'d dyn Fn() -> bool,
 }
 
 /// Why an operation was not performed.

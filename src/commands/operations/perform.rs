@@ -2,13 +2,13 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
-use std::mem;
 use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
+use std::time::Instant;
 
 use nanoserde::DeJson;
 
@@ -22,8 +22,9 @@ use crate::json::{self, Object, Raw};
 use crate::lifecycle::status;
 use crate::limits;
 use crate::log::{Level, LineFormat, Query, Tail};
+use crate::pattern;
 use crate::protocol::{self, SessionId};
-use crate::session::search::{self, SearchResult};
+use crate::session::search::search;
 use crate::session::store::Store;
 use crate::session::transcript::Transcript;
 use crate::state::{self, Found};
@@ -45,29 +46,35 @@ pub fn sessions_list(host: &Host<'_>, input: &Input) -> Result<Raw, Refusal> {
 pub fn sessions_search(host: &Host<'_>, input: &Input) -> Result<Raw, Refusal> {
     let limit = input.number("limit").unwrap_or(limits::SESSIONS_PAGE_DEFAULT);
     let words = regex::escape(input.text("query").unwrap_or_default());
-    let regex = search::compile(&words, true).map_err(Refusal::invalid)?;
-    let (mut sessions, mut total, mut is_found) = (Vec::new(), 0_usize, false);
+    let regex = pattern::compile(&words, true).map_err(Refusal::invalid)?;
+    let deadline = Instant::now() + limits::SESSIONS_SEARCH_MAX;
+    let goes_on = || Instant::now() < deadline && (host.is_awaited)();
+    let (mut sessions, mut total, mut complete) = (Vec::new(), 0_usize, true);
     let store = Store::new(host.paths.sessions());
-    let searched = search::search(&store, &regex, |id, found| {
-        let SearchResult::End(_) = found else {
-            is_found = true;
-            return ControlFlow::<()>::Continue(());
-        };
-        let is_found = mem::take(&mut is_found);
-        // One that has just been deleted has none.
-        if let Ok(summary) = host.sessions.summary(id) {
-            let title = summary.title.as_deref().unwrap_or_default();
-            if is_found || regex.is_match(title.as_bytes()) {
-                total += 1;
-                sessions.push(summary);
-                sessions.truncate(limit);
-            }
+    for id in store.page(None, usize::MAX)?.ids {
+        complete &= goes_on();
+        if !complete {
+            break;
         }
-        ControlFlow::Continue(())
-    });
-    searched
-        .map(|_flow| Raw::of(&Object(&[("sessions", &sessions), ("total", &total)])))
-        .map_err(Refusal::from)
+        // One that has just been deleted has none.
+        let Ok(summary) = host.sessions.summary(&id) else { continue };
+        let title = summary.title.as_deref().unwrap_or_default();
+        let mut is_found = regex.is_match(title.as_bytes());
+        if !is_found {
+            let searched = search(&store, &id, &regex, &goes_on, &mut |_line| {
+                is_found = true;
+                ControlFlow::Break(())
+            });
+            // One that cannot be read is not found.
+            complete &= is_found || !matches!(searched, Ok(None));
+        }
+        if is_found {
+            total += 1;
+            sessions.push(summary);
+            sessions.truncate(limit);
+        }
+    }
+    Ok(Raw::of(&Object(&[("sessions", &sessions), ("total", &total), ("complete", &complete)])))
 }
 
 pub fn sessions_get(host: &Host<'_>, input: &Input) -> Result<Raw, Refusal> {

@@ -1,7 +1,6 @@
 //! The end of a server and of its connections.
 
 use std::sync::Mutex;
-use std::sync::mpsc::Sender;
 
 use crate::server::held::{HeldConnection, Next, Responder};
 use crate::sys::Interest;
@@ -53,6 +52,28 @@ fn a_request_in_progress_is_answered_before_the_server_ends() {
     let reply = client.reply();
     assert_eq!((reply.status, reply.closes()), (200, true));
     assert!(client.is_ended());
+    all_ended.recv_timeout(TIMEOUT).unwrap();
+}
+
+#[test]
+fn a_request_whose_client_has_left_is_given_up_and_so_is_one_of_a_server_that_stops() {
+    let (begun, has_begun) = channel();
+    let mut daemon = Daemon::start_with(Deadlines::default(), move || begun.send(()).unwrap());
+    let request = daemon.request("POST", "/v3/operations/endless", "{}");
+    let mut client = daemon.connect();
+    client.send(&request);
+    has_begun.recv_timeout(TIMEOUT).unwrap();
+    assert!(daemon.unawaited.try_recv().is_err());
+    drop(client);
+    daemon.unawaited.recv_timeout(TIMEOUT).unwrap();
+    // One that has sent its next request waits for both replies.
+    let mut client = daemon.connect();
+    client.send(&request.repeat(2));
+    has_begun.recv_timeout(TIMEOUT).unwrap();
+    assert!(daemon.unawaited.try_recv().is_err());
+    let (_stopping, all_ended) = daemon.stop();
+    assert_eq!(client.reply().status, 404);
+    daemon.unawaited.recv_timeout(TIMEOUT).unwrap();
     all_ended.recv_timeout(TIMEOUT).unwrap();
 }
 

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::{self, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,15 +45,30 @@ impl Agent for NoAgent {
     }
 }
 
-/// Performs nothing: the operations are tested in the whole program.
-struct NoOperations;
+/// Performs nothing: the operations are tested in the whole program. `endless` ends once its reply
+/// is not awaited, and reports that.
+struct NoOperations(Sender<()>);
 
 impl Operations for NoOperations {
     fn list(&self) -> String {
         "{}".to_owned()
     }
 
-    fn perform(&self, _sessions: &Arc<Runtime>, id: &str, _body: &[u8]) -> (u16, String) {
+    fn perform(
+        &self,
+        _sessions: &Arc<Runtime>,
+        id: &str,
+        _body: &[u8],
+        is_awaited: &dyn Fn() -> bool,
+    ) -> (u16, String) {
+        let deadline = Instant::now() + TIMEOUT;
+        while id == "endless" && Instant::now() < deadline {
+            if !is_awaited() {
+                self.0.send(()).unwrap();
+                break;
+            }
+            thread::yield_now();
+        }
         (404, format!("{{\"id\":\"{id}\"}}"))
     }
 
@@ -69,6 +84,8 @@ struct Daemon {
     port: u16,
     token: Token,
     shutdowns: Receiver<()>,
+    /// What [`NoOperations`] reports.
+    unawaited: Receiver<()>,
     directory: PathBuf,
 }
 
@@ -88,11 +105,12 @@ impl Daemon {
         let port = listener.local_addr().unwrap().port();
         let token = Token::generate().unwrap();
         let (shutdown, shutdowns) = channel();
+        let (ended, unawaited) = channel();
         let log = Log::open(&directory, rotation, Level::Debug).unwrap();
         let store = Store::new(directory.join("sessions"));
         let app = App {
             sessions: Runtime::new(store, "daemon_12345678", log.clone(), Box::new(NoAgent)),
-            operations: Box::new(NoOperations),
+            operations: Box::new(NoOperations(ended)),
             streams: Arc::default(),
             token: token.clone(),
             daemon_id: "daemon_12345678".into(),
@@ -110,6 +128,7 @@ impl Daemon {
             port,
             token,
             shutdowns,
+            unawaited,
             directory,
         }
     }
