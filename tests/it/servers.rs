@@ -215,6 +215,7 @@ fn beside_server_of<'h>(home: &'h Home, user: &str, script: &str) -> Option<Run<
     let private = namespace(&["--net", "--pid", "--fork", "--kill-child", "--mount-proc"])?;
     let script = format!(
         r#"ip link set lo up
+        rm -f "$HOME/asked"
         python3 -c "$1" {user} >"$HOME/asked" &
         until grep -qs ready "$HOME/asked"; do :; done
         unset OPTA_MODEL_URL
