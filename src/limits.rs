@@ -427,6 +427,9 @@ pub const MODEL_RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// All pauses of a request together. A server that has to load a large model takes minutes; a
 /// person at a terminal waits no longer.
 pub const MODEL_RETRYING_MAX: Duration = Duration::from_secs(5 * 60);
+/// The shortest time between two events of text in a turn. A screen shows 60 to 240 pictures a
+/// second.
+pub const TOKEN_EVENT_EVERY: Duration = Duration::from_millis(4);
 /// A line of a stream, or an answer that is not a stream. A tool call may contain a whole file.
 pub const MODEL_LINE_BYTES_MAX: usize = 8 << 20;
 /// The content of an answer: text, thinking and tool calls together.

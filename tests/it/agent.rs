@@ -339,6 +339,31 @@ fn a_long_answer_takes_little_space_on_the_disk() {
 }
 
 #[test]
+fn events_of_a_fast_answer_are_milliseconds_apart() {
+    let home = Home::new();
+    home.start();
+    let session = Session::new(&home);
+    let words: Vec<String> = (0..5_000).map(|n| format!("w{n} ")).collect();
+    session.submit(&Model::with(vec![text(&words)]));
+    let journal = session.wait_for(&home, "turn.done");
+    let tokens = journal.lines().filter(|line| line.contains("\"event\":\"turn.token\""));
+    let written_at = tokens.map(|line| {
+        let ts = line.split("\"ts\":\"").nth(1).unwrap();
+        // Seconds and milliseconds of "2026-11-28T10:32:32.081Z".
+        ts[17..19].parse::<u32>().unwrap() * 1000 + ts[20..23].parse::<u32>().unwrap()
+    });
+    let mut written_at = written_at.collect::<Vec<u32>>();
+    // The last one does not wait.
+    written_at.pop();
+    assert!(written_at.len() > 1, "{journal}");
+    for pair in written_at.windows(2) {
+        let apart = (pair[1] + 60_000 - pair[0]) % 60_000;
+        assert!(apart >= 3, "{apart} ms: {journal}");
+    }
+    home.opta("daemon stop").stdout("{*}").run();
+}
+
+#[test]
 fn the_daemon_does_not_show_the_words_of_its_starter() {
     need!("/proc");
     let (home, model) = (Home::new(), model::Model::new());

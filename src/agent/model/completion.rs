@@ -213,6 +213,11 @@ impl CompletionParser {
         !self.completion.text.is_empty()
     }
 
+    /// Returns whether [`take_deltas`](Self::take_deltas) would return something.
+    pub fn has_deltas(&self) -> bool {
+        !self.deltas.is_empty()
+    }
+
     /// Takes what has arrived since the last call, in as few deltas as possible.
     pub fn take_deltas(&mut self) -> Vec<Delta> {
         std::mem::take(&mut self.deltas)

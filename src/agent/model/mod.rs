@@ -204,6 +204,9 @@ fn first_model(
 
 /// Receives a completion from its first chunk to its last. It may be requested again until a part
 /// of it was passed on.
+///
+/// What arrives shortly after a part that was passed on is held, and passed on together: a model
+/// that writes faster than a screen can show needs no event for each token.
 fn receive(
     server: &ModelServer<'_>,
     connection: &mut ClientConnection<'_>,
@@ -211,47 +214,55 @@ fn receive(
 ) -> Result<Completion, RequestFailure> {
     let mut parser = CompletionParser::default();
     let (mut begun, mut finished) = (Instant::now(), None);
-    let mut passed_on = false;
+    // When a part was last passed on.
+    let mut passed_at: Option<Instant> = None;
     while !parser.is_done() {
         let timeouts = &server.timeouts;
+        let held_for = passed_at
+            .filter(|_| parser.has_deltas())
+            .map(|at| limits::TOKEN_EVENT_EVERY.saturating_sub(at.elapsed()));
         let limit = match (parser.is_finished(), parser.has_begun()) {
             (true, _) => {
                 let finished = *finished.get_or_insert_with(Instant::now);
                 (finished + timeouts.tail).saturating_duration_since(Instant::now())
             }
-            (false, true) => timeouts.idle,
+            (false, true) => held_for.unwrap_or(timeouts.idle),
             (false, false) => timeouts.first,
         };
         let is_over = finished.is_some() && limit.is_zero();
-        let may_retry = |failure: RequestFailure| match passed_on {
-            true => failure.fault.into(),
-            false => failure,
-        };
-        let parsed = match connection.body(server.within(limit)) {
+        let received = match connection.body(server.within(limit)) {
             // What follows the last chunk does not matter.
             Ok(Some(_)) if is_over => break,
             Ok(Some(_)) if server.is_late() => {
                 let error = io::ErrorKind::TimedOut.into();
-                return Err(server.connection_fault(&error, TRUNCATED).into());
+                Err(server.connection_fault(&error, TRUNCATED).into())
             }
             Ok(Some(bytes)) => {
                 if !parser.has_begun() {
                     begun = Instant::now();
                 }
-                parser.feed(&bytes)
+                let fed = parser.feed(&bytes);
+                fed.map_err(|error| completion_failure(server, error, parser.has_text()))
             }
-            Ok(None) => parser.end(),
+            Ok(None) => {
+                let ended = parser.end();
+                ended.map_err(|error| completion_failure(server, error, parser.has_text()))
+            }
+            Err(error) if held_for.is_some() && error.kind() == io::ErrorKind::TimedOut => Ok(()),
             Err(_) if parser.is_finished() && !server.is_cancelled() => break,
-            Err(error) => return Err(may_retry(server.lost(&error, TRUNCATED))),
+            Err(error) => Err(server.lost(&error, TRUNCATED)),
         };
-        for delta in parser.take_deltas() {
-            passed_on = true;
-            on_delta(&delta)?;
+        let is_early = passed_at.is_some_and(|at| at.elapsed() < limits::TOKEN_EVENT_EVERY);
+        let is_held = is_early && received.is_ok() && !parser.is_finished() && !parser.is_done();
+        if !is_held {
+            for delta in parser.take_deltas() {
+                on_delta(&delta)?;
+                passed_at = Some(Instant::now());
+            }
         }
-        let has_text = parser.has_text();
-        let may_retry =
-            |failure: RequestFailure| if passed_on { failure.fault.into() } else { failure };
-        parsed.map_err(|error| may_retry(completion_failure(server, error, has_text)))?;
+        // Nothing that was passed on is requested again.
+        let is_final = passed_at.is_some();
+        received.map_err(|failure| if is_final { failure.fault.into() } else { failure })?;
     }
     Ok(parser.finish(begun.elapsed()))
 }
