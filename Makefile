@@ -22,7 +22,7 @@ PAGES = man/opta.1 man/opta-do.1 man/opta-chat.1 man/opta-doctor.1 man/opta-daem
 	man/opta-sessions.1
 
 # target: prints the arguments for the static target, unless cargo's own settings name a target.
-# Cargo has no stable way to ask for them.
+# Cargo has no stable way to ask for them. The program is not relocatable: ARCHITECTURE.md says why.
 TARGET = target() { \
 	test "$(STATIC)" != 0 && test "$$(uname -s)" = Linux || return 0; \
 	RUSTC_BOOTSTRAP=1 $(CARGO) -Zunstable-options config get build.target >/dev/null 2>&1 && return; \
@@ -31,7 +31,10 @@ TARGET = target() { \
 	if ! test -d "$$library" && command -v rustup >/dev/null; then \
 		echo "adding $$target, once: rustup target add $$target" >&2; rustup target add "$$target" >&2; \
 	fi; \
-	if test -d "$$library"; then echo "--target $$target"; return; fi; \
+	if test -d "$$library"; then \
+		echo "--target $$target --config target.$$target.rustflags=\"-Crelocation-model=static\""; \
+		return; \
+	fi; \
 	echo "no static program: no Rust library for $$target. A dynamic one starts more slowly" \
 		"and runs only where this C library is." >&2; }; target
 # installer PATH ARGUMENTS...: runs install.sh with the directories above.

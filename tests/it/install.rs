@@ -286,7 +286,9 @@ fn make_builds_the_static_program_where_that_is_possible() {
     let cargo = |target: &str| {
         format!("cargo build --release --locked{target} --message-format=json-render-diagnostics\n")
     };
-    let musl = cargo(" --target riscv64gc-unknown-linux-musl");
+    let flags = r#"rustflags="-Crelocation-model=static""#;
+    let musl = "riscv64gc-unknown-linux-musl";
+    let musl = cargo(&format!(" --target {musl} --config target.{musl}.{flags}"));
     assert_eq!(build(&stage, None, true, &[]), (musl.clone(), String::new()));
     let (calls, errors) = build(&stage, None, false, &[]);
     assert_eq!(calls, format!("rustup target add riscv64gc-unknown-linux-musl\n{musl}"));
@@ -341,7 +343,10 @@ fn install_replaces_the_program_of_a_running_daemon() {
 
 /// A cargo that builds nothing: in the place of the program, it puts a script that runs it.
 const CARGO: &str = r#"#!/bin/sh
-case $CARGO_ENCODED_RUSTFLAGS in --remap-path-prefix=*) ;; *) exit 1 ;; esac
+case $CARGO_ENCODED_RUSTFLAGS in
+--remap-path-prefix=*-Crelocation-model=static) ;;
+*) exit 1 ;;
+esac
 while [ $# -gt 1 ]; do
     case $1 in --target) target=$2 ;; --target-dir) directory=$2 ;; esac
     shift
