@@ -37,6 +37,52 @@ export async function open(browser, home, options = {}) {
   return context;
 }
 
+/**
+ * Opens a page that Playwright does not see: it has Chromium report each message of a WebSocket,
+ * which takes more time than the page does. `script` runs before those of each document.
+ */
+export async function openUnwatched(browser, script) {
+  const client = await browser.newBrowserCDPSession();
+  const { browserContextId } = await client.send("Target.createBrowserContext");
+  const target = { url: "about:blank", browserContextId, width: 1280, height: 800 };
+  const { targetId } = await client.send("Target.createTarget", target);
+  const { sessionId } = await client.send("Target.attachToTarget", { targetId });
+  const waiting = new Map();
+  client.on("Target.receivedMessageFromTarget", ({ message }) => {
+    const { id, method, result, error } = JSON.parse(message);
+    waiting.get(id ?? method)?.({ result, error });
+    waiting.delete(id ?? method);
+  });
+  let last = 0;
+  const send = async (method, params = {}) => {
+    const message = JSON.stringify({ id: (last += 1), method, params });
+    const answer = new Promise((resolve) => waiting.set(last, resolve));
+    await client.send("Target.sendMessageToTarget", { sessionId, message });
+    const { result, error } = await answer;
+    if (error) throw new Error(`${method}: ${error.message}`);
+    return result;
+  };
+  await send("Page.enable");
+  await send("Page.addScriptToEvaluateOnNewDocument", { source: `(${script})()` });
+  const load = async (method, params) => {
+    const loaded = new Promise((resolve) => waiting.set("Page.loadEventFired", resolve));
+    await send(method, params);
+    await loaded;
+  };
+  return {
+    goto: (url) => load("Page.navigate", { url }),
+    reload: () => load("Page.reload"),
+    async evaluate(run, argument) {
+      const expression = `(${run})(${JSON.stringify(argument)})`;
+      const how = { expression, awaitPromise: true, returnByValue: true };
+      const { result, exceptionDetails: thrown } = await send("Runtime.evaluate", how);
+      if (thrown) throw new Error(thrown.exception?.description ?? thrown.text);
+      return result.value;
+    },
+    close: () => client.send("Target.disposeBrowserContext", { browserContextId }),
+  };
+}
+
 export function problems({ problems, expected }) {
   return problems.filter((text) => !expected.some((pattern) => pattern.test(text)));
 }
