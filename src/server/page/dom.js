@@ -109,3 +109,17 @@ export function nextFrame(draw) {
     });
   };
 }
+
+/** Returns a function that calls `draw`, at most once for each frame: again only in the next one. */
+export function eachFrame(draw) {
+  let [drawn, again] = [false, false];
+  const run = () => {
+    [drawn, again] = [true, false];
+    requestAnimationFrame(() => {
+      drawn = false;
+      if (again) run();
+    });
+    draw();
+  };
+  return () => (drawn ? (again = true) : run());
+}

@@ -13,6 +13,7 @@ export class VirtualList {
   #anchor = null;
   #atEnd = true;
   #width = 0;
+  #height = 0;
 
   /** `make` returns the element of an item; `onTop` is called when the top comes near. */
   constructor(scroller, make, onTop) {
@@ -32,7 +33,11 @@ export class VirtualList {
       },
       { passive: true },
     );
-    this.observer = new ResizeObserver(() => this.schedule());
+    // What was rendered is measured already: it needs no other frame.
+    this.observer = new ResizeObserver(() => {
+      const isResized = scroller.clientWidth !== this.#width || scroller.clientHeight !== this.#height;
+      if (isResized || this.#measure()) this.schedule();
+    });
     this.observer.observe(scroller);
   }
 
@@ -56,6 +61,7 @@ export class VirtualList {
   #update() {
     const { scroller } = this;
     const { clientHeight, clientWidth } = scroller;
+    this.#height = clientHeight;
     if (clientHeight === 0) return;
     if (clientWidth !== this.#width) {
       for (const item of this.items) item.height = undefined;

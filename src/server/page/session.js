@@ -4,7 +4,7 @@ import { CLIENT, call, events, operation } from "./api.js";
 import { card } from "./cards.js";
 import * as composer from "./composer.js";
 import { Conversation } from "./conversation.js";
-import { ask, byId, el, nextFrame, oneLine, say, setText } from "./dom.js";
+import { ask, byId, eachFrame, el, oneLine, say, setText } from "./dom.js";
 import { question, questionPanel } from "./permission.js";
 import { VirtualList } from "./scroll.js";
 import * as list from "./sessions.js";
@@ -170,7 +170,7 @@ function react({ event, payload }) {
     setText(byId("announcement"), `The turn has failed: ${oneLine(payload.message)}`);
 }
 
-const schedule = nextFrame(render);
+const schedule = eachFrame(render);
 
 function render() {
   if (!id) return;
@@ -178,7 +178,8 @@ function render() {
   const summary = list.session(id) ?? conversation.summary;
   const title = list.titleOf(summary);
   setText(byId("title"), title);
-  document.title = `${title} – opta`;
+  const name = `${title} – opta`;
+  if (document.title !== name) document.title = name;
   const model = summary?.lastModel ?? summary?.model;
   setText(byId("about"), [list.placeOf(summary), oneLine(model ?? "")].filter(Boolean).join(" · "));
   const isBusy = Boolean(conversation.running);
