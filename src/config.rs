@@ -4,7 +4,6 @@
 //! A damaged file is refused with its line, never repaired and never replaced by defaults.
 
 use std::collections::HashMap;
-use std::env;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -13,20 +12,29 @@ use nanoserde::DeJson;
 use crate::error::Error;
 use crate::json::Lenient;
 use crate::log::{Level, Rotation};
-use crate::{disk, json, limits, sys};
+use crate::{disk, json, limits};
 
+mod base_url;
 mod inherited;
 mod keys;
 mod permissions;
 mod values;
+mod variables;
 
+pub use base_url::BaseUrl;
 pub use keys::{KEYS, ValueForm, form_of};
 #[cfg(test)]
 pub use permissions::COMMAND_TOOL;
 pub use permissions::{Permissions, Rule, begins_with, first_words};
 use values::{
-    checked_choice, checked_model, checked_proxy, filled, in_range, invalid, level, refused,
+    checked_ca_file, checked_choice, checked_model, checked_proxy, filled, in_range, invalid,
+    level, refused,
 };
+pub use variables::{
+    ManagerVariables, browsers, color_allowed, cursor_can_move, editor, manager_variables,
+    search_path,
+};
+use variables::{in_variable, proxy_variable, variable, variables};
 
 /// The port on which the daemon listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,18 +83,26 @@ impl Config {
     /// Reads the settings in `path` and the variables, which take precedence. A missing file counts
     /// as an empty one, and unknown keys are ignored.
     pub fn load(path: &Path) -> Result<Config, Error> {
-        let (file, at) = read(path)?;
-        Config::of(file, at)
+        let (mut file, at) = read(path)?;
+        let mut config = Config::of(&mut file, at)?;
+        config.autostart = variable("OPTA_NO_AUTOSTART").is_none();
+        if let Some(text) = variable("OPTA_DAEMON_PORT") {
+            let port = text.parse().ok().ok_or_else(|| invalid("OPTA_DAEMON_PORT", PORT, &text))?;
+            config.port = Port::Exactly { port, by: "OPTA_DAEMON_PORT" };
+        }
+        if let Some(text) = variable("OPTA_LOG") {
+            config.level = level("OPTA_LOG", &text)?;
+        }
+        Ok(config)
     }
 
-    fn of(file: ConfigFile, at: impl Fn(&str) -> String) -> Result<Config, Error> {
-        let autostart = variable("OPTA_NO_AUTOSTART").is_none();
-        let mut config = Config { autostart, ..Config::DEFAULT };
-        if let Some(port) = file.daemon.and_then(|daemon| daemon.port) {
+    fn of(file: &mut ConfigFile, at: impl Fn(&str) -> String) -> Result<Config, Error> {
+        let mut config = Config::DEFAULT;
+        if let Some(port) = file.daemon.take().and_then(|daemon| daemon.port) {
             let port = in_range(at("daemon.port"), port, .., PORT)?;
             config.port = Port::Exactly { port, by: BY_FILE };
         }
-        let log = file.log.unwrap_or_default();
+        let log = file.log.take().unwrap_or_default();
         if let Some(text) = log.level {
             config.level = level(at("log.level"), &text)?;
         }
@@ -99,13 +115,6 @@ impl Config {
             let max = limits::LOG_FILES_MAX;
             let needed = format!("a number from 0 to {max} is needed");
             config.rotation.files = in_range(at("log.files"), files, ..=max, &needed)?;
-        }
-        if let Some(text) = variable("OPTA_DAEMON_PORT") {
-            let port = text.parse().ok().ok_or_else(|| invalid("OPTA_DAEMON_PORT", PORT, &text))?;
-            config.port = Port::Exactly { port, by: "OPTA_DAEMON_PORT" };
-        }
-        if let Some(text) = variable("OPTA_LOG") {
-            config.level = level("OPTA_LOG", &text)?;
         }
         Ok(config)
     }
@@ -157,14 +166,30 @@ impl ModelSettings {
     /// Reads the settings in `path` and the variables, which take precedence. A missing file counts
     /// as an empty one.
     pub fn load(path: &Path) -> Result<ModelSettings, Error> {
-        let (file, at) = read(path)?;
-        ModelSettings::of(file, at)
+        let (mut file, at) = read(path)?;
+        let set = ModelSettings::of(&mut file, at)?;
+        let model = in_variable("OPTA_MODEL").map(checked_model).transpose()?;
+        let choice = in_variable("OPTA_TOOL_CHOICE").map(checked_choice).transpose()?;
+        // Relative to the caller's directory, which is not the daemon's.
+        let absolute = |path: String| Some(std::path::absolute(path).ok()?.to_str()?.to_owned());
+        Ok(ModelSettings {
+            url_variable: variable("OPTA_MODEL_URL"),
+            proxy_variable: proxy_variable("HTTPS_PROXY").or_else(|| proxy_variable("ALL_PROXY")),
+            no_proxy: proxy_variable("NO_PROXY"),
+            ca_file: set.ca_file.or_else(|| variable("SSL_CERT_FILE").and_then(absolute)),
+            openai_url: variable("OPENAI_BASE_URL"),
+            ollama_host: variable("OLLAMA_HOST"),
+            key: variable("OPTA_API_KEY"),
+            openai_key: variable("OPENAI_API_KEY"),
+            model: model.or(set.model),
+            tool_choice: choice.or(set.tool_choice),
+            ..set
+        })
     }
 
-    fn of(file: ConfigFile, at: impl Fn(&str) -> String) -> Result<ModelSettings, Error> {
-        let ModelKeys { default, tool_choice, max_tokens } = file.model.unwrap_or_default();
-        let mut connection = file.connection.unwrap_or_default();
-        let ca_file = ca_file(at("connection.caFile"), filled(connection.ca_file.take()))?;
+    fn of(file: &mut ConfigFile, at: impl Fn(&str) -> String) -> Result<ModelSettings, Error> {
+        let ModelKeys { default, tool_choice, max_tokens } = file.model.take().unwrap_or_default();
+        let mut connection = file.connection.take().unwrap_or_default();
         let up_to = |max: u64, at: String, number: Option<i64>| {
             let needed = format!("a number from 1 to {max} is needed");
             number.map(|number| in_range(at, number, 1..=max, &needed)).transpose()
@@ -175,25 +200,21 @@ impl ModelSettings {
         let silence_seconds = up_to(max, at("connection.silenceSeconds"), silence)?;
         let max_tokens = up_to(limits::ANSWER_TOKENS_MAX, at("model.maxTokens"), max_tokens)?;
         let in_file = |at: String, value| filled(value).map(|value| (at, value));
-        let model = in_variable("OPTA_MODEL").or(in_file(at("model.default"), default));
-        let choice =
-            in_variable("OPTA_TOOL_CHOICE").or(in_file(at("model.toolChoice"), tool_choice));
+        let (proxy, ca_file) = (connection.proxy.take(), connection.ca_file.take());
+        let proxy = in_file(at("connection.proxy"), proxy);
+        let ca_file = in_file(at("connection.caFile"), ca_file);
+        let model = in_file(at("model.default"), default);
+        let choice = in_file(at("model.toolChoice"), tool_choice);
         Ok(ModelSettings {
-            url_variable: variable("OPTA_MODEL_URL"),
-            proxy: checked_proxy(at("connection.proxy"), filled(connection.proxy.take()))?,
-            proxy_variable: proxy_variable("HTTPS_PROXY").or_else(|| proxy_variable("ALL_PROXY")),
-            no_proxy: proxy_variable("NO_PROXY"),
-            ca_file,
+            proxy: proxy.map(checked_proxy).transpose()?,
+            ca_file: ca_file.map(checked_ca_file).transpose()?,
             url_config: connection.url(&at)?,
-            openai_url: variable("OPENAI_BASE_URL"),
-            ollama_host: variable("OLLAMA_HOST"),
-            key: variable("OPTA_API_KEY"),
-            openai_key: variable("OPENAI_API_KEY"),
             model: model.map(checked_model).transpose()?,
             tool_choice: choice.map(checked_choice).transpose()?,
             max_tokens,
             first_word_seconds,
             silence_seconds,
+            ..ModelSettings::default()
         })
     }
 }
@@ -208,20 +229,20 @@ pub struct ToolSettings {
 impl ToolSettings {
     /// Reads the settings in `path`. A missing file counts as an empty one.
     pub fn load(path: &Path) -> Result<ToolSettings, Error> {
-        let (file, at) = read(path)?;
-        ToolSettings::of(file, at)
+        let (mut file, at) = read(path)?;
+        ToolSettings::of(&mut file, at)
     }
 
-    fn of(file: ConfigFile, at: impl Fn(&str) -> String) -> Result<ToolSettings, Error> {
+    fn of(file: &mut ConfigFile, at: impl Fn(&str) -> String) -> Result<ToolSettings, Error> {
         let max = limits::TOOL_CALLS_MAX;
-        let calls_max = match file.safety.and_then(|safety| safety.calls_max) {
+        let calls_max = match file.safety.take().and_then(|safety| safety.calls_max) {
             None => limits::TOOL_CALLS_DEFAULT,
             Some(calls) => {
                 let needed = format!("a number from 1 to {max} is needed");
                 in_range(at("safety.maxToolCalls"), calls, 1..=max, &needed)?
             }
         };
-        let permissions = Permissions::read(file.permissions.unwrap_or_default());
+        let permissions = Permissions::read(file.permissions.take().unwrap_or_default());
         let permissions = permissions
             .map_err(|(name, reason)| refused(at(&format!("permissions.{name}")), reason))?;
         Ok(ToolSettings { permissions, calls_max })
@@ -252,67 +273,6 @@ pub fn turn_environment(path: &Path) -> Result<Vec<(String, String)>, Error> {
 /// others must not outlive the command that starts it, or be readable in the daemon's environment.
 pub fn daemon_environment() -> Vec<(OsString, OsString)> {
     variables(inherited::by_daemon).collect()
-}
-
-fn variables(is_inherited: impl Fn(&str) -> bool) -> impl Iterator<Item = (OsString, OsString)> {
-    #[expect(clippy::disallowed_methods, reason = "this module and paths.rs read the environment")]
-    let variables = env::vars_os();
-    variables.filter(move |(name, _)| name.to_str().is_some_and(&is_inherited))
-}
-
-/// Returns whether output to a terminal may be colored. <https://no-color.org>
-pub fn color_allowed() -> bool {
-    variable("NO_COLOR").is_none() && variable("TERM").is_none_or(|term| term != "dumb")
-}
-
-/// Returns whether the terminal says what it is, and has a cursor that can be moved. terminfo(5)
-pub fn cursor_can_move() -> bool {
-    variable("TERM").is_some_and(|term| !["dumb", "cons25", "emacs"].contains(&term.as_str()))
-}
-
-/// Returns the user's editor, a command for the shell: `VISUAL`, or `EDITOR`. environ(7)
-pub fn editor() -> Option<String> {
-    variable("VISUAL").or_else(|| variable("EDITOR"))
-}
-
-/// Returns the shell commands that open a browser on the user's screen, the preferred one first:
-/// `BROWSER`, or those that desktops have. The error says why none would.
-pub fn browsers() -> Result<Vec<String>, &'static str> {
-    if let Some(browser) = variable("BROWSER") {
-        return Ok(vec![browser]);
-    }
-    if variable("SSH_CONNECTION").is_some() {
-        return Err("this is an ssh session");
-    }
-    let has_display = variable("DISPLAY").or_else(|| variable("WAYLAND_DISPLAY")).is_some();
-    if !has_display && !sys::HAS_WINDOW_SERVER {
-        return Err("there is no display");
-    }
-    Ok(vec!["xdg-open".to_owned(), "open".to_owned()])
-}
-
-/// The variables that a service manager sets for a process that it starts.
-pub struct ManagerVariables {
-    /// The process that systemd started as the service (`SYSTEMD_EXEC_PID`, systemd.exec(5)).
-    pub service_pid: Option<String>,
-    /// Where systemd expects notifications (`NOTIFY_SOCKET`, sd_notify(3)).
-    pub notify_socket: Option<OsString>,
-    /// The job that launchd started (`XPC_SERVICE_NAME`).
-    pub label: Option<String>,
-}
-
-/// Returns the values of the manager's variables.
-pub fn manager_variables() -> ManagerVariables {
-    ManagerVariables {
-        service_pid: variable("SYSTEMD_EXEC_PID"),
-        notify_socket: raw_variable("NOTIFY_SOCKET"),
-        label: variable("XPC_SERVICE_NAME"),
-    }
-}
-
-/// Returns the directories in which the user's shell searches programs.
-pub fn search_path() -> OsString {
-    raw_variable("PATH").unwrap_or_default()
 }
 
 #[derive(DeJson, Default)]
@@ -349,8 +309,12 @@ struct ConnectionKeys {
 
 impl ConnectionKeys {
     fn url(self, at: impl Fn(&str) -> String) -> Result<Option<UrlConfig>, Error> {
+        let checked = |url: String, by: String| match BaseUrl::parse(&url) {
+            Ok(_) => Ok(Some(UrlConfig { url, by })),
+            Err(because) => Err(refused(by, because)),
+        };
         if let Some(url) = filled(self.url) {
-            return Ok(Some(UrlConfig { url, by: at("connection.url") }));
+            return checked(url, at("connection.url"));
         }
         let host = filled(self.host);
         let by = match (&host, self.port) {
@@ -365,7 +329,7 @@ impl ConnectionKeys {
         // An IPv6 address without brackets.
         let bare = host.contains(':') && !host.starts_with('[');
         let host = if bare { format!("[{host}]") } else { host };
-        Ok(Some(UrlConfig { url: format!("http://{host}:{port}"), by }))
+        checked(format!("http://{host}:{port}"), by)
     }
 }
 
@@ -430,15 +394,16 @@ pub fn source(path: &Path) -> Result<Option<String>, Error> {
     Ok(String::from_utf8(bytes).ok())
 }
 
-/// Fails if the settings in `text` could not be used; `path` is where they are, or will be.
+/// Fails if the settings in `text` could not be used, whatever the variables are; `path` is where
+/// they are, or will be.
 pub fn check(text: &str, path: &Path) -> Result<(), Error> {
-    let file = || decode::<ConfigFile>(text.as_bytes(), path);
+    let mut file: ConfigFile = decode(text.as_bytes(), path)?;
     let at = |key: &str| format!("{}: {key}", path.display());
-    Config::of(file()?, at)?;
-    ModelSettings::of(file()?, at)?;
-    ToolSettings::of(file()?, at)?;
-    check_workspaces(file()?.workspaces.unwrap_or_default(), at)?;
-    check_names(file()?.environment.unwrap_or_default(), at).map(drop)
+    Config::of(&mut file, at)?;
+    ModelSettings::of(&mut file, at)?;
+    ToolSettings::of(&mut file, at)?;
+    check_workspaces(file.workspaces.unwrap_or_default(), at)?;
+    check_names(file.environment.unwrap_or_default(), at).map(drop)
 }
 
 /// Returns directories by their labels, unless one is no absolute path.
@@ -464,40 +429,7 @@ fn check_names(names: Vec<String>, at: impl Fn(&str) -> String) -> Result<Vec<St
     }
 }
 
-/// Returns the name and the value of a variable that is set.
-fn in_variable(name: &str) -> Option<(String, String)> {
-    variable(name).map(|value| (name.to_owned(), value))
-}
-
-/// Returns the file with the certificates to trust, if it is not the system's.
-fn ca_file(at: String, set: Option<String>) -> Result<Option<String>, Error> {
-    // Relative to the caller's directory, which is not the daemon's.
-    let absolute = |path: String| Some(std::path::absolute(path).ok()?.to_str()?.to_owned());
-    match set {
-        Some(path) if !path.starts_with('/') => {
-            Err(invalid(at, "an absolute path is needed", &path))
-        }
-        None => Ok(variable("SSL_CERT_FILE").and_then(absolute)),
-        set => Ok(set),
-    }
-}
-
-/// Returns the value of a variable that has a lower-case name, too, which comes first.
-fn proxy_variable(name: &str) -> Option<String> {
-    variable(&name.to_ascii_lowercase()).or_else(|| variable(name))
-}
-
 const PORT: &str = "a port is a number from 0 to 65535";
-
-/// Returns the value of a variable; an empty one counts as unset.
-fn variable(name: &str) -> Option<String> {
-    raw_variable(name).map(|value| value.to_string_lossy().into_owned())
-}
-
-fn raw_variable(name: &str) -> Option<OsString> {
-    #[expect(clippy::disallowed_methods, reason = "this module and paths.rs read the environment")]
-    env::var_os(name).filter(|value| !value.is_empty())
-}
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::config::ModelSettings;
+use crate::config::{BaseUrl, ModelSettings};
 use crate::error::reason;
 use crate::http::{self, ClientConnection, Request};
 use crate::limits;
@@ -19,7 +19,6 @@ use crate::protocol::{Endpoint, Key};
 use crate::session::turn::Fault;
 use crate::session::wake::Cancel;
 
-use super::base_url::BaseUrl;
 use super::model::{fault, first_chat_model, invalid_setting, model_names, owner_of};
 
 /// Names the program of a port.

@@ -1,6 +1,5 @@
 //! The agent that answers turns: a model, the tools it may use, and the permissions for them.
 
-mod base_url;
 mod clip;
 pub mod endpoint;
 mod flaw;

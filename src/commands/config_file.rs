@@ -50,9 +50,15 @@ pub fn run(paths: &Paths, args: &ConfigCommand, output: &Output) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the text of the settings, which was checked; an empty object if there is no file.
+/// Returns the text of the settings; an empty object if there is no file.
 fn text_of(path: &Path) -> Result<String, Error> {
-    let text = config::source(path)?.unwrap_or_else(|| "{}\n".to_owned());
+    Ok(config::source(path)?.unwrap_or_else(|| "{}\n".to_owned()))
+}
+
+/// Returns the text of the settings, which can be used.
+fn usable_text_of(path: &Path) -> Result<String, Error> {
+    let text = text_of(path)?;
+    config::check(&text, path)?;
     Ok(text)
 }
 
@@ -65,7 +71,7 @@ fn print(before: &str, key: &str, value: &str, output: &Output) -> Result<(), Er
 
 /// Returns each setting in the file with its value, as it is written.
 pub fn list(paths: &Paths) -> Result<Vec<(String, String)>, Error> {
-    let text = text_of(&paths.config())?;
+    let text = usable_text_of(&paths.config())?;
     let mut leaves = Vec::new();
     for (name, value) in edit::members(&text).unwrap_or_default() {
         match edit::members(value) {
@@ -82,7 +88,7 @@ pub fn list(paths: &Paths) -> Result<Vec<(String, String)>, Error> {
 
 /// Returns the value of a setting in the file, as it is written.
 pub fn get(paths: &Paths, key: &str) -> Result<String, Error> {
-    let text = text_of(&paths.config())?;
+    let text = usable_text_of(&paths.config())?;
     let found = value_of(&text, key);
     if found.is_none() && !is_known(key) {
         return Err(unknown(key));
@@ -220,7 +226,6 @@ fn open_in_editor(paths: &Paths, output: &Output) -> Result<ExitCode, Error> {
     let edited = interrupts.while_lent(|| run_editor(&path, &action)).doing("lend the terminal")?;
     drop(interrupts);
     edited?;
-    config::check(&text_of(&path)?, &path)?;
     note_unknown(&path, output)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -250,8 +255,9 @@ fn note_unknown(path: &Path, output: &Output) -> Result<(), Error> {
 }
 
 /// Returns the settings in a file that have no effect, in alphabetical order, each with the known
-/// one that may be meant.
+/// one that may be meant. Fails if the settings cannot be used.
 pub fn unknown_settings(path: &Path) -> Result<Vec<String>, Error> {
+    usable_text_of(path)?;
     let tools = ToolSettings::load(path)?;
     let mut unknown = config::unknown_settings(path)?;
     // A misspelled name restricts nothing.

@@ -7,6 +7,8 @@ use crate::error::{Error, Kind};
 use crate::limits;
 use crate::log::Level;
 
+use super::base_url;
+
 /// Converts a number in `range`; `needed` begins the error for others.
 pub fn in_range<T: TryFrom<i64> + PartialOrd>(
     at: String,
@@ -28,13 +30,17 @@ pub fn checked_model((at, name): (String, String)) -> Result<String, Error> {
 }
 
 /// Checks a proxy, which is not quoted: it may contain a password.
-pub fn checked_proxy(at: String, set: Option<String>) -> Result<Option<String>, Error> {
-    match set {
-        Some(proxy) if !proxy.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            Err(refused(at, "it has characters that a URL cannot have"))
-        }
-        set => Ok(set),
+pub fn checked_proxy((at, proxy): (String, String)) -> Result<String, Error> {
+    base_url::check_proxy(&proxy).map_err(|because| refused(at, because))?;
+    Ok(proxy)
+}
+
+/// Checks the path of a file with certificates, which need not exist.
+pub fn checked_ca_file((at, path): (String, String)) -> Result<String, Error> {
+    if path.starts_with('/') && !path.contains(char::is_control) {
+        return Ok(path);
     }
+    Err(invalid(at, "an absolute path is needed", &path))
 }
 
 /// Checks a choice of tools.

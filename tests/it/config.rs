@@ -129,6 +129,7 @@ fn what_could_not_be_used_is_refused_and_changes_nothing() {
     let home = Home::new();
     home.write(&home.config(), "{}");
     let at = format!("{}: ", home.config().display());
+    let unusable = |why: &str| format!("cannot use the settings: {at}{why}\n");
     let usage = "\nto see all: man opta-daemon, section Configuration\n";
     for (words, status, message) in [
         (
@@ -149,6 +150,12 @@ fn what_could_not_be_used_is_refused_and_changes_nothing() {
             1,
             format!("cannot use the settings: {at}permissions.write_file: {{*}}'yes'\n"),
         ),
+        ("connection.url ftp://box", 1, unusable("connection.url: {*} http:// nor https://")),
+        ("connection.url http://me:s3cret@box", 1, unusable("connection.url: {*}OPTA_API_KEY")),
+        ("connection.host box:8080", 1, unusable("connection.host: it names no host")),
+        ("connection.proxy ftp://box", 1, unusable("connection.proxy: {*}socks5://")),
+        ("connection.caFile ca.pem", 1, unusable("connection.caFile: {*}'ca.pem'")),
+        ("model.default a\u{7f}b", 1, unusable("model.default: {*}no control characters")),
         ("environment [\"A=\"]", 1, format!("cannot use the settings: {at}environment: {{*}}\n")),
         ("environment A", 1, "cannot set environment: it takes JSON ({*}), not 'A'\n".to_owned()),
         (
@@ -167,6 +174,18 @@ fn what_could_not_be_used_is_refused_and_changes_nothing() {
         run.stderr(&format!("opta: {message}")).status(status).run();
         assert_eq!(text(&home), "{}", "{words}");
     }
+    // A variable that is used instead makes it no better.
+    let run = home.opta("config set model.toolChoice no").env("OPTA_TOOL_CHOICE", "auto");
+    run.stderr("opta: cannot use the settings: {*}config.json: {*}\n").status(1).run();
+    // What was written by hand is checked, too, whichever setting it is.
+    home.write(&home.config(), r#"{"log":{"level":"info"},"connection":{"url":"box:x"}}"#);
+    let refused = format!("opta: {}", unusable("connection.url: its port is {*}"));
+    for words in ["list", "get connection.url", "get log.level", "set daemon.port 1"] {
+        home.opta(&format!("config {words}")).stderr(&refused).status(1).run();
+    }
+    home.opta("do x").stderr("{*}connection.url: its port is {*}").status(1).run();
+    home.opta("config set connection.url http://box").run();
+    home.opta("config get log.level").stdout("info\n").run();
     let damaged = "{\n\"a\": }\n";
     home.write(&home.config(), damaged);
     let refused =

@@ -324,7 +324,9 @@ fn pages_and_readme_list_the_exit_statuses_of_the_program() {
 #[test]
 fn the_page_lists_the_variables_that_are_read() {
     let mut read = between(&document("src/paths.rs"), "variable(\"", '"');
-    read.extend(between(&document("src/config.rs"), "variable(\"", '"'));
+    for source in ["src/config.rs", "src/config/variables.rs"] {
+        read.extend(between(&document(source), "variable(\"", '"'));
+    }
     // Only for tests.
     read.remove("OPTA_SERVICE_MANAGER");
     let listed = |name: &str| {

@@ -285,15 +285,15 @@ fn no_secret_of_the_settings_is_told() {
     let home = Home::new();
     home.start();
     let file = r#"{"connection":{"proxy":"http://me:s3cr\"@et@box:3128","adminKey":"s3cret",
-        "url":"https://s3cret\u0040box/v1"},"auth":{"token":"s3cret"},"s3cret":"s3cret",
-        "permissions":{"web_search":"s3cret"}}"#;
+        "host":"box"},"auth":{"token":"s3cret"},"s3cret":"s3cret",
+        "permissions":{"web_search":"deny"}}"#;
     home.write(&home.config(), file);
     let api = Api::of(&home);
     let listed = perform(&api, "config.list", "{}").expect(200).body;
     let proxy = "http://…@box:3128";
-    let shown = r#""config":{"connection.proxy":"PROXY","connection.url":"https://…@box/v1"}"#;
+    let shown = r#""config":{"connection.proxy":"PROXY","connection.host":"box"}"#;
     assert!(listed.contains(&shown.replace("PROXY", proxy)), "{listed}");
-    for key in ["proxy", "adminKey", "url"] {
+    for key in ["proxy", "adminKey"] {
         let got = perform(&api, "config.get", &format!(r#"{{"key":"connection.{key}"}}"#));
         assert!(!got.body.contains("s3cr") && !got.body.contains("@et"), "{}", got.body);
     }
@@ -302,6 +302,20 @@ fn no_secret_of_the_settings_is_told() {
     let back = format!(r#"{{"key":"connection.proxy","value":"{proxy}"}}"#);
     perform(&api, "config.set", &back).expect(400);
     assert_eq!(fs::read_to_string(home.config()).unwrap(), file);
+    // A URL that cannot be used is not quoted.
+    home.write(&home.config(), file.replace("\"host\":\"", "\"url\":\"https://s3cret\\u0040"));
+    for (id, input) in [
+        ("config.list", "{}"),
+        ("config.get", r#"{"key":"connection.url"}"#),
+        ("config.set", r#"{"key":"log.files","value":1}"#),
+    ] {
+        let refused = perform(&api, id, input).expect(400);
+        let message = refused.field("message");
+        assert!(message.contains("connection.url: it has a user name or a password"), "{message}");
+        assert!(!refused.body.contains("s3cret"), "{message}");
+    }
+    perform(&api, "config.reset", r#"{"key":"connection.url"}"#).expect(200);
+    perform(&api, "config.list", "{}").expect(200);
 }
 
 #[test]

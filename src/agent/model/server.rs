@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use crate::agent::base_url::BaseUrl;
 use crate::config;
+use crate::config::BaseUrl;
 use crate::error::reason;
 use crate::http::curl::{self, Tls};
 use crate::http::{self, ClientConnection, Request, ResponseHead};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::finding::{Check, fail, failed, first_installed, pass, quoted, warn};
 use crate::commands::config_file::unknown_settings;
-use crate::config;
+use crate::config::{Config, ModelSettings};
 use crate::error::{Error, Kind};
 use crate::paths::Paths;
 
@@ -18,9 +18,8 @@ pub fn settings(paths: &Paths) -> Check {
         }
         _ => failed(&error, edit(&path)),
     };
-    let text = config::source(&path).map_err(invalid)?;
-    config::check(text.as_deref().unwrap_or("{}"), &path).map_err(invalid)?;
     let unknown = unknown_settings(&path).map_err(invalid)?;
+    Config::load(&path).and_then(|_| ModelSettings::load(&path)).map_err(invalid)?;
     if !unknown.is_empty() {
         let message = format!("{shown} has unknown settings: {}", unknown.join(", "));
         return Ok(warn(message).with_fix(edit(&path)));

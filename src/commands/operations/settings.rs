@@ -47,13 +47,12 @@ fn key(input: &Input) -> Result<String, Refusal> {
     Err(Refusal::new(404, "not_found", format!("there is no setting '{key}'")))
 }
 
-/// Returns the value of a setting without the password of a URL.
+/// Returns the value of a setting without the password of a URL. A proxy may have one.
 fn without_secret(key: &str, value: &str) -> Raw {
     // It was checked.
     let raw = Raw::parse(value).unwrap_or_else(|_| Raw::empty());
-    let may_be_url = ["connection.host", "connection.proxy", "connection.url"].contains(&key);
     match raw.as_str().rsplit_once('@') {
-        Some((before, host)) if may_be_url => {
+        Some((before, host)) if key == "connection.proxy" => {
             let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
             let scheme = scheme.trim_start_matches('"');
             let separator = if scheme.is_empty() { "" } else { "://" };

@@ -1,4 +1,4 @@
-//! The URL of a model server, as users write it. Pure: no name is resolved.
+//! The URLs of a model server and of a proxy, as users write them. Pure: no name is resolved.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -22,9 +22,7 @@ impl BaseUrl {
     ///
     /// The error is a clause that does not quote the text, which may contain a secret.
     pub fn parse(text: &str) -> Result<BaseUrl, &'static str> {
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("it has characters that a URL cannot have");
-        }
+        check_characters(text)?;
         let (is_secure, rest) = match text.split_once("://") {
             None => (false, text),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
@@ -38,15 +36,8 @@ impl BaseUrl {
         if authority.contains('@') {
             return Err("it has a user name or a password; a key belongs in OPTA_API_KEY");
         }
-        let (host, port) = split_port(authority);
-        if !is_host(host) {
-            return Err("it names no host");
-        }
-        let port = match port {
-            None if is_secure => HTTPS_PORT,
-            None => 80,
-            Some(port) => number(port).ok_or("its port is not a number from 1 to 65535")?,
-        };
+        let (host, port) = host_and_port(authority)?;
+        let port = port.unwrap_or(if is_secure { HTTPS_PORT } else { 80 });
         let path = path.trim_end_matches('/');
         let path = path.strip_suffix("/chat/completions").unwrap_or(path);
         let path = if path.is_empty() { "/v1" } else { path };
@@ -101,6 +92,35 @@ impl BaseUrl {
         let address = host.parse::<IpAddr>();
         host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|found| found.is_loopback())
     }
+}
+
+/// Fails unless curl(1) could take a text as a proxy: a URL, or a host and perhaps a port. The
+/// error does not quote the text.
+pub fn check_proxy(text: &str) -> Result<(), &'static str> {
+    check_characters(text)?;
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+    let known = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
+    if !known.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return Err("it begins with neither http://, https://, socks4:// nor socks5://");
+    }
+    let (authority, _) = split_path(rest);
+    host_and_port(authority.rsplit('@').next().unwrap_or_default()).map(drop)
+}
+
+fn check_characters(text: &str) -> Result<(), &'static str> {
+    match text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err("it has characters that a URL cannot have"),
+    }
+}
+
+fn host_and_port(authority: &str) -> Result<(&str, Option<u16>), &'static str> {
+    let (host, port) = split_port(authority);
+    if !is_host(host) {
+        return Err("it names no host");
+    }
+    let number = |port| number(port).ok_or("its port is not a number from 1 to 65535");
+    Ok((host, port.map(number).transpose()?))
 }
 
 /// Splits before the first slash.
@@ -165,6 +185,32 @@ mod tests {
             ("http://box:11434/", "http://box:11434/v1"),
         ] {
             assert_eq!(BaseUrl::parse_ollama(text).unwrap().url(), url, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_what_curl_takes() {
+        for text in [
+            "proxy.example",
+            "proxy.example:3128",
+            "http://me:s3c@ret@proxy.example:3128/",
+            "HTTPS://proxy",
+            "socks5h://[::1]:1080",
+            "socks4a://localhost",
+        ] {
+            assert_eq!(check_proxy(text), Ok(()), "{text}");
+        }
+        for (text, because) in [
+            ("ftp://proxy", "begins with neither"),
+            ("http://", "no host"),
+            ("me:s3cret@", "no host"),
+            ("http://me:s3cret@pro,xy", "no host"),
+            ("proxy:0", "port"),
+            ("proxy:65536", "port"),
+            ("proxy\n", "characters"),
+        ] {
+            let error = check_proxy(text).unwrap_err();
+            assert!(error.contains(because) && !error.contains("s3cret"), "{text:?}: {error}");
         }
     }
 
