@@ -4,7 +4,7 @@
 //! A line feed ends a line and is not part of it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -13,7 +13,9 @@ use std::os::unix::fs::FileExt;
 /// A line of more than `bytes_max` bytes is returned as soon as it is known to be longer: its first
 /// `bytes_max + 1` bytes. The rest of it is skipped.
 pub struct Lines {
+    /// What has arrived is before `end`. The rest keeps its bytes, so that it is cleared only once.
     buffer: Vec<u8>,
+    end: usize,
     /// The next line begins here; up to `searched` it has no end.
     start: usize,
     searched: usize,
@@ -32,13 +34,15 @@ impl Default for Lines {
 impl Lines {
     /// Returns an empty buffer for lines of up to `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Lines {
-        Lines { buffer: Vec::new(), start: 0, searched: 0, bytes_max, skips: false }
+        Lines { buffer: Vec::new(), end: 0, start: 0, searched: 0, bytes_max, skips: false }
     }
 
     /// Adds bytes that arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.compact();
+        self.buffer.truncate(self.end);
         self.buffer.extend_from_slice(bytes);
+        self.end = self.buffer.len();
     }
 
     /// Adds up to `count` bytes, which `read` puts into the slice that it is given. Returns what
@@ -49,10 +53,11 @@ impl Lines {
         read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         self.compact();
-        let old = self.buffer.len();
-        self.buffer.resize(old + count, 0);
-        let filled = read(self.buffer.get_mut(old..).unwrap_or_default());
-        self.buffer.truncate(old + filled.as_ref().map_or(0, |filled| *filled));
+        let end = self.end + count;
+        let missing = end.saturating_sub(self.buffer.len());
+        self.buffer.append(&mut vec![0; missing]);
+        let filled = read(self.buffer.get_mut(self.end..end).unwrap_or_default());
+        self.end += filled.as_ref().map_or(0, |filled| *filled);
         filled
     }
 
@@ -73,12 +78,12 @@ impl Lines {
 
     /// Returns the part of the next line that has arrived, after [`Lines::next`] returned `None`.
     pub fn pending(&self) -> &[u8] {
-        self.buffer.get(self.start..).unwrap_or_default()
+        self.buffer.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Returns the part of the next line that has arrived, unless it is empty, as if it had ended.
     pub fn take_pending(&mut self) -> Option<&[u8]> {
-        let range = self.start..self.buffer.len();
+        let range = self.start..self.end;
         (self.start, self.searched, self.skips) = (range.end, range.end, false);
         self.buffer.get(range).filter(|line| !line.is_empty())
     }
@@ -90,9 +95,9 @@ impl Lines {
 
     fn find(&mut self) -> Option<Range<usize>> {
         loop {
-            let unsearched = self.buffer.get(self.searched..).unwrap_or_default();
+            let unsearched = self.buffer.get(self.searched..self.end).unwrap_or_default();
             let feed = line_feed(unsearched).map(|at| self.searched + at);
-            let (start, end) = (self.start, feed.unwrap_or(self.buffer.len()));
+            let (start, end) = (self.start, feed.unwrap_or(self.end));
             let cut = start.saturating_add(self.bytes_max).saturating_add(1);
             self.searched = end + usize::from(feed.is_some());
             if feed.is_none() && !self.skips && end < cut {
@@ -108,20 +113,22 @@ impl Lines {
     }
 
     fn compact(&mut self) {
-        self.buffer.drain(..self.start);
-        self.searched -= self.start;
-        self.start = 0;
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.searched -= self.start;
+            self.start = 0;
+        }
     }
 }
 
-/// Returns the index of the first line feed. It searches in strides, for which `contains` compares
-/// many bytes at a time: long journals are read completely.
+/// Returns the index of the first line feed.
 fn line_feed(bytes: &[u8]) -> Option<usize> {
-    const STRIDE_BYTES: usize = 64;
-    let (index, stride) =
-        bytes.chunks(STRIDE_BYTES).enumerate().find(|(_, stride)| stride.contains(&b'\n'))?;
-    let within = stride.iter().position(|byte| *byte == b'\n')?;
-    Some(index * STRIDE_BYTES + within)
+    let mut rest = bytes;
+    // This is the library's search for a byte, which compares many at a time: long journals are
+    // read completely.
+    let count = rest.skip_until(b'\n').ok()?;
+    count.checked_sub(1).filter(|at| bytes.get(*at) == Some(&b'\n'))
 }
 
 /// Reads from `at` until `room` is full or the file ends. Returns the number of bytes read.
@@ -142,6 +149,7 @@ pub fn read_at(file: &File, room: &mut [u8], at: u64) -> io::Result<usize> {
 pub const READ_BYTES: usize = 64 * 1024;
 
 /// The lines of a part of a file.
+#[derive(Default)]
 pub struct Forwards {
     lines: Lines,
     /// Where the file is read next, and where the part ends.
@@ -156,12 +164,18 @@ impl Forwards {
         Forwards { lines: Lines::new(bytes_max), at: start, end }
     }
 
+    /// Continues with another part of a file, in the same memory.
+    pub fn restart(&mut self, start: u64, end: u64) {
+        self.lines.clear();
+        (self.at, self.end) = (start, end);
+    }
+
     /// Returns the next line and where it begins in the file. If there is none, the file may have
     /// grown at the next call.
     pub fn next(&mut self, file: &File) -> io::Result<Option<(&[u8], u64)>> {
         loop {
             if let Some(range) = self.lines.find() {
-                let start = self.at - (self.lines.buffer.len() - range.start) as u64;
+                let start = self.at - (self.lines.end - range.start) as u64;
                 return Ok(Some((self.lines.buffer.get(range).unwrap_or_default(), start)));
             }
             // Twice as much each time, so a long line is not copied often.

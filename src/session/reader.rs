@@ -228,7 +228,8 @@ impl Reader {
         mut visit: impl FnMut(&Record<'_>) -> bool,
     ) -> io::Result<()> {
         let (start, end) = self.range_after(after);
-        self.visit(&Stretch { after, start, end }, |record, _| visit(record))
+        let stretch = Stretch { after, start, end };
+        self.visit(&stretch, &mut Forwards::default(), |record, _| visit(record))
     }
 
     /// Returns the stretch of the journal that ends where the one that starts at `before` does: the
@@ -241,10 +242,11 @@ impl Reader {
     }
 
     /// Passes the events in a stretch, each with the offset of its record, to `visit` until it
-    /// returns `false`.
+    /// returns `false`. Reads into the memory of `lines`.
     pub(super) fn visit(
         &mut self,
         stretch: &Stretch,
+        lines: &mut Forwards,
         mut visit: impl FnMut(&Record<'_>, u64) -> bool,
     ) -> io::Result<()> {
         let Stretch { after, start, end } = *stretch;
@@ -259,7 +261,7 @@ impl Reader {
                 None => return Ok(()),
             },
         };
-        let mut lines = Forwards::new(start, end, usize::MAX);
+        lines.restart(start, end);
         let mut last = after;
         while let Some((line, offset)) = lines.next(file)? {
             let Some(record) = next_record(line, last) else {

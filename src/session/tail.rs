@@ -3,9 +3,10 @@
 //! The messages are the last ones of the whole conversation. What they cost is bounded by what a
 //! model is sent, not by the length of the journal or by the turns that wait in the queue.
 
-use std::io;
+use std::{io, mem};
 
 use crate::limits;
+use crate::lines::Forwards;
 use crate::protocol::event::{Event, EventKind};
 
 use super::reader::{Reader, Stretch};
@@ -49,6 +50,8 @@ struct Tail<Q> {
     has_task: bool,
     /// The session's own system prompt, if its event was read.
     system_prompt: Option<Option<String>>,
+    /// The memory that the journal is read into.
+    lines: Forwards,
     /// Reads the inputs of turns that were queued in another stretch.
     inputs: Reader,
     /// Returns the number of the `turn.queued` event of a turn.
@@ -71,6 +74,7 @@ pub(super) fn read(
         bytes_max: bounds.messages,
         has_task: false,
         system_prompt: None,
+        lines: Forwards::default(),
         inputs,
         queued_at,
     };
@@ -105,7 +109,8 @@ impl<Q: Fn(&str) -> Option<u64>> Tail<Q> {
         let mut places: Vec<(u64, Option<u64>)> = Vec::new();
         let mut before = stretch.start;
         let marked = reader.marks();
-        reader.visit(stretch, |record, at| {
+        let mut lines = mem::take(&mut self.lines);
+        reader.visit(stretch, &mut lines, |record, at| {
             let said = if at == stretch.start { record.said() } else { None };
             if let Some(from) = said.and_then(|said| say(&said, &marked, &mut part, &mut places)) {
                 before = from;
@@ -114,6 +119,7 @@ impl<Q: Fn(&str) -> Option<u64>> Tail<Q> {
             places.resize(part.messages.len(), (at, input));
             true
         })?;
+        self.lines = lines;
         let messages = part.messages.into_iter().zip(places);
         for (message, (at, input)) in messages.rev() {
             self.add(Placed { message, at, input })?;
@@ -130,8 +136,9 @@ impl<Q: Fn(&str) -> Option<u64>> Tail<Q> {
             Some(EventKind::TurnStart) => {
                 let Some(Event::TurnStart(head)) = record.event() else { return None };
                 let input = part.take_queued(&head.turn_id);
-                let queued_at = (self.queued_at)(&head.turn_id).filter(|seq| *seq < record.seq);
-                let queued_at = queued_at.filter(|_| input.is_none());
+                let is_missing = input.is_none();
+                let queued_at = is_missing.then(|| (self.queued_at)(&head.turn_id)).flatten();
+                let queued_at = queued_at.filter(|seq| *seq < record.seq);
                 part.start(input.or_else(|| queued_at.map(|_| String::new())));
                 queued_at
             }
