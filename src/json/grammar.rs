@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use crate::limits::JSON_DEPTH_MAX;
 
 use super::DecodeError;
+use super::special::find_special;
 
 /// The kind of a token, which its first byte determines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +98,8 @@ impl Tokenizer {
         mut special: impl FnMut(usize) -> Result<usize, E>,
     ) -> Result<bool, E> {
         while let Some(rest) = bytes.get(self.at..) {
-            let Some(length) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..b' '))
-            else {
+            let is_special = |byte| matches!(byte, b'"' | b'\\' | ..b' ');
+            let Some(length) = find_special(rest, is_special) else {
                 self.at = bytes.len();
                 break;
             };

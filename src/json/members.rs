@@ -14,7 +14,7 @@ pub struct Member<'t> {
 impl<'t> Member<'t> {
     /// Returns the value if it is a string.
     pub fn string(&self) -> Option<Cow<'t, str>> {
-        string(self.value)
+        unquoted(self.value)
     }
 }
 
@@ -47,12 +47,12 @@ pub fn members(text: &str) -> Option<Vec<Member<'_>>> {
             token = tokens.next(text)?;
         }
         let value = text.get(start..token.start + token.text.len())?;
-        members.push(Member { name: string(name.text)?, value });
+        members.push(Member { name: unquoted(name.text)?, value });
     }
 }
 
 /// Returns the text of a string in quotes; `None` of any other value.
-fn string(token: &str) -> Option<Cow<'_, str>> {
+pub fn unquoted(token: &str) -> Option<Cow<'_, str>> {
     let inner = token.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') { unescaped(inner).map(Cow::Owned) } else { Some(inner.into()) }
 }
@@ -61,7 +61,7 @@ fn string(token: &str) -> Option<Cow<'_, str>> {
 fn unescaped(inner: &str) -> Option<String> {
     let mut out = String::with_capacity(inner.len());
     let mut rest = inner;
-    while let Some(at) = rest.bytes().position(|byte| byte == b'\\') {
+    while let Some(at) = rest.find('\\') {
         out.push_str(rest.get(..at)?);
         let (c, end) = match *rest.as_bytes().get(at + 1)? {
             b'u' => {

@@ -14,6 +14,8 @@ pub mod edit;
 mod fuzz;
 mod grammar;
 mod members;
+mod quoted;
+mod special;
 mod surrogates;
 
 use std::fmt;
@@ -21,6 +23,7 @@ use std::str::{Chars, FromStr};
 
 pub use grammar::{TokenKind, Tokenizer};
 pub use members::{Member, members};
+pub use quoted::{Quoted, quote};
 pub use surrogates::{Joiner, repair};
 
 use nanoserde::{DeJson, DeJsonErr, DeJsonState, DeJsonTok, SerJson, SerJsonState};
@@ -110,42 +113,6 @@ impl SerJson for Object<'_> {
         }
         state.st_post(depth);
     }
-}
-
-/// Appends `text` as a JSON string.
-///
-/// Control characters, C1 included, and U+2028 and U+2029 are escaped, so every reader takes the
-/// result as one line.
-pub fn quote(text: &str, out: &mut String) {
-    out.push('"');
-    let mut rest = text;
-    // Most bytes are copied in runs: this is where the time of a request to the model goes.
-    while let Some(at) = rest.bytes().position(may_be_special) {
-        let (before, after) = rest.split_at(at);
-        out.push_str(before);
-        let mut after = after.chars();
-        match after.next() {
-            Some('"') => out.push_str("\\\""),
-            Some('\\') => out.push_str("\\\\"),
-            Some('\n') => out.push_str("\\n"),
-            Some('\r') => out.push_str("\\r"),
-            Some('\t') => out.push_str("\\t"),
-            Some(c) if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-            Some(c) => out.push(c),
-            None => {}
-        }
-        rest = after.as_str();
-    }
-    out.push_str(rest);
-    out.push('"');
-}
-
-/// Returns whether a character that [`quote`] escapes may begin with this byte.
-fn may_be_special(byte: u8) -> bool {
-    // C1 begins with C2, and U+2028 with E2.
-    matches!(byte, ..b' ' | b'"' | b'\\' | 0x7f | 0xc2 | 0xe2)
 }
 
 /// Returns a member of an object after a comma: `,"name":value`.
@@ -418,16 +385,6 @@ mod tests {
         assert_eq!(error.to_string(), "line 3, column 7: expected ':'");
         let error = parse::<Count>(b"{\"\xc3\xbc\":\n\"\xff\"}").unwrap_err();
         assert_eq!(error.to_string(), "line 2, column 2: this byte is not UTF-8");
-    }
-
-    #[test]
-    fn quoting_is_undone_by_parsing_and_stays_on_one_line() {
-        let all: String = ('\0'..'\u{3000}').chain(['\u{fffd}', '😀']).collect();
-        let mut quoted = String::new();
-        quote(&all, &mut quoted);
-        assert_eq!(parse::<String>(quoted.as_bytes()), Ok(all.clone()));
-        assert!(!quoted.contains(|c: char| c.is_control() || c == '\u{2028}' || c == '\u{2029}'));
-        assert_eq!(parse::<String>(text(&all).as_bytes()), Ok(all));
     }
 
     #[test]
