@@ -318,6 +318,6 @@ fn request<'a>(
         target,
         bearer: Some(info.token.secret()),
         accept: "application/json",
-        body,
+        body: [body, "", ""],
     }
 }

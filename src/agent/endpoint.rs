@@ -262,7 +262,7 @@ fn models_at(
         target: "/v1/models",
         bearer: None,
         accept: "application/json",
-        body: "",
+        body: [""; 3],
     };
     let left = || deadline.saturating_duration_since(Instant::now());
     connection.send(&request, left())?;

@@ -2,6 +2,8 @@
 //!
 //! Nothing is lost: the session keeps everything, and each turn starts with its end again.
 
+use std::borrow::Cow;
+
 use crate::limits;
 use crate::session::replay::{Conversation, Message};
 
@@ -92,8 +94,11 @@ impl History {
 
     /// Returns the messages as a JSON array.
     pub fn json(&self) -> String {
-        let mut messages: Vec<Message> = self.entries.iter().map(Entry::clipped).collect();
-        if let Some(Message::User(task)) = messages.iter_mut().rfind(|one| one.is_user()) {
+        let mut messages: Vec<Cow<'_, Message>> = self.entries.iter().map(Entry::clipped).collect();
+        let has_notes = self.calls_omitted || !self.notes.is_empty();
+        if let Some(task) = messages.iter_mut().rfind(|one| has_notes && one.is_user())
+            && let Message::User(task) = task.to_mut()
+        {
             if self.calls_omitted {
                 task.push_str(CALLS_OMITTED);
             }
@@ -104,10 +109,13 @@ impl History {
         }
         if self.turns_omitted {
             let first = messages.iter().take_while(|one| one.is_given_as("system")).count();
-            match messages.get_mut(first) {
+            match messages.get_mut(first).map(Cow::to_mut) {
                 // Some models expect the user and the assistant to alternate.
                 Some(Message::User(text)) => text.insert_str(0, TURNS_OMITTED),
-                _ => messages.insert(first, Message::User(TURNS_OMITTED.trim_end().to_owned())),
+                _ => {
+                    let note = Message::User(TURNS_OMITTED.trim_end().to_owned());
+                    messages.insert(first, Cow::Owned(note));
+                }
             }
         }
         model::messages(self.system.as_deref(), &messages)
@@ -209,15 +217,17 @@ impl Entry {
         is_result && self.bytes() > bytes_max.max(RESULT_OMITTED.len())
     }
 
-    fn clipped(&self) -> Message {
-        let mut message = self.message.clone();
-        if let Message::Tool { result, .. } = &mut message {
-            *result = match self.bytes_max {
-                0 => RESULT_OMITTED.to_owned(),
-                bytes_max => clip(std::mem::take(result), bytes_max),
-            };
+    fn clipped(&self) -> Cow<'_, Message> {
+        match &self.message {
+            Message::Tool { call_id, result } if result.len() > self.bytes_max => {
+                let clipped = match self.bytes_max {
+                    0 => RESULT_OMITTED.to_owned(),
+                    bytes_max => clip(result.text(), bytes_max),
+                };
+                Cow::Owned(Message::result(call_id.clone(), &clipped))
+            }
+            message => Cow::Borrowed(message),
         }
-        message
     }
 }
 
@@ -243,7 +253,7 @@ mod tests {
     }
 
     fn tool(id: &str, result: &str) -> Message {
-        Message::Tool { call_id: id.into(), result: result.into() }
+        Message::result(id.into(), result)
     }
 
     fn history(messages: Vec<Message>) -> History {

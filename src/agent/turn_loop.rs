@@ -421,7 +421,7 @@ impl<'a> TurnLoop<'a> {
                     self.was_nudged = true;
                     result.push_str(SAME_RESULT);
                 }
-                self.history.push(Message::Tool { call_id, result });
+                self.history.push(Message::result(call_id, &result));
             }
             rest = later;
         }

@@ -1,6 +1,6 @@
 //! One connection for one request. Every wait has a deadline and can be interrupted.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -71,11 +71,13 @@ impl<'w> ClientConnection<'w> {
             Transport::Socket(socket) => socket,
             Transport::Curl(curl) => return curl.send(request, limit, self.wake),
         };
-        let text = request.text()?;
-        let mut rest = text.as_bytes();
+        let head = request.head()?;
+        let [first, second, third] = request.body;
+        let mut parts = [&head, first, second, third].map(|part| IoSlice::new(part.as_bytes()));
+        let mut rest = parts.as_mut_slice();
         while !rest.is_empty() {
-            match socket.write(rest) {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            match socket.write_vectored(rest) {
+                Ok(count) => IoSlice::advance_slices(&mut rest, count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     wait(socket, Interest::Either, limit, self.wake)?;
@@ -244,7 +246,14 @@ mod tests {
 
     fn request<'a>(method: &'static str, body: &'a str) -> Request<'a> {
         let authority = "h".to_owned();
-        Request { method, authority, target: "/", bearer: None, accept: "text/plain", body }
+        Request {
+            method,
+            authority,
+            target: "/",
+            bearer: None,
+            accept: "text/plain",
+            body: [body, "", ""],
+        }
     }
 
     #[test]

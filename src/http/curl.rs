@@ -110,8 +110,8 @@ impl<'w> Curl<'w> {
     ) -> io::Result<()> {
         let config = config(request, &self.tls, self.body)?;
         let Some((input, body)) = self.request.take() else { return Ok(()) };
-        let written = write(input, config.as_bytes(), limit, wake)
-            .and_then(|()| write(body, request.body.as_bytes(), limit, wake));
+        let written = write(input, &[&config], limit, wake)
+            .and_then(|()| write(body, &request.body, limit, wake));
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             written => written,
@@ -163,15 +163,15 @@ impl AsFd for Curl<'_> {
     }
 }
 
-/// Writes all bytes to a pipe and closes it.
+/// Writes all parts to a pipe and closes it.
 fn write(
     pipe: impl Into<OwnedFd>,
-    bytes: &[u8],
+    parts: &[&str],
     limit: Duration,
     wake: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
     let mut pipe = File::from(pipe.into());
-    for piece in bytes.chunks(sys::PIPE_BYTES) {
+    for piece in parts.iter().flat_map(|part| part.as_bytes().chunks(sys::PIPE_BYTES)) {
         wait(&pipe, Interest::Write, limit, wake)?;
         pipe.write_all(piece)?;
     }
@@ -197,7 +197,7 @@ fn config(request: &Request<'_>, tls: &Tls<'_>, body: i32) -> io::Result<String>
     if let Some(secret) = bearer {
         set("header", &format!("Authorization: Bearer {secret}"));
     }
-    if !request.body.is_empty() {
+    if request.body_length() > 0 {
         set("header", "Content-Type: application/json");
         set("data-binary", &format!("@/dev/fd/{body}"));
     }
@@ -257,7 +257,7 @@ mod tests {
             target: "/v1/\"\\",
             bearer: Some("s3\"cret"),
             accept: "text/plain",
-            body: "{}",
+            body: ["{}", "", ""],
         }
     }
 
@@ -274,7 +274,7 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
         assert!(!text.contains("cacert") && !text.contains("noproxy"), "{text}");
-        let get = Request { body: "", ..request() };
+        let get = Request { body: [""; 3], ..request() };
         assert!(!config(&get, &tls, 9).unwrap().contains("data-binary"));
         for bad in [
             Request { bearer: Some("a\nurl = x"), ..request() },

@@ -18,8 +18,8 @@ pub struct Request<'a> {
     pub bearer: Option<&'a str>,
     /// The media types that are accepted.
     pub accept: &'static str,
-    /// JSON; empty for none.
-    pub body: &'a str,
+    /// JSON in parts, which are sent one after another; empty for none.
+    pub body: [&'a str; 3],
 }
 
 impl Request<'_> {
@@ -35,13 +35,18 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// Returns the request as it is sent.
+    /// Returns the length of the body.
+    pub fn body_length(&self) -> usize {
+        self.body.iter().map(|part| part.len()).sum()
+    }
+
+    /// Returns the head of the request as it is sent.
     ///
     /// # Errors
     /// As [`Request::check`].
-    pub fn text(&self) -> io::Result<String> {
+    pub fn head(&self) -> io::Result<String> {
         self.check()?;
-        let Request { method, authority, target, bearer, accept, body } = self;
+        let Request { method, authority, target, bearer, accept, .. } = self;
         let version = env!("CARGO_PKG_VERSION");
         let mut text = format!(
             "{method} {target} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: opta/{version}\r\n\
@@ -50,13 +55,12 @@ impl Request<'_> {
         if let Some(secret) = bearer {
             text.push_str(&format!("Authorization: Bearer {secret}\r\n"));
         }
-        if !body.is_empty() {
-            let length = body.len();
+        let length = self.body_length();
+        if length > 0 {
             text.push_str("Content-Type: application/json\r\n");
             text.push_str(&format!("Content-Length: {length}\r\n"));
         }
         text.push_str("\r\n");
-        text.push_str(body);
         Ok(text)
     }
 }
@@ -325,22 +329,22 @@ mod tests {
             target: "/",
             bearer: None,
             accept: "text/plain",
-            body: "",
+            body: [""; 3],
         }
     }
 
     #[test]
-    fn a_request_is_one_head_and_its_body() {
-        let post = Request { method: "POST", bearer: Some("s3"), body: "{\"a\":1}", ..request() };
-        let text = post.text().unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert_eq!(body, "{\"a\":1}");
+    fn a_head_has_the_length_of_the_whole_body() {
+        let body = ["{\"a\":", "", "1}"];
+        let post = Request { method: "POST", bearer: Some("s3"), body, ..request() };
+        let text = post.head().unwrap();
+        let head = text.strip_suffix("\r\n\r\n").unwrap();
         let lines: Vec<&str> = head.split("\r\n").collect();
         assert_eq!(lines[..2], ["POST / HTTP/1.1", "Host: h:1"]);
         for line in ["Connection: close", "Authorization: Bearer s3", "Content-Length: 7"] {
             assert!(lines.contains(&line), "{head}");
         }
-        let text = request().text().unwrap();
+        let text = request().head().unwrap();
         assert!(!text.contains("Authorization") && !text.contains("Content-Length"), "{text}");
     }
 
@@ -352,7 +356,7 @@ mod tests {
                 Request { authority: odd.to_owned(), ..request() },
                 Request { bearer: Some(odd), ..request() },
             ] {
-                let error = request.text().unwrap_err();
+                let error = request.head().unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
                 assert!(odd.is_empty() || !error.to_string().contains(odd), "{error}");
             }

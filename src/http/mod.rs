@@ -190,7 +190,8 @@ mod tests {
             drop(socket.write_all(response.as_bytes()));
         });
         let (method, authority, accept) = ("GET", "h".to_owned(), "text/plain");
-        let request = Request { method, authority, target: "/", bearer: None, accept, body: "" };
+        let request =
+            Request { method, authority, target: "/", bearer: None, accept, body: [""; 3] };
         let result = send(port, &request);
         serving.unwrap().join().unwrap();
         result

@@ -3,11 +3,11 @@
 //! The journal is authoritative; everything here can be computed from it again. The state is small,
 //! however long the session: the text of the conversation stays on disk.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use nanoserde::{SerJson, SerJsonState};
 
+use crate::json::Quoted;
 use crate::protocol::event::{
     Event, EventKind, SessionConfig, ToolEnd, ToolStart, TurnDone, TurnError, TurnHead, TurnQueued,
 };
@@ -203,7 +203,7 @@ pub enum Message {
     },
     Tool {
         call_id: String,
-        result: String,
+        result: Quoted,
     },
 }
 
@@ -222,7 +222,11 @@ pub struct ToolCall {
 /// it: with some models that is the end of the prompt, which servers do not repeat. The tag that
 /// closes it ends a line, and is not in a block of code.
 pub fn answer_of(text: &str) -> &str {
-    let Some((thinking, answer)) = text.rsplit_once(THINK_END_LINE) else { return text };
+    // Searched for forwards, which is fast, as few texts have it.
+    if !text.contains(THINK_END_LINE) {
+        return text;
+    }
+    let (thinking, answer) = text.rsplit_once(THINK_END_LINE).unwrap_or_default();
     let is_in_code = thinking.matches("```").count() % 2 == 1;
     if is_in_code || thinking.contains("<think>") { text } else { answer.trim_start() }
 }
@@ -285,7 +289,7 @@ impl Conversation {
                 self.assistant(|_, calls| calls.push(call));
             }
             Event::ToolEnd(ToolEnd { id, result, .. }) => {
-                self.messages.push(Message::Tool { call_id: id, result });
+                self.messages.push(Message::result(id, &result));
             }
             _ => {}
         }
@@ -326,21 +330,30 @@ fn plain_text(payload: &str) -> Option<&str> {
     (id.bytes().all(is_plain) && text.bytes().all(is_plain)).then_some(text)
 }
 
-/// Returns the id of a call and its result, from a payload of `tool.end`. Results are long:
-/// decoding the whole event would take several times as long.
-fn result_of(payload: &str) -> Option<(String, String)> {
-    let members = json::members(payload)?;
-    let text = |name: &str| {
-        let member = members.iter().rev().find(|member| member.name == name);
-        member?.string().map(Cow::into_owned)
-    };
-    Some((text("id")?, text("result")?))
+/// Returns the id of a call and its result, from a payload of `tool.end`. Results are long, and can
+/// be sent with the escapes that they have in the journal: only the members around it are decoded.
+fn result_of(payload: &str) -> Option<(String, Quoted)> {
+    const RESULT: &str = ",\"result\":";
+    let (before, rest) = payload.split_once(RESULT)?;
+    let (result, after) = Quoted::read(rest.strip_prefix('"')?)?;
+    // In its place, to see that it is a member of the object itself, and the only one of this name.
+    let others = format!("{before}{RESULT}0{after}");
+    let members = json::members(&others)?;
+    let mut results = members.iter().filter(|member| member.name == "result");
+    let is_only = results.next()?.value == "0" && results.next().is_none();
+    let id = members.iter().rev().find(|member| member.name == "id")?.string()?;
+    is_only.then(|| (id.into_owned(), result))
 }
 
 impl Message {
     /// Returns an answer without calls.
     pub fn answer(text: String) -> Message {
         Message::Assistant { text, calls: Vec::new(), extra: String::new() }
+    }
+
+    /// Returns the result of a call.
+    pub fn result(call_id: String, result: &str) -> Message {
+        Message::Tool { call_id, result: Quoted::new(result) }
     }
 
     /// Returns the length of what it says: not of the names and the syntax around it.
@@ -374,28 +387,35 @@ impl Message {
                 quote_after("{\"role\":\"user\",\"content\":", text, out);
                 out.push('}');
             }
-            Message::Assistant { text, calls, extra } => {
-                quote_after("{\"role\":\"assistant\",\"content\":", answer_of(text), out);
-                out.push_str(extra);
-                let mut before = ",\"tool_calls\":[{\"id\":";
-                for call in calls {
-                    quote_after(before, &call.id, out);
-                    quote_after(",\"type\":\"function\",\"function\":{\"name\":", &call.name, out);
-                    quote_after(",\"arguments\":", &call.arguments, out);
-                    out.push('}');
-                    out.push_str(&call.extra);
-                    out.push('}');
-                    before = ",{\"id\":";
-                }
-                out.push_str(if calls.is_empty() { "}" } else { "]}" });
-            }
-            Message::Tool { call_id, result } => {
-                quote_after("{\"role\":\"tool\",\"tool_call_id\":", call_id, out);
-                quote_after(",\"content\":", result, out);
-                out.push('}');
-            }
+            Message::Assistant { text, calls, extra } => answer_json(text, calls, extra, out),
+            Message::Tool { call_id, result } => result_json(call_id, result, out),
         }
     }
+}
+
+/// Appends an answer as [`Message::json`] does.
+pub fn answer_json(text: &str, calls: &[ToolCall], extra: &str, out: &mut String) {
+    quote_after("{\"role\":\"assistant\",\"content\":", answer_of(text), out);
+    out.push_str(extra);
+    let mut before = ",\"tool_calls\":[{\"id\":";
+    for call in calls {
+        quote_after(before, &call.id, out);
+        quote_after(",\"type\":\"function\",\"function\":{\"name\":", &call.name, out);
+        quote_after(",\"arguments\":", &call.arguments, out);
+        out.push('}');
+        out.push_str(&call.extra);
+        out.push('}');
+        before = ",{\"id\":";
+    }
+    out.push_str(if calls.is_empty() { "}" } else { "]}" });
+}
+
+/// Appends the result of a call as [`Message::json`] does.
+pub fn result_json(call_id: &str, result: &Quoted, out: &mut String) {
+    quote_after("{\"role\":\"tool\",\"tool_call_id\":", call_id, out);
+    out.push_str(",\"content\":");
+    out.push_str(result.as_json());
+    out.push('}');
 }
 
 impl SerJson for Message {

@@ -181,7 +181,7 @@ pub(super) fn content_of(message: &Message) -> (String, String, &[ToolCall]) {
         }
         Message::Assistant { text, calls, .. } => ("assistant", answer_of(text), calls),
         Message::User(text) => ("user", text, &[]),
-        Message::Tool { result, .. } => ("tool", result, &[]),
+        Message::Tool { result, .. } => return ("tool".to_owned(), result.text(), &[]),
     };
     (role.to_owned(), text.to_owned(), calls)
 }
@@ -247,7 +247,7 @@ mod tests {
                 calls: vec![call("{\"command\":\"ls\n\"}")],
                 extra: String::new(),
             }),
-            Part::Message(Message::Tool { call_id: "c1".to_owned(), result: "left out".into() }),
+            Part::Message(Message::result("c1".to_owned(), "left out")),
             Part::Message(Message::answer("done".to_owned())),
             Part::NotStarted("and?".to_owned()),
             Part::Failed { code: "cancelled".to_owned(), message: "no\x1b".to_owned() },
@@ -282,7 +282,7 @@ mod tests {
                 calls: vec![call("{}")],
                 extra: String::new(),
             }),
-            Part::Message(Message::Tool { call_id: "c1".to_owned(), result }),
+            Part::Message(Message::result("c1".to_owned(), &result)),
         ]);
         let expected = concat!(
             "# a \\u{1b}[31m title\n\n- Session: `sess_1`\n",

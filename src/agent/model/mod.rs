@@ -38,6 +38,7 @@ use completion::CompletionParser;
 use fault::{CompletionError, RequestFailure, Retry};
 use retry::Pauses;
 use server::ModelServer;
+use wire::RequestBody;
 
 /// What the server did if its completion is truncated.
 const TRUNCATED: &str = "stopped in the middle of its answer";
@@ -135,9 +136,9 @@ fn attempt(
             let text = "the model has no tool calls: it answers without them".to_owned();
             on_delta(&Delta { kind: DeltaKind::Notice(None), text })?;
         }
-        let body = wire::request_body(request, model.as_deref(), omitted);
+        let body = RequestBody::new(request, model.as_deref(), omitted);
         let first = server.timeouts.first;
-        let (mut connection, head) = server.send("/chat/completions", &body, first)?;
+        let (mut connection, head) = server.send("/chat/completions", body.parts(), first)?;
         if head.status == 200 {
             let completion = receive(server, &mut connection, on_delta)?;
             return Ok(Completion { model, ..completion });

@@ -99,7 +99,7 @@ impl<'a> ModelServer<'a> {
     pub fn send(
         &self,
         path: &str,
-        body: &str,
+        body: [&str; 3],
         head_limit: Duration,
     ) -> Result<(ClientConnection<'a>, ResponseHead), RequestFailure> {
         self.send_to(&self.base.target(path), body, head_limit)
@@ -108,11 +108,11 @@ impl<'a> ModelServer<'a> {
     fn send_to(
         &self,
         target: &str,
-        body: &str,
+        body: [&str; 3],
         head_limit: Duration,
     ) -> Result<(ClientConnection<'a>, ResponseHead), RequestFailure> {
         let (method, accept) = match body {
-            "" => ("GET", "application/json"),
+            ["", ..] => ("GET", "application/json"),
             _ => ("POST", "text/event-stream, application/json"),
         };
         let request = Request {
@@ -148,7 +148,7 @@ impl<'a> ModelServer<'a> {
 
     /// Returns the body at `target`; `None` if there is none.
     fn get(&self, target: &str, limit: Duration) -> Result<Option<Vec<u8>>, RequestFailure> {
-        let (mut connection, head) = self.send_to(target, "", limit)?;
+        let (mut connection, head) = self.send_to(target, [""; 3], limit)?;
         match head.status {
             200 => {}
             404 | 405 | 501 => return Ok(None),

@@ -1,13 +1,14 @@
 //! What is sent to a model server: the request body, and a conversation that every server accepts.
 //! Pure.
 
+use std::borrow::{Borrow, Cow};
 use std::collections::HashSet;
 use std::iter;
 use std::time::Instant;
 
-use crate::json::{self, Raw};
+use crate::json::{self, Quoted, Raw};
 use crate::protocol::Endpoint;
-use crate::session::replay::{Message, ToolCall, answer_of};
+use crate::session::replay::{Message, ToolCall, answer_json, answer_of, result_json};
 
 use super::fault::is_about_context;
 
@@ -95,36 +96,56 @@ fn without(messages: &str, field: &str) -> String {
     out
 }
 
-/// Returns the body of a request for a streamed completion. Without a model, the server chooses.
-pub fn request_body(request: &ChatRequest<'_>, model: Option<&str>, omitted: &[&str]) -> String {
-    let mut fields = Vec::new();
-    let mut add = |name: &str, value: &str| {
-        if !omitted.contains(&name) {
-            fields.push(format!("\"{name}\":{value}"));
+/// The body of a request for a completion. The messages are not copied: they are long.
+pub struct RequestBody<'a> {
+    before: String,
+    messages: Cow<'a, str>,
+    after: String,
+}
+
+impl<'a> RequestBody<'a> {
+    /// Returns the body of a request for a streamed completion. Without a model, the server
+    /// chooses.
+    pub fn new(
+        request: &ChatRequest<'a>,
+        model: Option<&str>,
+        omitted: &[&str],
+    ) -> RequestBody<'a> {
+        let model = model.map(|model| format!("\"model\":{},", quoted(model)));
+        let before = format!("{{{}\"messages\":", model.unwrap_or_default());
+        let rejected = THINKING_FIELDS.into_iter().filter(|field| omitted.contains(field));
+        let messages = rejected
+            .fold(Cow::Borrowed(request.messages), |all, field| without(&all, field).into());
+        let mut after = String::new();
+        let mut add = |name: &str, value: &str| {
+            if !omitted.contains(&name) {
+                after.push_str(&format!(",\"{name}\":{value}"));
+            }
+        };
+        // Some servers reject an empty list.
+        let says_none = request.tool_choice == "none" && omitted.contains(&"tool_choice");
+        if request.tools.trim() != "[]" && !omitted.contains(&TOOLS) && !says_none {
+            add("tools", request.tools);
+            add("tool_choice", &quoted(request.tool_choice));
         }
-    };
-    if let Some(model) = model {
-        add("model", &quoted(model));
+        if let Some(tokens) = request.endpoint.max_tokens
+            && !omitted.contains(&TOKEN_LIMIT)
+        {
+            let older = !omitted.contains(&OLDER_TOKEN_LIMIT);
+            let name = if older { OLDER_TOKEN_LIMIT } else { TOKEN_LIMIT };
+            add(name, &tokens.to_string());
+        }
+        add("temperature", TEMPERATURE);
+        add("stream", "true");
+        add("stream_options", "{\"include_usage\":true}");
+        after.push('}');
+        RequestBody { before, messages, after }
     }
-    let rejected = THINKING_FIELDS.into_iter().filter(|field| omitted.contains(field));
-    add("messages", &rejected.fold(request.messages.to_owned(), |all, field| without(&all, field)));
-    // Some servers reject an empty list.
-    let says_none = request.tool_choice == "none" && omitted.contains(&"tool_choice");
-    if request.tools.trim() != "[]" && !omitted.contains(&TOOLS) && !says_none {
-        add("tools", request.tools);
-        add("tool_choice", &quoted(request.tool_choice));
+
+    /// Returns its parts in their order.
+    pub fn parts(&self) -> [&str; 3] {
+        [&self.before, &self.messages, &self.after]
     }
-    if let Some(tokens) = request.endpoint.max_tokens
-        && !omitted.contains(&TOKEN_LIMIT)
-    {
-        let older = !omitted.contains(&OLDER_TOKEN_LIMIT);
-        let name = if older { OLDER_TOKEN_LIMIT } else { TOKEN_LIMIT };
-        add(name, &tokens.to_string());
-    }
-    add("temperature", TEMPERATURE);
-    add("stream", "true");
-    add("stream_options", "{\"include_usage\":true}");
-    format!("{{{}}}", fields.join(","))
 }
 
 fn quoted(text: &str) -> String {
@@ -138,38 +159,47 @@ fn quoted(text: &str) -> String {
 ///
 /// Arguments are valid JSON, `{}` where they were not. Every call is followed by exactly one
 /// result, in the order of the calls; results of no call are omitted.
-pub fn messages(system: Option<&str>, conversation: &[Message]) -> String {
-    let prompt = |text| format!("{{\"role\":\"system\",\"content\":{}}}", quoted(text));
-    let mut out = Vec::from_iter(system.map(prompt).map(Message::Given));
+pub fn messages<M: Borrow<Message>>(system: Option<&str>, conversation: &[M]) -> String {
+    let mut out = String::from("[");
+    if let Some(system) = system {
+        out.push_str(&format!("{{\"role\":\"system\",\"content\":{}}}", quoted(system)));
+    }
+    let interrupted = Quoted::new(INTERRUPTED);
     let mut ids = HashSet::new();
-    for (position, message) in conversation.iter().enumerate() {
+    for (position, message) in conversation.iter().map(Borrow::borrow).enumerate() {
         let following = conversation.get(position + 1..).unwrap_or_default();
         match message {
             Message::Assistant { text, calls, extra }
                 if !answer_of(text).is_empty() || !calls.is_empty() =>
             {
                 let sent: Vec<ToolCall> = calls.iter().map(|call| valid(call, &mut ids)).collect();
-                let results: Vec<Message> = calls
-                    .iter()
-                    .zip(&sent)
-                    .map(|(call, sent)| result_of(call, &sent.id, following))
-                    .collect();
-                let (text, extra) = (text.clone(), extra.clone());
-                out.push(Message::Assistant { text, calls: sent, extra });
-                out.extend(results);
+                answer_json(text, &sent, extra, next(&mut out));
+                for (call, sent) in calls.iter().zip(&sent) {
+                    let result = result_of(call, following).unwrap_or(&interrupted);
+                    result_json(&sent.id, result, next(&mut out));
+                }
             }
             Message::Assistant { .. } | Message::Tool { .. } => {}
-            Message::Given(_) => out.push(message.clone()),
+            Message::Given(_) => message.json(next(&mut out)),
             Message::User(_) => {
-                out.push(message.clone());
+                message.json(next(&mut out));
                 // Some models reject two successive user messages.
-                if matches!(following.first(), Some(Message::User(_))) {
-                    out.push(Message::answer(NO_ANSWER.to_owned()));
+                if matches!(following.first().map(Borrow::borrow), Some(Message::User(_))) {
+                    answer_json(NO_ANSWER, &[], "", next(&mut out));
                 }
             }
         }
     }
-    json::text(&out)
+    out.push(']');
+    out
+}
+
+/// Begins the next element of an array.
+fn next(out: &mut String) -> &mut String {
+    if out.len() > 1 {
+        out.push(',');
+    }
+    out
 }
 
 /// Returns a call with valid arguments and an id that no earlier one has: in some sessions, calls
@@ -182,17 +212,13 @@ fn valid(call: &ToolCall, ids: &mut HashSet<String>) -> ToolCall {
     ToolCall { id, arguments: arguments.as_str().to_owned(), ..call.clone() }
 }
 
-/// Returns the result of a call, which is first among what follows its answer, for the id that is
-/// sent.
-fn result_of(call: &ToolCall, id: &str, following: &[Message]) -> Message {
-    let result = following.iter().map_while(|message| match message {
+/// Returns the result of a call, which is first among what follows its answer.
+fn result_of<'m, M: Borrow<Message>>(call: &ToolCall, following: &'m [M]) -> Option<&'m Quoted> {
+    let mut results = following.iter().map_while(|message| match message.borrow() {
         Message::Tool { call_id, result } => Some((call_id, result)),
         _ => None,
     });
-    let mut its =
-        result.filter(|(call_id, _)| **call_id == call.id).map(|(_, result)| result.clone());
-    let result = its.next().unwrap_or_else(|| INTERRUPTED.to_owned());
-    Message::Tool { call_id: id.to_owned(), result }
+    results.find(|(call_id, _)| **call_id == call.id).map(|(_, result)| result)
 }
 
 #[cfg(test)]
@@ -214,7 +240,7 @@ mod tests {
     }
 
     fn result(id: &str, result: &str) -> Message {
-        Message::Tool { call_id: id.into(), result: result.into() }
+        Message::result(id.into(), result)
     }
 
     #[test]
@@ -228,19 +254,19 @@ mod tests {
             deadline: None,
         };
         assert_eq!(
-            request_body(&chat, None, &[]),
+            RequestBody::new(&chat, None, &[]).parts().concat(),
             "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"max_tokens\":4096,\
              \"temperature\":0.2,\"stream\":true,\"stream_options\":{\"include_usage\":true}}"
         );
         chat.tools = "[{\"type\":\"function\"}]";
-        let full = request_body(&chat, Some("a\"b"), &[]);
+        let full = RequestBody::new(&chat, Some("a\"b"), &[]).parts().concat();
         assert!(full.starts_with("{\"model\":\"a\\\"b\",\"messages\":["), "{full}");
         let choice = "\"tools\":[{\"type\":\"function\"}],\"tool_choice\":\"auto\"";
         assert!(full.contains(choice) && full.contains("\"max_tokens\":4096,"), "{full}");
         assert_eq!(json::check(&full), Ok(()));
-        let renamed = request_body(&chat, None, &["max_tokens"]);
+        let renamed = RequestBody::new(&chat, None, &["max_tokens"]).parts().concat();
         assert!(renamed.contains("\"max_completion_tokens\":4096"), "{renamed}");
-        let bare = request_body(&chat, None, &OPTIONAL_FIELDS);
+        let bare = RequestBody::new(&chat, None, &OPTIONAL_FIELDS).parts().concat();
         assert_eq!(json::check(&bare), Ok(()));
         for name in OPTIONAL_FIELDS {
             assert!(!bare.contains(name), "{bare}");
@@ -334,7 +360,7 @@ mod tests {
             "{\"role\":\"assistant\",\"content\":\"cut off\"}".to_owned(),
         ];
         assert_eq!(text, format!("[{}]", expected.join(",")));
-        assert_eq!(messages(None, &[]), "[]");
+        assert_eq!(messages::<Message>(None, &[]), "[]");
         // A call that was begun is not reported as one that never was.
         assert!(text.contains("was started") && text.contains("check which before"), "{text}");
     }
