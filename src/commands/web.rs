@@ -83,12 +83,8 @@ fn write_lead(paths: &Paths, info: &DaemonInfo, url: &str) -> Result<(), Failure
 /// Has a command of the shell open the file in a browser. Returns false if it fails at once; a
 /// browser may run as long as the user likes.
 fn open(opener: &str, path: &Path) -> bool {
-    let command = match opener.split_once("%s") {
-        Some((before, after)) => format!("{before}\"$1\"{after}"),
-        None => format!("{opener} \"$1\""),
-    };
     let mut shell = Command::new("sh");
-    shell.args(["-c", &command, "sh", &file_url(path)]);
+    shell.args(["-c", &with_url(opener, &file_url(path))]);
     shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     child::unblock_signals(&mut shell);
     let Ok(mut child) = shell.spawn() else { return false };
@@ -101,6 +97,15 @@ fn open(opener: &str, path: &Path) -> bool {
         _ => false,
     };
     !exited || child.wait().is_ok_and(|status| status.success())
+}
+
+/// Returns a command with a URL in place of each `%s`, or at its end, and a percent sign in place
+/// of each `%%`. The URL has no characters with a meaning for the shell, whatever the quotes.
+fn with_url(opener: &str, url: &str) -> String {
+    let parts: Vec<&str> = opener.split("%%").collect();
+    let replaced: Vec<String> = parts.iter().map(|part| part.replace("%s", url)).collect();
+    let command = replaced.join("%");
+    if parts.iter().any(|part| part.contains("%s")) { command } else { format!("{command} {url}") }
 }
 
 /// Returns the URL of a file. RFC 8089.

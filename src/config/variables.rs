@@ -21,10 +21,13 @@ pub fn editor() -> Option<String> {
 }
 
 /// Returns the shell commands that open a browser on the user's screen, the preferred one first:
-/// `BROWSER`, or those that desktops have. The error says why none would.
+/// those in `BROWSER`, between colons, or those that desktops have. The error says why none would.
 pub fn browsers() -> Result<Vec<String>, &'static str> {
-    if let Some(browser) = variable("BROWSER") {
-        return Ok(vec![browser]);
+    let named = variable("BROWSER").unwrap_or_default();
+    let named = named.split(':').filter(|command| !command.trim().is_empty()).map(str::to_owned);
+    let named: Vec<String> = named.collect();
+    if !named.is_empty() {
+        return Ok(named);
     }
     if variable("SSH_CONNECTION").is_some() {
         return Err("this is an ssh session");

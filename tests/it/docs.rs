@@ -742,7 +742,7 @@ pub fn limits() -> BTreeMap<String, String> {
 /// A page and the limits that it states, each with the phrase that states it.
 type Stated = (&'static str, &'static [(&'static str, &'static str)]);
 
-const STATED: [Stated; 5] = [
+const STATED: [Stated; 6] = [
     (
         "opta-daemon.1",
         &[
@@ -841,6 +841,7 @@ const STATED: [Stated; 5] = [
         ],
     ),
     ("opta-doctor.1", &[("DOCTOR_SESSIONS_MAX", "the newest {} sessions")]),
+    ("opta-web.1", &[("BROWSER_MAX", "exit status within {} seconds is not 0")]),
 ];
 
 #[test]

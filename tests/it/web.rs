@@ -157,6 +157,42 @@ fn a_browser_that_cannot_be_opened_leaves_the_url() {
 }
 
 #[test]
+fn the_browsers_between_colons_are_tried_in_order() {
+    let home = Home::new();
+    let (opened, noted) = (home.beside("opened"), home.beside("noted"));
+    let script = home.beside("browser");
+    home.write(&script, "printf '%s\\n' \"$@\" >\"$OPENED\"\n");
+    for (browser, used, arguments) in [
+        ("false:no-such-program: :sh \"$BY\":echo >\"$NOTED\"", 3, "URL\n"),
+        (
+            "false --new %s:sh \"$BY\" a %s '%s' \"b=%s\" 5%% 5%%s",
+            1,
+            "a\nURL\nURL\nb=URL\n5%\n5%s\n",
+        ),
+        ("sh \"$BY\" 5%%s:false", 0, "5%s\nURL\n"),
+        (":sh \"$BY\"", 1, "URL\n"),
+    ] {
+        let run = home.opta("web").env("BROWSER", browser).env("OPENED", &opened);
+        let run = run.env("BY", &script).env("NOTED", &noted);
+        let seen = run.stdout(ANYTHING).stderr(ANYTHING).run();
+        let used = browser.split(':').nth(used).unwrap();
+        assert!(seen.stdout.ends_with(&format!(" with {used}\n")), "{browser}: {}", seen.stdout);
+        let found = fs::read_to_string(&opened).unwrap();
+        let url = found.split_whitespace().find_map(|word| word.strip_prefix("file://"));
+        let url = format!("file://{}", url.unwrap());
+        assert!(url.ends_with("/open.html"), "{url}");
+        assert_eq!(found, arguments.replace("URL", &url), "{browser}");
+        assert!(!noted.exists());
+    }
+    let seen = home.opta("web").env("BROWSER", "false:exit 3").stdout(ANYTHING).stderr(ANYTHING);
+    let expected = "opta: no browser could be opened with false or exit 3; ";
+    assert!(seen.run().stderr.starts_with(expected));
+    // A list of nothing is none.
+    let seen = home.opta("web").env("BROWSER", "::").stdout(ANYTHING).stderr(ANYTHING).run();
+    assert!(seen.stderr.starts_with("opta: there is no display; "), "{}", seen.stderr);
+}
+
+#[test]
 fn a_session_gets_another_title() {
     let home = Home::new();
     home.start();
