@@ -140,12 +140,18 @@ impl Chat<'_> {
         match meaning {
             Meaning::Message => return self.answer(line),
             Meaning::Command(Slash::Exit, _) => return Ok(Some(self.worst)),
-            Meaning::Command(command, argument) => match self.run(command, argument) {
-                Err(error) if self.console.interactive && error.kind() != Kind::Output => {
-                    self.report(&error);
+            Meaning::Command(command, argument) => {
+                let done = match command {
+                    Slash::Edit => self.write_elsewhere(argument),
+                    _ => self.run(command, argument).map(|()| None),
+                };
+                match done {
+                    Err(error) if self.console.interactive && error.kind() != Kind::Output => {
+                        self.report(&error);
+                    }
+                    done => return done,
                 }
-                result => result?,
-            },
+            }
             Meaning::Shell(command) => {
                 let mut shell = Command::new("sh");
                 child::unblock_signals(shell.args(["-c", command]));
@@ -197,7 +203,7 @@ impl Chat<'_> {
     fn run(&mut self, command: Slash, argument: &str) -> Result<(), Error> {
         match command {
             // Handled by the caller.
-            Slash::Exit => {}
+            Slash::Exit | Slash::Edit => {}
             Slash::Help => {
                 let help = slash::help(self.editor.is_some());
                 self.console.screen.print_wrapped(&help);
@@ -224,7 +230,6 @@ impl Chat<'_> {
                 Some(text) => self.console.screen.print_error(&text),
                 None => self.note("no tool was called yet"),
             },
-            Slash::Edit => self.draft = self.edit_elsewhere(argument),
         }
         Ok(())
     }
@@ -340,19 +345,24 @@ impl Chat<'_> {
         directory.map_or_else(|| "unknown".to_owned(), |path| self.paths.display(&path))
     }
 
-    /// Lets the user write a message in an editor. Returns the draft if that fails.
-    fn edit_elsewhere(&mut self, draft: &str) -> String {
-        let written = Draft::new(self.paths, draft).and_then(|file| {
-            self.console.lend(|| file.edit())??;
-            file.read()
-        });
-        match written {
-            Ok(text) => text,
-            Err(error) => {
-                self.report(&error);
-                draft.to_owned()
-            }
+    /// Lets the user write a message in an editor. What was saved begins the next prompt, whether
+    /// the editor failed or not. Where lines are not edited, it is sent instead, unless it did.
+    fn write_elsewhere(&mut self, begin: &str) -> Result<Option<u8>, Error> {
+        self.draft = begin.to_owned();
+        let file = Draft::new(self.paths, begin)?;
+        let edited = self.console.lend(|| file.edit()).and_then(|edited| edited);
+        edited.as_ref().err().into_iter().for_each(|error| self.report(error));
+        let has_prompt = self.editor.is_some();
+        let unused = match self.console.exit_status() {
+            Some(_) => Some("the chat ends"),
+            None => (edited.is_err() && !has_prompt).then_some("the editor failed"),
+        };
+        self.draft = file.read(unused)?;
+        if has_prompt || edited.is_err() || self.draft.is_empty() {
+            return Ok(None);
         }
+        let message = std::mem::take(&mut self.draft);
+        self.answer(&message)
     }
 
     /// Prepares the prompt, and prints what the user needs to know before it.

@@ -10,18 +10,19 @@ use crate::{disk, limits};
 
 /// The file of a message that is being written. Dropping it removes the file, unless it has text
 /// that cannot be used.
-pub struct Draft {
+pub struct Draft<'t> {
     path: PathBuf,
+    begin: &'t str,
     is_kept: bool,
 }
 
-impl Draft {
+impl Draft<'_> {
     /// Writes the beginning of a message.
-    pub fn new(paths: &Paths, text: &str) -> Result<Draft, Error> {
+    pub fn new<'t>(paths: &Paths, begin: &'t str) -> Result<Draft<'t>, Error> {
         disk::ensure_owned_directory(paths.root())?;
         let path = paths.root().join(format!("message-{}.md", random_name(8)?));
-        let draft = Draft { path, is_kept: false };
-        disk::replace(&draft.path, text.as_bytes())?;
+        let draft = Draft { path, begin, is_kept: false };
+        disk::replace(&draft.path, begin.as_bytes())?;
         Ok(draft)
     }
 
@@ -30,8 +31,9 @@ impl Draft {
         run_editor(&self.path, "edit the message")
     }
 
-    /// Returns what was written. The file is kept if that cannot be used.
-    pub fn read(mut self) -> Result<String, Error> {
+    /// Returns what was written. The file is kept if that cannot be used, or for the reason given
+    /// is not.
+    pub fn read(mut self, unused: Option<&str>) -> Result<String, Error> {
         self.is_kept = true;
         let Some(mut file) = disk::open_user_file(&self.path)? else {
             return Ok(String::new());
@@ -39,10 +41,13 @@ impl Draft {
         let max = limits::TASK_BYTES_MAX;
         let read = disk::read_up_to(&mut file, &self.path, max)?.map(String::from_utf8);
         let reason = match read {
-            Some(Ok(text)) => {
-                self.is_kept = false;
-                return Ok(text.trim_end().to_owned());
-            }
+            Some(Ok(text)) => match unused.filter(|_| text != self.begin) {
+                Some(reason) => reason.to_owned(),
+                None => {
+                    self.is_kept = false;
+                    return Ok(text.trim_end().to_owned());
+                }
+            },
             Some(Err(_)) => "it is not UTF-8".to_owned(),
             None => format!("it is longer than {max} bytes"),
         };
@@ -51,7 +56,7 @@ impl Draft {
     }
 }
 
-impl Drop for Draft {
+impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if !self.is_kept {
             drop(disk::remove(&self.path));

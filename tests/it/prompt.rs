@@ -250,10 +250,13 @@ fn a_signal_while_another_program_has_the_terminal_ends_the_chat() {
         ("TERM", "!echo wait-$((2 + 2)); read line\r", 143),
         ("HUP", "!echo wait-$((2 + 2)); read line\r", 129),
         ("TERM", "/edit begin\r", 143),
+        ("TERM", "/edit begin \r", 143),
     ] {
         let (home, model) = (Home::new(), Model::new());
         let editor = home.beside("ed");
-        home.write(&editor, "echo wait-$((2 + 2)); read line\n");
+        let saves = keys == "/edit begin \r";
+        let save = if saves { "echo more >>\"$1\"; " } else { "" };
+        home.write(&editor, format!("{save}echo wait-$((2 + 2)); read line\n"));
         let by = format!("TERM=xterm VISUAL='sh \"{}\"'", editor.display());
         let mut user = User::before(&home, &model, "opta chat", &by);
         user.sees("> ");
@@ -262,8 +265,22 @@ fn a_signal_while_another_program_has_the_terminal_ends_the_chat() {
         user.sees("wait-4");
         signal(chat, name);
         user.types("\r");
+        if saves {
+            user.sees("opta: cannot use the message: the chat ends");
+            user.sees("it is kept in ");
+        }
         user.exits(status);
+        let kept = kept_messages(&home);
+        assert_eq!(kept, if saves { &["beginmore\n"][..] } else { &[] }, "{keys}");
     }
+}
+
+/// Returns the messages that were written in an editor and kept in their files.
+fn kept_messages(home: &Home) -> Vec<String> {
+    let left = fs::read_dir(home.path().join(".config/opta")).unwrap();
+    let paths = left.map(|entry| entry.unwrap().path());
+    let kept = paths.filter(|path| path.file_name().unwrap().to_str().unwrap().contains("message"));
+    kept.map(|path| fs::read_to_string(path).unwrap()).collect()
 }
 
 #[test]
@@ -445,9 +462,7 @@ fn a_message_is_written_in_the_users_editor() {
     user.sees_prompt_after("\nseen\n");
     user.types("\x04");
     user.exits(0);
-    let left = fs::read_dir(home.path().join(".config/opta")).unwrap();
-    let names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert_eq!(names.filter(|name| name.starts_with("message")).count(), 0);
+    assert_eq!(kept_messages(&home), [""; 0]);
     let mut user = User::before(&home, &model, "opta chat", "VISUAL=false");
     user.sees("> ");
     user.types("/edit kept\r");
@@ -457,6 +472,49 @@ fn a_message_is_written_in_the_users_editor() {
     user.sees("press Ctrl-C again");
     user.types("\x03");
     user.exits(130);
+}
+
+#[test]
+fn what_an_editor_saved_before_it_failed_is_in_the_prompt() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let editor = home.beside("ed");
+    home.write(&editor, "printf 'and\\nmore' >>\"$1\"; exit 3\n");
+    let by = format!("VISUAL='sh \"{}\"'", editor.display());
+    let mut user = User::before(&home, &model, "opta chat", &by);
+    user.sees("> ");
+    user.types("/edit begin\r");
+    user.sees("opta: cannot edit the message: the editor ");
+    user.sees("> beginand\nmore");
+    user.types("\r");
+    model.gets("beginand\\nmore").answer("seen");
+    user.sees_prompt_after("\nseen\n");
+    user.types("\x04");
+    user.exits(0);
+    assert_eq!(kept_messages(&home), [""; 0]);
+}
+
+#[test]
+fn a_terminal_without_a_cursor_sends_what_the_editor_saved_unless_it_failed() {
+    need!("script");
+    let (home, model) = (Home::new(), Model::new());
+    let editor = home.beside("ed");
+    home.write(&editor, "printf 'and\\nmore' >>\"$1\"; test ! -e failing\n");
+    let by = format!("TERM=dumb VISUAL='sh \"{}\"'", editor.display());
+    let mut user = User::before(&home, &model, "opta chat", &by);
+    user.sees("> ");
+    user.types("/edit begin\n");
+    model.gets("beginand\\nmore").answer("seen");
+    user.sees_prompt_after("\nseen\n");
+    assert_eq!(kept_messages(&home), [""; 0]);
+    user.types("!touch failing\n");
+    user.sees_prompt_after("failing\n");
+    user.types("/edit begin\n");
+    user.sees("opta: cannot use the message: the editor failed");
+    user.sees_prompt_after("it is kept in ");
+    user.types("\x04");
+    user.exits(0);
+    assert_eq!(kept_messages(&home), ["beginand\nmore"]);
 }
 
 #[test]
