@@ -4,11 +4,12 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{At, Error, Kind};
-use crate::sys;
+use crate::{limits, sys};
 
 /// The mode of private files.
 const FILE_MODE: u32 = 0o600;
@@ -131,8 +132,9 @@ pub fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 /// Replaces a file of the user's own atomically: it keeps its mode, and survives a power failure. A
 /// new one is private. The files next to it are the user's, too: the new file is prepared under a
-/// random name.
+/// random name. One that a killed process left is removed by a later replacement.
 pub fn replace_user_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    remove_abandoned(path);
     let old = if_exists(path.metadata()).at("inspect", path)?;
     let mode = old.map_or(FILE_MODE, |found| found.mode() & 0o777);
     let prepared = path.with_extension(format!("{:016x}.new", fastrand::u64(..)));
@@ -141,6 +143,25 @@ pub fn replace_user_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         file.set_permissions(Permissions::from_mode(mode)).at("change the mode of", prepared)?;
         file.sync_all().at("sync", prepared)
     })
+}
+
+/// Removes the new files that killed processes prepared for `path` under random names.
+fn remove_abandoned(path: &Path) {
+    let stem = path.file_stem().unwrap_or_default().as_bytes();
+    for entry in path.parent().and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten() {
+        let Ok(entry) = entry else { continue };
+        let name = entry.file_name();
+        let rest = name.as_bytes().strip_prefix(stem).and_then(|rest| rest.strip_prefix(b"."));
+        let number = rest.and_then(|rest| rest.strip_suffix(b".new"));
+        let is_prepared = number.is_some_and(|number| {
+            number.len() == 16 && number.iter().all(|byte| b"0123456789abcdef".contains(byte))
+        });
+        let age = || entry.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if is_prepared && age().is_some_and(|age| age > limits::ABANDONED_AFTER) {
+            // It is in no one's way.
+            drop(fs::remove_file(entry.path()));
+        }
+    }
 }
 
 fn replace_with(

@@ -16,6 +16,8 @@ pub const START_MAX: Duration = Duration::from_secs(10);
 pub const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a command waits for others that change the settings. Each takes milliseconds.
 pub const SETTINGS_LOCK_MAX: Duration = Duration::from_secs(5);
+/// A new file of settings that has no name of its own after this time never gets it.
+pub const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 /// The pause between two looks at a process where the kernel has no notification of its end.
 pub const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a command waits for a daemon that holds the lock and does not answer.

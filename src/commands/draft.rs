@@ -1,9 +1,10 @@
 //! A message that is written in the user's own editor.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use crate::commands::config_file::run_editor;
-use crate::error::{Error, Kind};
+use crate::error::{At, Error, Kind};
 use crate::paths::Paths;
 use crate::token::random_name;
 use crate::{disk, limits};
@@ -22,7 +23,7 @@ impl Draft<'_> {
         disk::ensure_owned_directory(paths.root())?;
         let path = paths.root().join(format!("message-{}.md", random_name(8)?));
         let draft = Draft { path, begin, is_kept: false };
-        disk::replace(&draft.path, begin.as_bytes())?;
+        disk::open_or_create(&draft.path)?.write_all(begin.as_bytes()).at("write", &draft.path)?;
         Ok(draft)
     }
 

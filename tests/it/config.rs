@@ -1,9 +1,10 @@
 //! `opta config …` and `opta models`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Barrier;
 use std::thread;
+use std::time::{Duration, SystemTime};
 
 use crate::model::Model;
 use crate::support::{ANYTHING, Home, mode, need};
@@ -246,6 +247,35 @@ fn files_next_to_the_settings_are_kept() {
 }
 
 #[test]
+fn a_change_removes_what_killed_ones_left() {
+    let home = Home::new();
+    let target = home.beside("dotfiles/opta.json");
+    home.write(&target, "{}");
+    fs::create_dir_all(home.config().parent().unwrap()).unwrap();
+    symlink(&target, home.config()).unwrap();
+    let put = |name: &str, age: u64| {
+        let path = target.with_file_name(name);
+        home.write(&path, "{");
+        let when = SystemTime::now() - Duration::from_secs(age);
+        File::options().write(true).open(&path).unwrap().set_modified(when).unwrap();
+        path
+    };
+    let left = [put("opta.0123456789abcdef.new", 61), put("opta.ffffffffffffffff.new", 10_000)];
+    let kept = [
+        // Another change may be about to give it its name.
+        put("opta.0000000000000000.new", 0),
+        put("opta.0123456789abcdeg.new", 61),
+        put("opta.0123456789abcde.new", 61),
+        put("opta.0123456789abcdef0.new", 61),
+        put("opta.0123456789abcdef", 61),
+        put("other.0123456789abcdef.new", 61),
+    ];
+    home.opta("config set daemon.port 7").run();
+    assert!(left.iter().all(|path| !path.exists()));
+    assert!(kept.iter().all(|path| path.exists()));
+}
+
+#[test]
 fn a_link_that_leads_nowhere_is_kept() {
     let home = Home::new();
     fs::create_dir_all(home.config().parent().unwrap()).unwrap();
@@ -335,7 +365,7 @@ fn models_lists_names_and_says_which_is_used() {
 fn a_lock_that_stays_on_the_settings_is_reported() {
     let home = Home::new();
     home.opta("config set daemon.port 1234").stdout(ANYTHING).run();
-    let directory = fs::File::open(home.config().parent().unwrap()).unwrap();
+    let directory = File::open(home.config().parent().unwrap()).unwrap();
     directory.lock().unwrap();
     let busy = "opta: cannot change the settings: another process has locked {*} for 5s{*}";
     home.opta("config reset daemon.port").stderr(busy).status(1).run();
