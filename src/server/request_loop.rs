@@ -165,7 +165,7 @@ impl<'a> RequestLoop<'a> {
             }
             Answer::WebSocket(socket) => {
                 let early = mem::take(&mut self.unread);
-                drop(socket.run(self.stream, &early, &*self.app.on_activity));
+                drop(socket.run(&self.guard.connection, &early, &*self.app.on_activity));
                 Err(End::Close)
             }
         }

@@ -7,7 +7,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crate::error::{Doing, Error};
@@ -68,7 +67,7 @@ impl SessionFeed {
     }
 
     /// Returns the waker that is woken when there is more.
-    pub fn waker(&self) -> &Waker {
+    pub fn waker(&self) -> &Arc<Waker> {
         &self.subscription.waker
     }
 }
@@ -263,21 +262,19 @@ impl Feed {
         }
     }
 
-    /// Makes the descriptor unreadable again.
-    pub fn drain(&self) {
-        self.waker().drain();
+    /// Returns whether the next events are new ones, so that reading them opens no session.
+    pub fn is_live(&self) -> bool {
+        match self {
+            Feed::Session(_) => true,
+            Feed::Wide(feed) => feed.replay.0.is_empty(),
+        }
     }
 
-    fn waker(&self) -> &Waker {
+    /// Returns the waker that is woken when there is more.
+    pub fn waker(&self) -> &Arc<Waker> {
         match self {
             Feed::Session(feed) => feed.waker(),
             Feed::Wide(feed) => &feed.watcher.waker,
         }
-    }
-}
-
-impl AsFd for Feed {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.waker().as_fd()
     }
 }

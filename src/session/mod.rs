@@ -1,5 +1,6 @@
 //! Sessions: their journals, what is derived from these, and the turns that write to them.
 
+pub mod dispatch;
 pub mod feed;
 pub mod journal;
 pub mod reader;

@@ -17,6 +17,7 @@ use crate::protocol::event::{Event, SessionConfig, SessionSnapshot, TurnHead};
 use crate::protocol::{RuntimeCounts, SessionId, SessionPage, SessionSummary};
 use crate::{clock, json, limits, sys};
 
+use super::dispatch::Dispatcher;
 use super::journal::Journal;
 use super::reader::JournalReport;
 use super::replay::JournalState;
@@ -36,6 +37,7 @@ pub struct Runtime {
     slots: Mutex<HashMap<SessionId, Arc<Slot>>>,
     /// The followers of all sessions.
     watchers: Arc<Watchers>,
+    dispatcher: Arc<Dispatcher>,
     scheduler: Mutex<Scheduler>,
     /// The number of turns submitted since the daemon started.
     submitted: AtomicU64,
@@ -81,11 +83,17 @@ impl Runtime {
             agent,
             slots: Mutex::default(),
             watchers: Arc::default(),
+            dispatcher: Arc::default(),
             scheduler: Mutex::default(),
             submitted: AtomicU64::new(0),
             swept_at: AtomicU64::new(sys::boot_clock().as_secs()),
             closed: AtomicBool::new(false),
         })
+    }
+
+    /// Returns what serves followers.
+    pub fn dispatcher(&self) -> &Arc<Dispatcher> {
+        &self.dispatcher
     }
 
     /// Returns the store of the sessions.

@@ -6,6 +6,9 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use super::dispatch::{Dispatcher, Target};
 
 /// A wakeup that writers send and one reader waits for.
 ///
@@ -15,6 +18,8 @@ pub struct Waker {
     sender: UnixStream,
     receiver: UnixStream,
     armed: AtomicBool,
+    /// What serves the reader in place of its own thread.
+    dispatch: OnceLock<(Arc<Dispatcher>, Weak<dyn Target>)>,
 }
 
 impl Waker {
@@ -23,15 +28,36 @@ impl Waker {
         let (sender, receiver) = UnixStream::pair()?;
         sender.set_nonblocking(true)?;
         receiver.set_nonblocking(true)?;
-        Ok(Waker { sender, receiver, armed: AtomicBool::new(false) })
+        let (armed, dispatch) = (AtomicBool::new(false), OnceLock::new());
+        Ok(Waker { sender, receiver, armed, dispatch })
     }
 
-    /// Makes the descriptor readable if the waker is armed.
+    /// Has `dispatcher` serve the reader, which is `target`, each time that the waker is woken.
+    /// Without this, or if it fails, its own thread is woken.
+    pub fn dispatch_by(
+        &self,
+        dispatcher: &Arc<Dispatcher>,
+        target: Weak<dyn Target>,
+    ) -> io::Result<()> {
+        dispatcher.start()?;
+        self.dispatch.get_or_init(|| (Arc::clone(dispatcher), target));
+        Ok(())
+    }
+
+    /// Has the reader served, or wakes its thread, if the waker is armed.
     pub fn wake(&self) {
         if self.armed.swap(false, Ordering::SeqCst) {
-            // If the socket is full, the descriptor is readable already.
-            drop((&self.sender).write(&[1]));
+            match self.dispatch.get() {
+                Some((dispatcher, target)) => dispatcher.push(target),
+                None => self.wake_thread(),
+            }
         }
+    }
+
+    /// Makes the descriptor readable.
+    pub fn wake_thread(&self) {
+        // If the socket is full, the descriptor is readable already.
+        drop((&self.sender).write(&[1]));
     }
 
     /// Arms the waker. After this, the reader checks once more before it waits.

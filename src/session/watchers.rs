@@ -23,7 +23,7 @@ pub struct Watchers {
 
 /// One of the [`Watchers`].
 pub struct Watcher {
-    pub waker: Waker,
+    pub waker: Arc<Waker>,
     /// Whether it can answer permission requests.
     answers: bool,
     /// Only the session of this id.
@@ -44,7 +44,7 @@ pub struct Range {
 impl Watchers {
     /// Adds a follower.
     pub fn add(&self, only: Option<SessionId>, answers: bool) -> io::Result<Arc<Watcher>> {
-        let (waker, untaken) = (Waker::new()?, Mutex::default());
+        let (waker, untaken) = (Arc::new(Waker::new()?), Mutex::default());
         let watcher = Arc::new(Watcher { waker, answers, only, untaken });
         lock(&self.all).push(Arc::clone(&watcher));
         Ok(watcher)

@@ -76,7 +76,12 @@ impl Socket {
 
     /// Sends a handshake; returns the head of the reply.
     pub fn ask(port: u16, request: &[u8]) -> (String, Socket) {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        Socket::over(TcpStream::connect(("127.0.0.1", port)).unwrap(), request)
+    }
+
+    /// Does the same on a connection.
+    #[track_caller]
+    pub fn over(mut stream: TcpStream, request: &[u8]) -> (String, Socket) {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.write_all(request).unwrap();

@@ -1,12 +1,17 @@
 //! The WebSocket: events, messages, and how it ends, byte by byte with a scripted client.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::api::{Api, Delivery, Event};
+use crate::crash::Strace;
 use crate::model::Model;
 use crate::socket::{Frame, Socket, UPDATED, frame, handshake};
-use crate::support::{ANYTHING, Home, RESTARTED, TOO_MANY_FILES, eventually, need, proc_number};
+use crate::support::{
+    ANYTHING, Home, RESTARTED, START_THREAD, TOO_MANY_FILES, eventually, need, proc_number,
+};
 
 /// Starts a daemon without a model: each turn fails at once.
 fn started() -> (Home, Api) {
@@ -429,7 +434,7 @@ fn a_breach_of_the_protocol_is_closed_with_its_code() {
         ("too long", frame(0x81, &vec![b' '; (1 << 20) + 1]), 1009),
     ] {
         let mut socket = Socket::open(&api, "sessionId=s&afterSeq=1");
-        drop(std::io::Write::write_all(&mut socket.stream, &bytes));
+        drop(socket.stream.write_all(&bytes));
         let Frame::Close(found, reason) = socket.frame() else { panic!("{what}") };
         assert_eq!(found, code, "{what}: {reason}");
     }
@@ -611,7 +616,7 @@ fn what_older_clients_ask_for_is_answered() {
         api.create("s");
         let mut stream = api.send("GET", path, "Origin: http://localhost:5173\r\n", b"").unwrap();
         let mut head = [0; 512];
-        let count = std::io::Read::read(&mut stream, &mut head).unwrap();
+        let count = stream.read(&mut head).unwrap();
         let head = String::from_utf8_lossy(&head[..count]);
         assert!(head.contains("\r\nAccess-Control-Expose-Headers: ETag\r\n"), "{head}");
     }
@@ -663,4 +668,60 @@ fn many_websockets_take_little_memory_and_no_time() {
     for socket in &mut sockets {
         socket.events_to("turn.error", "t");
     }
+}
+
+#[test]
+fn new_events_do_not_wake_the_thread_of_each_follower() {
+    need!("/proc");
+    const FOLLOWERS: usize = 20;
+    const WORDS: usize = 50;
+    let (home, model) = (Home::new(), Model::new());
+    home.start_with(&model);
+    let (pid, api) = (home.daemon_info().pid(), Api::of(&home));
+    api.create("s");
+    let open = || Socket::open(&api, "sessionId=s");
+    let mut sockets: Vec<Socket> = (0..FOLLOWERS).map(|_| open()).collect();
+    api.submit("s", "t").expect(202);
+    let mut question = model.question();
+    question.say("first");
+    for socket in &mut sockets {
+        while socket.event().name != "turn.token" {}
+    }
+    let (_, before) = usage(pid);
+    for word in 0..WORDS {
+        question.say(&format!("{word} "));
+        for socket in &mut sockets {
+            assert_eq!(socket.event().name, "turn.token");
+        }
+    }
+    let woken = usage(pid).1 - before;
+    assert!(woken < (FOLLOWERS * WORDS / 2) as u64, "{woken} times");
+    question.end();
+    for socket in &mut sockets {
+        socket.events_to("turn.done", "t");
+    }
+}
+
+#[test]
+fn events_arrive_although_no_thread_can_be_started_for_them() {
+    need!("/proc", "strace");
+    let (home, api) = started();
+    api.create("s");
+    let mut stream = TcpStream::connect(("127.0.0.1", api.port)).unwrap();
+    let head = format!("Host: 127.0.0.1\r\nAuthorization: Bearer {}\r\n", api.token);
+    // The connection has its thread.
+    write!(stream, "GET /v3/health HTTP/1.1\r\n{head}\r\n").unwrap();
+    assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+    let trace = format!("trace={START_THREAD}");
+    let inject = format!("inject={START_THREAD}:error=EAGAIN");
+    let strace = Strace::attach(&home, &["-e", &trace, "-e", &inject], None);
+    let query = format!("sessionId=s&token={}", api.token);
+    let request = format!("{}\r\n", handshake(api.port, &query));
+    let (head, mut socket) = Socket::over(stream, request.as_bytes());
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert_eq!(socket.event().seq, 1);
+    drop(strace);
+    api.submit("s", "t").expect(202);
+    let events = socket.events_to("turn.error", "t");
+    assert_eq!(seqs(&events), (2..2 + events.len() as u64).collect::<Vec<_>>());
 }

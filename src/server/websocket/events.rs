@@ -6,13 +6,13 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::reason;
 use crate::protocol::event::EventKind;
 use crate::protocol::socket::{SessionUpdated, StreamEnd};
+use crate::session::dispatch::Left;
 use crate::session::feed::Feed;
 use crate::session::reader::EventText;
 use crate::session::record;
@@ -20,11 +20,20 @@ use crate::session::session::CloseReason;
 use crate::{clock, json, limits};
 
 use super::codec::{CLOSE_GOING_AWAY, CLOSE_INTERNAL, CLOSE_NORMAL};
-use super::socket::{End, Ending, Socket};
+use super::socket::{End, Ending, Socket, Wait};
+
+/// Who sends events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// The thread of the WebSocket.
+    Thread,
+    /// The thread that serves all followers, which must not wait for one.
+    Dispatcher,
+}
 
 /// The events of a feed on their way to a client.
-pub struct Events<'a> {
-    feed: &'a mut Feed,
+pub struct Events {
+    feed: Feed,
     /// What was read and not sent.
     batch: VecDeque<Arc<EventText>>,
     /// The turns that began a moment ago, and until when their ends are held.
@@ -35,22 +44,24 @@ pub struct Events<'a> {
     since: String,
 }
 
-impl<'a> Events<'a> {
+impl Events {
     /// Returns the events of `feed`.
-    pub fn new(feed: &'a mut Feed) -> Events<'a> {
+    pub fn new(feed: Feed) -> Events {
         let since = clock::rfc3339(clock::now_millis());
         Events { feed, batch: VecDeque::new(), fresh: Vec::new(), held: None, since }
     }
 
-    /// Sends the events that there is room for.
-    pub fn send(&mut self, socket: &mut Socket<'_>) -> Result<(), End> {
+    /// Sends the events that there is room for; the dispatcher, up to the end of a turn.
+    pub fn send(&mut self, socket: &mut Socket, sender: Sender) -> Result<(), End> {
         self.held = None;
         while socket.has_room() {
             let Some(event) = self.batch.front() else {
                 if self.read()? { continue } else { break }
             };
             self.held = self.held_until(event).filter(|until| Instant::now() < *until);
-            if self.held.is_some() {
+            // The session is asked for what follows the end, and may be busy.
+            let is_left = sender == Sender::Dispatcher && event.kind.is_some_and(is_end);
+            if self.held.is_some() || is_left {
                 break;
             }
             socket.send_text(event.with_aliases());
@@ -94,18 +105,28 @@ impl<'a> Events<'a> {
         }
     }
 
-    /// Waits for the client, for more events, or until the next event is no longer held. Does not
-    /// wait if there are events to send and room for them.
-    pub fn wait(&mut self, socket: &mut Socket<'_>) -> Result<(), End> {
+    /// Returns what is to be waited for: the client, more events, or that the next event is no
+    /// longer held. There is no wait if there are events to send and room for them.
+    pub fn wait(&mut self, socket: &mut Socket) -> Result<Wait, End> {
         let can_send = self.held.is_none() && socket.has_room();
-        let has_more = can_send && (!self.batch.is_empty() || self.feed.arm());
+        let has_more = can_send && self.arm() != Left::Nothing;
         // What the client has sent is read in any case, or else it would wait for the last event.
         let until = if has_more { Some(Instant::now()) } else { self.held };
-        let waker = can_send.then(|| self.feed.as_fd());
-        if socket.wait(waker, until)? {
-            self.feed.drain();
+        socket.wait(can_send, until)
+    }
+
+    /// Returns whether reading the next ones opens no session.
+    pub fn are_live(&self) -> bool {
+        self.feed.is_live()
+    }
+
+    /// Arms the waker, if there is nothing more to be sent.
+    pub fn arm(&self) -> Left {
+        match self.held {
+            Some(until) => Left::Until(until),
+            None if !self.batch.is_empty() || self.feed.arm() => Left::ForThread,
+            None => Left::Nothing,
         }
-        Ok(())
     }
 
     /// Returns until when an event is held, if it ends a turn that began a moment ago.

@@ -1,18 +1,19 @@
 //! The bytes of a WebSocket: what is read, what is written, and the deadlines of both.
 //!
-//! Reads and writes do not block; the only wait is [`Socket::wait`].
+//! Reads and writes do not block.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::sys::Interest;
-use crate::sys::poll::PollSet;
 use crate::sys::socket::is_temporary;
 use crate::{limits, sys};
 
 use super::codec::{self, CLOSE_POLICY, CLOSE_TRY_LATER, Decoder, Incoming, Violation};
+use crate::server::connections::Connection;
 
 /// Why a WebSocket is no longer served.
 pub enum End {
@@ -52,13 +53,20 @@ impl From<io::Error> for End {
     }
 }
 
+/// What a WebSocket waits for.
+pub struct Wait {
+    /// What its connection is to be ready for.
+    pub interest: Interest,
+    /// Whether it waits for events, too.
+    pub for_events: bool,
+    pub limit: Duration,
+}
+
 /// The connection of a WebSocket.
-pub struct Socket<'a> {
-    client: &'a TcpStream,
+pub struct Socket {
+    connection: Arc<Connection>,
     decoder: Decoder,
     output: Vec<u8>,
-    /// The client, and what else is waited for.
-    files: PollSet,
     /// How much of the output the system has.
     written: usize,
     /// When the last byte was read or written.
@@ -69,9 +77,10 @@ pub struct Socket<'a> {
     message_at: Option<Instant>,
 }
 
-impl<'a> Socket<'a> {
+impl Socket {
     /// Sends the client `head`. Its `early` bytes were read before.
-    pub fn new(mut client: &'a TcpStream, head: &str, early: &[u8]) -> io::Result<Socket<'a>> {
+    pub fn new(connection: Arc<Connection>, head: &str, early: &[u8]) -> io::Result<Socket> {
+        let mut client = &connection.stream;
         client.set_nonblocking(true)?;
         // It fits: nothing was sent before, or it was taken.
         client.write_all(head.as_bytes())?;
@@ -79,10 +88,9 @@ impl<'a> Socket<'a> {
         let mut decoder = Decoder::default();
         decoder.push(early);
         Ok(Socket {
-            client,
+            connection,
             decoder,
             output: Vec::new(),
-            files: PollSet::default(),
             written: 0,
             active_at: Instant::now(),
             stalled_at: None,
@@ -122,7 +130,7 @@ impl<'a> Socket<'a> {
     /// Writes as much as the system takes.
     pub fn flush(&mut self) -> io::Result<()> {
         while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
-            match self.client.write(rest) {
+            match (&self.connection.stream).write(rest) {
                 Ok(count) => {
                     self.written += count;
                     self.active_at = Instant::now();
@@ -143,13 +151,13 @@ impl<'a> Socket<'a> {
         Ok(())
     }
 
-    /// Waits until the client or `waker` is ready, or `until`, and reads what the client sent.
-    /// Returns whether `waker` is ready.
-    pub fn wait(
-        &mut self,
-        waker: Option<BorrowedFd<'_>>,
-        until: Option<Instant>,
-    ) -> Result<bool, End> {
+    /// Returns whether the system has the whole output.
+    pub fn is_flushed(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    /// Returns what is to be waited for, `until` then at the longest.
+    pub fn wait(&mut self, for_events: bool, until: Option<Instant>) -> Result<Wait, End> {
         let ping_at = self.active_at + limits::WEBSOCKET_PING_EVERY;
         let stall_ends = self.stalled_at.map(|at| at + limits::WEBSOCKET_STALL_MAX);
         let message_ends = self.message_at.map(|at| at + limits::WEBSOCKET_MESSAGE_MAX);
@@ -161,32 +169,28 @@ impl<'a> Socket<'a> {
         if is_over(message_ends) {
             return Err(End::Ours(Ending::new(CLOSE_POLICY, "a message took too long")));
         }
+        let deadlines = [until, stall_ends, message_ends].into_iter().flatten();
+        let mut deadline = deadlines.fold(ping_at, Instant::min);
         if ping_at <= now {
             codec::write_ping(&mut self.output);
             self.active_at = now;
-            return Ok(false);
+            deadline = now;
         }
-        let deadlines = [until, stall_ends, message_ends].into_iter().flatten();
-        let deadline = deadlines.fold(ping_at, Instant::min);
-        let interest = match (self.has_room(), self.output.is_empty()) {
+        let interest = match (self.has_room(), self.is_flushed()) {
             (true, true) => Interest::Read,
             (true, false) => Interest::Either,
             (false, _) => Interest::Write,
         };
-        let left = deadline.saturating_duration_since(now);
-        self.files.clear();
-        self.files.add(self.client.as_fd(), interest);
-        waker.into_iter().for_each(|waker| self.files.add(waker, Interest::Read));
-        self.files.wait(Some(left))?;
-        if self.files.is_ready(0) && self.has_room() {
-            self.read()?;
-        }
-        Ok(self.files.is_ready(1))
+        Ok(Wait { interest, for_events, limit: deadline.saturating_duration_since(now) })
     }
 
-    fn read(&mut self) -> Result<(), End> {
+    /// Reads what the client sent, if there is room for answers.
+    pub fn read(&mut self) -> Result<(), End> {
+        if !self.has_room() {
+            return Ok(());
+        }
         let mut chunk = [0; CHUNK_BYTES];
-        match self.client.read(&mut chunk) {
+        match (&self.connection.stream).read(&mut chunk) {
             Ok(0) => Err(End::Gone),
             Ok(count) => {
                 self.active_at = Instant::now();
@@ -217,11 +221,11 @@ impl<'a> Socket<'a> {
             if self.output.is_empty() {
                 break;
             }
-            if !wait(self.client, Interest::Write, deadline)? {
+            if !wait(&self.connection.stream, Interest::Write, deadline)? {
                 return Ok(());
             }
         }
-        self.client.shutdown(Shutdown::Write)?;
+        self.connection.stream.shutdown(Shutdown::Write)?;
         self.drain(deadline)
     }
 
@@ -230,9 +234,12 @@ impl<'a> Socket<'a> {
         self.output.truncate(codec::frame_end(&self.output, self.written));
         codec::write_close(Some(CLOSE_TRY_LATER), "the client is too slow", &mut self.output);
         // Its buffer is full, but for the system's rounding.
-        sys::socket::set_send_buffer(self.client, 2 * limits::WEBSOCKET_SEND_BUFFER_BYTES)?;
+        sys::socket::set_send_buffer(
+            &self.connection.stream,
+            2 * limits::WEBSOCKET_SEND_BUFFER_BYTES,
+        )?;
         self.flush()?;
-        self.client.shutdown(Shutdown::Write)?;
+        self.connection.stream.shutdown(Shutdown::Write)?;
         self.drain(Instant::now())
     }
 
@@ -240,8 +247,10 @@ impl<'a> Socket<'a> {
     /// and the reset can overtake the close frame.
     fn drain(&mut self, deadline: Instant) -> io::Result<()> {
         let (mut chunk, mut drained) = ([0; CHUNK_BYTES], 0);
-        while drained < limits::DRAIN_BYTES_MAX && wait(self.client, Interest::Read, deadline)? {
-            match self.client.read(&mut chunk) {
+        while drained < limits::DRAIN_BYTES_MAX
+            && wait(&self.connection.stream, Interest::Read, deadline)?
+        {
+            match (&self.connection.stream).read(&mut chunk) {
                 Ok(0) => return Ok(()),
                 Ok(count) => drained += count,
                 Err(error) if is_temporary(&error) => {}
