@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -69,15 +69,20 @@ impl ReadFile {
             ),
             None => String::new(),
         };
-        file.record(context);
-        let text = match self.byte_offset {
+        let (text, part) = match self.byte_offset {
             Some(MaybeQuoted(start)) => file.bytes_from(start)?,
-            None => self.lines(file, context)?,
+            None => self.lines(&file, context)?,
         };
+        context.seen.record(&file.path, file.version, file.whole(), part);
         Ok(text + &note)
     }
 
-    fn lines(&self, file: OpenFile, context: &ToolContext<'_>) -> Result<String, String> {
+    /// Returns the lines, and which bytes of the file are in them from the first one on.
+    fn lines(
+        &self,
+        file: &OpenFile,
+        context: &ToolContext<'_>,
+    ) -> Result<(String, Range<u64>), String> {
         let first = self.offset.map_or(1, |MaybeQuoted(offset)| offset.max(1));
         let last = self
             .limit
@@ -85,8 +90,8 @@ impl ReadFile {
         let failed = |error: io::Error| format!("{}: {}", escaped(&self.path), reason(&error));
         let mut reader = file.reader(limits::READ_BYTES_MAX);
         let mut clip = Clip::new(limits::RESULT_BYTES_MAX - 300);
-        // Where the first byte is that is left out, if one is.
-        let (mut place, mut left_out) = (0_u64, None);
+        // Where the first of the lines is, and the first byte that is left out, if one is.
+        let (mut place, mut begin, mut left_out) = (0_u64, None, None);
         let (mut line, mut at_start) = (0_u64, true);
         while line <= last {
             context.check()?;
@@ -101,6 +106,7 @@ impl ReadFile {
                     break;
                 }
                 if line >= first {
+                    begin = begin.or(Some(place));
                     if at_start {
                         clip.push(format!("{line}\t").as_bytes());
                     }
@@ -118,7 +124,8 @@ impl ReadFile {
         let at_limit = place >= limits::READ_BYTES_MAX;
         let is_clipped = clip.is_clipped();
         let mut text = clip.text();
-        if let Some(place) = left_out.filter(|_| is_clipped) {
+        left_out = left_out.filter(|_| is_clipped);
+        if let Some(place) = left_out {
             text.push_str(&format!("\n[what is left out begins at byte_offset {place}]"));
         }
         if line > last {
@@ -130,7 +137,7 @@ impl ReadFile {
         } else if line < first {
             text.push_str(&format!("[the file has {line} lines]"));
         }
-        Ok(text)
+        Ok((text, begin.unwrap_or(place)..left_out.unwrap_or(place)))
     }
 }
 
@@ -163,14 +170,13 @@ impl OpenFile {
         Ok(OpenFile { file, given: given.to_owned(), path, version, len, content, is_whole })
     }
 
-    /// Records that the model has seen it.
-    fn record(&self, context: &ToolContext<'_>) {
-        let content = self.is_whole.then_some(self.content.as_slice());
-        context.seen.record(&self.path, self.version, content);
+    /// Returns the whole content, unless it is too long.
+    fn whole(&self) -> Option<&[u8]> {
+        self.is_whole.then_some(self.content.as_slice())
     }
 
     fn knowledge(&self, context: &ToolContext<'_>) -> Knowledge {
-        context.seen.knowledge(&self.path, self.version, &self.content)
+        context.seen.knowledge(&self.path, self.version, self.whole())
     }
 
     /// Returns the text, if it can be replaced: `action` says what would be done.
@@ -187,15 +193,16 @@ impl OpenFile {
         })
     }
 
-    fn reader(self, bytes_max: u64) -> Box<dyn BufRead> {
-        let rest = self.file.take(bytes_max.saturating_sub(self.content.len() as u64));
-        Box::new(BufReader::with_capacity(64 * 1024, io::Cursor::new(self.content).chain(rest)))
+    fn reader(&self, bytes_max: u64) -> impl BufRead {
+        let rest = (&self.file).take(bytes_max.saturating_sub(self.content.len() as u64));
+        BufReader::with_capacity(64 * 1024, self.content.chain(rest))
     }
 
-    /// Returns the text from a byte on, without a part of a character at either end.
-    fn bytes_from(&self, start: u64) -> Result<String, String> {
+    /// Returns the text from a byte on, without a part of a character at either end, and which
+    /// bytes it has.
+    fn bytes_from(&self, start: u64) -> Result<(String, Range<u64>), String> {
         if start > self.len {
-            return Ok(format!("[the file has {} bytes]", self.len));
+            return Ok((format!("[the file has {} bytes]", self.len), 0..0));
         }
         let failed = |error: io::Error| format!("{}: {}", escaped(&self.given), reason(&error));
         let mut bytes = vec![0; limits::RESULT_BYTES_MAX - 300];
@@ -220,10 +227,11 @@ impl OpenFile {
         let skipped = bytes.iter().take(3).take_while(is_inside).count();
         let text = String::from_utf8_lossy(bytes.get(skipped..).unwrap_or_default());
         let end = end - cut as u64;
-        Ok(match end < self.len {
+        let text = match end < self.len {
             true => format!("{text}\n[the file goes on; the next byte_offset is {end}]"),
             false => text.into_owned(),
-        })
+        };
+        Ok((text, start..end))
     }
 }
 
@@ -283,6 +291,12 @@ impl WriteFile {
                     // There is nothing to lose.
                     _ if old.len == 0 => {}
                     Knowledge::Current => {}
+                    Knowledge::Part(_) => {
+                        return Err(format!(
+                            "{path} exists, and you have read only a part of it: read the rest \
+                             first, or use edit_file"
+                        ));
+                    }
                     Knowledge::Outdated => return Err(changed_since(&path)),
                     Knowledge::Unknown => {
                         return Err(format!(
@@ -296,7 +310,8 @@ impl WriteFile {
         };
         let bytes = content.as_bytes();
         let written = workspace.replace(&self.path, bytes, expected, context.umask)?;
-        context.seen.record(&written.path, written.version, Some(bytes));
+        let all = 0..bytes.len() as u64;
+        context.seen.record(&written.path, written.version, Some(bytes), all);
         let done = if old.is_some() { "replaced" } else { "created" };
         Ok(format!("{path} was {done}: {} bytes", bytes.len()))
     }
@@ -326,11 +341,19 @@ impl EditFile {
         })?;
         let (bytes, expected) = (new.as_bytes(), Expected::File(file.version));
         let written = context.workspace()?.replace(&self.path, bytes, expected, context.umask)?;
-        // Of a file that it has not read, the model still knows only the text that it quoted.
-        if knowledge == Knowledge::Current {
-            context.seen.record(&written.path, written.version, Some(bytes));
-        }
-        Ok(format!("{path} was edited at line {line}"))
+        let done = format!("{path} was edited at line {line}");
+        let seen = match knowledge {
+            Knowledge::Current => bytes.len() as u64,
+            // Up to the change.
+            Knowledge::Part(seen) => {
+                let same = file.content.iter().zip(bytes).take_while(|(old, new)| old == new);
+                seen.min(same.count() as u64)
+            }
+            // It still knows only the text that it quoted.
+            Knowledge::Unknown | Knowledge::Outdated => return Ok(done),
+        };
+        context.seen.record(&written.path, written.version, Some(bytes), 0..seen);
+        Ok(done)
     }
 }
 
@@ -524,6 +547,49 @@ mod tests {
         assert_eq!(unread, "b exists, and you have not read it: read it first");
         scratch.put("empty", "");
         do_it("write_file", r#"{"path":"empty","content":"x"}"#).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_overwritten_only_if_all_parts_of_it_were_read() {
+        let scratch = Scratch::new();
+        let part = |part: &str| {
+            let arguments = format!("{{\"path\":\"a\",{part}}}");
+            run(&scratch, "read_file", &arguments).unwrap()
+        };
+        let write = || {
+            let written = run(&scratch, "write_file", r#"{"path":"a","content":"mine\n"}"#);
+            written.map_err(|error| assert!(error.contains("only a part"), "{error}")).is_ok()
+        };
+        let all: String = (1..=1000).map(|line| format!("line {line}\n")).collect();
+        scratch.put("a", &all);
+        part(r#""offset":501"#);
+        assert!(!write());
+        part(r#""offset":2000"#);
+        part(r#""limit":499"#);
+        assert!(!write());
+        part(r#""offset":500,"limit":1"#);
+        assert!(write());
+        // Up to a change, the parts are still known.
+        scratch.put("a", &all);
+        part(r#""limit":10"#);
+        run(&scratch, "edit_file", r#"{"path":"a","old_text":"ne 8\n","new_text":"n"}"#).unwrap();
+        part(r#""offset":9"#);
+        assert!(!write());
+        part(r#""offset":8"#);
+        assert!(write());
+        // What is left out of a long result was not read.
+        scratch.put("a", &all.repeat(10));
+        part(r#""offset":1"#);
+        assert!(!write());
+        let mut offset = 0;
+        while offset < all.len() * 10 {
+            assert!(!write());
+            let text = part(&format!("\"byte_offset\":{offset}"));
+            let next = text.rsplit_once("the next byte_offset is ");
+            offset =
+                next.map_or(usize::MAX, |(_, next)| next.trim_end_matches(']').parse().unwrap());
+        }
+        assert!(write());
     }
 
     #[test]
