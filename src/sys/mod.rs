@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "the one module that talks to the C library")]
 
 pub mod child;
+pub mod descriptor;
 pub mod init;
 pub mod memory;
 pub mod namespace;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::sys::descriptor;
 use crate::sys::openat::{self, FileType};
 
 /// How many links in succession are followed at the end of a path.
@@ -36,7 +37,7 @@ impl Protection {
     /// Fails if an open file or directory, which is at `path`, is protected: what is opened counts,
     /// not its name.
     pub fn check(&self, file: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-        if openat::is_kernel_state(file)? {
+        if descriptor::is_kernel_state(file)? {
             return Err(denied("it is the kernel's state, not a file on a disk"));
         }
         let found = File::from(file.try_clone_to_owned()?).metadata()?;
@@ -71,7 +72,7 @@ impl Protection {
         let has_daemon = entries.iter().any(|(name, kind)| {
             name == DAEMON && matches!(kind, FileType::Directory | FileType::Link)
         });
-        let is_whole = openat::is_kernel_state(directory).unwrap_or(true)
+        let is_whole = descriptor::is_kernel_state(directory).unwrap_or(true)
             || (has_daemon
                 && openat::open_directory(directory, Path::new(DAEMON)).is_ok_and(|daemon| {
                     is_of_opta(|name| openat::has_entry(daemon.as_fd(), OsStr::new(name)))
@@ -79,7 +80,7 @@ impl Protection {
         if !is_whole && !self.0.iter().any(|protected| protected.starts_with(base)) {
             return;
         }
-        match openat::path_of(directory) {
+        match descriptor::path_of(directory) {
             Ok(path) if !is_whole => {
                 entries.retain(|(name, _)| self.check_entry(&path, name).is_ok());
             }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use crate::sys::openat;
+use crate::sys::{descriptor, openat};
 
 use super::protection::LINKS_MAX;
 use super::seen::FileVersion;
@@ -169,7 +169,7 @@ impl Target {
     /// Replaces the content of the file.
     fn rewrite(&self, bytes: &[u8], old: &File, expected: Expected) -> io::Result<()> {
         let found = old.metadata()?;
-        if found.nlink() == 1 && !openat::has_access_list(old) {
+        if found.nlink() == 1 && !descriptor::has_access_list(old) {
             match self.put_another(bytes, &found, expected) {
                 // Its owner cannot be kept, the directory cannot be written to, or something is
                 // mounted on the file.

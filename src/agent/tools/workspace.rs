@@ -13,6 +13,7 @@ use std::time::Instant;
 use crate::error::reason;
 use crate::protocol::Variable;
 use crate::session::wake::Cancel;
+use crate::sys::descriptor;
 use crate::sys::openat::{self, FileType};
 
 use super::protection::Protection;
@@ -101,7 +102,7 @@ impl Workspace {
     /// Returns where an open file or directory is, without links. It was opened as `path`, which
     /// only counts if the system does not say.
     pub fn path_of(&self, file: BorrowedFd<'_>, path: &Path) -> io::Result<PathBuf> {
-        openat::path_of(file).or_else(|_unknown| self.path.join(path).canonicalize())
+        descriptor::path_of(file).or_else(|_unknown| self.path.join(path).canonicalize())
     }
 
     /// Fails if the entry `name` of a directory, which need not exist, is protected.
