@@ -38,6 +38,7 @@ use completion::CompletionParser;
 use fault::{CompletionError, RequestFailure, Retry};
 use retry::Pauses;
 use server::ModelServer;
+use server_facts::names;
 use wire::RequestBody;
 
 /// What the server did if its completion is truncated.
@@ -163,10 +164,6 @@ fn attempt(
 /// As for [`ChatModel::complete`].
 pub fn models(endpoint: &Endpoint, limit: Duration) -> Result<Option<Vec<String>>, Fault> {
     Ok(listed_models(endpoint, limit)?.map(names))
-}
-
-fn names(models: Vec<ListedModel>) -> Vec<String> {
-    models.into_iter().map(|model| model.name).collect()
 }
 
 /// Returns the same with what else the list tells about each model.

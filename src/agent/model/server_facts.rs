@@ -1,33 +1,11 @@
 //! What the list of models of a server, and its properties, say. Pure.
 
-use std::iter;
-
 use nanoserde::DeJson;
 
 use crate::json::{self, Lenient};
 
 /// Parts of the names of models that do not chat.
 const OTHER_MODELS: [&str; 7] = ["embed", "rerank", "whisper", "bge-", "minilm", "e5-", "tts"];
-
-/// Returns the names in the body of `GET /v1/models`; `None` if it is no such body, as from a
-/// server of another kind that answers every request with 200.
-pub fn model_names(body: &[u8]) -> Option<Vec<String>> {
-    #[derive(DeJson)]
-    struct List {
-        object: Option<String>,
-        data: Option<Vec<Model>>,
-    }
-    #[derive(DeJson)]
-    struct Model {
-        id: String,
-    }
-    let list: List = json::parse(body).ok()?;
-    match list.data {
-        Some(models) => Some(models.into_iter().map(|model| model.id).collect()),
-        // An Ollama that has none.
-        None => list.object.is_some_and(|object| object == "list").then(Vec::new),
-    }
-}
 
 /// Returns the first model that chats, judging by its name.
 pub fn first_chat_model(names: &[String]) -> Option<&String> {
@@ -44,27 +22,12 @@ pub struct ListedModel {
     pub context: Option<u64>,
 }
 
-/// Returns the models in the body of `GET /v1/models`; `None` as [`model_names`].
+/// Returns the models in the body of `GET /v1/models`; `None` if it is no such body, as from a
+/// server of another kind that answers every request with 200.
 pub fn listed_models(body: &[u8]) -> Option<Vec<ListedModel>> {
-    let names = model_names(body)?.into_iter();
-    let contexts = contexts(body).unwrap_or_default().into_iter().map(|(_, context)| context);
-    let contexts = contexts.chain(iter::repeat(None));
-    Some(names.zip(contexts).map(|(name, context)| ListedModel { name, context }).collect())
-}
-
-/// Returns the size of a model's context in tokens, from the body of `GET /v1/models`. Without a
-/// name, the server's only model.
-pub fn listed_context(body: &[u8], name: Option<&str>) -> Option<u64> {
-    let models = contexts(body)?;
-    let is_only = models.len() == 1;
-    let is_it = |id: &str| is_only || name.is_some_and(|name| name == id);
-    models.into_iter().find(|(id, _)| is_it(id))?.1
-}
-
-/// Returns the id of each model in the body of `GET /v1/models`, and the size of its context.
-fn contexts(body: &[u8]) -> Option<Vec<(String, Option<u64>)>> {
     #[derive(DeJson)]
     struct List {
+        object: Option<String>,
         data: Option<Vec<Model>>,
     }
     #[derive(DeJson)]
@@ -75,24 +38,49 @@ fn contexts(body: &[u8]) -> Option<Vec<(String, Option<u64>)>> {
         loaded_context_length: Option<Lenient>,
         context_length: Option<Lenient>,
         max_context_length: Option<Lenient>,
-        meta: Option<Meta>,
+        meta: Option<Lenient>,
     }
     #[derive(DeJson)]
     struct Meta {
         n_ctx: Option<Lenient>,
     }
-    let models = json::parse::<List>(body).ok()?.data?.into_iter();
-    let sizes = models.map(|model| {
+    let list: List = json::parse(body).ok()?;
+    // An Ollama that has none.
+    let is_empty = || list.object.is_some_and(|object| object == "list");
+    let Some(models) = list.data else { return is_empty().then(Vec::new) };
+    let models = models.into_iter().map(|model| {
+        let meta = model.meta.map(Lenient::into_text);
+        let meta = meta.and_then(|meta| json::parse::<Meta>(meta.as_bytes()).ok());
         let sizes = [
             model.max_model_len,
             model.loaded_context_length,
             model.context_length,
             model.max_context_length,
-            model.meta.and_then(|meta| meta.n_ctx),
+            meta.and_then(|meta| meta.n_ctx),
         ];
-        (model.id, sizes.into_iter().flatten().find_map(tokens))
+        let context = sizes.into_iter().flatten().find_map(tokens);
+        ListedModel { name: model.id, context }
     });
-    Some(sizes.collect())
+    Some(models.collect())
+}
+
+/// Returns the names of listed models.
+pub fn names(models: Vec<ListedModel>) -> Vec<String> {
+    models.into_iter().map(|model| model.name).collect()
+}
+
+/// Returns the names in the body of `GET /v1/models`; `None` as [`listed_models`].
+pub fn model_names(body: &[u8]) -> Option<Vec<String>> {
+    listed_models(body).map(names)
+}
+
+/// Returns the size of a model's context in tokens, from the body of `GET /v1/models`. Without a
+/// name, the server's only model.
+pub fn listed_context(body: &[u8], name: Option<&str>) -> Option<u64> {
+    let models = listed_models(body)?;
+    let is_only = models.len() == 1;
+    let is_it = |model: &&ListedModel| is_only || name.is_some_and(|name| name == model.name);
+    models.iter().find(is_it)?.context
 }
 
 /// Returns the size of the context in tokens, from the body of llama.cpp's `GET /props`.
@@ -150,6 +138,9 @@ mod tests {
         assert_eq!(two, Some(vec!["a".to_owned(), "b".to_owned()]));
         assert_eq!(names(r#"{"object":"list","data":null}"#), Some(Vec::new()));
         assert_eq!(names(r#"{"data":[]}"#), Some(Vec::new()));
+        // Whatever else a server says about them.
+        let odd = r#"{"data":[{"id":"a","meta":"x","max_model_len":[],"context_length":{}}]}"#;
+        assert_eq!(names(odd), Some(vec!["a".to_owned()]));
         for body in [
             "",
             "<html>",
