@@ -467,7 +467,7 @@ pub const CONTEXT_ANSWER_TOKENS_MAX: u64 = 4_096;
 pub const MODEL_LIST_KEPT: Duration = Duration::from_secs(30);
 /// How long it is remembered that a request was too long for a model, or which fields its server
 /// rejects. The model may be loaded again with a larger context, the server started with tools.
-pub const CONTEXT_KEPT: Duration = Duration::from_secs(10 * 60);
+pub const SERVER_FACTS_KEPT: Duration = Duration::from_secs(10 * 60);
 /// Servers and models that are remembered.
 pub const MODEL_SERVERS_KEPT: usize = 32;
 /// The time to find out whose server answers, where another program has to be asked.

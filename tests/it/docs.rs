@@ -822,7 +822,7 @@ const STATED: [Stated; 6] = [
             ("AFTER_SIGNAL_MAX", "exits within {} seconds"),
             ("CALL_MAX", "or within {} if the daemon does not answer"),
             ("AFTER_SIGNAL_MAX", "not read within {} seconds of a signal"),
-            ("CONTEXT_KEPT", "remembers for {minutes} minutes"),
+            ("SERVER_FACTS_KEPT", "remembers for {minutes} minutes"),
             ("MODEL_RETRYING_MAX", "for up to {minutes} minutes"),
             ("MODEL_FAILURES_MAX", "at most {} times"),
             ("MODEL_FIRST_MAX", "silent for {minutes} minutes"),

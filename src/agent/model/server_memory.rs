@@ -31,7 +31,7 @@ impl ServerMemory {
     /// Returns the fields that the server rejects, if that was learned recently.
     pub fn rejected(&self, endpoint: &Endpoint, now: Instant) -> Vec<&'static str> {
         let known = self.known(endpoint).rejected;
-        let recent = known.filter(|(_, learned)| now - *learned < limits::CONTEXT_KEPT);
+        let recent = known.filter(|(_, learned)| now - *learned < limits::SERVER_FACTS_KEPT);
         recent.map_or(Vec::new(), |(fields, _)| fields)
     }
 
@@ -55,7 +55,7 @@ impl ServerMemory {
     /// Returns the bytes of messages that are too many for the model, if that was learned recently.
     pub fn too_long(&self, endpoint: &Endpoint, now: Instant) -> Option<usize> {
         let (bytes, learned) = self.known(endpoint).too_long?;
-        (now - learned < limits::CONTEXT_KEPT).then_some(bytes)
+        (now - learned < limits::SERVER_FACTS_KEPT).then_some(bytes)
     }
 
     /// Learns from messages of `sent` bytes that were answered, after a request with `refused`
@@ -77,7 +77,7 @@ impl ServerMemory {
     /// tell it; `None` if that was not asked recently.
     pub fn context(&self, endpoint: &Endpoint, now: Instant) -> Option<Option<u64>> {
         let (tokens, asked) = self.known(endpoint).context?;
-        (now - asked < limits::CONTEXT_KEPT).then_some(tokens)
+        (now - asked < limits::SERVER_FACTS_KEPT).then_some(tokens)
     }
 
     /// Remembers what the server tells of the size of the model's context.
@@ -127,7 +127,7 @@ mod tests {
         memory.learn_context(&endpoint(0), 99, None, now);
         assert_eq!(memory.too_long(&endpoint(0), now), Some(100));
         assert_eq!(memory.too_long(&endpoint(1), now), None);
-        let end = now + limits::CONTEXT_KEPT;
+        let end = now + limits::SERVER_FACTS_KEPT;
         let before = end.checked_sub(Duration::from_millis(1)).unwrap();
         assert_eq!(memory.too_long(&endpoint(0), before), Some(100));
         assert_eq!(memory.too_long(&endpoint(0), end), None);
@@ -155,6 +155,6 @@ mod tests {
         assert_eq!(known(0), (0, None));
         assert_eq!(known(1), (0, Some("n".to_owned())));
         memory.learn_rejected(&endpoint(1), vec!["tools"], now);
-        assert!(memory.rejected(&endpoint(1), now + limits::CONTEXT_KEPT).is_empty());
+        assert!(memory.rejected(&endpoint(1), now + limits::SERVER_FACTS_KEPT).is_empty());
     }
 }

@@ -248,24 +248,24 @@ impl ListDir {
                 FileType::File | FileType::Other => b"\n",
             });
         };
-        let too_many;
+        let is_incomplete;
         if self.recursive == Some(MaybeQuoted(true)) {
             let end = walk::walk(context, path, &mut |entry| {
                 add(&String::from_utf8_lossy(entry.path), entry.kind);
                 ControlFlow::Continue(())
             })?;
-            too_many = end.too_many_entries;
+            is_incomplete = end.is_incomplete;
         } else {
             let directory = context.workspace()?.directory(path)?;
             let entries = openat::entries(directory.as_fd(), limits::DIRECTORY_ENTRIES_MAX + 1);
             let mut entries =
                 entries.map_err(|error| format!("{}: {}", escaped(path), reason(&error)))?;
-            too_many = entries.len() > limits::DIRECTORY_ENTRIES_MAX;
+            is_incomplete = entries.len() > limits::DIRECTORY_ENTRIES_MAX;
             entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
             entries.iter().for_each(|(name, kind)| add(&name.to_string_lossy(), *kind));
         }
         let mut text = clip.text();
-        if too_many {
+        if is_incomplete {
             text.push_str("[there is more than can be listed]");
         } else if text.is_empty() {
             text.push_str("[the directory is empty]");

@@ -127,7 +127,7 @@ fn start(path: Option<&str>) -> &str {
 }
 
 fn note(end: WalkEnd) -> &'static str {
-    if end.too_many_entries {
+    if end.is_incomplete {
         "\n[not all was looked through: there are too many files, or they lie too deep]"
     } else if end.too_many_rules {
         "\n[not all .gitignore rules were applied: there are too many]"

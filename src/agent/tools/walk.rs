@@ -33,7 +33,7 @@ pub struct Entry<'a> {
 pub struct WalkEnd {
     /// There are more entries than [`limits::WALK_ENTRIES_MAX`], in a directory more than
     /// [`limits::DIRECTORY_ENTRIES_MAX`], or some deeper than [`limits::WALK_DEPTH_MAX`].
-    pub too_many_entries: bool,
+    pub is_incomplete: bool,
     /// There are more rules of what git ignores than [`limits::IGNORE_BYTES_ALL_MAX`].
     pub too_many_rules: bool,
 }
@@ -160,7 +160,7 @@ impl Walk {
         self.visited += 1;
         if self.visited > limits::WALK_ENTRIES_MAX {
             self.levels.clear();
-            self.end.too_many_entries = true;
+            self.end.is_incomplete = true;
         }
         self.descends = kind == FileType::Directory;
         let directory = &self.levels.last()?.directory;
@@ -178,7 +178,7 @@ impl Walk {
         let Some(level) = self.levels.last() else { return };
         let name = OsStr::from_bytes(self.path.get(level.path..).unwrap_or_default());
         if self.levels.len() > limits::WALK_DEPTH_MAX {
-            self.end.too_many_entries = true;
+            self.end.is_incomplete = true;
         } else if let Ok(below) = openat::enter(level.directory.as_fd(), name) {
             self.path.push(b'/');
             self.enter(below);
@@ -191,7 +191,7 @@ impl Walk {
         // A directory that may not be read has no entries.
         let mut entries = openat::entries(directory.as_fd(), most + 1).unwrap_or_default();
         let is_cut = entries.len() > most;
-        self.end.too_many_entries |= is_cut;
+        self.end.is_incomplete |= is_cut;
         entries.truncate(most);
         let rules = self.rules.count();
         let is_rules =
@@ -443,7 +443,7 @@ mod tests {
             while let Some(entry) = walk.next(&|| false) {
                 count += usize::from(entry.kind == FileType::File);
             }
-            (count, walk.end().too_many_entries)
+            (count, walk.end().is_incomplete)
         })
     }
 

@@ -496,7 +496,7 @@ fn thinking_that_a_server_refuses_to_get_back_is_omitted_for_a_while() {
         Instant::now()
     });
     // But not forever: the second request did not find out whether it is still refused.
-    let end = answered[0] + limits::CONTEXT_KEPT;
+    let end = answered[0] + limits::SERVER_FACTS_KEPT;
     assert!(server.memory.rejected(&server.endpoint, end).is_empty());
     let requests = server.requests();
     let has: Vec<bool> = requests.iter().map(|text| text.contains("reasoning")).collect();
