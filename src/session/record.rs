@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 
 use crate::protocol::event::{Event, EventKind};
-use crate::{json, limits};
+use crate::{json, limits, sys};
 
 use super::said::Said;
 
@@ -65,11 +65,15 @@ impl<'a> Record<'a> {
 
     /// Finds the fields where [`record_of`] puts them.
     fn fields(text: &'a str) -> Option<Record<'a>> {
-        let parts = text.split_at(text.find(",\"seq\":")?);
-        let names = parts.0.strip_prefix("{\"v\":\"3\",\"event\":\"")?;
-        let (name, _) = names.split_once("\",\"daemonId\":\"")?;
-        let (seq, rest) = parts.1.strip_prefix(",\"seq\":")?.split_once(",\"ts\":\"")?;
-        let (ts, payload) = rest.split_once("\",\"payload\":")?;
+        const SEQ: &str = ",\"seq\":";
+        let (name, rest) = text.strip_prefix("{\"v\":\"3\",\"event\":\"")?.split_once('"')?;
+        let (_, rest) = rest.strip_prefix(",\"daemonId\":\"")?.split_once('"')?;
+        // The first journals had the session's id before it.
+        let at = if rest.starts_with(SEQ) { 0 } else { rest.find(SEQ)? };
+        let parts = text.split_at(text.len() - rest.len() + at);
+        let (seq, rest) = parts.1.strip_prefix(SEQ)?.split_once(',')?;
+        let (ts, rest) = rest.strip_prefix("\"ts\":\"")?.split_once('"')?;
+        let payload = rest.strip_prefix(",\"payload\":")?;
         let kind = EventKind::named(name);
         Some(Record { parts, kind, seq: seq.parse().ok()?, ts, payload })
     }
@@ -191,7 +195,7 @@ pub fn ts_of(bytes: &[u8]) -> Option<&str> {
 /// The polynomial 0x1EDC6F41 (Castagnoli), reflected, as in RFC 3720 (iSCSI), B.4.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// A table for each byte of a step of eight: a journal is checked as fast as it is read.
+/// A table for each byte of a step of eight.
 const TABLES: [[u32; 256]; 8] = tables();
 
 #[expect(
@@ -222,18 +226,24 @@ const fn tables() -> [[u32; 256]; 8] {
 
 /// Returns the CRC-32C of `bytes`.
 fn crc32c(bytes: &[u8]) -> u32 {
-    let mut crc = !0_u32;
-    let (chunks, rest) = bytes.as_chunks::<8>();
-    for chunk in chunks {
-        let word = u64::from_le_bytes(*chunk) ^ u64::from(crc);
-        let [a, b, c, d, e, f, g, h] = word.to_le_bytes();
-        crc = at(7, a) ^ at(6, b) ^ at(5, c) ^ at(4, d) ^ at(3, e) ^ at(2, f) ^ at(1, g) ^ at(0, h);
-    }
+    let (words, rest) = bytes.as_chunks();
+    // A journal is checked as fast as it is read.
+    let mut crc = sys::crc32c::crc32c(!0, words).unwrap_or_else(|| by_tables(!0, words));
     for byte in rest {
         let [low, ..] = crc.to_le_bytes();
         crc = (crc >> 8) ^ at(0, low ^ byte);
     }
     !crc
+}
+
+/// Continues a checksum with `words`.
+fn by_tables(mut crc: u32, words: &[[u8; 8]]) -> u32 {
+    for word in words {
+        let word = u64::from_le_bytes(*word) ^ u64::from(crc);
+        let [a, b, c, d, e, f, g, h] = word.to_le_bytes();
+        crc = at(7, a) ^ at(6, b) ^ at(5, c) ^ at(4, d) ^ at(3, e) ^ at(2, f) ^ at(1, g) ^ at(0, h);
+    }
+    crc
 }
 
 #[expect(clippy::indexing_slicing, reason = "eight tables, named by number; a byte is below 256")]
@@ -381,5 +391,7 @@ mod tests {
         assert_eq!(crc32c(&[0xff; 32]), 0x62a8_ab43);
         assert_eq!(crc32c(&(0..32).collect::<Vec<u8>>()), 0x46dd_794e);
         assert_eq!(crc32c(b""), 0);
+        let bytes: Vec<u8> = (0..=255).collect();
+        assert_eq!(!by_tables(!0, bytes.as_chunks().0), crc32c(&bytes));
     }
 }

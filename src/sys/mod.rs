@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "the one module that talks to the C library")]
 
 pub mod child;
+pub mod crc32c;
 pub mod descriptor;
 pub mod init;
 pub mod memory;
