@@ -97,20 +97,24 @@ impl Tokenizer {
         bytes: &[u8],
         mut special: impl FnMut(usize) -> Result<usize, E>,
     ) -> Result<bool, E> {
-        while let Some(rest) = bytes.get(self.at..) {
-            let is_special = |byte| matches!(byte, b'"' | b'\\' | ..b' ');
-            let Some(length) = find_special(rest, is_special) else {
-                self.at = bytes.len();
-                break;
-            };
-            self.at += length;
-            if rest.get(length) == Some(&b'"') {
-                self.at += 1;
-                return Ok(true);
+        let start = self.at;
+        let mut next = start;
+        let end = find_special(bytes.get(start..).unwrap_or_default(), |at| {
+            let at = start + at;
+            match bytes.get(at)? {
+                _ if at < next => {}
+                b'"' => return Some(Ok(at + 1)),
+                b'\\' | ..b' ' => match special(at) {
+                    Ok(end) => next = end,
+                    Err(error) => return Some(Err(error)),
+                },
+                _ => {}
             }
-            self.at = special(self.at)?;
-        }
-        Ok(false)
+            None
+        });
+        let end = end.transpose()?;
+        self.at = end.unwrap_or(next.max(bytes.len()));
+        Ok(end.is_some())
     }
 }
 

@@ -9,32 +9,40 @@ use super::special::find_special;
 /// result as one line.
 pub fn quote(text: &str, out: &mut String) {
     out.push('"');
-    let mut rest = text;
-    // Most bytes are copied in runs.
-    while let Some(at) = find_special(rest.as_bytes(), may_be_escaped) {
-        let (before, after) = rest.split_at(at);
-        out.push_str(before);
-        let mut after = after.chars();
-        match after.next() {
-            Some('"') => out.push_str("\\\""),
-            Some('\\') => out.push_str("\\\\"),
-            Some('\n') => out.push_str("\\n"),
-            Some('\r') => out.push_str("\\r"),
-            Some('\t') => out.push_str("\\t"),
-            Some(c) if has_number(c) => out.push_str(&numbered(c)),
-            Some(c) => out.push(c),
-            None => {}
-        }
-        rest = after.as_str();
-    }
-    out.push_str(rest);
+    // The bytes between are copied in runs.
+    let mut copied = 0;
+    find_special(text.as_bytes(), |at| {
+        let c = char_at(text, at)?;
+        let numbered;
+        let escape = match c {
+            '"' => "\\\"",
+            '\\' => "\\\\",
+            '\n' => "\\n",
+            '\r' => "\\r",
+            '\t' => "\\t",
+            c if has_number(c) => {
+                numbered = number_of(c);
+                &numbered
+            }
+            _ => return None,
+        };
+        out.push_str(text.get(copied..at)?);
+        out.push_str(escape);
+        copied = at + c.len_utf8();
+        None::<()>
+    });
+    out.push_str(text.get(copied..).unwrap_or_default());
     out.push('"');
 }
 
-/// Returns whether a character that [`quote`] escapes may begin with this byte.
-fn may_be_escaped(byte: u8) -> bool {
-    // C1 begins with C2, and U+2028 with E2.
-    matches!(byte, ..b' ' | b'"' | b'\\' | 0x7f | 0xc2 | 0xe2)
+/// Returns the character that begins at `at`, if [`quote`] may escape it.
+fn char_at(text: &str, at: usize) -> Option<char> {
+    match *text.as_bytes().get(at)? {
+        byte @ ..0x80 => Some(char::from(byte)),
+        // C1 begins with C2, and U+2028 with E2.
+        0xc2 | 0xe2 => text.get(at..)?.chars().next(),
+        _ => None,
+    }
 }
 
 /// Returns whether [`quote`] escapes a character with its number, if it has no shorter escape.
@@ -42,7 +50,8 @@ fn has_number(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-fn numbered(c: char) -> String {
+/// Returns that escape.
+fn number_of(c: char) -> String {
     format!("\\u{:04x}", u32::from(c))
 }
 
@@ -65,35 +74,27 @@ impl Quoted {
     /// Reads a string after its opening quote. Returns what follows it, too; `None` if it is
     /// escaped in another way.
     pub fn read(text: &str) -> Option<(Quoted, &str)> {
+        // Where the next character begins, and how much longer the escapes before it are than what
+        // they stand for.
+        let (mut next, mut longer) = (0, 0);
         let bytes = text.as_bytes();
-        let (mut at, mut escapes) = (0, 0);
-        loop {
-            at += find_special(bytes.get(at..)?, may_be_escaped)?;
-            let (length, of_text) = match (bytes.get(at)?, bytes.get(at + 1)) {
-                (b'"', _) => break,
-                (b'\\', Some(b'"' | b'\\' | b'n' | b'r' | b't')) => (2, 1),
-                (b'\\', _) => {
-                    let escape = text.get(at..at + 6)?;
-                    let number = u32::from_str_radix(escape.strip_prefix("\\u")?, 16).ok()?;
-                    let c = char::from_u32(number).filter(|c| {
-                        !matches!(c, '\n' | '\r' | '\t') && has_number(*c) && numbered(*c) == escape
-                    })?;
-                    (6, c.len_utf8())
-                }
-                _ => {
-                    let c = text.get(at..)?.chars().next().filter(|c| !has_number(*c))?;
-                    (c.len_utf8(), c.len_utf8())
-                }
-            };
-            at += length;
-            escapes += length - of_text;
-        }
+        let end = find_special(bytes, |at| match *bytes.get(at).filter(|_| at >= next)? {
+            b'\\' => {
+                let Some((length, of_text)) = escape_at(text, at) else { return Some(at) };
+                (next, longer) = (at + length, longer + length - of_text);
+                None
+            }
+            b'"' => Some(at),
+            _ => char_at(text, at).is_some_and(has_number).then_some(at),
+        });
+        let at = end?;
         let (inner, rest) = text.split_at_checked(at)?;
+        let rest = rest.strip_prefix('"')?;
         let mut json = String::with_capacity(at + 2);
         json.push('"');
         json.push_str(inner);
         json.push('"');
-        Some((Quoted { json, len: at - escapes }, rest.get(1..)?))
+        Some((Quoted { json, len: at - longer }, rest))
     }
 
     /// Returns the bytes of the text itself.
@@ -110,6 +111,23 @@ impl Quoted {
     pub fn as_json(&self) -> &str {
         &self.json
     }
+}
+
+/// Returns the length of an escape of [`quote`] at `at`, and of the character that it stands for.
+#[inline(always)]
+fn escape_at(text: &str, at: usize) -> Option<(usize, usize)> {
+    match text.as_bytes().get(at + 1)? {
+        b'"' | b'\\' | b'n' | b'r' | b't' => Some((2, 1)),
+        _ => numbered_at(text, at),
+    }
+}
+
+/// Returns the same for an escape with a number.
+fn numbered_at(text: &str, at: usize) -> Option<(usize, usize)> {
+    let escape = text.get(at..at + 6)?;
+    let number = u32::from_str_radix(escape.strip_prefix("\\u")?, 16).ok()?;
+    let c = char::from_u32(number).filter(|c| !matches!(c, '\n' | '\r' | '\t'))?;
+    (has_number(c) && number_of(c) == escape).then(|| (6, c.len_utf8()))
 }
 
 #[cfg(test)]

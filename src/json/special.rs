@@ -1,25 +1,30 @@
 //! Finding the bytes of a string that are special.
 
-/// Returns the index of the first byte that `is_special`, which no others may be than control
-/// characters, quotes, backslashes and bytes above `~`. It looks at eight bytes at a time.
-pub fn find_special(bytes: &[u8], is_special: impl Fn(u8) -> bool) -> Option<usize> {
+/// Passes the index of each byte that may be special to `visit` until it returns something, and
+/// returns that. No bytes are special but control characters, quotes, backslashes and those above
+/// `~`. It looks at eight bytes at a time.
+pub fn find_special<T>(bytes: &[u8], mut visit: impl FnMut(usize) -> Option<T>) -> Option<T> {
     let (words, rest) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
+    let mut last = [b'a'; 8];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    let mut start = 0;
+    for word in words.iter().chain([&last]) {
         let mut suspects = suspects(u64::from_le_bytes(*word));
         while suspects != 0 {
-            let at = suspects.trailing_zeros() as usize / 8;
-            if word.get(at).is_some_and(|byte| is_special(*byte)) {
-                return Some(index * 8 + at);
+            let found = visit(start + suspects.trailing_zeros() as usize / 8);
+            if found.is_some() {
+                return found;
             }
             suspects &= suspects - 1;
         }
+        start += word.len();
     }
-    let at = rest.iter().position(|byte| is_special(*byte))?;
-    Some(bytes.len() - rest.len() + at)
+    None
 }
 
 /// Returns the highest bit of each byte of a word that may be special, and perhaps of bytes above
 /// the lowest of these.
+#[inline(always)]
 fn suspects(word: u64) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
     // A byte that is smaller than the limit borrows, so that its highest bit changes.
@@ -34,8 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_special_byte_is_found_wherever_it_is() {
-        let is_special = |byte: u8| matches!(byte, ..b' ' | b'"' | b'\\' | 0x7f..);
+    fn every_special_byte_is_found_wherever_it_is() {
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..20_000 {
             let length = random.usize(..40);
@@ -45,11 +49,16 @@ mod tests {
                 _ => random.u8(b'a'..=b'z'),
             };
             let bytes: Vec<u8> = (0..length).map(|_| byte(&mut random)).collect();
-            let expected = bytes.iter().position(|byte| is_special(*byte));
-            assert_eq!(find_special(&bytes, is_special), expected, "{bytes:?}");
-            let is_quote = |byte: u8| byte == b'"';
-            let expected = bytes.iter().position(|byte| is_quote(*byte));
-            assert_eq!(find_special(&bytes, is_quote), expected, "{bytes:?}");
+            let is_special = |at: usize| matches!(bytes[at], ..b' ' | b'"' | b'\\' | 0x7f..);
+            let mut found = Vec::new();
+            let all = find_special(&bytes, |at| {
+                found.extend(is_special(at).then_some(at));
+                None::<()>
+            });
+            let expected: Vec<usize> = (0..length).filter(|at| is_special(*at)).collect();
+            assert_eq!((all, &found), (None, &expected), "{bytes:?}");
+            let first = find_special(&bytes, |at| is_special(at).then_some(at));
+            assert_eq!(first, expected.first().copied(), "{bytes:?}");
         }
     }
 }

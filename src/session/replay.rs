@@ -246,21 +246,24 @@ pub struct Conversation {
 impl Conversation {
     /// Applies the event in a record.
     pub fn apply_record(&mut self, record: &Record<'_>) {
-        // These are no part of the conversation; of thinking there is much.
-        let is_other = matches!(
-            record.kind,
-            None | Some(EventKind::TurnThinking | EventKind::TurnDone | EventKind::TurnError)
-        );
-        if is_other {
-            return;
+        match record.kind {
+            // These are no part of the conversation; of thinking there is much.
+            None | Some(EventKind::TurnThinking | EventKind::TurnDone | EventKind::TurnError) => {
+                return;
+            }
+            Some(EventKind::TurnToken) => {
+                if let Some(token) = plain_text(record.payload) {
+                    return self.say(token);
+                }
+            }
+            Some(EventKind::ToolEnd) => {
+                if let Some((call_id, result)) = result_of(record.payload) {
+                    return self.messages.push(Message::Tool { call_id, result });
+                }
+            }
+            _ => {}
         }
-        let is_token = record.kind == Some(EventKind::TurnToken);
-        let is_result = record.kind == Some(EventKind::ToolEnd);
-        if let Some(token) = plain_text(record.payload).filter(|_| is_token) {
-            self.say(token);
-        } else if let Some((call_id, result)) = result_of(record.payload).filter(|_| is_result) {
-            self.messages.push(Message::Tool { call_id, result });
-        } else if let Some(event) = record.event() {
+        if let Some(event) = record.event() {
             self.apply(event);
         }
     }
