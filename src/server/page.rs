@@ -1,6 +1,8 @@
 //! The local page: plain files that are part of the program. They hold nothing of the user, so they
 //! are served without the token; the page asks the API for everything else.
 
+use std::sync::OnceLock;
+
 use super::reply::Reply;
 use super::websocket;
 
@@ -9,17 +11,23 @@ use super::websocket;
 pub struct PageFile {
     name: &'static str,
     bytes: &'static [u8],
+    /// Its digest, once it was asked for.
+    tag: OnceLock<String>,
 }
 
 /// Lists files of the folder `page`.
 macro_rules! files {
     ($($name:literal,)+) => {
-        &[$(PageFile { name: $name, bytes: include_bytes!(concat!("page/", $name)) },)+]
+        [$(PageFile {
+            name: $name,
+            bytes: include_bytes!(concat!("page/", $name)),
+            tag: OnceLock::new(),
+        },)+]
     };
 }
 
 /// All files; the first is the page itself.
-const FILES: &[PageFile] = files!(
+static FILES: [PageFile; 17] = files!(
     "index.html",
     "style.css",
     "main.js",
@@ -58,7 +66,7 @@ impl PageFile {
     /// `If-None-Match`.
     pub fn reply(&self, known: Option<&str>) -> Reply {
         Reply::bytes(self.media_type(), self.bytes)
-            .with_tag(&websocket::digest(self.bytes), known)
+            .with_tag(self.tag.get_or_init(|| websocket::digest(self.bytes)), known)
             // Kept, and asked for again each time: another version may serve the next one.
             .with("Cache-Control", "no-cache")
             .with("Content-Security-Policy", POLICY)
