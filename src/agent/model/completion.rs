@@ -365,7 +365,10 @@ impl CompletionParser {
     fn push(&mut self, kind: DeltaKind, text: &str) {
         match kind {
             _ if text.is_empty() => {}
-            DeltaKind::Text => self.parts.push(text).into_iter().for_each(|part| self.pass(part)),
+            DeltaKind::Text => {
+                let parts = self.parts.push(text, &self.completion.text);
+                parts.into_iter().for_each(|part| self.pass(part));
+            }
             _ => {
                 if let Some((_, reasoning)) = &mut self.reasoning {
                     reasoning.push_str(text);

@@ -36,8 +36,6 @@ pub struct TextParts {
     state: State,
     /// What may still belong to a tag, or the calls.
     pending: String,
-    /// The text that may still turn out to be thinking.
-    text: String,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -54,10 +52,11 @@ enum State {
 }
 
 impl TextParts {
-    /// Adds a piece. Returns what it makes known.
-    pub fn push(&mut self, piece: &str) -> Vec<Delta> {
+    /// Adds a piece. Returns what it makes known; `before` is the text that was returned before,
+    /// which may turn out to be thinking.
+    pub fn push(&mut self, piece: &str, before: &str) -> Vec<Delta> {
         match self.state {
-            State::Text => return self.push_text(piece),
+            State::Text => return self.push_text(piece, before),
             State::Answer => return Vec::from_iter(delta(DeltaKind::Text, piece.to_owned())),
             _ => {}
         }
@@ -95,28 +94,26 @@ impl TextParts {
                 let is_first = self.state == State::Beginning;
                 self.state = if is_first { State::Text } else { State::Answer };
                 let text = std::mem::take(&mut self.pending);
-                deltas.extend(self.push(&text));
+                deltas.extend(self.push(&text, before));
             }
         }
         deltas
     }
 
     /// Adds a piece of a text that ends if it turns out to be thinking.
-    fn push_text(&mut self, piece: &str) -> Vec<Delta> {
-        let from = self.text.len().saturating_sub(THINK_END_LINE.len() - 1);
-        self.text.push_str(piece);
-        let new = self.text.as_bytes().get(from..).unwrap_or_default();
+    fn push_text(&mut self, piece: &str, before: &str) -> Vec<Delta> {
         let tag = THINK_END_LINE.as_bytes();
+        let from = before.len().saturating_sub(tag.len() - 1);
+        let new = [before.as_bytes().get(from..).unwrap_or_default(), piece.as_bytes()].concat();
         let Some(at) = new.windows(tag.len()).position(|part| part == tag) else {
             return Vec::from_iter(delta(DeltaKind::Text, piece.to_owned()));
         };
         let rest = new.len() - at - tag.len();
         let (thinking, rest) = piece.split_at_checked(piece.len() - rest).unwrap_or((piece, ""));
-        let text = self.text.get(..self.text.len() - rest.len()).unwrap_or_default();
-        self.state = if answer_of(text).is_empty() { State::Thought } else { State::Answer };
-        self.text = String::new();
+        let is_thinking = answer_of(&[before, thinking].concat()).is_empty();
+        self.state = if is_thinking { State::Thought } else { State::Answer };
         let mut deltas = Vec::from_iter(delta(DeltaKind::Text, thinking.to_owned()));
-        deltas.extend(self.push(rest));
+        deltas.extend(self.push(rest, before));
         deltas
     }
 
@@ -155,13 +152,17 @@ mod tests {
         let mut parts = TextParts::default();
         let (mut thinking, mut answer) = (String::new(), String::new());
         let characters: Vec<char> = text.chars().collect();
-        let pieces = characters.chunks(size).map(String::from_iter);
-        let mut deltas: Vec<Delta> = pieces.flat_map(|piece| parts.push(&piece)).collect();
-        deltas.extend(parts.end());
-        for Delta { kind, text } in deltas {
-            match kind {
-                DeltaKind::Thinking => thinking.push_str(&text),
-                _ => answer.push_str(&text),
+        let pieces = characters.chunks(size).map(|piece| Some(String::from_iter(piece)));
+        for piece in pieces.chain([None]) {
+            let deltas = match piece {
+                Some(piece) => parts.push(&piece, &answer),
+                None => Vec::from_iter(parts.end()),
+            };
+            for Delta { kind, text } in deltas {
+                match kind {
+                    DeltaKind::Thinking => thinking.push_str(&text),
+                    _ => answer.push_str(&text),
+                }
             }
         }
         (thinking, answer, parts.calls().to_owned())
