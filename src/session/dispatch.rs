@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -88,7 +89,9 @@ impl Dispatcher {
             let mut left = Vec::new();
             for target in targets.drain(..) {
                 let Some(follower) = target.upgrade() else { continue };
-                match follower.dispatch() {
+                // A panic is met again by its own thread, and ends that one.
+                let dispatched = catch_unwind(AssertUnwindSafe(|| follower.dispatch()));
+                match dispatched.unwrap_or(Left::ForThread) {
                     Left::Nothing => {}
                     Left::ForThread => left.push(follower),
                     Left::Until(until) => held.push((until, target)),
