@@ -88,6 +88,14 @@ pub struct SessionUpdated {
     pub snapshot: SessionSummary,
 }
 
+/// The message that a session was deleted, for clients that follow all of them. It has no number.
+#[derive(SerJson)]
+pub struct SessionDeleted {
+    pub event: String,
+    #[nserde(rename = "sessionId")]
+    pub session_id: String,
+}
+
 /// The last message about a session. It has no number: it is not an event of the session.
 #[derive(SerJson)]
 pub struct StreamEnd {

@@ -132,7 +132,12 @@ impl WideFeed {
     /// Takes the next events. Fails if there are no descriptors to read them.
     fn next(&mut self, events_max: usize, bytes_max: usize) -> io::Result<Envelopes> {
         while let Some(range) = self.next_range()? {
-            let mut envelopes = match range.reader.after(range.after, events_max, bytes_max) {
+            let Some(reader) = &mut range.reader else {
+                let deleted = EventText::deleted(&range.session);
+                self.ranges.pop_front();
+                return Ok(vec![Arc::new(deleted)]);
+            };
+            let mut envelopes = match reader.after(range.after, events_max, bytes_max) {
                 Err(error) if is_lack_of_descriptors(&error) => return Err(error),
                 // A session that was deleted, or cannot be read, must not hide the others.
                 read => read.unwrap_or_default(),
@@ -185,7 +190,7 @@ impl WideFeed {
             let (reader, last) = session.position();
             self.replayed.insert(id.clone(), (session, last));
             if last > after {
-                return Ok(Some(Range { session: id, reader, after, last }));
+                return Ok(Some(Range { session: id, reader: Some(reader), after, last }));
             }
         }
         Ok(None)

@@ -14,7 +14,8 @@ use crate::lines::Forwards;
 use crate::mutex::lock;
 use crate::protocol::SessionId;
 use crate::protocol::event::{Event, EventKind};
-use crate::{disk, limits};
+use crate::protocol::socket::SessionDeleted;
+use crate::{disk, json, limits};
 
 use super::record::{self, Record};
 use super::said::{Place, Run};
@@ -85,6 +86,14 @@ pub struct EventText {
 }
 
 impl EventText {
+    /// Returns what tells followers of all sessions that one was deleted. It is no event of the
+    /// session, so it has no number.
+    pub fn deleted(id: &SessionId) -> EventText {
+        let (event, session_id) = ("session.deleted".to_owned(), id.as_str().to_owned());
+        let text = json::text(&SessionDeleted { event, session_id });
+        EventText { seq: 0, kind: None, text, with_aliases: OnceLock::new() }
+    }
+
     /// Returns the envelope with the names that older clients know.
     pub fn with_aliases(&self) -> &str {
         self.with_aliases.get_or_init(|| record::with_aliases(&self.text, self.kind))

@@ -174,24 +174,28 @@ impl Runtime {
         self.with_slot(id, |slot, place| {
             let exists = self.store.has(id);
             let session = match self.load(id, slot, place) {
-                Ok(Some(session)) => session,
-                Ok(None) if exists => return Ok(self.store.delete(id)?),
                 // The remains of a session that cannot be read.
                 Err(SessionError::Failed(error))
                     if exists && error.kind() == Kind::SessionDamaged =>
                 {
-                    return Ok(self.store.delete(id)?);
+                    None
                 }
-                Ok(None) => return Err(no_session(id)),
-                Err(error) => return Err(error),
+                Ok(None) if !exists => return Err(no_session(id)),
+                loaded => loaded?,
             };
-            let mut state = lock(&session.state);
-            if state.journal.state().unfinished().next().is_some() {
-                return Err(SessionError::Busy("a turn of the session is in progress".to_owned()));
+            if let Some(session) = session {
+                let mut state = lock(&session.state);
+                if state.journal.state().unfinished().next().is_some() {
+                    let why = "a turn of the session is in progress".to_owned();
+                    return Err(SessionError::Busy(why));
+                }
+                self.store.delete(id)?;
+                session.close(&mut state, CloseReason::Deleted);
+                *place = None;
+            } else {
+                self.store.delete(id)?;
             }
-            self.store.delete(id)?;
-            session.close(&mut state, CloseReason::Deleted);
-            *place = None;
+            self.watchers.notify_deleted(id);
             self.log.info("session deleted", &[("id", &id.as_str())]);
             Ok(())
         })

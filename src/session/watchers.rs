@@ -34,7 +34,8 @@ pub struct Watcher {
 /// Consecutive events of a session.
 pub struct Range {
     pub session: SessionId,
-    pub reader: Reader,
+    /// `None`: the session was deleted.
+    pub reader: Option<Reader>,
     /// The number before the first.
     pub after: u64,
     /// The number of the last.
@@ -63,11 +64,21 @@ impl Watchers {
                 Some(range) if range.last == after => range.last = last,
                 // There is none, or that of a session of this id that was deleted.
                 _ => {
-                    let range = Range { session: id.clone(), reader: reader(), after, last };
+                    let reader = Some(reader());
+                    let range = Range { session: id.clone(), reader, after, last };
                     untaken.insert(id.clone(), range);
                 }
             }
             drop(untaken);
+            watcher.waker.wake();
+        }
+    }
+
+    /// Tells the followers that a session was deleted: its events can no longer be read.
+    pub fn notify_deleted(&self, id: &SessionId) {
+        for watcher in lock(&self.all).iter().filter(|watcher| watcher.follows(id)) {
+            let range = Range { session: id.clone(), reader: None, after: 0, last: u64::MAX };
+            lock(&watcher.untaken).insert(id.clone(), range);
             watcher.waker.wake();
         }
     }

@@ -501,6 +501,22 @@ fn a_deleted_session_ends_its_websockets() {
 }
 
 #[test]
+fn followers_of_all_sessions_learn_that_one_was_deleted() {
+    let (_home, api) = started();
+    let mut socket = Socket::open(&api, "");
+    for _ in 0..2 {
+        api.create("s");
+        assert!(socket.text().contains(r#""event":"session.snapshot""#));
+        api.ask("DELETE", "/v3/sessions/s", "").expect(204);
+        assert_eq!(socket.text(), r#"{"event":"session.deleted","sessionId":"s"}"#);
+    }
+    api.ask("DELETE", "/v3/sessions/s", "").expect(404);
+    // Nothing more.
+    api.create("t");
+    assert!(socket.text().contains(r#""sessionId":"t""#));
+}
+
+#[test]
 fn a_stopping_daemon_closes_its_websockets_in_time() {
     let (home, api) = started();
     api.create("s");
