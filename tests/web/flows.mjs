@@ -10,33 +10,19 @@ import { launch, open, problems, until, violations } from "./browser.mjs";
 import { Home } from "./home.mjs";
 import { HOSTILE, startModel } from "./model.mjs";
 import { measure } from "./speed.mjs";
-
-const flows = [];
-const flow = (name, run, options) => flows.push({ name, run, options });
-
-const REFUSED =
-  /Failed to load resource: (the server responded with a status of (401|503)|net::ERR_CONNECTION_REFUSED|net::ERR_)/;
-
-const address = (home, path = "") => `http://127.0.0.1:${home.port}/${path}`;
-const send = async (page, text) => {
-  await page.fill("#input", text);
-  await page.press("#input", "Enter");
-};
-const answered = (page, text) =>
-  until(page, (wanted) => document.getElementById("log").textContent.includes(wanted), text);
-/** Opens the page with the token, as a pasted URL does. */
-async function enter(context, home) {
-  const page = await context.newPage();
-  await page.goto((await home.opta("web --print")).stdout.trim());
-  await page.waitForSelector('body[data-connection="open"]');
-  return page;
-}
-async function enterSession(context, home, id) {
-  const page = await enter(context, home);
-  await page.goto(address(home, `#/session/${id}`));
-  await until(page, () => document.getElementById("title").textContent !== "Session");
-  return page;
-}
+import {
+  REFUSED,
+  address,
+  answered,
+  enter,
+  enterSession,
+  flow,
+  flows,
+  gate,
+  noteSockets,
+  send,
+} from "./steps.mjs";
+import "./trouble.mjs";
 
 flow("the private file leads to the page, and the token stays out of sight", async ({ home, context }) => {
   const opened = join(home.path, "opened");
@@ -157,11 +143,6 @@ async function assertWords(page, count) {
 flow("an event between the reading and the connection is not lost", async ({ home, context }) => {
   const id = await home.session("Between");
   const page = await enterSession(context, home, id);
-  const gate = () => {
-    let open;
-    const opened = new Promise((resolve) => (open = resolve));
-    return { open, opened };
-  };
   const [connect, read, reading] = [gate(), gate(), gate()];
   await page.route("**/v3/health", (route) => connect.opened.then(() => route.continue()));
   await page.route("**/events?afterSeq=0&*", (route) => {
@@ -179,16 +160,7 @@ flow("an event between the reading and the connection is not lost", async ({ hom
 
 flow("a daemon that is killed is missed within two seconds, and found again", async ({ home, context }) => {
   context.expected.push(REFUSED);
-  await context.addInitScript(() => {
-    globalThis.sockets = [];
-    const Real = WebSocket;
-    globalThis.WebSocket = class extends Real {
-      constructor(...args) {
-        super(...args);
-        globalThis.sockets.push(this);
-      }
-    };
-  });
+  await noteSockets(context);
   const id = await home.session("Crash");
   const page = await enterSession(context, home, id);
   await send(page, "slow");

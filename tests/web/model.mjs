@@ -31,6 +31,7 @@ export const HOSTILE = `<img src=x onerror="document.title='owned'"><script>docu
 const call = (name, input) => ({ call: { name, arguments: JSON.stringify(input) } });
 const EDIT = { path: "notes.txt", old_text: "Tuesday at ten\n", new_text: "Wednesday at ten\n" };
 const COMMAND = { command: "printf 'one\\ntwo\\n'" };
+const NEW = (name) => call("write_file", { path: name, content: "text\n" });
 const words = (count) => Array.from({ length: count }, (_, at) => `word${at}${at % 12 ? " " : "\n\n"}`);
 
 /** The parts of an answer, for a task and the number of results so far. */
@@ -39,6 +40,12 @@ const SCRIPTS = {
   think: () => [{ thinking: "The user wants an answer. " }, { thinking: "I give one." }, "Thought."],
   edit: (_, results) =>
     results ? ["I moved the meeting to Wednesday."] : ["I edit it. ", call("edit_file", EDIT)],
+  twice: (_, results) => [[NEW("first.txt")], [NEW("second.txt")], ["Asked twice."]][results],
+  code: ([, count]) => [
+    "Here:\n\n```rust\n",
+    ...Array.from({ length: Number(count) }, (_, at) => `let line${at} = ${"x".repeat(50)};\n`),
+    "```\n\nDone.",
+  ],
   run: (_, results) => (results ? ["The command printed two lines."] : [call("run_command", COMMAND)]),
   read: (_, results) => (results ? ["Read."] : [call("read_file", { path: "large.txt" })]),
   file: (_, results) => (results ? ["Read."] : [call("read_file", { path: "page.html" })]),

@@ -71,17 +71,17 @@ function crc32c(text) {
 }
 
 /** Adds turns to the journal of a new session, as a model that writes word by word would. */
-function writeLongJournal(path) {
+export function writeLongJournal(home, id, count) {
   const lines = [];
   let seq = 1;
   const add = (event, payload) => {
     seq += 1;
-    const ts = new Date(Date.now() - 60_000 + (seq / EVENTS) * 50_000).toISOString();
+    const ts = new Date(Date.now() - 60_000 + (seq / count) * 50_000).toISOString();
     const record = { v: "3", event, daemonId: "daemon_AAAAAAAA", seq, ts, payload };
     const text = JSON.stringify(record).slice(0, -1);
     lines.push(`${text},"crc":"${crc32c(text)}"}\n`);
   };
-  for (let turn = 0; seq < EVENTS; turn += 1) {
+  for (let turn = 0; seq < count; turn += 1) {
     const head = { turnId: `turn_${turn}`, writerId: "test", clientId: "test", mode: "chat" };
     add("turn.queued", { ...head, queueSize: 1, position: 0, content: `Question ${turn}` });
     add("turn.start", head);
@@ -106,7 +106,7 @@ function writeLongJournal(path) {
       stats: { tokens: 301, elapsed: 900, completionTokens: 301 },
     });
   }
-  appendFileSync(path, lines.join(""));
+  appendFileSync(join(home.path, ".config/opta/sessions", id, "journal.jsonl"), lines.join(""));
 }
 
 /** Measures how fast the page appears, and a token in it while many sessions stream. */
@@ -153,7 +153,7 @@ export async function measure({ home, browser, enter }) {
 
   const large = await home.session("A long session");
   await home.opta("daemon stop");
-  writeLongJournal(join(home.path, ".config/opta/sessions", large, "journal.jsonl"));
+  writeLongJournal(home, large, EVENTS);
   await home.opta("daemon start");
   const fresh = await launch();
   const alone = await open(fresh, home);

@@ -27,7 +27,8 @@ export function el(name, attributes = {}, ...children) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (value !== false && value != null) element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.filter((child) => child != null && child !== false));
+  // One by one: thousands of arguments take the stack.
+  for (const child of children) if (child != null && child !== false) element.append(child);
   return element;
 }
 

@@ -1,12 +1,15 @@
 // Markdown, made into elements: what models write, and no HTML. Pure but for the elements.
+//
+// A text takes time in proportion to its length, whatever it is: an expression fails without looking
+// at the same characters from many places.
 
 import { el, visible } from "./dom.js";
 
-const FENCE = /^ {0,3}(```+|~~~+)\s*([\w+#.-]*)[^`]*$/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*$/;
+const FENCE = /^ {0,3}(```+(?!`)|~~~+(?!~))([^`\n]*)$/;
+const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const RULE = /^ {0,3}([-*_])( *\1){2,}\s*$/;
-const TABLE = /^ *\|?( *:?-+:? *\|)+( *:?-+:? *)?$/;
+const TABLE = /^\|?( *:?-+:? *\|)+( *:?-+:? *)?$/;
 
 /** Quotes and lists in one another: deeper ones are shown as they were written. */
 const DEPTH_MAX = 20;
@@ -31,14 +34,16 @@ function blocks(lines, depth) {
     let found;
     if ((found = FENCE.exec(line))) {
       flush();
-      const end = lines.findIndex((other, n) => n > at && other.trim() === found[1]);
-      const code = lines.slice(at + 1, end < 0 ? undefined : end).join("\n");
-      out.push(el("pre", { tabindex: "0", "data-language": found[2] || null }, el("code", {}, code)));
-      at = end < 0 ? lines.length : end;
+      let end = at + 1;
+      while (end < lines.length && lines[end].trim() !== found[1]) end += 1;
+      const code = lines.slice(at + 1, end).join("\n");
+      const [language] = /^[\w+#.-]*/.exec(found[2].trim());
+      out.push(el("pre", { tabindex: "0", "data-language": language || null }, el("code", {}, code)));
+      at = end;
     } else if ((found = HEADING.exec(line))) {
       flush();
       level = Math.min(6, found[1].length + 1, level + 1);
-      out.push(el(`h${level}`, {}, ...inline(found[2])));
+      out.push(el(`h${level}`, {}, ...inline(heading(found[2].trim()))));
     } else if (RULE.test(line)) {
       flush();
       out.push(el("hr"));
@@ -55,7 +60,7 @@ function blocks(lines, depth) {
       const end = endOf(lines, at, isPart);
       out.push(list(lines.slice(at, end), indent, depth + 1));
       at = end - 1;
-    } else if (line.includes("|") && TABLE.test(lines[at + 1] ?? "")) {
+    } else if (line.includes("|") && TABLE.test(lines[at + 1]?.trim() ?? "")) {
       flush();
       const end = endOf(lines, at, (other) => other.includes("|"));
       out.push(table(lines.slice(at, end)));
@@ -65,6 +70,12 @@ function blocks(lines, depth) {
   }
   flush();
   return out;
+}
+
+/** Returns the text of a heading without the marks that may end it. */
+function heading(text) {
+  const last = text.slice(text.lastIndexOf(" ") + 1);
+  return /^#+$/.test(last) ? text.slice(0, -last.length).trimEnd() : text;
 }
 
 function endOf(lines, at, isPart) {
@@ -108,10 +119,10 @@ function table(lines) {
 
 const INLINE = new RegExp(
   [
-    "(?<code>(`+)(?!`)(.+?)(?<!`)\\2(?!`))",
+    "(?<ticks>`+)",
     "(?<strong>\\*\\*(?=\\S)(.+?\\S?)\\*\\*)",
     "(?<em>(?<![\\w*])[*_](?=[^\\s*_])([^*_\\n]*[^\\s*_])[*_](?![\\w*]))",
-    '(?<link>!?\\[([^\\]\\n]*)\\]\\(([^\\s()<>]+)(?: "[^"\\n]*")?\\))',
+    '(?<link>!?\\[([^[\\]\\n]*)\\]\\(([^\\s()<>]+)(?: "[^"\\n]*")?\\))',
     "(?<url>https?://[^\\s<>\"'`)\\]]*[^\\s<>\"'`)\\].,;:!?])",
   ].join("|"),
   "gsu",
@@ -120,19 +131,37 @@ const INLINE = new RegExp(
 /** Returns the nodes of a text without blocks. */
 function inline(text) {
   const out = [];
-  let end = 0;
-  for (const found of text.matchAll(INLINE)) {
-    const { code, strong, em, link, url } = found.groups;
-    out.push(text.slice(end, found.index));
-    if (code) out.push(el("code", {}, found[3].trim() || found[3]));
-    else if (strong) out.push(el("strong", {}, ...inline(found[5])));
-    else if (em) out.push(el("em", {}, ...inline(found[7])));
-    else if (link) out.push(anchor(found[10], found[9] || found[10], found[0]));
-    else out.push(anchor(url, url, url));
-    end = found.index + found[0].length;
+  const ends = codeEnds(text);
+  for (let [end, at] = [0, 0]; ; ) {
+    INLINE.lastIndex = at;
+    const found = INLINE.exec(text);
+    if (!found) return [...out, text.slice(end)].filter((part) => part !== "");
+    const { ticks, strong, em, link, url } = found.groups;
+    at = INLINE.lastIndex;
+    let node;
+    if (ticks) {
+      const close = ends.get(found.index);
+      if (!close) continue;
+      const code = text.slice(at, close);
+      node = el("code", {}, code.trim() || code);
+      at = close + ticks.length;
+    } else if (strong) node = el("strong", {}, ...inline(found[3]));
+    else if (em) node = el("em", {}, ...inline(found[5]));
+    else if (link) node = anchor(found[8], found[7] || found[8], found[0]);
+    else node = anchor(url, url, url);
+    out.push(text.slice(end, found.index), node);
+    end = at;
   }
-  out.push(text.slice(end));
-  return out.filter((part) => part !== "");
+}
+
+/** Returns, for the place of each run of backticks, that of the next run of the same length. */
+function codeEnds(text) {
+  const [ends, next] = [new Map(), new Map()];
+  for (const { 0: run, index } of [...text.matchAll(/`+/g)].reverse()) {
+    ends.set(index, next.get(run.length));
+    next.set(run.length, index);
+  }
+  return ends;
 }
 
 /** Returns a link, or what was written if it leads to something else than a web page. */

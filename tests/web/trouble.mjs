@@ -1,0 +1,104 @@
+// What goes wrong: lost connections, failed reads, races, hostile texts, and keys that mean another
+// thing.
+
+import assert from "node:assert/strict";
+
+import { REFUSED, address, answered, enter, enterSession, flow, send } from "./steps.mjs";
+
+flow("a daemon that is gone in the middle of a read loses nothing", async ({ home, context }) => {
+  context.expected.push(REFUSED);
+  const id = await home.session("Gone");
+  await home.turn(id, "paced 40 1");
+  const page = await enter(context, home);
+  let kills = true;
+  await page.route(`**/${id}/events?*`, async (route) => {
+    // The first reply says which events there are.
+    if (kills && !route.request().url().includes("limit=1&")) home.kill();
+    await route.continue();
+  });
+  await page.goto(address(home, `#/session/${id}`));
+  await page.waitForSelector("#trouble:not([hidden])");
+  kills = false;
+  await home.opta("daemon start");
+  await page.evaluate((hash) => (location.hash = hash), `#token=${home.info.token}`);
+  await page.waitForSelector('body[data-connection="open"]');
+  await page.waitForSelector(".row .end");
+  await answered(page, "word1 ");
+  await answered(page, "word39");
+});
+
+flow("a hostile text takes no longer than another one", async ({ home, context }) => {
+  const page = await enter(context, home);
+  const slow = await page.evaluate(async () => {
+    const { markdown } = await import("/page/markdown.js");
+    // The longest item: the ends of two stretches.
+    const LENGTH = 48_000;
+    const repeated = (part, before = "", after = "") =>
+      before + part.repeat(LENGTH / part.length).slice(0, LENGTH) + after;
+    const runs = Array.from({ length: 300 }, (_, at) => "`".repeat(at + 1)).join(" ");
+    const parts = ["[", "![", "[x", "](", "[]("]
+      .concat(["[a](b", '[a](b "', "*", "**", "**a", " *a", "_a ", " _a_", "x**", "`", "`a ", "``a`", "**`"])
+      .concat([
+        "https://",
+        "http://a.,",
+        "- ",
+        "> ",
+        "> - ",
+        "- a\n",
+        "1. ",
+        "```\n",
+        "````\n```\n",
+        "\n ",
+        "\t",
+      ])
+      .concat(["a|b\n-|-\n", " ", "\u00a0", "\u202e"]);
+    const texts = parts
+      .map((part) => repeated(part))
+      .concat([runs, repeated(" ", "# ", "x"), repeated("#", "# ", "x"), repeated(" #", "# x", " x")])
+      .concat([repeated(" ", "```", "`"), repeated("a", "```", "`"), repeated("~", "~~~", "`")])
+      .concat([repeated(" ", "a|b\n", "x"), repeated("-", "a|b\n", "x"), repeated("|", "a|b\n-|-\n")])
+      .concat([repeated(" ", "- ", "x"), repeated("* ", "", "x"), repeated(" ", "---", "x")]);
+    return texts
+      .map((text) => {
+        const began = performance.now();
+        markdown(text);
+        return [text.slice(0, 8), Math.round(performance.now() - began)];
+      })
+      .filter(([, took]) => took > 1000);
+  });
+  assert.deepEqual(slow, []);
+});
+
+flow("a held key answers one question", async ({ home, context }) => {
+  const id = await home.session("Held");
+  const page = await enterSession(context, home, id);
+  await send(page, "twice");
+  await page.waitForSelector("#question h2:has-text('first.txt')");
+  await page.focus("#log");
+  await page.keyboard.down("y");
+  await page.waitForSelector("#question h2:has-text('second.txt')");
+  for (let repeat = 0; repeat < 5; repeat += 1) await page.keyboard.down("y");
+  await page.keyboard.up("y");
+  await page.keyboard.press("n");
+  await page.waitForSelector(".row .end");
+  assert.equal(await page.$$eval(".tool.denied", (all) => all.length), 1);
+});
+
+flow("keys answer no question of another session", async ({ home, context }) => {
+  const [asking, shown] = [await home.session("Asking"), await home.session("Shown")];
+  const page = await enterSession(context, home, asking);
+  await send(page, "edit the notes");
+  await page.waitForSelector("#question:not([hidden])");
+  for (const path of [`#/session/${shown}`, "#/daemon", "#/"]) {
+    await page.goto(address(home, path));
+    await page.waitForSelector("#question", { state: "hidden" });
+    await page.evaluate(() => document.activeElement.blur());
+    for (const key of ["y", "n", "a"]) await page.keyboard.press(key);
+  }
+  await page.goto(address(home, `#/session/${asking}`));
+  await page.waitForSelector("#question:not([hidden])");
+  await page.focus("#log");
+  await page.keyboard.press("n");
+  await page.waitForSelector(".row .end");
+  assert.equal(await page.$$eval(".tool.denied", (all) => all.length), 1);
+});
