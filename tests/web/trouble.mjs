@@ -27,6 +27,38 @@ flow("a daemon that is gone in the middle of a read loses nothing", async ({ hom
   await answered(page, "word39");
 });
 
+flow("a long block of code stays one, also when its end is read first", async ({ home, context }) => {
+  const id = await home.session("Code");
+  const page = await enterSession(context, home, id);
+  // All of it is in the document.
+  await page.setViewportSize({ width: 1280, height: 3000 });
+  await send(page, "code 1200");
+  await page.waitForSelector(".row .end");
+  const names = (count) => Array.from({ length: count }, (_, at) => `line${at}`);
+  const inCode = (texts) => texts.join("\n").match(/line\d+/g);
+  assert.ok((await page.$$eval(".answer", (all) => all.length)) > 1);
+  const texts = (selector) => page.$$eval(selector, (all) => all.map(({ textContent }) => textContent));
+  assert.deepEqual(await texts(".answer p"), ["Here:", "Done."]);
+  assert.deepEqual(inCode(await texts(".answer code")), names(1200));
+  const found = await page.evaluate(async () => {
+    const { Conversation } = await import("/page/conversation.js");
+    const { card } = await import("/page/cards.js");
+    const lines = Array.from({ length: 1200 }, (_, at) => `let line${at} = ${"x".repeat(50)};\n`);
+    const parts = ["Here:\n\n```rust\n", ...lines, "```\n\nDone."];
+    const [early, late] = [new Conversation(), new Conversation()];
+    parts.forEach((text, at) => {
+      const stretch = at < 200 ? early : late;
+      stretch.append({ event: "turn.token", seq: at + 1, payload: { turnId: "t", text } });
+    });
+    late.prepend(early);
+    const whole = document.createElement("div");
+    whole.append(...late.items.map((item) => card(item)));
+    return ["p", "code"].map((name) => [...whole.querySelectorAll(name)].map((one) => one.textContent));
+  });
+  assert.deepEqual(found[0], ["Here:", "Done."]);
+  assert.deepEqual(inCode(found[1]), names(1200));
+});
+
 flow("a hostile text takes no longer than another one", async ({ home, context }) => {
   const page = await enter(context, home);
   const slow = await page.evaluate(async () => {

@@ -12,11 +12,13 @@ export function card(item, sessionId) {
   return MAKERS[item.kind](item, sessionId);
 }
 
+const prose = ({ fence = "", text }) => markdown(fence + text);
+
 const MAKERS = {
   user: ({ text }) =>
     el("div", { class: "user" }, el("span", { class: "sr" }, "You: "), visible(text ?? "…")),
-  answer: ({ text }) => el("div", { class: "answer" }, ...markdown(text)),
-  thinking: (item) => folded(item, "thinking", ["Thinking"], () => [el("div", {}, ...markdown(item.text))]),
+  answer: (item) => el("div", { class: "answer" }, ...prose(item)),
+  thinking: (item) => folded(item, "thinking", ["Thinking"], () => [el("div", {}, ...prose(item))]),
   notice: ({ text }) => el("p", { class: "note" }, oneLine(text)),
   decision: ({ decision, by }) => {
     const words = decision === "allow" ? "Allowed" : "Denied";

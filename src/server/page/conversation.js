@@ -3,6 +3,8 @@
 // Events come from the end of the session first, in stretches: `append` adds the next event, and
 // `prepend` an earlier stretch.
 
+import { openFence } from "./markdown.js";
+
 /** An item with more text is followed by another one, so that only a short end changes. */
 const TEXT_MAX = 3000;
 /** The part of a tool's result that is kept. */
@@ -81,17 +83,19 @@ export class Conversation {
     if (item.text.length > TEXT_MAX) this.split(item);
   }
 
-  /** Moves the last paragraph of a long text to an item of its own. */
+  /** Moves the last paragraph of a long text to an item of its own; of one without, the last line. */
   split(item) {
-    const end = item.text.lastIndexOf("\n\n");
-    const head = item.text.slice(0, Math.max(end, 0));
-    const isInCode = (head.match(/^ {0,3}```/gm)?.length ?? 0) % 2 === 1;
-    const isWhole = end > 0 && !isInCode && !/^\n*(\s|[-*+>|]|\d+\.)/.test(item.text.slice(end + 2));
-    if (!isWhole && item.text.length < 8 * TEXT_MAX) return;
-    const at = isWhole ? end + 2 : item.text.length;
-    const rest = item.text.slice(at);
-    item.text = item.text.slice(0, at);
-    this.push({ kind: item.kind, turn: item.turn, text: rest, continued: true });
+    const { text, fence = "" } = item;
+    const end = text.lastIndexOf("\n\n");
+    const isWhole =
+      end > 0 &&
+      !openFence(fence + text.slice(0, end)) &&
+      !/^\n*(\s|[-*+>|]|\d+\.)/.test(text.slice(end + 2));
+    if (!isWhole && text.length < 8 * TEXT_MAX) return;
+    const at = isWhole ? end + 2 : text.lastIndexOf("\n") + 1 || text.length;
+    item.text = text.slice(0, at);
+    this.push({ kind: item.kind, turn: item.turn, text: text.slice(at), continued: true });
+    this.items.at(-1).fence = openFence(fence + item.text);
   }
 
   endTool(turn, { id, name, result, success, durationMs }) {
@@ -146,8 +150,14 @@ export class Conversation {
     if (isText && end?.kind === begin.kind && end.turn === begin.turn) {
       begin.text = end.text + begin.text;
       begin.version += 1;
-      begin.continued = end.continued;
+      [begin.continued, begin.fence] = [end.continued, end.fence];
       earlier.items.pop();
+      // Only now is it known whether a block of code had begun.
+      for (let at = 1; this.items[at]?.continued; at += 1) {
+        const before = this.items[at - 1];
+        this.items[at].fence = openFence((before.fence ?? "") + before.text);
+        this.items[at].version += 1;
+      }
     }
     this.items = earlier.items.concat(this.items);
     this.first = earlier.first;

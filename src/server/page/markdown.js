@@ -19,6 +19,16 @@ export function markdown(text) {
   return blocks(visible(text).split("\n"), 0);
 }
 
+/** Returns the line that opens the block of code in which a text ends, or nothing. */
+export function openFence(text) {
+  let [open, mark] = ["", ""];
+  for (const [line, found] of text.matchAll(new RegExp(FENCE, "gm"))) {
+    if (!open) [open, mark] = [`${line}\n`, found];
+    else if (line.trim() === mark) open = "";
+  }
+  return open;
+}
+
 function blocks(lines, depth) {
   if (depth > DEPTH_MAX) return [el("p", {}, lines.join("\n"))];
   const out = [];
