@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 
-import { REFUSED, address, answered, enter, enterSession, flow, send } from "./steps.mjs";
+import { REFUSED, address, answered, enter, enterSession, flow, gate, send } from "./steps.mjs";
 
 flow("a daemon that is gone in the middle of a read loses nothing", async ({ home, context }) => {
   context.expected.push(REFUSED);
@@ -25,6 +25,27 @@ flow("a daemon that is gone in the middle of a read loses nothing", async ({ hom
   await page.waitForSelector(".row .end");
   await answered(page, "word1 ");
   await answered(page, "word39");
+});
+
+flow("a draft that is typed while a message is sent survives a reload", async ({ home, context }) => {
+  const id = await home.session("Draft");
+  const page = await enterSession(context, home, id);
+  const [asked, typed] = [gate(), gate()];
+  await page.route("**/turns", async (route) => {
+    asked.open();
+    await typed.opened;
+    await route.continue();
+  });
+  await send(page, "hello");
+  await asked.opened;
+  await page.fill("#input", "the next one");
+  typed.open();
+  await page.waitForSelector(".row .end");
+  await page.waitForSelector("#send:enabled");
+  assert.equal(await page.inputValue("#input"), "the next one");
+  await page.reload();
+  await page.waitForSelector(".row .end");
+  assert.equal(await page.inputValue("#input"), "the next one");
 });
 
 flow("a long block of code stays one, also when its end is read first", async ({ home, context }) => {

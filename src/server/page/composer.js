@@ -32,7 +32,8 @@ async function send(attempt) {
   const accepted = await attempt(call("POST", `/v3/sessions/${to}/turns`, body));
   byId("send").disabled = false;
   if (!accepted) return false;
-  sessionStorage.removeItem(`draft ${to}`);
+  // What was typed meanwhile is the next draft.
+  if (sessionStorage.getItem(`draft ${to}`) === content) sessionStorage.removeItem(`draft ${to}`);
   if (to === id && byId("input").value === content) open(id);
   return true;
 }
