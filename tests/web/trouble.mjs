@@ -48,6 +48,19 @@ flow("a draft that is typed while a message is sent survives a reload", async ({
   assert.equal(await page.inputValue("#input"), "the next one");
 });
 
+flow("a daemon that accepts and says nothing is asked again", async ({ home, context }) => {
+  await context.addInitScript(() => {
+    const real = AbortSignal.timeout;
+    // In a hundredth of the time.
+    AbortSignal.timeout = (ms) => real.call(AbortSignal, ms / 100);
+  });
+  const page = await context.newPage();
+  let asked = 0;
+  await page.route("**/v3/health", (route) => (asked += 1) > 1 && route.continue());
+  await page.goto((await home.opta("web --print")).stdout.trim());
+  await page.waitForSelector('body[data-connection="open"]');
+});
+
 flow("a long block of code stays one, also when its end is read first", async ({ home, context }) => {
   const id = await home.session("Code");
   const page = await enterSession(context, home, id);

@@ -45,11 +45,12 @@ export class Refused extends Error {
   }
 }
 
-/** Sends a request. Returns the object in the reply. */
-export async function call(method, path, body) {
+/** Sends a request. Returns the object in the reply. `limit` is in milliseconds. */
+export async function call(method, path, body, limit) {
   const headers = { Authorization: `Bearer ${token}` };
   if (body) headers["Content-Type"] = "application/json";
   const options = { method, headers, body: body && JSON.stringify(body), cache: "no-store" };
+  if (limit) options.signal = AbortSignal.timeout(limit);
   const reply = await fetch(path, options).catch(() => {
     throw new Refused(0, "the daemon cannot be reached");
   });

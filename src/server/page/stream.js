@@ -44,7 +44,7 @@ export function follow(onEvent, onState) {
     const mine = (attempt += 1);
     try {
       // A WebSocket that fails does not say why, and shows its address in the console.
-      await call("GET", "/v3/health");
+      await call("GET", "/v3/health", undefined, SILENCE_MAX);
     } catch (error) {
       if (mine !== attempt) return;
       // The daemon was restarted, and has another token.
