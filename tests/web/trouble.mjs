@@ -5,6 +5,37 @@ import assert from "node:assert/strict";
 
 import { REFUSED, address, answered, enter, enterSession, flow, gate, send } from "./steps.mjs";
 
+flow("a session that a command deletes leaves the page", async ({ home, context }) => {
+  const [id, other] = [await home.session("In a terminal"), await home.session("Another")];
+  const page = await enterSession(context, home, id);
+  await page.waitForSelector("#sessions li:has-text('In a terminal')");
+  await home.opta(`sessions rm --force ${other}`);
+  await page.waitForSelector("#sessions li:has-text('Another')", { state: "detached" });
+  await home.opta(`sessions rm --force ${id}`);
+  await page.waitForSelector("#gone:not([hidden])");
+  await page.waitForSelector("#sessions li", { state: "detached" });
+});
+
+flow("what happens while the list is read is in it", async ({ home, context }) => {
+  const page = await enter(context, home);
+  const early = await home.session("Early");
+  await page.route("**/v3/sessions?*", async (route) => {
+    const reply = await route.fetch();
+    await home.session("Late");
+    await page.waitForSelector("#sessions li:has-text('Late')");
+    await home.opta(`sessions rm --force ${early}`);
+    await home.session("Last");
+    await page.waitForSelector("#sessions li:has-text('Last')");
+    await route.fulfill({ response: reply });
+  });
+  await page.reload();
+  await page.waitForSelector("#list-loading", { state: "detached" });
+  // The next frame shows what was read.
+  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+  const titles = await page.$$eval("#sessions .title", (all) => all.map(({ textContent }) => textContent));
+  assert.deepEqual(titles, ["Last", "Late"]);
+});
+
 flow("a daemon that is gone in the middle of a read loses nothing", async ({ home, context }) => {
   context.expected.push(REFUSED);
   const id = await home.session("Gone");
@@ -167,4 +198,27 @@ flow("keys answer no question of another session", async ({ home, context }) => 
   await page.keyboard.press("n");
   await page.waitForSelector(".row .end");
   assert.equal(await page.$$eval(".tool.denied", (all) => all.length), 1);
+});
+
+flow("a dialog is about what was shown when it was opened", async ({ home, context }) => {
+  const [stays, goes] = [await home.session("Stays"), await home.session("Goes")];
+  const page = await enterSession(context, home, stays);
+  await page.goto(address(home, `#/session/${goes}`));
+  await page.waitForSelector("#title:has-text('Goes')");
+  await page.click("#rename");
+  await page.goBack();
+  await page.waitForSelector("#title:has-text('Stays')");
+  await page.fill("#answer", "Renamed");
+  await page.press("#answer", "Enter");
+  await page.waitForSelector("#sessions li:has-text('Renamed')");
+  await page.goForward();
+  await page.waitForSelector("#title:has-text('Renamed')");
+  await page.click("#delete");
+  await page.goBack();
+  await page.waitForSelector("#title:has-text('Stays')");
+  await page.click("dialog .danger");
+  await page.waitForSelector("#sessions li:has-text('Renamed')", { state: "detached" });
+  assert.equal(page.url(), address(home, `#/session/${stays}`));
+  assert.equal(await page.textContent("#title"), "Stays");
+  assert.equal(await page.isHidden("#gone"), true);
 });

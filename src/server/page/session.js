@@ -24,7 +24,6 @@ let readingEarlier = false;
 let shownQuestion = null;
 /** What the user always allows in turns of this page. */
 const always = [];
-const deletions = new BroadcastChannel("opta-deleted");
 
 const view = new VirtualList(byId("log"), (item) => card(item, id), readEarlier);
 
@@ -124,6 +123,7 @@ async function readEarlier() {
 /** Notes an event of any session. */
 export function receive(event) {
   if (event.sessionId !== id) return;
+  if (event.event === "session.deleted") return gone();
   if (event.event === "session.updated") return schedule();
   pending.push(event);
   if (!reading) drain();
@@ -262,8 +262,7 @@ async function remove() {
   if (!(await ask({ title, text, action: "Delete", danger: true }))) return;
   if (!(await attempt(call("DELETE", `/v3/sessions/${deleted}`)))) return;
   list.remove(deleted);
-  deletions.postMessage(deleted);
-  location.hash = "#/";
+  if (id === deleted) location.hash = "#/";
 }
 
 /** Connects the session with the page. */
@@ -282,9 +281,5 @@ export function start() {
       byId("question")
         .querySelector(`[aria-keyshortcuts="${CSS.escape(key)}"]`)
         ?.click();
-  });
-  deletions.addEventListener("message", ({ data }) => {
-    list.remove(data);
-    if (data === id) gone();
   });
 }

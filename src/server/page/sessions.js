@@ -13,6 +13,8 @@ const sessions = new Map();
 /** The open questions of each session. */
 const questions = new Map();
 const rows = new Map();
+/** Sessions that a list may still have that was read before. */
+const deleted = new Set();
 let next = null;
 let current = null;
 const schedule = nextFrame(render);
@@ -28,24 +30,27 @@ export function stateOf(summary) {
 
 /** Reads the list again: at the start, and after the connection was lost. */
 export async function load() {
-  const first = await call("GET", `/v3/sessions?limit=${PAGE}`);
-  const known = new Map(sessions);
-  sessions.clear();
+  const known = new Set(sessions.values());
   // Those of running sessions are read below.
   questions.clear();
+  const first = await call("GET", `/v3/sessions?limit=${PAGE}`);
+  // Events of these arrived while the list was on its way.
+  const changed = [...sessions.values()].filter((summary) => !known.has(summary));
+  sessions.clear();
   add(first);
-  for (const { sessionId: id, seq } of first.sessions) {
-    // An event of it arrived while the list was on its way.
-    if (known.get(id)?.seq > seq) sessions.set(id, known.get(id));
+  for (const summary of changed) {
+    const { sessionId: id, seq } = summary;
+    if (!(sessions.get(id)?.seq >= seq)) sessions.set(id, summary);
   }
   byId("list-loading")?.remove();
-  const running = first.sessions.filter((summary) => summary.activeTurnId);
+  const running = [...sessions.values()].filter((summary) => summary.activeTurnId);
   await Promise.all(
     running.map(async ({ sessionId, seq }) => {
       const recent = new Conversation();
       const reply = await events(sessionId, Math.max(0, seq - RECENT));
       reply.events.forEach((event) => recent.append(event));
-      questions.set(sessionId, new Set(recent.questions.keys()));
+      // If there is one, an event of now has said more.
+      if (!questions.has(sessionId)) questions.set(sessionId, new Set(recent.questions.keys()));
     }),
   );
   schedule();
@@ -57,7 +62,9 @@ async function loadAll() {
 }
 
 function add(page) {
-  for (const summary of page.sessions) sessions.set(summary.sessionId, summary);
+  for (const summary of page.sessions) {
+    if (!deleted.has(summary.sessionId)) sessions.set(summary.sessionId, summary);
+  }
   next = page.next;
   schedule();
 }
@@ -80,14 +87,16 @@ function noteQuestion(id, request, isOpen) {
 /** Notes an event of any session. */
 export async function receive({ event, sessionId: id, seq, ts, payload }) {
   if (event === "turn.token" || event === "turn.thinking") return;
+  if (event === "session.deleted") return remove(id);
   if (event === "session.snapshot" || event === "session.updated") {
+    deleted.delete(id);
     sessions.set(id, payload.snapshot);
     return schedule();
   }
   if (event === "permission.request") noteQuestion(id, payload.requestId, true);
   if (event === "permission.resolved") noteQuestion(id, payload.requestId, false);
   const isEnd = event === "turn.done" || event === "turn.error";
-  if (isEnd) questions.delete(id);
+  if (isEnd) questions.set(id, new Set());
   const known = await find(id);
   // The list, which was read later, counts it already.
   if (seq <= known.seq) return schedule();
@@ -108,6 +117,7 @@ export async function receive({ event, sessionId: id, seq, ts, payload }) {
 
 /** Removes a session that no longer exists. */
 export function remove(id) {
+  deleted.add(id);
   rows.delete(id);
   questions.delete(id);
   if (sessions.delete(id)) schedule();

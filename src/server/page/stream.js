@@ -66,7 +66,7 @@ export function follow(onEvent, onState) {
         setClock(message.ts);
         pause = PAUSE_MIN;
         set("open");
-      } else if (message.seq) onEvent(message);
+      } else if (message.sessionId) onEvent(message);
     };
   };
 
