@@ -3,7 +3,26 @@
 
 import assert from "node:assert/strict";
 
-import { REFUSED, address, answered, enter, enterSession, flow, gate, send } from "./steps.mjs";
+import { until } from "./browser.mjs";
+import { writeLongJournal } from "./speed.mjs";
+import { REFUSED, address, answered, enter, enterSession, flow, gate, noteSockets, send } from "./steps.mjs";
+
+/** Cuts the connection of a page. It comes back when the returned function is called. */
+async function disconnect(page) {
+  const [asked, again] = [gate(), gate()];
+  await page.route("**/v3/health", async (route) => {
+    asked.open();
+    await again.opened;
+    await route.continue();
+  });
+  await page.evaluate(() => globalThis.sockets.at(-1).close());
+  await asked.opened;
+  return async () => {
+    again.open();
+    // The route stays: without one, Chromium may lose the answers that are on their way.
+    await page.waitForSelector('body[data-connection="open"]');
+  };
+}
 
 flow("a session that a command deletes leaves the page", async ({ home, context }) => {
   const [id, other] = [await home.session("In a terminal"), await home.session("Another")];
@@ -36,6 +55,31 @@ flow("what happens while the list is read is in it", async ({ home, context }) =
   assert.deepEqual(titles, ["Last", "Late"]);
 });
 
+flow("a first read that fails is repeated, and reads only the end", async ({ home, context }) => {
+  context.expected.push(REFUSED);
+  const id = await home.session("Long");
+  await home.opta("daemon stop");
+  writeLongJournal(home, id, 3000);
+  await home.opta("daemon start");
+  const page = await enter(context, home);
+  const failed = gate();
+  let fails = true;
+  await page.route(`**/${id}/events?*`, (route) => {
+    failed.open();
+    return fails ? route.abort() : route.continue();
+  });
+  await page.goto(address(home, `#/session/${id}`));
+  await failed.opened;
+  fails = false;
+  const from = context.asked.length;
+  await home.turn(id, "hello");
+  await page.waitForSelector(".row .end");
+  await answered(page, "Nothing else was touched.");
+  assert.ok(Number(await page.getAttribute("#log", "data-first")) > 1);
+  const asked = context.asked.slice(from).filter((url) => url.includes("/events?afterSeq=0&"));
+  assert.deepEqual(asked, []);
+});
+
 flow("a daemon that is gone in the middle of a read loses nothing", async ({ home, context }) => {
   context.expected.push(REFUSED);
   const id = await home.session("Gone");
@@ -57,6 +101,41 @@ flow("a daemon that is gone in the middle of a read loses nothing", async ({ hom
   await answered(page, "word1 ");
   await answered(page, "word39");
 });
+
+flow("what was missed is answered and announced as what comes", async ({ home, context }) => {
+  await noteSockets(context);
+  const id = await home.session("Missed");
+  const page = await enterSession(context, home, id);
+  // Another one follows all the time, or else the daemon denies at once.
+  await enter(context, home);
+  await page.bringToFront();
+  let reconnect = await disconnect(page);
+  await send(page, "run it");
+  await waiting(home, id);
+  await reconnect();
+  await until(page, () =>
+    document.getElementById("announcement").textContent.startsWith("Allow run_command"),
+  );
+  await page.click("#question button:has-text('this command')");
+  await page.waitForSelector(".row .end");
+  reconnect = await disconnect(page);
+  await send(page, "run it again");
+  await waiting(home, id);
+  await reconnect();
+  await until(page, () => document.querySelectorAll(".row .end").length === 2);
+  assert.equal(await page.$$eval(".tool.done", (all) => all.length), 2);
+});
+
+/** Waits until a session asks. */
+async function waiting(home, id) {
+  for (let after = 0; ; ) {
+    const { events } = await home.call("GET", `/v3/sessions/${id}/events?afterSeq=${after}&timeout=30000`);
+    const asked = events.filter(({ event }) => event === "permission.request").length;
+    const resolved = events.filter(({ event }) => event === "permission.resolved").length;
+    if (asked > resolved) return;
+    after = events.at(-1)?.seq ?? after;
+  }
+}
 
 flow("a draft that is typed while a message is sent survives a reload", async ({ home, context }) => {
   const id = await home.session("Draft");

@@ -38,13 +38,7 @@ export async function open(next) {
   view.show([]);
   view.toEnd();
   render();
-  await read(async () => {
-    const { lastSeq } = await events(next, Number.MAX_SAFE_INTEGER, 1);
-    const stretch = await readStretch(next, Math.max(0, lastSeq - STRETCH), lastSeq);
-    if (id !== next) return;
-    conversation = stretch;
-    await list.find(id);
-  });
+  await read(readEnd);
   if (matchMedia("(pointer: fine)").matches && id === next) byId("input").focus();
 }
 
@@ -56,7 +50,7 @@ export function close() {
 /** Reads what was missed while the connection was lost. */
 export async function catchUp() {
   if (reading) missed = true;
-  else if (id) await read(readMissing);
+  else if (id) await read(readNew);
 }
 
 /** Reads; only then come the events that have arrived meanwhile. */
@@ -75,7 +69,7 @@ async function read(reader) {
   reading = null;
   if (missed) {
     missed = false;
-    return read(readMissing);
+    return read(readNew);
   }
   drain();
   render();
@@ -93,14 +87,29 @@ async function readStretch(from, after, last) {
   return stretch;
 }
 
-async function readMissing() {
-  const [from, target] = [id, conversation];
+/** Reads the end of the session, and shows it. */
+async function readEnd() {
+  const from = id;
+  const { lastSeq } = await events(from, Number.MAX_SAFE_INTEGER, 1);
+  const stretch = await readStretch(from, Math.max(0, lastSeq - STRETCH), lastSeq);
+  if (id !== from) return;
+  conversation = stretch;
+  for (const payload of stretch.questions.values()) react({ event: "permission.request", payload });
+  await list.find(id);
+}
+
+/** Reads the events after those that are known. */
+async function readNew() {
+  const [from, target, missed] = [id, conversation, []];
+  if (!target.last) return readEnd();
   for (;;) {
     const reply = await events(from, target.last);
     const fresh = reply.events.filter(({ seq }) => seq > target.last);
     if (!fresh.length) break;
     fresh.forEach((event) => target.append(event));
+    missed.push(...fresh);
   }
+  if (target === conversation) missed.forEach(react);
 }
 
 async function readEarlier() {
@@ -135,7 +144,7 @@ function drain() {
     if (event.seq > conversation.last + 1) {
       const before = conversation.last;
       read(async () => {
-        await readMissing();
+        await readNew();
         // It cannot be read: there is nothing to wait for.
         if (conversation.last === before) conversation.last = event.seq - 1;
       });
@@ -152,7 +161,8 @@ function drain() {
 
 /** Does and says what an event asks for, now that it happens. */
 function react({ event, payload }) {
-  if (event === "permission.request") {
+  // One that was missed may be answered.
+  if (event === "permission.request" && conversation.questions.has(payload.requestId)) {
     const isOwn = conversation.turns.get(payload.turnId)?.client === CLIENT;
     if (isOwn && always.some((one) => one.allows(payload))) return decide(payload, "allow");
     setText(byId("announcement"), question(payload));
