@@ -243,7 +243,11 @@ impl Backwards {
         if let Some(line) = self.block.get(within..within.saturating_add(length)) {
             return Ok(Some((line, start)));
         }
-        self.line.resize(length, 0);
+        if self.line.len() < length {
+            // Not by `resize`, which fills byte by byte.
+            self.line = vec![0; length];
+        }
+        self.line.truncate(length);
         let count = read_at(file, &mut self.line, start)?;
         self.line.truncate(count);
         Ok(Some((&self.line, start)))
@@ -264,7 +268,9 @@ impl Backwards {
             return Ok(false);
         }
         self.block_start -= length as u64;
-        self.block.resize(length, 0);
+        if self.block.len() != length {
+            self.block = vec![0; length];
+        }
         if read_at(file, &mut self.block, self.block_start)? == length {
             return Ok(true);
         }
