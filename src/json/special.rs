@@ -8,7 +8,8 @@ pub fn find_special<T>(bytes: &[u8], mut visit: impl FnMut(usize) -> Option<T>) 
     let mut last = [b'a'; 8];
     last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
     let mut start = 0;
-    for word in words.iter().chain([&last]) {
+    while start < bytes.len() {
+        let word = words.get(start / last.len()).unwrap_or(&last);
         let mut suspects = suspects(u64::from_le_bytes(*word));
         while suspects != 0 {
             let found = visit(start + suspects.trailing_zeros() as usize / 8);
