@@ -235,8 +235,6 @@ impl Entry {
 mod tests {
     use super::*;
     use crate::json;
-    use crate::protocol::SessionSummary;
-    use crate::protocol::event::{Event, SessionSnapshot};
     use crate::session::replay::ToolCall;
 
     fn call(id: &str, arguments: &str) -> ToolCall {
@@ -395,9 +393,8 @@ mod tests {
     fn the_system_prompt_of_a_session_replaces_ours() {
         let sent = |config: &str| {
             let config = json::parse(config.as_bytes()).unwrap();
-            let first = SessionSnapshot::new(SessionSummary::default(), Some(config));
             let mut conversation = Conversation::default();
-            conversation.apply(Event::SessionSnapshot(first.into()));
+            conversation.create(config);
             History::new(conversation, "ours").json()
         };
         assert_eq!(sent("{}"), r#"[{"role":"system","content":"ours"}]"#);

@@ -135,7 +135,7 @@ fn is_blank(byte: u8) -> bool {
 
 /// The next tokens that the grammar allows.
 #[derive(Clone, Copy)]
-enum Expected {
+pub(super) enum Allowed {
     Value,
     ValueOrClose,
     NameOrClose,
@@ -154,10 +154,22 @@ const FLOAT_MARK: &str = "e0";
 /// surrogates and nesting beyond [`JSON_DEPTH_MAX`] are errors, as RFC 8259 (sections 6, 8.2 and 9)
 /// permits.
 pub fn strict(text: &str) -> Result<Cow<'_, str>, DecodeError> {
-    use Expected::{Colon, Name, NameOrClose, Next, Value, ValueOrClose};
+    scan(text, |_, _| {})
+}
+
+/// Does the same as [`strict`]. Within the outermost object, but in no value of it, passes to
+/// `visit` where the next token begins, and what may be there.
+pub(super) fn scan(
+    text: &str,
+    mut visit: impl FnMut(Allowed, usize),
+) -> Result<Cow<'_, str>, DecodeError> {
+    use Allowed::{Colon, Name, NameOrClose, Next, Value, ValueOrClose};
     let mut check = Check { text, ..Check::default() };
     let mut expected = Value;
     while let Some(first) = check.tokens.first(text.as_bytes()) {
+        if check.closing == b"}" {
+            visit(expected, check.tokens.at);
+        }
         expected = match (expected, first) {
             (Value | ValueOrClose, b'{') => check.open(b'}', NameOrClose)?,
             (Value | ValueOrClose, b'[') => check.open(b']', ValueOrClose)?,
@@ -224,16 +236,16 @@ impl<'t> Check<'t> {
     }
 
     /// Returns the error for a next token that the grammar does not allow.
-    fn unexpected(&self, expected: Expected) -> DecodeError {
+    fn unexpected(&self, expected: Allowed) -> DecodeError {
         let what = match (expected, self.closing.last()) {
-            (Expected::Value, _) => "expected a value",
-            (Expected::ValueOrClose, _) => "expected a value or ']'",
-            (Expected::NameOrClose, _) => "expected a name in double quotes or '}'",
-            (Expected::Name, _) => "expected a name in double quotes after the comma",
-            (Expected::Colon, _) => "expected ':'",
-            (Expected::Next, Some(b'}')) => "expected ',' or '}'",
-            (Expected::Next, Some(_)) => "expected ',' or ']'",
-            (Expected::Next, None) => "nothing may follow the value",
+            (Allowed::Value, _) => "expected a value",
+            (Allowed::ValueOrClose, _) => "expected a value or ']'",
+            (Allowed::NameOrClose, _) => "expected a name in double quotes or '}'",
+            (Allowed::Name, _) => "expected a name in double quotes after the comma",
+            (Allowed::Colon, _) => "expected ':'",
+            (Allowed::Next, Some(b'}')) => "expected ',' or '}'",
+            (Allowed::Next, Some(_)) => "expected ',' or ']'",
+            (Allowed::Next, None) => "nothing may follow the value",
         };
         self.error(self.tokens.at, what)
     }
@@ -242,12 +254,12 @@ impl<'t> Check<'t> {
         self.text.as_bytes().get(self.tokens.at).copied()
     }
 
-    fn pass(&mut self, then: Expected) -> Expected {
+    fn pass(&mut self, then: Allowed) -> Allowed {
         self.tokens.at += 1;
         then
     }
 
-    fn open(&mut self, closing: u8, then: Expected) -> Result<Expected, DecodeError> {
+    fn open(&mut self, closing: u8, then: Allowed) -> Result<Allowed, DecodeError> {
         if self.closing.len() == JSON_DEPTH_MAX {
             return Err(self.error(self.tokens.at, "nested too deeply"));
         }
@@ -255,24 +267,24 @@ impl<'t> Check<'t> {
         Ok(self.pass(then))
     }
 
-    fn close(&mut self) -> Expected {
+    fn close(&mut self) -> Allowed {
         self.closing.pop();
-        self.pass(Expected::Next)
+        self.pass(Allowed::Next)
     }
 
-    fn comma(&mut self) -> Expected {
+    fn comma(&mut self) -> Allowed {
         let in_object = self.closing.last() == Some(&b'}');
-        self.pass(if in_object { Expected::Name } else { Expected::Value })
+        self.pass(if in_object { Allowed::Name } else { Allowed::Value })
     }
 
-    fn word(&mut self) -> Result<Expected, DecodeError> {
+    fn word(&mut self) -> Result<Allowed, DecodeError> {
         let rest = self.text.get(self.tokens.at..).unwrap_or_default();
         let word = ["true", "false", "null"].into_iter().find(|word| rest.starts_with(word));
-        self.tokens.at += word.ok_or_else(|| self.unexpected(Expected::Value))?.len();
-        Ok(Expected::Next)
+        self.tokens.at += word.ok_or_else(|| self.unexpected(Allowed::Value))?.len();
+        Ok(Allowed::Next)
     }
 
-    fn string(&mut self, then: Expected) -> Result<Expected, DecodeError> {
+    fn string(&mut self, then: Allowed) -> Result<Allowed, DecodeError> {
         let start = self.tokens.at;
         let mut tokens = Tokenizer { at: start + 1, unclosed: None };
         let is_closed = tokens.string(self.text.as_bytes(), |at| self.special(at))?;
@@ -305,7 +317,7 @@ impl<'t> Check<'t> {
         }
     }
 
-    fn number(&mut self) -> Result<Expected, DecodeError> {
+    fn number(&mut self) -> Result<Allowed, DecodeError> {
         let start = self.tokens.at;
         if self.peek() == Some(b'-') {
             self.tokens.at += 1;
@@ -337,7 +349,7 @@ impl<'t> Check<'t> {
         if is_wide(number) {
             self.respell(self.tokens.at, 0, FLOAT_MARK);
         }
-        Ok(Expected::Next)
+        Ok(Allowed::Next)
     }
 
     /// Skips one or more digits. Returns how many.

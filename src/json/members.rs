@@ -1,9 +1,9 @@
 //! The members of an object, as parts of its text.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
-use super::grammar::{self, code_unit};
-use super::{TokenKind, Tokenizer};
+use super::grammar::{self, Allowed, code_unit};
 
 /// A member of an object, with its value as it is written.
 pub struct Member<'t> {
@@ -21,34 +21,20 @@ impl<'t> Member<'t> {
 /// Returns the members of an object in their order, with repeated ones; `None` if `text` is not
 /// exactly one object that [`parse`](super::parse) would decode.
 pub fn members(text: &str) -> Option<Vec<Member<'_>>> {
-    grammar::strict(text).ok()?;
-    let mut tokens = Tokenizer::default();
-    tokens.next(text).filter(|token| token.text == "{")?;
-    let mut members = Vec::with_capacity(8);
-    loop {
-        let name = tokens.next(text)?;
-        match name.kind {
-            TokenKind::Close => return Some(members),
-            TokenKind::Comma => continue,
-            _ => tokens.next(text)?, // The colon.
-        };
-        let mut token = tokens.next(text)?;
-        let start = token.start;
-        let mut depth = 0_usize;
-        loop {
-            match token.kind {
-                TokenKind::Open => depth += 1,
-                TokenKind::Close => depth -= 1,
-                _ => {}
-            }
-            if depth == 0 {
-                break;
-            }
-            token = tokens.next(text)?;
+    let mut members = Vec::with_capacity(16);
+    let (mut start, mut colon) = (0, 0);
+    grammar::scan(text, |expected, at| match expected {
+        Allowed::Name | Allowed::NameOrClose => start = at,
+        Allowed::Colon => colon = at,
+        Allowed::Next => {
+            let part = |range| text.get::<Range<usize>>(range).unwrap_or_default().trim();
+            let name = unquoted(part(start..colon));
+            members.extend(name.map(|name| Member { name, value: part(colon + 1..at) }));
         }
-        let value = text.get(start..token.start + token.text.len())?;
-        members.push(Member { name: unquoted(name.text)?, value });
-    }
+        Allowed::Value | Allowed::ValueOrClose => {}
+    })
+    .ok()?;
+    text.trim_start().starts_with('{').then_some(members)
 }
 
 /// Returns the text of a string in quotes; `None` of any other value.

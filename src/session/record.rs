@@ -86,6 +86,18 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// Returns the texts of these members of the payload; `None` if one of them is no text or
+    /// missing. Decoding the whole event takes several times as long.
+    pub(super) fn texts<const N: usize>(&self, names: [&str; N]) -> Option<[String; N]> {
+        let members = json::members(self.payload)?;
+        let mut texts = [const { String::new() }; N];
+        for (text, name) in texts.iter_mut().zip(names) {
+            let member = members.iter().rfind(|member| member.name == name)?;
+            *text = member.string()?.into_owned();
+        }
+        Some(texts)
+    }
+
     /// Returns what was said before the event, if the record has it.
     pub(super) fn said(&self) -> Option<Said<'a>> {
         self.parts_of_payload().0

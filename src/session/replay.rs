@@ -9,7 +9,7 @@ use nanoserde::{SerJson, SerJsonState};
 
 use crate::json::Quoted;
 use crate::protocol::event::{
-    Event, EventKind, SessionConfig, ToolEnd, ToolStart, TurnDone, TurnError, TurnHead, TurnQueued,
+    Event, EventKind, SessionConfig, TurnDone, TurnError, TurnHead, TurnQueued,
 };
 use crate::protocol::{ChatMessage, SessionId, SessionSummary};
 use crate::{json, limits, text};
@@ -247,55 +247,56 @@ impl Conversation {
     /// Applies the event in a record.
     pub fn apply_record(&mut self, record: &Record<'_>) {
         match record.kind {
-            // These are no part of the conversation; of thinking there is much.
-            None | Some(EventKind::TurnThinking | EventKind::TurnDone | EventKind::TurnError) => {
-                return;
+            Some(EventKind::SessionSnapshot) => {
+                if let Some(Event::SessionSnapshot(snapshot)) = record.event()
+                    && let Some(config) = snapshot.config
+                {
+                    self.create(config);
+                }
+            }
+            Some(EventKind::TurnQueued) => {
+                if let Some([turn_id, content]) = record.texts(["turnId", "content"]) {
+                    self.queued.insert(turn_id, content);
+                }
+            }
+            Some(EventKind::TurnStart) => {
+                if let Some([turn_id]) = record.texts(["turnId"]) {
+                    let input = self.take_queued(&turn_id);
+                    self.start(input);
+                }
             }
             Some(EventKind::TurnToken) => {
                 if let Some(token) = plain_text(record.payload) {
-                    return self.say(token);
+                    self.say(token);
+                } else if let Some([token]) = record.texts(["text"]) {
+                    self.say(&token);
+                }
+            }
+            Some(EventKind::ToolStart) => {
+                if let Some([id, name, arguments]) = record.texts(["id", "name", "args"]) {
+                    let call = ToolCall { id, name, arguments, extra: String::new() };
+                    self.assistant(|_, calls| calls.push(call));
                 }
             }
             Some(EventKind::ToolEnd) => {
                 if let Some((call_id, result)) = result_of(record.payload) {
-                    return self.messages.push(Message::Tool { call_id, result });
+                    self.messages.push(Message::Tool { call_id, result });
+                } else if let Some([call_id, result]) = record.texts(["id", "result"]) {
+                    self.messages.push(Message::result(call_id, &result));
                 }
             }
+            // These are no part of the conversation; of thinking there is much.
             _ => {}
-        }
-        if let Some(event) = record.event() {
-            self.apply(event);
         }
     }
 
-    /// Applies the next event.
-    pub fn apply(&mut self, event: Event) {
-        match event {
-            Event::SessionSnapshot(snapshot) => {
-                let Some(config) = snapshot.config else { return };
-                let SessionConfig { messages, system_prompt, .. } = config;
-                let given = messages.unwrap_or_default();
-                let given = given.iter().map(|raw| Message::Given(raw.as_str().to_owned()));
-                self.messages.extend(given);
-                self.system_prompt = system_prompt;
-            }
-            Event::TurnQueued(queued) => {
-                self.queued.insert(queued.turn_id, queued.content);
-            }
-            Event::TurnStart(head) => {
-                let input = self.take_queued(&head.turn_id);
-                self.start(input);
-            }
-            Event::TurnToken(token) => self.assistant(|text, _| text.push_str(&token.text)),
-            Event::ToolStart(ToolStart { id, name, args, .. }) => {
-                let call = ToolCall { id, name, arguments: args, extra: String::new() };
-                self.assistant(|_, calls| calls.push(call));
-            }
-            Event::ToolEnd(ToolEnd { id, result, .. }) => {
-                self.messages.push(Message::result(id, &result));
-            }
-            _ => {}
-        }
+    /// Begins the conversation of a session that is created with `config`.
+    pub fn create(&mut self, config: SessionConfig) {
+        let SessionConfig { messages, system_prompt, .. } = config;
+        let given = messages.unwrap_or_default();
+        let given = given.iter().map(|raw| Message::Given(raw.as_str().to_owned()));
+        self.messages.extend(given);
+        self.system_prompt = system_prompt;
     }
 
     /// Adds text of the model.

@@ -134,10 +134,10 @@ impl<Q: Fn(&str) -> Option<u64>> Tail<Q> {
             // A turn that still waits: there may be many, and long ones.
             Some(EventKind::TurnQueued) if record.payload.len() > INPUT_BYTES_MAX => None,
             Some(EventKind::TurnStart) => {
-                let Some(Event::TurnStart(head)) = record.event() else { return None };
-                let input = part.take_queued(&head.turn_id);
+                let [turn_id] = record.texts(["turnId"])?;
+                let input = part.take_queued(&turn_id);
                 let is_missing = input.is_none();
-                let queued_at = is_missing.then(|| (self.queued_at)(&head.turn_id)).flatten();
+                let queued_at = is_missing.then(|| (self.queued_at)(&turn_id)).flatten();
                 let queued_at = queued_at.filter(|seq| *seq < record.seq);
                 part.start(input.or_else(|| queued_at.map(|_| String::new())));
                 queued_at
