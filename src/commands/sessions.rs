@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal};
 use std::ops::{ControlFlow, Range};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -186,12 +187,14 @@ pub fn omissions(id: &SessionId, damaged_records: u64, missing_bytes: u64) -> Ve
 }
 
 /// Runs `opta sessions grep`: 1 if no line matches, or a session cannot be read. Stops at an error
-/// of the output.
+/// of the output, and where that is a pipe, soon after it is read no more.
 fn grep(store: &Store, regex: &Regex, list: bool, output: &Output) -> Result<ExitCode, Error> {
+    let stdout = io::stdout();
+    let is_unread = || sys::is_hung_up(stdout.as_fd());
     let (mut found, mut failed) = (false, false);
     for id in store.page(None, usize::MAX)?.ids {
         let mut printed = Ok(());
-        let searched = search(store, &id, regex, &|| true, &mut |line| {
+        let searched = search(store, &id, regex, &|| !is_unread(), &mut |line| {
             found = true;
             printed = print_match(&id, (!list).then_some(line), regex, output);
             match printed {
@@ -204,6 +207,9 @@ fn grep(store: &Store, regex: &Regex, list: bool, output: &Output) -> Result<Exi
             Ok(Some(report)) => {
                 let notes = omissions(&id, report.lost(), report.missing_bytes);
                 notes.iter().for_each(|note| output.note(note));
+            }
+            Ok(None) if is_unread() => {
+                return Err(Error::output(io::ErrorKind::BrokenPipe.into()));
             }
             Ok(None) => {}
             Err(error) if is_deleted(&error) => {}

@@ -60,6 +60,12 @@ pub fn wait_readable<const N: usize>(
     Ok(polled.map(|one| one.revents != 0))
 }
 
+/// Returns whether the other end of a pipe, a socket or a terminal is closed. poll(2).
+pub fn is_hung_up(file: BorrowedFd<'_>) -> bool {
+    let mut polled = [polled(file, 0)];
+    poll(&mut polled, Some(Duration::ZERO)).is_ok() && polled.iter().any(|one| one.revents != 0)
+}
+
 /// The number of bytes that can be written to a pipe in one call, without blocking, when
 /// [`wait_any`] reports it as writable. pipe(7).
 pub const PIPE_BYTES: usize = libc::PIPE_BUF;

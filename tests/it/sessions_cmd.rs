@@ -281,11 +281,15 @@ fn grep_reads_no_further_than_it_has_to() {
     home.start();
     create(&home, "one", None);
     submit(&home, "one", "a needle", 1);
+    submit(&home, "one", "hay", 4);
     home.opta("daemon stop").stdout(STOPPED).run();
     make_endless(&home, "one");
     home.opta("sessions grep --list needle").stdout("one\n").run();
-    let first = "one: {date} {time} user: a needle\n";
-    home.sh("opta sessions grep needle | head -n 1").stdout(first).run();
+    // Whether or not there is another line to write.
+    for (pattern, text) in [("needle", "a needle"), ("hay", "hay")] {
+        let first = format!("one: {{date}} {{time}} user: {text}\n");
+        home.sh(&format!("opta sessions grep {pattern} | head -n 1")).stdout(&first).run();
+    }
     home.sh("opta sessions grep needle >/dev/full").stderr("{why}\n").status(1).run();
 }
 
