@@ -451,6 +451,10 @@ flow("pictures, without violations, in both schemes and three widths", async ({ 
       await picture("list");
       await page.goto(address(home, `#/session/${id}`));
       await page.waitForSelector(".row .end");
+      await until(page, () => {
+        const { scrollHeight, scrollTop, clientHeight } = document.getElementById("log");
+        return scrollHeight > clientHeight && scrollHeight - scrollTop - clientHeight < 2;
+      });
       await picture("session");
       await page.goto(address(home, "#/daemon"));
       await page.waitForSelector("#log-lines div");

@@ -84,6 +84,8 @@ export class VirtualList {
       this.#render(first, last);
       if (!this.#atEnd) this.#anchorAt(tops, top);
       if (!this.#measure(first, last)) {
+        // The end is that of the padding.
+        if (this.#atEnd) top = scroller.scrollHeight - clientHeight;
         if (Math.abs(scroller.scrollTop - top) > 1) scroller.scrollTop = top;
         break;
       }
