@@ -469,7 +469,7 @@ fn a_message_is_written_in_the_users_editor() {
     user.sees("opta: cannot edit the message: the editor 'false' ended with exit status: 1");
     user.sees("> kept");
     user.types("\x03");
-    user.sees("press Ctrl-C again");
+    user.sees_prompt_after("press Ctrl-C again");
     user.types("\x03");
     user.exits(130);
 }
@@ -535,7 +535,7 @@ fn a_message_from_the_editor_that_cannot_be_used_is_kept_in_its_file() {
         user.sees(error);
         user.sees("> begin");
         user.types("\x03");
-        user.sees("press Ctrl-C again");
+        user.sees_prompt_after("press Ctrl-C again");
         user.types("\x03");
         user.exits(130);
         let left = fs::read_dir(home.path().join(".config/opta")).unwrap();
