@@ -203,6 +203,25 @@ flow("a long block of code stays one, also when its end is read first", async ({
   assert.deepEqual(inCode(found[1]), names(1200));
 });
 
+flow("the end stays on the screen when a question takes its place", async ({ home, context }) => {
+  const id = await home.session("End");
+  await home.turn(id, "paced 900 0");
+  const page = await enterSession(context, home, id);
+  await page.waitForSelector(".row .end");
+  const isAtEnd = () => {
+    const { scrollHeight, scrollTop, clientHeight } = document.getElementById("log");
+    return scrollHeight > clientHeight && scrollHeight - scrollTop - clientHeight < 2;
+  };
+  await until(page, isAtEnd);
+  await page.evaluate(() => {
+    // As when the last row and the question come together.
+    document.getElementById("log").scrollTop -= 5;
+    document.getElementById("queue").style.height = "200px";
+  });
+  await until(page, isAtEnd);
+  assert.equal(await page.isHidden("#latest"), true);
+});
+
 flow("a hostile text takes no longer than another one", async ({ home, context }) => {
   const page = await enter(context, home);
   const slow = await page.evaluate(async () => {

@@ -27,7 +27,8 @@ export class VirtualList {
       "scroll",
       () => {
         const { scrollTop, scrollHeight, clientHeight } = scroller;
-        this.#atEnd = scrollHeight - scrollTop - clientHeight < END;
+        // After a resize, it is not where it was left.
+        if (!this.#isResized) this.#atEnd = scrollHeight - scrollTop - clientHeight < END;
         this.#anchor = null;
         this.schedule();
       },
@@ -35,14 +36,18 @@ export class VirtualList {
     );
     // What was rendered is measured already: it needs no other frame.
     this.observer = new ResizeObserver(() => {
-      const isResized = scroller.clientWidth !== this.#width || scroller.clientHeight !== this.#height;
-      if (isResized || this.#measure()) this.schedule();
+      if (this.#isResized || this.#measure()) this.schedule();
     });
     this.observer.observe(scroller);
   }
 
   get isAtEnd() {
     return this.#atEnd;
+  }
+
+  get #isResized() {
+    const { clientHeight, clientWidth } = this.scroller;
+    return clientHeight !== this.#height || clientWidth !== this.#width;
   }
 
   /** Shows these items; their `version` says whether one has changed. */
