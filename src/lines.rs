@@ -55,7 +55,11 @@ impl Lines {
         self.compact();
         let end = self.end + count;
         let missing = end.saturating_sub(self.buffer.len());
-        self.buffer.append(&mut vec![0; missing]);
+        match self.end {
+            // The system's new memory is clear already.
+            0 if missing > 0 => self.buffer = vec![0; end],
+            _ => self.buffer.append(&mut vec![0; missing]),
+        }
         let filled = read(self.buffer.get_mut(self.end..end).unwrap_or_default());
         self.end += filled.as_ref().map_or(0, |filled| *filled);
         filled

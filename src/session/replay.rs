@@ -391,15 +391,17 @@ impl Message {
                 quote_after("{\"role\":\"user\",\"content\":", text, out);
                 out.push('}');
             }
-            Message::Assistant { text, calls, extra } => answer_json(text, calls, extra, out),
+            Message::Assistant { text, calls, extra } => {
+                answer_json(answer_of(text), calls, extra, out);
+            }
             Message::Tool { call_id, result } => result_json(call_id, result, out),
         }
     }
 }
 
 /// Appends an answer as [`Message::json`] does.
-pub fn answer_json(text: &str, calls: &[ToolCall], extra: &str, out: &mut String) {
-    quote_after("{\"role\":\"assistant\",\"content\":", answer_of(text), out);
+pub fn answer_json(answer: &str, calls: &[ToolCall], extra: &str, out: &mut String) {
+    quote_after("{\"role\":\"assistant\",\"content\":", answer, out);
     out.push_str(extra);
     let mut before = ",\"tool_calls\":[{\"id\":";
     for call in calls {

@@ -169,17 +169,19 @@ pub fn messages<M: Borrow<Message>>(system: Option<&str>, conversation: &[M]) ->
     for (position, message) in conversation.iter().map(Borrow::borrow).enumerate() {
         let following = conversation.get(position + 1..).unwrap_or_default();
         match message {
-            Message::Assistant { text, calls, extra }
-                if !answer_of(text).is_empty() || !calls.is_empty() =>
-            {
+            Message::Assistant { text, calls, extra } => {
+                let answer = answer_of(text);
+                if answer.is_empty() && calls.is_empty() {
+                    continue;
+                }
                 let sent: Vec<ToolCall> = calls.iter().map(|call| valid(call, &mut ids)).collect();
-                answer_json(text, &sent, extra, next(&mut out));
+                answer_json(answer, &sent, extra, next(&mut out));
                 for (call, sent) in calls.iter().zip(&sent) {
                     let result = result_of(call, following).unwrap_or(&interrupted);
                     result_json(&sent.id, result, next(&mut out));
                 }
             }
-            Message::Assistant { .. } | Message::Tool { .. } => {}
+            Message::Tool { .. } => {}
             Message::Given(_) => message.json(next(&mut out)),
             Message::User(_) => {
                 message.json(next(&mut out));
