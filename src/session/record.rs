@@ -207,60 +207,47 @@ pub fn ts_of(bytes: &[u8]) -> Option<&str> {
 /// The polynomial 0x1EDC6F41 (Castagnoli), reflected, as in RFC 3720 (iSCSI), B.4.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// A table for each byte of a step of eight.
-const TABLES: [[u32; 256]; 8] = tables();
+/// The checksum of each byte, for processors without an instruction and for the last bytes.
+const TABLE: [u32; 256] = table();
 
 #[expect(
     clippy::indexing_slicing,
     reason = "runs in the compiler, which would stop at a bad index"
 )]
 #[expect(clippy::cast_possible_truncation, reason = "the index is below 256")]
-const fn tables() -> [[u32; 256]; 8] {
-    let mut tables = [[0_u32; 256]; 8];
+const fn table() -> [u32; 256] {
+    let mut table = [0_u32; 256];
     let mut byte = 0;
     while byte < 256 {
         let mut crc = byte as u32;
-        let mut table = 0;
-        // Table `n` is for a byte that `n` more bytes follow.
-        while table < 8 {
-            let mut bit = 0;
-            while bit < 8 {
-                crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
-                bit += 1;
-            }
-            tables[table][byte] = crc;
-            table += 1;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
+            bit += 1;
         }
+        table[byte] = crc;
         byte += 1;
     }
-    tables
+    table
 }
 
 /// Returns the CRC-32C of `bytes`.
 fn crc32c(bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks();
-    // A journal is checked as fast as it is read.
-    let mut crc = sys::crc32c::crc32c(!0, words).unwrap_or_else(|| by_tables(!0, words));
-    for byte in rest {
-        let [low, ..] = crc.to_le_bytes();
-        crc = (crc >> 8) ^ at(0, low ^ byte);
+    !match sys::crc32c::crc32c(!0, words) {
+        Some(crc) => by_table(crc, rest),
+        None => by_table(!0, bytes),
     }
-    !crc
 }
 
-/// Continues a checksum with `words`.
-fn by_tables(mut crc: u32, words: &[[u8; 8]]) -> u32 {
-    for word in words {
-        let word = u64::from_le_bytes(*word) ^ u64::from(crc);
-        let [a, b, c, d, e, f, g, h] = word.to_le_bytes();
-        crc = at(7, a) ^ at(6, b) ^ at(5, c) ^ at(4, d) ^ at(3, e) ^ at(2, f) ^ at(1, g) ^ at(0, h);
+/// Continues a checksum with `bytes`.
+#[expect(clippy::indexing_slicing, reason = "a byte is below 256")]
+fn by_table(mut crc: u32, bytes: &[u8]) -> u32 {
+    for byte in bytes {
+        let [low, ..] = crc.to_le_bytes();
+        crc = (crc >> 8) ^ TABLE[usize::from(low ^ byte)];
     }
     crc
-}
-
-#[expect(clippy::indexing_slicing, reason = "eight tables, named by number; a byte is below 256")]
-fn at(table: usize, byte: u8) -> u32 {
-    TABLES[table][usize::from(byte)]
 }
 
 #[cfg(test)]
@@ -404,6 +391,6 @@ mod tests {
         assert_eq!(crc32c(&(0..32).collect::<Vec<u8>>()), 0x46dd_794e);
         assert_eq!(crc32c(b""), 0);
         let bytes: Vec<u8> = (0..=255).collect();
-        assert_eq!(!by_tables(!0, bytes.as_chunks().0), crc32c(&bytes));
+        assert_eq!(!by_table(!0, &bytes), crc32c(&bytes));
     }
 }
