@@ -190,7 +190,14 @@ impl Rule {
             // Nearly all rules are of these two kinds.
             [b'*', end @ ..] if self.is_plain => path.ends_with(end),
             _ if self.is_plain => path == glob,
-            _ if self.whole_path => glob::matches_path(glob, path),
+            // Git compares the literal beginning by itself. So `/a**` is `/a` and then `**`, as if
+            // a slash were between.
+            _ if self.whole_path => {
+                let is_special = |byte: &u8| b"*?[\\".contains(byte);
+                let (begin, rest) =
+                    glob.split_at(glob.iter().position(is_special).unwrap_or(glob.len()));
+                path.strip_prefix(begin).is_some_and(|path| glob::matches_path(rest, path))
+            }
             _ => glob::matches_name(glob, path),
         }
     }
@@ -240,6 +247,26 @@ fn may_name_file(config: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::agent::tests::scratch::Scratch;
+
+    #[test]
+    fn two_stars_after_a_literal_beginning_match_what_is_inside() {
+        for (rule, path, matches) in [
+            ("/b**", "b", true),
+            ("/b**", "b/x", true),
+            ("/b**", "bc/x/y", true),
+            ("/b**", "a/b", false),
+            ("a/b**/c", "a/bx/y/c", true),
+            ("a/b**c", "a/bxc", true),
+            ("a/b**c", "a/b/c", false),
+            ("a/**", "a", false),
+            ("a/**", "a/b/c", true),
+        ] {
+            let found = Rule::read(rule.as_bytes(), 0).unwrap();
+            let name = path.rsplit('/').next().unwrap();
+            let found = found.matches(rule.as_bytes(), path.as_bytes(), name.as_bytes(), true);
+            assert_eq!(found, matches, "{rule} {path}");
+        }
+    }
 
     #[test]
     fn settings_that_may_name_a_file_are_recognized() {
