@@ -181,7 +181,7 @@ fn say(
     if let Some(begin) = said.begin {
         let begin = marked(begin)?;
         let mut text = String::new();
-        said.append_to(&mut text).then(|| part.say(&text))?;
+        said.append_to(&mut text).then(|| part.messages.push(Message::answer(text)))?;
         places.push((begin, None));
     }
     Some(from)
