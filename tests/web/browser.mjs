@@ -11,9 +11,9 @@ const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 /** Far more than anything here takes, even on a machine that is busy with something else. */
 const TIMEOUT = 30_000;
 
-export function launch() {
-  const options = { executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-dev-shm-usage"] };
-  return chromium.launch(options);
+export function launch(...more) {
+  const args = ["--no-sandbox", "--disable-dev-shm-usage", ...more];
+  return chromium.launch({ executablePath: process.env.CHROMIUM, args });
 }
 
 /** Opens a context whose pages may only ask the daemon, and say nothing. */
