@@ -16,7 +16,7 @@ pub const START_MAX: Duration = Duration::from_secs(10);
 pub const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a command waits for others that change the settings. Each takes milliseconds.
 pub const SETTINGS_LOCK_MAX: Duration = Duration::from_secs(5);
-/// A new file of settings that has no name of its own after this time never gets it.
+/// A new file of settings that is older than this was left by a command that was killed.
 pub const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 /// The pause between two looks at a process where the kernel has no notification of its end.
 pub const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -185,7 +185,7 @@ pub const TORN_WAIT_MAX: Duration = Duration::from_millis(200);
 pub const LOG_LINES_OPERATION_MAX: usize = 1000;
 /// Lines of the log in a reply, unless the request says how many.
 pub const LOG_LINES_OPERATION_DEFAULT: usize = 100;
-/// How long a client waits for a search of sessions. Those that clients give up on take 8 seconds.
+/// A search of all sessions for a client. Known clients give up after 8 seconds.
 pub const SESSIONS_SEARCH_MAX: Duration = Duration::from_secs(5);
 /// Records that are searched between two checks whether the result is still awaited.
 pub const SEARCH_RECORDS: u64 = 64;

@@ -193,6 +193,9 @@ fn grep(store: &Store, regex: &Regex, list: bool, output: &Output) -> Result<Exi
     let is_unread = || sys::is_hung_up(stdout.as_fd());
     let (mut found, mut failed) = (false, false);
     for id in store.page(None, usize::MAX)?.ids {
+        if is_unread() {
+            return Err(Error::output(io::ErrorKind::BrokenPipe.into()));
+        }
         let mut printed = Ok(());
         let searched = search(store, &id, regex, &|| !is_unread(), &mut |line| {
             found = true;

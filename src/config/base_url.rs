@@ -101,7 +101,7 @@ pub fn check_proxy(text: &str) -> Result<(), &'static str> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     let known = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
     if !known.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
-        return Err("it begins with neither http://, https://, socks4:// nor socks5://");
+        return Err("it begins with none of http://, https://, socks4:// and socks5://");
     }
     let (authority, _) = split_path(rest);
     host_and_port(authority.rsplit('@').next().unwrap_or_default()).map(drop)
@@ -201,7 +201,7 @@ mod tests {
             assert_eq!(check_proxy(text), Ok(()), "{text}");
         }
         for (text, because) in [
-            ("ftp://proxy", "begins with neither"),
+            ("ftp://proxy", "begins with none of"),
             ("http://", "no host"),
             ("me:s3cret@", "no host"),
             ("http://me:s3cret@pro,xy", "no host"),

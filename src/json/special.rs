@@ -10,13 +10,13 @@ pub fn find_special<T>(bytes: &[u8], mut visit: impl FnMut(usize) -> Option<T>) 
     let mut start = 0;
     while start < bytes.len() {
         let word = words.get(start / last.len()).unwrap_or(&last);
-        let mut suspects = suspects(u64::from_le_bytes(*word));
-        while suspects != 0 {
-            let found = visit(start + suspects.trailing_zeros() as usize / 8);
+        let mut candidates = candidates(u64::from_le_bytes(*word));
+        while candidates != 0 {
+            let found = visit(start + candidates.trailing_zeros() as usize / 8);
             if found.is_some() {
                 return found;
             }
-            suspects &= suspects - 1;
+            candidates &= candidates - 1;
         }
         start += word.len();
     }
@@ -26,7 +26,7 @@ pub fn find_special<T>(bytes: &[u8], mut visit: impl FnMut(usize) -> Option<T>) 
 /// Returns the highest bit of each byte of a word that may be special, and perhaps of bytes above
 /// the lowest of these.
 #[inline(always)]
-fn suspects(word: u64) -> u64 {
+fn candidates(word: u64) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
     // A byte that is smaller than the limit borrows, so that its highest bit changes.
     let below = |word: u64, limit: u8| word.wrapping_sub(EACH * u64::from(limit)) & !word;

@@ -1,8 +1,9 @@
 //! The thread that sends new events to followers which would otherwise be woken for each.
 //!
 //! To wake a thread takes longer than to send an event, and an event may have hundreds of
-//! followers. So one thread serves those that have nothing else to do. What might wait, for a
-//! client, a disk or a lock, is left to the follower's own thread: nothing here delays the others.
+//! followers. So one thread sends them what is short and was just written. What might take longer
+//! is left to the follower's own thread: what a slow client has missed, long events, and what needs
+//! a lock that is held during writes.
 
 use std::collections::VecDeque;
 use std::io;
@@ -89,7 +90,7 @@ impl Dispatcher {
             let mut left = Vec::new();
             for target in targets.drain(..) {
                 let Some(follower) = target.upgrade() else { continue };
-                // A panic is met again by its own thread, and ends that one.
+                // A panic must not end the events of all others.
                 let dispatched = catch_unwind(AssertUnwindSafe(|| follower.dispatch()));
                 match dispatched.unwrap_or(Left::ForThread) {
                     Left::Nothing => {}

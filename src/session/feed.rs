@@ -132,10 +132,12 @@ impl WideFeed {
     /// Takes the next events. Fails if there are no descriptors to read them.
     fn next(&mut self, events_max: usize, bytes_max: usize) -> io::Result<Envelopes> {
         while let Some(range) = self.next_range()? {
+            if std::mem::take(&mut range.deleted) {
+                return Ok(vec![Arc::new(EventText::deleted(&range.session))]);
+            }
             let Some(reader) = &mut range.reader else {
-                let deleted = EventText::deleted(&range.session);
                 self.ranges.pop_front();
-                return Ok(vec![Arc::new(deleted)]);
+                continue;
             };
             let mut envelopes = match reader.after(range.after, events_max, bytes_max) {
                 Err(error) if is_lack_of_descriptors(&error) => return Err(error),
@@ -190,7 +192,13 @@ impl WideFeed {
             let (reader, last) = session.position();
             self.replayed.insert(id.clone(), (session, last));
             if last > after {
-                return Ok(Some(Range { session: id, reader: Some(reader), after, last }));
+                return Ok(Some(Range {
+                    session: id,
+                    deleted: false,
+                    reader: Some(reader),
+                    after,
+                    last,
+                }));
             }
         }
         Ok(None)
@@ -267,11 +275,15 @@ impl Feed {
         }
     }
 
-    /// Returns whether the next events are new ones, so that reading them opens no session.
-    pub fn is_live(&self) -> bool {
+    /// Returns whether the next events take no time to read: they are short, new ones of sessions
+    /// that are open.
+    pub fn is_quick(&self) -> bool {
         match self {
-            Feed::Session(_) => true,
-            Feed::Wide(feed) => feed.replay.0.is_empty(),
+            Feed::Session(feed) => feed.reader.is_short_after(feed.after),
+            Feed::Wide(feed) => {
+                let is_quick = feed.ranges.iter().all(Range::is_short);
+                is_quick && feed.replay.0.is_empty() && feed.watcher.has_only_short()
+            }
         }
     }
 

@@ -32,6 +32,8 @@ pub(super) struct Published {
     index: Vec<(u64, u64)>,
     /// The newest events, if they were read: each of many followers takes the same ones.
     recent: VecDeque<Arc<EventText>>,
+    /// The number of the newest event that is too long for that.
+    long: u64,
 }
 
 impl Published {
@@ -40,6 +42,9 @@ impl Published {
         let last = self.index.last();
         if last.is_none_or(|(_, at)| start - at >= limits::INDEX_EVERY_BYTES) {
             self.index.push((seq, start));
+        }
+        if end - start > limits::RECENT_EVENT_BYTES_MAX as u64 {
+            self.long = seq;
         }
         self.seq = seq;
         self.end = end;
@@ -123,6 +128,11 @@ impl Reader {
     /// Returns the number of the last published event.
     pub fn last_seq(&self) -> u64 {
         lock(&self.published).seq
+    }
+
+    /// Returns whether each event after number `after` is short enough to be shared by followers.
+    pub fn is_short_after(&self, after: u64) -> bool {
+        lock(&self.published).long <= after
     }
 
     /// Returns the events after number `after`: at most `events_max` of them and about `bytes_max`

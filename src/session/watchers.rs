@@ -1,7 +1,8 @@
 //! Followers of all sessions, and of sessions that do not exist yet.
 //!
-//! Each has, per session, the range of events that it has not taken. A range grows with each append
-//! and is never split, so a follower that is slow takes no more memory than there are sessions.
+//! Each has, per session, the range of events that it has not taken, and whether the session was
+//! deleted before them. A range grows with each append and is never split, so a follower that is
+//! slow takes no more memory than there are sessions.
 
 use std::collections::HashMap;
 use std::io;
@@ -34,7 +35,9 @@ pub struct Watcher {
 /// Consecutive events of a session.
 pub struct Range {
     pub session: SessionId,
-    /// `None`: the session was deleted.
+    /// A session of this id was deleted before these events.
+    pub deleted: bool,
+    /// `None`: there are no events.
     pub reader: Option<Reader>,
     /// The number before the first.
     pub after: u64,
@@ -63,9 +66,10 @@ impl Watchers {
             match untaken.get_mut(id) {
                 Some(range) if range.last == after => range.last = last,
                 // There is none, or that of a session of this id that was deleted.
-                _ => {
-                    let reader = Some(reader());
-                    let range = Range { session: id.clone(), reader, after, last };
+                before => {
+                    let deleted = before.is_some_and(|range| range.deleted);
+                    let (session, reader) = (id.clone(), Some(reader()));
+                    let range = Range { session, deleted, reader, after, last };
                     untaken.insert(id.clone(), range);
                 }
             }
@@ -74,10 +78,11 @@ impl Watchers {
         }
     }
 
-    /// Tells the followers that a session was deleted: its events can no longer be read.
+    /// Tells the followers of all sessions that one was deleted: its events can no longer be read.
     pub fn notify_deleted(&self, id: &SessionId) {
-        for watcher in lock(&self.all).iter().filter(|watcher| watcher.follows(id)) {
-            let range = Range { session: id.clone(), reader: None, after: 0, last: u64::MAX };
+        for watcher in lock(&self.all).iter().filter(|watcher| watcher.only.is_none()) {
+            let (session, last) = (id.clone(), u64::MAX);
+            let range = Range { session, deleted: true, reader: None, after: 0, last };
             lock(&watcher.untaken).insert(id.clone(), range);
             watcher.waker.wake();
         }
@@ -105,6 +110,13 @@ impl Watchers {
     }
 }
 
+impl Range {
+    /// Returns whether its events are short enough to be shared by followers.
+    pub fn is_short(&self) -> bool {
+        self.reader.as_ref().is_none_or(|reader| reader.is_short_after(self.after))
+    }
+}
+
 impl Watcher {
     fn follows(&self, id: &SessionId) -> bool {
         self.only.as_ref().is_none_or(|only| only == id)
@@ -113,6 +125,11 @@ impl Watcher {
     /// Takes what was not taken before.
     pub fn take(&self) -> impl Iterator<Item = Range> + use<> {
         std::mem::take(&mut *lock(&self.untaken)).into_values()
+    }
+
+    /// Returns whether what was not taken before [is short](Range::is_short).
+    pub fn has_only_short(&self) -> bool {
+        lock(&self.untaken).values().all(Range::is_short)
     }
 
     /// Returns whether [`take`](Self::take) would return something.

@@ -63,7 +63,9 @@ pub fn wait_readable<const N: usize>(
 /// Returns whether the other end of a pipe, a socket or a terminal is closed. poll(2).
 pub fn is_hung_up(file: BorrowedFd<'_>) -> bool {
     let mut polled = [polled(file, 0)];
-    poll(&mut polled, Some(Duration::ZERO)).is_ok() && polled.iter().any(|one| one.revents != 0)
+    // Some systems cannot wait for devices, and report POLLNVAL.
+    let is_closed = |one: &libc::pollfd| one.revents & (libc::POLLHUP | libc::POLLERR) != 0;
+    poll(&mut polled, Some(Duration::ZERO)).is_ok() && polled.iter().any(is_closed)
 }
 
 /// The number of bytes that can be written to a pipe in one call, without blocking, when

@@ -316,6 +316,13 @@ fn no_secret_of_the_settings_is_told() {
     }
     perform(&api, "config.reset", r#"{"key":"connection.url"}"#).expect(200);
     perform(&api, "config.list", "{}").expect(200);
+    // Beside a URL, the host is not used.
+    let both = r#"{"connection":{"url":"http://a:1/v1","host":"me:s3cret@box"}}"#;
+    home.write(&home.config(), both);
+    for (id, input) in [("config.list", "{}"), ("config.get", r#"{"key":"connection.host"}"#)] {
+        let told = perform(&api, id, input).expect(200).body;
+        assert!(told.contains("…@box") && !told.contains("s3cret"), "{told}");
+    }
 }
 
 #[test]

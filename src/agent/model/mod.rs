@@ -228,6 +228,7 @@ fn receive(
             (false, false) => timeouts.first,
         };
         let is_over = finished.is_some() && limit.is_zero();
+        let waited = Instant::now();
         let received = match connection.body(server.within(limit)) {
             // What follows the last chunk does not matter.
             Ok(Some(_)) if is_over => break,
@@ -246,7 +247,13 @@ fn receive(
                 let ended = parser.end();
                 ended.map_err(|error| completion_failure(server, error, parser.has_text()))
             }
-            Err(error) if held_for.is_some() && error.kind() == io::ErrorKind::TimedOut => Ok(()),
+            Err(error)
+                if error.kind() == io::ErrorKind::TimedOut
+                    && held_for.is_some_and(|held_for| waited.elapsed() >= held_for)
+                    && !server.is_late() =>
+            {
+                Ok(())
+            }
             Err(_) if parser.is_finished() && !server.is_cancelled() => break,
             Err(error) => Err(server.lost(&error, TRUNCATED)),
         };

@@ -47,12 +47,16 @@ fn key(input: &Input) -> Result<String, Refusal> {
     Err(Refusal::new(404, "not_found", format!("there is no setting '{key}'")))
 }
 
-/// Returns the value of a setting without the password of a URL. A proxy may have one.
+/// The settings that are, or are part of, a URL.
+const URLS: [&str; 3] = ["connection.url", "connection.host", "connection.proxy"];
+
+/// Returns the value of a setting without the password of a URL. A proxy may have one, and a host
+/// that is not used was not checked.
 fn without_secret(key: &str, value: &str) -> Raw {
     // It was checked.
     let raw = Raw::parse(value).unwrap_or_else(|_| Raw::empty());
     match raw.as_str().rsplit_once('@') {
-        Some((before, host)) if key == "connection.proxy" => {
+        Some((before, host)) if URLS.contains(&key) => {
             let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
             let scheme = scheme.trim_start_matches('"');
             let separator = if scheme.is_empty() { "" } else { "://" };

@@ -115,9 +115,9 @@ impl Events {
         socket.wait(can_send, until)
     }
 
-    /// Returns whether reading the next ones opens no session.
-    pub fn are_live(&self) -> bool {
-        self.feed.is_live()
+    /// Returns whether reading the next ones takes no time.
+    pub fn are_quick(&self) -> bool {
+        self.feed.is_quick()
     }
 
     /// Arms the waker, if there is nothing more to be sent.

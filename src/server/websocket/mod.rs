@@ -219,7 +219,7 @@ impl Served {
     /// Sends the new events. Returns what is left to be done.
     fn dispatch(&mut self) -> Result<Left, End> {
         let Served { socket, events, end } = self;
-        if end.is_some() || !events.are_live() {
+        if end.is_some() || !events.are_quick() {
             return Ok(Left::ForThread);
         }
         events.send(socket, Sender::Dispatcher)?;
