@@ -21,7 +21,8 @@ impl<'t> Member<'t> {
 /// Returns the members of an object in their order, with repeated ones; `None` if `text` is not
 /// exactly one object that [`parse`](super::parse) would decode.
 pub fn members(text: &str) -> Option<Vec<Member<'_>>> {
-    let mut members = Vec::with_capacity(16);
+    // As many as most objects have. For twice as many, musl maps and unmaps a page each time.
+    let mut members = Vec::with_capacity(8);
     let (mut start, mut colon) = (0, 0);
     grammar::scan(text, |expected, at| match expected {
         Allowed::Name | Allowed::NameOrClose => start = at,
