@@ -49,10 +49,76 @@ flow("what happens while the list is read is in it", async ({ home, context }) =
   });
   await page.reload();
   await page.waitForSelector("#list-loading", { state: "detached" });
-  // The next frame shows what was read.
+  assert.deepEqual(await listed(page), ["Last", "Late"]);
+});
+
+/** Returns the titles in the list when the next frame shows what was read. */
+async function listed(page) {
   await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
-  const titles = await page.$$eval("#sessions .title", (all) => all.map(({ textContent }) => textContent));
-  assert.deepEqual(titles, ["Last", "Late"]);
+  return page.$$eval("#sessions .title", (all) => all.map(({ textContent }) => textContent));
+}
+
+flow("a session that is deleted while it is read stays away", async ({ home, context }) => {
+  context.expected.push(/status of 404/);
+  const id = await home.session("Early");
+  const page = await context.newPage();
+  await page.route("**/v3/sessions?*", (route) => route.fulfill({ json: { sessions: [], next: null } }));
+  const [asked, deleted] = [gate(), gate()];
+  let reads = 0;
+  await page.route(`**/v3/sessions/${id}`, async (route) => {
+    reads += 1;
+    const reply = await route.fetch();
+    asked.open();
+    await deleted.opened;
+    await route.fulfill({ response: reply });
+    reads -= 1;
+  });
+  await page.goto((await home.opta("web --print")).stdout.trim());
+  await page.waitForSelector("#list-loading", { state: "detached" });
+  await home.turn(id, "hello");
+  await asked.opened;
+  await home.opta(`sessions rm --force ${id}`);
+  await home.session("Last");
+  await page.waitForSelector("#sessions li:has-text('Last')");
+  deleted.open();
+  while (reads) await listed(page);
+  assert.deepEqual(await listed(page), ["Last"]);
+});
+
+flow("a session that is there again is shown again", async ({ home, context }) => {
+  await noteSockets(context);
+  const page = await enter(context, home);
+  const id = await home.session("Again");
+  await page.waitForSelector("#sessions li:has-text('Again')");
+  const list = await home.call("GET", "/v3/sessions?limit=250");
+  await home.opta(`sessions rm --force ${id}`);
+  await page.waitForSelector("#sessions li", { state: "detached" });
+  const reconnect = await disconnect(page);
+  await page.route("**/v3/sessions?*", (route) => route.fulfill({ json: list }));
+  await reconnect();
+  await page.waitForSelector("#sessions li:has-text('Again')");
+});
+
+flow("a list that cannot be read takes no mark of a question away", async ({ home, context }) => {
+  context.expected.push(REFUSED);
+  await noteSockets(context);
+  const id = await home.session("Asks");
+  const page = await enter(context, home);
+  // Another one follows all the time, or else the daemon denies at once.
+  await enter(context, home);
+  await page.bringToFront();
+  await page.goto(address(home, `#/session/${id}`));
+  await page.waitForSelector("#title:has-text('Asks')");
+  await send(page, "run it");
+  await page.waitForSelector("#sessions .state.waiting");
+  const reconnect = await disconnect(page);
+  const failed = page.waitForEvent("requestfailed");
+  await page.route("**/v3/sessions?*", (route) => route.abort());
+  await reconnect();
+  await failed;
+  await home.session("Last");
+  await page.waitForSelector("#sessions li:has-text('Last')");
+  assert.equal(await page.$$eval("#sessions .state.waiting", (all) => all.length), 1);
 });
 
 flow("a first read that fails is repeated, and reads only the end", async ({ home, context }) => {

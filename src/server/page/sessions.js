@@ -31,8 +31,9 @@ export function stateOf(summary) {
 /** Reads the list again: at the start, and after the connection was lost. */
 export async function load() {
   const known = new Set(sessions.values());
-  // Those of running sessions are read below.
-  questions.clear();
+  const asked = new Map(questions);
+  // What was deleted earlier may have been created again.
+  deleted.clear();
   const first = await call("GET", `/v3/sessions?limit=${PAGE}`);
   // Events of these arrived while the list was on its way.
   const changed = [...sessions.values()].filter((summary) => !known.has(summary));
@@ -43,14 +44,20 @@ export async function load() {
     if (!(sessions.get(id)?.seq >= seq)) sessions.set(id, summary);
   }
   byId("list-loading")?.remove();
+  const isOld = (id) => questions.get(id) === asked.get(id);
   const running = [...sessions.values()].filter((summary) => summary.activeTurnId);
+  for (const id of asked.keys()) if (!sessions.get(id)?.activeTurnId && isOld(id)) questions.delete(id);
   await Promise.all(
     running.map(async ({ sessionId, seq }) => {
       const recent = new Conversation();
       const reply = await events(sessionId, Math.max(0, seq - RECENT));
       reply.events.forEach((event) => recent.append(event));
-      // If there is one, an event of now has said more.
-      if (!questions.has(sessionId)) questions.set(sessionId, new Set(recent.questions.keys()));
+      if (deleted.has(sessionId)) return;
+      const open = recent.questions;
+      if (isOld(sessionId)) questions.set(sessionId, new Set(open.keys()));
+      // An event of now has said more, but not which were answered before.
+      else
+        for (const old of asked.get(sessionId) ?? []) open.has(old) || questions.get(sessionId)?.delete(old);
     }),
   );
   schedule();
@@ -69,19 +76,21 @@ function add(page) {
   schedule();
 }
 
-/** Returns a session, also one that is not on a page that was read. */
+/** Returns a session, also one that is not on a page that was read; nothing if it was deleted. */
 export async function find(id) {
   if (!sessions.has(id)) {
     const found = await call("GET", `/v3/sessions/${id}`);
-    if (!sessions.has(id)) sessions.set(id, found);
+    if (!sessions.has(id) && !deleted.has(id)) sessions.set(id, found);
   }
   return sessions.get(id);
 }
 
 function noteQuestion(id, request, isOpen) {
-  if (!questions.has(id)) questions.set(id, new Set());
-  if (isOpen) questions.get(id).add(request);
-  else questions.get(id).delete(request);
+  // Another set each time: `load` sees that something has changed.
+  const open = new Set(questions.get(id));
+  if (isOpen) open.add(request);
+  else open.delete(request);
+  questions.set(id, open);
 }
 
 /** Notes an event of any session. */
@@ -98,6 +107,7 @@ export async function receive({ event, sessionId: id, seq, ts, payload }) {
   const isEnd = event === "turn.done" || event === "turn.error";
   if (isEnd) questions.set(id, new Set());
   const known = await find(id);
+  if (deleted.has(id)) return;
   // The list, which was read later, counts it already.
   if (seq <= known.seq) return schedule();
   const more = { seq, lastActivityAt: ts };
