@@ -269,6 +269,32 @@ flow("a long block of code stays one, also when its end is read first", async ({
   assert.deepEqual(inCode(found[1]), names(1200));
 });
 
+flow("a block of code that ended does not begin again in a long answer", async ({ home, context }) => {
+  const page = await enter(context, home);
+  const shown = await page.evaluate(async () => {
+    const { Conversation } = await import("/page/conversation.js");
+    const { card } = await import("/page/cards.js");
+    const prose = `${"word ".repeat(20)}\n\n`;
+    const begin = [
+      "- ```js\n  code\n  ```\n\n",
+      "```\ncode\n     ```\n\n",
+      "code\u2028```\n\n",
+      "code\r```\n\n",
+    ];
+    return begin.map((text) => {
+      const conversation = new Conversation();
+      [text, ...Array(600).fill(prose)].forEach((part, at) =>
+        conversation.append({ event: "turn.token", seq: at + 1, payload: { turnId: "t", text: part } }),
+      );
+      const whole = document.createElement("div");
+      whole.append(...conversation.items.map((item) => card(item)));
+      const code = [...whole.querySelectorAll("pre code")].map(({ textContent }) => textContent);
+      return [conversation.items.length > 2, ...code];
+    });
+  });
+  assert.deepEqual(shown, [[true, "code"], [true, "code"], [true], [true]]);
+});
+
 flow("the end stays on the screen when a question takes its place", async ({ home, context }) => {
   const id = await home.session("End");
   await home.turn(id, "paced 900 0");

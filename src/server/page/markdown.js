@@ -7,6 +7,7 @@ import { el, visible } from "./dom.js";
 
 const FENCE = /^ {0,3}(```+(?!`)|~~~+(?!~))([^`\n]*)$/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
+const QUOTE = /^ {0,3}>/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const RULE = /^ {0,3}([-*_])( *\1){2,}\s*$/;
 const TABLE = /^\|?( *:?-+:? *\|)+( *:?-+:? *)?$/;
@@ -21,12 +22,35 @@ export function markdown(text) {
 
 /** Returns the line that opens the block of code in which a text ends, or nothing. */
 export function openFence(text) {
-  let [open, mark] = ["", ""];
-  for (const [line, found] of text.matchAll(new RegExp(FENCE, "gm"))) {
-    if (!open) [open, mark] = [`${line}\n`, found];
-    else if (line.trim() === mark) open = "";
+  const lines = visible(text).split("\n");
+  for (let at = 0; at < lines.length; ) {
+    const { kind, end } = part(lines, at);
+    if (kind === "code" && end > lines.length) return `${lines[at]}\n`;
+    at = end;
   }
-  return open;
+  return "";
+}
+
+/** Returns what begins in a line, how it was found, and the line after it. Code without an end goes on. */
+function part(lines, at) {
+  const line = lines[at];
+  let found;
+  if ((found = FENCE.exec(line))) {
+    let end = at + 1;
+    while (end < lines.length && lines[end].trim() !== found[1]) end += 1;
+    return { kind: "code", end: end + 1, found };
+  }
+  if ((found = HEADING.exec(line))) return { kind: "heading", end: at + 1, found };
+  if (RULE.test(line)) return { kind: "rule", end: at + 1 };
+  if (QUOTE.test(line)) return { kind: "quote", end: endOf(lines, at, (other) => QUOTE.test(other)) };
+  if ((found = ITEM.exec(line))) {
+    const isPart = (other) => ITEM.test(other) || /^\s{2,}\S/.test(other) || other.trim() === "";
+    return { kind: "list", end: endOf(lines, at, isPart), found };
+  }
+  if (line.includes("|") && TABLE.test(lines[at + 1]?.trim() ?? "")) {
+    return { kind: "table", end: endOf(lines, at, (other) => other.includes("|")) };
+  }
+  return { kind: line.trim() ? "text" : "space", end: at + 1 };
 }
 
 function blocks(lines, depth) {
@@ -39,44 +63,29 @@ function blocks(lines, depth) {
     if (paragraph.length) out.push(el("p", {}, ...inline(paragraph.join("\n"))));
     paragraph = [];
   };
-  for (let at = 0; at < lines.length; at += 1) {
-    const line = lines[at];
-    let found;
-    if ((found = FENCE.exec(line))) {
-      flush();
-      let end = at + 1;
-      while (end < lines.length && lines[end].trim() !== found[1]) end += 1;
-      const code = lines.slice(at + 1, end).join("\n");
+  for (let at = 0; at < lines.length; ) {
+    const { kind, end, found } = part(lines, at);
+    const own = lines.slice(at, end);
+    if (kind === "text") paragraph.push(...own);
+    else flush();
+    if (kind === "code") {
+      const code = lines.slice(at + 1, end - 1).join("\n");
       const [language] = /^[\w+#.-]*/.exec(found[2].trim());
       out.push(el("pre", { tabindex: "0", "data-language": language || null }, el("code", {}, code)));
-      at = end;
-    } else if ((found = HEADING.exec(line))) {
-      flush();
+    } else if (kind === "heading") {
       level = Math.min(6, found[1].length + 1, level + 1);
       out.push(el(`h${level}`, {}, ...inline(heading(found[2].trim()))));
-    } else if (RULE.test(line)) {
-      flush();
+    } else if (kind === "rule") {
       out.push(el("hr"));
-    } else if (/^ {0,3}>/.test(line)) {
-      flush();
-      const end = endOf(lines, at, (other) => /^ {0,3}>/.test(other));
-      const quoted = lines.slice(at, end).map((other) => other.replace(/^ {0,3}> ?/, ""));
+    } else if (kind === "quote") {
+      const quoted = own.map((other) => other.replace(/^ {0,3}> ?/, ""));
       out.push(el("blockquote", {}, ...blocks(quoted, depth + 1)));
-      at = end - 1;
-    } else if (ITEM.test(line)) {
-      flush();
-      const indent = ITEM.exec(line)[1].length;
-      const isPart = (other) => ITEM.test(other) || /^\s{2,}\S/.test(other) || other.trim() === "";
-      const end = endOf(lines, at, isPart);
-      out.push(list(lines.slice(at, end), indent, depth + 1));
-      at = end - 1;
-    } else if (line.includes("|") && TABLE.test(lines[at + 1]?.trim() ?? "")) {
-      flush();
-      const end = endOf(lines, at, (other) => other.includes("|"));
-      out.push(table(lines.slice(at, end)));
-      at = end - 1;
-    } else if (line.trim() === "") flush();
-    else paragraph.push(line);
+    } else if (kind === "list") {
+      out.push(list(own, found[1].length, depth + 1));
+    } else if (kind === "table") {
+      out.push(table(own));
+    }
+    at = end;
   }
   flush();
   return out;
