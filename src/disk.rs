@@ -73,10 +73,10 @@ pub fn open_for_append(path: &Path, options: &mut OpenOptions) -> Result<File, E
 
 /// Opens a private file for reading; returns `None` if it does not exist.
 pub fn open_if_exists(path: &Path) -> Result<Option<File>, Error> {
-    match open(path, OpenOptions::new().read(true)) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => Ok(None),
-        Err(error) => Err(error),
+    match open_unchecked(path, OpenOptions::new().read(true)) {
+        // No sentence is made for a file that often does not exist.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => checked(path, opened).map(Some),
     }
 }
 
@@ -215,10 +215,17 @@ fn open_for_writing(path: &Path, options: &OpenOptions) -> Result<File, Error> {
 /// Opens without following a link and without waiting for the other end of a pipe, then checks the
 /// open file, since its name may have meant another one before.
 fn open(path: &Path, options: &OpenOptions) -> Result<File, Error> {
-    const NOT_REGULAR: &str = "it is not a regular file";
+    checked(path, open_unchecked(path, options))
+}
+
+fn open_unchecked(path: &Path, options: &OpenOptions) -> io::Result<File> {
     let mut options = options.clone();
-    options.mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let file = options.open(path).or_else(|cause| match cause.raw_os_error() {
+    options.mode(FILE_MODE).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
+fn checked(path: &Path, opened: io::Result<File>) -> Result<File, Error> {
+    const NOT_REGULAR: &str = "it is not a regular file";
+    let file = opened.or_else(|cause| match cause.raw_os_error() {
         Some(libc::ELOOP) => Err(untrusted(path, "it is a symbolic link", "put a real file there")),
         Some(libc::EISDIR) => Err(untrusted(path, NOT_REGULAR, "move it away")),
         _ => Err(cause).at("open", path),

@@ -21,6 +21,15 @@ fn started() -> (Home, Api) {
     (home, api)
 }
 
+/// Runs this number of turns, t0 and so on, with a long message.
+fn run_turns(api: &Api, count: usize, long: &str) {
+    for number in 0..count {
+        let body = format!(r#"{{"turnId":"t{number}","content":"{long}"}}"#);
+        api.post("/v3/sessions/s/turns", &body).expect(202);
+        api.wait_for("s", "turn.error", &format!("t{number}"));
+    }
+}
+
 fn seqs(events: &[Event]) -> Vec<u64> {
     events.iter().map(|event| event.seq).collect()
 }
@@ -66,11 +75,7 @@ fn a_long_history_arrives_whole_at_every_reader() {
     let (_home, api) = started();
     api.create("s");
     let long = "é".repeat(200_000);
-    for number in 0..5 {
-        let body = format!(r#"{{"turnId":"t{number}","content":"{long}"}}"#);
-        api.post("/v3/sessions/s/turns", &body).expect(202);
-        api.wait_for("s", "turn.error", &format!("t{number}"));
-    }
+    run_turns(&api, 5, &long);
     let mut sockets: Vec<Socket> = (0..5).map(|_| Socket::open(&api, "sessionId=s")).collect();
     let events = api.events("s", 0);
     for socket in &mut sockets {
@@ -83,11 +88,7 @@ fn a_message_is_answered_before_a_long_history_is_sent() {
     let (_home, api) = started();
     api.create("s");
     let long = "x".repeat(250_000);
-    for number in 0..10 {
-        let body = format!(r#"{{"turnId":"t{number}","content":"{long}"}}"#);
-        api.post("/v3/sessions/s/turns", &body).expect(202);
-        api.wait_for("s", "turn.error", &format!("t{number}"));
-    }
+    run_turns(&api, 10, &long);
     let mut socket = Socket::open(&api, "sessionId=s");
     // It arrives before the client reads, and the history is longer than what the system holds.
     socket.send(r#"{"type":"ping"}"#);
