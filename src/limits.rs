@@ -86,6 +86,12 @@ pub const SPARE_THREADS_MAX: usize = 4;
 /// Descriptors that the daemon asks the system for. A connection that waits for events takes four
 /// (its socket, both ends of its waker, the journal), an active turn one.
 pub const DESCRIPTORS_WANTED: u64 = 4_096;
+/// The threads that send new events to followers. More would only compete with the clients.
+pub const DISPATCHER_THREADS: usize = 2;
+/// The followers that one of them serves alone.
+pub const TARGETS_OF_ONE_THREAD: usize = 8;
+/// How long one of them rests after more, at the longest; otherwise as long as it has worked.
+pub const DISPATCHER_REST_MAX: Duration = Duration::from_millis(10);
 /// The stack of a connection's thread. Only touched pages take memory.
 pub const CONNECTION_STACK_BYTES: usize = 256 * 1024;
 /// Address space that is kept free for requests in progress when memory runs out: four of the

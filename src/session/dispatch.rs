@@ -1,12 +1,13 @@
-//! The thread that sends new events to followers which would otherwise be woken for each.
+//! The threads that send new events to followers which would otherwise be woken for each.
 //!
 //! To wake a thread takes longer than to send an event, and an event may have hundreds of
-//! followers. So one thread sends them what is short and was just written. What might take longer
+//! followers. So a few threads send them what is short and was just written. What might take longer
 //! is left to the follower's own thread: what a slow client has missed, long events, and what needs
 //! a lock that is held during writes.
 
 use std::collections::VecDeque;
 use std::io;
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread;
@@ -34,7 +35,7 @@ pub enum Left {
     Until(Instant),
 }
 
-/// The thread, which starts when it is first needed, and what it has to do.
+/// The threads, which start when they are first needed, and what they have to do.
 #[derive(Default)]
 pub struct Dispatcher {
     queue: Mutex<Queue>,
@@ -43,52 +44,62 @@ pub struct Dispatcher {
 
 #[derive(Default)]
 struct Queue {
-    targets: VecDeque<Weak<dyn Target>>,
-    has_thread: bool,
+    /// Those that are being served.
+    round: VecDeque<Weak<dyn Target>>,
+    /// Those that are served after them.
+    next: VecDeque<Weak<dyn Target>>,
+    /// The number of threads.
+    threads: usize,
+    /// How many of them wait.
+    waiting: usize,
 }
 
 impl Dispatcher {
-    /// Starts the thread, if there is none.
+    /// Starts the threads that there are not yet. Fails if there is none then.
     pub fn start(self: &Arc<Dispatcher>) -> io::Result<()> {
         let mut queue = lock(&self.queue);
-        if !queue.has_thread {
+        while queue.threads < limits::DISPATCHER_THREADS {
             let dispatcher = Arc::clone(self);
-            thread::Builder::new()
+            let started = thread::Builder::new()
                 .name("dispatcher".to_owned())
                 .stack_size(limits::CONNECTION_STACK_BYTES)
-                .spawn(move || dispatcher.run())?;
-            queue.has_thread = true;
+                .spawn(move || dispatcher.run());
+            match started {
+                Ok(_) => queue.threads += 1,
+                Err(error) if queue.threads == 0 => return Err(error),
+                Err(_) => break,
+            }
         }
         Ok(())
     }
 
-    /// Has the thread serve `target`.
-    pub fn push(&self, target: &Weak<dyn Target>) {
+    /// Has the targets served.
+    pub fn push(&self, targets: Vec<Weak<dyn Target>>) {
         let mut queue = lock(&self.queue);
-        queue.targets.push_back(Weak::clone(target));
-        if queue.targets.len() == 1 {
-            self.filled.notify_one();
-        }
+        queue.next.extend(targets);
+        let is_long = queue.next.len() > limits::TARGETS_OF_ONE_THREAD;
+        let wanted = if is_long { limits::DISPATCHER_THREADS } else { 1 };
+        // They look again before they wait.
+        let awake = queue.threads - queue.waiting;
+        drop(queue);
+        (awake..wanted).for_each(|_| self.filled.notify_one());
     }
 
     fn run(&self) {
-        let mut targets = VecDeque::new();
         let mut held: Vec<(Instant, Weak<dyn Target>)> = Vec::new();
         loop {
-            let due = held.iter().map(|(until, _)| *until).min();
-            let limit =
-                due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
-            let queue = lock(&self.queue);
-            let is_empty = |queue: &mut Queue| queue.targets.is_empty();
-            let (mut queue, _) = wait_timeout_while(&self.filled, queue, limit, is_empty);
-            std::mem::swap(&mut targets, &mut queue.targets);
-            drop(queue);
-            let now = Instant::now();
-            targets
-                .extend(held.extract_if(.., |(until, _)| *until <= now).map(|(_, target)| target));
+            self.wait(held.iter().map(|(until, _)| *until).min());
+            // The thread that wrote the event may have the same processor, and goes on first.
+            thread::yield_now();
+            let began = Instant::now();
+            let due: Vec<_> = held.extract_if(.., |(until, _)| *until <= began).collect();
+            let due = due.into_iter().map(|(_, target)| target);
+            let round = iter::from_fn(|| lock(&self.queue).round.pop_front());
             // Woken last: they would compete with this thread.
             let mut left = Vec::new();
-            for target in targets.drain(..) {
+            let mut count = 0;
+            for target in due.chain(round) {
+                count += 1;
                 let Some(follower) = target.upgrade() else { continue };
                 // A panic must not end the events of all others.
                 let dispatched = catch_unwind(AssertUnwindSafe(|| follower.dispatch()));
@@ -99,6 +110,170 @@ impl Dispatcher {
                 }
             }
             left.iter().for_each(|target| target.wake_thread());
+            // Many clients need time to read. What is written meanwhile is sent in one piece.
+            if count > limits::TARGETS_OF_ONE_THREAD {
+                thread::park_timeout(began.elapsed().min(limits::DISPATCHER_REST_MAX));
+            }
         }
+    }
+
+    /// Waits for targets, at the longest until `due`. Begins a round, if none is left.
+    fn wait(&self, due: Option<Instant>) {
+        let limit = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
+        let mut queue = lock(&self.queue);
+        queue.waiting += 1;
+        let is_empty = |queue: &mut Queue| queue.round.is_empty() && queue.next.is_empty();
+        let (mut queue, _) = wait_timeout_while(&self.filled, queue, limit, is_empty);
+        queue.waiting -= 1;
+        if queue.round.is_empty() {
+            let Queue { round, next, .. } = &mut *queue;
+            std::mem::swap(round, next);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    /// Says what is asked of it.
+    struct Scripted {
+        dispatched: Sender<Instant>,
+        woken: Sender<Instant>,
+        answer: fn(usize) -> Left,
+        calls: Mutex<usize>,
+    }
+
+    impl Target for Scripted {
+        fn dispatch(&self) -> Left {
+            self.dispatched.send(Instant::now()).unwrap();
+            let calls = {
+                let mut calls = lock(&self.calls);
+                *calls += 1;
+                *calls
+            };
+            (self.answer)(calls)
+        }
+
+        fn wake_thread(&self) {
+            self.woken.send(Instant::now()).unwrap();
+        }
+    }
+
+    /// Returns a target that answers its calls by their number, and what tells of them.
+    fn target(
+        answer: fn(usize) -> Left,
+    ) -> (Arc<dyn Target>, Receiver<Instant>, Receiver<Instant>) {
+        let ((dispatched, calls), (woken, wakes)) = (channel(), channel());
+        (Arc::new(Scripted { dispatched, woken, answer, calls: Mutex::default() }), calls, wakes)
+    }
+
+    fn started() -> Arc<Dispatcher> {
+        let dispatcher = Arc::new(Dispatcher::default());
+        dispatcher.start().unwrap();
+        dispatcher
+    }
+
+    fn next(events: &Receiver<Instant>) -> Instant {
+        events.recv_timeout(Duration::from_secs(60)).unwrap()
+    }
+
+    #[test]
+    fn each_of_many_is_served_once_for_each_push() {
+        let dispatcher = started();
+        let targets: Vec<_> = (0..300).map(|_| target(|_| Left::Nothing)).collect();
+        let pushed = || targets.iter().map(|(target, ..)| Arc::downgrade(target)).collect();
+        for _ in 0..50 {
+            dispatcher.push(pushed());
+            for (_, calls, _) in &targets {
+                next(calls);
+            }
+        }
+        // Nothing is left: the last one is served after all others.
+        let last = target(|_| Left::Nothing);
+        dispatcher.push(vec![Arc::downgrade(&last.0)]);
+        next(&last.1);
+        for (_, calls, wakes) in &targets {
+            assert!(calls.try_recv().is_err() && wakes.try_recv().is_err());
+        }
+    }
+
+    /// Is served until all threads serve it.
+    #[derive(Default)]
+    struct Meeting {
+        present: Mutex<usize>,
+        changed: Condvar,
+    }
+
+    impl Meeting {
+        /// Waits for all threads; returns whether they came.
+        fn is_complete(&self) -> bool {
+            let are_some_missing = |present: &mut usize| *present < limits::DISPATCHER_THREADS;
+            let (present, limit) = (lock(&self.present), Duration::from_secs(60));
+            !wait_timeout_while(&self.changed, present, limit, are_some_missing).1.timed_out()
+        }
+    }
+
+    impl Target for Meeting {
+        fn dispatch(&self) -> Left {
+            *lock(&self.present) += 1;
+            self.changed.notify_all();
+            self.is_complete();
+            Left::Nothing
+        }
+
+        fn wake_thread(&self) {}
+    }
+
+    #[test]
+    fn many_are_served_by_all_threads() {
+        let dispatcher = started();
+        let meeting = Arc::new(Meeting::default());
+        let target = Arc::clone(&meeting) as Arc<dyn Target>;
+        let pushed = iter::repeat_with(|| Arc::downgrade(&target));
+        dispatcher.push(pushed.take(limits::TARGETS_OF_ONE_THREAD + 1).collect());
+        assert!(meeting.is_complete());
+    }
+
+    #[test]
+    fn a_panic_leaves_one_to_its_thread_and_ends_no_other() {
+        let dispatcher = started();
+        let failing = target(|_| panic!("of a test"));
+        let other = target(|_| Left::Nothing);
+        for _ in 0..limits::DISPATCHER_THREADS + 1 {
+            dispatcher.push(vec![Arc::downgrade(&failing.0), Arc::downgrade(&other.0)]);
+            next(&failing.1);
+            next(&failing.2);
+            next(&other.1);
+        }
+    }
+
+    #[test]
+    fn one_that_must_wait_is_served_again_in_time() {
+        const HELD: Duration = Duration::from_millis(30);
+        let dispatcher = started();
+        let held = target(|call| match call {
+            1 => Left::Until(Instant::now() + HELD),
+            _ => Left::ForThread,
+        });
+        dispatcher.push(vec![Arc::downgrade(&held.0)]);
+        let first = next(&held.1);
+        assert!(next(&held.1) - first >= HELD);
+        next(&held.2);
+        assert!(held.1.try_recv().is_err());
+    }
+
+    #[test]
+    fn one_that_is_gone_is_not_served() {
+        let dispatcher = started();
+        let (gone, calls, _) = target(|_| Left::Nothing);
+        let other = target(|_| Left::Nothing);
+        let pushed = vec![Arc::downgrade(&gone), Arc::downgrade(&other.0)];
+        drop(gone);
+        dispatcher.push(pushed);
+        next(&other.1);
+        assert!(calls.try_recv().is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! Only valid records are ever read. Readers see what the writer has published, in order, each
 //! event once.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -15,7 +16,7 @@ use crate::mutex::lock;
 use crate::protocol::SessionId;
 use crate::protocol::event::{Event, EventKind};
 use crate::protocol::socket::SessionDeleted;
-use crate::{disk, json, limits};
+use crate::{clock, disk, json, limits};
 
 use super::record::{self, Record};
 use super::said::{Place, Run};
@@ -80,7 +81,7 @@ pub(super) struct Stretch {
     end: u64,
 }
 
-/// The envelope of an event.
+/// The envelope of an event, and what is derived from it once for all followers.
 #[derive(Debug)]
 pub struct EventText {
     pub seq: u64,
@@ -88,15 +89,31 @@ pub struct EventText {
     pub kind: Option<EventKind>,
     pub text: String,
     with_aliases: OnceLock<String>,
+    written_at: OnceLock<Option<i64>>,
+    turn_id: OnceLock<Option<String>>,
+    /// What is sent after it, if anything.
+    pub update: OnceLock<Option<String>>,
 }
 
 impl EventText {
+    fn new(seq: u64, kind: Option<EventKind>, text: String) -> EventText {
+        EventText {
+            seq,
+            kind,
+            text,
+            with_aliases: OnceLock::new(),
+            written_at: OnceLock::new(),
+            turn_id: OnceLock::new(),
+            update: OnceLock::new(),
+        }
+    }
+
     /// Returns what tells followers of all sessions that one was deleted. It is no event of the
     /// session, so it has no number.
     pub fn deleted(id: &SessionId) -> EventText {
         let (event, session_id) = ("session.deleted".to_owned(), id.as_str().to_owned());
         let text = json::text(&SessionDeleted { event, session_id });
-        EventText { seq: 0, kind: None, text, with_aliases: OnceLock::new() }
+        EventText::new(0, None, text)
     }
 
     /// Returns the envelope with the names that older clients know.
@@ -104,10 +121,23 @@ impl EventText {
         self.with_aliases.get_or_init(|| record::with_aliases(&self.text, self.kind))
     }
 
-    /// Returns when the event was written.
-    pub fn ts(&self) -> Option<&str> {
-        let (_, rest) = self.text.split_once(",\"ts\":\"")?;
-        rest.split_once('"').map(|(ts, _)| ts)
+    /// Returns when the event was written, in milliseconds since 1970.
+    pub fn written_at(&self) -> Option<i64> {
+        *self.written_at.get_or_init(|| {
+            let (_, rest) = self.text.split_once(",\"ts\":\"")?;
+            clock::parse_rfc3339(rest.split_once('"')?.0)
+        })
+    }
+
+    /// Returns the id of the turn that the event is about.
+    pub fn turn_id(&self) -> Option<&str> {
+        let find = || {
+            let (_, payload) = self.text.split_once(",\"payload\":")?;
+            let members = json::members(payload.strip_suffix('}')?)?;
+            let member = members.iter().rev().find(|member| member.name == "turnId")?;
+            member.string().map(Cow::into_owned)
+        };
+        self.turn_id.get_or_init(find).as_deref()
     }
 
     /// Returns the id of its session.
@@ -152,12 +182,7 @@ impl Reader {
         self.visit_after(after, |record| {
             let text = record.envelope(id.as_str());
             bytes += text.len();
-            envelopes.push(Arc::new(EventText {
-                seq: record.seq,
-                kind: record.kind,
-                text,
-                with_aliases: OnceLock::new(),
-            }));
+            envelopes.push(Arc::new(EventText::new(record.seq, record.kind, text)));
             envelopes.len() < events_max && bytes < bytes_max
         })?;
         self.share(&envelopes);

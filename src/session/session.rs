@@ -304,7 +304,7 @@ impl Session {
     }
 
     fn wake(&self) {
-        lock(&self.wakers).iter().for_each(|(waker, _)| waker.wake());
+        Waker::wake_all(lock(&self.wakers).iter().map(|(waker, _)| &**waker));
     }
 
     pub(super) fn subscribers(&self) -> usize {

@@ -2,6 +2,7 @@
 //! that cancels a turn.
 
 use std::io::{self, Read, Write};
+use std::iter;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -46,11 +47,23 @@ impl Waker {
 
     /// Has the reader served, or wakes its thread, if the waker is armed.
     pub fn wake(&self) {
-        if self.armed.swap(false, Ordering::SeqCst) {
-            match self.dispatch.get() {
-                Some((dispatcher, target)) => dispatcher.push(target),
-                None => self.wake_thread(),
+        Waker::wake_all(iter::once(self));
+    }
+
+    /// Wakes several wakers, whose readers are served by the same dispatcher.
+    pub fn wake_all<'a>(wakers: impl Iterator<Item = &'a Waker>) {
+        let (mut dispatcher, mut targets) = (None, Vec::new());
+        for waker in wakers.filter(|waker| waker.armed.swap(false, Ordering::SeqCst)) {
+            match waker.dispatch.get() {
+                Some((own, target)) => {
+                    dispatcher = Some(own);
+                    targets.push(Weak::clone(target));
+                }
+                None => waker.wake_thread(),
             }
+        }
+        if let Some(dispatcher) = dispatcher {
+            dispatcher.push(targets);
         }
     }
 

@@ -61,7 +61,8 @@ impl Watchers {
 
     /// Tells the followers about the events after number `after`, of which `last` is the last.
     pub fn notify(&self, id: &SessionId, after: u64, last: u64, reader: impl Fn() -> Reader) {
-        for watcher in lock(&self.all).iter().filter(|watcher| watcher.follows(id)) {
+        let all = lock(&self.all);
+        for watcher in all.iter().filter(|watcher| watcher.follows(id)) {
             let mut untaken = lock(&watcher.untaken);
             match untaken.get_mut(id) {
                 Some(range) if range.last == after => range.last = last,
@@ -73,19 +74,19 @@ impl Watchers {
                     untaken.insert(id.clone(), range);
                 }
             }
-            drop(untaken);
-            watcher.waker.wake();
         }
+        wake(all.iter().filter(|watcher| watcher.follows(id)));
     }
 
     /// Tells the followers of all sessions that one was deleted: its events can no longer be read.
     pub fn notify_deleted(&self, id: &SessionId) {
-        for watcher in lock(&self.all).iter().filter(|watcher| watcher.only.is_none()) {
+        let all = lock(&self.all);
+        for watcher in all.iter().filter(|watcher| watcher.only.is_none()) {
             let (session, last) = (id.clone(), u64::MAX);
             let range = Range { session, deleted: true, reader: None, after: 0, last };
             lock(&watcher.untaken).insert(id.clone(), range);
-            watcher.waker.wake();
         }
+        wake(all.iter().filter(|watcher| watcher.only.is_none()));
     }
 
     /// Returns whether a follower can answer the permission requests of a session.
@@ -101,13 +102,17 @@ impl Watchers {
     /// Tells the followers that there will be no more events.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        lock(&self.all).iter().for_each(|watcher| watcher.waker.wake());
+        wake(lock(&self.all).iter());
     }
 
     /// Returns whether there will be no more events.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
+}
+
+fn wake<'a>(watchers: impl Iterator<Item = &'a Arc<Watcher>>) {
+    Waker::wake_all(watchers.map(|watcher| &*watcher.waker));
 }
 
 impl Range {

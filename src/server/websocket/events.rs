@@ -3,7 +3,6 @@
 //! The end of a fast turn is held here for a moment. A client that submits a turn over HTTP, and
 //! marks its session as busy when it has the reply, must not get the end before that.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -40,14 +39,14 @@ pub struct Events {
     fresh: Vec<(String, Instant)>,
     /// Until when the first event in the batch is held.
     held: Option<Instant>,
-    /// When the client began to follow.
-    since: String,
+    /// When the client began to follow, in milliseconds since 1970.
+    since: i64,
 }
 
 impl Events {
     /// Returns the events of `feed`.
     pub fn new(feed: Feed) -> Events {
-        let since = clock::rfc3339(clock::now_millis());
+        let since = clock::now_millis();
         Events { feed, batch: VecDeque::new(), fresh: Vec::new(), held: None, since }
     }
 
@@ -66,8 +65,10 @@ impl Events {
             }
             socket.send_text(event.with_aliases());
             if let Some(event) = self.batch.pop_front() {
+                if let Some(update) = self.update_after(&event) {
+                    socket.send_text(update);
+                }
                 self.remember(&event);
-                self.update_after(&event).iter().for_each(|update| socket.send_text(update));
             }
         }
         Ok(())
@@ -76,15 +77,18 @@ impl Events {
     /// Returns the `session.updated` that follows the end of a turn, but none of long ago. Clients
     /// expect it among the events. It is made here, of what the session is now, and is not in the
     /// journal; its number is that of the end, so that a client that has both missed nothing.
-    fn update_after(&self, end: &EventText) -> Option<String> {
+    fn update_after<'a>(&self, end: &'a EventText) -> Option<&'a str> {
         let kind = end.kind.filter(|kind| is_end(*kind))?;
-        if end.ts()? < self.since.as_str() {
+        if end.written_at()? < self.since {
             return None;
         }
-        let payload = json::text(&SessionUpdated { snapshot: self.feed.summary(end)? });
-        let (head, _) = end.text.split_once(",\"payload\":")?;
-        let head = head.replacen(kind.name(), "session.updated", 1);
-        Some(record::with_aliases(&format!("{head},\"payload\":{payload}}}"), None))
+        let make = || {
+            let payload = json::text(&SessionUpdated { snapshot: self.feed.summary(end)? });
+            let (head, _) = end.text.split_once(",\"payload\":")?;
+            let head = head.replacen(kind.name(), "session.updated", 1);
+            Some(record::with_aliases(&format!("{head},\"payload\":{payload}}}"), None))
+        };
+        end.update.get_or_init(make).as_deref()
     }
 
     /// Reads more events; returns whether there are some.
@@ -135,9 +139,9 @@ impl Events {
         if self.fresh.is_empty() || !event.kind.is_some_and(is_held) {
             return None;
         }
-        let ended = turn_id(event);
+        let ended = event.turn_id();
         // Without an id, it may be about any turn.
-        let is_meant = |id: &str| ended.as_ref().is_none_or(|ended| ended == id);
+        let is_meant = |id: &str| ended.is_none_or(|ended| ended == id);
         self.fresh.iter().filter(|(id, _)| is_meant(id)).map(|(_, until)| *until).max()
     }
 
@@ -148,26 +152,14 @@ impl Events {
         }
         let now = Instant::now();
         self.fresh.retain(|(_, until)| now < *until);
-        let age_ms = event.ts().and_then(clock::parse_rfc3339).map(|ts| clock::now_millis() - ts);
+        let age_ms = event.written_at().map(|written_at| clock::now_millis() - written_at);
         let held_ms = i64::try_from(limits::TURN_END_HELD.as_millis()).unwrap_or(0);
         if age_ms.is_some_and(|age| (0..held_ms).contains(&age))
-            && let Some(id) = turn_id(event)
+            && let Some(id) = event.turn_id()
         {
-            self.fresh.push((id.into_owned(), now + limits::TURN_END_HELD));
+            self.fresh.push((id.to_owned(), now + limits::TURN_END_HELD));
         }
     }
-}
-
-/// Returns the id of the turn that an event is about. Every follower of a session does this for the
-/// same events: decoding them would take most of its time.
-fn turn_id(event: &EventText) -> Option<Cow<'_, str>> {
-    let (_, payload) = event.text.split_once(",\"payload\":")?;
-    let first = payload.strip_prefix("{\"turnId\":\"").and_then(|rest| rest.split_once('"'));
-    if let Some((id, _)) = first.filter(|(id, _)| !id.contains('\\')) {
-        return Some(id.into());
-    }
-    let members = json::members(payload.strip_suffix('}')?)?;
-    members.iter().rev().find(|member| member.name == "turnId")?.string()
 }
 
 fn is_end(kind: EventKind) -> bool {
