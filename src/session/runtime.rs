@@ -207,7 +207,7 @@ impl Runtime {
         let session = slot.and_then(|slot| lock(&slot.session).clone());
         match session {
             Some(session) => Ok(session.summary()),
-            None => Ok(self.store.summary(id)?),
+            None => Ok(self.store.known_summary(id)?),
         }
     }
 
@@ -450,7 +450,8 @@ impl Runtime {
     pub fn summaries(&self, before: Option<u64>, count: usize) -> Result<SessionPage, Error> {
         let page = self.page(before, count)?;
         // One that cannot be read, or has just been deleted, must not hide the others.
-        let sessions = page.ids.iter().filter_map(|id| self.summary(id).ok()).collect();
+        let mut sessions = Vec::with_capacity(page.ids.len());
+        sessions.extend(page.ids.iter().filter_map(|id| self.summary(id).ok()));
         Ok(SessionPage { sessions, next: page.next.map(|next| next.to_string()) })
     }
 

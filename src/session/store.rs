@@ -5,7 +5,7 @@
 //! not match its journal is ignored, and an index that lacks sessions is completed by the daemon.
 //! Until then, readers list the directories.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{DirEntry, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -36,11 +36,13 @@ const TRASH: &str = ".deleted";
 pub struct Store {
     root: PathBuf,
     /// The index as this store last checked or wrote it. Held while the index is written.
-    index: Mutex<Option<IndexVersion>>,
+    index: Mutex<Option<FileVersion>>,
+    /// Summaries that were read, and the versions of their journals.
+    known: Mutex<HashMap<SessionId, (FileVersion, SessionSummary)>>,
 }
 
-/// The inode, the length and the time of the last change of the index.
-type IndexVersion = (u64, u64, i64, i64);
+/// The inode, the length and the time of the last change of a file.
+type FileVersion = (u64, u64, i64, i64);
 
 /// A summary, with the length of the journal when it was made.
 #[derive(DeJson, SerJson)]
@@ -79,7 +81,7 @@ pub struct Page {
 impl Store {
     /// Returns the store in `root`, which need not exist yet.
     pub fn new(root: PathBuf) -> Store {
-        Store { root, index: Mutex::default() }
+        Store { root, index: Mutex::default(), known: Mutex::default() }
     }
 
     /// Returns the path of the index.
@@ -93,7 +95,15 @@ impl Store {
     }
 
     fn journal(&self, id: &SessionId) -> PathBuf {
-        self.directory(id).join(reader::FILE_NAME)
+        self.file(id, reader::FILE_NAME)
+    }
+
+    fn file(&self, id: &SessionId, name: &str) -> PathBuf {
+        // Lists need several paths for each session.
+        let length = self.root.as_os_str().len() + id.as_str().len() + name.len() + 2;
+        let mut path = PathBuf::with_capacity(length);
+        path.extend([self.root.as_path(), id.as_str().as_ref(), name.as_ref()]);
+        path
     }
 
     /// Returns whether there is a session of this id, even if it has lost its journal. What a crash
@@ -127,7 +137,7 @@ impl Store {
     pub fn add_to_index(&self, id: &SessionId, created_at: &str) -> Result<(), Error> {
         let path = self.index();
         let mut version = lock(&self.index);
-        let is_complete = version.is_some() && *version == self.index_version();
+        let is_complete = version.is_some() && *version == version_of(&self.index());
         let is_new = !path.exists();
         if is_new {
             self.create_root()?;
@@ -144,7 +154,7 @@ impl Store {
         let line = format!("{line_end}{}\n", json::text(&entry));
         file.write_all(line.as_bytes()).at("write", &path)?;
         if is_complete {
-            *version = self.index_version();
+            *version = version_of(&self.index());
         }
         drop(version);
         if is_new {
@@ -158,7 +168,7 @@ impl Store {
     /// this store left it.
     pub fn complete_index(&self) -> Result<usize, Error> {
         let mut version = lock(&self.index);
-        if version.is_some() && *version == self.index_version() {
+        if version.is_some() && *version == version_of(&self.index()) {
             return Ok(0);
         }
         let mut entries = self.index_entries()?;
@@ -176,13 +186,8 @@ impl Store {
             File::open(&path).and_then(|file| file.sync_all()).at("sync", &path)?;
             sync_directory(&self.root)?;
         }
-        *version = self.index_version();
+        *version = version_of(&self.index());
         Ok(count)
-    }
-
-    fn index_version(&self) -> Option<IndexVersion> {
-        let found = self.index().metadata().ok()?;
-        Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
     }
 
     /// Returns the intact entries of the index, oldest first.
@@ -361,17 +366,45 @@ impl Store {
     /// [`Kind::SessionDamaged`] if no record of the journal is valid.
     pub fn summary(&self, id: &SessionId) -> Result<SessionSummary, Error> {
         let bytes = self.journal(id).metadata().map_or(0, |found| found.len());
-        if let Some(stored) = self.stored_summary(id).filter(|stored| stored.bytes == bytes) {
-            return Ok(stored.summary);
-        }
+        self.summary_of(id, bytes)
+    }
+
+    /// Returns the summary of a session whose journal has `bytes` bytes.
+    fn summary_of(&self, id: &SessionId, bytes: u64) -> Result<SessionSummary, Error> {
+        let summarized = match self.stored_summary(id) {
+            Some(stored) if stored.bytes == bytes => return Ok(stored.summary),
+            stored => stored.map_or(0, |stored| stored.bytes),
+        };
         let mut state = JournalState::default();
-        self.scan(id, |record| state.apply_record(record))?.require_records(id)?;
+        let visit = |record: &Record<'_>| {
+            state.apply_record(record);
+            true
+        };
+        self.scan_summarized(id, summarized, visit)?.require_records(id)?;
         Ok(state.summary(id))
+    }
+
+    /// Returns [`Store::summary`], but reads nothing if the journal is as it was then: clients list
+    /// sessions every few seconds.
+    pub fn known_summary(&self, id: &SessionId) -> Result<SessionSummary, Error> {
+        let Some(version) = version_of(&self.journal(id)) else { return self.summary_of(id, 0) };
+        if let Some((known, summary)) = lock(&self.known).get(id)
+            && *known == version
+        {
+            return Ok(summary.clone());
+        }
+        let summary = self.summary_of(id, version.1)?;
+        let mut known = lock(&self.known);
+        if known.len() >= limits::SUMMARIES_KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(id.clone(), (version, summary.clone()));
+        Ok(summary)
     }
 
     /// Reads a summary. One that cannot be read is not needed: the journal says the same.
     fn stored_summary(&self, id: &SessionId) -> Option<StoredSummary> {
-        let path = self.directory(id).join(SUMMARY);
+        let path = self.file(id, SUMMARY);
         let mut file = disk::open_if_exists(&path).ok()??;
         let bytes = disk::read_up_to(&mut file, &path, limits::SUMMARY_BYTES_MAX).ok()??;
         json::parse(&bytes).ok()
@@ -390,7 +423,7 @@ impl Store {
         bytes: u64,
     ) -> Result<(), Error> {
         let stored = StoredSummary { bytes, summary: state.summary(id) };
-        disk::replace(&self.directory(id).join(SUMMARY), json::text(&stored).as_bytes())
+        disk::replace(&self.file(id, SUMMARY), json::text(&stored).as_bytes())
     }
 
     /// Reads a journal and passes each valid record to `visit`. Changes nothing.
@@ -409,11 +442,19 @@ impl Store {
     pub fn scan_while(
         &self,
         id: &SessionId,
+        visit: impl FnMut(&Record<'_>) -> bool,
+    ) -> Result<JournalReport, Error> {
+        // First: the journal may grow while it is read.
+        self.scan_summarized(id, self.summarized_bytes(id), visit)
+    }
+
+    fn scan_summarized(
+        &self,
+        id: &SessionId,
+        summarized: u64,
         mut visit: impl FnMut(&Record<'_>) -> bool,
     ) -> Result<JournalReport, Error> {
         let path = self.journal(id);
-        // First: the journal may grow while it is read.
-        let summarized = self.summarized_bytes(id);
         let report = match disk::open_if_exists(&path)? {
             Some(file) => scan(&file, &path, |record, _, _| visit(record))?,
             // Unless the session has just been deleted.
@@ -432,6 +473,7 @@ impl Store {
         let trashed = trash.join(id.as_str());
         remove_all(&trashed)?;
         std::fs::rename(&directory, &trashed).at("remove", &directory)?;
+        lock(&self.known).remove(id);
         sync_directory(&self.root)?;
         // It is deleted. What cannot be removed now is removed by the next deletion.
         for entry in std::fs::read_dir(&trash).into_iter().flatten().flatten() {
@@ -439,6 +481,11 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn version_of(path: &Path) -> Option<FileVersion> {
+    let found = path.metadata().ok()?;
+    Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
 }
 
 fn remove_all(directory: &Path) -> Result<(), Error> {

@@ -69,6 +69,27 @@ fn a_turn_reads_as_much_of_a_long_journal_as_of_a_short_one() {
 }
 
 #[test]
+fn a_list_of_unchanged_sessions_reads_no_journal() {
+    need!("/proc");
+    let (home, model) = (Home::new(), Model::new());
+    let session = Session::new(&home, &model);
+    session.turn(&"x".repeat(1_000_000));
+    home.opta("daemon stop").stdout(STOPPED).run();
+    fs::remove_file(journal(&home, "s").with_file_name("summary.json")).unwrap();
+    home.start();
+    let (api, owner) = (Api::of(&home), home.owner().unwrap());
+    let read = || proc_number(owner, "io", "rchar:").unwrap();
+    let list = || {
+        let before = read();
+        let list = api.get("/v3/sessions").expect(200).body;
+        (read() - before, list)
+    };
+    let (first, second) = (list(), list());
+    assert!(first.0 > 1_000_000 && second.0 < 100_000, "{} and {} bytes", first.0, second.0);
+    assert_eq!(first.1, second.1);
+}
+
+#[test]
 fn turns_that_wait_take_no_memory_of_the_one_that_runs() {
     need!("/proc");
     let (home, model) = (Home::new(), Model::new());
