@@ -88,9 +88,10 @@ pub const SPARE_THREADS_MAX: usize = 4;
 pub const DESCRIPTORS_WANTED: u64 = 4_096;
 /// The threads that send new events to followers. More would only compete with the clients.
 pub const DISPATCHER_THREADS: usize = 2;
-/// The followers that one of them serves alone.
+/// The followers that one of them serves alone: to wake another takes as long as to serve a few.
 pub const TARGETS_OF_ONE_THREAD: usize = 8;
-/// How long one of them rests after more, at the longest; otherwise as long as it has worked.
+/// The longest pause of such a thread after more followers. It is otherwise as long as serving them
+/// took, so that the clients have half of the time to read.
 pub const DISPATCHER_REST_MAX: Duration = Duration::from_millis(10);
 /// The stack of a connection's thread. Only touched pages take memory.
 pub const CONNECTION_STACK_BYTES: usize = 256 * 1024;

@@ -55,7 +55,7 @@ struct Queue {
 }
 
 impl Dispatcher {
-    /// Starts the threads that there are not yet. Fails if there is none then.
+    /// Starts the missing threads. Fails if none is running.
     pub fn start(self: &Arc<Dispatcher>) -> io::Result<()> {
         let mut queue = lock(&self.queue);
         while queue.threads < limits::DISPATCHER_THREADS {
@@ -73,13 +73,13 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Has the targets served.
+    /// Queues targets.
     pub fn push(&self, targets: Vec<Weak<dyn Target>>) {
         let mut queue = lock(&self.queue);
         queue.next.extend(targets);
         let is_long = queue.next.len() > limits::TARGETS_OF_ONE_THREAD;
         let wanted = if is_long { limits::DISPATCHER_THREADS } else { 1 };
-        // They look again before they wait.
+        // Those that are awake look again before they wait.
         let awake = queue.threads - queue.waiting;
         drop(queue);
         (awake..wanted).for_each(|_| self.filled.notify_one());
@@ -88,18 +88,19 @@ impl Dispatcher {
     fn run(&self) {
         let mut held: Vec<(Instant, Weak<dyn Target>)> = Vec::new();
         loop {
-            self.wait(held.iter().map(|(until, _)| *until).min());
-            // The thread that wrote the event may have the same processor, and goes on first.
-            thread::yield_now();
+            let length = self.wait(held.iter().map(|(until, _)| *until).min());
+            let is_long = length > limits::TARGETS_OF_ONE_THREAD;
+            if is_long {
+                // Lets the thread that wrote the event continue: it may be on the same processor.
+                thread::yield_now();
+            }
             let began = Instant::now();
             let due: Vec<_> = held.extract_if(.., |(until, _)| *until <= began).collect();
             let due = due.into_iter().map(|(_, target)| target);
-            let round = iter::from_fn(|| lock(&self.queue).round.pop_front());
-            // Woken last: they would compete with this thread.
+            let round = iter::repeat_with(|| lock(&self.queue).round.pop_front());
+            let round = round.take(length).map_while(|target| target);
             let mut left = Vec::new();
-            let mut count = 0;
             for target in due.chain(round) {
-                count += 1;
                 let Some(follower) = target.upgrade() else { continue };
                 // A panic must not end the events of all others.
                 let dispatched = catch_unwind(AssertUnwindSafe(|| follower.dispatch()));
@@ -109,16 +110,18 @@ impl Dispatcher {
                     Left::Until(until) => held.push((until, target)),
                 }
             }
-            left.iter().for_each(|target| target.wake_thread());
-            // Many clients need time to read. What is written meanwhile is sent in one piece.
-            if count > limits::TARGETS_OF_ONE_THREAD {
-                thread::park_timeout(began.elapsed().min(limits::DISPATCHER_REST_MAX));
+            let took = began.elapsed();
+            // Last: these threads compete with this one.
+            left.into_iter().for_each(|target| target.wake_thread());
+            if is_long {
+                self.rest(took.min(limits::DISPATCHER_REST_MAX));
             }
         }
     }
 
-    /// Waits for targets, at the longest until `due`. Begins a round, if none is left.
-    fn wait(&self, due: Option<Instant>) {
+    /// Waits for targets, at the longest until `due`. Begins a round, if none is left of the last
+    /// one. Returns how many there are.
+    fn wait(&self, due: Option<Instant>) -> usize {
         let limit = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
         let mut queue = lock(&self.queue);
         queue.waiting += 1;
@@ -129,6 +132,15 @@ impl Dispatcher {
             let Queue { round, next, .. } = &mut *queue;
             std::mem::swap(round, next);
         }
+        queue.round.len()
+    }
+
+    /// Gives many clients time to read. What is written meanwhile is sent in one piece.
+    fn rest(&self, pause: Duration) {
+        // Another thread is woken for what cannot wait.
+        lock(&self.queue).waiting += 1;
+        thread::park_timeout(pause);
+        lock(&self.queue).waiting -= 1;
     }
 }
 
@@ -138,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Says what is asked of it.
+    /// A target that tells the test when it is called.
     struct Scripted {
         dispatched: Sender<Instant>,
         woken: Sender<Instant>,
@@ -162,7 +174,8 @@ mod tests {
         }
     }
 
-    /// Returns a target that answers its calls by their number, and what tells of them.
+    /// Returns a target that answers its calls by their number, and the times of its calls and of
+    /// its wakeups.
     fn target(
         answer: fn(usize) -> Left,
     ) -> (Arc<dyn Target>, Receiver<Instant>, Receiver<Instant>) {
@@ -174,6 +187,19 @@ mod tests {
         let dispatcher = Arc::new(Dispatcher::default());
         dispatcher.start().unwrap();
         dispatcher
+    }
+
+    /// Waits until all threads wait for targets.
+    fn settle(dispatcher: &Dispatcher) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let is_busy = || {
+            let queue = lock(&dispatcher.queue);
+            queue.waiting < queue.threads || !(queue.round.is_empty() && queue.next.is_empty())
+        };
+        while is_busy() {
+            assert!(Instant::now() < deadline, "a thread is still busy");
+            thread::park_timeout(Duration::from_millis(1));
+        }
     }
 
     fn next(events: &Receiver<Instant>) -> Instant {
@@ -191,36 +217,33 @@ mod tests {
                 next(calls);
             }
         }
-        // Nothing is left: the last one is served after all others.
-        let last = target(|_| Left::Nothing);
-        dispatcher.push(vec![Arc::downgrade(&last.0)]);
-        next(&last.1);
+        settle(&dispatcher);
         for (_, calls, wakes) in &targets {
             assert!(calls.try_recv().is_err() && wakes.try_recv().is_err());
         }
     }
 
-    /// Is served until all threads serve it.
+    /// A target that returns when as many threads serve it as there are.
     #[derive(Default)]
-    struct Meeting {
-        present: Mutex<usize>,
+    struct Barrier {
+        count: Mutex<usize>,
         changed: Condvar,
     }
 
-    impl Meeting {
-        /// Waits for all threads; returns whether they came.
-        fn is_complete(&self) -> bool {
-            let are_some_missing = |present: &mut usize| *present < limits::DISPATCHER_THREADS;
-            let (present, limit) = (lock(&self.present), Duration::from_secs(60));
-            !wait_timeout_while(&self.changed, present, limit, are_some_missing).1.timed_out()
+    impl Barrier {
+        /// Waits for the threads; returns whether all came.
+        fn is_reached(&self) -> bool {
+            let are_some_missing = |count: &mut usize| *count < limits::DISPATCHER_THREADS;
+            let (count, limit) = (lock(&self.count), Duration::from_secs(60));
+            !wait_timeout_while(&self.changed, count, limit, are_some_missing).1.timed_out()
         }
     }
 
-    impl Target for Meeting {
+    impl Target for Barrier {
         fn dispatch(&self) -> Left {
-            *lock(&self.present) += 1;
+            *lock(&self.count) += 1;
             self.changed.notify_all();
-            self.is_complete();
+            self.is_reached();
             Left::Nothing
         }
 
@@ -230,11 +253,42 @@ mod tests {
     #[test]
     fn many_are_served_by_all_threads() {
         let dispatcher = started();
-        let meeting = Arc::new(Meeting::default());
-        let target = Arc::clone(&meeting) as Arc<dyn Target>;
+        let barrier = Arc::new(Barrier::default());
+        let target = Arc::clone(&barrier) as Arc<dyn Target>;
         let pushed = iter::repeat_with(|| Arc::downgrade(&target));
         dispatcher.push(pushed.take(limits::TARGETS_OF_ONE_THREAD + 1).collect());
-        assert!(meeting.is_complete());
+        assert!(barrier.is_reached());
+    }
+
+    /// A target that remembers which threads serve it.
+    #[derive(Default)]
+    struct Threads(Mutex<Vec<thread::ThreadId>>);
+
+    impl Target for Threads {
+        fn dispatch(&self) -> Left {
+            lock(&self.0).push(thread::current().id());
+            (0..100).for_each(|_| thread::yield_now());
+            Left::Nothing
+        }
+
+        fn wake_thread(&self) {}
+    }
+
+    #[test]
+    fn a_few_are_served_by_one_thread() {
+        let dispatcher = started();
+        for _ in 0..20 {
+            let threads = Arc::new(Threads::default());
+            let target = Arc::clone(&threads) as Arc<dyn Target>;
+            let pushed = iter::repeat_with(|| Arc::downgrade(&target));
+            settle(&dispatcher);
+            dispatcher.push(pushed.take(limits::TARGETS_OF_ONE_THREAD).collect());
+            settle(&dispatcher);
+            let mut seen = lock(&threads.0).clone();
+            assert_eq!(seen.len(), limits::TARGETS_OF_ONE_THREAD);
+            seen.dedup();
+            assert_eq!(seen.len(), 1);
+        }
     }
 
     #[test]
@@ -266,14 +320,12 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_gone_is_not_served() {
+    fn one_that_is_gone_does_not_hinder_others() {
         let dispatcher = started();
-        let (gone, calls, _) = target(|_| Left::Nothing);
-        let other = target(|_| Left::Nothing);
-        let pushed = vec![Arc::downgrade(&gone), Arc::downgrade(&other.0)];
+        let (gone, other) = (target(|_| Left::Nothing), target(|_| Left::Nothing));
+        let pushed = vec![Arc::downgrade(&gone.0), Arc::downgrade(&other.0)];
         drop(gone);
         dispatcher.push(pushed);
         next(&other.1);
-        assert!(calls.try_recv().is_err());
     }
 }

@@ -91,8 +91,8 @@ pub struct EventText {
     with_aliases: OnceLock<String>,
     written_at: OnceLock<Option<i64>>,
     turn_id: OnceLock<Option<String>>,
-    /// What is sent after it, if anything.
-    pub update: OnceLock<Option<String>>,
+    /// The `session.updated` that WebSockets send after it.
+    pub update: OnceLock<String>,
 }
 
 impl EventText {
@@ -133,6 +133,12 @@ impl EventText {
     pub fn turn_id(&self) -> Option<&str> {
         let find = || {
             let (_, payload) = self.text.split_once(",\"payload\":")?;
+            // Most payloads begin with it, and long ones are not shared.
+            let first =
+                payload.strip_prefix("{\"turnId\":\"").and_then(|rest| rest.split_once('"'));
+            if let Some((id, _)) = first.filter(|(id, _)| !id.contains('\\')) {
+                return Some(id.to_owned());
+            }
             let members = json::members(payload.strip_suffix('}')?)?;
             let member = members.iter().rev().find(|member| member.name == "turnId")?;
             member.string().map(Cow::into_owned)

@@ -721,6 +721,15 @@ fn new_events_do_not_wake_the_thread_of_each_follower() {
 
 #[test]
 fn events_arrive_although_no_thread_can_be_started_for_them() {
+    events_arrive_without_threads(":error=EAGAIN");
+}
+
+#[test]
+fn events_arrive_although_only_one_thread_can_be_started_for_them() {
+    events_arrive_without_threads(":error=EAGAIN:when=2+");
+}
+
+fn events_arrive_without_threads(fault: &str) {
     need!("/proc", "strace");
     let (home, api) = started();
     api.create("s");
@@ -730,7 +739,7 @@ fn events_arrive_although_no_thread_can_be_started_for_them() {
     write!(stream, "GET /v3/health HTTP/1.1\r\n{head}\r\n").unwrap();
     assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
     let trace = format!("trace={START_THREAD}");
-    let inject = format!("inject={START_THREAD}:error=EAGAIN");
+    let inject = format!("inject={START_THREAD}{fault}");
     let strace = Strace::attach(&home, &["-e", &trace, "-e", &inject], None);
     let query = format!("sessionId=s&token={}", api.token);
     let request = format!("{}\r\n", handshake(api.port, &query));

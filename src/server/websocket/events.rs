@@ -26,7 +26,7 @@ use super::socket::{End, Ending, Socket, Wait};
 pub enum Sender {
     /// The thread of the WebSocket.
     Thread,
-    /// The thread that serves all followers, which must not wait for one.
+    /// A thread of the dispatcher, which must not wait for a client.
     Dispatcher,
 }
 
@@ -75,20 +75,22 @@ impl Events {
     }
 
     /// Returns the `session.updated` that follows the end of a turn, but none of long ago. Clients
-    /// expect it among the events. It is made here, of what the session is now, and is not in the
-    /// journal; its number is that of the end, so that a client that has both missed nothing.
+    /// expect it among the events. It is made for the first follower that gets there, of what the
+    /// session is then, and is not in the journal; its number is that of the end, so that a client
+    /// that has both missed nothing.
     fn update_after<'a>(&self, end: &'a EventText) -> Option<&'a str> {
         let kind = end.kind.filter(|kind| is_end(*kind))?;
         if end.written_at()? < self.since {
             return None;
         }
-        let make = || {
-            let payload = json::text(&SessionUpdated { snapshot: self.feed.summary(end)? });
-            let (head, _) = end.text.split_once(",\"payload\":")?;
-            let head = head.replacen(kind.name(), "session.updated", 1);
-            Some(record::with_aliases(&format!("{head},\"payload\":{payload}}}"), None))
-        };
-        end.update.get_or_init(make).as_deref()
+        if let Some(update) = end.update.get() {
+            return Some(update);
+        }
+        let payload = json::text(&SessionUpdated { snapshot: self.feed.summary(end)? });
+        let (head, _) = end.text.split_once(",\"payload\":")?;
+        let head = head.replacen(kind.name(), "session.updated", 1);
+        let update = record::with_aliases(&format!("{head},\"payload\":{payload}}}"), None);
+        Some(end.update.get_or_init(|| update))
     }
 
     /// Reads more events; returns whether there are some.
