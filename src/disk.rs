@@ -20,6 +20,26 @@ const DIRECTORY_MODE: u32 = 0o700;
 /// Write permission for group and others.
 const OTHERS_WRITE: u32 = 0o022;
 
+/// The version of a file's content, as far as its metadata tells: device, inode, length, and time
+/// of modification.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileVersion {
+    device: u64,
+    inode: u64,
+    /// In bytes.
+    pub length: u64,
+    /// In seconds and nanoseconds.
+    modified_at: (i64, i64),
+}
+
+impl FileVersion {
+    /// Returns the version of the file that `found` is about.
+    pub fn of(found: &Metadata) -> FileVersion {
+        let (device, inode, length) = (found.dev(), found.ino(), found.len());
+        FileVersion { device, inode, length, modified_at: (found.mtime(), found.mtime_nsec()) }
+    }
+}
+
 /// Creates a directory at `path`, or at the target of a link there, unless there is one already to
 /// which only this user can write. A new one and its missing parents get mode 0700.
 pub fn ensure_owned_directory(path: &Path) -> Result<(), Error> {

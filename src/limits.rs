@@ -284,8 +284,8 @@ pub const DOCTOR_MODEL_MAX: Duration = Duration::from_secs(2);
 pub const DOCTOR_SESSIONS_MAX: usize = 20;
 /// A summary is written beside a journal at most this often.
 pub const SUMMARY_EVERY: Duration = Duration::from_secs(10);
-/// The summaries that the daemon keeps in memory: more than clients list.
-pub const SUMMARIES_KNOWN_MAX: usize = 512;
+/// The summaries of listed sessions in the memory of the daemon: twice what a list may have.
+pub const SUMMARIES_CACHED_MAX: usize = 512;
 /// The summary beside a journal.
 pub const SUMMARY_BYTES_MAX: u64 = 64 * 1024;
 /// The name of a client or a writer.

@@ -12,6 +12,7 @@ pub mod search;
 #[expect(clippy::module_inception, reason = "the module is about sessions, the file about one")]
 pub mod session;
 pub mod store;
+mod summaries;
 mod tail;
 pub mod transcript;
 pub mod turn;

@@ -207,7 +207,7 @@ impl Runtime {
         let session = slot.and_then(|slot| lock(&slot.session).clone());
         match session {
             Some(session) => Ok(session.summary()),
-            None => Ok(self.store.known_summary(id)?),
+            None => Ok(self.store.cached_summary(id)?),
         }
     }
 

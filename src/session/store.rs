@@ -5,7 +5,7 @@
 //! not match its journal is ignored, and an index that lacks sessions is completed by the daemon.
 //! Until then, readers list the directories.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::{DirEntry, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +14,7 @@ use std::sync::Mutex;
 
 use nanoserde::{DeJson, SerJson};
 
+use crate::disk::FileVersion;
 use crate::error::{At, Error, Kind};
 use crate::lines::{Backwards, Forwards, read_at};
 use crate::mutex::lock;
@@ -25,6 +26,7 @@ use super::journal::sync_directory;
 use super::reader::{self, JournalReport, scan};
 use super::record::{self, Record};
 use super::replay::JournalState;
+use super::summaries::SummaryCache;
 
 /// The summary of a session, in its directory.
 const SUMMARY: &str = "summary.json";
@@ -37,12 +39,8 @@ pub struct Store {
     root: PathBuf,
     /// The index as this store last checked or wrote it. Held while the index is written.
     index: Mutex<Option<FileVersion>>,
-    /// Summaries that were read, and the versions of their journals.
-    known: Mutex<HashMap<SessionId, (FileVersion, SessionSummary)>>,
+    summaries: SummaryCache,
 }
-
-/// The inode, the length and the time of the last change of a file.
-type FileVersion = (u64, u64, i64, i64);
 
 /// A summary, with the length of the journal when it was made.
 #[derive(DeJson, SerJson)]
@@ -81,7 +79,7 @@ pub struct Page {
 impl Store {
     /// Returns the store in `root`, which need not exist yet.
     pub fn new(root: PathBuf) -> Store {
-        Store { root, index: Mutex::default(), known: Mutex::default() }
+        Store { root, index: Mutex::default(), summaries: SummaryCache::default() }
     }
 
     /// Returns the path of the index.
@@ -95,10 +93,10 @@ impl Store {
     }
 
     fn journal(&self, id: &SessionId) -> PathBuf {
-        self.file(id, reader::FILE_NAME)
+        self.path_of(id, reader::FILE_NAME)
     }
 
-    fn file(&self, id: &SessionId, name: &str) -> PathBuf {
+    fn path_of(&self, id: &SessionId, name: &str) -> PathBuf {
         // Lists need several paths for each session.
         let length = self.root.as_os_str().len() + id.as_str().len() + name.len() + 2;
         let mut path = PathBuf::with_capacity(length);
@@ -137,7 +135,7 @@ impl Store {
     pub fn add_to_index(&self, id: &SessionId, created_at: &str) -> Result<(), Error> {
         let path = self.index();
         let mut version = lock(&self.index);
-        let is_complete = version.is_some() && *version == version_of(&self.index());
+        let is_complete = version.is_some() && *version == version_of(&path);
         let is_new = !path.exists();
         if is_new {
             self.create_root()?;
@@ -154,7 +152,7 @@ impl Store {
         let line = format!("{line_end}{}\n", json::text(&entry));
         file.write_all(line.as_bytes()).at("write", &path)?;
         if is_complete {
-            *version = version_of(&self.index());
+            *version = version_of(&path);
         }
         drop(version);
         if is_new {
@@ -167,8 +165,9 @@ impl Store {
     /// were copied from elsewhere. Returns how many there were. Reads nothing if the index is as
     /// this store left it.
     pub fn complete_index(&self) -> Result<usize, Error> {
+        let path = self.index();
         let mut version = lock(&self.index);
-        if version.is_some() && *version == version_of(&self.index()) {
+        if version.is_some() && *version == version_of(&path) {
             return Ok(0);
         }
         let mut entries = self.index_entries()?;
@@ -181,12 +180,11 @@ impl Store {
             }));
             entries.sort_by(|left, right| left.created_at.cmp(&right.created_at));
             let lines = entries.iter().map(|entry| format!("{}\n", json::text(entry)));
-            let path = self.index();
             disk::replace(&path, lines.collect::<String>().as_bytes())?;
             File::open(&path).and_then(|file| file.sync_all()).at("sync", &path)?;
             sync_directory(&self.root)?;
         }
-        *version = version_of(&self.index());
+        *version = version_of(&path);
         Ok(count)
     }
 
@@ -380,31 +378,26 @@ impl Store {
             state.apply_record(record);
             true
         };
-        self.scan_summarized(id, summarized, visit)?.require_records(id)?;
+        self.scan_compared(id, summarized, visit)?.require_records(id)?;
         Ok(state.summary(id))
     }
 
-    /// Returns [`Store::summary`], but reads nothing if the journal is as it was then: clients list
-    /// sessions every few seconds.
-    pub fn known_summary(&self, id: &SessionId) -> Result<SessionSummary, Error> {
-        let Some(version) = version_of(&self.journal(id)) else { return self.summary_of(id, 0) };
-        if let Some((known, summary)) = lock(&self.known).get(id)
-            && *known == version
-        {
-            return Ok(summary.clone());
+    /// Returns the same as [`Store::summary`], from memory if the journal has not changed since.
+    pub fn cached_summary(&self, id: &SessionId) -> Result<SessionSummary, Error> {
+        let Some(version) = version_of(&self.journal(id)) else {
+            return self.summary_of(id, 0);
+        };
+        if let Some(summary) = self.summaries.get(id, version) {
+            return Ok(summary);
         }
-        let summary = self.summary_of(id, version.1)?;
-        let mut known = lock(&self.known);
-        if known.len() >= limits::SUMMARIES_KNOWN_MAX {
-            known.clear();
-        }
-        known.insert(id.clone(), (version, summary.clone()));
+        let summary = self.summary_of(id, version.length)?;
+        self.summaries.insert(id, version, summary.clone());
         Ok(summary)
     }
 
     /// Reads a summary. One that cannot be read is not needed: the journal says the same.
     fn stored_summary(&self, id: &SessionId) -> Option<StoredSummary> {
-        let path = self.file(id, SUMMARY);
+        let path = self.path_of(id, SUMMARY);
         let mut file = disk::open_if_exists(&path).ok()??;
         let bytes = disk::read_up_to(&mut file, &path, limits::SUMMARY_BYTES_MAX).ok()??;
         json::parse(&bytes).ok()
@@ -423,7 +416,7 @@ impl Store {
         bytes: u64,
     ) -> Result<(), Error> {
         let stored = StoredSummary { bytes, summary: state.summary(id) };
-        disk::replace(&self.file(id, SUMMARY), json::text(&stored).as_bytes())
+        disk::replace(&self.path_of(id, SUMMARY), json::text(&stored).as_bytes())
     }
 
     /// Reads a journal and passes each valid record to `visit`. Changes nothing.
@@ -445,10 +438,10 @@ impl Store {
         visit: impl FnMut(&Record<'_>) -> bool,
     ) -> Result<JournalReport, Error> {
         // First: the journal may grow while it is read.
-        self.scan_summarized(id, self.summarized_bytes(id), visit)
+        self.scan_compared(id, self.summarized_bytes(id), visit)
     }
 
-    fn scan_summarized(
+    fn scan_compared(
         &self,
         id: &SessionId,
         summarized: u64,
@@ -473,7 +466,7 @@ impl Store {
         let trashed = trash.join(id.as_str());
         remove_all(&trashed)?;
         std::fs::rename(&directory, &trashed).at("remove", &directory)?;
-        lock(&self.known).remove(id);
+        self.summaries.remove(id);
         sync_directory(&self.root)?;
         // It is deleted. What cannot be removed now is removed by the next deletion.
         for entry in std::fs::read_dir(&trash).into_iter().flatten().flatten() {
@@ -484,8 +477,7 @@ impl Store {
 }
 
 fn version_of(path: &Path) -> Option<FileVersion> {
-    let found = path.metadata().ok()?;
-    Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+    path.metadata().ok().map(|found| FileVersion::of(&found))
 }
 
 fn remove_all(directory: &Path) -> Result<(), Error> {

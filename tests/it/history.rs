@@ -1,4 +1,4 @@
-//! What a turn costs in a long session.
+//! What long sessions cost.
 
 use std::fs;
 use std::thread;

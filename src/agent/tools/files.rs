@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use nanoserde::DeJson;
 
 use crate::agent::clip::Clip;
+use crate::disk::FileVersion;
 use crate::error::reason;
 use crate::json::MaybeQuoted;
 use crate::limits;
@@ -18,7 +19,7 @@ use crate::text::escaped;
 
 use super::file_text::{self, describe_other, is_binary};
 use super::replace::Expected;
-use super::seen::{FileVersion, Knowledge};
+use super::seen::Knowledge;
 use super::walk;
 use super::workspace::ToolContext;
 
@@ -58,7 +59,7 @@ impl ReadFile {
     pub fn run(&self, context: &ToolContext<'_>) -> Result<String, String> {
         let path = escaped(&self.path);
         let file = OpenFile::open(context, &self.path)?;
-        let bytes = file.len;
+        let bytes = file.version.length;
         if let Some(other) = describe_other(&file.content).filter(|_| is_binary(&file.content)) {
             return Ok(format!("{path} is {other} of {bytes} bytes"));
         }
@@ -149,7 +150,6 @@ struct OpenFile {
     /// Without links.
     path: PathBuf,
     version: FileVersion,
-    len: u64,
     /// The whole content, unless it is longer than [`limits::EDIT_BYTES_MAX`].
     content: Vec<u8>,
     is_whole: bool,
@@ -161,13 +161,12 @@ impl OpenFile {
         let file = workspace.file(given)?;
         let failed = |error: io::Error| format!("{}: {}", escaped(given), reason(&error));
         let path = workspace.path_of(file.as_fd(), &workspace.relative(given)?).map_err(failed)?;
-        let version = FileVersion::of(&file).map_err(failed)?;
-        let len = file.metadata().map_err(failed)?.len();
+        let version = FileVersion::of(&file.metadata().map_err(failed)?);
         let mut content = Vec::new();
         let mut reader = (&file).take(limits::EDIT_BYTES_MAX + 1);
         reader.read_to_end(&mut content).map_err(failed)?;
         let is_whole = content.len() as u64 <= limits::EDIT_BYTES_MAX;
-        Ok(OpenFile { file, given: given.to_owned(), path, version, len, content, is_whole })
+        Ok(OpenFile { file, given: given.to_owned(), path, version, content, is_whole })
     }
 
     /// Returns the whole content, unless it is too long.
@@ -201,8 +200,8 @@ impl OpenFile {
     /// Returns the text from a byte on, without a part of a character at either end, and which
     /// bytes it has.
     fn bytes_from(&self, start: u64) -> Result<(String, Range<u64>), String> {
-        if start > self.len {
-            return Ok((format!("[the file has {} bytes]", self.len), 0..0));
+        if start > self.version.length {
+            return Ok((format!("[the file has {} bytes]", self.version.length), 0..0));
         }
         let failed = |error: io::Error| format!("{}: {}", escaped(&self.given), reason(&error));
         let mut bytes = vec![0; limits::RESULT_BYTES_MAX - 300];
@@ -217,7 +216,7 @@ impl OpenFile {
         let end = start + filled as u64;
         // The next part begins with the character that is cut off.
         let cut = match std::str::from_utf8(&bytes) {
-            Err(error) if error.error_len().is_none() && end < self.len => {
+            Err(error) if error.error_len().is_none() && end < self.version.length => {
                 filled - error.valid_up_to()
             }
             _ => 0,
@@ -227,7 +226,7 @@ impl OpenFile {
         let skipped = bytes.iter().take(3).take_while(is_inside).count();
         let text = String::from_utf8_lossy(bytes.get(skipped..).unwrap_or_default());
         let end = end - cut as u64;
-        let text = match end < self.len {
+        let text = match end < self.version.length {
             true => format!("{text}\n[the file goes on; the next byte_offset is {end}]"),
             false => text.into_owned(),
         };
@@ -289,7 +288,7 @@ impl WriteFile {
             Some(old) => {
                 match old.knowledge(context) {
                     // There is nothing to lose.
-                    _ if old.len == 0 => {}
+                    _ if old.version.length == 0 => {}
                     Knowledge::Current => {}
                     Knowledge::Part(_) => {
                         return Err(format!(

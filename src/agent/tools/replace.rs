@@ -8,10 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use crate::disk::FileVersion;
 use crate::sys::{descriptor, openat};
 
 use super::protection::LINKS_MAX;
-use super::seen::FileVersion;
 use super::workspace::Workspace;
 
 const FILE_MODE: u32 = 0o666;
@@ -59,8 +59,8 @@ impl Workspace {
         }
         .map_err(failed)?;
         let path = target.place.join(target.missing.iter().collect::<PathBuf>()).join(&target.name);
-        let version = self.file(given).and_then(|file| FileVersion::of(&file).map_err(failed))?;
-        Ok(Written { path, version })
+        let found = self.file(given)?.metadata().map_err(failed)?;
+        Ok(Written { path, version: FileVersion::of(&found) })
     }
 
     /// Finds where a file is to be written. Creates nothing.
@@ -261,7 +261,7 @@ impl Drop for Prepared<'_> {
 }
 
 fn expected_of(file: &File) -> io::Result<Expected> {
-    FileVersion::of(file).map(Expected::File)
+    Ok(Expected::File(FileVersion::of(&file.metadata()?)))
 }
 
 fn changed() -> io::Error {

@@ -2,29 +2,13 @@
 //! somebody else has changed since.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
-use std::io;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use crate::disk::FileVersion;
 use crate::{limits, mutex};
-
-/// The version of a file's content, as far as its metadata tells: device, inode, size, and time of
-/// modification in seconds and nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileVersion(u64, u64, u64, i64, i64);
-
-impl FileVersion {
-    /// Returns the version of an open file.
-    pub fn of(file: &File) -> io::Result<FileVersion> {
-        let found = file.metadata()?;
-        let (seconds, nanoseconds) = (found.mtime(), found.mtime_nsec());
-        Ok(FileVersion(found.dev(), found.ino(), found.len(), seconds, nanoseconds))
-    }
-}
 
 /// What a model knows of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +88,7 @@ impl SeenFiles {
         let first = file.parts.first().filter(|part| part.start == 0).map_or(0, |part| part.end);
         match file.had(version, content.map(hash)) {
             false => Knowledge::Outdated,
-            true if first < version.2 => Knowledge::Part(first),
+            true if first < version.length => Knowledge::Part(first),
             true => Knowledge::Current,
         }
     }
@@ -144,7 +128,7 @@ mod tests {
     #[test]
     fn the_files_seen_last_are_remembered() {
         let files = SeenFiles::default();
-        let version = FileVersion(0, 0, 0, 0, 0);
+        let version = FileVersion::default();
         let path = |number: usize| PathBuf::from(format!("/{number}"));
         for number in 0..=limits::FILES_SEEN_MAX {
             files.record(&path(number), version, Some(b"x"), 0..1);
@@ -156,14 +140,20 @@ mod tests {
         // A file that is too long to be compared is the same in the same version.
         files.record(&path(1), version, None, 0..1);
         assert_eq!(files.knowledge(&path(1), version, None), Knowledge::Current);
-        let newer = FileVersion(0, 0, 1, 0, 0);
+        let newer = version_of_length(1);
         assert_eq!(files.knowledge(&path(1), newer, None), Knowledge::Outdated);
+    }
+
+    fn version_of_length(length: u64) -> FileVersion {
+        let mut version = FileVersion::default();
+        version.length = length;
+        version
     }
 
     #[test]
     fn parts_that_adjoin_are_one() {
         let files = SeenFiles::default();
-        let version = FileVersion(0, 0, 10, 0, 0);
+        let version = version_of_length(10);
         for (part, knowledge) in [
             (8..10, Knowledge::Part(0)),
             (0..3, Knowledge::Part(3)),
@@ -183,7 +173,7 @@ mod tests {
     #[test]
     fn the_sessions_used_last_are_remembered() {
         let sessions = SeenBySession::default();
-        let version = FileVersion(0, 0, 0, 0, 0);
+        let version = FileVersion::default();
         let knows = |id: usize| {
             let files = sessions.of(&id.to_string());
             files.knowledge(Path::new("/a"), version, Some(b"")) == Knowledge::Current

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
     use crate::agent::tests::scratch::Scratch;
     use crate::agent::tools::replace::{Expected, Written};
-    use crate::agent::tools::seen::FileVersion;
+    use crate::disk::FileVersion;
     use std::fs::{self, Permissions};
     use std::io::Read;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -216,7 +216,8 @@ mod tests {
 
     /// Replaces a file in the version that it has, or creates it.
     fn replace(workspace: &Workspace, given: &str, text: &str) -> Result<Written, String> {
-        let version = workspace.file(given).ok().and_then(|file| FileVersion::of(&file).ok());
+        let found = workspace.file(given).ok().and_then(|file| file.metadata().ok());
+        let version = found.map(|found| FileVersion::of(&found));
         let expected = version.map_or(Expected::Nothing, Expected::File);
         workspace.replace(given, text.as_bytes(), expected, 0o022)
     }
@@ -352,7 +353,7 @@ mod tests {
         let scratch = Scratch::new();
         scratch.put("a", "one");
         let workspace = Workspace::open(scratch.path().to_str().unwrap(), &[]).unwrap();
-        let version = FileVersion::of(&workspace.file("a").unwrap()).unwrap();
+        let version = FileVersion::of(&workspace.file("a").unwrap().metadata().unwrap());
         scratch.put("a", "another");
         let problem = workspace.replace("a", b"mine", Expected::File(version), 0o022);
         assert!(problem.unwrap_err().contains("somebody else"));

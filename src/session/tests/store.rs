@@ -209,11 +209,11 @@ fn a_summary_that_does_not_match_its_journal_is_ignored() {
 }
 
 #[test]
-fn what_is_known_of_a_session_follows_its_journal() {
+fn a_cached_summary_follows_its_journal() {
     let scratch = Scratch::new();
     let store = store(&scratch);
     let directory = scratch.session("sessions/s", &journal("s", "the first"));
-    let title = || store.known_summary(&id("s")).unwrap().title.unwrap();
+    let title = || store.cached_summary(&id("s")).unwrap().title.unwrap();
     assert_eq!([title(), title()], ["the first"; 2]);
     // It was replaced by one of the same length.
     let other = directory.join("other");
@@ -223,7 +223,7 @@ fn what_is_known_of_a_session_follows_its_journal() {
     put(&directory.join(FILE_NAME), &journal("s", "a longer one"));
     assert_eq!([title(), title()], ["a longer one"; 2]);
     store.delete(&id("s")).unwrap();
-    assert!(store.known_summary(&id("s")).is_err());
+    assert!(store.cached_summary(&id("s")).is_err());
     scratch.session("sessions/s", &journal("s", "a second one"));
     assert_eq!(title(), "a second one");
 }
