@@ -34,6 +34,9 @@ pub struct TurnStart {
 
 impl Drop for TurnStart {
     fn drop(&mut self) {
+        // Followers were woken, often on this processor: they send the event before the thread of
+        // the turn, which takes longer, can have it.
+        thread::yield_now();
         self.runtime.schedule(self.session.take());
     }
 }
