@@ -34,9 +34,15 @@ pub struct TurnStart {
 
 impl Drop for TurnStart {
     fn drop(&mut self) {
-        // Followers were woken, often on this processor: they send the event before the thread of
-        // the turn, which takes longer, can have it.
-        thread::yield_now();
+        // A few followers were woken, often on this processor: they send the event before the
+        // thread of the turn, which takes longer, can have it. Many are sent it together with what
+        // the turn writes first.
+        let is_followed_by_few = |session: &Arc<Session>| {
+            (1..=limits::TARGETS_OF_ONE_THREAD).contains(&session.subscribers())
+        };
+        if self.session.as_ref().is_some_and(is_followed_by_few) {
+            thread::yield_now();
+        }
         self.runtime.schedule(self.session.take());
     }
 }
